@@ -1,0 +1,151 @@
+"""Arguments in, one call out; each part is imported only when its command runs."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune import __version__
+from finetune.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 for a problem that the user can mend."""
+    options = _parser().parse_args(arguments)
+    # Their notices are for programmers; what a user must know is said by us.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
+    try:
+        code: int = options.command(options)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"finetune: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("finetune: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return code
+
+
+def _train(options: argparse.Namespace) -> int:
+    from finetune.launch import join_processes
+
+    join_processes()
+    from finetune.experiment import run
+    from finetune.recipe import load_recipe
+
+    recipe = load_recipe(Path(options.recipe), options.overrides)
+    output = Path(options.output) if options.output else Path("runs") / _run_name(Path(options.recipe))
+    scores = run(recipe, output)
+    if os.environ.get("RANK", "0") == "0":
+        print(scores.summary())
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from finetune.data.sources import Source
+    from finetune.experiment import evaluate
+
+    source = Source(options.data, text_column=options.text_column, audio_column=options.audio_column)
+    evaluation = evaluate(options.model, source, options.split)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    for rejection in evaluation.rejected:
+        print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
+    if options.json:
+        results = [vars(result) for result in evaluation.results]
+        rejected = [vars(rejection) for rejection in evaluation.rejected]
+        _write(Path(options.json), {**evaluation.scores.to_json(), "rejected": rejected, "results": results})
+    print(evaluation.scores.summary())
+    return 0
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
+    from finetune.inference.transcriber import Transcriber
+
+    recordings = [Recording(path=file, data=None) for file in options.files]
+    try:
+        seconds = [read_seconds(recording) for recording in recordings]
+        transcriber = Transcriber.load(options.model)
+        texts = []
+        for file, recording in zip(options.files, recordings, strict=True):
+            current = file
+            texts += transcriber.transcribe([read_waveform(recording, transcriber.sampling_rate)])
+    except AudioError as error:
+        raise UserError(f"{current}: {error}") from error
+    if options.format == "json":
+        rows = zip(options.files, seconds, texts, strict=True)
+        print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(texts))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from finetune.preparation import describe, prepare
+    from finetune.recipe import load_recipe
+
+    recipe = load_recipe(Path(options.recipe), options.overrides)
+    print("\n".join(describe(prepare(recipe), recipe)))
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> int:
+    from finetune.recipe import load_recipe
+
+    print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")
+    return 0
+
+
+def _run_name(recipe: Path) -> str:
+    return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
+
+
+def _write(file: Path, values: object) -> None:
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    partial.rename(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finetune", description="Fine-tune a pretrained wav2vec2 with CTC.")
+    parser.add_argument("--version", action="version", version=f"finetune {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="run a recipe: fine-tune, score, save")
+    _add_recipe(train)
+    train.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model's WER and CER")
+    evaluate.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
+    evaluate.add_argument("--data", required=True, metavar="SOURCE", help="a data set's folder, manifest or hub name")
+    evaluate.add_argument("--split", metavar="NAME", help="default: test, or the only one")
+    evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
+    evaluate.add_argument("--text-column", metavar="NAME", help="the transcripts' column, where it isn't found")
+    evaluate.add_argument("--audio-column", metavar="NAME", help="the audio's column, where it isn't found")
+    evaluate.set_defaults(command=_evaluate)
+
+    transcribe = commands.add_parser("transcribe", help="audio files to text")
+    transcribe.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
+    transcribe.add_argument("files", metavar="FILE", nargs="+", help="audio files")
+    transcribe.add_argument("--format", choices=("text", "json"), default="text")
+    transcribe.set_defaults(command=_transcribe)
+
+    check = commands.add_parser("check", help="everything that can be known before training, in seconds")
+    _add_recipe(check)
+    check.set_defaults(command=_check)
+
+    recipe = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
+    _add_recipe(recipe)
+    recipe.set_defaults(command=_recipe)
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's YAML file")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that replace the recipe's")

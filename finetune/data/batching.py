@@ -1,0 +1,174 @@
+"""Batches by seconds of audio: a stream that depends on the seed alone, dealt to any number of processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.data.audio import AudioError, Waveform
+from finetune.data.augmentation import Augmentation, draw_time_mask, generator
+from finetune.data.corpus import Limits, Rejection, Split
+from finetune.data.vocabulary import encode
+
+# Purposes of random numbers, so that no two draws share a stream.
+_ORDER, _WAVEFORM, _MASK = 0, 1, 2
+
+Key = tuple[int, int]  # (epoch, index of the utterance in its split)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded speech with its labels.
+
+    input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none;
+    num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or None; labels: all of them
+    one after the other, label_lengths (batch,). `unreadable` are the utterances whose audio failed: their
+    place holds silence and no labels.
+    """
+
+    input_values: torch.Tensor
+    attention_mask: torch.Tensor | None
+    num_frames: torch.Tensor
+    mask_time_indices: torch.Tensor | None
+    labels: torch.Tensor
+    label_lengths: torch.Tensor
+    unreadable: tuple[Rejection, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """A copy on a device."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+        return Batch(**{name: move(value) for name, value in vars(self).items()})
+
+    def pin_memory(self) -> "Batch":
+        """A copy in pinned memory, which the loader asks for when there is a GPU."""
+
+        def pin(value: Any) -> Any:
+            return value.pin_memory() if isinstance(value, torch.Tensor) else value
+
+        return Batch(**{name: pin(value) for name, value in vars(self).items()})
+
+
+def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Generator) -> list[list[int]]:
+    """Indices in batches whose padded length (longest times count) is at most `batch_seconds`, in random order.
+
+    Sorted by length with 10 % of jitter: neighbours differ from epoch to epoch, and padding stays near 5 %.
+    """
+    jittered = np.asarray(seconds) * rng.uniform(0.95, 1.05, size=len(seconds))
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in np.argsort(jittered, kind="stable").tolist():
+        longest = max(longest, seconds[index])
+        if not batches or longest * (len(batches[-1]) + 1) > batch_seconds:
+            batches.append([])
+            longest = seconds[index]
+        batches[-1].append(index)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def stream(seconds: Sequence[float], batch_seconds: float, seed: int) -> Iterator[list[Key]]:
+    """The endless sequence of batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        for batch in bucket(seconds, batch_seconds, generator(seed, epoch, 0, _ORDER)):
+            yield [(epoch, index) for index in batch]
+        epoch += 1
+
+
+def deal(
+    batches: Iterator[list[Key]], first_step: int, per_step: int, rank: int, num_processes: int
+) -> Iterator[list[Key]]:
+    """The batches of one process: of each step's `per_step` consecutive batches, every `num_processes`-th.
+
+    What a step learns from depends on the step alone, so a run can be resumed at any step, and on any number
+    of processes that divides `per_step`.
+    """
+    for position, batch in enumerate(batches):
+        if position >= first_step * per_step and position % num_processes == rank:
+            yield batch
+
+
+class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | None]]):
+    """Reads, augments and collates the utterances of a split for training."""
+
+    def __init__(
+        self,
+        split: Split,
+        vocabulary: dict[str, int],
+        feature_extractor: Any,
+        limits: Limits,
+        augmentation: Augmentation,
+        mask_time: tuple[float, int],
+        attention_mask: bool,
+        seed: int,
+    ) -> None:
+        """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none."""
+        self.split = split
+        self.vocabulary = vocabulary
+        self.feature_extractor = feature_extractor
+        self.limits = limits
+        self.augmentation = augmentation
+        self.mask_time = mask_time
+        self.attention_mask = attention_mask
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
+        epoch, index = key
+        utterance = self.split.utterances[index]
+        try:
+            waveform = self.split.read(utterance, self.limits.sampling_rate)
+        except AudioError as error:
+            reason, _, detail = str(error).partition(": ")
+            silence = np.zeros(self.limits.sampling_rate, dtype=np.float32)
+            return key, silence, Rejection(self.split.name, utterance.name, reason, detail)
+        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM)
+        return key, self.augmentation.apply(waveform, rng), None
+
+    def collate(self, examples: Sequence[tuple[Key, Waveform, Rejection | None]]) -> Batch:
+        """Normalise and pad as the model's feature extractor says, encode labels, draw masks."""
+        features = self.feature_extractor(
+            [waveform for _, waveform, _ in examples],
+            sampling_rate=self.limits.sampling_rate,
+            padding=True,
+            return_attention_mask=self.attention_mask,
+            return_tensors="pt",
+        )
+        labels = [
+            [] if rejection else encode(self.split.utterances[index].transcript, self.vocabulary)
+            for (_, index), _, rejection in examples
+        ]
+        num_frames = [self.limits.num_frames(len(waveform)) for _, waveform, _ in examples]
+        return Batch(
+            input_values=features["input_values"],
+            attention_mask=features.get("attention_mask"),
+            num_frames=torch.tensor(num_frames),
+            mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames),
+            labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),
+            label_lengths=torch.tensor([len(utterance) for utterance in labels]),
+            unreadable=tuple(rejection for _, _, rejection in examples if rejection),
+        )
+
+    def _draw_masks(self, keys: Sequence[Key], num_frames: Sequence[int]) -> torch.Tensor | None:
+        probability, length = self.mask_time
+        if probability == 0:
+            return None
+        masks = torch.zeros(len(keys), max(num_frames), dtype=torch.bool)
+        for i, ((epoch, index), frames) in enumerate(zip(keys, num_frames, strict=True)):
+            rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK)
+            masks[i, :frames] = torch.from_numpy(draw_time_mask(frames, probability, length, rng))
+        return masks
+
+    def loader(self, batches: Iterator[list[Key]], num_workers: int) -> "torch.utils.data.DataLoader[Any]":
+        """A loader of `Batch`es over a process's share of the stream."""
+        return torch.utils.data.DataLoader(
+            self,
+            batch_sampler=batches,  # any iterable of index lists will do
+            collate_fn=self.collate,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if num_workers else None,
+        )

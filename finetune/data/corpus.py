@@ -1,0 +1,175 @@
+"""Splits, filters, and the list of what was left out and why."""
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.data.audio import AudioError, Recording, Waveform, read_seconds, read_waveform
+from finetune.data.sources import Table
+from finetune.data.transcripts import normalize
+from finetune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One piece of speech with its transcript; `row` is its place in the split's table."""
+
+    row: int
+    name: str
+    seconds: float
+    transcript: str
+    raw_transcript: str
+    speaker: str | None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An utterance that was left out."""
+
+    split: str
+    name: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an utterance must satisfy; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
+
+    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames.
+    """
+
+    sampling_rate: int
+    encoder: tuple[tuple[int, int], ...]
+    min_seconds: float = 0.0
+    max_seconds: float = float("inf")
+    fastest: float = 1.0
+
+    def num_frames(self, samples: int) -> int:
+        """Frames that the convolutional encoder makes of so many samples."""
+        for kernel, stride in self.encoder:
+            samples = (samples - kernel) // stride + 1
+        return max(samples, 0)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The utterances of one split that are used, and how to read them."""
+
+    name: str
+    table: Table
+    utterances: tuple[Utterance, ...]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Length of all utterances together."""
+        return sum(u.seconds for u in self.utterances)
+
+    def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
+        """The utterance's waveform at `sampling_rate`; raises AudioError."""
+        return read_waveform(self.table.recording(utterance.row), sampling_rate)
+
+
+def frames_needed(transcript: str) -> int:
+    """Frames that CTC needs: one a character, and a blank between two of the same (Graves et al. 2006)."""
+    return len(transcript) + sum(a == b for a, b in itertools.pairwise(transcript))
+
+
+def prepare_split(name: str, table: Table, steps: Sequence[str], limits: Limits, training: bool = False) -> Split:
+    """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
+
+    With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
+    Raises UserError with counts by reason when nothing is left.
+    """
+    utterances: list[Utterance] = []
+    rejected: list[Rejection] = []
+    texts = table.rows[table.text]
+    speakers = table.rows[table.speaker] if table.speaker else [None] * len(texts)
+    for row, (raw, speaker) in enumerate(zip(texts, speakers, strict=True)):
+        recording = table.recording(row)
+        utterance_name = _name(recording, row)
+        transcript = normalize(raw or "", steps)
+        try:
+            seconds = read_seconds(recording)
+            _require(transcript, seconds, limits, training)
+        except AudioError as error:
+            reason, _, detail = str(error).partition(": ")
+            rejected.append(Rejection(name, utterance_name, reason, detail))
+            continue
+        utterances.append(
+            Utterance(row, utterance_name, seconds, transcript, raw, None if speaker is None else str(speaker))
+        )
+    split = Split(name, table, tuple(utterances), tuple(rejected))
+    require_any(split)
+    return split
+
+
+def require_any(split: Split) -> None:
+    """Raise UserError with counts by reason when every utterance of a split was left out."""
+    if not split.utterances:
+        counts = Counter(r.reason for r in split.rejected)
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
+        raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.")
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Part a split in two (kept, held out) by speakers where they are known, else by utterances.
+
+    The held-out part holds about `fraction` of the utterances and no speaker of the kept part.
+    Raises UserError when there are too few to part.
+    """
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in split.utterances:
+        groups.setdefault(utterance.speaker or utterance.name, []).append(utterance)
+    if len(groups) < 2:
+        raise UserError(
+            f"The split '{split.name}' has {len(groups)} speaker(s), so none can be held out for validation: "
+            "name a validation split with data.validation_split."
+        )
+    order = np.random.default_rng(seed).permutation(sorted(groups))
+    held: list[Utterance] = []
+    for speaker in order[:-1]:
+        if held and len(held) >= fraction * len(split.utterances):
+            break
+        held += groups[speaker]
+    rows = {u.row for u in held}
+    kept = tuple(u for u in split.utterances if u.row not in rows)
+    return (
+        Split(split.name, split.table, kept, split.rejected),
+        Split("validation", split.table, tuple(u for u in split.utterances if u.row in rows), ()),
+    )
+
+
+def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
+    """Write `rejected.csv`: split, name, reason and detail of each utterance left out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "name", "reason", "detail"])
+    writer.writerows([r.split, r.name, r.reason, r.detail] for r in rejected)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.rename(file)
+
+
+def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
+    if not transcript:
+        raise AudioError("empty transcript: nothing is left after normalisation")
+    if seconds < limits.min_seconds:
+        raise AudioError(f"too short: {seconds:.2f} s")
+    if seconds > limits.max_seconds:
+        raise AudioError(f"too long: {seconds:.2f} s")
+    samples = int(seconds * limits.sampling_rate / limits.fastest)
+    frames, needed = limits.num_frames(samples), frames_needed(transcript)
+    if training and frames < needed:
+        raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
+
+
+def _name(recording: Recording, row: int) -> str:
+    return Path(recording.path).name if recording.path else f"row {row}"

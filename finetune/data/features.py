@@ -1,0 +1,62 @@
+"""What an encoder expects of audio: its sampling rate, its frames, and whether padding is masked."""
+
+from typing import Any
+
+from finetune.errors import UserError
+
+
+def load_config(base: str, revision: str | None = None) -> Any:
+    """The configuration of a wav2vec2 in a folder or on a hub.
+
+    Raises UserError when there is none or it is another kind of model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{base} is neither a model folder (with a config.json) nor a model that can be loaded from the hub: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if config.model_type != "wav2vec2":
+        raise UserError(f"{base} is a {config.model_type} model; expected a wav2vec2.")
+    return config
+
+
+def build_config(architecture: dict[str, Any]) -> Any:
+    """A `Wav2Vec2Config` with the given values; raises UserError for values that contradict one another."""
+    from transformers import Wav2Vec2Config
+
+    try:
+        return Wav2Vec2Config(**architecture)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.architecture: {str(error).strip().splitlines()[0]}") from error
+
+
+def load_feature_extractor(base: str | None, config: Any, revision: str | None = None) -> Any:
+    """The base's feature extractor, or wav2vec2's usual one (16 kHz, zero mean and unit variance)."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    if base is None:
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    else:
+        try:
+            extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{base} has no usable preprocessor_config.json, which says how audio is fed.") from error
+    extractor.return_attention_mask = uses_attention_mask(config)
+    return extractor
+
+
+def uses_attention_mask(config: Any) -> bool:
+    """Whether padding is masked: models with layer norm in the feature encoder were trained so.
+
+    Those with group norm (the base size) were trained without, and see padding in their statistics.
+    """
+    return bool(config.feat_extract_norm == "layer")
+
+
+def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
+    """(kernel, stride) of each convolution of the feature encoder."""
+    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))

@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(Exception):
+    """Something the user can mend; the command line prints it as one sentence and exits with code 2.
+
+    The message says what was found, what was expected and what to do.
+    """

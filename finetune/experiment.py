@@ -1,0 +1,375 @@
+"""One recipe to one run directory: the only place that wires the rooms."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from finetune import __version__
+from finetune.data.audio import AudioError
+from finetune.data.batching import SpeechBatches, deal, stream
+from finetune.data.corpus import Limits, Rejection, Split, prepare_split, require_any, write_rejected
+from finetune.data.features import encoder_convolutions, uses_attention_mask
+from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.transcripts import DEFAULT_STEPS, load_normalization, save_normalization
+from finetune.data.vocabulary import PAD, build_tokenizer
+from finetune.decoding.greedy import count_blanks, decode_greedy
+from finetune.errors import UserError
+from finetune.evaluation.report import Result, write_report
+from finetune.evaluation.scores import Scores, percent, score
+from finetune.inference.transcriber import Transcriber
+from finetune.preparation import Preparation, describe, prepare
+from finetune.publishing.card import write_card
+from finetune.recipe import Recipe, load_recipe
+from finetune.training import health
+from finetune.training.checkpoints import list_checkpoints, load_model, restore_checkpoint, save_checkpoint, save_model
+from finetune.training.loop import Hooks, Schedule, train
+from finetune.training.model import CTCObjective, build_model
+from finetune.training.optimization import build_optimizer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames."""
+
+    scores: Scores
+    results: list[Result]
+    rejected: list[Rejection]
+    blank_ratio: float
+
+
+def run(recipe: Recipe, output: Path) -> Scores:
+    """Train, score and save one run; goes on where an unfinished run of the same recipe stopped.
+
+    Returns the scores on the test split, or on the validation split where there is no test split.
+    Raises UserError before anything is written when the recipe, the data or `output` do not allow the run.
+    """
+    # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
+    accelerator = Accelerator(mixed_precision=recipe.training.mixed_precision, cpu=not torch.cuda.is_available())
+    resumes = check_output(output, recipe)
+    preparation = prepare(recipe)
+    _require_even_share(recipe, accelerator)
+    say = _speaker(accelerator)
+    for line in describe(preparation, recipe):
+        say(line)
+    accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
+    if accelerator.is_main_process and not resumes:
+        _begin(output, recipe, preparation)
+    accelerator.wait_for_everyone()
+    experiment = Experiment(recipe, output, preparation, accelerator, say)
+    experiment.train()
+    return experiment.finish()
+
+
+class Experiment:
+    """The parts of one run, built from its recipe."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        output: Path,
+        preparation: Preparation,
+        accelerator: Accelerator,
+        say: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.output, self.preparation = recipe, output, preparation
+        self.accelerator, self.say = accelerator, say
+        model, training = recipe.model, recipe.training
+        self.model: Any = build_model(
+            preparation.config,
+            None if model.random_weights else model.base,
+            vocabulary=preparation.vocabulary,
+            blank=PAD,
+            dropout=model.dropout,
+            mask_time_probability=training.mask_time_probability,
+            seed=training.seed,
+            revision=model.revision,
+            freeze_feature_encoder=model.freeze_feature_encoder,
+        )
+        self.tokenizer = build_tokenizer(preparation.vocabulary)
+        self.optimizer = build_optimizer(self.model, training.learning_rate, training.weight_decay)
+        self.objective, self.prepared_optimizer = accelerator.prepare(CTCObjective(self.model), self.optimizer)
+        self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
+        self.checkpoints = output / "checkpoints"
+        self.progress: dict[str, Any] = {"best": None, "best_step": None}
+        self.rejected: list[Rejection] = []
+
+    def train(self) -> None:
+        """Train to the last step, from the newest checkpoint where there is one."""
+        training = self.recipe.training
+        first_step = self._restore()
+        accelerator, preparation = self.accelerator, self.preparation
+        data = SpeechBatches(
+            preparation.train,
+            preparation.vocabulary,
+            preparation.feature_extractor,
+            preparation.limits,
+            preparation.augmentation,
+            (training.mask_time_probability, training.mask_time_length),
+            uses_attention_mask(preparation.config),
+            training.seed,
+        )
+        per_step = training.accumulation * accelerator.num_processes
+        seconds = [utterance.seconds for utterance in preparation.train.utterances]
+        batches = deal(
+            stream(seconds, training.batch_seconds, training.seed),
+            first_step,
+            per_step,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        schedule = Schedule(
+            max_steps=training.max_steps,
+            learning_rate=training.learning_rate,
+            warmup_ratio=training.warmup_ratio,
+            max_gradient_norm=training.max_gradient_norm,
+            micro_batches=training.accumulation,
+            eval_steps=training.eval_steps,
+            log_steps=training.log_steps,
+            seed=training.seed,
+        )
+        hooks = Hooks(log=self._log, evaluate=self._validate, save=self._save, reject=self.rejected.append)
+        loader = data.loader(batches, training.num_workers)
+        train(accelerator, self.objective, self.prepared_optimizer, iter(loader), schedule, hooks, first_step)
+
+    def finish(self) -> Scores:
+        """Score the best weights, and write the model, the list of rejected utterances and the report."""
+        accelerator, preparation = self.accelerator, self.preparation
+        load_model(self.checkpoints / "best" / "model.safetensors", self.model)
+        role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
+        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, accelerator)
+        rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
+        if accelerator.is_main_process:
+            write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
+            self._write_model(role, evaluation.scores)
+            write_report(self.output / "report", f"{self.output.name}: {role}", evaluation.scores, evaluation.results)
+        accelerator.wait_for_everyone()
+        self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
+        return evaluation.scores
+
+    def _restore(self) -> int:
+        checkpoints = list_checkpoints(self.checkpoints)
+        if not checkpoints:
+            return 0
+        progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
+        step: int = progress.pop("step")
+        self.progress = progress
+        if self.accelerator.is_main_process:
+            _cut_metrics(self.output / "metrics.jsonl", step)
+        self.say(f"going on from step {step}")
+        return step
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            with (self.output / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def _validate(self, step: int) -> None:
+        """Score the validation split, and keep the weights when they are the best so far by WER, then CER."""
+        split = self.preparation.validation
+        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+        self.rejected += evaluation.rejected if self.accelerator.is_main_process else []
+        scores = evaluation.scores
+        result = [scores.wer if scores.wer is not None else 1.0, scores.cer if scores.cer is not None else 1.0]
+        values = {"validation_wer": result[0], "validation_cer": result[1], "blank_ratio": evaluation.blank_ratio}
+        self._log(step, values)
+        words = health.describe(result[0], evaluation.blank_ratio)
+        self.say(
+            f"step {step}/{self.recipe.training.max_steps}: validation WER {percent(scores.wer)}, "
+            f"CER {percent(scores.cer)}" + (f"; {words}" if words else "")
+        )
+        if self.progress["best"] is None or result < self.progress["best"]:
+            self.progress = {"best": result, "best_step": step}
+            if self.accelerator.is_main_process:
+                best = self.checkpoints / "best"
+                best.mkdir(parents=True, exist_ok=True)
+                save_model(best / "model.safetensors", self.model)
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            keep = self.recipe.training.keep_checkpoints
+            save_checkpoint(
+                self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, self.progress, keep
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _write_model(self, role: str, scores: Scores) -> None:
+        from transformers import Wav2Vec2Processor
+
+        recipe, final = self.recipe, self.output / "model"
+        partial = self.output / ".model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.model.save_pretrained(partial)
+        Wav2Vec2Processor(self.preparation.feature_extractor, self.tokenizer).save_pretrained(partial)
+        save_normalization(partial, recipe.text.normalization)
+        write_card(
+            partial / "README.md",
+            title=recipe.publishing.title or self.output.name,
+            base_model=recipe.model.base,
+            language=recipe.publishing.language,
+            license=recipe.publishing.license,
+            datasets=[recipe.data.root],
+            scores={role: scores},
+            normalization=recipe.text.normalization,
+            training_command="finetune train recipe.yaml",
+            recipe_yaml=recipe.to_yaml(),
+        )
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+
+def evaluate(name: str, source: Source, split: str | None, batch_seconds: float = 80.0) -> Evaluation:
+    """Score a model (a folder or a hub name) on a split of a source, each utterance once.
+
+    The split is the test split, or the only one, unless named. References are normalised as saved with the model.
+    Raises UserError for a model or a source that can't be used.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    tables = load_splits(source)
+    split = split or ("test" if "test" in tables else None) or (next(iter(tables)) if len(tables) == 1 else None)
+    if split is None:
+        raise UserError(f"{source.root} has the splits {', '.join(sorted(tables))}: name one with --split.")
+    table = select_table(tables, split, source)
+    transcriber = Transcriber.load(name, str(accelerator.device))
+    steps = load_normalization(Path(name)) or _guess_normalization(transcriber)
+    config = transcriber.model.config
+    limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=0.05)
+    prepared = prepare_split(split, table, steps, limits)
+    evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator)
+    return replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
+
+
+def evaluate_split(
+    transcriber: Transcriber, split: Split, batch_seconds: float, accelerator: Accelerator
+) -> Evaluation:
+    """Transcribe and score a split, each utterance on exactly one process, whatever their number.
+
+    Raises UserError when no utterance could be read.
+    """
+    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    transcriber.model.eval()
+    results: list[tuple[int, Result]] = []
+    rejected: list[Rejection] = []
+    blanks = frames = 0
+    progress = tqdm(
+        total=len(mine),
+        desc=split.name,
+        unit="utterance",
+        leave=False,
+        disable=None if accelerator.is_main_process else True,
+    )
+    while mine:
+        # The longest comes first, so it alone says how many fit.
+        count = max(1, int(batch_seconds // mine[0].seconds))
+        batch, mine = mine[:count], mine[count:]
+        progress.update(len(batch))
+        read = []
+        for utterance in batch:
+            try:
+                read.append((utterance, split.read(utterance, transcriber.sampling_rate)))
+            except AudioError as error:
+                reason, _, detail = str(error).partition(": ")
+                rejected.append(Rejection(split.name, utterance.name, reason, detail))
+        if not read:
+            continue
+        logits, num_frames = transcriber.logits([waveform for _, waveform in read])
+        counted = count_blanks(logits, num_frames, transcriber.model.config.pad_token_id)
+        blanks, frames = blanks + counted[0], frames + counted[1]
+        texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
+        for (u, _), text in zip(read, texts, strict=True):
+            results.append((u.row, Result(u.name, u.transcript, text, u.raw_transcript, u.seconds, u.speaker)))
+    progress.close()
+    gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
+    rejected = gather_object(rejected)
+    require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
+    seconds = sum(result.seconds for result in gathered)
+    scores = score([r.reference for r in gathered], [r.hypothesis for r in gathered], seconds)
+    counts = gather_object([(blanks, frames)])
+    ratio = sum(b for b, _ in counts) / max(sum(f for _, f in counts), 1)
+    return Evaluation(scores, gathered, rejected, ratio)
+
+
+def check_output(output: Path, recipe: Recipe) -> bool:
+    """Whether `output` holds an unfinished run of this recipe, to go on with; False when there is nothing.
+
+    Raises UserError when it holds a finished run, another recipe's run, or anything else.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    if not (output / "recipe.yaml").is_file():
+        raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
+    if (output / "report").exists():
+        raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
+    if load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None}) != recipe:
+        raise UserError(
+            f"{output} holds an unfinished run of another recipe (compare {output / 'recipe.yaml'}): "
+            "give another folder with --output, or remove it."
+        )
+    return True
+
+
+def _begin(output: Path, recipe: Recipe, preparation: Preparation) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    write_rejected(output / "rejected.csv", preparation.rejected)
+    (output / "metrics.jsonl").touch()
+    # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
+    partial = output / "recipe.yaml.partial"
+    partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
+    partial.rename(output / "recipe.yaml")
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
+    folder = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "finetune": __version__,
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+    }
+
+
+def _require_even_share(recipe: Recipe, accelerator: Accelerator) -> None:
+    utterances_needed = accelerator.num_processes
+    if recipe.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
+    assert utterances_needed > 0
+
+
+def _guess_normalization(transcriber: Transcriber) -> tuple[str, ...]:
+    """The default steps, in capitals for a model that writes capitals."""
+    letters = [token for token in transcriber.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
+    if letters and all(letter == letter.upper() for letter in letters):
+        return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
+    return DEFAULT_STEPS
+
+
+def _cut_metrics(file: Path, step: int) -> None:
+    """Drop the lines of steps that will be done again."""
+    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in lines))
+    partial.rename(file)
+
+
+def _speaker(accelerator: Accelerator) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if accelerator.is_main_process:
+            tqdm.write(line, file=sys.stderr)
+
+    return say

@@ -1,0 +1,79 @@
+"""A model directory or a hub name to a transcriber: waveforms in, text out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.data.audio import Waveform
+from finetune.data.features import load_config, uses_attention_mask
+from finetune.data.sources import is_hub_name
+from finetune.decoding.greedy import decode_greedy
+from finetune.errors import UserError
+
+
+class Transcriber:
+    """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch."""
+
+    def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
+        self.model = model
+        self.feature_extractor = feature_extractor
+        self.tokenizer = tokenizer
+        self.device = device
+        self.sampling_rate: int = feature_extractor.sampling_rate
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "Transcriber":
+        """Load from a folder or a hub; the device is the first GPU where there is one.
+
+        Raises UserError when there is no such model or it has no CTC head.
+        """
+        from transformers import AutoModelForCTC, Wav2Vec2Processor
+
+        if not Path(name).is_dir() and not is_hub_name(name):
+            raise UserError(f"There is no model at {name}: expected a folder with a config.json, or a name on a hub.")
+        config = load_config(name)
+        if not any(kind.endswith("ForCTC") for kind in config.architectures or ()):
+            raise UserError(
+                f"{name} has no CTC head ({', '.join(config.architectures or ['nothing'])}), so it can't transcribe: "
+                "expected a fine-tuned model such as a run's model folder."
+            )
+        try:
+            processor = Wav2Vec2Processor.from_pretrained(name)
+            model = AutoModelForCTC.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
+
+    def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
+        """Text of each waveform, (samples,) float32 at `sampling_rate`."""
+        logits, num_frames = self.logits(waveforms)
+        return decode_greedy(logits, num_frames, self.tokenizer)
+
+    @torch.inference_mode()
+    def logits(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, list[int]]:
+        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames.
+
+        Models with group norm take their statistics over the padding too, so they see one waveform at a time.
+        """
+        if uses_attention_mask(self.model.config):
+            rows = [self._forward(waveforms)]
+        else:
+            rows = [self._forward([waveform]) for waveform in waveforms]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        num_frames = self.model._get_feat_extract_output_lengths(lengths).tolist()
+        logits = torch.nn.utils.rnn.pad_sequence([row for batch in rows for row in batch], batch_first=True)
+        return logits, num_frames
+
+    def _forward(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+        features = self.feature_extractor(
+            list(waveforms),
+            sampling_rate=self.sampling_rate,
+            padding=True,
+            return_attention_mask=uses_attention_mask(self.model.config),
+            return_tensors="pt",
+        ).to(self.device)
+        logits: torch.Tensor = self.model(**features).logits.float().cpu()
+        return logits

@@ -1,0 +1,32 @@
+"""`accelerate launch --num_processes N` on a machine without GPUs starts one process: make it N."""
+
+import os
+import sys
+
+
+def join_processes() -> None:
+    """Start again as N processes when Accelerate's launcher was asked for N and started one.
+
+    Accelerate 1.x spreads over CPUs only through MPI; without it the launcher ignores `--num_processes` in silence
+    (`simple_launcher` in accelerate/commands/launch.py). torchrun needs no MPI, so this process becomes torchrun.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
+        return
+    processes = _asked_for()
+    if processes > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, "-m", "finetune", *sys.argv[1:]])
+
+
+def _asked_for() -> int:
+    """`--num_processes` of the launcher that started this process, 1 where another program did."""
+    import psutil
+    from accelerate.commands.launch import launch_command_parser
+
+    command = psutil.Process(os.getppid()).cmdline()
+    if "launch" not in command:
+        return 1
+    options, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
+    return int(options.num_processes or 1)

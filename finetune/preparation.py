@@ -1,0 +1,112 @@
+"""A recipe to everything that is known before training: splits, vocabulary, limits, and what was left out."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.data.augmentation import Augmentation
+from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
+from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.vocabulary import build_vocabulary
+from finetune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a run trains on; `test` is None where the data have no such split."""
+
+    config: Any
+    feature_extractor: Any
+    limits: Limits
+    augmentation: Augmentation
+    vocabulary: dict[str, int]
+    train: Split
+    validation: Split
+    test: Split | None
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by their role."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {role: split for role, split in named.items() if split is not None}
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """Every utterance left out."""
+        return [rejection for split in self.splits.values() for rejection in split.rejected]
+
+
+def prepare(recipe: Recipe) -> Preparation:
+    """Read the data and the base's configuration; no weights are loaded and no audio is decoded.
+
+    Raises UserError for whatever would stop the run later.
+    """
+    model, data = recipe.model, recipe.data
+    config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
+    feature_extractor = load_feature_extractor(model.base, config, model.revision)
+    augmentation = Augmentation(**recipe.augmentation.model_dump())
+    limits = Limits(
+        sampling_rate=feature_extractor.sampling_rate,
+        encoder=encoder_convolutions(config),
+        min_seconds=data.min_seconds,
+        max_seconds=min(data.max_seconds, recipe.training.batch_seconds),
+        fastest=augmentation.fastest,
+    )
+    source = Source(
+        data.root, data.configuration, data.revision, data.audio_column, data.text_column, data.speaker_column
+    )
+    tables = load_splits(source)
+    steps = recipe.text.normalization
+
+    def split(name: str, training: bool = False) -> Split:
+        return prepare_split(name, select_table(tables, name, source), steps, limits, training)
+
+    train = split(data.train_split, training=True)
+    validation_split = data.validation_split or ("validation" if "validation" in tables else None)
+    if validation_split:
+        validation = split(validation_split)
+    else:
+        train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
+    test_split = data.test_split or ("test" if "test" in tables else None)
+    test = split(test_split) if test_split else None
+    vocabulary = build_vocabulary(utterance.transcript for utterance in train.utterances)
+    return Preparation(config, feature_extractor, limits, augmentation, vocabulary, train, validation, test)
+
+
+def describe(preparation: Preparation, recipe: Recipe) -> list[str]:
+    """What there is, and what to look at before training, as lines for people."""
+    lines = []
+    for role, split in preparation.splits.items():
+        speakers = {utterance.speaker for utterance in split.utterances} - {None}
+        voices = f", {len(speakers)} speakers" if speakers else ""
+        lines.append(f"{role}: {len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
+    reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
+    lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
+    characters = [token for token in preparation.vocabulary if len(token) == 1 and token != "|"]
+    lines.append(f"vocabulary: {len(characters)} characters: {' '.join(characters)}")
+    training = recipe.training
+    seconds = training.max_steps * training.batch_seconds * training.accumulation
+    epochs = seconds / max(preparation.train.seconds, 1e-9)
+    lines.append(f"training: {training.max_steps} steps of {training.batch_seconds:g} s, about {epochs:.1f} epochs")
+    lines += [f"note: {warning}" for warning in _warnings(preparation)]
+    return lines
+
+
+def _warnings(preparation: Preparation) -> list[str]:
+    warnings = []
+    train = preparation.train
+    for role, split in preparation.splits.items():
+        if role == "train":
+            continue
+        unseen = sorted(set("".join(u.transcript for u in split.utterances)) - {" "} - set(preparation.vocabulary))
+        if unseen:
+            warnings.append(
+                f"{role} has characters that training has not and the model can't write: {' '.join(unseen)}"
+            )
+        shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
+        if shared:
+            warnings.append(
+                f"{len(shared)} speakers of {role} are also in train, so its WER is too good for new voices"
+            )
+    return warnings

@@ -1,0 +1,68 @@
+"""Keep paths of the machine that trained out of what is published: they name users, projects, clients."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PureWindowsPath
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+# How an absolute path begins. Not so: "https://…", "owner/name", "and/or", "../", "</p>".
+_START = (
+    r"(?:file://"
+    r"|(?<!\w)[A-Za-z]:[\\/](?!/)"  # C:\speech
+    r"|(?<![\w/.<])~[\w.-]*/"  # ~/speech, ~me/speech
+    r"|(?<![\w/.~<])/(?!/)"  # /home/me
+    r"|(?<![\w:/])//)"  # //server/speech
+)
+_WHOLE_PATH = re.compile(rf"{_START}.*", re.DOTALL)
+_QUOTED_PATH = re.compile(rf"""(?<=(["'])){_START}[^"'\n]*(?=\1)""")
+_BARE_PATH = re.compile(rf"""{_START}(?:\\.|[^\s"'`,;()\[\]{{}}<>])+""")
+
+
+def is_on_hub(name: str) -> bool:
+    """Tell whether a model or data set is named as on the hub and is no local folder. Asks no network."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()  # A local folder wins over the hub when a model is loaded, so here too.
+
+
+def public_name(name: str) -> str:
+    """Return a hub name as it is, and only the last part of a path."""
+    if is_on_hub(name):
+        return name
+    # Windows' rules split at both kinds of slash; a shell's escaped space is no folder.
+    return PureWindowsPath(name.replace("\\ ", " ")).name.strip(".") or "a local folder"
+
+
+def scrub_value(value: str) -> str:
+    """Cut down absolute paths in one value; a value that begins as a path is one to its end, spaces too."""
+    return public_name(value) if _WHOLE_PATH.fullmatch(value) else scrub_text(value)
+
+
+def scrub_text(text: str) -> str:
+    """Cut each absolute path in a text down to its last part; a path ends at a space unless it is quoted."""
+    for pattern in (_QUOTED_PATH, _BARE_PATH):
+        text = pattern.sub(lambda match: public_name(match[0]), text)
+    return text
+
+
+def scrub_yaml(text: str) -> str:
+    """Cut down absolute paths in the values of a YAML text, then in its comments; the rest stays as it is.
+
+    Raises yaml.YAMLError when the text is no YAML.
+    """
+    scalars = (token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken))
+    # A block's end lies behind its last line break: blocks are left to scrub_text.
+    tokens = [token for token in scalars if token.style not in ("|", ">")]
+    for token in reversed(tokens):  # From the end, so that the places of the others stay right.
+        public = scrub_value(token.value)
+        if public != token.value:
+            quoted = json.dumps(public, ensure_ascii=False)
+            text = text[: token.start_mark.index] + quoted + text[token.end_mark.index :]
+    return scrub_text(text)

@@ -1,0 +1,265 @@
+"""What a run is: a YAML file's differences from the defaults, overrides, and all problems reported at once."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from finetune.data.sources import is_hub_name
+from finetune.data.transcripts import DEFAULT_STEPS, STEPS
+from finetune.errors import UserError
+
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    """A group of keys; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights."""
+
+    base: str | None = None
+    revision: str | None = None
+    architecture: dict[str, Any] | None = None
+    random_weights: bool = False  # the base's shape without its training: shows what pretraining buys
+    freeze_feature_encoder: bool = True
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelSection":
+        if (self.base is None) == (self.architecture is None):
+            raise ValueError("expected either model.base (a folder or a hub name) or model.architecture")
+        return self
+
+
+class DataSection(Section):
+    """The speech: a folder, a manifest or a hub name, and its splits and columns.
+
+    A split left out is found under its usual name; without a validation split, `validation_fraction` of the
+    training utterances is held out, by speakers where they are known.
+    """
+
+    root: str
+    configuration: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    test_split: str | None = None
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    audio_column: str | None = None
+    text_column: str | None = None
+    speaker_column: str | None = None
+    min_seconds: float = Field(0.1, gt=0)
+    max_seconds: float = Field(20.0, gt=0)
+
+
+class TextSection(Section):
+    """How transcripts are normalised, in training and in scoring: named steps in order."""
+
+    normalization: tuple[str, ...] = DEFAULT_STEPS
+
+    @field_validator("normalization")
+    @classmethod
+    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        for step in steps:
+            if step not in STEPS:
+                raise ValueError(f"unknown step '{step}'{_did_you_mean(step, STEPS)} known are {', '.join(STEPS)}")
+        return steps
+
+
+class AugmentationSection(Section):
+    """Changes to training waveforms; ranges are [lowest, highest]."""
+
+    speed: Range | None = None
+    noise_probability: float = Field(0.5, ge=0, le=1)
+    noise_snr_db: Range | None = None
+    gain_db: Range | None = None
+
+    @field_validator("speed")
+    @classmethod
+    def _positive(cls, speed: Range | None) -> Range | None:
+        if speed and not 0.5 <= speed[0] <= speed[1] <= 2:
+            raise ValueError("expected two factors between 0.5 and 2, the lower one first")
+        return speed
+
+
+class TrainingSection(Section):
+    """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio."""
+
+    max_steps: int = Field(1000, gt=0)
+    batch_seconds: float = Field(80.0, gt=0)
+    accumulation: int = Field(1, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    mask_time_probability: float = Field(0.05, ge=0, lt=1)
+    mask_time_length: int = Field(10, gt=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    eval_steps: int = Field(200, gt=0)
+    log_steps: int = Field(20, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    num_workers: int = Field(1, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class EvaluationSection(Section):
+    """Scoring."""
+
+    batch_seconds: float = Field(80.0, gt=0)
+
+
+class PublishingSection(Section):
+    """What the model card says that only you know."""
+
+    title: str | None = None
+    language: str | None = None
+    license: str | None = None
+
+
+class Recipe(Section):
+    """A whole run; `provenance` is what a run writes into its own copy, and is not read."""
+
+    model: ModelSection
+    data: DataSection
+    text: TextSection = TextSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    publishing: PublishingSection = PublishingSection()
+    provenance: dict[str, Any] | None = None
+
+    def to_yaml(self) -> str:
+        """Every value, defaults included, as YAML that `load_recipe` reads back."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=120
+        )
+
+
+# Keys that name a local path or, where nothing is there, a repository on a hub.
+_PLACES = (("model", "base"), ("data", "root"))
+
+
+def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with `section.key=value` overrides; raises UserError that lists every problem.
+
+    Paths in the file are relative to the file, paths in overrides to the working directory.
+    """
+    if not file.is_file():
+        raise UserError(f"There is no recipe at {file}: expected a YAML file.")
+    problems: list[str] = []
+    values = _read_yaml(file.read_text(encoding="utf-8"), str(file))
+    _resolve_places(values, file.parent)
+    for override in overrides:
+        _apply_override(values, override, problems)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(problem) for problem in error.errors()]
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"{file} has {len(problems)} problem{'s' * (len(problems) > 1)}:{lines}")
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-5 is a number, `no` is the language, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{where} holds a {type(values).__name__}; expected sections such as model: and data:.")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    path = key.split(".")
+    if not equals or not all(path) or len(path) < 2:
+        problems.append(f"{override}: expected an override like training.max_steps=100")
+        return
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        value = text
+    for name in path[:-1]:
+        nested = values.get(name)
+        values[name] = dict(nested) if isinstance(nested, dict) else {}
+        values = values[name]
+    values[path[-1]] = value
+    if tuple(path) in _PLACES:
+        values[path[-1]] = _resolve_place(str(text), Path.cwd())
+
+
+def _resolve_places(values: dict[str, Any], folder: Path) -> None:
+    for section, key in _PLACES:
+        place = values[section].get(key) if isinstance(values.get(section), dict) else None
+        if isinstance(place, str):
+            values[section][key] = _resolve_place(place, folder)
+
+
+def _resolve_place(place: str, folder: Path) -> str:
+    path = folder / Path(place).expanduser()
+    if path.exists() or not is_hub_name(place):
+        return str(path.resolve())
+    return place
+
+
+def _describe(problem: Any) -> str:
+    """One line for one of pydantic's problems: key, what was found, what was expected."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in problem["loc"][:-1]:
+            section = _section_type(section, str(part))
+        names = section.model_fields if section is not None else ()
+        return f"{key}: unknown key{_did_you_mean(str(problem['loc'][-1]), names)} known are {', '.join(names)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; put it into the recipe or give {key}=… on the command line"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: found {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _section_type(section: Any, name: str) -> Any:
+    field = section.model_fields.get(name) if section is not None else None
+    types = [field.annotation, *get_args(field.annotation)] if field else []
+    return next((t for t in types if isinstance(t, type) and issubclass(t, Section)), None)
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ";"

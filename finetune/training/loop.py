@@ -1,0 +1,133 @@
+"""The training loop: batches in, steps out; it knows no file formats and no WER."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+from finetune.data.batching import Batch
+from finetune.data.corpus import Rejection
+from finetune.training.checkpoints import seed_step
+from finetune.training.optimization import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and how fast; all steps are optimizer steps."""
+
+    max_steps: int
+    learning_rate: float
+    warmup_ratio: float
+    max_gradient_norm: float
+    micro_batches: int  # of one process in one step
+    eval_steps: int
+    log_steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Counts of one step over all processes: the summed loss, the labels it is over, and the gradient's norm."""
+
+    loss_sum: float
+    labels: int
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls: `log(step, values)`, `evaluate(step)` and `save(step)` at each `eval_steps`."""
+
+    log: Callable[[int, dict[str, float]], None]
+    evaluate: Callable[[int], None]
+    save: Callable[[int], None]
+    reject: Callable[[Rejection], None]
+
+
+def train(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: Any,
+    batches: Iterator[Batch],
+    schedule: Schedule,
+    hooks: Hooks,
+    first_step: int = 0,
+) -> None:
+    """Train from `first_step` to `max_steps`; `batches` are this process's, beginning with the first step's."""
+    progress = tqdm(
+        total=schedule.max_steps,
+        initial=first_step,
+        desc="training",
+        unit="step",
+        disable=None if accelerator.is_main_process else True,
+    )
+    objective.train()
+    loss_sum = labels = 0.0
+    started, since = time.perf_counter(), first_step
+    for step in range(first_step, schedule.max_steps):
+        rate = schedule.learning_rate * learning_rate_factor(step, schedule.max_steps, schedule.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        seed_step(schedule.seed, step, accelerator.process_index)
+        micro_batches = list(itertools.islice(batches, schedule.micro_batches))
+        for batch in micro_batches:
+            for rejection in batch.unreadable:
+                hooks.reject(rejection)
+        result = train_step(accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm)
+        loss_sum, labels = loss_sum + result.loss_sum, labels + result.labels
+        done = step + 1
+        progress.update()
+        if done % schedule.log_steps == 0 or done == schedule.max_steps:
+            loss = loss_sum / max(labels, 1)
+            seconds = (time.perf_counter() - started) / (done - since)
+            values = {
+                "loss": loss,
+                "learning_rate": rate,
+                "gradient_norm": result.gradient_norm,
+                "step_seconds": seconds,
+            }
+            hooks.log(done, values)
+            progress.set_postfix(loss=f"{loss:.3f}")
+            loss_sum = labels = 0.0
+            started, since = time.perf_counter(), done
+        if done % schedule.eval_steps == 0 or done == schedule.max_steps:
+            pause = time.perf_counter()
+            hooks.evaluate(done)
+            objective.train()
+            hooks.save(done)
+            started += time.perf_counter() - pause
+    progress.close()
+
+
+def train_step(
+    accelerator: Accelerator, objective: nn.Module, optimizer: Any, micro_batches: list[Batch], max_gradient_norm: float
+) -> StepResult:
+    """One optimizer step over the micro-batches of all processes.
+
+    The loss is the sum over all of them divided by their number of labels: no average of averages.
+    A step whose gradient is not finite changes nothing.
+    """
+    counts = torch.tensor([float(batch.label_lengths.sum()) for batch in micro_batches], device=accelerator.device)
+    labels = int(accelerator.reduce(counts.sum(), "sum").item())
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for i, batch in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(objective):
+            loss = objective(batch.to(accelerator.device))
+            # Accelerate averages gradients over processes; the count is already over all of them.
+            accelerator.backward(loss * (accelerator.num_processes / max(labels, 1)))
+        loss_sum += loss.detach()
+    norm = float(accelerator.clip_grad_norm_(objective.parameters(), max_gradient_norm))
+    # With fp16 the scaler itself skips such a step, and must see it to lower its scale.
+    if math.isfinite(norm) or accelerator.scaler is not None:
+        optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(float(accelerator.reduce(loss_sum, "sum").item()), labels, norm)

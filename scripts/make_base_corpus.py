@@ -1,0 +1,188 @@
+"""Make a large, varied corpus of synthesised English to train a small wav2vec2 from nothing.
+
+    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--seed 0] [--processes 2]
+
+Needs the programs espeak-ng and flite. The result is a Hugging Face `audiofolder`: train/ and validation/
+(voices that train/ never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and source. Each
+utterance follows from the seed and its number alone, so any number of processes makes the same corpus; the
+sentences come from the documentation of the Python that runs this, so another version makes others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from acoustics import Waveform, record, resample, trim_silence, warp_formants
+from sentences import add_pauses, collect_clauses, write_script
+from synthesis import (
+    ACCENTS,
+    BASE_VALIDATION_VARIANTS,
+    BASE_VARIANTS,
+    FLITE_VOICES,
+    SynthesisError,
+    Voice,
+    require_program,
+    respell_letters,
+    speak,
+)
+
+SAMPLING_RATE = 16000
+MIN_SECONDS, MAX_SECONDS = 0.6, 9.0
+FLITE_SHARE = 0.3
+VALIDATION_UTTERANCES = 400
+SPLIT_NUMBERS = {"train": 0, "validation": 1, "babble": 2}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of metadata.csv; `seconds` is for the totals only."""
+
+    file_name: str
+    text: str
+    speaker: str
+    source: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What every utterance of a process draws on."""
+
+    folder: Path
+    seed: int
+    clauses: list[str]
+    babble_clips: list[Waveform]
+
+
+_studio: Studio | None = None
+
+
+def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float) -> Voice:
+    """Return a random voice; `vocal_tract` is the resampling to come, which its speed makes up for."""
+    # The power makes fast talkers rarer than slow ones.
+    words_per_minute = (110 + 110 * rng.random() ** 1.6) / vocal_tract
+    if split != "validation" and rng.random() < FLITE_SHARE:
+        name = str(rng.choice(list(FLITE_VOICES), p=list(FLITE_VOICES.values())))
+        return Voice("flite", name, words_per_minute * 1.1, int(rng.integers(15, 86)),
+                     int(rng.integers(50, 180)))
+    variants = BASE_VALIDATION_VARIANTS if split == "validation" else BASE_VARIANTS
+    accent = str(rng.choice(list(ACCENTS), p=list(ACCENTS.values())))
+    variant = variants[int(rng.integers(len(variants)))]
+    word_gap = int(rng.integers(0, 9)) if rng.random() < 0.4 else 0
+    return Voice("espeak-ng", f"{accent}+{variant}", words_per_minute, int(rng.integers(15, 86)),
+                 int(rng.integers(40, 190)), word_gap)
+
+
+def say(split: str, rng: np.random.Generator, clauses: list[str]) -> tuple[Waveform, str, str, str]:
+    """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source."""
+    script, source = write_script(rng, clauses)
+    vocal_tract = float(rng.uniform(0.82, 1.2))
+    voice = draw_voice(split, rng, vocal_tract)
+    british = "en-gb" in voice.name or "en-029" in voice.name
+    spoken = respell_letters(add_pauses(script, source, rng), zed=british and bool(rng.random() < 0.25))
+    samples, sampling_rate = speak(spoken, voice)
+    if voice.engine == "flite":
+        # Few people stand behind flite, so each also gets throats that do not go with the pitch.
+        samples = warp_formants(samples, float(rng.uniform(0.88, 1.14)))
+    waveform = resample(samples, SAMPLING_RATE / (sampling_rate * vocal_tract))
+    speaker = f"{voice.engine}-{voice.name}"
+    return trim_silence(waveform, SAMPLING_RATE), script.lower(), speaker, source
+
+
+def make_utterance(job: tuple[str, int]) -> Utterance:
+    """Synthesise and write the utterance with this split and number."""
+    assert _studio is not None
+    split, index = job
+    rng = np.random.default_rng([_studio.seed, SPLIT_NUMBERS[split], index])
+    for _ in range(50):
+        dry, text, speaker, source = say(split, rng, _studio.clauses)
+        waveform = record(dry, SAMPLING_RATE, rng, _studio.babble_clips)
+        seconds = len(waveform) / SAMPLING_RATE
+        if MIN_SECONDS <= seconds <= MAX_SECONDS:
+            file_name = f"{index // 1000:04d}/{index:06d}.flac"
+            soundfile.write(_studio.folder / split / file_name, waveform, SAMPLING_RATE, subtype="PCM_16")
+            return Utterance(file_name, text, speaker, source, seconds)
+    raise SynthesisError(f"no utterance of {MIN_SECONDS} to {MAX_SECONDS} s came out in 50 tries")
+
+
+def open_studio(folder: Path, seed: int, clauses: list[str]) -> None:
+    """Prepare a process: the clauses, and clips of other speakers to make babble of."""
+    global _studio
+    os.nice(5)
+    clips = []
+    for number in range(24):
+        rng = np.random.default_rng([seed, SPLIT_NUMBERS["babble"], number])
+        clip = say("train", rng, clauses)[0]
+        clips.append(clip / max(1e-6, float(np.std(clip))))
+    _studio = Studio(folder, seed, clauses, clips)
+
+
+def make_split(folder: Path, split: str, count: int, pool: multiprocessing.pool.Pool) -> list[Utterance]:
+    """Make one split with its metadata.csv, showing progress on a terminal."""
+    for number in range((count + 999) // 1000):
+        (folder / split / f"{number:04d}").mkdir(parents=True)
+    started, utterances = time.monotonic(), []
+    jobs = [(split, index) for index in range(count)]
+    for utterance in pool.imap(make_utterance, jobs, chunksize=16):
+        utterances.append(utterance)
+        if sys.stderr.isatty() and len(utterances) % 50 == 0:
+            rate = len(utterances) / (time.monotonic() - started)
+            left = (count - len(utterances)) / rate / 60
+            print(f"\r{split}: {len(utterances)}/{count}, {rate:.0f}/s, {left:.1f} min left ", end="",
+                  file=sys.stderr, flush=True)
+    with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file_name", "text", "speaker", "source"))
+        writer.writerows((each.file_name, each.text, each.speaker, each.source) for each in utterances)
+    return utterances
+
+
+def make_corpus(output: Path, num_utterances: int, seed: int, num_processes: int) -> str:
+    """Make the whole corpus beside `output`, rename it when complete, and return a summary."""
+    if output.exists():
+        raise SynthesisError(f"{output} exists already; remove it or choose another folder")
+    require_program("espeak-ng")
+    require_program("flite")
+    folder = output.with_name(output.name + ".partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    clauses = collect_clauses()
+    summary = []
+    with multiprocessing.Pool(num_processes, open_studio, (folder, seed, clauses)) as pool:
+        for split, count in (("validation", VALIDATION_UTTERANCES), ("train", num_utterances)):
+            utterances = make_split(folder, split, count, pool)
+            hours = sum(each.seconds for each in utterances) / 3600
+            speakers = len({each.speaker for each in utterances})
+            summary.append(f"{split}: {count} utterances, {hours:.2f} h, {speakers} voices")
+    folder.rename(output)
+    return "\n".join(summary)
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--utterances", type=int, default=24000, help="size of train/ (default: 24000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        print(make_corpus(arguments.output, arguments.utterances, arguments.seed, arguments.processes))
+    except SynthesisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

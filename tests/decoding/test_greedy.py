@@ -1,0 +1,122 @@
+"""Greedy text: letters doubled when they should be, words apart, nothing from the padding."""
+
+import json
+import string
+
+import numpy
+import pytest
+import torch
+from transformers import (
+    AutomaticSpeechRecognitionPipeline,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+)
+
+from finetune.decoding.greedy import count_blanks, decode_greedy
+
+SYMBOLS = ["[PAD]", "|", *string.ascii_lowercase, "[UNK]"]
+IDS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps(IDS))
+    return Wav2Vec2CTCTokenizer(
+        str(tmp_path / "vocab.json"),
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        word_delimiter_token="|",
+        bos_token=None,
+        eos_token=None,
+    )
+
+
+def logits_of(*utterances: str, padding: str = "") -> tuple[torch.Tensor, list[int]]:
+    """One symbol for each frame, "_" for the blank; shorter utterances are filled with `padding`."""
+    length = max(map(len, utterances)) + len(padding)
+    logits = torch.zeros(len(utterances), length, len(SYMBOLS))
+    for row, symbols in enumerate(utterances):
+        filled = symbols + (padding or "_") * length
+        ids = [IDS["[PAD]" if symbol == "_" else symbol] for symbol in filled[:length]]
+        logits[row, torch.arange(length), ids] = 1.0
+    return logits, [len(symbols) for symbols in utterances]
+
+
+def test_double_letters_survive(tokenizer):
+    logits, num_frames = logits_of("_hhe_ll_l_oo_|_b_oo_o_k_")
+    assert decode_greedy(logits, num_frames, tokenizer) == ["hello book"]
+
+
+def test_repeats_without_a_blank_are_one_letter(tokenizer):
+    logits, num_frames = logits_of("heelllo||book")
+    assert decode_greedy(logits, num_frames, tokenizer) == ["helo bok"]
+
+
+def test_words_stay_apart(tokenizer):
+    logits, num_frames = logits_of("a_|b||_c")
+    assert decode_greedy(logits, num_frames, tokenizer) == ["a b c"]
+
+
+@pytest.mark.parametrize("padding", ["x", "|"])
+def test_padding_says_nothing(tokenizer, padding):
+    logits, num_frames = logits_of("_a_b", "_a_b_c_d_", "", padding=padding)
+    assert decode_greedy(logits, num_frames, tokenizer) == ["ab", "abcd", ""]
+
+
+def test_silence_is_an_empty_text(tokenizer):
+    logits, num_frames = logits_of("____")
+    assert decode_greedy(logits, num_frames, tokenizer) == [""]
+
+
+def test_the_pipeline_says_the_same(tokenizer):
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 8),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Wav2Vec2ForCTC(config).eval()
+    # A small head drawn at random prefers one symbol throughout; a head this wide visits many.
+    torch.nn.init.normal_(model.lm_head.weight, std=5.0)
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    pipeline = AutomaticSpeechRecognitionPipeline(model=model, tokenizer=tokenizer, feature_extractor=extractor)
+    generator = numpy.random.default_rng(0)
+    speech = [generator.standard_normal(size).astype("float32") for size in (1200, 4000, 2600)]
+    expected = [pipeline({"raw": samples, "sampling_rate": 16000})["text"] for samples in speech]
+    with torch.no_grad():
+        alone = [model(**extractor(s, sampling_rate=16000, return_tensors="pt")).logits[0] for s in speech]
+    # Padding that would speak if it were listened to.
+    batch = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True)
+    for row, logits in enumerate(alone):
+        batch[row, len(logits) :, IDS["x"]] = 100.0
+
+    texts = decode_greedy(batch, [len(logits) for logits in alone], tokenizer)
+
+    assert texts == expected
+    assert len(set("".join(texts))) > 5, "the random model says too little for this test to mean anything"
+    assert any(" " in text for text in texts)
+
+
+def test_blanks_are_counted_in_valid_frames_only():
+    logits, num_frames = logits_of("_a__b", "_", padding="__")
+    assert count_blanks(logits, num_frames, blank_id=IDS["[PAD]"]) == (4, 6)
+
+
+@pytest.mark.parametrize("num_frames", [[3], [3, 3, 3], [3, 4], [-1, 3]])
+def test_lengths_that_do_not_fit_are_refused(tokenizer, num_frames):
+    logits = torch.zeros(2, 3, len(SYMBOLS))
+    with pytest.raises(ValueError, match="frames"):
+        decode_greedy(logits, num_frames, tokenizer)
+    with pytest.raises(ValueError, match="frames"):
+        count_blanks(logits, num_frames, blank_id=0)

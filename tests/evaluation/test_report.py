@@ -1,0 +1,130 @@
+"""A report folder: complete or absent, escaped, worst utterances first."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import UserError
+from finetune.evaluation import report
+from finetune.evaluation.report import Result, write_report
+from finetune.evaluation.scores import score
+
+RESULTS = [
+    Result("fine", "all is well", "all is well", "All is well!", 1.0, None),
+    Result(
+        "bad <name>",
+        "<b>old</b> men sat down by the quiet sea",
+        "<i>odd</i> men sat by the quiet & sea",
+        "Old men sat down…",
+        2.5,
+        "Ann & Bo",
+    ),
+    Result("middling", "one word gone", "one word", "one word gone", 2.0, "Ann"),
+]
+
+
+class Page(HTMLParser):
+    """Collects the elements and the text of the rows."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[str] = []
+        self.rows: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        if tag == "tr":
+            self.rows.append("")
+
+    def handle_data(self, data):
+        if self.rows:
+            self.rows[-1] += data
+
+
+def write(folder: Path, results=RESULTS, title="Test <set> & co") -> str:
+    scores = score([result.reference for result in results], [result.hypothesis for result in results], 5.5)
+    write_report(folder, title, scores, results)
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_report_is_three_files_and_leaves_nothing_beside(tmp_path):
+    write(tmp_path / "new" / "report")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report"]
+    files = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
+    assert files == ["index.html", "scores.json", "utterances.jsonl"]
+
+
+def test_scores_and_utterances_are_json(tmp_path):
+    write(tmp_path / "report")
+    scores = json.loads((tmp_path / "report" / "scores.json").read_text(encoding="utf-8"))
+    assert (scores["words"], scores["substitutions"], scores["deletions"], scores["insertions"]) == (14, 1, 2, 1)
+    lines = (tmp_path / "report" / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[2]) == {
+        "name": "middling",
+        "reference": "one word gone",
+        "hypothesis": "one word",
+        "raw_reference": "one word gone",
+        "seconds": 2.0,
+        "speaker": "Ann",
+        "wer": pytest.approx(1 / 3),
+        "words": 3,
+        "substitutions": 0,
+        "deletions": 1,
+        "insertions": 0,
+    }
+    assert len(lines) == 3
+
+
+def test_transcripts_names_and_title_are_escaped(tmp_path):
+    text = write(tmp_path / "report")
+    page = Page(text)
+    assert not {"i", "script", "name", "set"} & set(page.elements)
+    assert "<title>Test &lt;set&gt; &amp; co</title>" in text
+    assert "<b>old</b>" not in text
+    assert "bad <name>Ann & Bo, 2.5 s" in page.rows[1]
+
+
+def test_worst_come_first_with_their_differences_marked(tmp_path):
+    text = write(tmp_path / "report")
+    rows = Page(text).rows[1:]
+    assert [row.startswith(start) for row, start in zip(rows, ("3of 8", "1of 3", "0of 3"), strict=True)] == [True] * 3
+    # Signs, not colours alone, tell what happened.
+    assert "one word <del>−gone</del>" in text
+    assert "<ins>+&amp;</ins>" in text
+    assert '<span class="changed">&lt;b&gt;old&lt;/b&gt;→<b>' in text
+    assert "All is well!" in rows[2]
+    assert rows[1].count("one word") == 1, "an unchanged transcript is shown twice"
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path):
+    text = write(tmp_path / "report")
+    assert "prefers-color-scheme: dark" in text
+    assert not {"script", "link", "img"} & set(Page(text).elements)
+    assert "http" not in text
+
+
+def test_a_long_list_is_cut_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_ROWS", 2)
+    page = Page(write(tmp_path / "report"))
+    assert len(page.rows) == 1 + 2
+    assert "The 2 worst of 3 utterances" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_report_is_never_overwritten(tmp_path):
+    (tmp_path / "report").mkdir()
+    with pytest.raises(UserError, match="already"):
+        write(tmp_path / "report")
+    assert list((tmp_path / "report").iterdir()) == []
+
+
+def test_a_failed_report_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report, "_page", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "report")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+"""Counts over a corpus, on numbers worked out by hand."""
+
+import json
+
+import pytest
+
+from finetune.evaluation.scores import ErrorCounts, Scores, score
+
+
+def test_wer_of_a_corpus_is_not_the_mean_of_its_utterances():
+    # 4 words right, then 1 word changed and 1 added: 2 errors in 5 words. The mean would be (0 + 2) / 2.
+    scores = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=3.5)
+    assert scores.words == ErrorCounts(hits=4, substitutions=1, deletions=0, insertions=1)
+    assert scores.wer == pytest.approx(0.4)
+    assert (scores.utterances, scores.audio_seconds) == (2, 3.5)
+
+
+def test_characters_include_the_spaces_between_words():
+    # "a b c d" holds 7 characters and "x" 1; "y z" for "x" changes 1 and adds 2.
+    scores = score(["a b c d", "x"], ["a b c d", "y z"])
+    assert scores.characters == ErrorCounts(hits=7, substitutions=1, deletions=0, insertions=2)
+    assert scores.cer == pytest.approx(3 / 8)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "words", "characters"),
+    [
+        ("", "two words", ErrorCounts(0, 0, 0, 2), ErrorCounts(0, 0, 0, 9)),
+        ("  ", "", ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0)),
+        ("two words", "", ErrorCounts(0, 0, 2, 0), ErrorCounts(0, 0, 9, 0)),
+        (" two \t words\n", "two  words", ErrorCounts(2, 0, 0, 0), ErrorCounts(9, 0, 0, 0)),
+        ("two\u00a0words", "two words", ErrorCounts(2, 0, 0, 0), ErrorCounts(9, 0, 0, 0)),
+    ],
+)
+def test_empty_texts_and_whitespace(reference, hypothesis, words, characters):
+    scores = score([reference], [hypothesis])
+    assert (scores.words, scores.characters) == (words, characters)
+
+
+def test_an_empty_reference_counts_among_others():
+    scores = score(["", "a b"], ["x y", "a b"])
+    assert scores.words == ErrorCounts(hits=2, substitutions=0, deletions=0, insertions=2)
+    assert scores.wer == 1.0
+
+
+def test_no_reference_words_give_no_rate():
+    assert score([""], ["a"]).wer is None
+    nothing = score([], [])
+    assert nothing == Scores(0, 0.0, ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0))
+    assert nothing.summary().startswith("WER unknown")
+
+
+def test_a_rate_may_exceed_one():
+    assert score(["a"], ["b c d"]).wer == 3.0
+
+
+def test_adding_parts_equals_scoring_the_whole():
+    references, hypotheses = ["a b c", "d e", "", "f"], ["a c", "d x e", "y", "f"]
+    parts = score(references[:1], hypotheses[:1], 1.5) + score(references[1:], hypotheses[1:], 2.0)
+    assert parts == score(references, hypotheses, 3.5)
+    assert parts.words == ErrorCounts(hits=5, substitutions=0, deletions=1, insertions=2)
+
+
+def test_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="2 references but 1 hypotheses"):
+        score(["a", "b"], ["a"])
+
+
+def test_json_and_summary_give_the_counts():
+    scores = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=90.0)
+    assert json.loads(json.dumps(scores.to_json())) == {
+        "wer": 0.4,
+        "cer": 0.375,
+        "utterances": 2,
+        "audio_seconds": 90.0,
+        "words": 5,
+        "substitutions": 1,
+        "deletions": 0,
+        "insertions": 1,
+        "characters": 8,
+        "character_substitutions": 1,
+        "character_deletions": 0,
+        "character_insertions": 2,
+    }
+    assert scores.summary() == (
+        "WER 40.0 % (1 substitution, 0 deletions, 1 insertion in 5 words), CER 37.5 %, 2 utterances, 1.5 minutes"
+    )

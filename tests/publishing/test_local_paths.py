@@ -1,0 +1,77 @@
+"""No absolute path of the training machine is published; everything else is left alone."""
+
+import pytest
+import yaml
+
+from finetune.publishing.local_paths import is_on_hub, public_name, scrub_text, scrub_value, scrub_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("finetune train /home/ann/recipes/a.yaml", "finetune train a.yaml"),
+        ("/opt/venv/bin/python -m finetune train a.yaml", "python -m finetune train a.yaml"),
+        ("--set data.train=/home/ann/speech/", "--set data.train=speech"),
+        ("--set data.train='/home/ann/my speech/x.tsv'", "--set data.train='x.tsv'"),
+        (r"cd /home/ann/my\ speech && ls", "cd my speech && ls"),
+        ("--data ~/speech --out ~ann/runs", "--data speech --out runs"),
+        (r"train C:\Users\ann\speech now", "train speech now"),
+        ("see file:///home/ann/notes.md, please", "see notes.md, please"),
+        ("-v data:/home/ann/x //server/ann/y", "-v data:x y"),
+    ],
+)
+def test_absolute_paths_are_cut_to_their_last_part(text, public):
+    assert scrub_text(text) == public
+    assert "ann" not in scrub_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/facebook/wav2vec2-base",
+        "facebook/wav2vec2-base",
+        "and/or",
+        "3 / 4",
+        "data/a.tsv",
+        "../a",
+    ],
+)
+def test_what_is_no_absolute_path_stays(text):
+    assert scrub_text(text) == text
+    assert scrub_value(text) == text
+
+
+def test_a_value_may_hold_spaces():
+    assert scrub_value("/home/ann lee/speech of ann/train") == "train"
+
+
+def test_local_folders_are_not_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    assert is_on_hub("facebook/wav2vec2-base")
+    for local in ("models/base", str(tmp_path / "models" / "base"), "./models/base", "../x/base", r"D:\models\base"):
+        assert not is_on_hub(local)
+        assert public_name(local) == "base"
+    assert public_name("/") == public_name("..") == "a local folder"
+
+
+def test_yaml_keeps_its_values_and_its_look():
+    text = (
+        "# made on /home/ann/work\n"
+        "language: no  # not false\n"
+        "data:\n"
+        "  train: /home/ann lee/my speech/train.tsv\n"
+        "  test: ['/data/ann/test', \"~/ann/dev\"]\n"
+        "learning_rate: 3e-5\n"
+        "model: facebook/wav2vec2-base\n"
+        "notes: |\n"
+        "  kept in /data/ann/notes\n"
+        "  see https://example.org/a\n"
+    )
+    public = scrub_yaml(text)
+    assert "ann" not in public
+    assert public.startswith("# made on work\nlanguage: no  # not false\n")
+    assert "learning_rate: 3e-5\nmodel: facebook/wav2vec2-base\n" in public
+    values = yaml.safe_load(public)
+    assert values["data"] == {"train": "train.tsv", "test": ["test", "dev"]}
+    assert values["notes"] == "kept in notes\nsee https://example.org/a\n"
