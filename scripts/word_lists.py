@@ -133,7 +133,8 @@ NAME_FRAMES = ("my name is {}", "this is {} speaking", "{} is calling", "may i s
                "my mother's maiden name is {}", "the last name is {}", "it was written by {}", "i live in {}",
                "i was born in {}", "we are going to {}", "he came from {} last year", "she works with {}")
 NUMBER_FRAMES = ("my number is {}", "the answer is {}", "it costs {} dollars", "there were {} people",
-                 "i am {} years old", "turn to page {}", "the code is {}", "room {}", "flight {}", "extension {}", "it was about {} miles")
+                 "i am {} years old", "turn to page {}", "the code is {}", "room {}", "flight {}", "extension {}",
+                 "it was about {} miles")
 DATE_FRAMES = ("i was born on {}", "the meeting is on {}", "today is {}", "it ended on {}", "my birthday is {}",
                "we arrive on {}", "since {}", "until {}")
 SPELL_FRAMES = ("that is spelled {}", "it is spelled {}", "spelled {}", "my initials are {}", "the letters are {}",
