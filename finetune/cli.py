@@ -4,8 +4,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune import __version__
 from finetune.errors import UserError
@@ -13,7 +14,13 @@ from finetune.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 for a problem that the user can mend."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    # argparse takes overrides that stand behind an option, as in `--output DIR section.key=value`, for unknown ones.
+    if overrides and (not hasattr(options, "overrides") or any(text.startswith("-") for text in overrides)):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    if overrides:
+        options.overrides += overrides
     # Their notices are for programmers; what a user must know is said by us.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -49,6 +56,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from finetune.data.sources import Source
     from finetune.experiment import evaluate
 
+    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
+        raise UserError(f"{options.json} can't be written: expected a file's name in a folder that exists.")
     source = Source(options.data, text_column=options.text_column, audio_column=options.audio_column)
     evaluation = evaluate(options.model, source, options.split)
     if os.environ.get("RANK", "0") != "0":
@@ -65,18 +74,22 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
-    from finetune.inference.transcriber import Transcriber
+    from finetune.inference.transcriber import MIN_SECONDS, Transcriber
 
-    recordings = [Recording(path=file, data=None) for file in options.files]
-    try:
-        seconds = [read_seconds(recording) for recording in recordings]
-        transcriber = Transcriber.load(options.model)
-        texts = []
-        for file, recording in zip(options.files, recordings, strict=True):
-            current = file
-            texts += transcriber.transcribe([read_waveform(recording, transcriber.sampling_rate)])
-    except AudioError as error:
-        raise UserError(f"{current}: {error}") from error
+    def read(file: str, reader: Callable[..., Any], *details: Any) -> Any:
+        try:
+            return reader(Recording(path=file, data=None), *details)
+        except AudioError as error:
+            raise UserError(f"{file}: {error}") from error
+
+    seconds = [read(file, read_seconds) for file in options.files]
+    for file, length in zip(options.files, seconds, strict=True):
+        if length < MIN_SECONDS:
+            raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
+    transcriber = Transcriber.load(options.model)
+    texts = []
+    for file in options.files:
+        texts += transcriber.transcribe([read(file, read_waveform, transcriber.sampling_rate)])
     if options.format == "json":
         rows = zip(options.files, seconds, texts, strict=True)
         print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))

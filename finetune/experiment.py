@@ -1,6 +1,7 @@
 """One recipe to one run directory: the only place that wires the rooms."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from finetune.decoding.greedy import count_blanks, decode_greedy
 from finetune.errors import UserError
 from finetune.evaluation.report import Result, write_report
 from finetune.evaluation.scores import Scores, percent, score
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.transcriber import MIN_SECONDS, Transcriber
 from finetune.preparation import Preparation, describe, prepare
 from finetune.publishing.card import write_card
 from finetune.recipe import Recipe, load_recipe
@@ -55,19 +56,19 @@ def run(recipe: Recipe, output: Path) -> Scores:
     Returns the scores on the test split, or on the validation split where there is no test split.
     Raises UserError before anything is written when the recipe, the data or `output` do not allow the run.
     """
+    _require_precision(recipe)  # Accelerate refuses it in other words.
     # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
     accelerator = Accelerator(mixed_precision=recipe.training.mixed_precision, cpu=not torch.cuda.is_available())
     resumes = check_output(output, recipe)
     preparation = prepare(recipe)
-    _require_even_share(recipe, accelerator)
     say = _speaker(accelerator)
+    experiment = Experiment(recipe, output, preparation, accelerator, say)
     for line in describe(preparation, recipe):
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
         _begin(output, recipe, preparation)
     accelerator.wait_for_everyone()
-    experiment = Experiment(recipe, output, preparation, accelerator, say)
     experiment.train()
     return experiment.finish()
 
@@ -160,14 +161,15 @@ class Experiment:
 
     def _restore(self) -> int:
         checkpoints = list_checkpoints(self.checkpoints)
-        if not checkpoints:
-            return 0
-        progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
-        step: int = progress.pop("step")
-        self.progress = progress
+        step = 0
+        if checkpoints:
+            progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
+            step = progress.pop("step")
+            self.rejected = [Rejection(**rejection) for rejection in progress.pop("rejected")]
+            self.progress = progress
+            self.say(f"going on from step {step}")
         if self.accelerator.is_main_process:
             _cut_metrics(self.output / "metrics.jsonl", step)
-        self.say(f"going on from step {step}")
         return step
 
     def _log(self, step: int, values: dict[str, float]) -> None:
@@ -197,11 +199,11 @@ class Experiment:
                 save_model(best / "model.safetensors", self.model)
 
     def _save(self, step: int) -> None:
+        # Audio that can't be decoded is found in training, perhaps not again after an interruption.
+        rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
         if self.accelerator.is_main_process:
-            keep = self.recipe.training.keep_checkpoints
-            save_checkpoint(
-                self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, self.progress, keep
-            )
+            progress, keep = {**self.progress, "rejected": rejected}, self.recipe.training.keep_checkpoints
+            save_checkpoint(self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep)
         self.accelerator.wait_for_everyone()
 
     def _write_model(self, role: str, scores: Scores) -> None:
@@ -244,7 +246,7 @@ def evaluate(name: str, source: Source, split: str | None, batch_seconds: float 
     transcriber = Transcriber.load(name, str(accelerator.device))
     steps = load_normalization(Path(name)) or _guess_normalization(transcriber)
     config = transcriber.model.config
-    limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=0.05)
+    limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=MIN_SECONDS)
     prepared = prepare_split(split, table, steps, limits)
     evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator)
     return replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
@@ -306,7 +308,12 @@ def check_output(output: Path, recipe: Recipe) -> bool:
 
     Raises UserError when it holds a finished run, another recipe's run, or anything else.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists():
+        parent = next(folder for folder in output.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"{output} can't be made: {parent} is no folder that you may write into.")
+        return False
+    if output.is_dir() and not any(output.iterdir()):
         return False
     if not (output / "recipe.yaml").is_file():
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
@@ -344,11 +351,9 @@ def _provenance() -> dict[str, Any]:
     }
 
 
-def _require_even_share(recipe: Recipe, accelerator: Accelerator) -> None:
-    utterances_needed = accelerator.num_processes
-    if recipe.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+def _require_precision(recipe: Recipe) -> None:
+    if recipe.training.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
-    assert utterances_needed > 0
 
 
 def _guess_normalization(transcriber: Transcriber) -> tuple[str, ...]:

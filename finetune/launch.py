@@ -2,6 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
+
+# What names Accelerate's launcher in a command: its options follow.
+_LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
 
 
 def join_processes() -> None:
@@ -26,7 +30,8 @@ def _asked_for() -> int:
     from accelerate.commands.launch import launch_command_parser
 
     command = psutil.Process(os.getppid()).cmdline()
-    if "launch" not in command:
+    launcher = next((i for i, part in enumerate(command) if Path(part).name in _LAUNCHERS), None)
+    if launcher is None:
         return 1
-    options, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
+    options, _ = launch_command_parser().parse_known_args(command[launcher + 1 :])
     return int(options.num_processes or 1)

@@ -138,9 +138,8 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """Every value, defaults included, as YAML that `load_recipe` reads back."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=120
-        )
+        values = self.model_dump(mode="json", exclude_none=True)
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 # Keys that name a local path or, where nothing is there, a repository on a hub.
@@ -155,7 +154,12 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not file.is_file():
         raise UserError(f"There is no recipe at {file}: expected a YAML file.")
     problems: list[str] = []
-    values = _read_yaml(file.read_text(encoding="utf-8"), str(file))
+    try:
+        values = _read_yaml(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no recipe: expected a YAML file, in UTF-8.") from error
+    for section in ("model", "data"):  # An empty one says which of its keys is missing.
+        values.setdefault(section, {})
     _resolve_places(values, file.parent)
     for override in overrides:
         _apply_override(values, override, problems)
@@ -184,12 +188,16 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE),
-    list("-+.0123456789"),
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$", re.IGNORECASE), list("tTfF"))
+_FLOAT = re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|[-+]?\.(inf|nan))$", re.IGNORECASE)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would take for a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _read_yaml(text: str, where: str) -> dict[str, Any]:
@@ -203,7 +211,8 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{where} holds a {type(values).__name__}; expected sections such as model: and data:.")
-    return values
+    # A section whose keys are all commented out is None to YAML.
+    return {name: {} if section is None else section for name, section in values.items()}
 
 
 def _apply_override(values: dict[str, Any], override: str, problems: list[str]) -> None:
@@ -221,7 +230,7 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
         values[name] = dict(nested) if isinstance(nested, dict) else {}
         values = values[name]
     values[path[-1]] = value
-    if tuple(path) in _PLACES:
+    if tuple(path) in _PLACES and value is not None:
         values[path[-1]] = _resolve_place(str(text), Path.cwd())
 
 

@@ -64,8 +64,9 @@ def trim_silence(waveform: Waveform, sampling_rate: int, margin_seconds: float =
     return waveform[max(0, int(loud[0]) - margin) : int(loud[-1]) + margin]
 
 
-def reverberate(waveform: Waveform, sampling_rate: int, rt60_seconds: float, direct_db: float,
-                rng: np.random.Generator) -> Waveform:
+def reverberate(
+    waveform: Waveform, sampling_rate: int, rt60_seconds: float, direct_db: float, rng: np.random.Generator
+) -> Waveform:
     """Convolve with decaying noise; the direct sound is `direct_db` above the sum of its reflections."""
     times = np.arange(int(rt60_seconds * sampling_rate)) / sampling_rate
     tail = rng.standard_normal(len(times)) * np.exp(-6.9 * times / rt60_seconds)
@@ -86,13 +87,20 @@ def equalize(waveform: Waveform, sampling_rate: int, points: dict[float, float])
 
 def limit_band(waveform: Waveform, sampling_rate: int, low_hertz: float, high_hertz: float) -> Waveform:
     """Keep one band, as a telephone does, with soft edges."""
-    points = {0.0: -60.0, low_hertz * 0.5: -30.0, low_hertz: 0.0,
-              high_hertz: 0.0, high_hertz * 1.15: -40.0, sampling_rate / 2: -60.0}
+    points = {
+        0.0: -60.0,
+        low_hertz * 0.5: -30.0,
+        low_hertz: 0.0,
+        high_hertz: 0.0,
+        high_hertz * 1.15: -40.0,
+        sampling_rate / 2: -60.0,
+    }
     return equalize(waveform, sampling_rate, points)
 
 
-def make_noise(kind: str, num_samples: int, sampling_rate: int, rng: np.random.Generator,
-               babble_clips: list[Waveform]) -> Waveform:
+def make_noise(
+    kind: str, num_samples: int, sampling_rate: int, rng: np.random.Generator, babble_clips: list[Waveform]
+) -> Waveform:
     """Return noise of one of NOISE_KINDS at a root mean square of 1."""
     if kind == "babble" and babble_clips:
         noise = _mix_babble(num_samples, rng, babble_clips)
@@ -132,8 +140,7 @@ def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     return (waveform + noise * level * 10 ** (-snr_db / 20)).astype(np.float32)
 
 
-def record(speech: Waveform, sampling_rate: int, rng: np.random.Generator,
-           babble_clips: list[Waveform]) -> Waveform:
+def record(speech: Waveform, sampling_rate: int, rng: np.random.Generator, babble_clips: list[Waveform]) -> Waveform:
     """Put speech between stretches of silence and through a random room, microphone, noise and gain."""
     before, after = (int(rng.uniform(0.1, 0.6) * sampling_rate) for _ in range(2))
     waveform = np.pad(speech, (before, after)).astype(np.float32)
@@ -141,8 +148,7 @@ def record(speech: Waveform, sampling_rate: int, rng: np.random.Generator,
         waveform = reverberate(waveform, sampling_rate, rng.uniform(0.1, 0.5), rng.uniform(-2, 12), rng)
     if rng.random() < 0.6:
         tilt_db, centers = rng.uniform(-7, 7), (100.0, 250.0, 600.0, 1200.0, 2400.0, 4000.0, 7000.0)
-        points = {hertz: tilt_db * (place / 3 - 1) + rng.uniform(-3.5, 3.5)
-                  for place, hertz in enumerate(centers)}
+        points = {hertz: tilt_db * (place / 3 - 1) + rng.uniform(-3.5, 3.5) for place, hertz in enumerate(centers)}
         waveform = equalize(waveform, sampling_rate, points)
     noisy = rng.random() < 0.65
     kind = str(rng.choice(NOISE_KINDS, p=(0.15, 0.3, 0.2, 0.1, 0.25))) if noisy else "pink"

@@ -73,14 +73,19 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float) -> Voic
     words_per_minute = (110 + 110 * rng.random() ** 1.6) / vocal_tract
     if split != "validation" and rng.random() < FLITE_SHARE:
         name = str(rng.choice(list(FLITE_VOICES), p=list(FLITE_VOICES.values())))
-        return Voice("flite", name, words_per_minute * 1.1, int(rng.integers(15, 86)),
-                     int(rng.integers(50, 180)))
+        return Voice("flite", name, words_per_minute * 1.1, int(rng.integers(15, 86)), int(rng.integers(50, 180)))
     variants = BASE_VALIDATION_VARIANTS if split == "validation" else BASE_VARIANTS
     accent = str(rng.choice(list(ACCENTS), p=list(ACCENTS.values())))
     variant = variants[int(rng.integers(len(variants)))]
     word_gap = int(rng.integers(0, 9)) if rng.random() < 0.4 else 0
-    return Voice("espeak-ng", f"{accent}+{variant}", words_per_minute, int(rng.integers(15, 86)),
-                 int(rng.integers(40, 190)), word_gap)
+    return Voice(
+        "espeak-ng",
+        f"{accent}+{variant}",
+        words_per_minute,
+        int(rng.integers(15, 86)),
+        int(rng.integers(40, 190)),
+        word_gap,
+    )
 
 
 def say(split: str, rng: np.random.Generator, clauses: list[str]) -> tuple[Waveform, str, str, str]:
@@ -138,8 +143,12 @@ def make_split(folder: Path, split: str, count: int, pool: multiprocessing.pool.
         if sys.stderr.isatty() and len(utterances) % 50 == 0:
             rate = len(utterances) / (time.monotonic() - started)
             left = (count - len(utterances)) / rate / 60
-            print(f"\r{split}: {len(utterances)}/{count}, {rate:.0f}/s, {left:.1f} min left ", end="",
-                  file=sys.stderr, flush=True)
+            print(
+                f"\r{split}: {len(utterances)}/{count}, {rate:.0f}/s, {left:.1f} min left ",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
     with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("file_name", "text", "speaker", "source"))

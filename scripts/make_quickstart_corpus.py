@@ -59,14 +59,37 @@ PEOPLE = ("Anna", "Peter", "Maria", "David", "Sarah", "Thomas", "Emma", "Oliver"
 RELATIVES = ("brother", "sister", "mother", "father", "teacher", "neighbour")
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty")
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown", "orange")
-THINGS = ("apple", "book", "bottle", "hat", "lamp", "letter", "picture", "table", "ticket", "basket", "flower",
-          "blanket", "chair", "carpet")
+THINGS = (
+    "apple",
+    "book",
+    "bottle",
+    "hat",
+    "lamp",
+    "letter",
+    "picture",
+    "table",
+    "ticket",
+    "basket",
+    "flower",
+    "blanket",
+    "chair",
+    "carpet",
+)
 PAST_VERBS = ("bought", "carried", "found", "painted", "sold", "wanted", "dropped", "washed", "cleaned", "counted")
 VERBS = ("buy", "carry", "find", "paint", "sell", "bring", "drop", "wash")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TIMES = ("yesterday", "today", "this morning", "last week", "after lunch")
-PLACES = ("in the kitchen", "in the garden", "at the station", "near the river", "behind the school",
-          "under the bridge", "at the market", "in the office", "near the window")
+PLACES = (
+    "in the kitchen",
+    "in the garden",
+    "at the station",
+    "near the river",
+    "behind the school",
+    "under the bridge",
+    "at the market",
+    "in the office",
+    "near the window",
+)
 WEATHER = ("cold", "warm", "quiet", "dark", "windy")
 
 FRAMES = (
@@ -98,10 +121,19 @@ def write_sentence(rng: np.random.Generator) -> str:
         person, other = (PEOPLE[int(place)] for place in rng.choice(len(PEOPLE), 2, replace=False))
         colour, other_colour = (COLOURS[int(place)] for place in rng.choice(len(COLOURS), 2, replace=False))
         sentence = pick(rng, FRAMES).format(
-            person=person, other=other, colour=colour, other_colour=other_colour,
-            relative=pick(rng, RELATIVES), number=pick(rng, NUMBERS), thing=pick(rng, THINGS),
-            past=pick(rng, PAST_VERBS), verb=pick(rng, VERBS), day=pick(rng, DAYS), time=pick(rng, TIMES),
-            place=pick(rng, PLACES), weather=pick(rng, WEATHER),
+            person=person,
+            other=other,
+            colour=colour,
+            other_colour=other_colour,
+            relative=pick(rng, RELATIVES),
+            number=pick(rng, NUMBERS),
+            thing=pick(rng, THINGS),
+            past=pick(rng, PAST_VERBS),
+            verb=pick(rng, VERBS),
+            day=pick(rng, DAYS),
+            time=pick(rng, TIMES),
+            place=pick(rng, PLACES),
+            weather=pick(rng, WEATHER),
         )
         if 4 <= len(sentence.split()) <= 9:
             return sentence
@@ -140,8 +172,7 @@ def draw_recordings(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
     yield from (filled[int(place)] for place in rng.permutation(count))
 
 
-def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int,
-               rng: np.random.Generator) -> Waveform:
+def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int, rng: np.random.Generator) -> Waveform:
     """Return a sentence said by a variant: (samples,) or, in stereo, (samples, 2)."""
     accent = "en-gb" if variant in ("m4", "f2", "m8", "quincy") else "en-us"
     voice = Voice("espeak-ng", f"{accent}+{variant}", rng.uniform(130, 175), int(rng.integers(35, 66)))
@@ -170,8 +201,13 @@ def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> Non
         variant = variants[index % len(variants)]
         file_name = f"{index:03d}-{variant}.{suffix}"
         waveform = read_aloud(sentence, variant, sampling_rate, channels, rng)
-        soundfile.write(folder / split / file_name, np.clip(waveform, -1.0, 1.0), sampling_rate,
-                        subtype=subtype, compression_level=COMPRESSION.get(subtype))
+        soundfile.write(
+            folder / split / file_name,
+            np.clip(waveform, -1.0, 1.0),
+            sampling_rate,
+            subtype=subtype,
+            compression_level=COMPRESSION.get(subtype),
+        )
         rows.append((file_name, sentence, variant))
     with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -31,7 +31,7 @@ def collect_clauses() -> list[str]:
     found = set()
     for document in _read_documentation():
         for sentence in re.split(r"[.;:!?()\[\]\n]{1,}\s|,\s|\n\s*\n|--", document.replace("\n    ", " ")):
-            clause = " ".join(sentence.split()).strip(" .,;:!?\"").lower()
+            clause = " ".join(sentence.split()).strip(' .,;:!?"').lower()
             parts = clause.split(" ")
             if 2 <= len(parts) <= 12 and all(_WORD.fullmatch(part) and len(part) < 15 for part in parts):
                 found.add(clause)
@@ -48,6 +48,7 @@ def _looks_natural(word: str, counts: Counter[str]) -> bool:
 def _read_documentation() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
+
         yield from (str(topic) for topic in topics.values())
     except ImportError:  # some distributions leave it out; the docstrings are enough
         pass
@@ -107,8 +108,9 @@ def word_year(rng: np.random.Generator) -> str:
     if 2000 <= year < 2010 or (year >= 2000 and rng.random() < 0.3):
         return word_number(year, use_and=rng.random() < 0.4)
     rest = year % 100
-    return f"{word_number(year // 100)} " + ("hundred" if rest == 0 else f"oh {words.DIGITS[rest]}" if rest < 10
-                                              else word_number(rest))
+    return f"{word_number(year // 100)} " + (
+        "hundred" if rest == 0 else f"oh {words.DIGITS[rest]}" if rest < 10 else word_number(rest)
+    )
 
 
 def write_date(rng: np.random.Generator) -> str:
@@ -147,8 +149,11 @@ def write_number(rng: np.random.Generator) -> str:
     elif form < 0.30:  # a telephone number, now and then with its area code
         script = word_digits(7 if rng.random() < 0.65 else 10, rng)
     elif form < 0.37:  # a zip code
-        script = word_digits(5, rng) if rng.random() < 0.7 else (
-            f"{word_number(int(rng.integers(10, 100)))} {word_digits(3, rng)}")
+        script = (
+            word_digits(5, rng)
+            if rng.random() < 0.7
+            else (f"{word_number(int(rng.integers(10, 100)))} {word_digits(3, rng)}")
+        )
     elif form < 0.48:
         script = " ".join(word_pair(int(rng.integers(0, 100)), rng) for _ in range(int(rng.integers(2, 5))))
     elif form < 0.62:
@@ -205,8 +210,9 @@ def write_spelling(rng: np.random.Generator, clauses: list[str]) -> str:
             parts.append(_random_letters(rng, 1, 3))
         return " ".join(parts if rng.random() < 0.7 else parts[::-1])
     if form < 0.92:
-        number = (word_digits(int(rng.integers(1, 4)), rng) if rng.random() < 0.5
-                  else word_number(int(rng.integers(10, 100))))
+        number = (
+            word_digits(int(rng.integers(1, 4)), rng) if rng.random() < 0.5 else word_number(int(rng.integers(10, 100)))
+        )
         parts = [pick(rng, words.SPELLING_COMMANDS), _random_letters(rng, 1, 6)]
         return " ".join([*parts, number] if rng.random() < 0.75 else parts)
     if form < 0.97:
@@ -222,15 +228,20 @@ def write_sentence(rng: np.random.Generator, clauses: list[str]) -> str:
         joined = f"{clause} {other}"  # many clauses are short; two of them make a mouthful
         return joined if rng.random() < 0.4 and len(joined.split(" ")) <= 12 else clause
     if form < 0.80:
-        name = pick(rng, words.FIRST_NAMES) if rng.random() < 0.5 else (
-            f"{pick(rng, words.FIRST_NAMES)} {pick(rng, words.LAST_NAMES)}")
+        name = (
+            pick(rng, words.FIRST_NAMES)
+            if rng.random() < 0.5
+            else (f"{pick(rng, words.FIRST_NAMES)} {pick(rng, words.LAST_NAMES)}")
+        )
         place = pick(rng, words.PLACES)
         return pick(rng, words.NAME_FRAMES).format(name if rng.random() < 0.6 else place)
     if form < 0.85:
         return f"{pick(rng, words.FIRST_NAMES)} {pick(rng, words.LAST_NAMES)}"
     # Words in an order that nobody expects: the sounds must be learned, not the phrases.
-    return " ".join(_pick_word(rng, clauses) if rng.random() < 0.3 else pick(rng, words.COMMON_WORDS)
-                    for _ in range(int(rng.integers(2, 8))))
+    return " ".join(
+        _pick_word(rng, clauses) if rng.random() < 0.3 else pick(rng, words.COMMON_WORDS)
+        for _ in range(int(rng.integers(2, 8)))
+    )
 
 
 def write_script(rng: np.random.Generator, clauses: list[str]) -> tuple[str, str]:

@@ -15,21 +15,92 @@ from acoustics import Waveform
 
 ESPEAK_SAMPLING_RATE = 22050
 
-ACCENTS = {"en-us": 0.65, "en-gb": 0.1, "en-us-nyc": 0.05, "en-gb-scotland": 0.05, "en-gb-x-rp": 0.05,
-           "en-029": 0.04, "en-gb-x-gbcwmd": 0.03, "en-gb-x-gbclan": 0.03}
+ACCENTS = {
+    "en-us": 0.65,
+    "en-gb": 0.1,
+    "en-us-nyc": 0.05,
+    "en-gb-scotland": 0.05,
+    "en-gb-x-rp": 0.05,
+    "en-029": 0.04,
+    "en-gb-x-gbcwmd": 0.03,
+    "en-gb-x-gbclan": 0.03,
+}
 
 # Variants of espeak-ng, one list for each use; a variant stands in one list only, except that the
 # quickstart corpus trains on voices the base may have heard. Near copies (steph, steph2) stay together.
 BASE_VARIANTS = (
-    "m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f4", "klatt", "klatt2", "klatt3", "klatt4", "klatt5",
-    "adam", "Andrea", "Andy", "anika", "Annie", "antonio", "aunty", "benjamin", "boris", "caleb", "croak",
-    "david", "Denis", "Diogo", "ed", "edward", "Gene", "Gene2", "grandpa", "Henrique", "Hugo", "iven",
-    "iven2", "iven4", "john", "linda", "marcelo", "Mario", "max", "Michael", "michel", "miguel", "norbert",
-    "pedro", "robert", "steph", "steph2", "steph3", "travis", "victor",
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m6",
+    "m7",
+    "f1",
+    "f2",
+    "f4",
+    "klatt",
+    "klatt2",
+    "klatt3",
+    "klatt4",
+    "klatt5",
+    "adam",
+    "Andrea",
+    "Andy",
+    "anika",
+    "Annie",
+    "antonio",
+    "aunty",
+    "benjamin",
+    "boris",
+    "caleb",
+    "croak",
+    "david",
+    "Denis",
+    "Diogo",
+    "ed",
+    "edward",
+    "Gene",
+    "Gene2",
+    "grandpa",
+    "Henrique",
+    "Hugo",
+    "iven",
+    "iven2",
+    "iven4",
+    "john",
+    "linda",
+    "marcelo",
+    "Mario",
+    "max",
+    "Michael",
+    "michel",
+    "miguel",
+    "norbert",
+    "pedro",
+    "robert",
+    "steph",
+    "steph2",
+    "steph3",
+    "travis",
+    "victor",
 )
 BASE_VALIDATION_VARIANTS = ("belinda", "sandro", "Jacky", "zac", "Nguyen", "Alex", "rob", "grandma")
 QUICKSTART_TRAIN_VARIANTS = (
-    "m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f4", "adam", "Gene", "john", "max", "Michael", "robert",
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m6",
+    "m7",
+    "f1",
+    "f2",
+    "f4",
+    "adam",
+    "Gene",
+    "john",
+    "max",
+    "Michael",
+    "robert",
     "steph",
 )
 QUICKSTART_VALIDATION_VARIANTS = ("f5", "m8", "pablo", "gustave")
@@ -77,8 +148,20 @@ def speak(spoken: str, voice: Voice) -> tuple[Waveform, int]:
 
 def _run_espeak(spoken: str, voice: Voice) -> tuple[Waveform, int]:
     marked = f"<speak><prosody range='{voice.pitch_range_percent}%'>{spoken}</prosody></speak>"
-    command = ["espeak-ng", "--stdout", "-m", "-v", voice.name, "-s", str(round(voice.words_per_minute)),
-               "-p", str(voice.pitch), "-g", str(voice.word_gap), marked]
+    command = [
+        "espeak-ng",
+        "--stdout",
+        "-m",
+        "-v",
+        voice.name,
+        "-s",
+        str(round(voice.words_per_minute)),
+        "-p",
+        str(voice.pitch),
+        "-g",
+        str(voice.word_gap),
+        marked,
+    ]
     wave = subprocess.run(command, capture_output=True, check=True).stdout
     # The header promises two gigabytes, because espeak-ng cannot seek in a pipe; the samples follow it.
     samples = np.frombuffer(wave[44 : len(wave) - len(wave) % 2], dtype="<i2")
@@ -89,10 +172,25 @@ def _run_flite(spoken: str, voice: Voice) -> tuple[Waveform, int]:
     stretch = 165.0 / voice.words_per_minute
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        subprocess.run(["flite", "-voice", voice.name, "--setf", f"duration_stretch={stretch:.3f}",
-                        "--setf", f"int_f0_target_mean={60 + voice.pitch:.1f}",
-                        "--setf", f"int_f0_target_stddev={voice.pitch_range_percent / 6:.1f}",
-                        "-t", f"{spoken} ", "-o", str(path)], capture_output=True, check=True)
+        subprocess.run(
+            [
+                "flite",
+                "-voice",
+                voice.name,
+                "--setf",
+                f"duration_stretch={stretch:.3f}",
+                "--setf",
+                f"int_f0_target_mean={60 + voice.pitch:.1f}",
+                "--setf",
+                f"int_f0_target_stddev={voice.pitch_range_percent / 6:.1f}",
+                "-t",
+                f"{spoken} ",
+                "-o",
+                str(path),
+            ],
+            capture_output=True,
+            check=True,
+        )
         samples, sampling_rate = soundfile.read(path, dtype="float32")
     return _check(samples, voice), int(sampling_rate)
 

@@ -118,24 +118,95 @@ enter erase delete insert type select find call spell clear change add dial open
 LETTER_COMMENTS = ("capital", "double", "dash", "dot", "apostrophe", "space", "slash", "period", "hyphen")
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-         "nineteen")
+TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
-            "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth",
-            "nineteenth")
-MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-          "november", "december")
+ORDINALS = (
+    "zeroth",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+)
+MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 # Frames for everyday sentences: {} is filled with a spelled or said name, a number, a date or an address.
-NAME_FRAMES = ("my name is {}", "this is {} speaking", "{} is calling", "may i speak to {}", "i am {}",
-               "my mother's maiden name is {}", "the last name is {}", "it was written by {}", "i live in {}",
-               "i was born in {}", "we are going to {}", "he came from {} last year", "she works with {}")
-NUMBER_FRAMES = ("my number is {}", "the answer is {}", "it costs {} dollars", "there were {} people",
-                 "i am {} years old", "turn to page {}", "the code is {}", "room {}", "flight {}", "extension {}",
-                 "it was about {} miles")
-DATE_FRAMES = ("i was born on {}", "the meeting is on {}", "today is {}", "it ended on {}", "my birthday is {}",
-               "we arrive on {}", "since {}", "until {}")
-SPELL_FRAMES = ("that is spelled {}", "it is spelled {}", "spelled {}", "my initials are {}", "the letters are {}",
-                "that's {}", "license plate {}", "the code is {}", "section {}", "option {}", "plan {}")
+NAME_FRAMES = (
+    "my name is {}",
+    "this is {} speaking",
+    "{} is calling",
+    "may i speak to {}",
+    "i am {}",
+    "my mother's maiden name is {}",
+    "the last name is {}",
+    "it was written by {}",
+    "i live in {}",
+    "i was born in {}",
+    "we are going to {}",
+    "he came from {} last year",
+    "she works with {}",
+)
+NUMBER_FRAMES = (
+    "my number is {}",
+    "the answer is {}",
+    "it costs {} dollars",
+    "there were {} people",
+    "i am {} years old",
+    "turn to page {}",
+    "the code is {}",
+    "room {}",
+    "flight {}",
+    "extension {}",
+    "it was about {} miles",
+)
+DATE_FRAMES = (
+    "i was born on {}",
+    "the meeting is on {}",
+    "today is {}",
+    "it ended on {}",
+    "my birthday is {}",
+    "we arrive on {}",
+    "since {}",
+    "until {}",
+)
+SPELL_FRAMES = (
+    "that is spelled {}",
+    "it is spelled {}",
+    "spelled {}",
+    "my initials are {}",
+    "the letters are {}",
+    "that's {}",
+    "license plate {}",
+    "the code is {}",
+    "section {}",
+    "option {}",
+    "plan {}",
+)

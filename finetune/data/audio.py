@@ -13,6 +13,9 @@ import soundfile
 
 Waveform = npt.NDArray[np.float32]
 
+# TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
+_UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
+
 
 class AudioError(Exception):
     """One recording that can't be used; the message is the reason, as it stands in `rejected.csv`."""
@@ -44,7 +47,7 @@ def read_seconds(recording: Recording) -> float:
     """Length in seconds from the header alone; raises AudioError when there is no readable audio."""
     try:
         header = soundfile.info(recording.open())
-    except (soundfile.SoundFileError, OSError) as error:
+    except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error)}") from error
     if header.frames <= 0:
         raise AudioError("audio of zero length")
@@ -60,7 +63,7 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
         with soundfile.SoundFile(recording.open()) as file:
             promised, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+    except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error)}") from error
     if len(samples) == 0:
         raise AudioError("audio of zero length")

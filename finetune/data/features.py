@@ -10,10 +10,13 @@ def load_config(base: str, revision: str | None = None) -> Any:
 
     Raises UserError when there is none or it is another kind of model.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise UserError(f"The config.json of {base} is damaged: {_last_line(error)}") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"{base} is neither a model folder (with a config.json) nor a model that can be loaded from the hub: "
@@ -25,13 +28,17 @@ def load_config(base: str, revision: str | None = None) -> Any:
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
-    """A `Wav2Vec2Config` with the given values; raises UserError for values that contradict one another."""
+    """A `Wav2Vec2Config` with the given values; raises UserError for unknown keys and values that contradict."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import Wav2Vec2Config
 
+    unknown = sorted(set(architecture) - set(vars(Wav2Vec2Config())))
+    if unknown:
+        raise UserError(f"model.architecture: unknown keys {', '.join(unknown)}; expected those of Wav2Vec2Config.")
     try:
         return Wav2Vec2Config(**architecture)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.architecture: {str(error).strip().splitlines()[0]}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"model.architecture: {_last_line(error)}") from error
 
 
 def load_feature_extractor(base: str | None, config: Any, revision: str | None = None) -> Any:
@@ -60,3 +67,8 @@ def uses_attention_mask(config: Any) -> bool:
 def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
     """(kernel, stride) of each convolution of the feature encoder."""
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def _last_line(error: Exception) -> str:
+    # The first line of a StrictDataclassError only names the check.
+    return str(error).strip().splitlines()[-1].strip()

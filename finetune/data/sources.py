@@ -66,9 +66,11 @@ def load_splits(source: Source) -> dict[str, Any]:
     """
     root = Path(source.root).expanduser()
     if root.is_dir():
-        return {split: _read_manifest(file) for split, file in sorted(_find_manifests(root).items())}
+        return {
+            split: _read_manifest(file, source.audio_column) for split, file in sorted(_find_manifests(root).items())
+        }
     if root.is_file():
-        return {"train": _read_manifest(root)}
+        return {"train": _read_manifest(root, source.audio_column)}
     if not is_hub_name(source.root):
         raise UserError(
             f"There is no data at {source.root}: expected a folder, a .csv, .tsv or .jsonl file, "
@@ -127,7 +129,7 @@ def _split_name(name: str) -> str:
     return _SPLITS.get(name, name)
 
 
-def _read_manifest(file: Path) -> Any:
+def _read_manifest(file: Path, audio_column: str | None) -> Any:
     # `load_dataset` would turn the transcript "NA" into nothing and "007" into 7, drop rows whose audio is
     # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
     import datasets
@@ -146,8 +148,8 @@ def _read_manifest(file: Path) -> Any:
         raise UserError(f"{file} can't be read: each line must be one JSON object.")
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
     columns = {name: [_as_text(row.get(name)) for row in rows] for name in names}
-    audio = next((name for name in AUDIO_COLUMNS if name in columns), None)
-    if audio is not None:
+    audio = audio_column or next((name for name in AUDIO_COLUMNS if name in columns), None)
+    if audio in columns:
         columns[audio] = [str(file.parent / cell) if cell else cell for cell in columns[audio]]
     return datasets.Dataset.from_dict(columns)
 

@@ -23,7 +23,8 @@ def _remove_punctuation(text: str) -> str:
 
 STEPS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
-    "nfkc": lambda text: unicodedata.normalize("NFKC", text),
+    # NFKC would make a space and a combining mark of the acute accent, which many keyboards use as an apostrophe.
+    "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
     "lowercase": str.lower,
     "uppercase": str.upper,
     "remove_punctuation": _remove_punctuation,
@@ -51,7 +52,7 @@ def load_normalization(model: Path) -> tuple[str, ...] | None:
     if not file.is_file():
         return None
     try:
-        steps = tuple(json.loads(file.read_text())["steps"])
+        steps = tuple(str(step) for step in json.loads(file.read_text())["steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
     unknown = [step for step in steps if step not in STEPS]

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config, uses_attention_mask
 from finetune.data.sources import is_hub_name
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import UserError
+
+# Less leaves the encoder without a frame, on which its convolutions fail.
+MIN_SECONDS = 0.05
 
 
 class Transcriber:
@@ -42,7 +46,7 @@ class Transcriber:
         try:
             processor = Wav2Vec2Processor.from_pretrained(name)
             model = AutoModelForCTC.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)

@@ -85,7 +85,9 @@ def train(
         loss_sum, labels = loss_sum + result.loss_sum, labels + result.labels
         done = step + 1
         progress.update()
-        if done % schedule.log_steps == 0 or done == schedule.max_steps:
+        evaluates = done % schedule.eval_steps == 0 or done == schedule.max_steps
+        # No line spans a checkpoint, or a resumed run would log other losses than an uninterrupted one.
+        if evaluates or done % schedule.log_steps == 0:
             loss = loss_sum / max(labels, 1)
             seconds = (time.perf_counter() - started) / (done - since)
             values = {
@@ -98,7 +100,7 @@ def train(
             progress.set_postfix(loss=f"{loss:.3f}")
             loss_sum = labels = 0.0
             started, since = time.perf_counter(), done
-        if done % schedule.eval_steps == 0 or done == schedule.max_steps:
+        if evaluates:
             pause = time.perf_counter()
             hooks.evaluate(done)
             objective.train()

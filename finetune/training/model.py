@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from finetune.data.batching import Batch
+from finetune.errors import UserError
 
 
 def build_model(
@@ -23,7 +25,7 @@ def build_model(
     """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
-    of the same size: its outputs meant other characters.
+    of the same size: its outputs meant other characters. Raises UserError when the base has no usable weights.
     """
     from transformers import AutoModelForCTC
 
@@ -41,17 +43,21 @@ def build_model(
     config.ctc_zero_infinity = True
     config.ctc_loss_reduction = "mean"
     torch.manual_seed(seed)
-    if base is None:
-        model = AutoModelForCTC.from_config(config, dtype=torch.float32)
-    else:
-        model = AutoModelForCTC.from_pretrained(
-            base,
-            config=config,
-            revision=revision,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
+    try:
+        if base is None:
+            model = AutoModelForCTC.from_config(config, dtype=torch.float32)
+        else:
+            model = AutoModelForCTC.from_pretrained(
+                base,
+                config=config,
+                revision=revision,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
     torch.manual_seed(seed)
     nn.init.normal_(model.lm_head.weight, std=config.initializer_range)
     nn.init.zeros_(model.lm_head.bias)

@@ -25,26 +25,36 @@ def read_metadata(split: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("number", "use_and", "wording"), [
-    (0, False, "zero"),
-    (13, False, "thirteen"),
-    (40, False, "forty"),
-    (99, False, "ninety nine"),
-    (100, True, "one hundred"),
-    (512, False, "five hundred twelve"),
-    (512, True, "five hundred and twelve"),
-    (2003, True, "two thousand and three"),
-    (2300, True, "two thousand three hundred"),
-    (45067, False, "forty five thousand sixty seven"),
-    (999999, False, "nine hundred ninety nine thousand nine hundred ninety nine"),
-])
+@pytest.mark.parametrize(
+    ("number", "use_and", "wording"),
+    [
+        (0, False, "zero"),
+        (13, False, "thirteen"),
+        (40, False, "forty"),
+        (99, False, "ninety nine"),
+        (100, True, "one hundred"),
+        (512, False, "five hundred twelve"),
+        (512, True, "five hundred and twelve"),
+        (2003, True, "two thousand and three"),
+        (2300, True, "two thousand three hundred"),
+        (45067, False, "forty five thousand sixty seven"),
+        (999999, False, "nine hundred ninety nine thousand nine hundred ninety nine"),
+    ],
+)
 def test_numbers_are_worded(number: int, use_and: bool, wording: str) -> None:
     assert sentences.word_number(number, use_and) == wording
 
 
-@pytest.mark.parametrize(("number", "wording"), [
-    (1, "first"), (12, "twelfth"), (20, "twentieth"), (31, "thirty first"), (90, "ninetieth"),
-])
+@pytest.mark.parametrize(
+    ("number", "wording"),
+    [
+        (1, "first"),
+        (12, "twelfth"),
+        (20, "twentieth"),
+        (31, "thirty first"),
+        (90, "ninetieth"),
+    ],
+)
 def test_ordinals_are_worded(number: int, wording: str) -> None:
     assert sentences.word_ordinal(number) == wording
 
@@ -81,8 +91,11 @@ def test_pauses_change_no_word() -> None:
 
 def test_unheard_voices_stay_unheard() -> None:
     heard = set(synthesis.BASE_VARIANTS) | set(synthesis.QUICKSTART_TRAIN_VARIANTS)
-    held_out = [synthesis.BASE_VALIDATION_VARIANTS, synthesis.QUICKSTART_VALIDATION_VARIANTS,
-                synthesis.QUICKSTART_TEST_VARIANTS]
+    held_out = [
+        synthesis.BASE_VALIDATION_VARIANTS,
+        synthesis.QUICKSTART_VALIDATION_VARIANTS,
+        synthesis.QUICKSTART_TEST_VARIANTS,
+    ]
     for variants in held_out:
         assert not heard & set(variants)
         heard |= set(variants)

@@ -1,0 +1,169 @@
+"""Every utterance once an epoch, the same batches for any number of processes, workers and restarts."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.data.augmentation import Augmentation, generator
+from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, stream
+from finetune.data.corpus import Limits, Rejection, prepare_split
+from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.vocabulary import build_vocabulary, encode
+
+SECONDS = np.random.default_rng(0).uniform(0.5, 9.0, size=101).tolist()
+BATCH_SECONDS = 20.0
+
+
+def take(batches: Iterator[list[Key]], count: int) -> list[list[Key]]:
+    return list(itertools.islice(batches, count))
+
+
+def padded_seconds(batch: Sequence[int]) -> float:
+    return max(SECONDS[index] for index in batch) * len(batch)
+
+
+def test_a_batch_holds_no_more_than_its_seconds_padding_included() -> None:
+    for seed in range(20):
+        batches = bucket(SECONDS, BATCH_SECONDS, generator(seed, 0, 0, 0))
+        assert max(map(padded_seconds, batches)) <= BATCH_SECONDS
+
+
+def test_little_of_a_batch_is_padding() -> None:
+    batches = bucket(SECONDS * 10, BATCH_SECONDS, generator(0, 0, 0, 0))
+    padded = sum(max((SECONDS * 10)[i] for i in batch) * len(batch) for batch in batches)
+    assert sum(SECONDS * 10) / padded > 0.9
+
+
+def test_each_utterance_comes_once_in_each_epoch() -> None:
+    keys = [key for batch in take(stream(SECONDS, BATCH_SECONDS, seed=3), 200) for key in batch]
+    for epoch in (0, 1):
+        assert sorted(index for e, index in keys if e == epoch) == list(range(len(SECONDS)))
+
+
+def test_epochs_and_seeds_differ_and_the_same_seed_repeats() -> None:
+    first = take(stream(SECONDS, BATCH_SECONDS, seed=3), 10)
+    assert first == take(stream(SECONDS, BATCH_SECONDS, seed=3), 10)
+    assert first != take(stream(SECONDS, BATCH_SECONDS, seed=4), 10)
+    orders = [bucket(SECONDS, BATCH_SECONDS, generator(3, epoch, 0, 0)) for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation() -> None:
+    def dealt(rank: int, processes: int) -> list[list[Key]]:
+        return take(deal(stream(SECONDS, BATCH_SECONDS, 0), 0, 4, rank, processes), 200 // processes)
+
+    alone, first, second = dealt(0, 1), dealt(0, 2), dealt(1, 2)
+    for step in range(50):
+        together = first[2 * step : 2 * step + 2] + second[2 * step : 2 * step + 2]
+        assert sorted(together) == sorted(alone[4 * step : 4 * step + 4])
+
+
+@pytest.mark.parametrize(("rank", "processes"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("first_step", [1, 7, 40])  # the last lies in the second epoch
+def test_a_resumed_run_goes_on_with_the_batches_of_the_whole_run(rank: int, processes: int, first_step: int) -> None:
+    def dealt(step: int) -> Iterator[list[Key]]:
+        return deal(stream(SECONDS, BATCH_SECONDS, 0), step, 2, rank, processes)
+
+    whole = take(dealt(0), 100)
+    done = first_step * 2 // processes
+    assert take(dealt(first_step), 100 - done) == whole[done:]
+
+
+@pytest.fixture
+def make_batches(base_folder: Path) -> Callable[..., SpeechBatches]:
+    def make(folder: Path, **changes: Any) -> SpeechBatches:
+        config = load_config(str(base_folder))
+        source = Source(str(folder))
+        limits = Limits(16000, encoder_convolutions(config))
+        split = prepare_split("train", select_table(load_splits(source), "train", source), (), limits, training=True)
+        options: dict[str, Any] = {
+            "split": split,
+            "vocabulary": build_vocabulary(u.transcript for u in split.utterances),
+            "feature_extractor": load_feature_extractor(str(base_folder), config),
+            "limits": limits,
+            "augmentation": Augmentation(speed=(0.9, 1.1), noise_snr_db=(5, 20), gain_db=(-6, 6)),
+            "mask_time": (0.2, 5),
+            "attention_mask": True,
+            "seed": 7,
+        }
+        return SpeechBatches(**{**options, **changes})
+
+    return make
+
+
+def load(data: SpeechBatches, num_workers: int, count: int = 6) -> list[Batch]:
+    seconds = [utterance.seconds for utterance in data.split.utterances]
+    batches = itertools.islice(stream(seconds, 6.0, data.seed), count)
+    return list(data.loader(batches, num_workers))
+
+
+def test_workers_change_nothing(make_batches: Callable[..., SpeechBatches], corpus_folder: Path) -> None:
+    data = make_batches(corpus_folder)
+    for alone, spread in zip(load(data, 0), load(data, 2), strict=True):
+        for name, value in vars(alone).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, getattr(spread, name)), name
+            else:
+                assert value == getattr(spread, name)
+
+
+def test_a_batch_is_padded_normalised_labelled_and_masked(
+    make_batches: Callable[..., SpeechBatches], corpus_folder: Path
+) -> None:
+    data = make_batches(corpus_folder)
+    keys = [(0, 0), (0, 2), (0, 4)]
+    batch = data.collate([data[key] for key in keys])
+    samples = [len(data[key][1]) for key in keys]
+    assert batch.input_values.shape == (3, max(samples))
+    assert batch.attention_mask is not None and batch.attention_mask.sum(1).tolist() == samples
+    assert batch.num_frames.tolist() == [data.limits.num_frames(n) for n in samples]
+    for row, count in zip(batch.input_values, samples, strict=True):
+        assert row[:count].mean().item() == pytest.approx(0, abs=1e-3)
+        assert row[:count].std().item() == pytest.approx(1, abs=1e-2)
+        assert not row[count:].any()
+    labels = [encode(data.split.utterances[index].transcript, data.vocabulary) for _, index in keys]
+    assert [row.tolist() for row in batch.labels.split(batch.label_lengths.tolist())] == labels
+    assert batch.mask_time_indices is not None
+    assert batch.mask_time_indices.shape == (3, max(batch.num_frames.tolist()))
+    for mask, frames in zip(batch.mask_time_indices, batch.num_frames.tolist(), strict=True):
+        assert not mask[frames:].any()
+
+
+def test_an_utterance_is_the_same_in_any_batch_and_another_in_the_next_epoch(
+    make_batches: Callable[..., SpeechBatches], corpus_folder: Path
+) -> None:
+    data = make_batches(corpus_folder)
+    alone, among = data.collate([data[(0, 3)]]), data.collate([data[(0, 5)], data[(0, 3)]])
+    samples, frames = int(alone.attention_mask.sum()), int(alone.num_frames[0])  # type: ignore[union-attr]
+    assert torch.equal(alone.input_values[0], among.input_values[1, :samples])
+    assert alone.mask_time_indices is not None and among.mask_time_indices is not None
+    assert torch.equal(alone.mask_time_indices[0], among.mask_time_indices[1, :frames])
+    later = data[(1, 3)][1]
+    assert len(later) != samples or not np.array_equal(later, data[(0, 3)][1])
+
+
+def test_models_that_mask_no_padding_get_no_mask(
+    make_batches: Callable[..., SpeechBatches], corpus_folder: Path
+) -> None:
+    data = make_batches(corpus_folder, attention_mask=False, mask_time=(0.0, 5))
+    batch = data.collate([data[(0, 0)], data[(0, 1)]])
+    assert batch.attention_mask is None
+    assert batch.mask_time_indices is None
+
+
+def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
+    make_batches: Callable[..., SpeechBatches], make_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = make_batches(make_corpus(tmp_path, ["ab", "cab", "dad"]))
+    (tmp_path / "01.wav").unlink()
+    batch = data.collate([data[(0, index)] for index in range(3)])
+    assert batch.unreadable == (Rejection("train", "01.wav", "no such file", str(tmp_path / "01.wav")),)
+    assert batch.label_lengths.tolist() == [2, 0, 3]
+    assert not batch.input_values[1].any()
+    assert torch.isfinite(batch.input_values).all()

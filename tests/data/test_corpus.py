@@ -1,0 +1,158 @@
+"""Each utterance is either used or listed with the reason; held-out speakers are unheard."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from finetune.data.corpus import (
+    Limits,
+    Rejection,
+    Split,
+    frames_needed,
+    hold_out,
+    prepare_split,
+    write_rejected,
+)
+from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.data.transcripts import DEFAULT_STEPS
+from finetune.errors import UserError
+
+ENCODER = tuple(zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True))
+LIMITS = Limits(16000, ENCODER, min_seconds=0.1, max_seconds=2.0)
+
+
+def read_table(folder: Path) -> Table:
+    source = Source(str(folder))
+    return select_table(load_splits(source), "train", source)
+
+
+def write_utterances(folder: Path, utterances: dict[str, tuple[float | None, str]]) -> Table:
+    """Noise of so many seconds (None: no file) for each name, with its transcript."""
+    rows = [["file_name", "text"]]
+    for name, (seconds, transcript) in utterances.items():
+        if seconds is not None:
+            noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * 16000))
+            soundfile.write(folder / name, noise, 16000)
+        rows.append([name, transcript])
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return read_table(folder)
+
+
+def test_num_frames_is_what_the_encoder_makes(base_folder: Path) -> None:
+    import torch
+    from transformers import Wav2Vec2Model
+
+    encoder = Wav2Vec2Model.from_pretrained(base_folder).eval()
+    for samples in (400, 719, 720, 16000, 16333):
+        with torch.inference_mode():
+            frames = encoder(torch.zeros(1, samples)).last_hidden_state.shape[1]
+        assert LIMITS.num_frames(samples) == frames
+    assert LIMITS.num_frames(100) == 0
+
+
+@pytest.mark.parametrize(("transcript", "frames"), [("", 0), ("a", 1), ("abc", 3), ("aa", 3), ("hello book", 12)])
+def test_ctc_needs_a_frame_for_each_letter_and_a_blank_between_equal_ones(transcript: str, frames: int) -> None:
+    assert frames_needed(transcript) == frames
+
+
+def test_each_reason_is_listed_and_the_good_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not audio")
+    table = write_utterances(
+        tmp_path,
+        {
+            "good.wav": (1.0, "Good!"),
+            "short.wav": (0.05, "a"),
+            "long.wav": (2.5, "a"),
+            "silent.wav": (1.0, "…"),
+            "zero.wav": (0.0, "a"),
+            "text.wav": (None, "a"),
+            "missing.wav": (None, "a"),
+            "fast.wav": (0.2, "ten letters"),  # 9 frames
+            "also.wav": (1.5, "fine"),
+        },
+    )
+    split = prepare_split("train", table, DEFAULT_STEPS, LIMITS, training=True)
+    assert [(u.name, u.transcript, u.raw_transcript) for u in split.utterances] == [
+        ("good.wav", "good", "Good!"),
+        ("also.wav", "fine", "fine"),
+    ]
+    assert split.seconds == pytest.approx(2.5)
+    assert {(r.split, r.name, r.reason) for r in split.rejected} == {
+        ("train", "short.wav", "too short"),
+        ("train", "long.wav", "too long"),
+        ("train", "silent.wav", "empty transcript"),
+        ("train", "zero.wav", "audio of zero length"),
+        ("train", "text.wav", "unreadable audio"),
+        ("train", "missing.wav", "no such file"),
+        ("train", "fast.wav", "too short for its transcript"),
+    }
+    assert "9 frames, CTC needs 12" in next(r.detail for r in split.rejected if r.name == "fast.wav")
+
+
+@pytest.mark.parametrize(("transcript", "used"), [("abababab" + "c", True), ("aaaaa", True), ("aaaaaa", False)])
+def test_repeats_count_in_what_ctc_needs(tmp_path: Path, transcript: str, used: bool) -> None:
+    table = write_utterances(tmp_path, {"x.wav": (0.2, transcript), "y.wav": (1.0, "a")})  # 9 frames
+    names = [u.name for u in prepare_split("train", table, (), LIMITS, training=True).utterances]
+    assert names == (["x.wav", "y.wav"] if used else ["y.wav"])
+
+
+def test_faster_speech_leaves_fewer_frames(tmp_path: Path) -> None:
+    table = write_utterances(tmp_path, {"x.wav": (0.2, "abcdefghi"), "y.wav": (1.0, "a")})
+    limits = Limits(16000, ENCODER, fastest=1.2)
+    assert [u.name for u in prepare_split("train", table, (), limits, training=True).utterances] == ["y.wav"]
+
+
+def test_a_test_utterance_too_short_for_its_transcript_still_counts(tmp_path: Path) -> None:
+    table = write_utterances(tmp_path, {"x.wav": (0.2, "ten letters")})
+    assert len(prepare_split("test", table, (), LIMITS).utterances) == 1
+
+
+def test_when_every_utterance_is_left_out_the_reasons_are_counted(tmp_path: Path) -> None:
+    table = write_utterances(tmp_path, {"a.wav": (0.05, "a"), "b.wav": (0.05, "b"), "c.wav": (1.0, "?")})
+    with pytest.raises(UserError, match="split 'train' was left out: 2 × too short, 1 × empty transcript"):
+        prepare_split("train", table, DEFAULT_STEPS, LIMITS)
+
+
+@pytest.fixture
+def split(corpus_folder: Path) -> Split:
+    return prepare_split("train", read_table(corpus_folder), DEFAULT_STEPS, LIMITS, training=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_speakers_are_in_no_kept_utterance(split: Split, seed: int) -> None:
+    kept, held = hold_out(split, 0.25, seed)
+    assert {u.speaker for u in kept.utterances}.isdisjoint({u.speaker for u in held.utterances})
+    assert {u.row for u in kept.utterances} | {u.row for u in held.utterances} == set(range(24))
+    assert len(held.utterances) == 8  # One of three speakers: the least that holds a quarter.
+
+
+def test_holding_out_depends_on_the_seed_alone(split: Split) -> None:
+    assert hold_out(split, 0.25, 1) == hold_out(split, 0.25, 1)
+    assert len({hold_out(split, 0.25, seed)[1].utterances[0].speaker for seed in range(8)}) > 1
+
+
+def test_without_speakers_utterances_are_held_out(tmp_path: Path) -> None:
+    table = write_utterances(tmp_path, {f"{i}.wav": (0.5, "a") for i in range(10)})
+    kept, held = hold_out(prepare_split("train", table, (), LIMITS), 0.2, 0)
+    assert (len(kept.utterances), len(held.utterances)) == (8, 2)
+
+
+def test_one_speaker_cant_be_held_out(tmp_path: Path, make_corpus: Callable[..., Path]) -> None:
+    table = read_table(make_corpus(tmp_path, ["ab", "cab"], ["ann", "ann"]))
+    with pytest.raises(UserError, match=r"has 1 speaker.*data\.validation_split"):
+        hold_out(prepare_split("train", table, (), LIMITS), 0.1, 0)
+
+
+def test_the_list_of_rejected_utterances_is_csv(tmp_path: Path) -> None:
+    write_rejected(tmp_path / "rejected.csv", [Rejection("train", 'a, "b".wav', "too short", "0.01 s")])
+    with (tmp_path / "rejected.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["split", "name", "reason", "detail"],
+            ["train", 'a, "b".wav', "too short", "0.01 s"],
+        ]
+    assert [file.name for file in tmp_path.iterdir()] == ["rejected.csv"]

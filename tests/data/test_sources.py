@@ -1,0 +1,140 @@
+"""Folders and manifests of every accepted layout become the same table; what is no corpus is refused."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune.data.audio import Recording, read_seconds
+from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.errors import UserError
+
+ROWS = [("one.wav", "NA"), ("two.wav", "null"), ("three.wav", "007"), ("four.wav", ""), ("five.wav", "a, b\tc")]
+
+
+def write_manifest(file: Path, columns: tuple[str, str] = ("file_name", "text")) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        if file.suffix == ".jsonl":
+            lines.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in ROWS)
+        else:
+            writer = csv.writer(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writerows([columns, *ROWS])
+    return file
+
+
+def table_of(root: Path, split: str = "train", **columns: str) -> Table:
+    source = Source(str(root), **columns)
+    return select_table(load_splits(source), split, source)
+
+
+def texts_of(table: Table) -> list[str]:
+    return list(table.rows[table.text])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_manifests_cells_are_the_strings_that_stand_in_it(tmp_path: Path, suffix: str) -> None:
+    table = table_of(write_manifest(tmp_path / f"list{suffix}"))
+    assert texts_of(table) == [text for _, text in ROWS]
+    assert table.recording(1) == Recording(path=str(tmp_path / "two.wav"), data=None)
+
+
+def test_numbers_in_json_become_text(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text('{"file_name": "a.wav", "text": 7}\n\n{"file_name": "b.wav", "text": null}\n')
+    assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", None]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    file = write_manifest(tmp_path / "list.csv")
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert table_of(file).audio == "file_name"
+
+
+def test_a_folder_with_a_folder_for_each_split(corpus_folder: Path) -> None:
+    source = Source(str(corpus_folder))
+    splits = load_splits(source)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 24, "validation": 6, "test": 6}
+    table = select_table(splits, "test", source)
+    assert (table.text, table.speaker) == ("text", "speaker")
+    assert 0.3 < read_seconds(table.recording(0)) < 2
+
+
+def test_a_folder_with_one_metadata_file_is_all_training(tmp_path: Path, make_corpus: Callable[..., Path]) -> None:
+    make_corpus(tmp_path, ["ab", "cab"])
+    assert texts_of(table_of(tmp_path)) == ["ab", "cab"]
+
+
+@pytest.mark.parametrize("layout", ["{}/metadata.csv", "{}/metadata.jsonl", "{}.csv", "{}.tsv"])
+def test_splits_have_aliases(tmp_path: Path, layout: str) -> None:
+    for name in ("training", "dev", "testing"):
+        write_manifest(tmp_path / layout.format(name))
+    assert sorted(load_splits(Source(str(tmp_path)))) == ["test", "train", "validation"]
+
+
+def test_usual_column_names_are_found(tmp_path: Path) -> None:
+    table = table_of(write_manifest(tmp_path / "list.csv", ("path", "sentence")))
+    assert (table.audio, table.text, table.speaker) == ("path", "sentence", None)
+
+
+def test_named_columns_are_taken_and_their_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
+    file = write_manifest(tmp_path / "list.csv", ("clip", "words"))
+    table = table_of(file, audio_column="clip", text_column="words")
+    assert table.recording(0).path == str(tmp_path / "one.wav")
+    assert texts_of(table)[0] == "NA"
+
+
+def test_an_absolute_path_in_a_manifest_stays(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file_name,text\n/elsewhere/a.wav,ab\n")
+    assert table_of(tmp_path / "list.csv").recording(0).path == "/elsewhere/a.wav"
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    file = write_manifest(tmp_path / "list.csv", ("file_name", "words"))
+    with pytest.raises(UserError, match=r"no column text or .* for the text; it has file_name, words: .*text_column"):
+        table_of(file)
+    with pytest.raises(UserError, match="no column spoken for the text; it has file_name, words"):
+        table_of(file, text_column="spoken")
+
+
+def test_a_missing_split_is_named_with_those_that_are_there(corpus_folder: Path) -> None:
+    with pytest.raises(UserError, match="has no split 'holdout'; it has test, train, validation"):
+        table_of(corpus_folder, "holdout")
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match=r"The split 'train' .* is empty"):
+        table_of(tmp_path / "list.csv")
+
+
+def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(UserError, match=r"holds no transcripts: expected a metadata\.csv"):
+        load_splits(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("list.txt", b"a.wav ab", r"expected a file that ends in \.csv"),
+        ("list.jsonl", b"{half", "can't be read as JSONL"),
+        ("list.jsonl", b'["a.wav", "ab"]', "one JSON object"),
+        ("list.csv", b"file_name,text\na.wav,\xff\xfe", "can't be read as CSV"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_splits(Source(str(tmp_path / name)))
+
+
+def test_a_path_where_nothing_is_is_refused() -> None:
+    with pytest.raises(UserError, match="There is no data at /nowhere/at/all"):
+        load_splits(Source("/nowhere/at/all"))
+
+
+def test_a_hub_name_that_cant_be_loaded_is_refused() -> None:
+    with pytest.raises(UserError, match="somebody/speech is neither a folder or file here nor a data set"):
+        load_splits(Source("somebody/speech"))

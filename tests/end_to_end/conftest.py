@@ -1,0 +1,58 @@
+"""One run of the tiny encoder that really learned, for all tests that look at what a run leaves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# The tiny encoder says nothing for about 150 of these steps, then learns the tones within 50 more.
+LEARNING = {
+    "max_steps": 400,
+    "batch_seconds": 5,
+    "learning_rate": 5e-3,
+    "warmup_ratio": 0.05,
+    "mask_time_probability": 0.05,
+    "mask_time_length": 2,
+    "eval_steps": 100,
+    "log_steps": 50,
+    "num_workers": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def learned_run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, corpus_folder: Path) -> Path:
+    """A finished run's folder: the tiny base fine-tuned until it knows the tones; about ten seconds."""
+    from finetune.experiment import run
+    from finetune.recipe import load_recipe
+
+    folder = tmp_path_factory.mktemp("learned")
+    values = {
+        "model": {"base": str(base_folder), "freeze_feature_encoder": False, "dropout": 0.0},
+        "data": {"root": str(corpus_folder)},
+        "training": LEARNING,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    run(load_recipe(folder / "recipe.yaml"), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def finetune_run(write_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`finetune_run("name", training={…})` runs a recipe of a few steps and returns the run's folder."""
+    from finetune.experiment import run
+    from finetune.recipe import load_recipe
+
+    def train(name: str, **sections: dict[str, Any]) -> Path:
+        run(load_recipe(write_recipe(tmp_path, **sections)), tmp_path / name)
+        return tmp_path / name
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def read_lines() -> Callable[[Path], list[dict[str, Any]]]:
+    """Each line of a JSONL file."""
+    return lambda file: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

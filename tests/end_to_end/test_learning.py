@@ -1,0 +1,125 @@
+"""The road from a recipe to a model that has learned, and the folder that it leaves."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from finetune.experiment import run
+from finetune.recipe import load_recipe
+
+RUN_FILES = {
+    "recipe.yaml",
+    "rejected.csv",
+    "metrics.jsonl",
+    "checkpoints/best/model.safetensors",
+    "checkpoints/step-000300/model.safetensors",
+    "checkpoints/step-000300/optimizer.pt",
+    "checkpoints/step-000300/progress.json",
+    "checkpoints/step-000400/model.safetensors",
+    "checkpoints/step-000400/optimizer.pt",
+    "checkpoints/step-000400/progress.json",
+    "model/README.md",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/processor_config.json",
+    "model/text_normalization.json",
+    "model/tokenizer_config.json",
+    "model/vocab.json",
+    "report/index.html",
+    "report/scores.json",
+    "report/utterances.jsonl",
+}
+
+
+@pytest.fixture
+def scores(learned_run):
+    return json.loads((learned_run / "report" / "scores.json").read_text())
+
+
+def test_tiny_model_learns(scores, finetune_run):
+    untrained = json.loads((finetune_run("one-step", training={"max_steps": 1}) / "report/scores.json").read_text())
+    assert untrained["wer"] >= 0.9
+    assert scores["wer"] <= 0.35
+    assert scores["cer"] <= 0.15
+
+
+def test_validation_improves_and_is_logged(learned_run, read_lines):
+    lines = read_lines(learned_run / "metrics.jsonl")
+    wers = [line["validation_wer"] for line in lines if "validation_wer" in line]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(wers) == 4
+    assert min(wers) <= 0.35 < wers[0]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_run_directory_holds_exactly_its_files(learned_run):
+    assert {str(path.relative_to(learned_run)) for path in learned_run.rglob("*") if path.is_file()} == RUN_FILES
+    folders = {"checkpoints", "checkpoints/best", "checkpoints/step-000300", "checkpoints/step-000400"}
+    found = {str(path.relative_to(learned_run)) for path in learned_run.rglob("*") if path.is_dir()}
+    assert found == folders | {"model", "report"}
+
+
+def test_best_weights_are_those_of_the_lowest_validation_wer(learned_run, read_lines):
+    validations = [line for line in read_lines(learned_run / "metrics.jsonl") if "validation_wer" in line]
+    progress = json.loads((learned_run / "checkpoints/step-000400/progress.json").read_text())
+    best = min(validations, key=lambda line: (line["validation_wer"], line["validation_cer"]))
+    assert progress["best"] == [best["validation_wer"], best["validation_cer"]]
+    assert progress["best_step"] == best["step"]
+
+
+def test_recipe_in_the_run_says_every_value_and_where_it_comes_from(learned_run):
+    values = yaml.safe_load((learned_run / "recipe.yaml").read_text())
+    assert values["training"]["max_gradient_norm"] == 1.0
+    assert values["training"]["seed"] == 0
+    assert set(values["provenance"]) >= {"finetune", "python", "packages"}
+    assert load_recipe(learned_run / "recipe.yaml").training.max_steps == 400
+
+
+def test_head_vocabulary_and_blank_of_the_saved_model_agree(learned_run):
+    from transformers import AutoModelForCTC, AutoTokenizer
+
+    model, tokenizer = (kind.from_pretrained(learned_run / "model") for kind in (AutoModelForCTC, AutoTokenizer))
+    assert model.lm_head.out_features == model.config.vocab_size == len(tokenizer) == 7
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_nothing_was_left_out(learned_run):
+    assert list(csv.reader((learned_run / "rejected.csv").open())) == [["split", "name", "reason", "detail"]]
+
+
+def test_report_names_each_test_utterance_once(learned_run, read_lines, scores):
+    names = [line["name"] for line in read_lines(learned_run / "report/utterances.jsonl")]
+    assert sorted(names) == [f"{i:02d}.wav" for i in range(6)]
+    assert scores["utterances"] == 6
+
+
+def test_same_recipe_gives_the_same_run(finetune_run):
+    first, again = (finetune_run(name) for name in ("first", "again"))
+    for file in ("model/model.safetensors", "report/utterances.jsonl"):
+        assert (first / file).read_bytes() == (again / file).read_bytes()
+
+
+def test_run_can_start_from_an_architecture_without_a_base(finetune_run, base_folder):
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_dim")
+    config = json.loads((base_folder / "config.json").read_text())
+    folder = finetune_run("nothing", model={"base": None, "architecture": {key: config[key] for key in keys}})
+    assert json.loads((folder / "model/config.json").read_text())["hidden_size"] == config["hidden_size"]
+
+
+def test_random_weights_change_what_is_trained(finetune_run, read_lines):
+    training = {"max_steps": 1, "seed": 1}  # The tiny base itself is what seed 0 draws.
+    pretrained = finetune_run("pretrained", training=training)
+    random = finetune_run("random", model={"random_weights": True}, training=training)
+    losses = [read_lines(folder / "metrics.jsonl")[0]["loss"] for folder in (pretrained, random)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_finished_run_is_not_overwritten(learned_run):
+    from finetune.errors import UserError
+
+    before = (learned_run / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="holds a finished run"):
+        run(load_recipe(learned_run / "recipe.yaml").model_copy(update={"provenance": None}), learned_run)
+    assert (learned_run / "metrics.jsonl").read_bytes() == before

@@ -1,0 +1,86 @@
+"""Two processes make the run that one makes, and score each utterance exactly once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import main
+
+LAUNCHERS = {
+    "accelerate launch": [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"],
+    "accelerate-launch": [sys.executable, str(Path(sys.executable).with_name("accelerate-launch"))],
+    "python -m": [sys.executable, "-m", "accelerate.commands.launch"],
+}
+OUR_VARIABLES = ("ACCELERATE_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_")
+
+
+def execute(command, folder, **variables):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(OUR_VARIABLES)}
+    environment |= {"OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def logged(key, folder, read_lines):
+    return {line["step"]: line[key] for line in read_lines(folder / "metrics.jsonl") if key in line}
+
+
+def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
+    write_recipe, finetune_run, read_lines, corpus_folder, tmp_path
+):
+    sections = {"model": {"dropout": 0.0}, "training": {"batch_seconds": 4, "learning_rate": 3e-3}}
+    recipe, run = write_recipe(tmp_path, **sections), tmp_path / "two"
+    launcher = LAUNCHERS["accelerate launch"]
+    done = execute([*launcher, "--num_processes", 2, "-m", "finetune", "train", recipe, "--output", run], tmp_path)
+    assert done.stdout.count("WER ") == 1
+    assert not list(tmp_path.glob("**/*.partial"))
+
+    training = {**sections["training"], "accumulation": 2}
+    one = finetune_run("one", model=sections["model"], training=training)
+    half = finetune_run("half", **sections)
+    losses = [logged("loss", folder, read_lines) for folder in (run, one, half)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0] != pytest.approx(losses[2], abs=1e-2)
+    # Adam hides a gradient's wrong scale from the losses.
+    norms = [logged("gradient_norm", folder, read_lines) for folder in (run, one)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+    names = [row["name"] for row in read_lines(run / "report/utterances.jsonl")]
+    assert sorted(names) == [f"{i:02d}.wav" for i in range(6)]
+    steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
+    assert steps == [1, 2, 2, 3, 4, 4]  # Training at each, validation at 2 and 4: one process writes.
+
+    scores = tmp_path / "scores.json"
+    assert main(["evaluate", str(run / "model"), "--data", str(corpus_folder), "--json", str(scores)]) == 0
+    found, reported = json.loads(scores.read_text()), json.loads((run / "report/scores.json").read_text())
+    assert {key: found[key] for key in reported} == reported
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, tmp_path):
+    (tmp_path / "probe.py").write_text("from finetune.launch import _asked_for\nprint('processes', _asked_for())\n")
+    done = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path)
+    assert done.stdout.splitlines()[-1] == "processes 3"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"},
+        {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no", "RANK": "0"},
+    ],
+    ids=["plain", "variables left by another launcher", "inside a group already"],
+)
+def test_outside_of_accelerate_the_process_stays_what_it_is(variables, tmp_path):
+    program = "import os\npid = os.getpid()\nfrom finetune.launch import join_processes\n"
+    program += "print(join_processes(), pid == os.getpid())"
+    done = execute([sys.executable, "-c", program, "launch", "--num_processes", 2], tmp_path, **variables)
+    assert done.stdout == "None True\n"

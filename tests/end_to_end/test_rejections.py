@@ -1,0 +1,85 @@
+"""A file that can't be read is listed with its reason, and the run goes on without it."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+
+def break_header(corpus, split, number):
+    (corpus / split / f"{number:02d}.wav").write_bytes(b"RIFF and nothing that follows from it")
+    return f"{number:02d}.wav"
+
+
+def truncate(corpus, split, number):
+    """Replace a WAV by half of a FLAC: its header promises all samples, so only decoding finds out."""
+    wav = corpus / split / f"{number:02d}.wav"
+    flac = wav.with_suffix(".flac")
+    samples, rate = soundfile.read(wav)
+    soundfile.write(flac, samples, rate)
+    flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
+    assert soundfile.info(flac).frames == len(samples)
+    wav.unlink()
+    metadata = wav.with_name("metadata.csv")
+    metadata.write_text(metadata.read_text().replace(wav.name, flac.name))
+    return flac.name
+
+
+@pytest.fixture
+def corpus(corpus_folder, tmp_path):
+    return shutil.copytree(corpus_folder, tmp_path / "corpus")
+
+
+def read_rejected(folder):
+    with (folder / "rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_corrupt_files_among_good_ones_are_listed_and_the_run_finishes(corpus, finetune_run):
+    splits = ("train", "validation", "test")
+    headers = {(split, break_header(corpus, split, 0)) for split in splits}
+    halves = {(split, truncate(corpus, split, 2)) for split in splits}
+    silent = corpus / "train" / "05.wav"
+    soundfile.write(silent, np.zeros(0), 16000)
+    folder = finetune_run("run", data={"root": str(corpus)}, training={"max_steps": 8})
+    rejected = read_rejected(folder)
+    listed = [(row["split"], row["name"]) for row in rejected]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == headers | halves | {("train", silent.name)}
+    reasons = {(row["split"], row["name"]): row["reason"] for row in rejected}
+    assert {reasons[name] for name in headers} == {"unreadable audio"}
+    assert {reasons[name] for name in halves} <= {"unreadable audio", "truncated audio"}
+    assert reasons["train", silent.name] == "audio of zero length"
+    assert json.loads((folder / "report/scores.json").read_text())["utterances"] == 4
+
+
+def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_run, tmp_path):
+    from finetune.errors import UserError
+
+    for number in range(6):
+        truncate(corpus, "validation", number)
+    with pytest.raises(UserError, match=r"'validation' was left out: 6 × (unreadable|truncated) audio"):
+        finetune_run("run", data={"root": str(corpus)}, training={"max_steps": 2})
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch):
+    from finetune.experiment import Experiment
+
+    name = truncate(corpus, "train", 2)
+    save = Experiment._save
+    sections = {"data": {"root": str(corpus)}, "training": {"max_steps": 6, "eval_steps": 5}}
+
+    def interrupt(self, step):
+        save(self, step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "_save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("run", **sections)
+    assert [row["name"] for row in read_rejected(finetune_run("run", **sections))] == [name]

@@ -1,0 +1,97 @@
+"""An interrupted run that is resumed equals the uninterrupted one, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from finetune.experiment import Experiment
+
+# All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
+SECTIONS = {
+    "model": {"dropout": 0.2},
+    "augmentation": {"speed": [0.9, 1.1], "noise_snr_db": [5, 20], "gain_db": [-6, 6]},
+    "training": {"max_steps": 10, "eval_steps": 4, "log_steps": 3, "mask_time_probability": 0.2, "learning_rate": 3e-3},
+}
+
+
+def interrupt_at(monkeypatch, step):
+    """Stop the run as Ctrl-C would, after its log has a line of `step`."""
+    log = Experiment._log
+
+    def log_and_stop(self, done, values):
+        log(self, done, values)
+        if done >= step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "_log", log_and_stop)
+
+
+def losses_and_rates(folder, read_lines):
+    lines = read_lines(folder / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key != "step_seconds"} for line in lines]
+
+
+def assert_same_run(resumed, whole, read_lines):
+    """The same lines, files and bytes; only times may differ."""
+    assert losses_and_rates(resumed, read_lines) == losses_and_rates(whole, read_lines)
+    files = [{str(path.relative_to(run)) for path in run.rglob("*")} for run in (resumed, whole)]
+    assert files[0] == files[1]
+    compared = {file for file in files[0] if file.endswith((".safetensors", ".pt", "progress.json", ".jsonl", ".csv"))}
+    assert len(compared) == 2 + 1 + 2 * 3 + 1 + 1  # Top level, best, two checkpoints, model, report.
+    for file in compared - {"metrics.jsonl"}:
+        assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    "interruptions", [[6], [1], [6, 9]], ids=["after a checkpoint", "before the first checkpoint", "twice"]
+)
+def test_resumed_run_equals_the_uninterrupted_one(finetune_run, monkeypatch, read_lines, interruptions):
+    whole = finetune_run("whole", **SECTIONS)
+    for step in interruptions:
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                finetune_run("resumed", **SECTIONS)
+    assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
+
+
+def test_resumed_run_does_not_begin_again(finetune_run, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("run", **SECTIONS)
+    capsys.readouterr()
+    folder = finetune_run("run", **SECTIONS)
+    assert "going on from step 4" in capsys.readouterr().err
+    assert json.loads((folder / "checkpoints/step-000010/progress.json").read_text())["step"] == 10
+
+
+def test_another_recipe_does_not_go_on_with_an_unfinished_run(finetune_run, monkeypatch):
+    from finetune.errors import UserError
+
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("run", **SECTIONS)
+    with pytest.raises(UserError, match="unfinished run of another recipe"):
+        finetune_run("run", training={"max_steps": 11})
+
+
+def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
+    finetune_run, write_recipe, read_lines, tmp_path
+):
+    sections = {**SECTIONS, "training": {**SECTIONS["training"], "max_steps": 60, "eval_steps": 10}}
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "finetune", "train", write_recipe(tmp_path, **sections), "--output", run]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 600
+        while not (run / "checkpoints/step-000010").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert (run / "checkpoints/step-000010").exists()
+    assert not (run / "report").exists()
+    assert_same_run(finetune_run("killed", **sections), finetune_run("whole", **sections), read_lines)

@@ -1,0 +1,175 @@
+"""Checkpoints are whole or absent, restore every bit, and run no code that lies in them."""
+
+import json
+import pickle
+import random
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.training.checkpoints import (
+    list_checkpoints,
+    load_model,
+    restore_checkpoint,
+    save_checkpoint,
+    save_model,
+    seed_step,
+)
+from finetune.training.loop import train_step
+from finetune.training.model import CTCObjective
+from finetune.training.optimization import build_optimizer
+
+
+@pytest.fixture
+def trained(accelerator, build, make_batch):
+    """A model and an optimizer that have made one step."""
+    model = build(seed=1)
+    optimizer = build_optimizer(model, 1e-2, 0.1)
+    train_step(accelerator, CTCObjective(model.train()), optimizer, [make_batch(0, 1)], 1.0)
+    return model, optimizer
+
+
+def assert_same(left, right):
+    """Nested containers with tensors, equal to the last bit."""
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list):
+        for pair in zip(left, right, strict=True):
+            assert_same(*pair)
+    else:
+        assert left == right
+
+
+def test_round_trip_restores_weights_optimizer_and_progress(trained, build, tmp_path):
+    model, optimizer = trained
+    checkpoint = save_checkpoint(tmp_path, 7, model, optimizer, None, {"best": [0.5, 0.2], "best_step": 6}, keep=2)
+    other = build(seed=2)
+    other_optimizer = build_optimizer(other, 1e-3, 0.0)
+    progress = restore_checkpoint(checkpoint, other, other_optimizer, None)
+    assert progress == {"step": 7, "best": [0.5, 0.2], "best_step": 6}
+    assert_same(dict(other.state_dict()), dict(model.state_dict()))
+    assert_same(other_optimizer.state_dict(), optimizer.state_dict())
+
+
+def test_step_after_a_restore_equals_the_step_without_it(trained, accelerator, build, make_batch, tmp_path):
+    model, optimizer = trained
+    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer, None, {}, keep=1)
+    restored = build(seed=2).train()
+    restored_optimizer = build_optimizer(restored, 1e-2, 0.1)
+    restore_checkpoint(checkpoint, restored, restored_optimizer, None)
+    for each, its_optimizer in ((model, optimizer), (restored, restored_optimizer)):
+        train_step(accelerator, CTCObjective(each), its_optimizer, [make_batch(2, 3)], 1.0)
+    assert_same(dict(restored.state_dict()), dict(model.state_dict()))
+
+
+def test_a_scalers_state_is_kept(trained, build, tmp_path):
+    model, optimizer = trained
+    scaler, other = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0))
+    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer, scaler, {}, keep=1)
+    restore_checkpoint(checkpoint, model, optimizer, other)
+    assert other.state_dict() == scaler.state_dict()
+
+
+def test_only_the_newest_are_kept_in_order_of_their_steps(trained, tmp_path):
+    for step in (2, 10, 999_998, 1_000_000):
+        save_checkpoint(tmp_path, step, *trained, None, {}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-999998", "step-1000000"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-999998"]
+
+
+def test_the_best_weights_are_not_pruned(trained, tmp_path):
+    (tmp_path / "best").mkdir()
+    save_model(tmp_path / "best" / "model.safetensors", trained[0])
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, *trained, None, {}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-000002"]
+
+
+def test_a_step_written_again_replaces_the_old_one(trained, tmp_path):
+    for best in (1, 2):
+        save_checkpoint(tmp_path, 3, *trained, None, {"best": best}, keep=2)
+    (checkpoint,) = list_checkpoints(tmp_path)
+    assert json.loads((checkpoint / "progress.json").read_text())["best"] == 2
+
+
+def test_left_overs_of_an_interrupted_write_are_ignored_and_replaced(trained, tmp_path):
+    left_over = tmp_path / ".step-000002.partial"
+    left_over.mkdir()
+    (left_over / "model.safetensors").write_bytes(b"half")
+    assert list_checkpoints(tmp_path) == []
+    checkpoint = save_checkpoint(tmp_path, 2, *trained, None, {}, keep=1)
+    assert list_checkpoints(tmp_path) == [checkpoint]
+    assert not left_over.exists()
+
+
+def test_interrupted_write_leaves_no_checkpoint(trained, tmp_path):
+    model, _ = trained
+
+    class Failing:
+        def state_dict(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, model, Failing(), None, {}, keep=1)
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_folder_that_does_not_exist_has_no_checkpoints(tmp_path):
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+class Bomb:
+    """Unpickling it creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scaler.pt"])
+def test_nothing_in_a_checkpoint_is_run(trained, tmp_path, name):
+    model, optimizer = trained
+    scaler = torch.amp.GradScaler("cpu")
+    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer, scaler, {}, keep=1)
+    torch.save({"state": Bomb(tmp_path / "exploded")}, checkpoint / name)
+    with pytest.raises(pickle.UnpicklingError):
+        restore_checkpoint(checkpoint, model, optimizer, scaler)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_model_file_keeps_every_bit_and_leaves_nothing_beside_it(trained, build, tmp_path):
+    save_model(tmp_path / "model.safetensors", trained[0])
+    other = build(seed=2)
+    load_model(tmp_path / "model.safetensors", other)
+    assert_same(dict(other.state_dict()), dict(trained[0].state_dict()))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_model_of_another_shape_is_refused(trained, build, tmp_path):
+    save_model(tmp_path / "model.safetensors", trained[0])
+    other = build(vocabulary={"[PAD]": 0, "|": 1, "[UNK]": 2})
+    before = deepcopy(other.lm_head.weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_model(tmp_path / "model.safetensors", other)
+    assert torch.equal(other.lm_head.weight, before)
+
+
+def test_step_seed_depends_on_seed_step_and_rank_alone():
+    def draw(*place):
+        seed_step(*place)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    first = draw(0, 5, 0)
+    others = [draw(1, 5, 0), draw(0, 6, 0), draw(0, 5, 1)]
+    assert draw(0, 5, 0) == first
+    for i in range(3):
+        assert len({first[i], *(other[i] for other in others)}) == 4

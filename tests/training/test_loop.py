@@ -1,0 +1,150 @@
+"""One step divides by the global count of labels; the loop calls its hooks when it says."""
+
+import math
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from finetune.training.loop import Hooks, Schedule, train, train_step
+from finetune.training.model import CTCObjective
+from finetune.training.optimization import build_optimizer, learning_rate_factor
+
+
+def gradients(accelerator, model, micro_batches, max_norm=math.inf):
+    """What a step learns, and its result: with SGD at rate 1 the change of a parameter is its gradient."""
+    model = deepcopy(model).train()
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    result = train_step(accelerator, CTCObjective(model), optimizer, micro_batches, max_norm)
+    after = [p.detach() for p in model.parameters() if p.requires_grad]
+    return [a - b for a, b in zip(before, after, strict=True)], result
+
+
+def test_two_micro_batches_teach_what_one_batch_of_both_teaches(accelerator, build, make_batch):
+    model = build()
+    apart, apart_result = gradients(accelerator, model, [make_batch(0, 1), make_batch(2, 5, 8)])
+    whole, whole_result = gradients(accelerator, model, [make_batch(0, 1, 2, 5, 8)])
+    assert max(float((a - b).abs().max()) for a, b in zip(apart, whole, strict=True)) < 1e-5
+    assert max(float(a.abs().max()) for a in apart) > 1e-2
+    assert apart_result.labels == whole_result.labels == int(make_batch(0, 1, 2, 5, 8).label_lengths.sum())
+    assert apart_result.loss_sum == pytest.approx(whole_result.loss_sum, abs=1e-3)
+
+
+def test_gradient_is_of_the_loss_for_each_label(accelerator, build, make_batch):
+    model, batch = build().train(), make_batch(0, 2)
+    taught, _ = gradients(accelerator, model, [batch])
+    (CTCObjective(model)(batch) / batch.label_lengths.sum()).backward()
+    expected = [p.grad for p in model.parameters() if p.requires_grad]
+    assert max(float((a - b).abs().max()) for a, b in zip(taught, expected, strict=True)) < 1e-5
+
+
+def test_gradient_is_clipped_and_its_norm_reported_unclipped(accelerator, build, make_batch):
+    model = build()
+    full, result = gradients(accelerator, model, [make_batch(0, 2)])
+    clipped, clipped_result = gradients(accelerator, model, [make_batch(0, 2)], max_norm=0.1)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in full))
+    assert norm > 0.1
+    assert result.gradient_norm == clipped_result.gradient_norm == pytest.approx(norm, rel=1e-3)
+    assert math.sqrt(sum(float(g.square().sum()) for g in clipped)) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_gradient_that_is_not_finite_changes_nothing(accelerator, build, make_batch, value):
+    model, batch = build().train(), make_batch(0, 2)
+    objective, optimizer = CTCObjective(model), build_optimizer(model, 1e-2, 0.1)
+    train_step(accelerator, objective, optimizer, [batch], 1.0)
+    weights, state = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict())
+    broken = replace(batch, input_values=torch.full_like(batch.input_values, value))
+    result = train_step(accelerator, objective, optimizer, [batch, broken], 1.0)
+    assert not math.isfinite(result.gradient_norm)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    for number, values in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(values[name], state["state"][number][name]) for name in values)
+    train_step(accelerator, objective, optimizer, [batch], 1.0)
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+    assert not torch.equal(weights["lm_head.weight"], model.lm_head.weight)
+
+
+class Recorder:
+    """Hooks that write down how they were called."""
+
+    def __init__(self):
+        self.logged, self.evaluated, self.saved, self.rejected = {}, [], [], []
+        self.hooks = Hooks(self.logged.__setitem__, self.evaluated.append, self.saved.append, self.rejected.append)
+
+
+def run_loop(accelerator, model, batches, first_step=0, **changes):
+    values = {
+        "max_steps": 5,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0.4,
+        "max_gradient_norm": 1.0,
+        "micro_batches": 1,
+        "eval_steps": 2,
+        "log_steps": 2,
+        "seed": 0,
+    }
+    recorder, optimizer = Recorder(), build_optimizer(model, 1e-3, 0.0)
+    train(
+        accelerator,
+        CTCObjective(model),
+        optimizer,
+        iter(batches),
+        Schedule(**{**values, **changes}),
+        recorder.hooks,
+        first_step,
+    )
+    return recorder, optimizer
+
+
+def test_hooks_are_called_at_their_steps_and_at_the_last(accelerator, build, make_batch):
+    recorder, optimizer = run_loop(accelerator, build(), [make_batch(0)] * 5)
+    assert list(recorder.logged) == recorder.evaluated == recorder.saved == [2, 4, 5]
+    assert recorder.logged[5]["learning_rate"] == pytest.approx(1e-3 * learning_rate_factor(4, 5, 0.4))
+    assert optimizer.param_groups[0]["lr"] == recorder.logged[5]["learning_rate"]
+
+
+def test_logged_loss_is_over_all_labels_since_the_last_line(accelerator, build, make_batch):
+    model = build()
+    objective = CTCObjective(deepcopy(model)).train()
+    short, long = make_batch(0), make_batch(2, 5)
+    recorder, _ = run_loop(accelerator, model, [short, long], max_steps=2, learning_rate=0.0)
+    expected = (objective(short) + objective(long)) / (short.label_lengths.sum() + long.label_lengths.sum())
+    assert recorder.logged[2]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_no_logged_loss_reaches_behind_a_checkpoint(accelerator, build, make_batch):
+    """A resumed run could not know the steps before it, and would log another loss than an uninterrupted one."""
+    batches = [make_batch(i) for i in range(6)]
+    whole, _ = run_loop(accelerator, build(), batches, max_steps=6, learning_rate=0.0, eval_steps=2, log_steps=3)
+    rest, _ = run_loop(accelerator, build(), batches[2:], 2, max_steps=6, learning_rate=0.0, eval_steps=2, log_steps=3)
+    assert rest.saved == [4, 6]
+    assert {step: whole.logged[step]["loss"] for step in rest.logged} == {
+        step: values["loss"] for step, values in rest.logged.items()
+    }
+
+
+def test_each_step_takes_its_micro_batches_in_order(accelerator, build, make_batch):
+    batches = iter([make_batch(i) for i in range(7)])
+    run_loop(accelerator, build(), batches, max_steps=3, micro_batches=2)
+    assert torch.equal(next(batches).input_values, make_batch(6).input_values)
+
+
+def test_unreadable_utterances_are_handed_on(accelerator, build, make_batch):
+    rejection = object()
+    batches = [make_batch(0), replace(make_batch(1), unreadable=(rejection,))]
+    recorder, _ = run_loop(accelerator, build(), batches, max_steps=2)
+    assert recorder.rejected == [rejection]
+
+
+def test_model_is_in_training_mode_after_an_evaluation(accelerator, build, make_batch):
+    model, modes = build(dropout=0.1), []
+    recorder = Recorder()
+    hooks = replace(recorder.hooks, evaluate=lambda step: model.eval(), save=lambda step: modes.append(model.training))
+    schedule = Schedule(2, 1e-3, 0.0, 1.0, 1, 1, 1, 0)
+    train(
+        accelerator, CTCObjective(model), build_optimizer(model, 1e-3, 0.0), iter([make_batch(0)] * 2), schedule, hooks
+    )
+    assert modes == [True, True]

@@ -1,0 +1,102 @@
+"""The model has a fresh head of the right size and depends on the batch and the seed alone."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import Wav2Vec2ForCTC
+
+from finetune.data.features import load_config
+from finetune.training.loop import train_step
+from finetune.training.model import CTCObjective
+from finetune.training.optimization import build_optimizer
+
+
+def equal(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    pairs = zip(left.parameters(), right.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_head_has_one_output_for_each_token_and_the_blank_is_the_pad_token(build, vocabulary):
+    model = build()
+    assert model.lm_head.out_features == model.config.vocab_size == len(vocabulary)
+    assert model.config.pad_token_id == vocabulary["[PAD]"]
+
+
+def test_head_is_fresh_even_where_the_base_has_one_of_the_same_size(build, vocabulary, tmp_path):
+    old = build(seed=5)
+    with torch.no_grad():
+        old.lm_head.bias.fill_(3.0)
+    old.save_pretrained(tmp_path)
+    new = build(base=str(tmp_path), seed=0)
+    assert new.lm_head.weight.shape == old.lm_head.weight.shape
+    assert not torch.isclose(new.lm_head.weight, old.lm_head.weight).any()
+    assert not new.lm_head.bias.any()
+    assert equal(new.wav2vec2, old.wav2vec2)
+
+
+def test_head_of_another_size_is_replaced(build, tmp_path):
+    build(vocabulary={"[PAD]": 0, "|": 1, "[UNK]": 2}).save_pretrained(tmp_path)
+    assert build(base=str(tmp_path)).lm_head.out_features == 7
+
+
+def test_encoder_is_the_bases_own(build, base_folder):
+    base = Wav2Vec2ForCTC.from_pretrained(base_folder)
+    assert equal(build().wav2vec2.feature_extractor, base.wav2vec2.feature_extractor)
+    assert equal(build().wav2vec2.encoder, base.wav2vec2.encoder)
+
+
+def test_the_seed_draws_the_head_and_nothing_else(build):
+    first, again, other = build(seed=1), build(seed=1), build(seed=2)
+    assert equal(first, again)
+    assert equal(first.wav2vec2, other.wav2vec2)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+def test_without_a_base_the_shape_is_kept_and_the_weights_are_others(build):
+    pretrained, random = build(), build(base=None)
+    shapes = [[p.shape for p in model.parameters()] for model in (pretrained, random)]
+    assert shapes[0] == shapes[1]
+    for name in ("feature_extractor", "encoder"):
+        assert not equal(getattr(pretrained.wav2vec2, name), getattr(random.wav2vec2, name))
+
+
+def test_no_layer_is_dropped_at_random(build, base_folder):
+    assert load_config(str(base_folder)).layerdrop > 0
+    assert build().config.layerdrop == 0.0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_feature_encoder_is_trained_only_when_not_frozen(build, make_batch, accelerator, frozen):
+    model = build(freeze_feature_encoder=frozen)
+    before = deepcopy(model)
+    optimizer = build_optimizer(model, 1e-2, 0.1)
+    model.train()
+    for _ in range(2):
+        train_step(accelerator, CTCObjective(model), optimizer, [make_batch(0, 1)], 1.0)
+    assert equal(model.wav2vec2.feature_extractor, before.wav2vec2.feature_extractor) is frozen
+    assert not equal(model.wav2vec2.encoder, before.wav2vec2.encoder)
+
+
+def test_masks_come_from_the_batch_alone(build, make_batch):
+    objective = CTCObjective(build(mask_time_probability=0.5)).train()
+    batch = make_batch(0, 1, 2, mask_time=(0.5, 4))
+    first, again = objective(batch), objective(batch)
+    other = objective(make_batch(0, 1, 2, mask_time=(0.5, 4), epoch=1))
+    assert batch.mask_time_indices.any()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_with_mask_probability_zero_no_mask_is_drawn(build, make_batch):
+    batch = make_batch(0, 1, 2)
+    objective = CTCObjective(build(mask_time_probability=0.0))
+    assert batch.mask_time_indices is None
+    assert torch.equal(objective.train()(batch), objective.eval()(batch))
+
+
+def test_dropout_acts_in_training_only(build, make_batch):
+    batch = make_batch(0, 1)
+    objective = CTCObjective(build(dropout=0.3))
+    assert not torch.equal(objective.train()(batch), objective(batch))
+    assert torch.equal(objective.eval()(batch), objective(batch))

@@ -1,0 +1,39 @@
+"""The learning rate's course, and which parameters decay."""
+
+import pytest
+
+from finetune.training.optimization import build_optimizer, learning_rate_factor
+
+
+def test_rate_rises_in_a_line_to_its_peak_and_falls_in_a_line():
+    factors = [learning_rate_factor(step, 10, 0.2) for step in range(11)]
+    assert factors == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0.0])
+
+
+def test_without_warmup_the_first_step_has_the_peak_rate():
+    assert [learning_rate_factor(step, 4, 0.0) for step in range(4)] == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 1000])
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.1, 0.99])
+def test_every_step_learns_and_none_above_the_peak(max_steps, warmup_ratio):
+    factors = [learning_rate_factor(step, max_steps, warmup_ratio) for step in range(max_steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) == 1.0
+
+
+def test_each_trained_parameter_is_in_one_group_and_only_matrices_decay(build):
+    model = build(freeze_feature_encoder=True)
+    decayed, others = build_optimizer(model, 1e-3, 0.1).param_groups
+    frozen = {id(p) for p in model.wav2vec2.feature_extractor.parameters()}
+    grouped = [id(p) for p in decayed["params"] + others["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if id(p) not in frozen)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim <= 1 for p in others["params"])
+
+
+def test_betas_are_those_of_wav2vec2(build):
+    optimizer = build_optimizer(build(), 1e-3, 0.0)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.98)}
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
