@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,24 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from finetune import __version__
-from finetune.data.audio import AudioError
 from finetune.data.batching import SpeechBatches, deal, stream
-from finetune.data.corpus import Limits, Rejection, Split, prepare_split, require_any, write_rejected
-from finetune.data.features import encoder_convolutions, uses_attention_mask
-from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS, load_normalization, save_normalization
+from finetune.data.corpus import Rejection, write_rejected
+from finetune.data.features import uses_attention_mask
+from finetune.data.transcripts import save_normalization
 from finetune.data.vocabulary import PAD, build_tokenizer
-from finetune.decoding.greedy import count_blanks, decode_greedy
 from finetune.errors import UserError
-from finetune.evaluation.report import Result, write_report
-from finetune.evaluation.scores import Scores, percent, score
-from finetune.inference.transcriber import MIN_SECONDS, Transcriber
+from finetune.evaluation.report import write_report
+from finetune.evaluation.scores import Scores, percent
+from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
 from finetune.publishing.card import write_card
 from finetune.recipe import Recipe, load_recipe
+from finetune.scoring import evaluate_split
 from finetune.training import health
 from finetune.training.checkpoints import list_checkpoints, load_model, restore_checkpoint, save_checkpoint, save_model
 from finetune.training.loop import Hooks, Schedule, train
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames."""
-
-    scores: Scores
-    results: list[Result]
-    rejected: list[Rejection]
-    blank_ratio: float
 
 
 def run(recipe: Recipe, output: Path) -> Scores:
@@ -231,78 +218,6 @@ class Experiment:
         partial.rename(final)
 
 
-def evaluate(name: str, source: Source, split: str | None, batch_seconds: float = 80.0) -> Evaluation:
-    """Score a model (a folder or a hub name) on a split of a source, each utterance once.
-
-    The split is the test split, or the only one, unless named. References are normalised as saved with the model.
-    Raises UserError for a model or a source that can't be used.
-    """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tables = load_splits(source)
-    split = split or ("test" if "test" in tables else None) or (next(iter(tables)) if len(tables) == 1 else None)
-    if split is None:
-        raise UserError(f"{source.root} has the splits {', '.join(sorted(tables))}: name one with --split.")
-    table = select_table(tables, split, source)
-    transcriber = Transcriber.load(name, str(accelerator.device))
-    steps = load_normalization(Path(name)) or _guess_normalization(transcriber)
-    config = transcriber.model.config
-    limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=MIN_SECONDS)
-    prepared = prepare_split(split, table, steps, limits)
-    evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator)
-    return replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
-
-
-def evaluate_split(
-    transcriber: Transcriber, split: Split, batch_seconds: float, accelerator: Accelerator
-) -> Evaluation:
-    """Transcribe and score a split, each utterance on exactly one process, whatever their number.
-
-    Raises UserError when no utterance could be read.
-    """
-    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    transcriber.model.eval()
-    results: list[tuple[int, Result]] = []
-    rejected: list[Rejection] = []
-    blanks = frames = 0
-    progress = tqdm(
-        total=len(mine),
-        desc=split.name,
-        unit="utterance",
-        leave=False,
-        disable=None if accelerator.is_main_process else True,
-    )
-    while mine:
-        # The longest comes first, so it alone says how many fit.
-        count = max(1, int(batch_seconds // mine[0].seconds))
-        batch, mine = mine[:count], mine[count:]
-        progress.update(len(batch))
-        read = []
-        for utterance in batch:
-            try:
-                read.append((utterance, split.read(utterance, transcriber.sampling_rate)))
-            except AudioError as error:
-                reason, _, detail = str(error).partition(": ")
-                rejected.append(Rejection(split.name, utterance.name, reason, detail))
-        if not read:
-            continue
-        logits, num_frames = transcriber.logits([waveform for _, waveform in read])
-        counted = count_blanks(logits, num_frames, transcriber.model.config.pad_token_id)
-        blanks, frames = blanks + counted[0], frames + counted[1]
-        texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
-        for (u, _), text in zip(read, texts, strict=True):
-            results.append((u.row, Result(u.name, u.transcript, text, u.raw_transcript, u.seconds, u.speaker)))
-    progress.close()
-    gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
-    rejected = gather_object(rejected)
-    require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
-    seconds = sum(result.seconds for result in gathered)
-    scores = score([r.reference for r in gathered], [r.hypothesis for r in gathered], seconds)
-    counts = gather_object([(blanks, frames)])
-    ratio = sum(b for b, _ in counts) / max(sum(f for _, f in counts), 1)
-    return Evaluation(scores, gathered, rejected, ratio)
-
-
 def check_output(output: Path, recipe: Recipe) -> bool:
     """Whether `output` holds an unfinished run of this recipe, to go on with; False when there is nothing.
 
@@ -354,14 +269,6 @@ def _provenance() -> dict[str, Any]:
 def _require_precision(recipe: Recipe) -> None:
     if recipe.training.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
-
-
-def _guess_normalization(transcriber: Transcriber) -> tuple[str, ...]:
-    """The default steps, in capitals for a model that writes capitals."""
-    letters = [token for token in transcriber.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
-    if letters and all(letter == letter.upper() for letter in letters):
-        return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
-    return DEFAULT_STEPS
 
 
 def _cut_metrics(file: Path, step: int) -> None:

@@ -122,9 +122,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         try:
             waveform = self.split.read(utterance, self.limits.sampling_rate)
         except AudioError as error:
-            reason, _, detail = str(error).partition(": ")
             silence = np.zeros(self.limits.sampling_rate, dtype=np.float32)
-            return key, silence, Rejection(self.split.name, utterance.name, reason, detail)
+            return key, silence, Rejection.of(self.split.name, utterance.row, utterance.name, error)
         rng = generator(self.seed, epoch, utterance.row, _WAVEFORM)
         return key, self.augmentation.apply(waveform, rng), None
 

@@ -30,12 +30,19 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Rejection:
-    """An utterance that was left out."""
+    """An utterance that was left out: its row in the split's table (the first is 0), its file's name, and why."""
 
     split: str
+    row: int
     name: str
     reason: str
     detail: str = ""
+
+    @classmethod
+    def of(cls, split: str, row: int, name: str, error: AudioError) -> "Rejection":
+        """From an error whose message is "reason: detail"."""
+        reason, _, detail = str(error).partition(": ")
+        return cls(split, row, name, reason, detail)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,7 @@ def prepare_split(name: str, table: Table, steps: Sequence[str], limits: Limits,
             seconds = read_seconds(recording)
             _require(transcript, seconds, limits, training)
         except AudioError as error:
-            reason, _, detail = str(error).partition(": ")
-            rejected.append(Rejection(name, utterance_name, reason, detail))
+            rejected.append(Rejection.of(name, row, utterance_name, error))
             continue
         utterances.append(
             Utterance(row, utterance_name, seconds, transcript, raw, None if speaker is None else str(speaker))
@@ -148,11 +154,11 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
-    """Write `rejected.csv`: split, name, reason and detail of each utterance left out."""
+    """Write `rejected.csv`: split, row, name, reason and detail of each utterance left out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "name", "reason", "detail"])
-    writer.writerows([r.split, r.name, r.reason, r.detail] for r in rejected)
+    writer.writerow(["split", "row", "name", "reason", "detail"])
+    writer.writerows([r.split, r.row, r.name, r.reason, r.detail] for r in rejected)
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text.getvalue(), encoding="utf-8")
     partial.rename(file)

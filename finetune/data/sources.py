@@ -168,7 +168,7 @@ def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: st
 def _no_column(rows: Any, column: str, role: str, source: Source) -> str:
     return (
         f"{source.root} has no column {column} for the {role}; it has {', '.join(rows.column_names)}: "
-        f"name the right one with data.{role}_column."
+        f"name the right one with data.{role}_column=NAME, or --{role}-column NAME in `finetune evaluate`."
     )
 
 

@@ -10,6 +10,9 @@ from finetune.errors import UserError
 NORMALIZATION_FILE = "text_normalization.json"
 DEFAULT_STEPS = ("nfkc", "lowercase", "remove_punctuation")
 
+# Characters that are in a text and not seen: soft hyphen, zero-width space, word joiner, byte order mark.
+_INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u2060\ufeff"))
+
 # Typographic apostrophes are spelling, not punctuation: they become the one on the keyboard.
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'"})
 
@@ -34,8 +37,10 @@ STEPS: dict[str, Callable[[str], str]] = {
 def normalize(text: str, steps: Sequence[str]) -> str:
     """Apply the named steps in order, then part words by single spaces.
 
-    `|` stands for the space between words in a CTC vocabulary, so one in a transcript becomes a space.
+    `|` stands for the space between words in a CTC vocabulary, so one in a transcript becomes a space;
+    characters that nobody sees (soft hyphen, zero-width space) are dropped first.
     """
+    text = text.translate(_INVISIBLE)
     for step in steps:
         text = STEPS[step](text)
     return " ".join(text.replace("|", " ").split())
@@ -46,9 +51,17 @@ def save_normalization(model: Path, steps: Sequence[str]) -> None:
     (model / NORMALIZATION_FILE).write_text(json.dumps({"steps": list(steps)}, indent=2) + "\n")
 
 
-def load_normalization(model: Path) -> tuple[str, ...] | None:
-    """The steps saved with a model, or None for a model that this toolkit did not make."""
-    file = model / NORMALIZATION_FILE
+def load_normalization(model: str | Path) -> tuple[str, ...] | None:
+    """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make."""
+    file = Path(model) / NORMALIZATION_FILE
+    if not Path(model).is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            file = Path(hf_hub_download(str(model), NORMALIZATION_FILE))
+        except EntryNotFoundError:
+            return None
     if not file.is_file():
         return None
     try:
