@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Recording, Waveform, read_seconds, read_waveform
 from finetune.data.sources import Table
@@ -97,12 +98,13 @@ def prepare_split(name: str, table: Table, steps: Sequence[str], limits: Limits,
     """
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
-    texts = table.rows[table.text]
+    texts = ["" if text is None else str(text) for text in table.rows[table.text]]
     speakers = table.rows[table.speaker] if table.speaker else [None] * len(texts)
-    for row, (raw, speaker) in enumerate(zip(texts, speakers, strict=True)):
+    pairs = tqdm(zip(texts, speakers, strict=True), f"reading {name}", len(texts), leave=False, disable=None)
+    for row, (raw, speaker) in enumerate(pairs):
         recording = table.recording(row)
         utterance_name = _name(recording, row)
-        transcript = normalize(raw or "", steps)
+        transcript = normalize(raw, steps)
         try:
             seconds = read_seconds(recording)
             _require(transcript, seconds, limits, training)
