@@ -50,7 +50,7 @@ def run(recipe: Recipe, output: Path) -> Scores:
     preparation = prepare(recipe)
     say = _speaker(accelerator)
     experiment = Experiment(recipe, output, preparation, accelerator, say)
-    for line in describe(preparation, recipe):
+    for line in describe(preparation, recipe, accelerator.num_processes):
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
@@ -153,8 +153,11 @@ class Experiment:
             progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
             step = progress.pop("step")
             self.rejected = [Rejection(**rejection) for rejection in progress.pop("rejected")]
-            self.progress = progress
             self.say(f"going on from step {step}")
+            processes = progress.pop("processes")
+            if processes != self.accelerator.num_processes:
+                self.say(f"note: this run was begun on {processes} processes, so its steps now hold other batches")
+            self.progress = progress
         if self.accelerator.is_main_process:
             _cut_metrics(self.output / "metrics.jsonl", step)
         return step
@@ -189,7 +192,8 @@ class Experiment:
         # Audio that can't be decoded is found in training, perhaps not again after an interruption.
         rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
         if self.accelerator.is_main_process:
-            progress, keep = {**self.progress, "rejected": rejected}, self.recipe.training.keep_checkpoints
+            progress = {**self.progress, "rejected": rejected, "processes": self.accelerator.num_processes}
+            keep = self.recipe.training.keep_checkpoints
             save_checkpoint(self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep)
         self.accelerator.wait_for_everyone()
 

@@ -74,7 +74,7 @@ def prepare(recipe: Recipe) -> Preparation:
     return Preparation(config, feature_extractor, limits, augmentation, vocabulary, train, validation, test)
 
 
-def describe(preparation: Preparation, recipe: Recipe) -> list[str]:
+def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -> list[str]:
     """What there is, and what to look at before training, as lines for people."""
     lines = []
     for role, split in preparation.splits.items():
@@ -86,9 +86,9 @@ def describe(preparation: Preparation, recipe: Recipe) -> list[str]:
     characters = [token for token in preparation.vocabulary if len(token) == 1 and token != "|"]
     lines.append(f"vocabulary: {len(characters)} characters: {' '.join(characters)}")
     training = recipe.training
-    seconds = training.max_steps * training.batch_seconds * training.accumulation
-    epochs = seconds / max(preparation.train.seconds, 1e-9)
-    lines.append(f"training: {training.max_steps} steps of {training.batch_seconds:g} s, about {epochs:.1f} epochs")
+    step_seconds = training.batch_seconds * training.accumulation * num_processes
+    epochs = training.max_steps * step_seconds / max(preparation.train.seconds, 1e-9)
+    lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s, about {epochs:.1f} epochs")
     lines += [f"note: {warning}" for warning in _warnings(preparation)]
     return lines
 

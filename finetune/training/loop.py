@@ -70,7 +70,7 @@ def train(
         disable=None if accelerator.is_main_process else True,
     )
     objective.train()
-    loss_sum = labels = 0.0
+    results: list[StepResult] = []
     started, since = time.perf_counter(), first_step
     for step in range(first_step, schedule.max_steps):
         rate = schedule.learning_rate * learning_rate_factor(step, schedule.max_steps, schedule.warmup_ratio)
@@ -81,25 +81,17 @@ def train(
         for batch in micro_batches:
             for rejection in batch.unreadable:
                 hooks.reject(rejection)
-        result = train_step(accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm)
-        loss_sum, labels = loss_sum + result.loss_sum, labels + result.labels
+        results.append(train_step(accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm))
         done = step + 1
         progress.update()
         evaluates = done % schedule.eval_steps == 0 or done == schedule.max_steps
         # No line spans a checkpoint, or a resumed run would log other losses than an uninterrupted one.
         if evaluates or done % schedule.log_steps == 0:
-            loss = loss_sum / max(labels, 1)
             seconds = (time.perf_counter() - started) / (done - since)
-            values = {
-                "loss": loss,
-                "learning_rate": rate,
-                "gradient_norm": result.gradient_norm,
-                "step_seconds": seconds,
-            }
+            values = {**summarize(results), "learning_rate": rate, "step_seconds": seconds}
             hooks.log(done, values)
-            progress.set_postfix(loss=f"{loss:.3f}")
-            loss_sum = labels = 0.0
-            started, since = time.perf_counter(), done
+            progress.set_postfix(loss=values.get("loss"))
+            results, started, since = [], time.perf_counter(), done
         if evaluates:
             pause = time.perf_counter()
             hooks.evaluate(done)
@@ -107,6 +99,22 @@ def train(
             hooks.save(done)
             started += time.perf_counter() - pause
     progress.close()
+
+
+def summarize(results: list[StepResult]) -> dict[str, float]:
+    """The loss for each label and the last gradient's norm, over the steps that changed something.
+
+    Steps that did not (see `train_step`) are only counted, as `skipped_steps`; when all are, nothing else is said.
+    """
+    finite = [result for result in results if math.isfinite(result.gradient_norm)]
+    values: dict[str, float] = {}
+    if finite:
+        labels = sum(result.labels for result in finite)
+        values["loss"] = sum(result.loss_sum for result in finite) / max(labels, 1)
+        values["gradient_norm"] = finite[-1].gradient_norm
+    if len(finite) < len(results):
+        values["skipped_steps"] = len(results) - len(finite)
+    return values
 
 
 def train_step(
