@@ -163,7 +163,7 @@ def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
     data = make_batches(make_corpus(tmp_path, ["ab", "cab", "dad"]))
     (tmp_path / "01.wav").unlink()
     batch = data.collate([data[(0, index)] for index in range(3)])
-    assert batch.unreadable == (Rejection("train", 0, "01.wav", "no such file", str(tmp_path / "01.wav")),)
+    assert batch.unreadable == (Rejection("train", 1, "01.wav", "no such file", str(tmp_path / "01.wav")),)
     assert batch.label_lengths.tolist() == [2, 0, 3]
     assert not batch.input_values[1].any()
     assert torch.isfinite(batch.input_values).all()
