@@ -135,7 +135,7 @@ def test_quickstart_sentences_are_the_committed_ones() -> None:
 
 def test_quickstart_corpus_splits() -> None:
     rows = {split: read_metadata(split) for split in SPLITS}
-    assert {split: len(rows[split]) for split in SPLITS} == {"train": 360, "validation": 60, "test": 100}
+    assert {split: len(rows[split]) for split in SPLITS} == {"train": 460, "validation": 60, "test": 100}
     voices = {split: {row["speaker"] for row in rows[split]} for split in SPLITS}
     assert [len(voices[split]) for split in SPLITS] == [16, 4, 6]
     assert len(set.union(*voices.values())) == 26
