@@ -1,0 +1,38 @@
+"""The base and the quickstart that stand in this repository."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.experiment import run
+from finetune.recipe import load_recipe
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
+
+
+def test_base_is_an_ordinary_wav2vec2_without_a_head() -> None:
+    from transformers import AutoModel
+
+    config = json.loads((QUICKSTART / "base" / "config.json").read_text())
+    assert config["architectures"] == ["Wav2Vec2Model"]
+    assert (QUICKSTART / "base" / "model.safetensors").stat().st_size <= 25e6
+    model = AutoModel.from_pretrained(QUICKSTART / "base")
+    # 20 ms a frame: the published models' stride of 320 samples, and their receptive field of 400.
+    assert int(model._get_feat_extract_output_lengths(400 + 320)) == 2
+    assert int(model._get_feat_extract_output_lengths(399)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "bounds"),
+    [([], (0.0, 0.20)), (["model.random_weights=true", "model.freeze_feature_encoder=false"], (0.60, 1.1))],
+    ids=["pretrained", "random"],
+)
+def test_quickstart_learns_because_of_its_base(
+    overrides: list[str], bounds: tuple[float, float], tmp_path: Path
+) -> None:
+    scores = run(load_recipe(QUICKSTART / "recipe.yaml", overrides), tmp_path / "run")
+    assert scores.wer is not None
+    assert bounds[0] <= scores.wer <= bounds[1]
+    assert scores.utterances == 100
