@@ -142,7 +142,7 @@ def test_quickstart_corpus_splits() -> None:
     texts = {split: {" ".join(split_words(row["text"])) for row in rows[split]} for split in SPLITS}
     assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
     known = {word for text in texts["train"] for word in text.split(" ")}
-    assert 120 <= len(known) <= 160
+    assert 80 <= len(known) <= 100
     assert known.issuperset(word for text in texts["test"] | texts["validation"] for word in text.split(" "))
 
 
