@@ -12,6 +12,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import word_lists as words
@@ -46,12 +47,7 @@ def _looks_natural(word: str, counts: Counter[str]) -> bool:
 
 
 def _read_documentation() -> Iterator[str]:
-    try:
-        from pydoc_data.topics import topics
-
-        yield from (str(topic) for topic in topics.values())
-    except ImportError:  # some distributions leave it out; the docstrings are enough
-        pass
+    yield from (str(topic) for topic in topics.values())
     skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings"}
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):

@@ -28,16 +28,9 @@ ACCENTS = {
 
 # Variants of espeak-ng, one list for each use; a variant stands in one list only, except that the
 # quickstart corpus trains on voices the base may have heard. Near copies (steph, steph2) stay together.
+_PLAIN_VARIANTS = ("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f4")
 BASE_VARIANTS = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m6",
-    "m7",
-    "f1",
-    "f2",
-    "f4",
+    *_PLAIN_VARIANTS,
     "klatt",
     "klatt2",
     "klatt3",
@@ -86,15 +79,7 @@ BASE_VARIANTS = (
 )
 BASE_VALIDATION_VARIANTS = ("belinda", "sandro", "Jacky", "zac", "Nguyen", "Alex", "rob", "grandma")
 QUICKSTART_TRAIN_VARIANTS = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m6",
-    "m7",
-    "f1",
-    "f2",
-    "f4",
+    *_PLAIN_VARIANTS,
     "adam",
     "Gene",
     "john",
