@@ -1,6 +1,6 @@
 """Make a large, varied corpus of synthesised English to train a small wav2vec2 from nothing.
 
-    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--seed 0] [--processes 2]
+    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--invented-voices 0] [--seed 0] [--processes 2]
 
 Needs the programs espeak-ng and flite. The result is a Hugging Face `audiofolder`: train/ and validation/
 (voices that train/ never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and source. Each
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,16 +32,19 @@ from synthesis import (
     FLITE_VOICES,
     SynthesisError,
     Voice,
+    invent_variant,
     require_program,
     respell_letters,
     speak,
+    write_espeak_data,
 )
 
 SAMPLING_RATE = 16000
 MIN_SECONDS, MAX_SECONDS = 0.6, 9.0
 FLITE_SHARE = 0.3
+INVENTED_SHARE = 0.6  # of what espeak-ng says in train/
 VALIDATION_UTTERANCES = 400
-SPLIT_NUMBERS = {"train": 0, "validation": 1, "babble": 2}
+SPLIT_NUMBERS = {"train": 0, "validation": 1, "babble": 2, "voices": 3}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class InventedVoices:
+    """Voice variants that only this corpus has, and the data folder that espeak-ng finds them in."""
+
+    names: list[str]
+    data_path: Path
+
+
+@dataclass(frozen=True)
 class Studio:
     """What every utterance of a process draws on."""
 
@@ -62,12 +74,13 @@ class Studio:
     seed: int
     clauses: list[str]
     babble_clips: list[Waveform]
+    invented: InventedVoices | None
 
 
 _studio: Studio | None = None
 
 
-def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float) -> Voice:
+def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invented: InventedVoices | None) -> Voice:
     """Return a random voice; `vocal_tract` is the resampling to come, which its speed makes up for."""
     # The power makes fast talkers rarer than slow ones.
     words_per_minute = (110 + 110 * rng.random() ** 1.6) / vocal_tract
@@ -76,7 +89,9 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float) -> Voic
         return Voice("flite", name, words_per_minute * 1.1, int(rng.integers(15, 86)), int(rng.integers(50, 180)))
     variants = BASE_VALIDATION_VARIANTS if split == "validation" else BASE_VARIANTS
     accent = str(rng.choice(list(ACCENTS), p=list(ACCENTS.values())))
-    variant = variants[int(rng.integers(len(variants)))]
+    variant, data_path = variants[int(rng.integers(len(variants)))], None
+    if invented and split != "validation" and rng.random() < INVENTED_SHARE:
+        variant, data_path = invented.names[int(rng.integers(len(invented.names)))], invented.data_path
     word_gap = int(rng.integers(0, 9)) if rng.random() < 0.4 else 0
     return Voice(
         "espeak-ng",
@@ -85,14 +100,17 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float) -> Voic
         int(rng.integers(15, 86)),
         int(rng.integers(40, 190)),
         word_gap,
+        data_path,
     )
 
 
-def say(split: str, rng: np.random.Generator, clauses: list[str]) -> tuple[Waveform, str, str, str]:
+def say(
+    split: str, rng: np.random.Generator, clauses: list[str], invented: InventedVoices | None
+) -> tuple[Waveform, str, str, str]:
     """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source."""
     script, source = write_script(rng, clauses)
     vocal_tract = float(rng.uniform(0.82, 1.2))
-    voice = draw_voice(split, rng, vocal_tract)
+    voice = draw_voice(split, rng, vocal_tract, invented)
     british = "en-gb" in voice.name or "en-029" in voice.name
     spoken = respell_letters(add_pauses(script, source, rng), zed=british and bool(rng.random() < 0.25))
     samples, sampling_rate = speak(spoken, voice)
@@ -110,7 +128,7 @@ def make_utterance(job: tuple[str, int]) -> Utterance:
     split, index = job
     rng = np.random.default_rng([_studio.seed, SPLIT_NUMBERS[split], index])
     for _ in range(50):
-        dry, text, speaker, source = say(split, rng, _studio.clauses)
+        dry, text, speaker, source = say(split, rng, _studio.clauses, _studio.invented)
         waveform = record(dry, SAMPLING_RATE, rng, _studio.babble_clips)
         seconds = len(waveform) / SAMPLING_RATE
         if MIN_SECONDS <= seconds <= MAX_SECONDS:
@@ -120,16 +138,16 @@ def make_utterance(job: tuple[str, int]) -> Utterance:
     raise SynthesisError(f"no utterance of {MIN_SECONDS} to {MAX_SECONDS} s came out in 50 tries")
 
 
-def open_studio(folder: Path, seed: int, clauses: list[str]) -> None:
+def open_studio(folder: Path, seed: int, clauses: list[str], invented: InventedVoices | None) -> None:
     """Prepare a process: the clauses, and clips of other speakers to make babble of."""
     global _studio
     os.nice(5)
     clips = []
     for number in range(24):
         rng = np.random.default_rng([seed, SPLIT_NUMBERS["babble"], number])
-        clip = say("train", rng, clauses)[0]
+        clip = say("train", rng, clauses, invented)[0]
         clips.append(clip / max(1e-6, float(np.std(clip))))
-    _studio = Studio(folder, seed, clauses, clips)
+    _studio = Studio(folder, seed, clauses, clips, invented)
 
 
 def make_split(folder: Path, split: str, count: int, pool: multiprocessing.pool.Pool) -> list[Utterance]:
@@ -156,7 +174,17 @@ def make_split(folder: Path, split: str, count: int, pool: multiprocessing.pool.
     return utterances
 
 
-def make_corpus(output: Path, num_utterances: int, seed: int, num_processes: int) -> str:
+def invent_voices(folder: Path, count: int, seed: int) -> InventedVoices | None:
+    """Write `count` variants into a data folder for espeak-ng; None for none."""
+    if count == 0:
+        return None
+    names = [f"invented{number:04d}" for number in range(count)]
+    rngs = [np.random.default_rng([seed, SPLIT_NUMBERS["voices"], number]) for number in range(count)]
+    write_espeak_data(folder, {name: invent_variant(rng) for name, rng in zip(names, rngs, strict=True)})
+    return InventedVoices(names, folder)
+
+
+def make_corpus(output: Path, num_utterances: int, num_voices: int, seed: int, num_processes: int) -> str:
     """Make the whole corpus beside `output`, rename it when complete, and return a summary."""
     if output.exists():
         raise SynthesisError(f"{output} exists already; remove it or choose another folder")
@@ -167,7 +195,12 @@ def make_corpus(output: Path, num_utterances: int, seed: int, num_processes: int
     folder.mkdir(parents=True)
     clauses = collect_clauses()
     summary = []
-    with multiprocessing.Pool(num_processes, open_studio, (folder, seed, clauses)) as pool:
+    with (
+        tempfile.TemporaryDirectory() as data,
+        multiprocessing.Pool(
+            num_processes, open_studio, (folder, seed, clauses, invent_voices(Path(data), num_voices, seed))
+        ) as pool,
+    ):
         for split, count in (("validation", VALIDATION_UTTERANCES), ("train", num_utterances)):
             utterances = make_split(folder, split, count, pool)
             hours = sum(each.seconds for each in utterances) / 3600
@@ -182,11 +215,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--utterances", type=int, default=24000, help="size of train/ (default: 24000)")
+    parser.add_argument(
+        "--invented-voices", type=int, default=0, help="espeak-ng voices of random formants in train/ (default: 0)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     try:
-        print(make_corpus(arguments.output, arguments.utterances, arguments.seed, arguments.processes))
+        print(
+            make_corpus(
+                arguments.output,
+                arguments.utterances,
+                arguments.invented_voices,
+                arguments.seed,
+                arguments.processes,
+            )
+        )
     except SynthesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -112,12 +112,46 @@ class Voice:
     pitch: int = 50  # 0 to 99; of flite's voices only kal and kal16 listen to it
     pitch_range_percent: int = 100  # the same
     word_gap: int = 0  # tens of milliseconds between words, espeak-ng only
+    data_path: Path | None = None  # what `write_espeak_data` made, for a variant that espeak-ng does not bring
 
 
 def require_program(name: str) -> None:
     """Raise SynthesisError when a synthesiser is not installed."""
     if shutil.which(name) is None:
         raise SynthesisError(f"{name} was not found; install it, for example with: apt-get install {name}")
+
+
+def invent_variant(rng: np.random.Generator) -> str:
+    """Return the file of a random espeak-ng voice variant: a throat, and resonances that stray from it one by one.
+
+    A formant's line is its number and its frequency, strength and width in percent of the usual; the ranges are
+    about those of the variants that come with espeak-ng.
+    """
+    lowest = int(rng.integers(60, 190))
+    lines = ["language variant", f"pitch {lowest} {round(lowest * rng.uniform(1.15, 1.8))}"]
+    throat = rng.uniform(88, 120)
+    for formant, stray in enumerate((0.2, 0.2, 0.3, 0.25, 0.15, 0.15)):
+        frequency = min(140, max(70, round(throat * rng.uniform(1 - stray, 1 + stray))))
+        lines.append(f"formant {formant} {frequency} {rng.integers(60, 151)} {rng.integers(60, 171)}")
+    strength, width = rng.integers(0, 101), rng.integers(60, 151)
+    lines += [f"formant {formant} 100 {strength} {width}" for formant in (6, 7, 8)]
+    lines += [f"flutter {rng.integers(0, 6)}", f"roughness {rng.integers(0, 5)}"]
+    lines += [f"voicing {rng.integers(60, 131)}", f"consonants {rng.integers(70, 131)}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_espeak_data(folder: Path, variants: dict[str, str]) -> None:
+    """Make a data folder for a `Voice`: links to what espeak-ng brings, and these variants by name."""
+    version = subprocess.run(["espeak-ng", "--version"], capture_output=True, check=True, text=True).stdout
+    installed = Path(version.split("Data at:")[1].strip())
+    made = folder / "espeak-ng-data"
+    (made / "voices" / "!v").mkdir(parents=True)
+    for path in (*installed.iterdir(), *(installed / "voices").iterdir(), *(installed / "voices" / "!v").iterdir()):
+        link = made / path.relative_to(installed)
+        if not link.exists():
+            link.symlink_to(path)
+    for name, text in variants.items():
+        (made / "voices" / "!v" / name).write_text(text)
 
 
 def respell_letters(script: str, zed: bool = False) -> str:
@@ -145,6 +179,7 @@ def _run_espeak(spoken: str, voice: Voice) -> tuple[Waveform, int]:
         str(voice.pitch),
         "-g",
         str(voice.word_gap),
+        *([f"--path={voice.data_path}"] if voice.data_path else []),
         marked,
     ]
     wave = subprocess.run(command, capture_output=True, check=True).stdout

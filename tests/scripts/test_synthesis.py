@@ -106,6 +106,32 @@ def test_a_missing_synthesiser_is_named_with_its_remedy() -> None:
         synthesis.require_program("no-such-speaker")
 
 
+def test_invented_voices_are_repeatable_and_all_different() -> None:
+    variants = [synthesis.invent_variant(np.random.default_rng([5, number])) for number in range(50)]
+    assert variants == [synthesis.invent_variant(np.random.default_rng([5, number])) for number in range(50)]
+    assert len(set(variants)) == 50
+    second = [int(re.findall(r"(?m)^formant 2 (\d+) ", variant)[0]) for variant in variants]
+    assert 70 <= min(second) < 85
+    assert 120 < max(second) <= 140
+
+
+def test_espeak_finds_invented_voices_beside_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "installed"
+    (installed / "voices" / "!v").mkdir(parents=True)
+    (installed / "en_dict").write_text("words")
+    (installed / "voices" / "!v" / "f1").write_text("its own")
+    program = tmp_path / "espeak-ng"
+    program.write_text(f"#!/bin/sh\necho 'eSpeak NG text-to-speech: 1.51  Data at: {installed}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    synthesis.write_espeak_data(tmp_path / "made", {"invented0000": "ours"})
+    made = tmp_path / "made" / "espeak-ng-data"
+    assert (made / "en_dict").read_text() == "words"
+    assert (made / "voices" / "!v" / "f1").read_text() == "its own"
+    assert (made / "voices" / "!v" / "invented0000").read_text() == "ours"
+    assert not (installed / "voices" / "!v" / "invented0000").exists()
+
+
 def test_recording_keeps_shape_and_range() -> None:
     tone = np.sin(np.arange(16000) * 0.1).astype(np.float32)
     assert len(resample(tone, 0.5)) == pytest.approx(8000, abs=1)
