@@ -90,6 +90,7 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invente
     variants = BASE_VALIDATION_VARIANTS if split == "validation" else BASE_VARIANTS
     accent = str(rng.choice(list(ACCENTS), p=list(ACCENTS.values())))
     variant, data_path = variants[int(rng.integers(len(variants)))], None
+    # Only drawn where there are any, so that a corpus without them stays what it was.
     if invented and split != "validation" and rng.random() < INVENTED_SHARE:
         variant, data_path = invented.names[int(rng.integers(len(invented.names)))], invented.data_path
     word_gap = int(rng.integers(0, 9)) if rng.random() < 0.4 else 0
@@ -221,6 +222,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.invented_voices < 0:
+        parser.error(f"--invented-voices is {arguments.invented_voices}; expected 0 or more")
     try:
         print(
             make_corpus(
