@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,6 +56,17 @@ def copy_rows(corpus: Path, folder: Path, split: str, change: Callable[[dict[str
 def write_tone(file: Path, seconds: float = 1.0) -> Path:
     soundfile.write(file, 0.1 * np.sin(np.arange(round(16000 * seconds)) / 5), 16000)
     return file
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, "30000"), ("99", "99")])
+def test_training_keeps_the_kernels_of_many_shapes_unless_told_otherwise(
+    refuse: Refusal, monkeypatch: pytest.MonkeyPatch, asked: str | None, kept: str
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    monkeypatch.setattr(os, "environ", environment if asked is None else {**environment, name: asked})
+    refuse("train", "none.yaml")
+    assert os.environ[name] == kept
 
 
 @pytest.mark.parametrize("command", ["train", "check", "recipe"])

@@ -15,6 +15,10 @@ from finetune.data.vocabulary import encode
 # Purposes of random numbers, so that no two draws share a stream.
 _ORDER, _WAVEFORM, _MASK = 0, 1, 2
 
+# Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
+# kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
+_PADDING_SAMPLES = 1600
+
 Key = tuple[int, int]  # (epoch, index of the utterance in its split)
 
 
@@ -133,6 +137,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             [waveform for _, waveform, _ in examples],
             sampling_rate=self.limits.sampling_rate,
             padding=True,
+            pad_to_multiple_of=_PADDING_SAMPLES if self.attention_mask else None,
             return_attention_mask=self.attention_mask,
             return_tensors="pt",
         )
@@ -141,21 +146,22 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             for (_, index), _, rejection in examples
         ]
         num_frames = [self.limits.num_frames(len(waveform)) for _, waveform, _ in examples]
+        padded_frames = self.limits.num_frames(features["input_values"].shape[1])
         return Batch(
             input_values=features["input_values"],
             attention_mask=features.get("attention_mask"),
             num_frames=torch.tensor(num_frames),
-            mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames),
+            mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames),
             labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),
             label_lengths=torch.tensor([len(utterance) for utterance in labels]),
             unreadable=tuple(rejection for _, _, rejection in examples if rejection),
         )
 
-    def _draw_masks(self, keys: Sequence[Key], num_frames: Sequence[int]) -> torch.Tensor | None:
+    def _draw_masks(self, keys: Sequence[Key], num_frames: Sequence[int], padded_frames: int) -> torch.Tensor | None:
         probability, length = self.mask_time
         if probability == 0:
             return None
-        masks = torch.zeros(len(keys), max(num_frames), dtype=torch.bool)
+        masks = torch.zeros(len(keys), padded_frames, dtype=torch.bool)
         for i, ((epoch, index), frames) in enumerate(zip(keys, num_frames, strict=True)):
             rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK)
             masks[i, :frames] = torch.from_numpy(draw_time_mask(frames, probability, length, rng))
