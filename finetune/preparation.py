@@ -45,7 +45,7 @@ def prepare(recipe: Recipe) -> Preparation:
     model, data = recipe.model, recipe.data
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
-    augmentation = Augmentation(**recipe.augmentation.model_dump())
+    augmentation = Augmentation(feature_extractor.sampling_rate, **recipe.augmentation.model_dump())
     limits = Limits(
         sampling_rate=feature_extractor.sampling_rate,
         encoder=encoder_convolutions(config),

@@ -75,9 +75,13 @@ class TextSection(Section):
 
 
 class AugmentationSection(Section):
-    """Changes to training waveforms; ranges are [lowest, highest]."""
+    """Changes to training waveforms; ranges are [lowest, highest].
+
+    `vocal_tract` moves each formant at random by a factor of up to exp(1.5 × its value), as if others had spoken.
+    """
 
     speed: Range | None = None
+    vocal_tract: float | None = Field(None, gt=0, le=0.5)
     noise_probability: float = Field(0.5, ge=0, le=1)
     noise_snr_db: Range | None = None
     gain_db: Range | None = None

@@ -1,11 +1,15 @@
-"""Speed, noise, gain and SpecAugment masks, each drawn from (seed, epoch, utterance) and nothing else."""
+"""Speed, vocal tract, noise, gain and SpecAugment masks, each drawn from (seed, epoch, utterance) and nothing else."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from finetune.data.audio import Waveform, resample
+
+# The first four resonances in hertz of a tube of 17 cm, an adult's vocal tract (Fant 1960).
+_FORMANTS = (500.0, 1500.0, 2500.0, 3500.0)
 
 
 def generator(seed: int, epoch: int, utterance: int, purpose: int) -> np.random.Generator:
@@ -15,9 +19,11 @@ def generator(seed: int, epoch: int, utterance: int, purpose: int) -> np.random.
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training waveform; ranges are (lowest, highest), None switches a step off."""
+    """What may happen to a training waveform at `sampling_rate` Hz; ranges are (lowest, highest), None is off."""
 
+    sampling_rate: int = 16000
     speed: tuple[float, float] | None = None
+    vocal_tract: float | None = None
     noise_probability: float = 0.5
     noise_snr_db: tuple[float, float] | None = None
     gain_db: tuple[float, float] | None = None
@@ -31,6 +37,8 @@ class Augmentation:
         """A changed copy of (samples,) float32: speed first, so that the noise stays unstretched."""
         if self.speed:
             waveform = change_speed(waveform, rng.uniform(*self.speed))
+        if self.vocal_tract:
+            waveform = move_formants(waveform, draw_vocal_tract(self.vocal_tract, rng), self.sampling_rate)
         if self.noise_snr_db and rng.random() < self.noise_probability:
             waveform = add_noise(waveform, rng.uniform(*self.noise_snr_db), rng)
         if self.gain_db:
@@ -43,6 +51,40 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     # Whole percents keep the number of distinct resampling kernels small.
     percent = round(100 * factor)
     return resample(waveform, percent, 100)
+
+
+def draw_vocal_tract(strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Factors for the first four formants, (4,): exp of up to ±strength / 2 for all times one of ±strength for each."""
+    factors: npt.NDArray[np.float64] = np.exp(
+        rng.uniform(-strength / 2, strength / 2) + rng.uniform(-strength, strength, len(_FORMANTS))
+    )
+    return factors
+
+
+def move_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampling_rate: int) -> Waveform:
+    """Multiply the frequencies of the first four formants, (4,), as if another throat had spoken; pitch and time stay.
+
+    It is vocal tract length perturbation (Jaitly and Hinton 2013) of the waveform instead of its filter banks, with a
+    factor for each formant. What moves is the spectral envelope: the cepstrum's first 2 ms, where the pitch isn't.
+    """
+    window = torch.hann_window(sampling_rate * 32 // 1000).sqrt()
+    size, hop = len(window), len(window) // 2
+    spectrum = torch.stft(
+        torch.from_numpy(waveform), size, hop, window=window, pad_mode="constant", return_complex=True
+    )  # (frequencies, frames)
+    cepstrum = torch.fft.irfft(torch.log(spectrum.abs() + 1e-4), n=size, dim=0)
+    cepstrum[size // 16 + 1 : -(size // 16)] = 0
+    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    frequencies = np.fft.rfftfreq(size, 1 / sampling_rate)
+    highest = frequencies[-1]
+    formants = np.array([f for f in _FORMANTS if f < highest])
+    moved = np.minimum(np.maximum.accumulate(formants * factors[: len(formants)]), highest)
+    origin = np.interp(frequencies, [0, *moved, highest], [0, *formants, highest]) * size / sampling_rate
+    lower = torch.from_numpy(np.minimum(origin.astype(np.int64), size // 2 - 1))
+    weight = torch.from_numpy(origin.astype(np.float32))[:, None] - lower[:, None]
+    gain = torch.exp(torch.lerp(envelope[lower], envelope[lower + 1], weight) - envelope)
+    changed = torch.istft(spectrum * gain, size, hop, window=window, length=len(waveform))
+    return np.asarray(changed.numpy(), dtype=np.float32)
 
 
 def add_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:

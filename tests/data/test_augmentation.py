@@ -5,9 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from finetune.data.augmentation import Augmentation, add_noise, change_speed, draw_time_mask, generator
+from finetune.data.augmentation import (
+    Augmentation,
+    add_noise,
+    change_speed,
+    draw_time_mask,
+    draw_vocal_tract,
+    generator,
+    move_formants,
+)
 
-EVERYTHING = Augmentation(speed=(0.9, 1.1), noise_probability=0.7, noise_snr_db=(0, 20), gain_db=(-6, 6))
+EVERYTHING = Augmentation(
+    speed=(0.9, 1.1), vocal_tract=0.3, noise_probability=0.7, noise_snr_db=(0, 20), gain_db=(-6, 6)
+)
 
 
 def make_tone(samples: int = 16000) -> np.ndarray:
@@ -67,6 +77,52 @@ def test_faster_speech_is_higher() -> None:
     fast = change_speed(make_tone(), 1.1)
     pitch = float(np.argmax(np.abs(np.fft.rfft(fast)))) * 16000 / len(fast)
     assert pitch == pytest.approx(550, abs=3)
+
+
+def make_vowel(formants: tuple[float, ...], sampling_rate: int = 16000, pitch: int = 100) -> np.ndarray:
+    """A second of harmonics of `pitch` under resonances 80 Hz wide."""
+    time = np.arange(sampling_rate) / sampling_rate
+    harmonics = np.arange(pitch, sampling_rate // 2, pitch)
+    heights = sum(1 / (1 + ((harmonics - formant) / 80.0) ** 2) for formant in formants)
+    waveform = (heights[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time + harmonics[:, None])).sum(0)
+    return (0.3 * waveform / np.abs(waveform).max()).astype(np.float32)
+
+
+def loudest(waveform: np.ndarray, low: float, high: float) -> float:
+    """The loudest frequency between two of them, in hertz, of a second of sound."""
+    spectrum = np.abs(np.fft.rfft(waveform))[round(low) : round(high)]
+    return float(low + np.argmax(spectrum))
+
+
+@pytest.mark.parametrize("sampling_rate", [8000, 16000])
+@pytest.mark.parametrize("factors", [(1.0, 1.4, 1.0, 1.0), (1.4, 0.8, 1.0, 1.0), (1.0, 1.0, 0.8, 1.1)])
+def test_each_formant_moves_by_its_own_factor_and_the_pitch_stays(
+    factors: tuple[float, ...], sampling_rate: int
+) -> None:
+    formants = (500.0, 1500.0, 2500.0, 3500.0)
+    moved = move_formants(make_vowel(formants, sampling_rate), np.array(factors), sampling_rate)
+    for formant, factor in zip(formants, factors, strict=True):
+        expected = formant * factor
+        assert loudest(moved, expected - 250, expected + 250) == pytest.approx(expected, abs=100)
+    harmonics = np.abs(np.fft.rfft(moved))[:3600]
+    assert harmonics[::100].sum() > 10 * harmonics[50::100].sum()
+
+
+def test_a_vocal_tract_of_the_same_shape_changes_nothing() -> None:
+    vowel = make_vowel((700.0, 1200.0))
+    np.testing.assert_allclose(move_formants(vowel, np.ones(4), 16000), vowel, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 511, 513])
+def test_a_vocal_tract_changes_the_shortest_speech_too(samples: int) -> None:
+    changed = move_formants(make_tone(samples), np.array([1.2, 0.8, 1.0, 1.0]), 16000)
+    assert changed.shape == (samples,) and changed.dtype == np.float32 and np.isfinite(changed).all()
+
+
+def test_drawn_vocal_tracts_fill_their_range_and_differ() -> None:
+    drawn = np.log([draw_vocal_tract(0.2, generator(0, 0, i, 0)) for i in range(400)])
+    assert drawn.shape == (400, 4) and np.abs(drawn).max() < 0.3
+    np.testing.assert_allclose(drawn.std(0), 0.2 * math.sqrt(1.25 / 3), rtol=0.1)
 
 
 def test_gain_is_in_decibels_and_within_its_range() -> None:
