@@ -20,7 +20,7 @@ from finetune import __version__
 from finetune.data.batching import SpeechBatches, deal, stream
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.features import uses_attention_mask
-from finetune.data.transcripts import save_normalization
+from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.errors import UserError
 from finetune.evaluation.report import write_report
@@ -82,6 +82,7 @@ class Experiment:
             dropout=model.dropout,
             mask_time_probability=training.mask_time_probability,
             seed=training.seed,
+            head_rows=preparation.head_rows,
             revision=model.revision,
             freeze_feature_encoder=model.freeze_feature_encoder,
         )
@@ -214,7 +215,7 @@ class Experiment:
             license=recipe.publishing.license,
             datasets=[recipe.data.root],
             scores={role: scores},
-            normalization=recipe.text.normalization,
+            normalization=describe_steps(recipe.text.normalization),
             training_command="finetune train recipe.yaml",
             recipe_yaml=recipe.to_yaml(),
         )

@@ -1,6 +1,8 @@
 """A recipe to everything that is known before training: splits, vocabulary, limits, and what was left out."""
 
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,19 +10,26 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.vocabulary import build_vocabulary
+from finetune.data.vocabulary import build_vocabulary, count_characters, load_base_vocabulary
+from finetune.errors import UserError
 from finetune.recipe import Recipe
+
+RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a run trains on; `test` is None where the data have no such split."""
+    """What a run trains on; `test` is None where the data have no such split.
+
+    `head_rows` says for each token of the vocabulary which row of the base's head it goes on with, if any.
+    """
 
     config: Any
     feature_extractor: Any
     limits: Limits
     augmentation: Augmentation
     vocabulary: dict[str, int]
+    head_rows: tuple[int | None, ...] | None
     train: Split
     validation: Split
     test: Split | None
@@ -70,8 +79,38 @@ def prepare(recipe: Recipe) -> Preparation:
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     test_split = data.test_split or ("test" if "test" in tables else None)
     test = split(test_split) if test_split else None
-    vocabulary = build_vocabulary(utterance.transcript for utterance in train.utterances)
-    return Preparation(config, feature_extractor, limits, augmentation, vocabulary, train, validation, test)
+    vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
+    return Preparation(config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test)
+
+
+def choose_vocabulary(
+    recipe: Recipe, transcripts: Sequence[str]
+) -> tuple[dict[str, int], tuple[int | None, ...] | None]:
+    """The vocabulary as the recipe's text section says, and each token's row of the base's head where it is kept.
+
+    Raises UserError where most of what the transcripts hold is not in it.
+    """
+    text, model = recipe.text, recipe.model
+    counts = count_characters(transcripts)
+    frequent = sorted(character for character, count in counts.items() if count >= text.min_character_count)
+    head_rows = None
+    if text.vocabulary == "training":
+        vocabulary = build_vocabulary(frequent if text.characters is None else text.characters)
+    elif model.base is None:
+        raise UserError(f"text.vocabulary={text.vocabulary} needs a model.base that was fine-tuned.")
+    else:
+        rows = load_base_vocabulary(model.base, model.revision)
+        own = [token for token in rows if len(token) == 1]
+        vocabulary = build_vocabulary([*own, *frequent] if text.vocabulary == "extended" else own)
+        head_rows = None if model.random_weights else tuple(rows.get(token) for token in vocabulary)
+    known = sum(count for character, count in counts.items() if character in vocabulary)
+    if 2 * known < counts.total():
+        raise UserError(
+            f"Only {known} of the {counts.total()} characters of the training transcripts are in the vocabulary "
+            f"({''.join(token for token in vocabulary if len(token) == 1 and token != '|')}): expected text like it; "
+            "look at text.normalization, for example at its case."
+        )
+    return vocabulary, head_rows
 
 
 def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -> list[str]:
@@ -85,12 +124,43 @@ def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
     characters = [token for token in preparation.vocabulary if len(token) == 1 and token != "|"]
     lines.append(f"vocabulary: {len(characters)} characters: {' '.join(characters)}")
+    lines += _describe_characters(preparation)
     training = recipe.training
     step_seconds = training.batch_seconds * training.accumulation * num_processes
     epochs = training.max_steps * step_seconds / max(preparation.train.seconds, 1e-9)
     lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s, about {epochs:.1f} epochs")
     lines += [f"note: {warning}" for warning in _warnings(preparation)]
     return lines
+
+
+def _describe_characters(preparation: Preparation) -> list[str]:
+    """What of the training transcripts the model can't write, and what it will hardly learn to."""
+    counts = count_characters(utterance.transcript for utterance in preparation.train.utterances)
+    rare = Counter({character: count for character, count in counts.items() if count <= RARE})
+    missing = Counter(
+        {character: count for character, count in counts.items() if character not in preparation.vocabulary}
+    )
+    lines = []
+    if missing:
+        lines.append(f"not in the vocabulary, learned as [UNK]: {_list_characters(missing)}")
+    if rare := rare - missing:
+        lines.append(
+            f"note: rare in training: {_list_characters(rare)}; text.min_character_count or a step of "
+            "text.normalization would leave them out"
+        )
+    delimiters = sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances)
+    if delimiters:
+        lines.append(f"note: {delimiters} transcripts hold |, which parts words in a vocabulary: read as a space")
+    return lines
+
+
+def _list_characters(counts: Counter[str], most: int = 20) -> str:
+    """Each with its count; what stands on another character (a combining mark) is named, for it can't be seen alone."""
+    listed = [
+        f"{unicodedata.name(character, repr(character)) if unicodedata.combining(character) else character} × {count}"
+        for character, count in counts.most_common(most)
+    ]
+    return ", ".join(listed) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
 def _warnings(preparation: Preparation) -> list[str]:

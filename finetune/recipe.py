@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from finetune.data.sources import is_hub_name
-from finetune.data.transcripts import DEFAULT_STEPS, STEPS
+from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
 from finetune.errors import UserError
 
 Range = tuple[float, float]
@@ -61,17 +61,37 @@ class DataSection(Section):
 
 
 class TextSection(Section):
-    """How transcripts are normalised, in training and in scoring: named steps in order."""
+    """How transcripts are normalised, in training and in scoring (named steps or presets in order), and the characters.
 
-    normalization: tuple[str, ...] = DEFAULT_STEPS
+    The vocabulary is of the training transcripts' characters that come at least `min_character_count` times, of
+    `characters` where they are given, or of the base's own with its head: kept (`base`), or `extended` by training's.
+    """
+
+    normalization: tuple[Step, ...] = DEFAULT_STEPS
+    vocabulary: Literal["training", "base", "extended"] = "training"
+    characters: str | None = Field(None, min_length=1)
+    min_character_count: int = Field(1, gt=0)
+
+    @field_validator("normalization", mode="before")
+    @classmethod
+    def _one_or_many(cls, steps: Any) -> Any:
+        return (steps,) if isinstance(steps, str | dict) else steps
 
     @field_validator("normalization")
     @classmethod
-    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_steps(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for step in steps:
-            if step not in STEPS:
-                raise ValueError(f"unknown step '{step}'{_did_you_mean(step, STEPS)} known are {', '.join(STEPS)}")
-        return steps
+            name = step if isinstance(step, str) else next(iter(step), "")
+            if name not in NAMES:
+                raise ValueError(f"unknown step '{name}'{_did_you_mean(name, NAMES)} known are {', '.join(NAMES)}")
+        build_normalizer(steps)
+        return expand(steps)
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> "TextSection":
+        if self.characters is not None and self.vocabulary != "training":
+            raise ValueError("expected either text.characters or text.vocabulary, not both")
+        return self
 
 
 class AugmentationSection(Section):

@@ -12,7 +12,7 @@ from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS, load_normalization
+from finetune.data.transcripts import DEFAULT_STEPS, Step, load_normalization
 from finetune.decoding.greedy import count_blanks, decode_greedy
 from finetune.errors import UserError
 from finetune.evaluation.report import Result
@@ -105,7 +105,7 @@ def _read(
     return read, rejected
 
 
-def _guess_normalization(transcriber: Transcriber) -> tuple[str, ...]:
+def _guess_normalization(transcriber: Transcriber) -> tuple[Step, ...]:
     """The default steps, in capitals for a model that writes capitals."""
     letters = [token for token in transcriber.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
     if letters and all(letter == letter.upper() for letter in letters):

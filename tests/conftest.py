@@ -117,7 +117,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
 
     folder = tmp_path_factory.mktemp("model")
     config = load_config(str(base_folder))
-    vocabulary = build_vocabulary(WORDS)
+    vocabulary = build_vocabulary("abcd")
     model: Any = build_model(
         config, str(base_folder), vocabulary=vocabulary, blank=PAD, dropout=0.0, mask_time_probability=0.0, seed=0
     )

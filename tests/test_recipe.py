@@ -27,6 +27,31 @@ def test_a_recipe_states_differences_from_the_defaults(tmp_path: Path) -> None:
     assert recipe.text.normalization == DEFAULT_STEPS
 
 
+def test_presets_are_spelled_out_and_may_stand_among_steps(tmp_path: Path) -> None:
+    text = "text: {normalization: [{replace: [a, b]}, turkish]}\n"
+    recipe = load_recipe(write(tmp_path, SMALLEST + text))
+    assert recipe.text.normalization == ({"replace": ["a", "b"]}, "nfkc", {"lowercase": "tr"}, "remove_punctuation")
+    (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+    alone = load_recipe(write(tmp_path, SMALLEST + "text: {normalization: german}\n"))
+    assert alone.text.normalization == DEFAULT_STEPS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{normalization: [{replace: ['(', x]}]}", r"text.normalization: .*replace: '\(' to 'x' can't be used"),
+        ("{normalization: [{replcae: [a, b]}]}", "unknown step 'replcae'; did you mean replace"),
+        ("{vocabulary: base, characters: abc}", "expected either text.characters or text.vocabulary"),
+        ("{vocabulary: bases}", "text.vocabulary: found 'bases'"),
+        ("{min_character_count: 0}", "text.min_character_count: found 0"),
+    ],
+)
+def test_text_sections_that_cannot_be_used_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_recipe(write(tmp_path, SMALLEST + f"text: {text}\n"))
+
+
 def test_a_section_without_keys_holds_the_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, SMALLEST + "training:\n  # max_steps: 7\n"))
     assert recipe == load_recipe(write(tmp_path, SMALLEST))

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Recording, Waveform, read_seconds, read_waveform
 from finetune.data.sources import Table
-from finetune.data.transcripts import normalize
+from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
 
 
@@ -90,12 +90,13 @@ def frames_needed(transcript: str) -> int:
     return len(transcript) + sum(a == b for a, b in itertools.pairwise(transcript))
 
 
-def prepare_split(name: str, table: Table, steps: Sequence[str], limits: Limits, training: bool = False) -> Split:
+def prepare_split(name: str, table: Table, steps: Sequence[Step], limits: Limits, training: bool = False) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
     With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
     Raises UserError with counts by reason when nothing is left.
     """
+    normalize = build_normalizer(steps)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
     texts = ["" if text is None else str(text) for text in table.rows[table.text]]
@@ -104,7 +105,7 @@ def prepare_split(name: str, table: Table, steps: Sequence[str], limits: Limits,
     for row, (raw, speaker) in enumerate(pairs):
         recording = table.recording(row)
         utterance_name = _name(recording, row)
-        transcript = normalize(raw, steps)
+        transcript = normalize(raw)
         try:
             seconds = read_seconds(recording)
             _require(transcript, seconds, limits, training)

@@ -2,17 +2,54 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from finetune.errors import UserError
+
 PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
 
 
-def build_vocabulary(transcripts: Iterable[str]) -> dict[str, int]:
-    """Token to id: the CTC blank `[PAD]` at 0, the word delimiter, the characters in order, `[UNK]` last."""
-    characters = sorted(set("".join(transcripts)) - {" "})
-    return {token: i for i, token in enumerate([PAD, WORD_DELIMITER, *characters, UNKNOWN])}
+def count_characters(transcripts: Iterable[str]) -> Counter[str]:
+    """How often each character comes, spaces left out."""
+    counts: Counter[str] = Counter()
+    for transcript in transcripts:
+        counts.update(transcript)
+    counts.pop(" ", None)
+    return counts
+
+
+def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
+    """Token to id: the CTC blank `[PAD]` at 0, the word delimiter, each character once as they come, `[UNK]` last."""
+    once = dict.fromkeys(character for character in characters if character not in (" ", WORD_DELIMITER))
+    return {token: i for i, token in enumerate([PAD, WORD_DELIMITER, *once, UNKNOWN])}
+
+
+def load_base_vocabulary(base: str, revision: str | None = None) -> dict[str, int]:
+    """A fine-tuned base's vocabulary: token to the row of its head, under our names for the special tokens.
+
+    Tokens that are neither a character nor the blank, the word delimiter or the unknown one are left out (`<s>`).
+    Raises UserError for a base without a vocabulary.
+    """
+    from transformers import Wav2Vec2CTCTokenizer
+
+    try:
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision)
+        rows = dict(tokenizer.get_vocab())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{base} has no vocabulary (a vocab.json for its head): set text.vocabulary=training, or take a base "
+            "that was fine-tuned."
+        ) from error
+    ours = {
+        tokenizer.pad_token: PAD,
+        tokenizer.unk_token: UNKNOWN,
+        tokenizer.word_delimiter_token: WORD_DELIMITER,
+    }
+    named = {ours.get(token, token): row for token, row in sorted(rows.items(), key=lambda item: item[1])}
+    return {token: row for token, row in named.items() if len(token) == 1 or token in (PAD, UNKNOWN)}
 
 
 def build_tokenizer(vocabulary: dict[str, int]) -> Any:

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
-import jiwer
-
 from finetune.errors import UserError
-from finetune.evaluation.scores import ErrorCounts, Scores, collapse_whitespace, count, percent, score
+from finetune.evaluation.scores import ErrorCounts, Scores, align_words, count, percent, score
 
 # Ten thousand rows make a page that browsers scroll badly; utterances.jsonl holds them all.
 MAX_ROWS = 1000
@@ -108,7 +106,7 @@ def _row(result: Result, words: ErrorCounts) -> str:
 
 def _mark_differences(reference: str, hypothesis: str) -> str:
     """Return the words of both as HTML: each difference by a colour and by a sign."""
-    output = jiwer.process_words([collapse_whitespace(reference)], [collapse_whitespace(hypothesis)])
+    output = align_words([reference], [hypothesis])
     said, heard = output.references[0], output.hypotheses[0]
     pieces: list[str] = []
     for chunk in output.alignments[0]:

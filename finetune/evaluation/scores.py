@@ -8,6 +8,8 @@ from typing import Any
 
 import jiwer
 
+from finetune.data.transcripts import split_words
+
 
 @dataclass(frozen=True)
 class ErrorCounts:
@@ -116,9 +118,10 @@ def collapse_whitespace(text: str) -> str:
 def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: float = 0.0) -> Scores:
     """Compare hypotheses with their references, utterance by utterance, and count errors over them all.
 
-    Whitespace is collapsed on both sides, nothing else is changed. An empty reference makes all of its
-    hypothesis insertions, an empty hypothesis makes all of its reference deletions. Characters include
-    the single spaces between words. `audio_seconds` is the length of all utterances together.
+    Whitespace is collapsed on both sides, nothing else is changed; a Han character or kana counts as a word.
+    An empty reference makes all of its hypothesis insertions, an empty hypothesis makes all of its reference
+    deletions. Characters include the single spaces between words. `audio_seconds` is the length of all
+    utterances together.
 
     Raises ValueError when the two lists differ in length.
     """
@@ -129,8 +132,15 @@ def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: f
     return Scores(
         utterances=len(references),
         audio_seconds=audio_seconds,
-        words=_counts(jiwer.process_words(references, hypotheses)),
+        words=_counts(align_words(references, hypotheses)),
         characters=_counts(jiwer.process_characters(references, hypotheses)),
+    )
+
+
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
+    """jiwer's alignment of the words of each pair."""
+    return jiwer.process_words(
+        [" ".join(split_words(text)) for text in references], [" ".join(split_words(text)) for text in hypotheses]
     )
 
 

@@ -1,5 +1,6 @@
 """A pretrained wav2vec2 encoder with a fresh CTC head, and the loss it is trained by."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,17 +20,20 @@ def build_model(
     dropout: float,
     mask_time_probability: float,
     seed: int,
+    head_rows: Sequence[int | None] | None = None,
     revision: str | None = None,
     freeze_feature_encoder: bool = True,
 ) -> nn.Module:
     """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
-    of the same size: its outputs meant other characters. Raises UserError when the base has no usable weights.
+    of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
+    that row of the base's head instead. Raises UserError when the base has no usable weights, or no head to take.
     """
     from transformers import AutoModelForCTC
 
-    config.vocab_size = len(vocabulary)
+    # Loaded as it is where its rows are wanted: another size would not be loaded at all.
+    config.vocab_size = config.vocab_size if head_rows else len(vocabulary)
     config.pad_token_id = vocabulary[blank]
     config.bos_token_id = config.eos_token_id = None
     config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
@@ -47,23 +51,37 @@ def build_model(
         if base is None:
             model = AutoModelForCTC.from_config(config, dtype=torch.float32)
         else:
-            model = AutoModelForCTC.from_pretrained(
+            model, loading = AutoModelForCTC.from_pretrained(
                 base,
                 config=config,
                 revision=revision,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
+    if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
+        raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     torch.manual_seed(seed)
-    nn.init.normal_(model.lm_head.weight, std=config.initializer_range)
-    nn.init.zeros_(model.lm_head.bias)
+    model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
+    config.vocab_size = model.config.vocab_size = len(vocabulary)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
     return model
+
+
+def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[int | None]) -> nn.Linear:
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, old.in_features, tokens)
+    nn.init.normal_(head.weight, std=deviation)
+    nn.init.zeros_(head.bias)
+    with torch.no_grad():
+        for token, row in enumerate(rows):
+            if row is not None:
+                head.weight[token], head.bias[token] = old.weight[row], old.bias[row]
+    return head
 
 
 class CTCObjective(nn.Module):

@@ -15,7 +15,7 @@ from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, stre
 from finetune.data.corpus import Limits, Rejection, prepare_split
 from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.vocabulary import build_vocabulary, encode
+from finetune.data.vocabulary import build_vocabulary, count_characters, encode
 
 SECONDS = np.random.default_rng(0).uniform(0.5, 9.0, size=101).tolist()
 BATCH_SECONDS = 20.0
@@ -85,7 +85,7 @@ def make_batches(base_folder: Path) -> Callable[..., SpeechBatches]:
         split = prepare_split("train", select_table(load_splits(source), "train", source), (), limits, training=True)
         options: dict[str, Any] = {
             "split": split,
-            "vocabulary": build_vocabulary(u.transcript for u in split.utterances),
+            "vocabulary": build_vocabulary(sorted(count_characters(u.transcript for u in split.utterances))),
             "feature_extractor": load_feature_extractor(str(base_folder), config),
             "limits": limits,
             "augmentation": Augmentation(speed=(0.9, 1.1), noise_snr_db=(5, 20), gain_db=(-6, 6)),

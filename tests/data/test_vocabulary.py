@@ -5,10 +5,18 @@ from pathlib import Path
 from transformers import Wav2Vec2CTCTokenizer
 
 from finetune.data.features import load_config
-from finetune.data.vocabulary import PAD, UNKNOWN, WORD_DELIMITER, build_tokenizer, build_vocabulary, encode
+from finetune.data.vocabulary import (
+    PAD,
+    UNKNOWN,
+    WORD_DELIMITER,
+    build_tokenizer,
+    build_vocabulary,
+    count_characters,
+    encode,
+)
 from finetune.training.model import build_model
 
-VOCABULARY = build_vocabulary(["bad cab", "don't", "é"])
+VOCABULARY = build_vocabulary(sorted(count_characters(["bad cab", "don't", "é"])))
 
 
 def test_ids_are_consecutive_with_the_blank_first() -> None:

@@ -61,6 +61,12 @@ def test_adding_parts_equals_scoring_the_whole():
     assert parts.words == ErrorCounts(hits=5, substitutions=0, deletions=1, insertions=2)
 
 
+def test_each_han_character_is_a_word():
+    scores = score(["我爱你 hello world"], ["我爱他 hello"])
+    assert scores.words == ErrorCounts(hits=3, substitutions=1, deletions=1, insertions=0)
+    assert score(["かな"], ["かさ"]).wer == 0.5
+
+
 def test_different_lengths_are_refused():
     with pytest.raises(ValueError, match="2 references but 1 hypotheses"):
         score(["a", "b"], ["a"])

@@ -17,7 +17,7 @@ from finetune.data.transcripts import DEFAULT_STEPS
 from finetune.data.vocabulary import PAD, build_vocabulary
 from finetune.training.model import build_model
 
-VOCABULARY = build_vocabulary(["abcd"])
+VOCABULARY = build_vocabulary("abcd")
 
 
 @pytest.fixture(scope="session")

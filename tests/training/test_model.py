@@ -7,6 +7,7 @@ import torch
 from transformers import Wav2Vec2ForCTC
 
 from finetune.data.features import load_config
+from finetune.errors import UserError
 from finetune.training.loop import train_step
 from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer
@@ -33,6 +34,23 @@ def test_head_is_fresh_even_where_the_base_has_one_of_the_same_size(build, vocab
     assert not torch.isclose(new.lm_head.weight, old.lm_head.weight).any()
     assert not new.lm_head.bias.any()
     assert equal(new.wav2vec2, old.wav2vec2)
+
+
+def test_rows_of_the_bases_head_are_kept_where_asked(build, tmp_path):
+    old = build(vocabulary={"[PAD]": 0, "|": 1, "a": 2, "[UNK]": 3}, seed=5)
+    torch.nn.init.normal_(old.lm_head.bias)
+    old.save_pretrained(tmp_path)
+    new = build(base=str(tmp_path), head_rows=[0, 1, 2, None, None, None, 3])
+    for token, row in ((0, 0), (1, 1), (2, 2), (6, 3)):
+        assert torch.equal(new.lm_head.weight[token], old.lm_head.weight[row])
+        assert torch.equal(new.lm_head.bias[token], old.lm_head.bias[row])
+    assert not new.lm_head.bias[3:6].any() and new.lm_head.weight[3:6].all()
+    assert new.lm_head.out_features == new.config.vocab_size == 7
+
+
+def test_a_base_without_a_head_has_no_rows_to_keep(build):
+    with pytest.raises(UserError, match="no CTC head"):
+        build(head_rows=[0, 1, 2, 3, 4, 5, 6])
 
 
 def test_head_of_another_size_is_replaced(build, tmp_path):
