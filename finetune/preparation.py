@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.data.augmentation import Augmentation
+from finetune.data.augmentation import Augmentation, list_recordings
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.vocabulary import build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
-from finetune.recipe import Recipe
+from finetune.recipe import AugmentationSection, Recipe
 
 RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
 
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe) -> Preparation:
     model, data = recipe.model, recipe.data
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
-    augmentation = Augmentation(feature_extractor.sampling_rate, **recipe.augmentation.model_dump())
+    augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
     limits = Limits(
         sampling_rate=feature_extractor.sampling_rate,
         encoder=encoder_convolutions(config),
@@ -81,6 +81,22 @@ def prepare(recipe: Recipe) -> Preparation:
     test = split(test_split) if test_split else None
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
     return Preparation(config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test)
+
+
+def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augmentation:
+    """The recipe's augmentation with its folders listed; raises UserError for a folder that holds no audio."""
+    values = section.model_dump(exclude={"noise_folder", "impulse_response_folder"})
+
+    def files(key: str) -> tuple[str, ...]:
+        folder = getattr(section, key)
+        return list_recordings(folder, f"augmentation.{key}") if folder else ()
+
+    return Augmentation(
+        sampling_rate=sampling_rate,
+        noise_files=files("noise_folder"),
+        impulse_responses=files("impulse_response_folder"),
+        **values,
+    )
 
 
 def choose_vocabulary(

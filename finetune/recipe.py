@@ -95,16 +95,44 @@ class TextSection(Section):
 
 
 class AugmentationSection(Section):
-    """Changes to training waveforms; ranges are [lowest, highest].
+    """Changes to training waveforms; ranges are [lowest, highest], and what is left out is off.
 
     `vocal_tract` moves each formant at random by a factor of up to exp(1.5 × its value), as if others had spoken.
+    Noise is made, or taken from the recordings of `noise_folder`; rooms are made of a reverberation time (RT60) in
+    `reverb_seconds`, or taken from the recordings of `impulse_response_folder`.
     """
 
     speed: Range | None = None
     vocal_tract: float | None = Field(None, gt=0, le=0.5)
+    reverb_probability: float = Field(0.5, ge=0, le=1)
+    reverb_seconds: Range | None = None
+    impulse_response_folder: str | None = None
     noise_probability: float = Field(0.5, ge=0, le=1)
     noise_snr_db: Range | None = None
+    noise_folder: str | None = None
     gain_db: Range | None = None
+    clipping_probability: float = Field(0.0, ge=0, le=1)
+    telephone_probability: float = Field(0.0, ge=0, le=1)
+
+    @field_validator("reverb_seconds")
+    @classmethod
+    def _rooms(cls, seconds: Range | None) -> Range | None:
+        if seconds and not 0 < seconds[0] <= seconds[1] <= 10:
+            raise ValueError("expected two times in seconds, above 0 and up to 10, the lower one first")
+        return seconds
+
+    @field_validator("noise_snr_db", "gain_db")
+    @classmethod
+    def _ordered(cls, decibels: Range | None) -> Range | None:
+        if decibels and decibels[0] > decibels[1]:
+            raise ValueError("expected two numbers, the lower one first")
+        return decibels
+
+    @model_validator(mode="after")
+    def _noise_has_a_level(self) -> "AugmentationSection":
+        if self.noise_folder and not self.noise_snr_db:
+            raise ValueError("expected augmentation.noise_snr_db=[LOWEST, HIGHEST] beside augmentation.noise_folder")
+        return self
 
     @field_validator("speed")
     @classmethod
@@ -166,8 +194,9 @@ class Recipe(Section):
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-# Keys that name a local path or, where nothing is there, a repository on a hub.
+# Keys that name a local path or, where nothing is there, a repository on a hub; and keys that name a folder.
 _PLACES = (("model", "base"), ("data", "root"))
+_FOLDERS = (("augmentation", "noise_folder"), ("augmentation", "impulse_response_folder"))
 
 
 def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -254,20 +283,20 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
         values[name] = dict(nested) if isinstance(nested, dict) else {}
         values = values[name]
     values[path[-1]] = value
-    if tuple(path) in _PLACES and value is not None:
-        values[path[-1]] = _resolve_place(str(text), Path.cwd())
+    if tuple(path) in (*_PLACES, *_FOLDERS) and value is not None:
+        values[path[-1]] = _resolve_place(str(text), Path.cwd(), on_hub=tuple(path) in _PLACES)
 
 
 def _resolve_places(values: dict[str, Any], folder: Path) -> None:
-    for section, key in _PLACES:
+    for section, key in (*_PLACES, *_FOLDERS):
         place = values[section].get(key) if isinstance(values.get(section), dict) else None
         if isinstance(place, str):
-            values[section][key] = _resolve_place(place, folder)
+            values[section][key] = _resolve_place(place, folder, on_hub=(section, key) in _PLACES)
 
 
-def _resolve_place(place: str, folder: Path) -> str:
+def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
     path = folder / Path(place).expanduser()
-    if path.exists() or not is_hub_name(place):
+    if path.exists() or not on_hub or not is_hub_name(place):
         return str(path.resolve())
     return place
 

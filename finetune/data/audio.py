@@ -1,8 +1,8 @@
 """Audio bytes or files to mono float32 at the model's sampling rate, without FFmpeg."""
 
 import io
-import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,17 @@ import numpy.typing as npt
 import soundfile
 
 Waveform = npt.NDArray[np.float32]
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
+_NEEDS_FFMPEG = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr"})
+
+# No microphone records more, and a header that says so is broken.
+_MAX_SAMPLING_RATE = 192_000
+# Rounding in a manifest may put a segment's end a little behind the audio's.
+_PAST_THE_END_SECONDS = 0.1
+
+# After a seek libsndfile 1.2 reads about a quarter of a second of silence from MP3, whose frames lean on those before.
+_RUN_UP_SECONDS = 1.0
 
 # TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
 _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
@@ -23,10 +34,12 @@ class AudioError(Exception):
 
 @dataclass(frozen=True)
 class Recording:
-    """Where one utterance's audio is: a file, or its bytes as they stood in a data set."""
+    """Where one utterance's audio is: a file, or its bytes as they stood in a data set; `start`, `end` in seconds."""
 
     path: str | None
     data: bytes | None
+    start: float = 0.0
+    end: float | None = None
 
     @classmethod
     def from_cell(cls, cell: dict[str, Any] | None) -> "Recording":
@@ -48,10 +61,9 @@ def read_seconds(recording: Recording) -> float:
     try:
         header = soundfile.info(recording.open())
     except _UNREADABLE as error:
-        raise AudioError(f"unreadable audio: {_reason(error)}") from error
-    if header.frames <= 0:
-        raise AudioError("audio of zero length")
-    return float(header.frames) / float(header.samplerate)
+        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+    first, last = _find_segment(recording, header.frames, header.samplerate)
+    return (last - first) / float(header.samplerate)
 
 
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
@@ -61,12 +73,15 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """
     try:
         with soundfile.SoundFile(recording.open()) as file:
-            promised, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+            rate = file.samplerate
+            first, last = _find_segment(recording, file.frames, rate)
+            promised = last - first
+            before = min(first, round(_RUN_UP_SECONDS * rate)) if file.format == "MP3" else 0
+            if first:
+                file.seek(first - before)
+            samples = file.read(before + promised, dtype="float32", always_2d=True)[before:]
     except _UNREADABLE as error:
-        raise AudioError(f"unreadable audio: {_reason(error)}") from error
-    if len(samples) == 0:
-        raise AudioError("audio of zero length")
+        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
     if len(samples) < promised:
         raise AudioError(f"truncated audio: {len(samples)} of {promised} samples could be decoded")
     mono: Waveform = samples.mean(axis=1, dtype=np.float32)
@@ -90,10 +105,35 @@ def _resampler(from_rate: int, to_rate: int) -> Any:
     # torchaudio.functional.resample rebuilds its kernel at each call; the transform keeps it.
     import torchaudio
 
-    divisor = math.gcd(from_rate, to_rate)
-    return torchaudio.transforms.Resample(from_rate // divisor, to_rate // divisor)
+    # A kernel has a row for each output phase: of a rate like 22,051 Hz it would fill the memory. The nearest ratio
+    # of small numbers is off by less than a millionth.
+    ratio = Fraction(from_rate, to_rate).limit_denominator(1000)
+    return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
 
 
-def _reason(error: Exception) -> str:
+def _find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int]:
+    """The first sample of a recording and the one behind its last; raises AudioError where there is no such piece."""
+    if frames <= 0:
+        raise AudioError("audio of zero length")
+    if rate > _MAX_SAMPLING_RATE:
+        raise AudioError(f"impossible sampling rate: {rate} Hz")
+    if recording.end is None and recording.start == 0:
+        return 0, frames
+    seconds = frames / rate
+    start, end = recording.start, seconds if recording.end is None else recording.end
+    if not 0 <= start < end:
+        raise AudioError(f"impossible segment: from {start:g} to {end:g} s")
+    if end > seconds + _PAST_THE_END_SECONDS:
+        raise AudioError(f"segment outside the audio: ends at {end:g} s, the audio at {seconds:g} s")
+    first, last = round(start * rate), min(round(end * rate), frames)
+    if first >= last:
+        raise AudioError("audio of zero length")
+    return first, last
+
+
+def _reason(error: Exception, recording: Recording) -> str:
+    suffix = Path(recording.path or "").suffix.lower()
+    if suffix in _NEEDS_FFMPEG:
+        return f"{suffix} is not read; convert it, for example with: ffmpeg -i FILE{suffix} FILE.flac"
     # libsndfile puts the source's name first ("Error opening <_io.BytesIO object …>: …").
     return str(error).rsplit(": ", 1)[-1].rstrip(".") or type(error).__name__

@@ -81,8 +81,11 @@ class Split:
         return sum(u.seconds for u in self.utterances)
 
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
-        """The utterance's waveform at `sampling_rate`; raises AudioError."""
-        return read_waveform(self.table.recording(utterance.row), sampling_rate)
+        """The utterance's waveform at `sampling_rate`; raises AudioError, also for audio in which nothing is."""
+        waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
+        if not waveform.any():
+            raise AudioError("silent audio: every sample is zero")
+        return waveform
 
 
 def frames_needed(transcript: str) -> int:

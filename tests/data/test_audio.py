@@ -143,3 +143,62 @@ def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", waveform, 16000, subtype="FLOAT")
     with pytest.raises(AudioError, match="not numbers"):
         read_waveform(at(tmp_path / "nan.wav"), 16000)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_segment_is_the_same_as_a_piece_of_the_whole(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"sweep.{name}"
+    container, subtype = FORMATS[name]
+    time = np.arange(48000) / 16000
+    sweep = (0.5 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.float32)
+    soundfile.write(file, sweep, 16000, format=container, subtype=subtype)
+    whole = read_waveform(at(file), 16000)
+    piece = Recording(str(file), None, start=1.0, end=1.75)
+    assert read_seconds(piece) == pytest.approx(0.75)
+    waveform = read_waveform(piece, 16000)
+    assert waveform.shape == (12000,)
+    # Decoders of lossy formats start anew at the place, so their first samples differ a little.
+    np.testing.assert_allclose(waveform[2000:], whole[18000:28000], atol=0.02 if container in ("OGG", "MP3") else 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        (0.5, 0.5, "impossible segment: from 0.5 to 0.5 s"),
+        (0.9, 0.1, "impossible segment: from 0.9 to 0.1 s"),
+        (-1.0, 0.5, "impossible segment: from -1 to 0.5 s"),
+        (2.0, None, "impossible segment"),
+        (0.5, 3.0, "segment outside the audio: ends at 3 s, the audio at 1 s"),
+        (math.nan, 0.5, "impossible segment"),
+    ],
+)
+def test_segments_that_cannot_be_are_refused(tmp_path: Path, start: float, end: float | None, reason: str) -> None:
+    soundfile.write(tmp_path / "tone.wav", make_tone(16000), 16000)
+    recording = Recording(str(tmp_path / "tone.wav"), None, start, end)
+    for read in (read_seconds, lambda piece: read_waveform(piece, 16000)):
+        with pytest.raises(AudioError, match=reason):
+            read(recording)
+
+
+def test_a_segment_that_ends_a_rounding_behind_the_audio_ends_with_it(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", make_tone(16000), 16000)
+    assert read_seconds(Recording(str(tmp_path / "tone.wav"), None, 0.5, 1.05)) == 0.5
+
+
+def test_a_header_of_an_impossible_rate_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", make_tone(16000), 400_000)
+    with pytest.raises(AudioError, match="impossible sampling rate: 400000 Hz"):
+        read_seconds(at(tmp_path / "tone.wav"))
+
+
+def test_twelve_channels_and_rates_without_a_common_divisor_are_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "many.wav", np.stack([make_tone(22051)] * 12, axis=1), 22051, subtype="PCM_24")
+    waveform = read_waveform(at(tmp_path / "many.wav"), 16000)
+    assert len(waveform) == pytest.approx(16000, abs=1)
+    assert find_pitch(waveform, 16000) == pytest.approx(440, abs=2)
+
+
+def test_formats_that_need_ffmpeg_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    with pytest.raises(AudioError, match=r"\.m4a is not read; convert it, for example with: ffmpeg -i FILE\.m4a"):
+        read_seconds(at(tmp_path / "a.m4a"))

@@ -1,22 +1,39 @@
 """Augmentation is reproducible and does what its numbers say."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from finetune.data.augmentation import (
     Augmentation,
     add_noise,
     change_speed,
+    clip,
     draw_time_mask,
     draw_vocal_tract,
     generator,
+    limit_band,
+    list_recordings,
+    make_impulse_response,
+    make_noise,
     move_formants,
+    reverberate,
 )
+from finetune.errors import UserError
 
 EVERYTHING = Augmentation(
-    speed=(0.9, 1.1), vocal_tract=0.3, noise_probability=0.7, noise_snr_db=(0, 20), gain_db=(-6, 6)
+    speed=(0.9, 1.1),
+    vocal_tract=0.3,
+    reverb_probability=0.7,
+    reverb_seconds=(0.2, 0.8),
+    noise_probability=0.7,
+    noise_snr_db=(0, 20),
+    gain_db=(-6, 6),
+    clipping_probability=0.5,
+    telephone_probability=0.5,
 )
 
 
@@ -51,7 +68,7 @@ def test_nothing_asked_for_is_nothing_done() -> None:
 @pytest.mark.parametrize("samples", [16000, 15999])
 def test_noise_has_the_ratio_that_was_asked_for(snr_db: float, samples: int) -> None:
     tone = make_tone(samples)
-    noisy = add_noise(tone, snr_db, generator(0, 0, 0, 0))
+    noisy = add_noise(tone, make_noise(samples, generator(0, 0, 0, 0)), snr_db)
     noise = noisy.astype(np.float64) - tone
     measured = 10 * math.log10(float(np.mean(tone.astype(np.float64) ** 2)) / float(np.mean(noise**2)))
     assert measured == pytest.approx(snr_db, abs=0.05)
@@ -145,3 +162,76 @@ def test_the_masked_share_is_about_the_one_asked_for(probability: float, frames:
 def test_a_mask_fits_where_there_are_fewer_frames_than_its_spans(frames: int) -> None:
     masks = [draw_time_mask(frames, 0.9, 10, generator(0, 0, i, 0)) for i in range(20)]
     assert all(mask.shape == (frames,) for mask in masks)
+
+
+@pytest.mark.parametrize("rt60_seconds", [0.2, 0.6])
+def test_a_room_decays_by_60_db_in_its_reverberation_time(rt60_seconds: float) -> None:
+    response = make_impulse_response(rt60_seconds, -3.0, 16000, generator(0, 0, 0, 0)).astype(np.float64)
+    assert response[0] == 1
+    assert 10 * math.log10(float(np.sum(response[1:] ** 2))) == pytest.approx(-3.0, abs=0.01)
+    # Schroeder's backward integration: the slope between -5 and -25 dB.
+    decay = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1] / np.sum(response[1:] ** 2))
+    first, last = (int(np.argmax(decay < level)) for level in (-5, -25))
+    assert (last - first) / 16000 * 3 == pytest.approx(rt60_seconds, rel=0.15)
+
+
+def test_reverberation_keeps_length_loudness_and_place() -> None:
+    click = np.zeros(8000, dtype=np.float32)
+    click[1000] = 0.5
+    response = np.concatenate([np.zeros(300), [1.0], 0.5 ** np.arange(1, 200)]).astype(np.float32)
+    wet = reverberate(click, response)
+    assert wet.shape == click.shape and wet.dtype == np.float32
+    assert int(np.argmax(np.abs(wet))) == 1000
+    assert float(np.linalg.norm(wet)) == pytest.approx(0.5, rel=1e-4)
+    assert wet[1002] / wet[1000] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_telephone_leaves_the_middle_of_the_spectrum() -> None:
+    for hertz, low, high in ((100, 0, 0.02), (1000, 0.98, 1.02), (5000, 0, 0.03)):
+        tone = np.sin(2 * np.pi * hertz * np.arange(16000) / 16000).astype(np.float32)
+        kept = float(np.std(limit_band(tone, 16000)[2000:-2000]) / np.std(tone))
+        assert low <= kept <= high, hertz
+
+
+def test_clipping_cuts_the_share_that_was_asked_for() -> None:
+    waveform = generator(0, 0, 0, 0).standard_normal(10000).astype(np.float32)
+    clipped = clip(waveform, 0.03)
+    assert (np.abs(clipped) < np.abs(waveform)).mean() == pytest.approx(0.03, abs=0.001)
+    assert np.abs(clipped).max() == np.abs(clipped)[np.abs(waveform).argmax()]
+
+
+@pytest.fixture
+def noise_folder(tmp_path: Path) -> Path:
+    (tmp_path / "deep").mkdir()
+    soundfile.write(tmp_path / "a.wav", np.full(800, 0.25), 8000)  # 0.1 s, looped
+    soundfile.write(tmp_path / "deep" / "b.flac", np.full(16000, -0.25), 16000)
+    (tmp_path / "notes.txt").write_text("no audio")
+    return tmp_path
+
+
+def test_noise_is_taken_from_a_folders_recordings(noise_folder: Path) -> None:
+    files = list_recordings(str(noise_folder), "augmentation.noise_folder")
+    assert [Path(file).name for file in files] == ["a.wav", "b.flac"]
+    augmentation = Augmentation(noise_probability=1, noise_snr_db=(0, 0), noise_files=files)
+    tone = make_tone()
+    added = [augmentation.apply(tone, generator(0, 0, i, 0)) - tone for i in range(20)]
+    assert {float(np.sign(np.median(noise))) for noise in added} == {1.0, -1.0}
+    for noise in added:
+        assert float(np.mean(noise**2)) == pytest.approx(float(np.mean(tone**2)), rel=1e-3)
+
+
+def test_rooms_are_taken_from_a_folders_recordings(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "echo.wav", np.array([0.0, 0.5] + [0.0] * 99 + [0.25]), 16000)
+    files = list_recordings(str(tmp_path), "augmentation.impulse_response_folder")
+    click = np.zeros(1000, dtype=np.float32)
+    click[100] = 1.0
+    wet = Augmentation(reverb_probability=1, impulse_responses=files).apply(click, generator(0, 0, 0, 0))
+    assert np.flatnonzero(np.abs(wet) > 0.01).tolist() == [100, 200]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"RIFF, but no more"])
+def test_a_folder_without_audio_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(UserError, match=r"^augmentation\.noise_folder: .*(holds no audio|can't be used)"):
+        list_recordings(str(tmp_path), "augmentation.noise_folder")

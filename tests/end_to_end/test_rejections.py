@@ -44,15 +44,18 @@ def test_corrupt_files_among_good_ones_are_listed_and_the_run_finishes(corpus, f
     halves = {(split, truncate(corpus, split, 2)) for split in splits}
     silent = corpus / "train" / "05.wav"
     soundfile.write(silent, np.zeros(0), 16000)
+    zeros = corpus / "train" / "06.wav"
+    soundfile.write(zeros, np.zeros(16000), 16000)
     folder = finetune_run("run", data={"root": str(corpus)}, training={"max_steps": 8})
     rejected = read_rejected(folder)
     listed = [(row["split"], row["name"]) for row in rejected]
     assert len(listed) == len(set(listed))
-    assert set(listed) == headers | halves | {("train", silent.name)}
+    assert set(listed) == headers | halves | {("train", silent.name), ("train", zeros.name)}
     reasons = {(row["split"], row["name"]): row["reason"] for row in rejected}
     assert {reasons[name] for name in headers} == {"unreadable audio"}
     assert {reasons[name] for name in halves} <= {"unreadable audio", "truncated audio"}
     assert reasons["train", silent.name] == "audio of zero length"
+    assert reasons["train", zeros.name] == "silent audio"
     assert json.loads((folder / "report/scores.json").read_text())["utterances"] == 4
 
 
