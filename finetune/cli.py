@@ -62,7 +62,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise UserError(f"{options.json} can't be written: expected a file's name in a folder that exists.")
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
-    source = Source(options.data, **columns)
+    source = Source(options.data, **columns, allow_outside=options.allow_outside)
     evaluation = evaluate(options.model, source, options.split)
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
     evaluate.add_argument("--text-column", metavar="NAME", help="the transcripts' column, where it isn't found")
     evaluate.add_argument("--audio-column", metavar="NAME", help="the audio's column, where it isn't found")
+    evaluate.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
     evaluate.add_argument("--speaker-column", metavar="NAME", help="the speakers' column, where it isn't found")
     evaluate.set_defaults(command=_evaluate)
 

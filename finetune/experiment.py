@@ -111,8 +111,10 @@ class Experiment:
         )
         per_step = training.accumulation * accelerator.num_processes
         seconds = [utterance.seconds for utterance in preparation.train.utterances]
+        weights = [utterance.weight for utterance in preparation.train.utterances]
+        weighted = weights if set(weights) != {1.0} else None
         batches = deal(
-            stream(seconds, training.batch_seconds, training.seed),
+            stream(seconds, training.batch_seconds, training.seed, weighted),
             first_step,
             per_step,
             accelerator.process_index,
@@ -213,7 +215,7 @@ class Experiment:
             base_model=recipe.model.base,
             language=recipe.publishing.language,
             license=recipe.publishing.license,
-            datasets=[recipe.data.root],
+            datasets=[source.root for source in recipe.data.all_sources],
             scores={role: scores},
             normalization=describe_steps(recipe.text.normalization),
             training_command="finetune train recipe.yaml",

@@ -9,11 +9,12 @@ from typing import Any
 from finetune.data.augmentation import Augmentation, list_recordings
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
-from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.vocabulary import build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
 from finetune.recipe import AugmentationSection, Recipe
 
+_SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
 RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
 
 
@@ -62,23 +63,29 @@ def prepare(recipe: Recipe) -> Preparation:
         max_seconds=min(data.max_seconds, recipe.training.batch_seconds),
         fastest=augmentation.fastest,
     )
-    source = Source(
-        data.root, data.configuration, data.revision, data.audio_column, data.text_column, data.speaker_column
-    )
-    tables = load_splits(source)
-    steps = recipe.text.normalization
+    sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in data.all_sources]
+    tables = [load_splits(source) for source in sources]
 
-    def split(name: str, training: bool = False) -> Split:
-        return prepare_split(name, select_table(tables, name, source), steps, limits, training)
+    def split(role: str, training: bool = False) -> Split | None:
+        """The split with this role of every source that has one."""
+        chosen = [getattr(each, f"{role}_split") for each in data.all_sources]
+        names = [name or (role if role in splits else None) for name, splits in zip(chosen, tables, strict=True)]
+        if training and not any(names):
+            names[0] = role  # Refused with what there is instead.
+        joined = [
+            select_table(splits, name, source)
+            for source, splits, name in zip(sources, tables, names, strict=True)
+            if name is not None
+        ]
+        if not joined:
+            return None
+        name = names[0] if len(joined) == 1 and names[0] else role
+        return prepare_split(name, JoinedTables(joined), recipe.text.normalization, limits, training)
 
-    train = split(data.train_split, training=True)
-    validation_split = data.validation_split or ("validation" if "validation" in tables else None)
-    if validation_split:
-        validation = split(validation_split)
-    else:
+    train, validation, test = split("train", training=True), split("validation"), split("test")
+    assert train is not None
+    if validation is None:
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
-    test_split = data.test_split or ("test" if "test" in tables else None)
-    test = split(test_split) if test_split else None
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
     return Preparation(config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test)
 
@@ -143,7 +150,8 @@ def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -
     lines += _describe_characters(preparation)
     training = recipe.training
     step_seconds = training.batch_seconds * training.accumulation * num_processes
-    epochs = training.max_steps * step_seconds / max(preparation.train.seconds, 1e-9)
+    epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
+    epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
     lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s, about {epochs:.1f} epochs")
     lines += [f"note: {warning}" for warning in _warnings(preparation)]
     return lines

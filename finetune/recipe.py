@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from finetune.data.sources import is_hub_name
 from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
@@ -39,25 +40,68 @@ class ModelSection(Section):
         return self
 
 
-class DataSection(Section):
-    """The speech: a folder, a manifest or a hub name, and its splits and columns.
-
-    A split left out is found under its usual name; without a validation split, `validation_fraction` of the
-    training utterances is held out, by speakers where they are known.
-    """
-
-    root: str
+class _SourceKeys(Section):
     configuration: str | None = None
     revision: str | None = None
-    train_split: str = "train"
+    train_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
     audio_column: str | None = None
     text_column: str | None = None
     speaker_column: str | None = None
+    allow_outside: bool = False
+    weight: float = Field(1.0, gt=0)
+
+
+class SourceSection(_SourceKeys):
+    """One place with speech: a folder, a manifest or a hub name, and its splits and columns.
+
+    A split left out is found under its usual name. An epoch has each training utterance `weight` times on average.
+    Local audio outside the corpus' folder is read only with `allow_outside`.
+    """
+
+    root: str
+
+
+class DataSection(_SourceKeys):
+    """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
+
+    Without a validation split, `validation_fraction` of the training utterances is held out, by speakers where they
+    are known.
+    """
+
+    sources: tuple[SourceSection, ...] = ()
+    root: str | None = Field(None, validate_default=True)
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
     min_seconds: float = Field(0.1, gt=0)
     max_seconds: float = Field(20.0, gt=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _names_are_roots(cls, sources: Any) -> Any:
+        return [{"root": s} if isinstance(s, str) else s for s in sources] if isinstance(sources, list) else sources
+
+    @field_validator("root")
+    @classmethod
+    def _some_source(cls, root: str | None, info: ValidationInfo) -> str | None:
+        if root is None and not info.data.get("sources", True):
+            raise PydanticCustomError("missing", "Field required")
+        return root
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> "DataSection":
+        fields = {"root": None, **{name: field.default for name, field in _SourceKeys.model_fields.items()}}
+        single = [name for name, default in fields.items() if getattr(self, name) != default]
+        if self.sources and single:
+            raise ValueError(f"expected either data.sources or data.{single[0]}: with sources it is a key of each")
+        return self
+
+    @property
+    def all_sources(self) -> tuple[SourceSection, ...]:
+        """The list, or the single source as one."""
+        if self.sources:
+            return self.sources
+        return (SourceSection(**{key: getattr(self, key) for key in SourceSection.model_fields}),)
 
 
 class TextSection(Section):
@@ -292,6 +336,13 @@ def _resolve_places(values: dict[str, Any], folder: Path) -> None:
         place = values[section].get(key) if isinstance(values.get(section), dict) else None
         if isinstance(place, str):
             values[section][key] = _resolve_place(place, folder, on_hub=(section, key) in _PLACES)
+    data = values.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    for number, source in enumerate(sources if isinstance(sources, list) else ()):
+        if isinstance(source, str):
+            sources[number] = _resolve_place(source, folder, on_hub=True)
+        elif isinstance(source, dict) and isinstance(source.get("root"), str):
+            source["root"] = _resolve_place(source["root"], folder, on_hub=True)
 
 
 def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
@@ -307,7 +358,8 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in problem["loc"][:-1]:
-            section = _section_type(section, str(part))
+            # A number is a place in a list, whose sections are all of one type.
+            section = section if isinstance(part, int) else _section_type(section, str(part))
         names = section.model_fields if section is not None else ()
         return f"{key}: unknown key{_did_you_mean(str(problem['loc'][-1]), names)} known are {', '.join(names)}"
     if problem["type"] == "missing":

@@ -101,7 +101,7 @@ def _read(
         try:
             read.append((utterance, split.read(utterance, sampling_rate)))
         except AudioError as error:
-            rejected.append(Rejection.of(split.name, utterance.row, utterance.name, error))
+            rejected.append(split.reject(utterance.row, error))
     return read, rejected
 
 

@@ -138,7 +138,7 @@ def test_an_empty_split(
         copy_rows(corpus_folder, tmp_path / "speech", split, lambda row: row)
     (tmp_path / "speech" / "test").mkdir()
     (tmp_path / "speech" / "test" / "metadata.csv").write_text("file_name,text\n")
-    recipe = write_recipe(tmp_path, data={"root": "speech"})
+    recipe = write_recipe(tmp_path, data={"root": "speech", "allow_outside": True})
     assert "The split 'test'" in (sentence := refuse(command, recipe)) and "is empty" in sentence
 
 
@@ -150,7 +150,7 @@ def test_every_utterance_rejected_is_counted_by_reason(
         copy_rows(corpus_folder, tmp_path / "speech", split, lambda row: {**row, "text": "…!"})
     rows = (tmp_path / "speech" / "train" / "metadata.csv").read_text().replace("00.wav", "none.wav")
     (tmp_path / "speech" / "train" / "metadata.csv").write_text(rows.replace("none.wav,…!", "none.wav,ab"))
-    sentence = refuse(command, write_recipe(tmp_path, data={"root": "speech"}))
+    sentence = refuse(command, write_recipe(tmp_path, data={"root": "speech", "allow_outside": True}))
     assert "'train' was left out: 23 × empty transcript, 1 × no such file" in sentence
 
 
@@ -280,7 +280,7 @@ def test_evaluation_where_every_text_normalises_to_nothing(
     refuse: Refusal, tmp_path: Path, model_folder: Path, corpus_folder: Path
 ) -> None:
     copy_rows(corpus_folder, tmp_path / "speech", "test", lambda row: {**row, "text": "?!"})
-    sentence = refuse("evaluate", model_folder, "--data", "speech", "--json", "scores.json")
+    sentence = refuse("evaluate", model_folder, "--data", "speech", "--json", "scores.json", "--allow-outside")
     assert "'test' was left out: 6 × empty transcript" in sentence
 
 
@@ -290,7 +290,8 @@ def test_evaluation_writes_the_promised_keys_and_lists_what_was_left_out(
     copy_rows(corpus_folder, tmp_path, "test", lambda row: row)
     with (tmp_path / "test" / "metadata.csv").open("a") as file:
         file.write("none.wav,ab,x\n")
-    assert main(["evaluate", str(model_folder), "--data", str(tmp_path), "--json", str(tmp_path / "s.json")]) == 0
+    command = ["evaluate", str(model_folder), "--data", str(tmp_path), "--allow-outside"]
+    assert main([*command, "--json", str(tmp_path / "s.json")]) == 0
     written = capsys.readouterr()
     scores = json.loads((tmp_path / "s.json").read_text())
     promised = {"wer", "cer", "utterances", "words", "substitutions", "deletions", "insertions", "audio_seconds"}

@@ -28,6 +28,32 @@ def written(tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path
     return write
 
 
+def test_sources_are_used_together(tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]) -> None:
+    make_corpus(tmp_path / "a" / "train", ["abc", "cab"], ["1", "2"])
+    make_corpus(tmp_path / "a" / "test", ["bac"], ["3"])
+    make_corpus(tmp_path / "b" / "validation", ["bb"], ["1"])
+    make_corpus(tmp_path / "b" / "train", ["dad"], ["1"])
+    (tmp_path / "b" / "train" / "metadata.csv").write_text("clip,words\n00.wav,dad\nnone.wav,dad\n")
+    (tmp_path / "b" / "validation" / "metadata.csv").write_text("clip,words\n00.wav,bb\n")
+    second = {"root": str(tmp_path / "b"), "weight": 2.5, "text_column": "words", "audio_column": "clip"}
+    file = write_recipe(tmp_path, data={"root": None, "sources": ["a", second]})
+    recipe = load_recipe(file)
+    preparation = prepare(recipe)
+    train = preparation.train
+    assert [(u.transcript, u.speaker, u.weight) for u in train.utterances] == [
+        ("abc", "a/1", 1.0),
+        ("cab", "a/2", 1.0),
+        ("dad", None, 2.5),
+    ]
+    assert [Path(u.source).name for u in train.utterances] == ["a", "a", "b"]
+    assert all(train.read(utterance, 16000).any() for utterance in train.utterances)
+    assert [(Path(r.source).name, r.row, r.name) for r in train.rejected] == [("b", 1, "none.wav")]
+    assert [u.transcript for u in preparation.validation.utterances] == ["bb"]
+    assert preparation.test is not None and len(preparation.test.utterances) == 1
+    (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
 def test_rare_characters_can_be_left_out(written: Callable[..., Recipe]) -> None:
     transcripts = ["abc", "cab", "bac", "éab"]
     assert tokens(prepare(written(transcripts))) == "abcé"

@@ -52,6 +52,22 @@ def test_text_sections_that_cannot_be_used_are_refused(tmp_path: Path, text: str
         load_recipe(write(tmp_path, SMALLEST + f"text: {text}\n"))
 
 
+def test_sources_are_a_list_instead_of_a_root(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    model = "model: {base: some/model}\n"
+    recipe = load_recipe(write(tmp_path, model + "data: {sources: [here, {root: user/there, weight: 2}]}\n"))
+    assert [source.root for source in recipe.data.all_sources] == [str(tmp_path / "here"), "user/there"]
+    for data, words in (
+        ("{sources: [here], root: here}", "expected either data.sources or data.root"),
+        ("{sources: [here], text_column: t}", "expected either data.sources or data.text_column"),
+        ("{sources: []}", "data.root: missing"),
+        ("{sources: [{rot: here}]}", "data.sources.0.rot: unknown key; did you mean root"),
+        ("{sources: [{root: here, weight: 0}]}", "data.sources.0.weight: found 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_recipe(write(tmp_path, model + f"data: {data}\n"))
+
+
 def test_a_section_without_keys_holds_the_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, SMALLEST + "training:\n  # max_steps: 7\n"))
     assert recipe == load_recipe(write(tmp_path, SMALLEST))

@@ -25,9 +25,9 @@ _NOISE_SECONDS = 30.0
 _FORMANTS = (500.0, 1500.0, 2500.0, 3500.0)
 
 
-def generator(seed: int, epoch: int, utterance: int, purpose: int) -> np.random.Generator:
-    """The random numbers of one utterance in one epoch, whatever the worker, process or order."""
-    return np.random.default_rng((seed, epoch, utterance, purpose))
+def generator(seed: int, epoch: int, utterance: int, purpose: int, copy: int = 0) -> np.random.Generator:
+    """The random numbers of one utterance (or a copy of it) in one epoch, whatever the worker, process or order."""
+    return np.random.default_rng((seed, epoch, utterance, purpose, *([copy] if copy else [])))
 
 
 @dataclass(frozen=True)

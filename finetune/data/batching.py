@@ -13,13 +13,13 @@ from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.vocabulary import encode
 
 # Purposes of random numbers, so that no two draws share a stream.
-_ORDER, _WAVEFORM, _MASK = 0, 1, 2
+_ORDER, _WAVEFORM, _MASK, _COPIES = 0, 1, 2, 3
 
 # Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
 # kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
 _PADDING_SAMPLES = 1600
 
-Key = tuple[int, int]  # (epoch, index of the utterance in its split)
+Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,22 @@ def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Genera
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def stream(seconds: Sequence[float], batch_seconds: float, seed: int) -> Iterator[list[Key]]:
-    """The endless sequence of batches, epoch after epoch."""
+def stream(
+    seconds: Sequence[float], batch_seconds: float, seed: int, weights: Sequence[float] | None = None
+) -> Iterator[list[Key]]:
+    """The endless sequence of batches, epoch after epoch; each utterance comes `weights` times an epoch on average.
+
+    The whole part of a weight is sure, the rest is drawn. Without weights each comes once.
+    """
     epoch = 0
     while True:
-        for batch in bucket(seconds, batch_seconds, generator(seed, epoch, 0, _ORDER)):
-            yield [(epoch, index) for index in batch]
+        copies = [(index, 0) for index in range(len(seconds))]
+        if weights is not None:
+            drawn = np.asarray(weights) + generator(seed, epoch, 0, _COPIES).random(len(seconds))
+            copies = [(index, copy) for index, count in enumerate(drawn.astype(int).tolist()) for copy in range(count)]
+        lengths = [seconds[index] for index, _ in copies]
+        for batch in bucket(lengths, batch_seconds, generator(seed, epoch, 0, _ORDER)):
+            yield [(epoch, *copies[place]) for place in batch]
         epoch += 1
 
 
@@ -121,14 +131,14 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         self.seed = seed
 
     def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
-        epoch, index = key
+        epoch, index, copy = key
         utterance = self.split.utterances[index]
         try:
             waveform = self.split.read(utterance, self.limits.sampling_rate)
         except AudioError as error:
             silence = np.zeros(self.limits.sampling_rate, dtype=np.float32)
-            return key, silence, Rejection.of(self.split.name, utterance.row, utterance.name, error)
-        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM)
+            return key, silence, self.split.reject(utterance.row, error)
+        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM, copy)
         return key, self.augmentation.apply(waveform, rng), None
 
     def collate(self, examples: Sequence[tuple[Key, Waveform, Rejection | None]]) -> Batch:
@@ -143,7 +153,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         )
         labels = [
             [] if rejection else encode(self.split.utterances[index].transcript, self.vocabulary)
-            for (_, index), _, rejection in examples
+            for (_, index, _), _, rejection in examples
         ]
         num_frames = [self.limits.num_frames(len(waveform)) for _, waveform, _ in examples]
         padded_frames = self.limits.num_frames(features["input_values"].shape[1])
@@ -162,8 +172,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         if probability == 0:
             return None
         masks = torch.zeros(len(keys), padded_frames, dtype=torch.bool)
-        for i, ((epoch, index), frames) in enumerate(zip(keys, num_frames, strict=True)):
-            rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK)
+        for i, ((epoch, index, copy), frames) in enumerate(zip(keys, num_frames, strict=True)):
+            rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK, copy)
             masks[i, :frames] = torch.from_numpy(draw_time_mask(frames, probability, length, rng))
         return masks
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Recording, Waveform, read_seconds, read_waveform
-from finetune.data.sources import Table
+from finetune.data.audio import AudioError, Waveform, read_seconds, read_waveform
+from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One piece of speech with its transcript; `row` is its place in the split's table."""
+    """One piece of speech with its transcript; `row` is its place in the split's table, `weight` its source's."""
 
     row: int
     name: str
@@ -27,23 +27,20 @@ class Utterance:
     transcript: str
     raw_transcript: str
     speaker: str | None
+    source: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An utterance that was left out: its row in the split's table (the first is 0), its file's name, and why."""
+    """An utterance that was left out: its row in its source's split (the first is 0), its file's name, and why."""
 
     split: str
     row: int
     name: str
     reason: str
     detail: str = ""
-
-    @classmethod
-    def of(cls, split: str, row: int, name: str, error: AudioError) -> "Rejection":
-        """From an error whose message is "reason: detail"."""
-        reason, _, detail = str(error).partition(": ")
-        return cls(split, row, name, reason, detail)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Split:
     """The utterances of one split that are used, and how to read them."""
 
     name: str
-    table: Table
+    table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
 
@@ -79,6 +76,10 @@ class Split:
     def seconds(self) -> float:
         """Length of all utterances together."""
         return sum(u.seconds for u in self.utterances)
+
+    def reject(self, row: int, error: AudioError) -> Rejection:
+        """What to say of a row that can't be used, from an error whose message is "reason: detail"."""
+        return _reject(self.name, self.table, row, error)
 
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
         """The utterance's waveform at `sampling_rate`; raises AudioError, also for audio in which nothing is."""
@@ -93,7 +94,9 @@ def frames_needed(transcript: str) -> int:
     return len(transcript) + sum(a == b for a, b in itertools.pairwise(transcript))
 
 
-def prepare_split(name: str, table: Table, steps: Sequence[Step], limits: Limits, training: bool = False) -> Split:
+def prepare_split(
+    name: str, table: Table | JoinedTables, steps: Sequence[Step], limits: Limits, training: bool = False
+) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
     With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
@@ -102,21 +105,19 @@ def prepare_split(name: str, table: Table, steps: Sequence[Step], limits: Limits
     normalize = build_normalizer(steps)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
-    texts = ["" if text is None else str(text) for text in table.rows[table.text]]
-    speakers = table.rows[table.speaker] if table.speaker else [None] * len(texts)
-    pairs = tqdm(zip(texts, speakers, strict=True), f"reading {name}", len(texts), leave=False, disable=None)
-    for row, (raw, speaker) in enumerate(pairs):
-        recording = table.recording(row)
-        utterance_name = _name(recording, row)
+    pairs = zip(table.texts(), table.speakers(), strict=True)
+    progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None)
+    for row, (raw, speaker) in enumerate(progress):
         transcript = normalize(raw)
         try:
-            seconds = read_seconds(recording)
+            seconds = read_seconds(table.recording(row))
             _require(transcript, seconds, limits, training)
         except AudioError as error:
-            rejected.append(Rejection.of(name, row, utterance_name, error))
+            rejected.append(_reject(name, table, row, error))
             continue
+        source, _ = table.origin(row)
         utterances.append(
-            Utterance(row, utterance_name, seconds, transcript, raw, None if speaker is None else str(speaker))
+            Utterance(row, table.name(row), seconds, transcript, raw, speaker, source.root, source.weight)
         )
     split = Split(name, table, tuple(utterances), tuple(rejected))
     require_any(split)
@@ -160,11 +161,11 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
-    """Write `rejected.csv`: split, row, name, reason and detail of each utterance left out."""
+    """Write `rejected.csv`: split, row, name, reason, detail and source of each utterance left out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "row", "name", "reason", "detail"])
-    writer.writerows([r.split, r.row, r.name, r.reason, r.detail] for r in rejected)
+    writer.writerow(["split", "row", "name", "reason", "detail", "source"])
+    writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text.getvalue(), encoding="utf-8")
     partial.rename(file)
@@ -183,5 +184,7 @@ def _require(transcript: str, seconds: float, limits: Limits, training: bool) ->
         raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
 
 
-def _name(recording: Recording, row: int) -> str:
-    return Path(recording.path).name if recording.path else f"row {row}"
+def _reject(split: str, table: Table | JoinedTables, row: int, error: AudioError) -> Rejection:
+    reason, _, detail = str(error).partition(": ")
+    source, local = table.origin(row)
+    return Rejection(split, local, table.name(row), reason, detail, source.root)

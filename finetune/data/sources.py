@@ -1,13 +1,19 @@
 """A hub name, a folder or a manifest to one table: audio (undecoded), text, speaker."""
 
+import bisect
 import csv
+import itertools
 import json
+import math
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.data.audio import Recording
+from finetune.data.audio import AudioError, Recording
+from finetune.data.layouts import Row, read_layout, split_name
 from finetune.errors import UserError
 
 # Names that public corpora give to the same column, the commonest first.
@@ -16,20 +22,16 @@ AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_MANIFESTS = (".csv", ".tsv", ".jsonl")
-# What `audiofolder` accepts as a split's folder or file.
-_SPLITS = {
-    "training": "train",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "testing": "test",
-}
+_MANIFESTS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where utterances come from; a column left None is found under its usual names."""
+    """Where utterances come from; a column left None is found under its usual names.
+
+    Local audio is read from inside the corpus alone (the folder, or the manifest's), unless `allow_outside` is set.
+    Each epoch has every training utterance `weight` times on average.
+    """
 
     root: str
     configuration: str | None = None
@@ -37,21 +39,105 @@ class Source:
     audio_column: str | None = None
     text_column: str | None = None
     speaker_column: str | None = None
+    allow_outside: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Table:
-    """One split and the columns that hold each utterance's audio, transcript and speaker."""
+    """One split of one source, and the columns that hold each utterance's audio, transcript, speaker and times.
 
+    `inside` is the folder that local audio must lie in, or None.
+    """
+
+    source: Source
     rows: Any
     audio: str
     text: str
     speaker: str | None
+    start: str | None = None
+    end: str | None = None
+    inside: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def texts(self) -> list[str]:
+        """Each row's transcript as it stands there; "" where there is none."""
+        return ["" if text is None else str(text) for text in self.rows[self.text]]
+
+    def speakers(self) -> list[str | None]:
+        """Each row's speaker, where they are known."""
+        if self.speaker is None:
+            return [None] * len(self)
+        return [None if speaker is None else str(speaker) for speaker in self.rows[self.speaker]]
+
+    def origin(self, row: int) -> tuple[Source, int]:
+        """The source of a row, and its number there."""
+        return self.source, row
 
     def recording(self, row: int) -> Recording:
-        """The audio of one row, unread."""
+        """The audio of one row, unread; raises AudioError where it lies outside the corpus or has no usable times."""
+        values = self.rows[row]
+        cell = values[self.audio]
+        if not isinstance(cell, str):
+            recording = Recording.from_cell(cell)
+        elif self.inside is not None and not _lies_in(cell, self.inside):
+            raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {cell}")
+        else:
+            recording = Recording(path=cell, data=None)
+        if self.start is None or self.end is None:
+            return recording
+        start, end = _read_time(values[self.start], "start"), _read_time(values[self.end], "end")
+        return Recording(recording.path, recording.data, start or 0.0, end)
+
+    def name(self, row: int) -> str:
+        """What a person finds the utterance by: its file's name, or its number."""
         cell = self.rows[row][self.audio]
-        return Recording(path=cell, data=None) if isinstance(cell, str) else Recording.from_cell(cell)
+        path = cell if isinstance(cell, str) else (cell or {}).get("path")
+        return Path(path).name if path else f"row {row}"
+
+
+class JoinedTables:
+    """The same split of several sources as one table."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tuple(tables)
+        self._ends = list(itertools.accumulate(len(table) for table in self.tables))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def texts(self) -> list[str]:
+        """Each row's transcript."""
+        return [text for table in self.tables for text in table.texts()]
+
+    def speakers(self) -> list[str | None]:
+        """Each row's speaker; two sources' speakers are others even where they have one name."""
+        return [
+            speaker if speaker is None or len(self.tables) == 1 else f"{Path(table.source.root).name}/{speaker}"
+            for table in self.tables
+            for speaker in table.speakers()
+        ]
+
+    def origin(self, row: int) -> tuple[Source, int]:
+        """The source of a row, and its number there."""
+        table, local = self._find(row)
+        return table.source, local
+
+    def recording(self, row: int) -> Recording:
+        """The audio of one row, unread; raises AudioError."""
+        table, local = self._find(row)
+        return table.recording(local)
+
+    def name(self, row: int) -> str:
+        """What a person finds the utterance by."""
+        table, local = self._find(row)
+        return table.name(local)
+
+    def _find(self, row: int) -> tuple[Table, int]:
+        place = bisect.bisect_right(self._ends, row)
+        return self.tables[place], row - (self._ends[place - 1] if place else 0)
 
 
 def is_hub_name(name: str) -> bool:
@@ -66,6 +152,9 @@ def load_splits(source: Source) -> dict[str, Any]:
     """
     root = Path(source.root).expanduser()
     if root.is_dir():
+        layout = read_layout(root)
+        if layout is not None:
+            return {split: _build_dataset(rows) for split, rows in layout.items()}
         return {
             split: _read_manifest(file, source.audio_column) for split, file in sorted(_find_manifests(root).items())
         }
@@ -104,16 +193,21 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
         speaker = _find_column(rows, speaker, (), "speaker", source)
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))
-    return Table(rows=rows, audio=audio, text=text, speaker=speaker)
+    timed = "start" in rows.column_names and "end" in rows.column_names
+    root = Path(source.root).expanduser()
+    inside = None
+    if root.exists() and not source.allow_outside:
+        inside = str(root if root.is_dir() else root.parent)
+    return Table(source, rows, audio, text, speaker, "start" if timed else None, "end" if timed else None, inside)
 
 
 def _find_manifests(root: Path) -> dict[str, Path]:
     """A folder's manifest for each split: train.csv …, train/metadata.csv … or one metadata.csv for all."""
     files = [file for file in sorted(root.glob("*")) if file.suffix in _MANIFESTS and file.is_file()]
-    manifests = {name: file for file in files if (name := _split_name(file.stem)) in ("train", "validation", "test")}
+    manifests = {name: file for file in files if (name := split_name(file.stem)) in ("train", "validation", "test")}
     for file in sorted(root.glob("*/metadata.*")):
         if file.suffix in _MANIFESTS:
-            manifests.setdefault(_split_name(file.parent.name), file)
+            manifests.setdefault(split_name(file.parent.name), file)
     whole = next((file for file in files if file.stem == "metadata"), None)
     if whole and not manifests:
         manifests["train"] = whole
@@ -125,20 +219,14 @@ def _find_manifests(root: Path) -> dict[str, Path]:
     return manifests
 
 
-def _split_name(name: str) -> str:
-    return _SPLITS.get(name, name)
-
-
 def _read_manifest(file: Path, audio_column: str | None) -> Any:
     # `load_dataset` would turn the transcript "NA" into nothing and "007" into 7, drop rows whose audio is
     # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
-    import datasets
-
     if file.suffix not in _MANIFESTS:
         raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix == ".jsonl":
+            if file.suffix in (".jsonl", ".json"):
                 rows = [json.loads(line) for line in lines if line.strip()]
             else:
                 rows = list(csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ","))
@@ -146,12 +234,49 @@ def _read_manifest(file: Path, audio_column: str | None) -> Any:
         raise UserError(f"{file} can't be read as {file.suffix[1:].upper()}: {_first_line(error)}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file} can't be read: each line must be one JSON object.")
+    for row in rows:
+        _place_in_time(row)
+    audio = audio_column or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), None)
+    for row in rows:
+        if row.get(audio):
+            row[audio] = str(file.parent / str(row[audio]))
+    return _build_dataset(rows)
+
+
+def _place_in_time(row: Row) -> None:
+    """NeMo's `offset` and `duration` as `start` and `end`; a duration alone is the whole file's."""
+    if "offset" not in row or "duration" not in row:
+        return
+    try:
+        start, seconds = float(row["offset"]), float(row["duration"])
+    except (TypeError, ValueError):  # What stands there is shown when the row is left out.
+        row["start"], row["end"] = row["offset"], row["duration"]
+    else:
+        row["start"], row["end"] = str(start), str(start + seconds)
+
+
+def _build_dataset(rows: Sequence[Row]) -> Any:
+    import datasets
+
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
-    columns = {name: [_as_text(row.get(name)) for row in rows] for name in names}
-    audio = audio_column or next((name for name in AUDIO_COLUMNS if name in columns), None)
-    if audio in columns:
-        columns[audio] = [str(file.parent / cell) if cell else cell for cell in columns[audio]]
-    return datasets.Dataset.from_dict(columns)
+    return datasets.Dataset.from_dict({name: [_as_text(row.get(name)) for row in rows] for name in names})
+
+
+def _read_time(cell: object, role: str) -> float | None:
+    if cell is None or cell == "":
+        return None
+    try:
+        seconds = float(str(cell))
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise AudioError(f"impossible segment: its {role} is '{cell}', not a number of seconds")
+    return seconds
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    # By name alone: a link inside the corpus that leads elsewhere was put there by its owner.
+    return Path(os.path.normpath(Path(path).absolute())).is_relative_to(os.path.normpath(Path(folder).absolute()))
 
 
 def _as_text(cell: object) -> str | None:

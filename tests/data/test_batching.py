@@ -44,7 +44,7 @@ def test_little_of_a_batch_is_padding() -> None:
 def test_each_utterance_comes_once_in_each_epoch() -> None:
     keys = [key for batch in take(stream(SECONDS, BATCH_SECONDS, seed=3), 200) for key in batch]
     for epoch in (0, 1):
-        assert sorted(index for e, index in keys if e == epoch) == list(range(len(SECONDS)))
+        assert sorted(index for e, index, _ in keys if e == epoch) == list(range(len(SECONDS)))
 
 
 def test_epochs_and_seeds_differ_and_the_same_seed_repeats() -> None:
@@ -53,6 +53,21 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats() -> None:
     assert first != take(stream(SECONDS, BATCH_SECONDS, seed=4), 10)
     orders = [bucket(SECONDS, BATCH_SECONDS, generator(3, epoch, 0, 0)) for epoch in (0, 1)]
     assert orders[0] != orders[1]
+
+
+def test_an_epoch_has_an_utterance_as_often_as_its_weight_says() -> None:
+    weights = [3.0 if index < 20 else 0.25 if index < 60 else 1.0 for index in range(len(SECONDS))]
+    keys = [key for batch in take(stream(SECONDS, BATCH_SECONDS, 0, weights), 1500) for key in batch]
+    last = keys[-1][0]
+    assert last > 20
+    counts = np.array(
+        [[sum(1 for e, i, _ in keys if e == epoch and i == index) for index in (0, 30, 80)] for epoch in range(20)]
+    )
+    assert (counts[:, 0] == 3).all() and (counts[:, 2] == 1).all()
+    assert set(counts[:, 1].tolist()) == {0, 1}
+    rare = sum(1 for e, i, _ in keys if e < last and 20 <= i < 60) / (40 * last)
+    assert rare == pytest.approx(0.25, abs=0.05)
+    assert len(set(keys)) == len(keys)
 
 
 def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation() -> None:
@@ -118,7 +133,7 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
     data = make_batches(corpus_folder)
-    keys = [(0, 0), (0, 2), (0, 4)]
+    keys = [(0, 0, 0), (0, 2, 0), (0, 4, 0)]
     batch = data.collate([data[key] for key in keys])
     samples = [len(data[key][1]) for key in keys]
     padded = math.ceil(max(samples) / 1600) * 1600  # to the next 0.1 s, so that shapes come back
@@ -129,7 +144,7 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
         assert row[:count].mean().item() == pytest.approx(0, abs=1e-3)
         assert row[:count].std().item() == pytest.approx(1, abs=1e-2)
         assert not row[count:].any()
-    labels = [encode(data.split.utterances[index].transcript, data.vocabulary) for _, index in keys]
+    labels = [encode(data.split.utterances[index].transcript, data.vocabulary) for _, index, _ in keys]
     assert [row.tolist() for row in batch.labels.split(batch.label_lengths.tolist())] == labels
     assert batch.mask_time_indices is not None
     assert batch.mask_time_indices.shape == (3, data.limits.num_frames(padded))
@@ -141,20 +156,28 @@ def test_an_utterance_is_the_same_in_any_batch_and_another_in_the_next_epoch(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
     data = make_batches(corpus_folder)
-    alone, among = data.collate([data[(0, 3)]]), data.collate([data[(0, 5)], data[(0, 3)]])
+    alone, among = data.collate([data[(0, 3, 0)]]), data.collate([data[(0, 5, 0)], data[(0, 3, 0)]])
     samples, frames = int(alone.attention_mask.sum()), int(alone.num_frames[0])  # type: ignore[union-attr]
     assert torch.equal(alone.input_values[0, :samples], among.input_values[1, :samples])
     assert alone.mask_time_indices is not None and among.mask_time_indices is not None
     assert torch.equal(alone.mask_time_indices[0, :frames], among.mask_time_indices[1, :frames])
-    later = data[(1, 3)][1]
-    assert len(later) != samples or not np.array_equal(later, data[(0, 3)][1])
+    later = data[(1, 3, 0)][1]
+    assert len(later) != samples or not np.array_equal(later, data[(0, 3, 0)][1])
+
+
+def test_copies_of_an_utterance_in_one_epoch_are_augmented_each_in_its_way(
+    make_batches: Callable[..., SpeechBatches], corpus_folder: Path
+) -> None:
+    data = make_batches(corpus_folder)
+    first, second = data[(0, 3, 0)][1], data[(0, 3, 1)][1]
+    assert len(first) != len(second) or not np.array_equal(first, second)
 
 
 def test_models_that_mask_no_padding_get_no_mask(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
     data = make_batches(corpus_folder, attention_mask=False, mask_time=(0.0, 5))
-    examples = [data[(0, 0)], data[(0, 1)]]
+    examples = [data[(0, 0, 0)], data[(0, 1, 0)]]
     batch = data.collate(examples)
     assert batch.attention_mask is None
     # They see padding in their statistics, and so get no more of it than they must.
@@ -167,8 +190,10 @@ def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
 ) -> None:
     data = make_batches(make_corpus(tmp_path, ["ab", "cab", "dad"]))
     (tmp_path / "01.wav").unlink()
-    batch = data.collate([data[(0, index)] for index in range(3)])
-    assert batch.unreadable == (Rejection("train", 1, "01.wav", "no such file", str(tmp_path / "01.wav")),)
+    batch = data.collate([data[(0, index, 0)] for index in range(3)])
+    assert batch.unreadable == (
+        Rejection("train", 1, "01.wav", "no such file", str(tmp_path / "01.wav"), str(tmp_path)),
+    )
     assert batch.label_lengths.tolist() == [2, 0, 3]
     assert not batch.input_values[1].any()
     assert torch.isfinite(batch.input_values).all()

@@ -149,10 +149,10 @@ def test_one_speaker_cant_be_held_out(tmp_path: Path, make_corpus: Callable[...,
 
 
 def test_the_list_of_rejected_utterances_is_csv(tmp_path: Path) -> None:
-    write_rejected(tmp_path / "rejected.csv", [Rejection("train", 3, 'a, "b".wav', "too short", "0.01 s")])
+    write_rejected(tmp_path / "rejected.csv", [Rejection("train", 3, 'a, "b".wav', "too short", "0.01 s", "speech")])
     with (tmp_path / "rejected.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["split", "row", "name", "reason", "detail"],
-            ["train", "3", 'a, "b".wav', "too short", "0.01 s"],
+            ["split", "row", "name", "reason", "detail", "source"],
+            ["train", "3", 'a, "b".wav', "too short", "0.01 s", "speech"],
         ]
     assert [file.name for file in tmp_path.iterdir()] == ["rejected.csv"]

@@ -4,10 +4,11 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finetune.data.audio import Recording, read_seconds
+from finetune.data.audio import AudioError, Recording, read_seconds
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 
@@ -25,13 +26,13 @@ def write_manifest(file: Path, columns: tuple[str, str] = ("file_name", "text"))
     return file
 
 
-def table_of(root: Path, split: str = "train", **columns: str) -> Table:
+def table_of(root: Path, split: str = "train", **columns: Any) -> Table:
     source = Source(str(root), **columns)
     return select_table(load_splits(source), split, source)
 
 
 def texts_of(table: Table) -> list[str]:
-    return list(table.rows[table.text])
+    return table.texts()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
@@ -43,7 +44,7 @@ def test_a_manifests_cells_are_the_strings_that_stand_in_it(tmp_path: Path, suff
 
 def test_numbers_in_json_become_text(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text('{"file_name": "a.wav", "text": 7}\n\n{"file_name": "b.wav", "text": null}\n')
-    assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", None]
+    assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", ""]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
@@ -85,9 +86,20 @@ def test_named_columns_are_taken_and_their_paths_are_relative_to_the_manifest(tm
     assert texts_of(table)[0] == "NA"
 
 
-def test_an_absolute_path_in_a_manifest_stays(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("file_name,text\n/elsewhere/a.wav,ab\n")
-    assert table_of(tmp_path / "list.csv").recording(0).path == "/elsewhere/a.wav"
+@pytest.mark.parametrize("path", ["/elsewhere/a.wav", "../a.wav", "deep/../../a.wav"])
+def test_audio_outside_the_corpus_is_read_only_where_that_is_allowed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    manifest = tmp_path / "corpus" / "list.csv"
+    manifest.write_text(f"file_name,text\n{path},ab\ndeep/../b.wav,ab\n")
+    for root in (manifest, tmp_path / "corpus"):
+        if root.is_dir():
+            manifest = manifest.rename(root / "metadata.csv")
+        table = table_of(root)
+        with pytest.raises(AudioError, match=r"outside the corpus .*data\.allow_outside=true"):
+            table.recording(0)
+        assert Path(str(table.recording(1).path)).name == "b.wav"
+        allowed = table_of(root, allow_outside=True).recording(0).path
+        assert allowed == (path if path.startswith("/") else str(tmp_path / "corpus" / path))
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""Public corpora as they are laid out on a disk, with their splits, texts, speakers and segments."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from finetune.data.audio import AudioError, Recording, read_seconds
+from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.errors import UserError
+
+Rows = list[tuple[str, str, str | None]]
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def write_tone(file: Path, seconds: float = 1.0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, 0.1 * np.sin(np.arange(round(16000 * seconds)) / 5), 16000)
+    return file
+
+
+def table_of(root: Path, split: str = "train", **options: Any) -> Table:
+    source = Source(str(root), **options)
+    return select_table(load_splits(source), split, source)
+
+
+def rows_of(table: Table) -> Rows:
+    return [(table.name(row), *pair) for row, pair in enumerate(zip(table.texts(), table.speakers(), strict=True))]
+
+
+def make_kaldi(root: Path) -> Path:
+    write_tone(root / "audio" / "r1.wav", 3.0)
+    write(root / "wav.scp", "r1 audio/r1.wav\nr2 audio/none.wav\n")
+    write(root / "segments", "u1 r1 0.5 1.25\nu2 r1 1.5 2.0\nu3 r9 0 1\nu4 r1 1\nu5 r1 2.5 3.5\n")
+    write(root / "text", "u1 hello there\nu2 again\nu3 lost\nu4 cut\nu5 late\n")
+    write(root / "utt2spk", "u1 anna\nu2 ben\nu3 ben\nu4 ben\nu5 ben\n")
+    return root
+
+
+def test_kaldi_segments(tmp_path: Path) -> None:
+    table = table_of(make_kaldi(tmp_path))
+    assert rows_of(table)[:2] == [("r1.wav", "hello there", "anna"), ("r1.wav", "again", "ben")]
+    assert table.recording(0) == Recording(str(tmp_path / "audio" / "r1.wav"), None, 0.5, 1.25)
+    assert read_seconds(table.recording(0)) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [(2, "no audio"), (3, None), (4, "segment outside the audio: ends at 3.5 s, the audio at 3 s")],
+)
+def test_kaldi_segments_that_cannot_be_used_are_rows_with_a_reason(
+    tmp_path: Path, row: int, reason: str | None
+) -> None:
+    table = table_of(make_kaldi(tmp_path))
+    if reason is None:  # Without an end a segment goes on to the recording's.
+        assert read_seconds(table.recording(row)) == 2.0
+        return
+    with pytest.raises(AudioError, match=reason):
+        read_seconds(table.recording(row))
+
+
+def test_kaldi_without_segments_and_with_a_folder_for_each_split(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        write(tmp_path / split / "wav.scp", "a a.flac\nb /far/b.flac\n")
+        write(tmp_path / split / "text", "a one two\n")
+    table = table_of(tmp_path, "validation")
+    assert rows_of(table) == [("a.flac", "one two", None), ("b.flac", "", None)]
+    assert table.recording(0).path == str(tmp_path / "dev" / "a.flac")
+    with pytest.raises(AudioError, match="outside the corpus"):
+        table.recording(1)
+
+
+def test_kaldi_commands_are_never_run(tmp_path: Path) -> None:
+    write(tmp_path / "wav.scp", f"a touch {tmp_path}/ran |\n")
+    write(tmp_path / "text", "a one\n")
+    with pytest.raises(UserError, match="makes the audio of a by a command, which is never run here"):
+        load_splits(Source(str(tmp_path)))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_kaldi_without_transcripts_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "wav.scp", "a a.wav\n")
+    with pytest.raises(UserError, match="There is no text in"):
+        load_splits(Source(str(tmp_path)))
+
+
+def make_librispeech(root: Path) -> Path:
+    for subset, speaker in (("train-clean-100", "19"), ("train-other-500", "25"), ("dev-clean", "84")):
+        chapter = root / subset / speaker / "198"
+        write(chapter / f"{speaker}-198.trans.txt", f"{speaker}-198-0000 NORTHANGER ABBEY\n{speaker}-198-0001 IT'S I\n")
+    return root
+
+
+@pytest.mark.parametrize("folder", ["", "LibriSpeech"])
+def test_librispeech(tmp_path: Path, folder: str) -> None:
+    make_librispeech(tmp_path / folder)
+    source = Source(str(tmp_path))
+    splits = load_splits(source)
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "dev-clean": 2,
+        "train": 4,
+        "train-clean-100": 2,
+        "train-other-500": 2,
+        "validation": 2,
+    }
+    table = select_table(splits, "train-clean-100", source)
+    assert rows_of(table)[0] == ("19-198-0000.flac", "NORTHANGER ABBEY", "19")
+    expected = tmp_path / folder / "train-clean-100" / "19" / "198" / "19-198-0000.flac"
+    assert table.recording(0).path == str(expected)
+
+
+def test_one_subset_of_librispeech(tmp_path: Path) -> None:
+    make_librispeech(tmp_path)
+    assert rows_of(table_of(tmp_path / "dev-clean", "validation"))[1] == ("84-198-0001.flac", "IT'S I", "84")
+    assert list(load_splits(Source(str(tmp_path / "train-other-500")))) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"), [("LJ1|Printing, in 1440|Printing, in fourteen forty", "fourteen forty"), ("LJ1|a, b", "a, b")]
+)
+def test_ljspeech(tmp_path: Path, line: str, text: str) -> None:
+    write_tone(tmp_path / "wavs" / "LJ1.wav")
+    write(tmp_path / "metadata.csv", f'{line}\nLJ2|He said "no|no\n')
+    table = table_of(tmp_path)
+    assert [name for name, _, _ in rows_of(table)] == ["LJ1.wav", "LJ2.wav"]
+    assert table.texts()[0].endswith(text)
+    assert read_seconds(table.recording(0)) == 1.0
+
+
+def test_a_metadata_file_beside_wavs_is_not_taken_for_ljspeech(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    write(tmp_path / "metadata.csv", "file_name,text\nwavs/a.wav,one\n")
+    assert rows_of(table_of(tmp_path)) == [("a.wav", "one", None)]
+
+
+def test_common_voice(tmp_path: Path) -> None:
+    write_tone(tmp_path / "clips" / "cv_1.wav")
+    header = "client_id\tpath\tsentence\taccents\n"
+    write(tmp_path / "train.tsv", header + 'c1\tcv_1.wav\tSie sagte: "Nein\tBayern\nc2\tcv_2\tDanke.\t\n')
+    write(tmp_path / "dev.tsv", header + "c3\tcv_3.mp3\tJa.\t\n")
+    write(tmp_path / "reported.tsv", "sentence\treason\n")
+    source = Source(str(tmp_path))
+    splits = load_splits(source)
+    assert sorted(splits) == ["train", "validation"]
+    table = select_table(splits, "train", source)
+    assert rows_of(table) == [("cv_1.wav", 'Sie sagte: "Nein', "c1"), ("cv_2.mp3", "Danke.", "c2")]
+    assert table.rows["accents"] == ["Bayern", ""]
+    assert read_seconds(table.recording(0)) == 1.0
+
+
+def test_common_voice_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    write(tmp_path / "train.tsv", "client_id\tclip\nc1\ta.mp3\n")
+    with pytest.raises(
+        UserError, match=r"train\.tsv, line 2: expected the columns path and sentence, found client_id, clip"
+    ):
+        load_splits(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_nemo_manifests(tmp_path: Path, suffix: str) -> None:
+    write_tone(tmp_path / "a.wav", 3.0)
+    rows = [
+        {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.25, "text": "one"},
+        {"audio_filepath": "a.wav", "duration": 3.0, "text": "whole"},
+        {"audio_filepath": "a.wav", "offset": "soon", "duration": 1, "text": "never"},
+    ]
+    manifest = write(tmp_path / f"list{suffix}", "".join(json.dumps(row) + "\n" for row in rows))
+    table = table_of(manifest)
+    assert table.recording(0) == Recording(str(tmp_path / "a.wav"), None, 0.5, 1.75)
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [1.25, 3.0]
+    with pytest.raises(AudioError, match="impossible segment: its start is 'soon', not a number of seconds"):
+        table.recording(2)
+
+
+def test_a_manifest_with_segments(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 2.0)
+    write(tmp_path / "list.csv", "file_name,text,start,end\na.wav,one,0.5,1\na.wav,two,1,\na.wav,three,1.5,0.5\n")
+    table = table_of(tmp_path / "list.csv")
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [0.5, 1.0]
+    with pytest.raises(AudioError, match=r"impossible segment: from 1\.5 to 0\.5 s"):
+        read_seconds(table.recording(2))
+
+
+@pytest.mark.parametrize("name", ["text", "wav.scp"])
+def test_text_that_is_not_utf_8_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "wav.scp", "a a.wav\n")
+    write(tmp_path / "text", "a one\n")
+    (tmp_path / name).write_bytes("a Grüße\n".encode("latin-1"))
+    with pytest.raises(UserError, match="byte 4 is not UTF-8"):
+        load_splits(Source(str(tmp_path)))
