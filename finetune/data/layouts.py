@@ -6,11 +6,10 @@ is a path; `start` and `end` are seconds into it, where an utterance is a piece 
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from finetune.data.manifests import Row
 from finetune.errors import UserError
 
-Row = dict[str, Any]
 Splits = dict[str, list[Row]]
 
 # What `audiofolder` accepts as a split's folder or file.

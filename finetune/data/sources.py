@@ -1,9 +1,7 @@
 """A hub name, a folder or a manifest to one table: audio (undecoded), text, speaker."""
 
 import bisect
-import csv
 import itertools
-import json
 import math
 import os
 import re
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.audio import AudioError, Recording
-from finetune.data.layouts import Row, read_layout, split_name
+from finetune.data.layouts import read_layout, split_name
+from finetune.data.manifests import PROBLEM, SUFFIXES, Row, read_manifest
 from finetune.errors import UserError
 
 # Names that public corpora give to the same column, the commonest first.
@@ -22,7 +21,6 @@ AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_MANIFESTS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ class Table:
     def recording(self, row: int) -> Recording:
         """The audio of one row, unread; raises AudioError where it lies outside the corpus or has no usable times."""
         values = self.rows[row]
+        if values.get(PROBLEM):
+            raise AudioError(values[PROBLEM])
         cell = values[self.audio]
         if not isinstance(cell, str):
             recording = Recording.from_cell(cell)
@@ -203,10 +203,10 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
 
 def _find_manifests(root: Path) -> dict[str, Path]:
     """A folder's manifest for each split: train.csv …, train/metadata.csv … or one metadata.csv for all."""
-    files = [file for file in sorted(root.glob("*")) if file.suffix in _MANIFESTS and file.is_file()]
+    files = [file for file in sorted(root.glob("*")) if file.suffix in SUFFIXES and file.is_file()]
     manifests = {name: file for file in files if (name := split_name(file.stem)) in ("train", "validation", "test")}
     for file in sorted(root.glob("*/metadata.*")):
-        if file.suffix in _MANIFESTS:
+        if file.suffix in SUFFIXES:
             manifests.setdefault(split_name(file.parent.name), file)
     whole = next((file for file in files if file.stem == "metadata"), None)
     if whole and not manifests:
@@ -220,20 +220,7 @@ def _find_manifests(root: Path) -> dict[str, Path]:
 
 
 def _read_manifest(file: Path, audio_column: str | None) -> Any:
-    # `load_dataset` would turn the transcript "NA" into nothing and "007" into 7, drop rows whose audio is
-    # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
-    if file.suffix not in _MANIFESTS:
-        raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix in (".jsonl", ".json"):
-                rows = [json.loads(line) for line in lines if line.strip()]
-            else:
-                rows = list(csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ","))
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{file} can't be read as {file.suffix[1:].upper()}: {_first_line(error)}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file} can't be read: each line must be one JSON object.")
+    rows = read_manifest(file)
     for row in rows:
         _place_in_time(row)
     audio = audio_column or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), None)

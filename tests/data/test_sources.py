@@ -133,6 +133,8 @@ def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
         ("list.txt", b"a.wav ab", r"expected a file that ends in \.csv"),
         ("list.jsonl", b"{half", "can't be read as JSONL"),
         ("list.jsonl", b'["a.wav", "ab"]', "one JSON object"),
+        ("list.jsonl", b"\xff\xfe{\x00", "can't be read as JSONL: not JSON"),
+        ("list.csv", b"file_name,text\na.wav,ab,c\n", "line 2 has 3 cells where the header has 2"),
         ("list.csv", b"file_name,text\na.wav,\xff\xfe", "can't be read as CSV"),
     ],
 )
@@ -140,6 +142,44 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, name: str, content: bytes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words):
         load_splits(Source(str(tmp_path / name)))
+
+
+def problem_of(table: Table, row: int) -> str | None:
+    try:
+        table.recording(row)
+    except AudioError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        (
+            "list.csv",
+            b"file_name,text\nb.wav,x, y\na.wav,ab\n",
+            "ragged row: line 2 has 3 cells where the header has 2",
+        ),
+        ("list.csv", b"file_name,text\nb.wav\na.wav,ab\n", "ragged row: line 2 has 1 cells where the header has 2"),
+        ("list.tsv", b"file_name\ttext\nb.wav\tGr\xfc\xdfe\na.wav\tab\n", "not UTF-8: Gr\ufffd\ufffde"),
+        ("list.csv", b"file_name,text\nb.wav," + b"x" * 10_000_000 + b"\na.wav,ab\n", "line too long: line 2: "),
+        ("list.jsonl", b'{"file_name": "b.wav", \n{"file_name": "a.wav", "text": "ab"}\n', "not JSON: line 1: "),
+        ("list.jsonl", b'7\n{"file_name": "a.wav", "text": "ab"}\n', "not one JSON object: line 1: 7"),
+        (
+            "list.jsonl",
+            b'{"text": "' + b"x" * 10_000_000 + b'"}\n{"file_name": "a.wav", "text": "ab"}\n',
+            "line too long: line 1 has 10000012 characters",
+        ),
+    ],
+    ids=["more cells", "fewer cells", "encoding", "long cell", "not JSON", "no object", "long line"],
+)
+def test_a_line_that_cannot_be_read_is_named_and_the_others_are_used(
+    tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    table = table_of(tmp_path / name)
+    assert (problem_of(table, 0) or "").startswith(problem)
+    assert problem_of(table, 1) is None and table.texts()[1] == "ab"
 
 
 def test_a_path_where_nothing_is_is_refused() -> None:
