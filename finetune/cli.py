@@ -59,8 +59,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from finetune.data.sources import Source
     from finetune.scoring import evaluate
 
-    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
-        raise UserError(f"{options.json} can't be written: expected a file's name in a folder that exists.")
+    _require_writable(options.json)
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
     source = Source(options.data, **columns, allow_outside=options.allow_outside)
     evaluation = evaluate(options.model, source, options.split)
@@ -106,8 +105,19 @@ def _check(options: argparse.Namespace) -> int:
     from finetune.preparation import describe, prepare
     from finetune.recipe import load_recipe
 
+    for file in (options.json, options.html):
+        _require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
-    print("\n".join(describe(prepare(recipe), recipe)))
+    preparation = prepare(recipe)
+    examination = preparation.examine(listen=options.listen)
+    print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
+    if options.json:
+        rejected = [vars(rejection) for rejection in preparation.rejected]
+        _write(Path(options.json), {**examination.to_json(), "rejected": rejected})
+    if options.html:
+        from finetune.data.examination_page import write_page
+
+        write_page(Path(options.html), _run_name(Path(options.recipe)), examination, preparation.splits)
     return 0
 
 
@@ -120,6 +130,11 @@ def _recipe(options: argparse.Namespace) -> int:
 
 def _run_name(recipe: Path) -> str:
     return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
+
+
+def _require_writable(file: str | None) -> None:
+    if file and (Path(file).is_dir() or not Path(file).parent.is_dir()):
+        raise UserError(f"{file} can't be written: expected a file's name in a folder that exists.")
 
 
 def _write(file: Path, values: object) -> None:
@@ -157,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="everything that can be known before training, in seconds")
     _add_recipe(check)
+    check.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    check.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
+    check.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
     check.set_defaults(command=_check)
 
     recipe = commands.add_parser("recipe", help="print a recipe with every value, defaults included")

@@ -8,9 +8,10 @@ from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
+from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
-from finetune.data.vocabulary import build_vocabulary, count_characters, load_base_vocabulary
+from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
 from finetune.recipe import AugmentationSection, Recipe
 
@@ -40,6 +41,15 @@ class Preparation:
         """The splits by their role."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {role: split for role, split in named.items() if split is not None}
+
+    @property
+    def characters(self) -> list[str]:
+        """What the model can write, the space left out."""
+        return [token for token in self.vocabulary if len(token) == 1 and token != WORD_DELIMITER]
+
+    def examine(self, listen: bool = False) -> Examination:
+        """What is in the splits and what is wrong with them; `listen` decodes all audio, too."""
+        return examine(self.splits, self.characters, self.limits.sampling_rate if listen else None)
 
     @property
     def rejected(self) -> list[Rejection]:
@@ -136,7 +146,9 @@ def choose_vocabulary(
     return vocabulary, head_rows
 
 
-def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -> list[str]:
+def describe(
+    preparation: Preparation, recipe: Recipe, num_processes: int = 1, examination: Examination | None = None
+) -> list[str]:
     """What there is, and what to look at before training, as lines for people."""
     lines = []
     for role, split in preparation.splits.items():
@@ -145,15 +157,14 @@ def describe(preparation: Preparation, recipe: Recipe, num_processes: int = 1) -
         lines.append(f"{role}: {len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
-    characters = [token for token in preparation.vocabulary if len(token) == 1 and token != "|"]
-    lines.append(f"vocabulary: {len(characters)} characters: {' '.join(characters)}")
+    lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
     training = recipe.training
     step_seconds = training.batch_seconds * training.accumulation * num_processes
     epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
     epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
     lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s, about {epochs:.1f} epochs")
-    lines += [f"note: {warning}" for warning in _warnings(preparation)]
+    lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
     return lines
 
 
@@ -185,22 +196,3 @@ def _list_characters(counts: Counter[str], most: int = 20) -> str:
         for character, count in counts.most_common(most)
     ]
     return ", ".join(listed) + (f" and {len(counts) - most} more" if len(counts) > most else "")
-
-
-def _warnings(preparation: Preparation) -> list[str]:
-    warnings = []
-    train = preparation.train
-    for role, split in preparation.splits.items():
-        if role == "train":
-            continue
-        unseen = sorted(set("".join(u.transcript for u in split.utterances)) - {" "} - set(preparation.vocabulary))
-        if unseen:
-            warnings.append(
-                f"{role} has characters that training has not and the model can't write: {' '.join(unseen)}"
-            )
-        shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
-        if shared:
-            warnings.append(
-                f"{len(shared)} speakers of {role} are also in train, so its WER is too good for new voices"
-            )
-    return warnings

@@ -56,14 +56,28 @@ class Recording:
         return self.path
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a recording says of itself: length (of its segment) in seconds, sampling rate in hertz, channels."""
+
+    seconds: float
+    sampling_rate: int
+    channels: int
+
+
 def read_seconds(recording: Recording) -> float:
     """Length in seconds from the header alone; raises AudioError when there is no readable audio."""
+    return read_header(recording).seconds
+
+
+def read_header(recording: Recording) -> Header:
+    """The header, without decoding; raises AudioError when there is no readable audio."""
     try:
         header = soundfile.info(recording.open())
     except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
     first, last = _find_segment(recording, header.frames, header.samplerate)
-    return (last - first) / float(header.samplerate)
+    return Header((last - first) / float(header.samplerate), header.samplerate, header.channels)
 
 
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, read_seconds, read_waveform
+from finetune.data.audio import AudioError, Waveform, read_header, read_waveform
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
@@ -29,6 +29,8 @@ class Utterance:
     speaker: str | None
     source: str = ""
     weight: float = 1.0
+    sampling_rate: int = 0
+    audio_key: tuple[str, float, float | None] | None = None  # the same for the same piece of a file
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,26 @@ def prepare_split(
     for row, (raw, speaker) in enumerate(progress):
         transcript = normalize(raw)
         try:
-            seconds = read_seconds(table.recording(row))
-            _require(transcript, seconds, limits, training)
+            recording = table.recording(row)
+            header = read_header(recording)
+            _require(transcript, header.seconds, limits, training)
         except AudioError as error:
             rejected.append(_reject(name, table, row, error))
             continue
         source, _ = table.origin(row)
         utterances.append(
-            Utterance(row, table.name(row), seconds, transcript, raw, speaker, source.root, source.weight)
+            Utterance(
+                row,
+                table.name(row),
+                header.seconds,
+                transcript,
+                raw,
+                speaker,
+                source.root,
+                source.weight,
+                header.sampling_rate,
+                None if recording.data else (str(recording.path), recording.start, recording.end),
+            )
         )
     split = Split(name, table, tuple(utterances), tuple(rejected))
     require_any(split)

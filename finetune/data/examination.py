@@ -1,0 +1,209 @@
+"""What is in a corpus and what is wrong with it: counts, distributions, outliers, leaks between splits."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from finetune.data.audio import AudioError, Waveform
+from finetune.data.corpus import Split, Utterance
+from finetune.data.vocabulary import count_characters
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+# An utterance this many median absolute deviations from the median speaks at no human rate, or its text is another's.
+_OUTLIER_DEVIATIONS = 8.0
+_FEWEST_FOR_OUTLIERS = 30
+_LISTED = 20
+# Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
+_CLIPPED_SHARE = 0.001
+_QUIET_DBFS = -55.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to look at: of which kind, where, and the utterances (by split, row and name) that show it."""
+
+    kind: str
+    split: str
+    sentence: str
+    utterances: tuple[tuple[str, int, str], ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """A split in numbers; quantiles are at `QUANTILES`, seconds and characters a second."""
+
+    utterances: int
+    seconds: float
+    speakers: int
+    words: int
+    left_out: dict[str, int]
+    sampling_rates: dict[int, int]
+    characters: dict[str, int]
+    duration_quantiles: tuple[float, ...]
+    rate_quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All of a corpus: each split's summary and what was found."""
+
+    splits: dict[str, SplitSummary]
+    findings: tuple[Finding, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole as plain values."""
+        return asdict(self)
+
+    def summary(self) -> list[str]:
+        """Each split's distributions in a line for people."""
+        lines = []
+        for role, split in self.splits.items():
+            low, middle, high = (split.duration_quantiles[QUANTILES.index(at)] for at in (0.0, 0.5, 1.0))
+            rates = ", ".join(f"{rate} Hz × {count}" for rate, count in split.sampling_rates.items())
+            lines.append(
+                f"{role}: {low:.1f} to {high:.1f} s (median {middle:.1f}), "
+                f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters a second; {rates}"
+            )
+        return lines
+
+
+def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None) -> Examination:
+    """Examine splits by their roles (`train`, `validation`, `test`), from headers and transcripts alone.
+
+    `writable` are the characters that the model can write. With a sampling rate (Hz) all audio is decoded as well.
+    """
+    findings: list[Finding] = []
+    for role, split in splits.items():
+        findings += _find_outliers(role, split)
+        findings += _find_duplicates(role, split)
+    train = splits["train"]
+    for role, split in splits.items():
+        if role != "train":
+            findings += _find_leaks(role, split, train)
+            findings += _find_unwritable(role, split, set(writable))
+    if sampling_rate is not None:
+        for role, split in splits.items():
+            findings += _listen(role, split, sampling_rate)
+    return Examination({role: summarise(split) for role, split in splits.items()}, tuple(findings))
+
+
+def summarise(split: Split) -> SplitSummary:
+    """A split's counts and quantiles."""
+    utterances = split.utterances
+    return SplitSummary(
+        utterances=len(utterances),
+        seconds=split.seconds,
+        speakers=len({u.speaker for u in utterances} - {None}),
+        words=sum(len(u.transcript.split()) for u in utterances),
+        left_out=dict(Counter(r.reason for r in split.rejected).most_common()),
+        sampling_rates=dict(Counter(u.sampling_rate for u in utterances).most_common()),
+        characters=dict(count_characters(u.transcript for u in utterances).most_common()),
+        duration_quantiles=_quantiles([u.seconds for u in utterances]),
+        rate_quantiles=_quantiles([speaking_rate(u) for u in utterances]),
+    )
+
+
+def speaking_rate(utterance: Utterance) -> float:
+    """Characters a second, spaces left out."""
+    return len(utterance.transcript.replace(" ", "")) / utterance.seconds
+
+
+def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
+    if len(split.utterances) < _FEWEST_FOR_OUTLIERS:
+        return
+    # Rates spread by factors: half as fast is as far away as twice as fast.
+    rates = np.log([speaking_rate(u) for u in split.utterances])
+    middle = float(np.median(rates))
+    deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
+    distances = (rates - middle) / deviation
+    for kind, sign, words in (
+        ("fast", 1, "are said faster than anyone talks: their text may be longer than what is heard"),
+        ("slow", -1, "are said slower than anyone talks: their text may leave out what is heard"),
+    ):
+        far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
+        worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
+        if worst:
+            yield _finding(kind, role, f"{len(worst)} utterances {words}", [split.utterances[i] for i in worst])
+
+
+def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
+    audio: dict[Any, list[Utterance]] = {}
+    for utterance in split.utterances:
+        if utterance.audio_key:
+            audio.setdefault(utterance.audio_key, []).append(utterance)
+    twice = [same for same in audio.values() if len(same) > 1]
+    if twice:
+        sentence = f"{len(twice)} pieces of audio stand there more than once"
+        yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
+
+
+def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
+    shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
+    if shared:
+        sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too good for new voices"
+        yield _finding("shared speakers", role, sentence, [u for u in split.utterances if u.speaker in shared])
+    keys = {u.audio_key for u in train.utterances} - {None}
+    same = [u for u in split.utterances if u.audio_key in keys]
+    if same:
+        yield _finding("shared audio", role, f"{len(same)} recordings of {role} are also in train", same)
+    # A command or a digit may be said by anyone; a sentence that training has word for word is half learned.
+    known = {u.transcript for u in train.utterances}
+    same = [u for u in split.utterances if u.transcript in known and len(u.transcript.split()) > 3]
+    if same:
+        share = len(same) / len(split.utterances)
+        sentence = f"{len(same)} transcripts of {role} ({share:.0%}) stand word for word in train"
+        yield _finding("shared transcripts", role, sentence, same)
+
+
+def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Finding]:
+    unseen = [u for u in split.utterances if set(u.transcript) - writable - {" "}]
+    if unseen:
+        characters = sorted(set("".join(u.transcript for u in unseen)) - writable - {" "})
+        sentence = f"{role} has characters that training has not and the model can't write: {' '.join(characters)}"
+        yield _finding("unseen characters", role, sentence, unseen)
+
+
+def _listen(role: str, split: Split, sampling_rate: int) -> Iterator[Finding]:
+    """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there."""
+    found: dict[str, list[Utterance]] = {}
+
+    def listen(utterance: Utterance) -> tuple[Utterance, str | None]:
+        try:
+            return utterance, judge(split.read(utterance, sampling_rate))
+        except AudioError as error:
+            return utterance, str(error).partition(":")[0]
+
+    with ThreadPoolExecutor() as pool:  # Decoding holds no lock.
+        heard = pool.map(listen, split.utterances)
+        for utterance, kind in tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None):
+            if kind is not None:
+                found.setdefault(kind, []).append(utterance)
+    for kind, utterances in sorted(found.items()):
+        yield _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances)
+
+
+def judge(waveform: Waveform) -> str | None:
+    """What is wrong with the sound of (samples,) float32 at full scale 1, or None."""
+    magnitude = np.abs(waveform)
+    peak = float(magnitude.max())
+    flat = magnitude >= 0.999 * peak
+    if float(np.mean(flat[1:] & flat[:-1])) > _CLIPPED_SHARE:
+        return "clipped audio"
+    if 10 * np.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12) < _QUIET_DBFS:
+        return "hardly any sound"
+    return None
+
+
+def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance]) -> Finding:
+    listed = tuple((role, u.row, u.name) for u in utterances[:_LISTED])
+    return Finding(kind, role, sentence, listed, len(utterances))
+
+
+def _quantiles(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.quantile(list(values), QUANTILES))

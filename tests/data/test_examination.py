@@ -1,0 +1,156 @@
+"""What is wrong with a corpus is found, counted and shown; what is fine is not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from finetune.cli import main
+from finetune.data.corpus import Limits, Split, prepare_split
+from finetune.data.examination import Examination, examine, judge
+from finetune.data.examination_page import draw_histogram, write_page
+from finetune.data.sources import Source, load_splits, select_table
+
+LIMITS = Limits(16000, ((10, 5), (3, 2)))
+Row = tuple[str, float, str, str]
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(16000 * seconds))).astype(np.float32)
+
+
+def write_split(root: Path, split: str, rows: list[Row]) -> Split:
+    """Noise with these names, seconds, texts and speakers."""
+    folder = root / split
+    folder.mkdir(parents=True)
+    for number, (name, seconds, _, _) in enumerate(rows):
+        soundfile.write(folder / name, noise(seconds, number), 16000)
+    lines = [json.dumps({"file_name": name, "text": text, "speaker": who}) + "\n" for name, _, text, who in rows]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return read_split(root, split)
+
+
+def read_split(root: Path, split: str) -> Split:
+    source = Source(str(root))
+    return prepare_split(split, select_table(load_splits(source), split, source), ("lowercase",), LIMITS)
+
+
+def sentences(count: int, speaker: str) -> list[Row]:
+    rng = np.random.default_rng(0)
+    words = ["one", "two", "three", "seven"]
+    texts = [" ".join(rng.choice(words, 6)) + f" {'abcdefgh'[i % 8] * (1 + i // 8)}" for i in range(count)]
+    return [(f"{i:02d}.wav", len(text) / 12, text, speaker) for i, text in enumerate(texts)]
+
+
+def found(examination: Examination) -> dict[tuple[str, str], int]:
+    return {(finding.kind, finding.split): finding.count for finding in examination.findings}
+
+
+def test_a_clean_corpus_has_no_findings(tmp_path: Path) -> None:
+    rows = sentences(50, "anna")
+    train = write_split(tmp_path, "train", rows[:40])
+    test = write_split(tmp_path, "test", [(*row[:3], "ben") for row in rows[40:]])
+    examination = examine({"train": train, "test": test}, "abcdefghinorstuvw", sampling_rate=16000)
+    assert found(examination) == {}
+    summary = examination.splits["train"]
+    assert (summary.utterances, summary.speakers, summary.sampling_rates) == (40, 1, {16000: 40})
+    assert summary.words == 7 * 40
+    assert summary.seconds == pytest.approx(sum(row[1] for row in rows[:40]), abs=0.01)
+    assert summary.rate_quantiles[3] == pytest.approx(10, abs=1.5)
+
+
+def test_leaks_between_splits_are_found(tmp_path: Path) -> None:
+    rows = sentences(12, "anna")
+    train = write_split(tmp_path, "train", rows[:10])
+    shared = [("x.wav", 2.0, rows[0][2], "ben"), ("y.wav", 2.0, "one two", "anna"), ("z.wav", 2.0, "one ä", "cleo")]
+    test = write_split(tmp_path, "test", shared)
+    examination = examine({"train": train, "test": test}, "abcdefghinorstuvw")
+    assert found(examination) == {
+        ("shared speakers", "test"): 1,
+        ("shared transcripts", "test"): 1,
+        ("unseen characters", "test"): 1,
+    }
+    said = " ".join(finding.sentence for finding in examination.findings)
+    assert "1 speakers of test are also in train" in said
+    assert "1 transcripts of test (33%) stand word for word in train" in said
+    assert "can't write: ä" in said
+
+
+def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", sentences(3, "anna"))
+    manifest = tmp_path / "train" / "metadata.jsonl"
+    manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[1] + "\n")
+    train = read_split(tmp_path, "train")
+    examination = examine({"train": train, "validation": train}, "abcdefghinorstuvw")
+    assert found(examination)["duplicate audio", "train"] == 1
+    assert found(examination)["shared audio", "validation"] == 4
+
+
+def test_utterances_said_at_no_human_rate_are_found(tmp_path: Path) -> None:
+    rows = sentences(40, "anna")
+    rows[7] = ("07.wav", 0.3, "one two three seven one two three seven", "anna")
+    rows[9] = ("09.wav", 30.0, "one", "anna")
+    train = write_split(tmp_path, "train", rows)
+    examination = examine({"train": train}, "abcdefghinorstuvw")
+    assert found(examination) == {("fast", "train"): 1, ("slow", "train"): 1}
+    assert [finding.utterances for finding in examination.findings] == [
+        (("train", 7, "07.wav"),),
+        (("train", 9, "09.wav"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("waveform", "verdict"),
+    [
+        (noise(1.0), None),
+        (np.clip(4 * noise(1.0), -0.5, 0.5), "clipped audio"),
+        (1e-3 * noise(1.0), "hardly any sound"),
+        (np.sin(np.arange(16000) / 5).astype(np.float32), None),
+    ],
+)
+def test_the_sound_is_judged(waveform: np.ndarray, verdict: str | None) -> None:
+    assert judge(waveform) == verdict
+
+
+def test_listening_finds_what_headers_do_not_show(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", sentences(4, "anna"))
+    soundfile.write(tmp_path / "train" / "01.wav", np.zeros(32000), 16000)
+    soundfile.write(tmp_path / "train" / "02.wav", np.clip(10 * noise(2.0), -1, 1), 16000)
+    train = read_split(tmp_path, "train")
+    assert found(examine({"train": train}, "abcdefghinorstuvw")) == {}
+    heard = examine({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
+    assert found(heard) == {("clipped audio", "train"): 1, ("silent audio", "train"): 1}
+
+
+def test_the_page_shows_figures_findings_and_clips_and_needs_nothing_beside_it(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [("a.wav", 1.0, "<b>one</b> & two", "anna"), ("b.wav", 1.0, "three", "ben")])
+    manifest = tmp_path / "train" / "metadata.jsonl"
+    manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[0] + "\n")
+    train = read_split(tmp_path, "train")
+    write_page(tmp_path / "page.html", "A <corpus>", examine({"train": train}, "abc"), {"train": train})
+    page = (tmp_path / "page.html").read_text()
+    assert "A &lt;corpus&gt;" in page and "&lt;b&gt;one&lt;/b&gt; &amp; two" in page and "<b>one" not in page
+    assert page.count("<audio") == 1 and "data:audio/ogg;base64," in page
+    assert "http" not in page
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
+
+
+def test_a_histogram_has_a_bar_of_the_right_height_for_each_range() -> None:
+    drawn = draw_histogram("Seconds", [0.5] * 3 + [1.5, 2.0], bins=2)
+    assert "<title>0.0 to 1.0: 3</title>" in drawn and "<title>1.0 to 2.0: 2</title>" in drawn
+    assert 'height="120.0"' in drawn and 'height="80.0"' in drawn
+
+
+def test_check_writes_what_it_found(
+    tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    files = ["--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html")]
+    assert main(["check", str(recipe), "--listen", *files]) == 0
+    assert "test: 0.5 to 1.3 s (median 0.9), 6.7 characters a second; 16000 Hz × 6" in capsys.readouterr().out
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["splits"]["train"]["utterances"] == 24 and written["rejected"] == []
+    assert "<h2>validation</h2>" in (tmp_path / "c.html").read_text()
