@@ -114,6 +114,12 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         _write(Path(options.json), {**examination.to_json(), "rejected": rejected})
+    if options.fix:
+        from finetune.data.examination import write_clean_manifests
+
+        for file, rows in write_clean_manifests(preparation.splits, examination.findings):
+            role = file.name.split(".")[0]
+            print(f"{file}: {rows} utterances; use it with data.{role}_split={file.stem}")
     if options.html:
         from finetune.data.examination_page import write_page
 
@@ -173,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="everything that can be known before training, in seconds")
     _add_recipe(check)
     check.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    check.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
     check.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
     check.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
     check.set_defaults(command=_check)

@@ -1,9 +1,12 @@
 """What is in a corpus and what is wrong with it: counts, distributions, outliers, leaks between splits."""
 
+import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,14 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
+from finetune.data.sources import CLEAN
 from finetune.data.vocabulary import count_characters
+from finetune.errors import UserError
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # An utterance this many median absolute deviations from the median speaks at no human rate, or its text is another's.
 _OUTLIER_DEVIATIONS = 8.0
 _FEWEST_FOR_OUTLIERS = 30
-_LISTED = 20
 # Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
 _CLIPPED_SHARE = 0.001
 _QUIET_DBFS = -55.0
@@ -25,13 +29,16 @@ _QUIET_DBFS = -55.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at: of which kind, where, and the utterances (by split, row and name) that show it."""
+    """One thing to look at: of which kind, in which split, and the rows and names that show it, the worst first.
+
+    With `unusable` they can't be learned from or scored.
+    """
 
     kind: str
     split: str
     sentence: str
-    utterances: tuple[tuple[str, int, str], ...] = ()
-    count: int = 0
+    utterances: tuple[tuple[int, str], ...] = ()
+    unusable: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,21 +178,22 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
 
 def _listen(role: str, split: Split, sampling_rate: int) -> Iterator[Finding]:
     """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there."""
-    found: dict[str, list[Utterance]] = {}
+    found: dict[tuple[str, bool], list[Utterance]] = {}
 
-    def listen(utterance: Utterance) -> tuple[Utterance, str | None]:
+    def listen(utterance: Utterance) -> tuple[Utterance, str | None, bool]:
         try:
-            return utterance, judge(split.read(utterance, sampling_rate))
+            return utterance, judge(split.read(utterance, sampling_rate)), False
         except AudioError as error:
-            return utterance, str(error).partition(":")[0]
+            return utterance, str(error).partition(":")[0], True
 
     with ThreadPoolExecutor() as pool:  # Decoding holds no lock.
         heard = pool.map(listen, split.utterances)
-        for utterance, kind in tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None):
+        shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
+        for utterance, kind, unusable in shown:
             if kind is not None:
-                found.setdefault(kind, []).append(utterance)
-    for kind, utterances in sorted(found.items()):
-        yield _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances)
+                found.setdefault((kind, unusable), []).append(utterance)
+    for (kind, unusable), utterances in sorted(found.items()):
+        yield _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
 
 
 def judge(waveform: Waveform) -> str | None:
@@ -200,9 +208,40 @@ def judge(waveform: Waveform) -> str | None:
     return None
 
 
-def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance]) -> Finding:
-    listed = tuple((role, u.row, u.name) for u in utterances[:_LISTED])
-    return Finding(kind, role, sentence, listed, len(utterances))
+def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance], unusable: bool = False) -> Finding:
+    return Finding(kind, role, sentence, tuple((u.row, u.name) for u in utterances), unusable)
+
+
+def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Finding]) -> list[tuple[Path, int]]:
+    """Write ROLE.clean.csv into each local source's folder: its usable rows, with the texts as they stand there.
+
+    Returns each file and its number of rows. Raises UserError where one of the files exists; nothing else is changed.
+    """
+    unusable = {(finding.split, row) for finding in findings if finding.unusable for row, _ in finding.utterances}
+    manifests: dict[Path, list[list[object]]] = {}
+    for role, split in splits.items():
+        for utterance in split.utterances:
+            root = Path(utterance.source)
+            if (role, utterance.row) in unusable or utterance.audio_key is None or not root.exists():
+                continue
+            folder = root if root.is_dir() else root.parent
+            path, start, end = utterance.audio_key
+            name = os.path.relpath(path, folder)
+            segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
+            rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
+            rows.append([name, utterance.raw_transcript, utterance.speaker or "", *segment])
+    if not manifests:
+        raise UserError("There is no local corpus to write a clean manifest beside.")
+    for file in manifests:
+        if file.exists():
+            raise UserError(f"{file} exists already: remove it, or rename it.")
+    for file, rows in manifests.items():
+        partial = file.with_name(file.name + ".partial")
+        with partial.open("w", encoding="utf-8", newline="") as lines:
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerows([["file_name", "text", "speaker", "start", "end"], *rows])
+        partial.rename(file)
+    return [(file, len(rows)) for file, rows in manifests.items()]
 
 
 def _quantiles(values: Iterable[float]) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from finetune.data.corpus import Split, Utterance
 from finetune.data.examination import Examination, Finding, SplitSummary, speaking_rate
 
 # A page with more clips is slow to open; the JSON names more utterances.
-_CLIPS = 3
+_LISTED, _CLIPS = 20, 3
 _CLIP_SECONDS = 20.0
 _CLIP_RATE = 16000
 
@@ -82,14 +82,14 @@ def draw_histogram(title: str, values: Sequence[float], bins: int = 40) -> str:
 def _finding_section(finding: Finding, split: Split) -> str:
     utterances = {u.row: u for u in split.utterances}
     rows = []
-    for number, (_, row, name) in enumerate(finding.utterances):
+    for number, (row, name) in enumerate(finding.utterances[:_LISTED]):
         utterance = utterances[row]
         player = _player(utterance, split) if number < _CLIPS else ""
         rows.append(
             f"<tr><td>{escape(name)}<small>row {row}, {utterance.seconds:.1f} s</small></td>"
             f'<td dir="auto">{escape(utterance.transcript)}</td><td>{player}</td></tr>'
         )
-    more = finding.count - len(finding.utterances)
+    more = len(finding.utterances) - _LISTED
     rest = f"<p class='note'>and {more:,} more</p>" if more > 0 else ""
     return (
         f"<details><summary>{escape(finding.split)}: {escape(finding.sentence)}</summary>"

@@ -20,6 +20,9 @@ TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_t
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
+# What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
+CLEAN = ".clean"
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -152,12 +155,11 @@ def load_splits(source: Source) -> dict[str, Any]:
     """
     root = Path(source.root).expanduser()
     if root.is_dir():
+        clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
         layout = read_layout(root)
-        if layout is not None:
-            return {split: _build_dataset(rows) for split, rows in layout.items()}
-        return {
-            split: _read_manifest(file, source.audio_column) for split, file in sorted(_find_manifests(root).items())
-        }
+        files = clean if layout is not None else {**clean, **_find_manifests(root)}
+        splits = {split: _read_manifest(file, source.audio_column) for split, file in sorted(files.items())}
+        return {split: _build_dataset(rows) for split, rows in (layout or {}).items()} | splits
     if root.is_file():
         return {"train": _read_manifest(root, source.audio_column)}
     if not is_hub_name(source.root):
