@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from finetune.data.sources import is_hub_name
+from finetune.data.storage import is_url
 from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
 from finetune.errors import UserError
 
@@ -338,7 +339,9 @@ def _resolve_places(values: dict[str, Any], folder: Path) -> None:
             values[section][key] = _resolve_place(place, folder, on_hub=(section, key) in _PLACES)
     data = values.get("data")
     sources = data.get("sources") if isinstance(data, dict) else None
-    for number, source in enumerate(sources if isinstance(sources, list) else ()):
+    if not isinstance(sources, list):
+        return
+    for number, source in enumerate(sources):
         if isinstance(source, str):
             sources[number] = _resolve_place(source, folder, on_hub=True)
         elif isinstance(source, dict) and isinstance(source.get("root"), str):
@@ -346,6 +349,8 @@ def _resolve_places(values: dict[str, Any], folder: Path) -> None:
 
 
 def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
+    if is_url(place):
+        return place
     path = folder / Path(place).expanduser()
     if path.exists() or not on_hub or not is_hub_name(place):
         return str(path.resolve())

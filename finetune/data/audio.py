@@ -1,15 +1,19 @@
 """Audio bytes or files to mono float32 at the model's sampling rate, without FFmpeg."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+
+from finetune.data.storage import is_url, open_file, read_bytes
 
 Waveform = npt.NDArray[np.float32]
 
@@ -34,26 +38,47 @@ class AudioError(Exception):
 
 @dataclass(frozen=True)
 class Recording:
-    """Where one utterance's audio is: a file, or its bytes as they stood in a data set; `start`, `end` in seconds."""
+    """Where one utterance's audio is: a file or a URL, or its bytes as they stood in a data set.
+
+    `start` and `end` are in seconds. `piece` is the first byte and the number of bytes of what lies in a tar.
+    """
 
     path: str | None
     data: bytes | None
     start: float = 0.0
     end: float | None = None
+    piece: tuple[int, int] | None = None
 
     @classmethod
-    def from_cell(cls, cell: dict[str, Any] | None) -> "Recording":
-        """From a cell of a `datasets.Audio(decode=False)` column."""
+    def from_cell(cls, cell: "dict[str, Any] | str | bytes | None") -> "Recording":
+        """From a path, from bytes, or from a cell of a `datasets.Audio(decode=False)` column or of `read_archive`."""
+        if isinstance(cell, str):
+            return cls(cell, None)
+        if isinstance(cell, bytes):
+            return cls(None, cell)
         cell = cell or {}
-        return cls(path=cell.get("path"), data=cell.get("bytes"))
+        piece = (cell["offset"], cell["size"]) if cell.get("offset") is not None else None
+        return cls(cell.get("path"), cell.get("bytes"), piece=piece)
 
-    def open(self) -> str | io.BytesIO:
-        """What soundfile reads from. Raises AudioError when there is neither bytes nor a file."""
+    @contextmanager
+    def open(self, whole: bool = True) -> Iterator[str | BinaryIO]:
+        """What soundfile reads from, a URL's audio all at once where it is needed `whole`.
+
+        Raises AudioError when there is neither bytes nor a file.
+        """
         if self.data is not None:
-            return io.BytesIO(self.data)
-        if self.path is None or not Path(self.path).is_file():
+            yield io.BytesIO(self.data)
+        elif self.path is None or not (is_url(self.path) or Path(self.path).is_file()):
             raise AudioError(f"no such file: {self.path}" if self.path else "no audio")
-        return self.path
+        elif self.piece is not None:
+            yield io.BytesIO(read_bytes(self.path, self.piece))
+        elif not is_url(self.path):
+            yield self.path
+        elif whole:
+            yield io.BytesIO(read_bytes(self.path))
+        else:
+            with open_file(self.path) as file:
+                yield file
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,8 @@ def read_seconds(recording: Recording) -> float:
 def read_header(recording: Recording) -> Header:
     """The header, without decoding; raises AudioError when there is no readable audio."""
     try:
-        header = soundfile.info(recording.open())
+        with recording.open(whole=False) as file:
+            header = soundfile.info(file)
     except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
     first, last = _find_segment(recording, header.frames, header.samplerate)
@@ -86,7 +112,7 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     Raises AudioError when the audio can't be decoded to its end or holds values that are not numbers.
     """
     try:
-        with soundfile.SoundFile(recording.open()) as file:
+        with recording.open() as opened, soundfile.SoundFile(opened) as file:
             rate = file.samplerate
             first, last = _find_segment(recording, file.frames, rate)
             promised = last - first

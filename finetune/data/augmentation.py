@@ -184,8 +184,8 @@ def make_noise(samples: int, rng: np.random.Generator) -> Waveform:
     """Noise whose spectrum falls as 1/f^a, a drawn from 0 (white) to 2 (brown)."""
     spectrum = np.fft.rfft(rng.standard_normal(samples).astype(np.float32))
     frequency = np.arange(1, len(spectrum) + 1, dtype=np.float32)
-    noise: Waveform = np.fft.irfft(spectrum * frequency ** (-rng.uniform(0.0, 2.0) / 2), n=samples)
-    return noise
+    noise = np.fft.irfft(spectrum * frequency ** (-rng.uniform(0.0, 2.0) / 2), n=samples)
+    return noise.astype(np.float32, copy=False)
 
 
 def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
@@ -208,7 +208,7 @@ def limit_band(waveform: Waveform, sampling_rate: int) -> Waveform:
     hertz = np.fft.rfftfreq(length, 1 / sampling_rate).astype(np.float32)
     with np.errstate(divide="ignore"):
         gain = 1 / np.sqrt((1 + (low / hertz) ** (2 * low_order)) * (1 + (hertz / high) ** (2 * high_order)))
-    limited: Waveform = np.fft.irfft(np.fft.rfft(waveform, length) * gain, length)[: len(waveform)]
+    limited = np.fft.irfft(np.fft.rfft(waveform, length) * gain, length)[: len(waveform)]
     return limited.astype(np.float32)
 
 

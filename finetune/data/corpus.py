@@ -130,7 +130,7 @@ def prepare_split(
                 source.root,
                 source.weight,
                 header.sampling_rate,
-                None if recording.data else (str(recording.path), recording.start, recording.end),
+                None if recording.data or recording.piece else (str(recording.path), recording.start, recording.end),
             )
         )
     split = Split(name, table, tuple(utterances), tuple(rejected))

@@ -62,8 +62,8 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
         else:
             recording, start, end = [*segments[utterance].split(), "", "", ""][:3]
             # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
-            place = recordings.get(recording)
-            row |= {"audio": str(folder / place) if place else None, "start": start, "end": end}
+            file = recordings.get(recording)
+            row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
         yield row
 
 

@@ -4,15 +4,18 @@ import bisect
 import itertools
 import math
 import os
+import posixpath
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.layouts import read_layout, split_name
 from finetune.data.manifests import PROBLEM, SUFFIXES, Row, read_manifest
+from finetune.data.storage import StorageError, find_place, is_url, reporting
 from finetune.errors import UserError
 
 # Names that public corpora give to the same column, the commonest first.
@@ -82,23 +85,20 @@ class Table:
         values = self.rows[row]
         if values.get(PROBLEM):
             raise AudioError(values[PROBLEM])
-        cell = values[self.audio]
-        if not isinstance(cell, str):
-            recording = Recording.from_cell(cell)
-        elif self.inside is not None and not _lies_in(cell, self.inside):
-            raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {cell}")
-        else:
-            recording = Recording(path=cell, data=None)
+        recording = Recording.from_cell(values[self.audio])
+        path = recording.path if recording.data is None else None
+        if self.inside is not None and path and not _lies_in(path, self.inside):
+            raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {path}")
         if self.start is None or self.end is None:
             return recording
         start, end = _read_time(values[self.start], "start"), _read_time(values[self.end], "end")
-        return Recording(recording.path, recording.data, start or 0.0, end)
+        return replace(recording, start=start or 0.0, end=end)
 
     def name(self, row: int) -> str:
         """What a person finds the utterance by: its file's name, or its number."""
         cell = self.rows[row][self.audio]
-        path = cell if isinstance(cell, str) else (cell or {}).get("path")
-        return Path(path).name if path else f"row {row}"
+        path = cell.get("member") or cell.get("path") if isinstance(cell, dict) else cell
+        return Path(path).name if isinstance(path, str) and path else f"row {row}"
 
 
 class JoinedTables:
@@ -153,18 +153,18 @@ def load_splits(source: Source) -> dict[str, Any]:
 
     Raises UserError when there is nothing at that place or it is no corpus.
     """
-    root = Path(source.root).expanduser()
-    if root.is_dir():
-        clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
-        layout = read_layout(root)
-        files = clean if layout is not None else {**clean, **_find_manifests(root)}
-        splits = {split: _read_manifest(file, source.audio_column) for split, file in sorted(files.items())}
-        return {split: _build_dataset(rows) for split, rows in (layout or {}).items()} | splits
-    if root.is_file():
-        return {"train": _read_manifest(root, source.audio_column)}
+    root = find_place(source.root)
+    try:
+        with reporting(source.root):
+            if root.is_dir():
+                return _load_folder(root, source)
+            if root.is_file():
+                return _load_file(root, source)
+    except StorageError as error:
+        raise UserError(f"The data can't be read. {error}") from error
     if not is_hub_name(source.root):
         raise UserError(
-            f"There is no data at {source.root}: expected a folder, a .csv, .tsv or .jsonl file, "
+            f"There is no data at {source.root}: expected a folder, a .csv, .tsv, .jsonl, .parquet or .tar file, "
             "or the name of a data set on a hub."
         )
     import datasets
@@ -196,11 +196,52 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))
     timed = "start" in rows.column_names and "end" in rows.column_names
-    root = Path(source.root).expanduser()
     inside = None
-    if root.exists() and not source.allow_outside:
-        inside = str(root if root.is_dir() else root.parent)
+    root = find_place(source.root)
+    if not source.allow_outside and (is_url(source.root) or root.exists()):
+        inside = str(root.parent if root.is_file() else root)
     return Table(source, rows, audio, text, speaker, "start" if timed else None, "end" if timed else None, inside)
+
+
+def _load_folder(root: Path, source: Source) -> dict[str, Any]:
+    clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
+    layout = read_layout(root) or read_archives(root)
+    tables = None if layout is not None else find_parquet(root)
+    files = clean if layout is not None or tables is not None else {**clean, **_find_manifests(root)}
+    splits = {split: _read_manifest(file, source.audio_column) for split, file in sorted(files.items())}
+    if tables is not None:
+        splits = _load_parquet(tables) | splits
+    return {split: _build_dataset(rows) for split, rows in (layout or {}).items()} | splits
+
+
+def _load_file(file: Path, source: Source) -> dict[str, Any]:
+    if file.suffix == ".tar":
+        return {"train": _build_dataset(read_archive(file))}
+    if file.suffix == ".parquet":
+        return _load_parquet({"train": [file]})
+    return {"train": _read_manifest(file, source.audio_column)}
+
+
+def find_parquet(root: Path) -> dict[str, list[Path]] | None:
+    """A folder's Parquet files by split, in the folder, in its `data` or in one for each split; None without any."""
+    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(split_of(file, root), []).append(file)
+    return splits or None
+
+
+def _load_parquet(files: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    import datasets
+
+    try:
+        # It becomes a memory-mapped copy in the cache of `datasets`: Parquet can't be read row by row.
+        loaded = datasets.load_dataset(
+            "parquet", data_files={split: [*map(str, names)] for split, names in files.items()}
+        )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {_first_line(error)}") from error
+    return dict(loaded)
 
 
 def _find_manifests(root: Path) -> dict[str, Path]:
@@ -225,10 +266,10 @@ def _read_manifest(file: Path, audio_column: str | None) -> Any:
     rows = read_manifest(file)
     for row in rows:
         _place_in_time(row)
-    audio = audio_column or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), None)
+    audio = audio_column or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
     for row in rows:
-        if row.get(audio):
-            row[audio] = str(file.parent / str(row[audio]))
+        if place := row.get(audio):
+            row[audio] = str(place) if is_url(str(place)) else str(file.parent / str(place))
     return _build_dataset(rows)
 
 
@@ -248,7 +289,7 @@ def _build_dataset(rows: Sequence[Row]) -> Any:
     import datasets
 
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
-    return datasets.Dataset.from_dict({name: [_as_text(row.get(name)) for row in rows] for name in names})
+    return datasets.Dataset.from_dict({name: [_as_cell(row.get(name)) for row in rows] for name in names})
 
 
 def _read_time(cell: object, role: str) -> float | None:
@@ -263,13 +304,16 @@ def _read_time(cell: object, role: str) -> float | None:
     return seconds
 
 
-def _lies_in(path: str, folder: str) -> bool:
+def _lies_in(place: str, folder: str) -> bool:
     # By name alone: a link inside the corpus that leads elsewhere was put there by its owner.
-    return Path(os.path.normpath(Path(path).absolute())).is_relative_to(os.path.normpath(Path(folder).absolute()))
+    if is_url(place) != is_url(folder):
+        return False
+    normalize = posixpath.normpath if is_url(folder) else os.path.abspath
+    return Path(normalize(place)).is_relative_to(normalize(folder))
 
 
-def _as_text(cell: object) -> str | None:
-    return None if cell is None else str(cell)
+def _as_cell(cell: object) -> object:
+    return cell if cell is None or isinstance(cell, dict) else str(cell)
 
 
 def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: str, source: Source) -> str:

@@ -43,12 +43,13 @@ def load_base_vocabulary(base: str, revision: str | None = None) -> dict[str, in
             f"{base} has no vocabulary (a vocab.json for its head): set text.vocabulary=training, or take a base "
             "that was fine-tuned."
         ) from error
-    ours = {
+    ours: dict[Any, str] = {
         tokenizer.pad_token: PAD,
         tokenizer.unk_token: UNKNOWN,
         tokenizer.word_delimiter_token: WORD_DELIMITER,
     }
-    named = {ours.get(token, token): row for token, row in sorted(rows.items(), key=lambda item: item[1])}
+    ordered = sorted(rows.items(), key=lambda item: item[1])
+    named = {str(ours.get(token, token)): row for token, row in ordered}
     return {token: row for token, row in named.items() if len(token) == 1 or token in (PAD, UNKNOWN)}
 
 

@@ -190,3 +190,45 @@ def test_a_path_where_nothing_is_is_refused() -> None:
 def test_a_hub_name_that_cant_be_loaded_is_refused() -> None:
     with pytest.raises(UserError, match="somebody/speech is neither a folder or file here nor a data set"):
         load_splits(Source("somebody/speech"))
+
+
+@pytest.mark.parametrize("layout", ["train-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"])
+@pytest.mark.parametrize("audio", ["struct", "binary"])
+def test_parquet_with_audio_bytes(
+    tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch, layout: str, audio: str
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    encoded = [(corpus_folder / "test" / f"{i:02d}.wav").read_bytes() for i in range(3)]
+    cells = [{"bytes": data, "path": f"{i}.wav"} for i, data in enumerate(encoded)] if audio == "struct" else encoded
+    file = tmp_path / "corpus" / layout
+    file.parent.mkdir(parents=True)
+    columns = {"audio": cells, "transcription": ["one", None, "three"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    table = table_of(tmp_path / "corpus")
+    assert table.texts() == ["one", "", "three"]
+    assert table.recording(2).data == encoded[2]
+    assert table.name(2) == ("2.wav" if audio == "struct" else "row 2")
+
+
+def test_parquet_reads_no_file_outside_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    cells = [{"bytes": None, "path": "/etc/hostname"}]
+    (tmp_path / "corpus").mkdir()
+    pyarrow.parquet.write_table(
+        pyarrow.table({"audio": cells, "text": ["leak"]}), tmp_path / "corpus" / "train.parquet"
+    )
+    with pytest.raises(AudioError, match="outside the corpus"):
+        table_of(tmp_path / "corpus").recording(0)
+
+
+def test_what_only_calls_itself_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "train.parquet").write_text("file_name,text\n")
+    with pytest.raises(UserError, match=r"train\.parquet can't be read as Parquet"):
+        load_splits(Source(str(tmp_path)))

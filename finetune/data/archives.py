@@ -1,0 +1,75 @@
+"""WebDataset tars, read where they lie: an utterance is the files of one name, its audio a piece of the tar."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import IO, cast
+
+from finetune.data.audio import SUFFIXES
+from finetune.data.layouts import Splits, split_name
+from finetune.data.manifests import PROBLEM, Row
+from finetune.data.storage import open_file
+from finetune.errors import UserError
+
+
+def read_archives(root: Path) -> Splits | None:
+    """The rows of a folder's tars by split, or None where there are none.
+
+    Raises UserError for a tar that can't be read.
+    """
+    splits: Splits = {}
+    for file in [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]:
+        splits.setdefault(split_of(file, root), []).extend(read_archive(file))
+    return splits or None
+
+
+def split_of(file: Path, root: Path) -> str:
+    """The split that a shard belongs to: what its name begins with, or its folder's name, or `train`."""
+    named = split_name(file.name.split(".")[0].split("-")[0].split("_")[0])
+    if named in ("train", "validation", "test"):
+        return named
+    return "train" if file.parent == root or file.parent.name == "data" else split_name(file.parent.name)
+
+
+def read_archive(file: Path) -> list[Row]:
+    """The utterances of one tar, by https://github.com/webdataset/webdataset: KEY.wav (flac, …), KEY.txt, KEY.json.
+
+    `audio` is where the audio's bytes are: path, member, offset and size. Raises UserError for what is no plain tar.
+    """
+    rows: dict[str, Row] = {}
+    try:
+        # Opened for random access ("r:", not "r|"): what is not read is skipped, not fetched.
+        with open_file(str(file)) as opened, tarfile.open(fileobj=cast(IO[bytes], opened), mode="r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    _add(rows, file, archive, member)
+    except tarfile.TarError as error:
+        raise UserError(f"{file} can't be read: {error}; expected a tar that is whole and not compressed.") from error
+    return list(rows.values())
+
+
+def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    folder, _, name = member.name.rpartition("/")
+    stem, _, extension = name.partition(".")
+    if not stem:  # .DS_Store and its like
+        return
+    row = rows.setdefault(f"{folder}/{stem}", {"id": stem, "audio": None, "text": None})
+    if f".{extension.lower()}" in SUFFIXES:
+        row["audio"] = {"path": str(file), "member": member.name, "offset": member.offset_data, "size": member.size}
+    elif extension in ("txt", "json"):
+        content = archive.extractfile(member)
+        assert content is not None
+        _describe(row, extension, content.read())
+
+
+def _describe(row: Row, extension: str, content: bytes) -> None:
+    try:
+        text = content.decode("utf-8-sig")
+        described = json.loads(text) if extension == "json" else {"text": text.strip()}
+    except ValueError as error:  # UnicodeDecodeError is one too.
+        row[PROBLEM] = f"unreadable .{extension} in the tar: {error}"
+        return
+    if isinstance(described, dict):
+        if "text" not in described and "transcript" in described:
+            described["text"] = described.pop("transcript")
+        row.update({key: value for key, value in described.items() if key not in ("id", "audio")})

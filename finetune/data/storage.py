@@ -1,0 +1,84 @@
+"""Files at paths here and at URLs elsewhere (s3://, gs://, https://): listed like folders, read in pieces."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from finetune.errors import UserError
+
+# A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
+_BLOCK_BYTES = 64 * 1024
+
+
+class StorageError(OSError):
+    """A file elsewhere that can't be read: in one line what its storage says, of whatever kind its errors are."""
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL, not a path here."""
+    return "://" in place
+
+
+def find_place(place: str) -> Path:
+    """A path, or for a URL what behaves like one (universal_pathlib); raises UserError where its package is missing."""
+    if not is_url(place):
+        return Path(place).expanduser()
+    from upath import UPath
+
+    try:
+        found = UPath(place)
+        _ = found.fs
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{place} can't be reached: {error}") from error
+    return cast(Path, found)
+
+
+@contextmanager
+def reporting(place: str) -> Iterator[None]:
+    """Raise what goes wrong at a URL as a StorageError, whatever its client raises; leave the rest as it is."""
+    try:
+        yield
+    except (UserError, StorageError):
+        raise
+    except Exception as error:
+        if not is_url(place):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StorageError(f"{place}: {reason}") from error
+
+
+@contextmanager
+def open_file(place: str) -> Iterator[BinaryIO]:
+    """Open a file here or elsewhere for reading; elsewhere only the blocks that are read are fetched."""
+    if not is_url(place):
+        with Path(place).open("rb") as file:
+            yield file
+        return
+    with reporting(place):
+        filesystem, path = _connect(place)
+        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+    with file:
+        yield file
+
+
+def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
+    """A file's bytes, or of those a piece: its first byte's place and how many."""
+    if is_url(place):
+        part = {} if piece is None else {"start": piece[0], "end": piece[0] + piece[1]}
+        with reporting(place):
+            filesystem, path = _connect(place)
+            return bytes(filesystem.cat_file(path, **part))
+    with Path(place).open("rb") as file:
+        if piece is None:
+            return file.read()
+        file.seek(piece[0], io.SEEK_SET)
+        return file.read(piece[1])
+
+
+def _connect(place: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(place)
+    return filesystem, path

@@ -1,0 +1,101 @@
+"""WebDataset tars are read where they lie, and what is wrong with one is a row with a reason or a refusal."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from finetune.data.audio import AudioError, read_seconds, read_waveform
+from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.errors import UserError
+
+
+def encode_tone(seconds: float, suffix: str = "flac") -> bytes:
+    encoded = io.BytesIO()
+    soundfile.write(encoded, 0.1 * np.sin(np.arange(round(16000 * seconds)) / 5), 16000, format=suffix.upper())
+    return encoded.getvalue()
+
+
+def write_tar(file: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file
+
+
+def table_of(root: Path, split: str = "train") -> Table:
+    source = Source(str(root))
+    return select_table(load_splits(source), split, source)
+
+
+def test_an_utterance_is_the_files_of_one_name(tmp_path: Path) -> None:
+    described = json.dumps({"transcript": "Good bye", "speaker": "ben", "gender": "m"}).encode()
+    members = {
+        "a/one.flac": encode_tone(1.0),
+        "a/one.txt": b"Hello\n",
+        "a/two.json": described,
+        "a/two.wav": encode_tone(0.5, "wav"),
+        "b/one.flac": encode_tone(0.25),
+        "b/one.txt": b"again",
+        "a/.hidden": b"",
+    }
+    table = table_of(write_tar(tmp_path / "corpus.tar", members))
+    assert table.texts() == ["Hello", "Good bye", "again"]
+    assert table.speakers() == [None, "ben", None]
+    assert table.rows["gender"] == [None, "m", None]
+    assert [table.name(row) for row in range(3)] == ["one.flac", "two.wav", "one.flac"]
+    assert [read_seconds(table.recording(row)) for row in range(3)] == [1.0, 0.5, 0.25]
+    tone = 0.1 * np.sin(np.arange(8000) / 5)
+    np.testing.assert_allclose(read_waveform(table.recording(1), 16000), tone, atol=1e-4)
+
+
+def test_shards_are_sorted_into_splits(tmp_path: Path) -> None:
+    for place in ("train-0000.tar", "train-0001.tar", "dev/0000.tar", "data/test-0000.tar", "odd.tar"):
+        write_tar(tmp_path / place, {"a.flac": encode_tone(0.5), "a.txt": place.encode()})
+    texts = {split: table_of(tmp_path, split).texts() for split in load_splits(Source(str(tmp_path)))}
+    assert texts == {
+        "train": ["odd.tar", "train-0000.tar", "train-0001.tar"],
+        "validation": ["dev/0000.tar"],
+        "test": ["data/test-0000.tar"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"a.txt": b"no sound"}, "no audio"),
+        ({"a.flac": b"", "a.txt": b"empty"}, "unreadable audio: "),
+        ({"a.flac": encode_tone(0.5), "a.txt": b"\xff\xfe"}, "unreadable .txt in the tar: "),
+        ({"a.flac": encode_tone(0.5), "a.json": b"{"}, "unreadable .json in the tar: "),
+    ],
+)
+def test_an_utterance_that_cannot_be_used_is_a_row_with_a_reason(
+    tmp_path: Path, members: dict[str, bytes], reason: str
+) -> None:
+    file = write_tar(tmp_path / "corpus.tar", {**members, "b.flac": encode_tone(0.5), "b.txt": b"good"})
+    table = table_of(file)
+    with pytest.raises(AudioError) as raised:
+        read_seconds(table.recording(0))
+    assert str(raised.value).startswith(reason)
+    assert read_seconds(table.recording(1)) == 0.5
+
+
+@pytest.mark.parametrize("damage", ["compressed", "text", "cut"])
+def test_what_is_no_plain_tar_is_refused(tmp_path: Path, damage: str) -> None:
+    members = {"a.flac": encode_tone(0.5), "a.txt": b"hello"}
+    file = write_tar(tmp_path / "corpus.tar", members, "w:gz" if damage == "compressed" else "w")
+    if damage == "text":
+        file.write_text("not a tar")
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(
+        UserError, match=r"corpus\.tar can't be read: .*expected a tar that is whole and not compressed"
+    ):
+        load_splits(Source(str(tmp_path)))
