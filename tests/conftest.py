@@ -6,12 +6,15 @@ The session's folders are shared: read them, never write into them.
 import csv
 import json
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # Before any of the libraries reads it: no test waits for a network.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # Nothing is read from or left in the user's own.
 
 import numpy as np
 import pytest
@@ -52,6 +55,12 @@ def write_corpus(
             soundfile.write(folder / f"{i:02d}.wav", speak(transcript, rng), SAMPLING_RATE)
             writer.writerow([f"{i:02d}.wav", transcript, speakers[i] if speakers else f"s{i % 4}"])
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_the_cache() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])
 
 
 @pytest.fixture(scope="session")

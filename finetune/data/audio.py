@@ -83,27 +83,32 @@ class Recording:
 
 @dataclass(frozen=True)
 class Header:
-    """What a recording says of itself: length (of its segment) in seconds, sampling rate in hertz, channels."""
+    """What a file says of itself: its length in samples, its sampling rate in hertz, its channels."""
 
-    seconds: float
+    samples: int
     sampling_rate: int
     channels: int
 
 
 def read_seconds(recording: Recording) -> float:
     """Length in seconds from the header alone; raises AudioError when there is no readable audio."""
-    return read_header(recording).seconds
+    return measure_seconds(recording, read_header(recording))
 
 
 def read_header(recording: Recording) -> Header:
-    """The header, without decoding; raises AudioError when there is no readable audio."""
+    """The header of a recording's file, without decoding; raises AudioError when there is no readable audio."""
     try:
         with recording.open(whole=False) as file:
             header = soundfile.info(file)
     except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
-    first, last = _find_segment(recording, header.frames, header.samplerate)
-    return Header((last - first) / float(header.samplerate), header.samplerate, header.channels)
+    return Header(header.frames, header.samplerate, header.channels)
+
+
+def measure_seconds(recording: Recording, header: Header) -> float:
+    """Length in seconds of a recording, or of its segment; raises AudioError when there is no such piece."""
+    first, last = _find_segment(recording, header.samples, header.sampling_rate)
+    return (last - first) / float(header.sampling_rate)
 
 
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:

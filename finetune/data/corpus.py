@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, read_header, read_waveform
+from finetune.data.audio import AudioError, Waveform, measure_seconds, read_waveform
+from finetune.data.headers import HeaderIndex
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
@@ -109,30 +110,34 @@ def prepare_split(
     rejected: list[Rejection] = []
     pairs = zip(table.texts(), table.speakers(), strict=True)
     progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None)
-    for row, (raw, speaker) in enumerate(progress):
-        transcript = normalize(raw)
-        try:
-            recording = table.recording(row)
-            header = read_header(recording)
-            _require(transcript, header.seconds, limits, training)
-        except AudioError as error:
-            rejected.append(_reject(name, table, row, error))
-            continue
-        source, _ = table.origin(row)
-        utterances.append(
-            Utterance(
-                row,
-                table.name(row),
-                header.seconds,
-                transcript,
-                raw,
-                speaker,
-                source.root,
-                source.weight,
-                header.sampling_rate,
-                None if recording.data or recording.piece else (str(recording.path), recording.start, recording.end),
+    with HeaderIndex() as headers:
+        for row, (raw, speaker) in enumerate(progress):
+            transcript = normalize(raw)
+            try:
+                recording = table.recording(row)
+                header = headers.read(recording)
+                seconds = measure_seconds(recording, header)
+                _require(transcript, seconds, limits, training)
+            except AudioError as error:
+                rejected.append(_reject(name, table, row, error))
+                continue
+            source, _ = table.origin(row)
+            utterances.append(
+                Utterance(
+                    row,
+                    table.name(row),
+                    seconds,
+                    transcript,
+                    raw,
+                    speaker,
+                    source.root,
+                    source.weight,
+                    header.sampling_rate,
+                    None
+                    if recording.data or recording.piece
+                    else (str(recording.path), recording.start, recording.end),
+                )
             )
-        )
     split = Split(name, table, tuple(utterances), tuple(rejected))
     require_any(split)
     return split
