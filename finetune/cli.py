@@ -77,6 +77,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
+    from finetune.data.preprocessing import build_preprocessor, load_preprocessing
     from finetune.inference.transcriber import MIN_SECONDS, Transcriber
 
     def read(file: str, reader: Callable[..., Any], *details: Any) -> Any:
@@ -90,9 +91,10 @@ def _transcribe(options: argparse.Namespace) -> int:
         if length < MIN_SECONDS:
             raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
     transcriber = Transcriber.load(options.model)
+    preprocess = build_preprocessor(load_preprocessing(options.model), transcriber.sampling_rate)
     texts = []
     for file in options.files:
-        texts += transcriber.transcribe([read(file, read_waveform, transcriber.sampling_rate)])
+        texts += transcriber.transcribe([preprocess(read(file, read_waveform, transcriber.sampling_rate))])
     if options.format == "json":
         rows = zip(options.files, seconds, texts, strict=True)
         print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""What a user can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message says what was found, what was expected and what to do.
     """
+
+
+class StepError(ValueError):
+    """A step of text or audio that is unknown or has an argument it can't use: what was found and expected."""

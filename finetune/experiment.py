@@ -20,6 +20,7 @@ from finetune import __version__
 from finetune.data.batching import SpeechBatches, deal, stream
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.features import uses_attention_mask
+from finetune.data.preprocessing import save_preprocessing
 from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.errors import UserError
@@ -209,6 +210,8 @@ class Experiment:
         self.model.save_pretrained(partial)
         Wav2Vec2Processor(self.preparation.feature_extractor, self.tokenizer).save_pretrained(partial)
         save_normalization(partial, recipe.text.normalization)
+        if recipe.data.preprocessing:
+            save_preprocessing(partial, recipe.data.preprocessing)
         write_card(
             partial / "README.md",
             title=recipe.publishing.title or self.output.name,

@@ -90,7 +90,9 @@ def prepare(recipe: Recipe) -> Preparation:
         if not joined:
             return None
         name = names[0] if len(joined) == 1 and names[0] else role
-        return prepare_split(name, JoinedTables(joined), recipe.text.normalization, limits, training)
+        return prepare_split(
+            name, JoinedTables(joined), recipe.text.normalization, limits, training, data.preprocessing
+        )
 
     train, validation, test = split("train", training=True), split("validation"), split("test")
     assert train is not None

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from finetune.data.preprocessing import Step as AudioStep
+from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import is_hub_name
 from finetune.data.storage import is_url
 from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
@@ -68,7 +70,7 @@ class DataSection(_SourceKeys):
     """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
 
     Without a validation split, `validation_fraction` of the training utterances is held out, by speakers where they
-    are known.
+    are known. `preprocessing` is what is done to all audio, also when the model is used.
     """
 
     sources: tuple[SourceSection, ...] = ()
@@ -76,6 +78,13 @@ class DataSection(_SourceKeys):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     min_seconds: float = Field(0.1, gt=0)
     max_seconds: float = Field(20.0, gt=0)
+    preprocessing: tuple[AudioStep, ...] = ()
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _known_steps(cls, steps: tuple[AudioStep, ...]) -> tuple[AudioStep, ...]:
+        build_preprocessor(steps, 16000)
+        return steps
 
     @field_validator("sources", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
+from finetune.data.preprocessing import load_preprocessing
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.transcripts import DEFAULT_STEPS, Step, load_normalization
 from finetune.decoding.greedy import count_blanks, decode_greedy
@@ -46,7 +47,7 @@ def evaluate(name: str, source: Source, split: str | None, batch_seconds: float 
     steps = load_normalization(name) or _guess_normalization(transcriber)
     config = transcriber.model.config
     limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=MIN_SECONDS)
-    prepared = prepare_split(split, table, steps, limits)
+    prepared = prepare_split(split, table, steps, limits, preprocessing=load_preprocessing(name))
     evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator)
     return replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 

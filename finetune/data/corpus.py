@@ -5,7 +5,7 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform, measure_seconds, read_waveform
 from finetune.data.headers import HeaderIndex
+from finetune.data.preprocessing import Step as AudioStep
+from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
@@ -74,6 +76,7 @@ class Split:
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
+    preprocessing: tuple[AudioStep, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -85,11 +88,11 @@ class Split:
         return _reject(self.name, self.table, row, error)
 
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
-        """The utterance's waveform at `sampling_rate`; raises AudioError, also for audio in which nothing is."""
+        """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
         waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
         if not waveform.any():
             raise AudioError("silent audio: every sample is zero")
-        return waveform
+        return build_preprocessor(self.preprocessing, sampling_rate)(waveform)
 
 
 def frames_needed(transcript: str) -> int:
@@ -98,7 +101,12 @@ def frames_needed(transcript: str) -> int:
 
 
 def prepare_split(
-    name: str, table: Table | JoinedTables, steps: Sequence[Step], limits: Limits, training: bool = False
+    name: str,
+    table: Table | JoinedTables,
+    steps: Sequence[Step],
+    limits: Limits,
+    training: bool = False,
+    preprocessing: Sequence[AudioStep] = (),
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
@@ -138,7 +146,7 @@ def prepare_split(
                     else (str(recording.path), recording.start, recording.end),
                 )
             )
-    split = Split(name, table, tuple(utterances), tuple(rejected))
+    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
     require_any(split)
     return split
 
@@ -174,8 +182,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     rows = {u.row for u in held}
     kept = tuple(u for u in split.utterances if u.row not in rows)
     return (
-        Split(split.name, split.table, kept, split.rejected),
-        Split("validation", split.table, tuple(u for u in split.utterances if u.row in rows), ()),
+        replace(split, utterances=kept),
+        replace(split, name="validation", utterances=tuple(u for u in split.utterances if u.row in rows), rejected=()),
     )
 
 

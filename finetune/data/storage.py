@@ -1,4 +1,4 @@
-"""Files at paths here and at URLs elsewhere (s3://, gs://, https://): listed like folders, read in pieces."""
+"""Files here, at URLs elsewhere (s3://, gs://, https://) and of models on a hub."""
 
 import io
 from collections.abc import Iterator
@@ -75,6 +75,20 @@ def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
             return file.read()
         file.seek(piece[0], io.SEEK_SET)
         return file.read(piece[1])
+
+
+def find_model_file(model: str | Path, name: str) -> Path | None:
+    """A file of a model in a folder or on a hub, from where it is fetched; None for a model that has none."""
+    if Path(model).is_dir():
+        file = Path(model) / name
+        return file if file.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(model), name))
+    except EntryNotFoundError:
+        return None
 
 
 def _connect(place: str) -> tuple[Any, str]:

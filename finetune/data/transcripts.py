@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import UserError
+from finetune.data.storage import find_model_file
+from finetune.errors import StepError, UserError
 
 NORMALIZATION_FILE = "text_normalization.json"
 DEFAULT_STEPS: "tuple[Step, ...]" = ("nfkc", "lowercase", "remove_punctuation")
@@ -38,10 +39,6 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _DECIMAL_COMMA = frozenset(
     {"cs", "da", "de", "es", "fi", "fr", "id", "it", "nl", "no", "pl", "pt", "ru", "sv", "tr", "uk", "vi"}
 )
-
-
-class StepError(ValueError):
-    """A step that is unknown or has an argument it can't use; the message says what was found and expected."""
 
 
 def _remove_punctuation(text: str) -> str:
@@ -225,16 +222,8 @@ def save_normalization(model: Path, steps: Sequence[Step]) -> None:
 
 def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
     """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make."""
-    file = Path(model) / NORMALIZATION_FILE
-    if not Path(model).is_dir():
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        try:
-            file = Path(hf_hub_download(str(model), NORMALIZATION_FILE))
-        except EntryNotFoundError:
-            return None
-    if not file.is_file():
+    file = find_model_file(model, NORMALIZATION_FILE)
+    if file is None:
         return None
     try:
         steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])

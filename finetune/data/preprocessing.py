@@ -1,0 +1,152 @@
+"""What a recipe does to all audio, in training, evaluation and transcription alike: named steps, in its order."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finetune.data.audio import Waveform
+from finetune.data.storage import find_model_file
+from finetune.errors import StepError, UserError
+
+PREPROCESSING_FILE = "audio_preprocessing.json"
+
+Step = str | dict[str, float]
+"""A step's name, or its name and argument: `denoise`, `{highpass: 80}`."""
+
+Preprocessor = Callable[[Waveform], Waveform]
+
+# Silence is judged in frames of 20 ms, and this much of it stays before and after speech.
+_FRAME_SECONDS, _MARGIN_SECONDS = 0.02, 0.1
+# BS.1770 measures blocks of 0.4 s.
+_LOUDNESS_SECONDS = 0.4
+
+
+def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
+    """A second-order Butterworth filter, 12 dB per octave below so many hertz."""
+    if not 0 < hertz < sampling_rate / 2:
+        raise StepError(f"highpass: found {hertz}; expected hertz, between 0 and {sampling_rate // 2}")
+
+    def step(waveform: Waveform) -> Waveform:
+        import torch
+        from torchaudio.functional import highpass_biquad
+
+        filtered: Waveform = highpass_biquad(torch.from_numpy(waveform), sampling_rate, float(hertz)).numpy()
+        return filtered
+
+    return step
+
+
+def _trim_silence(decibels: float, sampling_rate: int) -> Preprocessor:
+    """Cut what lies before the first and after the last frame that is within so many dB of the loudest one."""
+    if not 0 < decibels <= 120:
+        raise StepError(f"trim_silence: found {decibels}; expected decibels below the loudest frame, up to 120")
+    frame, margin = round(_FRAME_SECONDS * sampling_rate), round(_MARGIN_SECONDS * sampling_rate)
+
+    def step(waveform: Waveform) -> Waveform:
+        power = np.add.reduceat(waveform.astype(np.float64) ** 2, np.arange(0, len(waveform), frame))
+        loud = np.flatnonzero(power > power.max() * 10 ** (-decibels / 10))
+        if not len(loud):
+            return waveform
+        return waveform[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
+
+    return step
+
+
+def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
+    """Scale so that the largest sample is at so many dB of full scale."""
+    if not -60 <= dbfs <= 0:
+        raise StepError(f"peak: found {dbfs}; expected decibels of full scale, between -60 and 0")
+
+    def step(waveform: Waveform) -> Waveform:
+        largest = np.abs(waveform).max()
+        return waveform * np.float32(10 ** (dbfs / 20) / largest) if largest > 0 else waveform
+
+    return step
+
+
+def _loudness(lufs: float, sampling_rate: int) -> Preprocessor:
+    """Scale to a loudness by ITU-R BS.1770-4 in LUFS; what is shorter than its blocks of 0.4 s is left as it is."""
+    if not -70 <= lufs <= 0:
+        raise StepError(f"loudness: found {lufs}; expected LUFS, between -70 and 0")
+
+    def step(waveform: Waveform) -> Waveform:
+        if len(waveform) < _LOUDNESS_SECONDS * sampling_rate:
+            return waveform
+        import torch
+        from torchaudio.functional import loudness
+
+        measured = float(loudness(torch.from_numpy(waveform)[None], sampling_rate))
+        return waveform * np.float32(10 ** ((lufs - measured) / 20)) if np.isfinite(measured) else waveform
+
+    return step
+
+
+def _denoise(sampling_rate: int) -> Preprocessor:
+    """Spectral gating by noisereduce (Sainburg 2020, https://github.com/timsainb/noisereduce)."""
+    try:
+        import noisereduce
+    except ImportError as error:
+        raise StepError("denoise needs noisereduce: pip install 'finetune[denoise]'") from error
+
+    def step(waveform: Waveform) -> Waveform:
+        return np.asarray(noisereduce.reduce_noise(waveform, sampling_rate), dtype=np.float32)
+
+    return step
+
+
+_WITH_ARGUMENT: dict[str, Callable[[float, int], Preprocessor]] = {
+    "highpass": _highpass,
+    "trim_silence": _trim_silence,
+    "peak": _peak,
+    "loudness": _loudness,
+}
+
+
+def build_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Preprocessor:
+    """All steps as one function of (samples,) float32 at `sampling_rate` Hz; what they leave may be shorter.
+
+    Raises StepError for a step that is unknown or has an argument it can't use.
+    """
+    built = [_build_step(step, sampling_rate) for step in steps]
+
+    def preprocess(waveform: Waveform) -> Waveform:
+        for step in built:
+            waveform = step(waveform)
+        return waveform
+
+    return preprocess
+
+
+def _build_step(step: Step, sampling_rate: int) -> Preprocessor:
+    if step == "denoise":
+        return _denoise(sampling_rate)
+    if isinstance(step, dict) and len(step) == 1:
+        [(name, argument)] = step.items()
+        if name in _WITH_ARGUMENT:
+            if isinstance(argument, bool) or not isinstance(argument, int | float):
+                raise StepError(f"{name}: found {argument!r}; expected a number")
+            return _WITH_ARGUMENT[name](argument, sampling_rate)
+    known = ", ".join(f"{{{name}: NUMBER}}" for name in _WITH_ARGUMENT)
+    raise StepError(f"unknown step {step!r}; expected one of {known}, denoise")
+
+
+def save_preprocessing(model: Path, steps: Sequence[Step]) -> None:
+    """Write the steps into the model directory, where `finetune evaluate` and `transcribe` find them."""
+    (model / PREPROCESSING_FILE).write_text(json.dumps({"steps": list(steps)}, indent=2) + "\n", encoding="utf-8")
+
+
+def load_preprocessing(model: str | Path) -> tuple[Step, ...]:
+    """The steps saved with a model in a folder or on a hub; none for one without. Raises UserError for damaged ones."""
+    file = find_model_file(model, PREPROCESSING_FILE)
+    if file is None:
+        return ()
+    try:
+        steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])
+        build_preprocessor(steps, 16000)
+    except StepError as error:
+        raise UserError(f"{file} has a step that can't be used: {error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
+    return steps
