@@ -1,0 +1,273 @@
+"""What it takes to feed training from audio files, against the way of the Transformers example.
+
+    python scripts/bench_loading.py first-batch [--data FOLDER] [--rounds 3]
+    python scripts/bench_loading.py headers
+    python scripts/bench_loading.py feeding
+    python scripts/bench_loading.py memory
+    python scripts/bench_loading.py padding
+
+Without `--data` the corpus is made: 12-second FLAC files of noise shaped like speech, 16 kHz.
+
+`first-batch`: from a corpus that was never seen to the first batch, in turn: ours reads headers and decodes what the
+batch needs; the example decodes everything and writes `input_values` with `datasets.map` (with soundfile here, since
+its own decoder wants FFmpeg), which is as much work as the corpus is long and 64 kB for each second of it.
+`headers`: files a second, at first and from the index. The limit is an open, a read and a close of each.
+`feeding`: decode, resample, normalise, augment and collate, against decoder and resampler alone, on one core.
+`memory`: resident memory over an epoch of 100,000 utterances, the worker's included.
+`padding`: the share of a batch that is padding, for durations like those of LibriSpeech's train-clean-100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import soundfile
+import torch
+from tqdm.auto import tqdm
+
+SAMPLING_RATE = 16000
+BATCH_SECONDS = 80.0
+
+
+def make_corpus(folder: Path, count: int, seconds: float, sampling_rate: int = SAMPLING_RATE) -> Path:
+    """Write `count` FLAC files of noise in syllables, which is about as hard to decode as speech, and their list."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    time_axis = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    syllables = 0.1 * np.sin(2 * np.pi * 2 * time_axis) ** 2
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "text", "speaker"])
+        for number in tqdm(range(count), "making the corpus", leave=False, disable=None):
+            noise = np.convolve(rng.standard_normal(len(time_axis)), np.ones(8) / 8, "same")
+            soundfile.write(folder / f"{number:05d}.flac", syllables * noise, sampling_rate)
+            writer.writerow([f"{number:05d}.flac", "the quick brown fox", f"s{number % 50}"])
+    return folder
+
+
+def prepare(folder: Path, **augmentation: Any) -> Any:
+    """Read a corpus as a training does: the batches it would learn from."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from finetune.data.augmentation import Augmentation
+    from finetune.data.batching import SpeechBatches
+    from finetune.data.corpus import Limits, prepare_split
+    from finetune.data.sources import Source, load_splits, select_table
+    from finetune.data.transcripts import DEFAULT_STEPS
+    from finetune.data.vocabulary import build_vocabulary
+
+    source = Source(str(folder))
+    limits = Limits(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
+    splits = load_splits(source)
+    table = select_table(splits, "train", source)
+    split = prepare_split("train", table, DEFAULT_STEPS, limits, training=True)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    vocabulary = build_vocabulary(sorted({c for u in split.utterances for c in u.transcript if c != " "}))
+    return SpeechBatches(split, vocabulary, extractor, limits, Augmentation(**augmentation), (0.05, 10), True, 0)
+
+
+def first_batch(folder: Path) -> None:
+    """Prepare a corpus that was never seen, and take the first batch from the loader."""
+    from finetune.data.batching import stream
+
+    data = prepare(folder)
+    seconds = [utterance.seconds for utterance in data.split.utterances]
+    next(iter(data.loader(stream(seconds, BATCH_SECONDS, 0), 0)))
+
+
+def example_first_batch(folder: Path, cache: Path) -> None:
+    """The same as the Transformers example does it (run_speech_recognition_ctc.py): `map`, then a random batch."""
+    import datasets
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from finetune.data.audio import Recording, read_waveform
+
+    datasets.disable_progress_bars()
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    with (folder / "metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = datasets.Dataset.from_list([{"audio": str(folder / row["file_name"]), "text": row["text"]} for row in rows])
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        waveform = read_waveform(Recording(row["audio"], None), SAMPLING_RATE)
+        return {"input_values": extractor(waveform, sampling_rate=SAMPLING_RATE).input_values[0]}
+
+    decoded = table.map(decode, cache_file_name=str(cache / "map.arrow"))
+    order = np.random.default_rng(0).permutation(len(decoded))[: round(BATCH_SECONDS / 12)]
+    extractor.pad([{"input_values": decoded[int(row)]["input_values"]} for row in order], return_tensors="pt")
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files under a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def bench_first_batch(data: Path | None, rounds: int) -> None:
+    """Print both times and the disk that each needed."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = data or make_corpus(Path(place) / "corpus", 500, 12.0)
+        first_batch(folder)  # What is imported is imported for both.
+        times: dict[str, list[float]] = {"ours": [], "the example's": []}
+        for number in range(rounds):
+            for name, run in (("ours", first_batch), ("the example's", example_first_batch)):
+                with tempfile.TemporaryDirectory() as cache:
+                    os.environ["XDG_CACHE_HOME"] = cache
+                    started = time.perf_counter()
+                    run(folder) if run is first_batch else run(folder, Path(cache))  # type: ignore[call-arg]
+                    times[name].append(time.perf_counter() - started)
+                    extra = folder_bytes(Path(cache)) / folder_bytes(folder)
+                print(
+                    f"round {number + 1}, {name}: {times[name][-1]:.2f} s, extra disk {100 * extra:.1f} %", flush=True
+                )
+        ours, theirs = (statistics.median(values) for values in times.values())
+        print(f"ratio of medians: {theirs / ours:.1f}")
+
+
+def bench_headers(rounds: int) -> None:
+    """Print files a second, read anew and from the index."""
+    from finetune.data.audio import Recording
+    from finetune.data.headers import HeaderIndex
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = make_corpus(Path(place) / "corpus", 4000, 1.0)
+        recordings = [Recording(str(file), None) for file in sorted(folder.glob("*.flac"))]
+        rates: dict[str, list[float]] = {"anew": [], "from the index": []}
+        for number in range(rounds):
+            for name in rates:
+                started = time.perf_counter()
+                with HeaderIndex(Path(place) / f"index{number}") as index:
+                    for recording in recordings:
+                        index.read(recording)
+                rates[name].append(len(recordings) / (time.perf_counter() - started))
+        for name, values in rates.items():
+            print(f"{name}: {statistics.median(values):,.0f} files a second")
+
+
+AUGMENTATION: dict[str, Any] = {"speed": (0.9, 1.1), "noise_snr_db": (5.0, 30.0), "reverb_seconds": (0.2, 0.8)}
+
+
+def decoder(files: list[Path]) -> Callable[[], None]:
+    """What decodes and resamples these files, and nothing else."""
+    from finetune.data.audio import Recording, read_waveform
+
+    def run() -> None:
+        for file in files:
+            read_waveform(Recording(str(file), None), SAMPLING_RATE)
+
+    return run
+
+
+def feeder(folder: Path, **augmentation: Any) -> Callable[[], None]:
+    """What takes an epoch of batches from a corpus of 60 utterances, in this process."""
+    from finetune.data.batching import stream
+
+    data = prepare(folder, **augmentation)
+    batches = stream([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
+
+    def run() -> None:
+        seen, loaded = 0, iter(data.loader(batches, 0))
+        while seen < 60:
+            seen += len(next(loaded).num_frames)
+
+    return run
+
+
+def bench_feeding(rounds: int) -> None:
+    """Print seconds of speech a second of one core, for 16 kHz (nothing to resample) and 48 kHz."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        for rate in (SAMPLING_RATE, 48000):
+            folder = make_corpus(Path(place) / str(rate), 60, 12.0, rate)
+
+            variants = {
+                "decoder and resampler": decoder(sorted(folder.glob("*.flac"))),
+                "feeding": feeder(folder),
+                "augmented": feeder(folder, **AUGMENTATION),
+            }
+            speeds: dict[str, list[float]] = {name: [] for name in variants}
+            for _ in range(rounds):
+                for name, run in variants.items():
+                    started = time.process_time()
+                    run()
+                    speeds[name].append(60 * 12.0 / (time.process_time() - started))
+            for name, values in speeds.items():
+                print(f"{rate} Hz, {name}: {statistics.median(values):,.0f} times real time a core", flush=True)
+
+
+def bench_memory() -> None:
+    """Print resident memory after each tenth of an epoch of 100,000 utterances with one worker."""
+    from finetune.data.batching import stream
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = make_corpus(Path(place) / "corpus", 1000, 0.3)
+        rows = (folder / "metadata.csv").read_text().splitlines()
+        (folder / "metadata.csv").write_text("\n".join([rows[0], *(rows[1:] * 100)]) + "\n")
+        data = prepare(folder)
+        batches = stream([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
+        seen, shown = 0, 0
+        for batch in data.loader(batches, 1):
+            seen += len(batch.num_frames)
+            if seen >= shown:
+                print(f"{seen:,} utterances: {resident_megabytes():,.0f} MB", flush=True)
+                shown += 10_000
+            if seen >= 100_000:
+                return
+
+
+def resident_megabytes() -> float:
+    """The unshared memory of this process and its workers."""
+    here = psutil.Process()
+    return sum(process.memory_full_info().uss for process in [here, *here.children()]) / 1e6
+
+
+def bench_padding() -> None:
+    """Print the share of padding for several batch sizes, and of random batches."""
+    from finetune.data.batching import bucket
+
+    rng = np.random.default_rng(0)
+    # Three quarters of train-clean-100 are between 12 and 16.5 s, the rest is spread below (mean 12.7 s).
+    long, short = np.clip(rng.normal(14.3, 1.3, 28000), 2, 17.5), rng.uniform(1.5, 14, 28000)
+    seconds = np.where(rng.random(28000) < 0.75, long, short).tolist()
+
+    def waste(batches: Iterator[list[int]]) -> float:
+        computed = sum(max(seconds[i] for i in batch) * len(batch) for batch in batches)
+        return 1 - sum(seconds) / computed
+
+    for batch_seconds in (40, 80, 160, 320):
+        order, size = rng.permutation(len(seconds)).tolist(), round(batch_seconds / 12.7)
+        random = (order[first : first + size] for first in range(0, len(order), size))
+        ours = iter(bucket(seconds, batch_seconds, rng))
+        print(f"{batch_seconds} s: {100 * waste(ours):.1f} % padding, random batches {100 * waste(random):.1f} %")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("part", choices=("first-batch", "headers", "feeding", "memory", "padding"))
+    parser.add_argument("--data", type=Path, help="a folder with metadata.csv, for first-batch")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.part == "first-batch":
+        bench_first_batch(options.data, options.rounds)
+    elif options.part == "headers":
+        bench_headers(options.rounds)
+    elif options.part == "feeding":
+        bench_feeding(options.rounds)
+    elif options.part == "memory":
+        bench_memory()
+    else:
+        bench_padding()
+
+
+if __name__ == "__main__":
+    main()
