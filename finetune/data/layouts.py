@@ -7,7 +7,7 @@ is a path; `start` and `end` are seconds into it, where an utterance is a piece 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from finetune.data.manifests import Row
+from finetune.data.manifests import PROBLEM, Row
 from finetune.errors import UserError
 
 Splits = dict[str, list[Row]]
@@ -45,40 +45,42 @@ def read_kaldi(root: Path) -> Splits | None:
 
 
 def _kaldi_rows(folder: Path) -> Iterator[Row]:
-    recordings = _keyed_lines(folder / "wav.scp")
-    texts = _keyed_lines(folder / "text")
-    segments = _keyed_lines(folder / "segments") if (folder / "segments").is_file() else None
-    speakers = _keyed_lines(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+    recording_lines = _keyed_lines(folder / "wav.scp")
+    segment_lines = _keyed_lines(folder / "segments") if (folder / "segments").is_file() else None
+    # Of several lines with one key the first counts.
+    recordings = dict(reversed(recording_lines))
+    texts = dict(reversed(_keyed_lines(folder / "text")))
+    speakers = dict(reversed(_keyed_lines(folder / "utt2spk"))) if (folder / "utt2spk").is_file() else {}
     for recording, place in recordings.items():
         if place.endswith("|"):
             raise UserError(
                 f"{folder / 'wav.scp'} makes the audio of {recording} by a command, which is never run here: "
                 "expected the path of a file; write the command's output into one."
             )
-    for utterance in segments if segments is not None else recordings:
+    seen: set[str] = set()
+    for utterance, place in recording_lines if segment_lines is None else segment_lines:
         row: Row = {"id": utterance, "text": texts.get(utterance, ""), "speaker": speakers.get(utterance)}
-        if segments is None:
-            row["audio"] = str(folder / recordings[utterance])
+        if utterance in seen:
+            row[PROBLEM] = f"duplicate id: {utterance}"
+        seen.add(utterance)
+        if segment_lines is None:
+            row["audio"] = str(folder / place)
         else:
-            recording, start, end = [*segments[utterance].split(), "", "", ""][:3]
+            recording, start, end = [*place.split(), "", "", ""][:3]
             # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
             file = recordings.get(recording)
             row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
         yield row
 
 
-def _keyed_lines(file: Path) -> dict[str, str]:
-    """`KEY VALUE` lines of a file of Kaldi's; the first of several with one key counts."""
+def _keyed_lines(file: Path) -> list[tuple[str, str]]:
+    """The `KEY VALUE` lines of a file of Kaldi's."""
     if not file.is_file():
         raise UserError(
             f"There is no {file.name} in {file.parent}: expected Kaldi's wav.scp and text beside each other."
         )
-    keyed: dict[str, str] = {}
-    for line in read_text(file).splitlines():
-        key, _, value = line.strip().partition(" ")
-        if key:
-            keyed.setdefault(key, value.strip())
-    return keyed
+    parted = (line.strip().partition(" ") for line in read_text(file).splitlines())
+    return [(key, value.strip()) for key, _, value in parted if key]
 
 
 def read_librispeech(root: Path) -> Splits | None:

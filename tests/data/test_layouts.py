@@ -52,6 +52,20 @@ def test_kaldi_segments(tmp_path: Path) -> None:
     assert read_seconds(table.recording(0)) == 0.75
 
 
+@pytest.mark.parametrize("with_segments", [True, False])
+def test_of_two_kaldi_utterances_with_one_id_the_second_is_named(tmp_path: Path, with_segments: bool) -> None:
+    for name in ("a", "b"):
+        write_tone(tmp_path / f"{name}.wav")
+    write(tmp_path / "wav.scp", "a a.wav\nb b.wav\n" if with_segments else "a a.wav\na b.wav\n")
+    if with_segments:
+        write(tmp_path / "segments", "a a 0 0.5\na b 0 0.5\n")
+    write(tmp_path / "text", "a hello\nb there\n")
+    table = table_of(tmp_path)
+    assert table.name(0) == "a.wav" and read_seconds(table.recording(0)) > 0
+    with pytest.raises(AudioError, match="duplicate id: a"):
+        table.recording(1)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [(2, "no audio"), (3, None), (4, "segment outside the audio: ends at 3.5 s, the audio at 3 s")],
