@@ -86,7 +86,9 @@ def test_head_vocabulary_and_blank_of_the_saved_model_agree(learned_run):
 
 
 def test_nothing_was_left_out(learned_run):
-    assert list(csv.reader((learned_run / "rejected.csv").open())) == [["split", "row", "name", "reason", "detail"]]
+    assert list(csv.reader((learned_run / "rejected.csv").open())) == [
+        ["split", "row", "name", "reason", "detail", "source"]
+    ]
 
 
 def test_report_names_each_test_utterance_once(learned_run, read_lines, scores):
