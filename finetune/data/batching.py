@@ -26,14 +26,15 @@ Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which
 class Batch:
     """Padded speech with its labels.
 
-    input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none;
-    num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or None; labels: all of them
-    one after the other, label_lengths (batch,). `unreadable` are the utterances whose audio failed: their
-    place holds silence and no labels.
+    input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none; `samples`
+    of speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames)
+    or None; labels: all of them one after the other, label_lengths (batch,). `unreadable` are the utterances whose
+    audio failed: their place holds silence and no labels.
     """
 
     input_values: torch.Tensor
     attention_mask: torch.Tensor | None
+    samples: int
     num_frames: torch.Tensor
     mask_time_indices: torch.Tensor | None
     labels: torch.Tensor
@@ -160,6 +161,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         return Batch(
             input_values=features["input_values"],
             attention_mask=features.get("attention_mask"),
+            samples=sum(len(waveform) for _, waveform, _ in examples),
             num_frames=torch.tensor(num_frames),
             mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames),
             labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),

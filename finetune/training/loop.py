@@ -35,11 +35,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Counts of one step over all processes: the summed loss, the labels it is over, and the gradient's norm."""
+    """Counts of one step over all processes: the summed loss, the labels it is over, and the gradient's norm.
+
+    `samples` of speech were in this process's batches of `padded_samples`.
+    """
 
     loss_sum: float
     labels: int
     gradient_norm: float
+    samples: int
+    padded_samples: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def train(
             seconds = (time.perf_counter() - started) / (done - since)
             values = {**summarize(results), "learning_rate": rate, "step_seconds": seconds}
             hooks.log(done, values)
-            progress.set_postfix(loss=values.get("loss"))
+            progress.set_postfix(loss=values.get("loss"), padding=f"{100 * values['padding']:.1f} %")
             results, started, since = [], time.perf_counter(), done
         if evaluates:
             pause = time.perf_counter()
@@ -102,12 +107,13 @@ def train(
 
 
 def summarize(results: list[StepResult]) -> dict[str, float]:
-    """The loss for each label and the last gradient's norm, over the steps that changed something.
+    """The loss for each label and the last gradient's norm, over the steps that changed something, and the padding.
 
     Steps that did not (see `train_step`) are only counted, as `skipped_steps`; when all are, nothing else is said.
     """
     finite = [result for result in results if math.isfinite(result.gradient_norm)]
-    values: dict[str, float] = {}
+    padded = sum(result.padded_samples for result in results)
+    values = {"padding": 1 - sum(result.samples for result in results) / max(padded, 1)}
     if finite:
         labels = sum(result.labels for result in finite)
         values["loss"] = sum(result.loss_sum for result in finite) / max(labels, 1)
@@ -140,4 +146,6 @@ def train_step(
     if math.isfinite(norm) or accelerator.scaler is not None:
         optimizer.step()
     optimizer.zero_grad()
-    return StepResult(float(accelerator.reduce(loss_sum, "sum").item()), labels, norm)
+    samples = sum(batch.samples for batch in micro_batches)
+    padded_samples = sum(batch.input_values.numel() for batch in micro_batches)
+    return StepResult(float(accelerator.reduce(loss_sum, "sum").item()), labels, norm, samples, padded_samples)

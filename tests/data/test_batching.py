@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune.data.augmentation import Augmentation, generator
 from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, stream
@@ -33,6 +35,19 @@ def test_a_batch_holds_no_more_than_its_seconds_padding_included() -> None:
     for seed in range(20):
         batches = bucket(SECONDS, BATCH_SECONDS, generator(seed, 0, 0, 0))
         assert max(map(padded_seconds, batches)) <= BATCH_SECONDS
+
+
+@given(
+    seconds=st.lists(st.floats(0.1, 20.0), min_size=1, max_size=200),
+    batch_seconds=st.floats(20.0, 400.0),
+    seed=st.integers(0, 2**32),
+)
+def test_whatever_the_lengths_each_comes_once_and_no_batch_is_too_long(
+    seconds: list[float], batch_seconds: float, seed: int
+) -> None:
+    batches = bucket(seconds, batch_seconds, np.random.default_rng(seed))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(seconds)))
+    assert all(max(seconds[index] for index in batch) * len(batch) <= batch_seconds for batch in batches)
 
 
 def test_little_of_a_batch_is_padding() -> None:
@@ -139,6 +154,7 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
     padded = math.ceil(max(samples) / 1600) * 1600  # to the next 0.1 s, so that shapes come back
     assert batch.input_values.shape == (3, padded)
     assert batch.attention_mask is not None and batch.attention_mask.sum(1).tolist() == samples
+    assert batch.samples == sum(samples)
     assert batch.num_frames.tolist() == [data.limits.num_frames(n) for n in samples]
     for row, count in zip(batch.input_values, samples, strict=True):
         assert row[:count].mean().item() == pytest.approx(0, abs=1e-3)

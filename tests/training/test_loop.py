@@ -115,6 +115,14 @@ def test_logged_loss_is_over_all_labels_since_the_last_line(accelerator, build, 
     assert recorder.logged[2]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_logged_padding_is_the_share_of_all_samples_since_the_last_line(accelerator, build, make_batch):
+    batches = [make_batch(0), make_batch(2, 5)]
+    recorder, _ = run_loop(accelerator, build(), batches, max_steps=2)
+    padded = sum(batch.input_values.numel() for batch in batches)
+    speech = sum(int(batch.attention_mask.sum()) for batch in batches)
+    assert 0 < recorder.logged[2]["padding"] == pytest.approx(1 - speech / padded)
+
+
 def test_no_logged_loss_reaches_behind_a_checkpoint(accelerator, build, make_batch):
     """A resumed run could not know the steps before it, and would log another loss than an uninterrupted one."""
     batches = [make_batch(i) for i in range(6)]
