@@ -21,6 +21,7 @@ from finetune.data.batching import SpeechBatches, deal, stream
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.features import uses_attention_mask
 from finetune.data.preprocessing import save_preprocessing
+from finetune.data.streaming import StreamedBatches
 from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.errors import UserError
@@ -133,6 +134,17 @@ class Experiment:
         )
         hooks = Hooks(log=self._log, evaluate=self._validate, save=self._save, reject=self.rejected.append)
         loader = data.loader(batches, training.num_workers)
+        if preparation.stream:
+            streamed = StreamedBatches(
+                preparation.stream,
+                data,
+                training.batch_seconds,
+                first_step,
+                per_step,
+                accelerator.process_index,
+                accelerator.num_processes,
+            )
+            loader = streamed.loader()
         train(accelerator, self.objective, self.prepared_optimizer, iter(loader), schedule, hooks, first_step)
 
     def finish(self) -> Scores:

@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
@@ -11,6 +12,7 @@ from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_spl
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
+from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
 from finetune.recipe import AugmentationSection, Recipe
@@ -23,7 +25,8 @@ RARE = 2  # So few examples of a character are noise or a slip of the keyboard m
 class Preparation:
     """What a run trains on; `test` is None where the data have no such split.
 
-    `head_rows` says for each token of the vocabulary which row of the base's head it goes on with, if any.
+    `head_rows` says for each token of the vocabulary which row of the base's head it goes on with, if any. With a
+    `stream` training reads that, and `train` is its beginning.
     """
 
     config: Any
@@ -35,6 +38,7 @@ class Preparation:
     train: Split
     validation: Split
     test: Split | None
+    stream: Stream | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -53,8 +57,9 @@ class Preparation:
 
     @property
     def rejected(self) -> list[Rejection]:
-        """Every utterance left out."""
-        return [rejection for split in self.splits.values() for rejection in split.rejected]
+        """Every utterance left out; of a stream, training finds them."""
+        splits = [split for role, split in self.splits.items() if not (role == "train" and self.stream)]
+        return [rejection for split in splits for rejection in split.rejected]
 
 
 def prepare(recipe: Recipe) -> Preparation:
@@ -75,6 +80,7 @@ def prepare(recipe: Recipe) -> Preparation:
     )
     sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in data.all_sources]
     tables = [load_splits(source) for source in sources]
+    streaming = any(source.streaming for source in sources)
 
     def split(role: str, training: bool = False) -> Split | None:
         """The split with this role of every source that has one."""
@@ -82,6 +88,8 @@ def prepare(recipe: Recipe) -> Preparation:
         names = [name or (role if role in splits else None) for name, splits in zip(chosen, tables, strict=True)]
         if training and not any(names):
             names[0] = role  # Refused with what there is instead.
+        if streaming and names[0] in tables[0]:
+            tables[0][names[0]] = keep_in_memory(tables[0][names[0]], SAMPLE if training else None)
         joined = [
             select_table(splits, name, source)
             for source, splits, name in zip(sources, tables, names, strict=True)
@@ -94,12 +102,30 @@ def prepare(recipe: Recipe) -> Preparation:
             name, JoinedTables(joined), recipe.text.normalization, limits, training, data.preprocessing
         )
 
+    streamed = dict(tables[0]) if streaming else {}
     train, validation, test = split("train", training=True), split("validation"), split("test")
     assert train is not None
     if validation is None:
+        if streaming:
+            raise UserError(f"{sources[0].root} has no validation split, and none can be held out of a stream.")
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
-    return Preparation(config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test)
+    stream = None
+    if streaming:
+        assert isinstance(train.table, JoinedTables)
+        prepare_window = partial(
+            prepare_split,
+            train.name,
+            steps=recipe.text.normalization,
+            limits=limits,
+            training=True,
+            preprocessing=data.preprocessing,
+            require=False,
+        )
+        stream = Stream(streamed[train.name], train.table.tables[0], prepare_window)
+    return Preparation(
+        config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test, stream
+    )
 
 
 def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augmentation:
@@ -156,7 +182,8 @@ def describe(
     for role, split in preparation.splits.items():
         speakers = {utterance.speaker for utterance in split.utterances} - {None}
         voices = f", {len(speakers)} speakers" if speakers else ""
-        lines.append(f"{role}: {len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
+        streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
+        lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
@@ -165,7 +192,8 @@ def describe(
     step_seconds = training.batch_seconds * training.accumulation * num_processes
     epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
     epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
-    lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s, about {epochs:.1f} epochs")
+    known = "" if preparation.stream else f", about {epochs:.1f} epochs"
+    lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s{known}")
     lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
     return lines
 

@@ -54,13 +54,15 @@ class _SourceKeys(Section):
     speaker_column: str | None = None
     allow_outside: bool = False
     weight: float = Field(1.0, gt=0)
+    streaming: bool = False
 
 
 class SourceSection(_SourceKeys):
     """One place with speech: a folder, a manifest or a hub name, and its splits and columns.
 
     A split left out is found under its usual name. An epoch has each training utterance `weight` times on average.
-    Local audio outside the corpus' folder is read only with `allow_outside`.
+    Local audio outside the corpus' folder is read only with `allow_outside`. With `streaming` training reads a hub's
+    data set or Parquet files as they come, and nothing is copied; the other splits are kept in memory.
     """
 
     root: str
@@ -104,6 +106,8 @@ class DataSection(_SourceKeys):
         single = [name for name, default in fields.items() if getattr(self, name) != default]
         if self.sources and single:
             raise ValueError(f"expected either data.sources or data.{single[0]}: with sources it is a key of each")
+        if len(self.sources) > 1 and any(source.streaming for source in self.sources):
+            raise ValueError("expected a source that is streamed to be the only one")
         return self
 
     @property

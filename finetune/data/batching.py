@@ -13,7 +13,7 @@ from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.vocabulary import encode
 
 # Purposes of random numbers, so that no two draws share a stream.
-_ORDER, _WAVEFORM, _MASK, _COPIES = 0, 1, 2, 3
+ORDER, _WAVEFORM, _MASK, _COPIES = 0, 1, 2, 3
 
 # Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
 # kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
@@ -89,7 +89,7 @@ def stream(
             drawn = np.asarray(weights) + generator(seed, epoch, 0, _COPIES).random(len(seconds))
             copies = [(index, copy) for index, count in enumerate(drawn.astype(int).tolist()) for copy in range(count)]
         lengths = [seconds[index] for index, _ in copies]
-        for batch in bucket(lengths, batch_seconds, generator(seed, epoch, 0, _ORDER)):
+        for batch in bucket(lengths, batch_seconds, generator(seed, epoch, 0, ORDER)):
             yield [(epoch, *copies[place]) for place in batch]
         epoch += 1
 

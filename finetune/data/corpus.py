@@ -107,17 +107,18 @@ def prepare_split(
     limits: Limits,
     training: bool = False,
     preprocessing: Sequence[AudioStep] = (),
+    require: bool = True,
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
     With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
-    Raises UserError with counts by reason when nothing is left.
+    Raises UserError with counts by reason when nothing is left, if that is required.
     """
     normalize = build_normalizer(steps)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
     pairs = zip(table.texts(), table.speakers(), strict=True)
-    progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None)
+    progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
         for row, (raw, speaker) in enumerate(progress):
             transcript = normalize(raw)
@@ -147,7 +148,8 @@ def prepare_split(
                 )
             )
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
-    require_any(split)
+    if require:
+        require_any(split)
     return split
 
 

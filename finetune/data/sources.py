@@ -34,7 +34,7 @@ class Source:
     """Where utterances come from; a column left None is found under its usual names.
 
     Local audio is read from inside the corpus alone (the folder, or the manifest's), unless `allow_outside` is set.
-    Each epoch has every training utterance `weight` times on average.
+    Each epoch has every training utterance `weight` times on average. A `streaming` source is never there as a whole.
     """
 
     root: str
@@ -45,6 +45,7 @@ class Source:
     speaker_column: str | None = None
     allow_outside: bool = False
     weight: float = 1.0
+    streaming: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def is_hub_name(name: str) -> bool:
 def load_splits(source: Source) -> dict[str, Any]:
     """Every split of a folder, a manifest or a data set on a hub, as undecoded `datasets.Dataset`s.
 
+    Of a streaming source they are `datasets.IterableDataset`s.
     Raises UserError when there is nothing at that place or it is no corpus.
     """
     root = find_place(source.root)
@@ -170,7 +172,9 @@ def load_splits(source: Source) -> dict[str, Any]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(source.root, source.configuration, revision=source.revision)
+        loaded = datasets.load_dataset(
+            source.root, source.configuration, revision=source.revision, streaming=source.streaming
+        )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{source.root} is neither a folder or file here nor a data set that can be loaded from the hub: "
@@ -204,6 +208,13 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
 
 
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:
+    if source.streaming:
+        if tables := find_parquet(root):
+            return _load_parquet(tables, streaming=True)
+        raise UserError(
+            f"{source.root} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
+            "out, for other files are read where they lie and never copied."
+        )
     clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
     layout = read_layout(root) or read_archives(root)
     tables = None if layout is not None else find_parquet(root)
@@ -231,14 +242,13 @@ def find_parquet(root: Path) -> dict[str, list[Path]] | None:
     return splits or None
 
 
-def _load_parquet(files: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) -> dict[str, Any]:
     import datasets
 
     try:
-        # It becomes a memory-mapped copy in the cache of `datasets`: Parquet can't be read row by row.
-        loaded = datasets.load_dataset(
-            "parquet", data_files={split: [*map(str, names)] for split, names in files.items()}
-        )
+        # Unless streamed it becomes a memory-mapped copy in the cache of `datasets`: Parquet has no single rows.
+        names = {split: [str(file) for file in places] for split, places in files.items()}
+        loaded = datasets.load_dataset("parquet", data_files=names, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {_first_line(error)}") from error
     return dict(loaded)

@@ -1,0 +1,134 @@
+"""A stream is trained on as it comes: nothing is copied, nothing skipped, and a resumed run goes on where it was."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from finetune.cli import main
+from finetune.data import streaming
+from finetune.data.streaming import StreamedBatches
+from finetune.experiment import run
+from finetune.preparation import Preparation, prepare
+from finetune.recipe import load_recipe
+
+
+@pytest.fixture
+def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """24 training utterances in four Parquet shards, one of them without audio, and a validation and a test shard."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    # At the end of a Parquet file `datasets` waits 5 s for pyarrow's threads.
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    # Windows of fewer rows than there are.
+    monkeypatch.setattr(streaming, "_WINDOW", 10)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for split, shard_count in (("train", 4), ("validation", 1), ("test", 1)):
+        lines = (corpus_folder / split / "metadata.csv").read_text().splitlines()[1:]
+        rows = [line.split(",") for line in lines]
+        for shard in range(shard_count):
+            chosen = rows[shard::shard_count]
+            cells = [{"bytes": (corpus_folder / split / name).read_bytes(), "path": name} for name, *_ in chosen]
+            if (split, shard) == ("train", 2):
+                cells[1] = {"bytes": b"", "path": cells[1]["path"]}
+            table = pyarrow.table(
+                {"audio": cells, "text": [row[1] for row in chosen], "speaker": [row[2] for row in chosen]}
+            )
+            pyarrow.parquet.write_table(table, folder / f"{split}-{shard}.parquet")
+    return folder
+
+
+def streamed(preparation: Preparation, first_step: int = 0, rank: int = 0, processes: int = 1) -> StreamedBatches:
+    from finetune.data.batching import SpeechBatches
+
+    assert preparation.stream is not None
+    data = SpeechBatches(
+        preparation.train,
+        preparation.vocabulary,
+        preparation.feature_extractor,
+        preparation.limits,
+        preparation.augmentation,
+        (0.1, 5),
+        True,
+        seed=3,
+    )
+    return StreamedBatches(preparation.stream, data, 6.0, first_step, 2, rank, processes)
+
+
+@pytest.fixture
+def preparation(shards: Path, tmp_path: Path, write_recipe: Callable[..., Path]) -> Preparation:
+    return prepare(load_recipe(write_recipe(tmp_path, data={"root": str(shards), "streaming": True})))
+
+
+def same(first: Any, second: Any) -> bool:
+    return torch.equal(first.input_values, second.input_values) and torch.equal(first.labels, second.labels)
+
+
+def test_each_utterance_comes_once_an_epoch_and_what_is_left_out_is_named_once(preparation: Preparation) -> None:
+    lengths: list[int] = []
+    rejected = []
+    for batch in itertools.islice(streamed(preparation), 60):
+        rejected += batch.unreadable
+        lengths += [int(mask.sum()) for mask in batch.attention_mask]  # type: ignore[union-attr]
+    own = sorted(round(u.seconds * 16000) for u in preparation.train.utterances)
+    assert len(own) == 23  # All of the stream's are in its beginning, here.
+    assert sorted(lengths[:23]) == sorted(lengths[23:46]) == own
+    assert lengths[:23] != lengths[23:46]
+    assert [rejection.reason for rejection in rejected] == ["unreadable audio"]
+
+
+def test_the_same_batches_again_and_after_a_resume(preparation: Preparation) -> None:
+    whole = list(itertools.islice(streamed(preparation).loader(), 12))
+    again = list(itertools.islice(streamed(preparation).loader(), 12))
+    resumed = list(itertools.islice(streamed(preparation, first_step=3).loader(), 6))
+    assert all(map(same, whole, again))
+    assert all(map(same, whole[6:], resumed))
+
+
+def test_two_processes_share_the_batches_of_one(preparation: Preparation) -> None:
+    whole = list(itertools.islice(streamed(preparation), 12))
+    for rank in (0, 1):
+        mine = list(itertools.islice(streamed(preparation, rank=rank, processes=2), 6))
+        assert all(map(same, whole[rank::2], mine))
+
+
+def test_a_run_streams_and_copies_nothing(
+    shards: Path, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, data={"root": str(shards), "streaming": True}, training={"max_steps": 3})
+    scores = run(load_recipe(recipe), tmp_path / "run")
+    assert scores.utterances == 6
+    assert "train: streamed, of the first rows 23 utterances" in capsys.readouterr().err
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.suffix == ".arrow"]
+    assert len((tmp_path / "run" / "rejected.csv").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
+def test_a_stream_without_a_validation_split_is_refused(
+    shards: Path, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shards / "validation-0.parquet").unlink()
+    assert main(["check", str(write_recipe(tmp_path, data={"root": str(shards), "streaming": True}))]) == 2
+    assert "no validation split" in capsys.readouterr().err
+
+
+def test_what_lies_here_in_other_files_is_not_streamed(
+    corpus_folder: Path, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(write_recipe(tmp_path, data={"root": str(corpus_folder), "streaming": True}))]) == 2
+    assert "can't be streamed" in capsys.readouterr().err
+
+
+def test_a_stream_is_the_only_source(
+    tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = [{"root": "some/name", "streaming": True}, {"root": "other/name"}]
+    recipe = write_recipe(tmp_path, data={"root": None, "sources": sources})
+    assert main(["check", str(recipe)]) == 2
+    assert "the only one" in capsys.readouterr().err
