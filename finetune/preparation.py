@@ -110,22 +110,25 @@ def prepare(recipe: Recipe) -> Preparation:
             raise UserError(f"{sources[0].root} has no validation split, and none can be held out of a stream.")
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
-    stream = None
-    if streaming:
-        assert isinstance(train.table, JoinedTables)
-        prepare_window = partial(
-            prepare_split,
-            train.name,
-            steps=recipe.text.normalization,
-            limits=limits,
-            training=True,
-            preprocessing=data.preprocessing,
-            require=False,
-        )
-        stream = Stream(streamed[train.name], train.table.tables[0], prepare_window)
+    stream = build_stream(streamed[train.name], train, recipe, limits) if streaming else None
     return Preparation(
         config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test, stream
     )
+
+
+def build_stream(rows: Any, beginning: Split, recipe: Recipe, limits: Limits) -> Stream:
+    """A training split as a stream of rows, whose columns are those of its beginning."""
+    assert isinstance(beginning.table, JoinedTables)
+    prepare_window = partial(
+        prepare_split,
+        beginning.name,
+        steps=recipe.text.normalization,
+        limits=limits,
+        training=True,
+        preprocessing=recipe.data.preprocessing,
+        require=False,
+    )
+    return Stream(rows, beginning.table.tables[0], prepare_window)
 
 
 def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augmentation:
