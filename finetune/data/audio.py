@@ -97,6 +97,8 @@ def read_seconds(recording: Recording) -> float:
 
 def read_header(recording: Recording) -> Header:
     """The header of a recording's file, without decoding; raises AudioError when there is no readable audio."""
+    if _suffix(recording) in _NEEDS_FFMPEG:
+        return _read_ffmpeg_header(_open_with_ffmpeg(recording))
     try:
         with recording.open(whole=False) as file:
             header = soundfile.info(file)
@@ -116,6 +118,17 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
 
     Raises AudioError when the audio can't be decoded to its end or holds values that are not numbers.
     """
+    rate, promised, samples = (_decode_with_ffmpeg if _suffix(recording) in _NEEDS_FFMPEG else _decode)(recording)
+    if len(samples) < promised:
+        raise AudioError(f"truncated audio: {len(samples)} of {promised} samples could be decoded")
+    mono: Waveform = samples.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise AudioError("audio holds values that are not numbers")
+    return resample(mono, rate, sampling_rate)
+
+
+def _decode(recording: Recording) -> tuple[int, int, Waveform]:
+    """Sampling rate, number of samples that the header promises, and those there are: (samples, channels)."""
     try:
         with recording.open() as opened, soundfile.SoundFile(opened) as file:
             rate = file.samplerate
@@ -127,12 +140,43 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
             samples = file.read(before + promised, dtype="float32", always_2d=True)[before:]
     except _UNREADABLE as error:
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
-    if len(samples) < promised:
-        raise AudioError(f"truncated audio: {len(samples)} of {promised} samples could be decoded")
-    mono: Waveform = samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise AudioError("audio holds values that are not numbers")
-    return resample(mono, rate, sampling_rate)
+    return rate, promised, samples
+
+
+def _decode_with_ffmpeg(recording: Recording) -> tuple[int, int, Waveform]:
+    decoder = _open_with_ffmpeg(recording)
+    header = _read_ffmpeg_header(decoder)
+    rate = header.sampling_rate
+    first, last = _find_segment(recording, header.samples, rate)
+    try:
+        decoded = decoder.get_samples_played_in_range(first / rate, last / rate).data.T.numpy()
+    except (RuntimeError, ValueError) as error:
+        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+    # Compressed audio's length is known to a frame of about 0.05 s.
+    return rate, last - first - round(_PAST_THE_END_SECONDS * rate), decoded[: last - first]
+
+
+def _open_with_ffmpeg(recording: Recording) -> Any:
+    suffix = _suffix(recording)
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: FFmpeg's libraries are not there.
+        raise AudioError(
+            f"unreadable audio: {suffix} needs FFmpeg and torchcodec (pip install 'finetune[ffmpeg]'); or convert it, "
+            f"for example with: ffmpeg -i FILE{suffix} FILE.flac"
+        ) from error
+    try:
+        with recording.open() as file:
+            return AudioDecoder(file if isinstance(file, str) else file.read())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+
+
+def _read_ffmpeg_header(decoder: Any) -> Header:
+    metadata = decoder.metadata
+    return Header(
+        round((metadata.duration_seconds or 0) * metadata.sample_rate), metadata.sample_rate, metadata.num_channels or 1
+    )
 
 
 def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
@@ -176,9 +220,10 @@ def _find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, in
     return first, last
 
 
+def _suffix(recording: Recording) -> str:
+    return Path(recording.path or "").suffix.lower()
+
+
 def _reason(error: Exception, recording: Recording) -> str:
-    suffix = Path(recording.path or "").suffix.lower()
-    if suffix in _NEEDS_FFMPEG:
-        return f"{suffix} is not read; convert it, for example with: ffmpeg -i FILE{suffix} FILE.flac"
     # libsndfile puts the source's name first ("Error opening <_io.BytesIO object …>: …").
     return str(error).rsplit(": ", 1)[-1].rstrip(".") or type(error).__name__
