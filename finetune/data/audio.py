@@ -97,12 +97,12 @@ def read_seconds(recording: Recording) -> float:
 
 def read_header(recording: Recording) -> Header:
     """The header of a recording's file, without decoding; raises AudioError when there is no readable audio."""
-    if _suffix(recording) in _NEEDS_FFMPEG:
-        return _read_ffmpeg_header(_open_with_ffmpeg(recording))
     try:
         with recording.open(whole=False) as file:
             header = soundfile.info(file)
     except _UNREADABLE as error:
+        if _suffix(recording) in _NEEDS_FFMPEG:
+            return _read_ffmpeg_header(_open_with_ffmpeg(recording))
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
     return Header(header.frames, header.samplerate, header.channels)
 
@@ -118,7 +118,7 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
 
     Raises AudioError when the audio can't be decoded to its end or holds values that are not numbers.
     """
-    rate, promised, samples = (_decode_with_ffmpeg if _suffix(recording) in _NEEDS_FFMPEG else _decode)(recording)
+    rate, promised, samples = _decode(recording)
     if len(samples) < promised:
         raise AudioError(f"truncated audio: {len(samples)} of {promised} samples could be decoded")
     mono: Waveform = samples.mean(axis=1, dtype=np.float32)
@@ -139,6 +139,8 @@ def _decode(recording: Recording) -> tuple[int, int, Waveform]:
                 file.seek(first - before)
             samples = file.read(before + promised, dtype="float32", always_2d=True)[before:]
     except _UNREADABLE as error:
+        if _suffix(recording) in _NEEDS_FFMPEG:
+            return _decode_with_ffmpeg(recording)
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
     return rate, promised, samples
 

@@ -199,6 +199,13 @@ def test_twelve_channels_and_rates_without_a_common_divisor_are_read(tmp_path: P
     assert find_pitch(waveform, 16000) == pytest.approx(440, abs=2)
 
 
+@pytest.mark.parametrize("suffix", [".flac", ".mp3", ".m4a", ""])
+def test_a_wrong_extension_does_not_matter(tmp_path: Path, suffix: str) -> None:
+    soundfile.write(tmp_path / "a.wav", make_tone(16000), 16000)
+    file = (tmp_path / "a.wav").rename(tmp_path / f"b{suffix}")
+    assert read_seconds(at(file)) == 1.0 and len(read_waveform(at(file), 16000)) == 16000
+
+
 def test_formats_that_need_ffmpeg_are_read_with_it_and_say_so_without(tmp_path: Path) -> None:
     file = tmp_path / "a.m4a"
     try:
