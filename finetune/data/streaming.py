@@ -77,8 +77,10 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         missing: list[Rejection] = []
         position = 0
-        for period, split, rejected in self._windows():
-            missing += rejected if self.rank == 0 else []
+        for period, (epoch, first, split) in enumerate(self._windows()):
+            # What can't be used is named once, with its place in the order of the first epoch.
+            if self.rank == 0 and epoch == 0:
+                missing += [replace(rejection, row=first + rejection.row) for rejection in split.rejected]
             data = copy.copy(self.batches)
             data.split = split
             seconds = [utterance.seconds for utterance in split.utterances]
@@ -86,26 +88,25 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
                 if position >= self.skipped and position % self.num_processes == self.rank:
                     keys: list[Key] = [(period, index, 0) for index in indices]
                     batch = data.collate([data[key] for key in keys])
-                    yield replace(batch, unreadable=(*missing, *batch.unreadable))
+                    unreadable = [replace(r, row=first + r.row) for r in batch.unreadable] if epoch == 0 else []
+                    yield replace(batch, unreadable=(*missing, *unreadable))
                     missing = []
                 elif position < self.skipped:
                     missing = []  # Known since before the interruption.
                 position += 1
 
-    def _windows(self) -> Iterator[tuple[int, Split, list[Rejection]]]:
-        """Windows without end, with the number of each and, in the first epoch, what was left out of it."""
+    def _windows(self) -> Iterator[tuple[int, int, Split]]:
+        """Windows without end, with the epoch of each and its first row's place in that."""
         import datasets
 
         shuffled = undecoded(self.stream.rows).shuffle(seed=self.batches.seed, buffer_size=_SHUFFLED)
-        period = 0
         for epoch in itertools.count():
             shuffled.set_epoch(epoch)
             rows, first, used = iter(shuffled), 0, 0
             while window := list(itertools.islice(rows, _WINDOW)):
                 split = self.stream.prepare(replace(self.stream.table, rows=datasets.Dataset.from_list(window)))
-                rejected = [replace(r, row=first + r.row) for r in split.rejected] if epoch == 0 else []
-                yield period, split, rejected
-                first, used, period = first + len(window), used + len(split.utterances), period + 1
+                yield epoch, first, split
+                first, used = first + len(window), used + len(split.utterances)
             if not used:
                 raise UserError(f"No utterance of {self.stream.table.source.root} can be used.")
 
