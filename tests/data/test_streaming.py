@@ -31,7 +31,7 @@ def cut_flac(wav: bytes) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """24 training utterances in four Parquet shards, one without audio and one cut, and the other splits in one each."""
+    """24 training utterances in four Parquet shards, one without audio and one cut; one for each other split."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     # At the end of a Parquet file `datasets` waits 5 s for pyarrow's threads.
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
