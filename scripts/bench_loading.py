@@ -209,7 +209,7 @@ def bench_memory() -> None:
     from finetune.data.batching import stream
 
     with tempfile.TemporaryDirectory() as place:
-        folder = make_corpus(Path(place) / "corpus", 1000, 0.3)
+        folder = make_corpus(Path(place) / "corpus", 1000, 0.6)
         rows = (folder / "metadata.csv").read_text().splitlines()
         (folder / "metadata.csv").write_text("\n".join([rows[0], *(rows[1:] * 100)]) + "\n")
         data = prepare(folder)

@@ -98,13 +98,13 @@ def read_seconds(recording: Recording) -> float:
 def read_header(recording: Recording) -> Header:
     """The header of a recording's file, without decoding; raises AudioError when there is no readable audio."""
     try:
-        with recording.open(whole=False) as file:
-            header = soundfile.info(file)
+        # `soundfile.info` would also ask for the names of the format, which takes as long again.
+        with recording.open(whole=False) as opened, soundfile.SoundFile(opened) as file:
+            return Header(file.frames, file.samplerate, file.channels)
     except _UNREADABLE as error:
         if _suffix(recording) in _NEEDS_FFMPEG:
             return _read_ffmpeg_header(_open_with_ffmpeg(recording))
         raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
-    return Header(header.frames, header.samplerate, header.channels)
 
 
 def measure_seconds(recording: Recording, header: Header) -> float:

@@ -117,13 +117,13 @@ def prepare_split(
     normalize = build_normalizer(steps)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
-    pairs = zip(table.texts(), table.speakers(), strict=True)
+    pairs = zip(table.texts(), table.speakers(), table.values(), strict=True)
     progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
-        for row, (raw, speaker) in enumerate(progress):
+        for row, (raw, speaker, values) in enumerate(progress):
             transcript = normalize(raw)
             try:
-                recording = table.recording(row)
+                recording = table.recording(row, values)
                 header = headers.read(recording)
                 seconds = measure_seconds(recording, header)
                 _require(transcript, seconds, limits, training)
@@ -134,7 +134,7 @@ def prepare_split(
             utterances.append(
                 Utterance(
                     row,
-                    table.name(row),
+                    table.name(row, values),
                     seconds,
                     transcript,
                     raw,

@@ -19,6 +19,7 @@ class HeaderIndex:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file or default_place()
         self._connection: sqlite3.Connection | None = None
+        self._empty = True
         self._new: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> "HeaderIndex":
@@ -26,6 +27,7 @@ class HeaderIndex:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._file)
             self._connection.execute(_SCHEMA)
+            self._empty = self._connection.execute("SELECT 1 FROM headers LIMIT 1").fetchone() is None
         except (sqlite3.Error, OSError):
             self._give_up()
         return self
@@ -44,11 +46,12 @@ class HeaderIndex:
         """What `read_header` says of a recording; raises AudioError as it does."""
         if recording.path is None or recording.data is not None or recording.piece is not None:
             return read_header(recording)
+        file = Path(recording.path)
         try:
-            status = Path(recording.path).stat()
+            status = file.stat()
         except OSError:  # A URL, or no such file: `read_header` knows.
             return read_header(recording)
-        path, state = str(Path(recording.path).absolute()), (status.st_size, status.st_mtime_ns)
+        path, state = str(file.absolute()), (status.st_size, status.st_mtime_ns)
         known = self._find(path)
         if known is None or known[:2] != state:
             header = read_header(recording)
@@ -56,7 +59,7 @@ class HeaderIndex:
         return Header(*known[2:])
 
     def _find(self, path: str) -> tuple[int, ...] | None:
-        if path in self._new or self._connection is None:
+        if path in self._new or self._empty or self._connection is None:
             return self._new.get(path)
         query = "SELECT size, time, samples, rate, channels FROM headers WHERE path = ?"
         try:

@@ -6,7 +6,7 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,21 +69,28 @@ class Table:
 
     def texts(self) -> list[str]:
         """Each row's transcript as it stands there; "" where there is none."""
-        return ["" if text is None else str(text) for text in self.rows[self.text]]
+        return ["" if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
         """Each row's speaker, where they are known."""
         if self.speaker is None:
             return [None] * len(self)
-        return [None if speaker is None else str(speaker) for speaker in self.rows[self.speaker]]
+        return [None if speaker is None else str(speaker) for speaker in self.rows[self.speaker][:]]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number there."""
         return self.source, row
 
-    def recording(self, row: int) -> Recording:
-        """The audio of one row, unread; raises AudioError where it lies outside the corpus or has no usable times."""
-        values = self.rows[row]
+    def values(self) -> Iterator[dict[str, Any]]:
+        """All rows' cells in order, which is faster than row by row."""
+        return iter(self.rows)
+
+    def recording(self, row: int, values: dict[str, Any] | None = None) -> Recording:
+        """The audio of one row, unread, from its cells where they are at hand.
+
+        Raises AudioError where it lies outside the corpus or has no usable times.
+        """
+        values = self.rows[row] if values is None else values
         if values.get(PROBLEM):
             raise AudioError(values[PROBLEM])
         recording = Recording.from_cell(values[self.audio])
@@ -95,9 +102,9 @@ class Table:
         start, end = _read_time(values[self.start], "start"), _read_time(values[self.end], "end")
         return replace(recording, start=start or 0.0, end=end)
 
-    def name(self, row: int) -> str:
+    def name(self, row: int, values: dict[str, Any] | None = None) -> str:
         """What a person finds the utterance by: its file's name, or its number."""
-        cell = self.rows[row][self.audio]
+        cell = (self.rows[row] if values is None else values)[self.audio]
         path = cell.get("member") or cell.get("path") if isinstance(cell, dict) else cell
         return Path(path).name if isinstance(path, str) and path else f"row {row}"
 
@@ -129,15 +136,19 @@ class JoinedTables:
         table, local = self._find(row)
         return table.source, local
 
-    def recording(self, row: int) -> Recording:
+    def values(self) -> Iterator[dict[str, Any]]:
+        """All rows' cells in order."""
+        return itertools.chain.from_iterable(table.values() for table in self.tables)
+
+    def recording(self, row: int, values: dict[str, Any] | None = None) -> Recording:
         """The audio of one row, unread; raises AudioError."""
         table, local = self._find(row)
-        return table.recording(local)
+        return table.recording(local, values)
 
-    def name(self, row: int) -> str:
+    def name(self, row: int, values: dict[str, Any] | None = None) -> str:
         """What a person finds the utterance by."""
         table, local = self._find(row)
-        return table.name(local)
+        return table.name(local, values)
 
     def _find(self, row: int) -> tuple[Table, int]:
         place = bisect.bisect_right(self._ends, row)
@@ -256,7 +267,7 @@ def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) 
 
 def _find_manifests(root: Path) -> dict[str, Path]:
     """A folder's manifest for each split: train.csv …, train/metadata.csv … or one metadata.csv for all."""
-    files = [file for file in sorted(root.glob("*")) if file.suffix in SUFFIXES and file.is_file()]
+    files = sorted(file for file in root.glob("*") if file.suffix in SUFFIXES and file.is_file())
     manifests = {name: file for file in files if (name := split_name(file.stem)) in ("train", "validation", "test")}
     for file in sorted(root.glob("*/metadata.*")):
         if file.suffix in SUFFIXES:
@@ -318,8 +329,8 @@ def _lies_in(place: str, folder: str) -> bool:
     # By name alone: a link inside the corpus that leads elsewhere was put there by its owner.
     if is_url(place) != is_url(folder):
         return False
-    normalize = posixpath.normpath if is_url(folder) else os.path.abspath
-    return Path(normalize(place)).is_relative_to(normalize(folder))
+    normalize, separator = (posixpath.normpath, "/") if is_url(folder) else (os.path.abspath, os.sep)
+    return normalize(place).startswith(normalize(folder).rstrip(separator) + separator)
 
 
 def _as_cell(cell: object) -> object:
