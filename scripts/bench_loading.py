@@ -15,6 +15,16 @@ its own decoder wants FFmpeg), which is as much work as the corpus is long and 6
 `feeding`: decode, resample, normalise, augment and collate, against decoder and resampler alone, on one core.
 `memory`: resident memory over an epoch of 100,000 utterances, the worker's included.
 `padding`: the share of a batch that is padding, for durations like those of LibriSpeech's train-clean-100.
+
+Measured on 2 cores of an AMD EPYC, in seconds where nothing else is said:
+
+    first-batch                   0.14 against 2.56: 18 times less; extra disk 0.0 % against 339 % of the audio
+    first-batch --data AN4        0.16 against 0.83: 5.1 times less; 0.2 % against 429 %
+    headers                       15,900 files a second anew, 70,200 from the index
+    feeding, 16 kHz, one core     2,480 times real time; decoder alone 5,530; with speed, noise and rooms 390
+    feeding, 48 kHz, one core     1,150 times real time; decoder and resampler 1,280; augmented 340
+    memory                        345 MB at the first batch, 385 to 418 MB from 10,000 to 100,000 utterances
+    padding                       1.8, 3.2, 4.0, 4.4 % for batches of 40, 80, 160, 320 s; random ones 15 to 24 %
 """
 
 from __future__ import annotations
