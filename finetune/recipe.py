@@ -55,6 +55,7 @@ class _SourceKeys(Section):
     allow_outside: bool = False
     weight: float = Field(1.0, gt=0)
     streaming: bool = False
+    columns: tuple[str, ...] = ()
 
 
 class SourceSection(_SourceKeys):
@@ -63,6 +64,7 @@ class SourceSection(_SourceKeys):
     A split left out is found under its usual name. An epoch has each training utterance `weight` times on average.
     Local audio outside the corpus' folder is read only with `allow_outside`. With `streaming` training reads a hub's
     data set or Parquet files as they come, and nothing is copied; the other splits are kept in memory.
+    `columns` names others (gender, accent) that go with each utterance into the results.
     """
 
     root: str

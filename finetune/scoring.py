@@ -81,7 +81,8 @@ def evaluate_split(
         blanks, frames = blanks + counted[0], frames + counted[1]
         texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
         for (u, _), text in zip(read, texts, strict=True):
-            results.append((u.row, Result(u.name, u.transcript, text, u.raw_transcript, u.seconds, u.speaker)))
+            result = Result(u.name, u.transcript, text, u.raw_transcript, u.seconds, u.speaker, u.columns)
+            results.append((u.row, result))
     progress.close()
     gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
     rejected = gather_object(rejected)

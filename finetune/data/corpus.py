@@ -5,7 +5,7 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from finetune.errors import UserError
 
 @dataclass(frozen=True)
 class Utterance:
-    """One piece of speech with its transcript; `row` is its place in the split's table, `weight` its source's."""
+    """One piece of speech with its transcript; `row` is its place in the split's table, `weight` its source's.
+
+    `columns` are what else its row says, as far as the recipe asks for it.
+    """
 
     row: int
     name: str
@@ -34,6 +37,7 @@ class Utterance:
     weight: float = 1.0
     sampling_rate: int = 0
     audio_key: tuple[str, float, float | None] | None = None  # the same for the same piece of a file
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ def prepare_split(
                     None
                     if recording.data or recording.piece
                     else (str(recording.path), recording.start, recording.end),
+                    {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))

@@ -35,6 +35,7 @@ class Source:
 
     Local audio is read from inside the corpus alone (the folder, or the manifest's), unless `allow_outside` is set.
     Each epoch has every training utterance `weight` times on average. A `streaming` source is never there as a whole.
+    `columns` are others that go with each utterance.
     """
 
     root: str
@@ -46,6 +47,7 @@ class Source:
     allow_outside: bool = False
     weight: float = 1.0
     streaming: bool = False
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,11 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     speaker = source.speaker_column or next((c for c in SPEAKER_COLUMNS if c in rows.column_names), None)
     if speaker is not None:
         speaker = _find_column(rows, speaker, (), "speaker", source)
+    for column in source.columns:
+        if column not in rows.column_names:
+            raise UserError(
+                f"{source.root} has no column {column} (data.columns); it has {', '.join(rows.column_names)}."
+            )
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))
     timed = "start" in rows.column_names and "end" in rows.column_names

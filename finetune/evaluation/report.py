@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MAX_ROWS = 1000
 
 @dataclass(frozen=True)
 class Result:
-    """One utterance and what was recognised; reference and hypothesis are as they were scored."""
+    """One utterance and what was recognised, as it was scored; `columns` are what else its row says."""
 
     name: str
     reference: str
@@ -27,6 +27,7 @@ class Result:
     raw_reference: str
     seconds: float
     speaker: str | None
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 def write_report(folder: Path, title: str, scores: Scores, results: Sequence[Result]) -> None:

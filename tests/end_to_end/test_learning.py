@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from finetune.cli import main
 from finetune.experiment import run
 from finetune.recipe import load_recipe
 
@@ -125,3 +126,17 @@ def test_finished_run_is_not_overwritten(learned_run):
     with pytest.raises(UserError, match="holds a finished run"):
         run(load_recipe(learned_run / "recipe.yaml").model_copy(update={"provenance": None}), learned_run)
     assert (learned_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_columns_that_the_recipe_names_stand_in_the_results(write_recipe, tmp_path):
+    recipe = write_recipe(tmp_path, data={"columns": ["speaker", "text"]}, training={"max_steps": 1})
+    assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
+    lines = (tmp_path / "run" / "report" / "utterances.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+    for result in map(json.loads, lines):
+        assert result["columns"] == {"speaker": result["speaker"], "text": result["raw_reference"]}
+
+
+def test_a_column_that_is_not_there_is_named(write_recipe, tmp_path, capsys):
+    assert main(["check", str(write_recipe(tmp_path, data={"columns": ["accent"]}))]) == 2
+    assert "has no column accent (data.columns); it has file_name, text, speaker" in capsys.readouterr().err

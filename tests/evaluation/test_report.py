@@ -21,7 +21,7 @@ RESULTS = [
         2.5,
         "Ann & Bo",
     ),
-    Result("middling", "one word gone", "one word", "one word gone", 2.0, "Ann"),
+    Result("middling", "one word gone", "one word", "one word gone", 2.0, "Ann", {"accent": "Scots"}),
 ]
 
 
@@ -69,6 +69,7 @@ def test_scores_and_utterances_are_json(tmp_path):
         "raw_reference": "one word gone",
         "seconds": 2.0,
         "speaker": "Ann",
+        "columns": {"accent": "Scots"},
         "wer": pytest.approx(1 / 3),
         "words": 3,
         "substitutions": 0,
