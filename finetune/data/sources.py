@@ -227,12 +227,7 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
 
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:
     if source.streaming:
-        if tables := find_parquet(root):
-            return _load_parquet(tables, streaming=True)
-        raise UserError(
-            f"{source.root} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
-            "out, for other files are read where they lie and never copied."
-        )
+        return _load_parquet(_require_parquet(find_parquet(root), source), streaming=True)
     clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
     layout = read_layout(root) or read_archives(root)
     tables = None if layout is not None else find_parquet(root)
@@ -243,7 +238,19 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
     return {split: _build_dataset(rows) for split, rows in (layout or {}).items()} | splits
 
 
+def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dict[str, list[Path]]:
+    if files:
+        return files
+    raise UserError(
+        f"{source.root} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
+        "out, for other files are read where they lie and never copied."
+    )
+
+
 def _load_file(file: Path, source: Source) -> dict[str, Any]:
+    if source.streaming:
+        found = {"train": [file]} if file.suffix == ".parquet" else None
+        return _load_parquet(_require_parquet(found, source), streaming=True)
     if file.suffix == ".tar":
         return {"train": _build_dataset(read_archive(file))}
     if file.suffix == ".parquet":

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 
 from finetune.cli import main
 from finetune.data.audio import AudioError, read_seconds, read_waveform
 from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.streaming import keep_in_memory
 from finetune.errors import UserError
 
 
@@ -93,6 +96,26 @@ def test_tars_in_a_bucket_are_read_in_pieces(corpus_folder: Path, bucket: str, t
     assert table.texts() == ["hello"] * 6
     lengths = [read_seconds(table.recording(row)) for row in range(6)]
     assert lengths == [soundfile.info(corpus_folder / "test" / f"{row:02d}.wav").duration for row in range(6)]
+
+
+def test_a_bucket_of_parquet_is_streamed_and_not_fetched_whole(
+    corpus_folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    data = (corpus_folder / "test" / "00.wav").read_bytes()
+    for shard in range(3):
+        rows = [{"bytes": data, "path": f"{shard}-{row}.wav"} for row in range(4)]
+        file = tmp_path / "shards" / f"train-{shard}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"audio": rows, "text": ["ab"] * 4}), file)
+    upload(tmp_path / "shards", bucket)
+    source = Source(f"s3://{bucket}", streaming=True)
+    rows = keep_in_memory(load_splits(source)["train"], 5)
+    table = select_table({"train": rows}, "train", source)
+    assert [table.name(row) for row in range(5)] == ["0-0.wav", "0-1.wav", "0-2.wav", "0-3.wav", "1-0.wav"]
+    assert read_seconds(table.recording(4)) > 0.3
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 def test_what_a_bucket_lacks_is_said(bucket: str, tmp_path: Path, corpus_folder: Path) -> None:

@@ -138,6 +138,9 @@ def test_what_lies_here_in_other_files_is_not_streamed(
 ) -> None:
     assert main(["check", str(write_recipe(tmp_path, data={"root": str(corpus_folder), "streaming": True}))]) == 2
     assert "can't be streamed" in capsys.readouterr().err
+    file = str(corpus_folder / "train" / "metadata.csv")
+    assert main(["check", str(write_recipe(tmp_path, data={"root": file, "streaming": True}))]) == 2
+    assert "can't be streamed" in capsys.readouterr().err
 
 
 def test_a_stream_is_the_only_source(
