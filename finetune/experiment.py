@@ -17,9 +17,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from finetune import __version__
-from finetune.data.batching import SpeechBatches, deal, stream
+from finetune.data.batching import deal, stream
 from finetune.data.corpus import Rejection, write_rejected
-from finetune.data.features import uses_attention_mask
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.streaming import StreamedBatches
 from finetune.data.transcripts import describe_steps, save_normalization
@@ -101,16 +100,7 @@ class Experiment:
         training = self.recipe.training
         first_step = self._restore()
         accelerator, preparation = self.accelerator, self.preparation
-        data = SpeechBatches(
-            preparation.train,
-            preparation.vocabulary,
-            preparation.feature_extractor,
-            preparation.limits,
-            preparation.augmentation,
-            (training.mask_time_probability, training.mask_time_length),
-            uses_attention_mask(preparation.config),
-            training.seed,
-        )
+        data = preparation.batches((training.mask_time_probability, training.mask_time_length), training.seed)
         per_step = training.accumulation * accelerator.num_processes
         seconds = [utterance.seconds for utterance in preparation.train.utterances]
         weights = [utterance.weight for utterance in preparation.train.utterances]

@@ -8,9 +8,16 @@ from functools import partial
 from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
+from finetune.data.batching import SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
-from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.features import (
+    build_config,
+    encoder_convolutions,
+    load_config,
+    load_feature_extractor,
+    uses_attention_mask,
+)
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
@@ -50,6 +57,19 @@ class Preparation:
     def characters(self) -> list[str]:
         """What the model can write, the space left out."""
         return [token for token in self.vocabulary if len(token) == 1 and token != WORD_DELIMITER]
+
+    def batches(self, mask_time: tuple[float, int], seed: int) -> SpeechBatches:
+        """The training utterances as batches; `mask_time` is (probability, length in frames) of SpecAugment."""
+        return SpeechBatches(
+            self.train,
+            self.vocabulary,
+            self.feature_extractor,
+            self.limits,
+            self.augmentation,
+            mask_time,
+            uses_attention_mask(self.config),
+            seed,
+        )
 
     def examine(self, listen: bool = False) -> Examination:
         """What is in the splits and what is wrong with them; `listen` decodes all audio, too."""

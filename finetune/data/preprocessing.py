@@ -1,14 +1,13 @@
 """What a recipe does to all audio, in training, evaluation and transcription alike: named steps, in its order."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from finetune.data.audio import Waveform
-from finetune.data.storage import find_model_file
-from finetune.errors import StepError, UserError
+from finetune.data.storage import load_steps, save_steps
+from finetune.errors import StepError
 
 PREPROCESSING_FILE = "audio_preprocessing.json"
 
@@ -134,19 +133,9 @@ def _build_step(step: Step, sampling_rate: int) -> Preprocessor:
 
 def save_preprocessing(model: Path, steps: Sequence[Step]) -> None:
     """Write the steps into the model directory, where `finetune evaluate` and `transcribe` find them."""
-    (model / PREPROCESSING_FILE).write_text(json.dumps({"steps": list(steps)}, indent=2) + "\n", encoding="utf-8")
+    save_steps(model / PREPROCESSING_FILE, steps)
 
 
 def load_preprocessing(model: str | Path) -> tuple[Step, ...]:
     """The steps saved with a model in a folder or on a hub; none for one without. Raises UserError for damaged ones."""
-    file = find_model_file(model, PREPROCESSING_FILE)
-    if file is None:
-        return ()
-    try:
-        steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])
-        build_preprocessor(steps, 16000)
-    except StepError as error:
-        raise UserError(f"{file} has a step that can't be used: {error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
-    return steps
+    return load_steps(model, PREPROCESSING_FILE, lambda steps: build_preprocessor(steps, 16000)) or ()

@@ -1,12 +1,13 @@
 """Files here, at URLs elsewhere (s3://, gs://, https://) and of models on a hub."""
 
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from finetune.errors import UserError
+from finetune.errors import StepError, UserError
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
@@ -89,6 +90,29 @@ def find_model_file(model: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(model), name))
     except EntryNotFoundError:
         return None
+
+
+def save_steps(file: Path, steps: Sequence[Any]) -> None:
+    """Write the named steps of a recipe, in their order, into a model's directory."""
+    file.write_text(json.dumps({"steps": list(steps)}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_steps(model: str | Path, name: str, build: Callable[[tuple[Any, ...]], object]) -> tuple[Any, ...] | None:
+    """The steps that a model in a folder or on a hub has in a file of this name, or None without one.
+
+    Raises UserError for a damaged file, and for steps that `build` refuses with a StepError.
+    """
+    file = find_model_file(model, name)
+    if file is None:
+        return None
+    try:
+        steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])
+        build(steps)
+    except StepError as error:
+        raise UserError(f"{file} has a step that can't be used: {error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
+    return steps
 
 
 def _connect(place: str) -> tuple[Any, str]:

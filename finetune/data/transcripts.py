@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.storage import find_model_file
-from finetune.errors import StepError, UserError
+from finetune.data.storage import load_steps, save_steps
+from finetune.errors import StepError
 
 NORMALIZATION_FILE = "text_normalization.json"
 DEFAULT_STEPS: "tuple[Step, ...]" = ("nfkc", "lowercase", "remove_punctuation")
@@ -216,20 +216,9 @@ def _build_step(step: Step) -> Callable[[str], str]:
 
 def save_normalization(model: Path, steps: Sequence[Step]) -> None:
     """Write the steps into the model directory, where `finetune evaluate` finds them."""
-    content = json.dumps({"steps": list(expand(steps))}, indent=2, ensure_ascii=False)
-    (model / NORMALIZATION_FILE).write_text(content + "\n", encoding="utf-8")
+    save_steps(model / NORMALIZATION_FILE, expand(steps))
 
 
 def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
     """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make."""
-    file = find_model_file(model, NORMALIZATION_FILE)
-    if file is None:
-        return None
-    try:
-        steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])
-        build_normalizer(steps)
-    except StepError as error:
-        raise UserError(f"{file} has a step that can't be used: {error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
-    return steps
+    return load_steps(model, NORMALIZATION_FILE, build_normalizer)

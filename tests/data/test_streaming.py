@@ -56,19 +56,8 @@ def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def streamed(preparation: Preparation, first_step: int = 0, rank: int = 0, processes: int = 1) -> StreamedBatches:
-    from finetune.data.batching import SpeechBatches
-
     assert preparation.stream is not None
-    data = SpeechBatches(
-        preparation.train,
-        preparation.vocabulary,
-        preparation.feature_extractor,
-        preparation.limits,
-        preparation.augmentation,
-        (0.1, 5),
-        True,
-        seed=3,
-    )
+    data = preparation.batches((0.1, 5), seed=3)
     return StreamedBatches(preparation.stream, data, 6.0, first_step, 2, rank, processes)
 
 
