@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from finetune.data.features import (
     load_feature_extractor,
     uses_attention_mask,
 )
-from finetune.data.sources import JoinedTables, Source, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
@@ -101,6 +101,7 @@ def prepare(recipe: Recipe) -> Preparation:
     sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in data.all_sources]
     tables = [load_splits(source) for source in sources]
     streaming = any(source.streaming for source in sources)
+    trained: list[Table] = []
 
     def split(role: str, training: bool = False) -> Split | None:
         """The split with this role of every source that has one."""
@@ -108,13 +109,15 @@ def prepare(recipe: Recipe) -> Preparation:
         names = [name or (role if role in splits else None) for name, splits in zip(chosen, tables, strict=True)]
         if training and not any(names):
             names[0] = role  # Refused with what there is instead.
-        if streaming and names[0] in tables[0]:
-            tables[0][names[0]] = keep_in_memory(tables[0][names[0]], SAMPLE if training else None)
-        joined = [
-            select_table(splits, name, source)
-            for source, splits, name in zip(sources, tables, names, strict=True)
-            if name is not None
-        ]
+        joined = []
+        for source, splits, name in zip(sources, tables, names, strict=True):
+            if name is None:
+                continue
+            streamed = splits.get(name) if source.streaming else None
+            beginning = {} if streamed is None else {name: keep_in_memory(streamed, SAMPLE if training else None)}
+            joined.append(select_table({**splits, **beginning}, name, source))
+            if training:
+                trained.append(joined[-1] if streamed is None else replace(joined[-1], rows=streamed))
         if not joined:
             return None
         name = names[0] if len(joined) == 1 and names[0] else role
@@ -122,33 +125,34 @@ def prepare(recipe: Recipe) -> Preparation:
             name, JoinedTables(joined), recipe.text.normalization, limits, training, data.preprocessing
         )
 
-    streamed = dict(tables[0]) if streaming else {}
     train, validation, test = split("train", training=True), split("validation"), split("test")
     assert train is not None
     if validation is None:
         if streaming:
-            raise UserError(f"{sources[0].root} has no validation split, and none can be held out of a stream.")
+            raise UserError(
+                "There is no validation split, and none can be held out of a stream: name one with "
+                "data.validation_split, or add a source that has one to data.sources."
+            )
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
-    stream = build_stream(streamed[train.name], train, recipe, limits) if streaming else None
+    stream = build_stream(trained, train.name, recipe, limits) if streaming else None
     return Preparation(
         config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test, stream
     )
 
 
-def build_stream(rows: Any, beginning: Split, recipe: Recipe, limits: Limits) -> Stream:
-    """A training split as a stream of rows, whose columns are those of its beginning."""
-    assert isinstance(beginning.table, JoinedTables)
+def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Limits) -> Stream:
+    """Tables whose rows come one by one or lie here as a stream of training windows."""
     prepare_window = partial(
         prepare_split,
-        beginning.name,
+        name,
         steps=recipe.text.normalization,
         limits=limits,
         training=True,
         preprocessing=recipe.data.preprocessing,
         require=False,
     )
-    return Stream(rows, beginning.table.tables[0], prepare_window)
+    return Stream(tuple(tables), prepare_window)
 
 
 def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augmentation:

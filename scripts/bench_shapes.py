@@ -9,8 +9,8 @@ bf16 on the same batches of 24 s; what is compared is seconds of speech (padding
 oneDNN makes the kernels of a shape when it first sees it: about a hundred a step, and 1,024 are kept. A step's
 arithmetic does not change with the shape, so the limit is the speed at one fixed shape.
 
-Measured on 2 cores of an AMD EPYC with bf16, three rounds, nothing else running: 37.2, 34.1 and 41.9 s of speech a second
-against 44.4, 45.5 and 43.2; ratio of medians 1.19. The kept kernels take about 2 GB of memory.
+Measured on 2 cores of an AMD EPYC with bf16, three rounds, nothing else running: 37.2, 34.1 and 41.9 s of speech a
+second against 44.4, 45.5 and 43.2; ratio of medians 1.19. The kept kernels take about 2 GB of memory.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.vocabulary import encode
 
 # Purposes of random numbers, so that no two draws share a stream.
-ORDER, _WAVEFORM, _MASK, _COPIES = 0, 1, 2, 3
+ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
 
 # Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
 # kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).

@@ -34,7 +34,8 @@ class Source:
     """Where utterances come from; a column left None is found under its usual names.
 
     Local audio is read from inside the corpus alone (the folder, or the manifest's), unless `allow_outside` is set.
-    Each epoch has every training utterance `weight` times on average. A `streaming` source is never there as a whole.
+    Each epoch has every training utterance `weight` times on average; beside a `streaming` source, which is never there
+    as a whole, `weight` is its share of the rows.
     `columns` are others that go with each utterance.
     """
 
@@ -54,7 +55,8 @@ class Source:
 class Table:
     """One split of one source, and the columns that hold each utterance's audio, transcript, speaker and times.
 
-    `inside` is the folder that local audio must lie in, or None.
+    `inside` is the folder that local audio must lie in, or None. `places` are the rows' numbers in their split where
+    they are not simply 0, 1, 2 ….
     """
 
     source: Source
@@ -65,6 +67,7 @@ class Table:
     start: str | None = None
     end: str | None = None
     inside: str | None = None
+    places: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,7 +84,7 @@ class Table:
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number there."""
-        return self.source, row
+        return self.source, row if self.places is None else self.places[row]
 
     def values(self) -> Iterator[dict[str, Any]]:
         """All rows' cells in order, which is faster than row by row."""
@@ -136,7 +139,7 @@ class JoinedTables:
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number there."""
         table, local = self._find(row)
-        return table.source, local
+        return table.origin(local)
 
     def values(self) -> Iterator[dict[str, Any]]:
         """All rows' cells in order."""

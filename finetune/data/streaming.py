@@ -1,17 +1,18 @@
-"""A split larger than the disk: read from its source in windows, each bucketed and shuffled as a split of its own."""
+"""A split larger than the disk: read from its sources in windows, each bucketed and shuffled as a split of its own."""
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune.data.augmentation import generator
-from finetune.data.batching import ORDER, Batch, Key, SpeechBatches, bucket
+from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket
 from finetune.data.corpus import Rejection, Split
-from finetune.data.sources import Table
+from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
 
 SAMPLE = 1000
@@ -20,14 +21,19 @@ SAMPLE = 1000
 # Rows that are shuffled among each other, and rows that are bucketed together: of 15 s as FLAC some 250 MB each.
 _SHUFFLED, _WINDOW = 1000, 1000
 
+# The place of a row that came before: what can't be used is named once, with its place in the first pass.
+_KNOWN = -1
+
 
 @dataclass(frozen=True)
 class Stream:
-    """The rows of a training split as they come (a `datasets.IterableDataset`), and how a window becomes a split."""
+    """The tables of a training split, at least one with rows that come one by one (a `datasets.IterableDataset`).
 
-    rows: Any
-    table: Table
-    prepare: Callable[[Table], Split]
+    `prepare` makes a split of a window of them. Of several tables each has its weight's share of all rows.
+    """
+
+    tables: tuple[Table, ...]
+    prepare: Callable[[JoinedTables], Split]
 
 
 def keep_in_memory(rows: Any, limit: int | None = None) -> Any:
@@ -77,10 +83,9 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         missing: list[Rejection] = []
         position = 0
-        for period, (epoch, first, split) in enumerate(self._windows()):
-            # What can't be used is named once, with its place in the order of the first epoch.
-            if self.rank == 0 and epoch == 0:
-                missing += [replace(rejection, row=first + rejection.row) for rejection in split.rejected]
+        for period, split in self._windows():
+            if self.rank == 0:
+                missing += _unknown(split.rejected)
             data = copy.copy(self.batches)
             data.split = split
             seconds = [utterance.seconds for utterance in split.utterances]
@@ -88,27 +93,61 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
                 if position >= self.skipped and position % self.num_processes == self.rank:
                     keys: list[Key] = [(period, index, 0) for index in indices]
                     batch = data.collate([data[key] for key in keys])
-                    unreadable = [replace(r, row=first + r.row) for r in batch.unreadable] if epoch == 0 else []
-                    yield replace(batch, unreadable=(*missing, *unreadable))
+                    yield replace(batch, unreadable=(*missing, *_unknown(batch.unreadable)))
                     missing = []
                 elif position < self.skipped:
                     missing = []  # Known since before the interruption.
                 position += 1
 
-    def _windows(self) -> Iterator[tuple[int, int, Split]]:
-        """Windows without end, with the epoch of each and its first row's place in that."""
+    def _windows(self) -> Iterator[tuple[int, Split]]:
+        """Windows without end, each with its number; that of a single table ends where the table does."""
         import datasets
 
-        shuffled = undecoded(self.stream.rows).shuffle(seed=self.batches.seed, buffer_size=_SHUFFLED)
+        tables, seed = self.stream.tables, self.batches.seed
+        weights = np.array([table.source.weight for table in tables])
+        rows = [self._rows(number, table) for number, table in enumerate(tables)]
+        passes, used = [0] * len(tables), 0
+        for period in itertools.count():
+            counts = generator(seed, period, 0, SHARES).multinomial(_WINDOW, weights / weights.sum())
+            window: list[Table] = []
+            for number, table in enumerate(tables):
+                taken: list[tuple[int, dict[str, Any]]] = []
+                while len(taken) < counts[number]:
+                    row = next(rows[number])
+                    if row is not None:
+                        taken.append(row)
+                        continue
+                    passes[number] += 1
+                    if len(tables) == 1:
+                        break
+                if taken:
+                    places, cells = zip(*taken, strict=True)
+                    window.append(replace(table, rows=datasets.Dataset.from_list(list(cells)), places=places))
+            if window:
+                split = self.stream.prepare(JoinedTables(window))
+                used += len(split.utterances)
+                yield period, split
+            if min(passes) and not used:
+                roots = " and ".join(dict.fromkeys(table.source.root for table in tables))
+                raise UserError(f"No utterance of {roots} can be used.")
+
+    def _rows(self, number: int, table: Table) -> Iterator[tuple[int, dict[str, Any]] | None]:
+        """A table's rows with their places, pass after pass, each in another order; None at the end of each."""
+        import datasets
+
+        seed = self.batches.seed
+        streamed = isinstance(table.rows, datasets.IterableDataset)
+        shuffled = undecoded(table.rows).shuffle(seed=seed, buffer_size=_SHUFFLED) if streamed else None
         for epoch in itertools.count():
-            shuffled.set_epoch(epoch)
-            rows, first, used = iter(shuffled), 0, 0
-            while window := list(itertools.islice(rows, _WINDOW)):
-                split = self.stream.prepare(replace(self.stream.table, rows=datasets.Dataset.from_list(window)))
-                yield epoch, first, split
-                first, used = first + len(window), used + len(split.utterances)
-            if not used:
-                raise UserError(f"No utterance of {self.stream.table.source.root} can be used.")
+            if shuffled is not None:
+                shuffled.set_epoch(epoch)
+                rows: Iterator[tuple[int, dict[str, Any]]] = enumerate(shuffled)
+            else:
+                order = generator(seed, epoch, number, ROWS).permutation(len(table)).tolist()
+                rows = ((place, table.rows[place]) for place in order)
+            for place, row in rows:
+                yield (_KNOWN if epoch else place), row
+            yield None
 
     def loader(self) -> "torch.utils.data.DataLoader[Any]":
         """A loader of these batches, always in one worker: two would read everything twice.
@@ -122,3 +161,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4,
         )
+
+
+def _unknown(rejected: Iterable[Rejection]) -> list[Rejection]:
+    return [rejection for rejection in rejected if rejection.row != _KNOWN]

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,36 @@ def test_what_lies_here_in_other_files_is_not_streamed(
     assert "can't be streamed" in capsys.readouterr().err
 
 
-def test_a_stream_is_the_only_source(
-    tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+def test_a_stream_is_mixed_with_what_lies_here_by_weight(
+    shards: Path,
+    corpus_folder: Path,
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    make_corpus: Callable[..., Path],
 ) -> None:
-    sources = [{"root": "some/name", "streaming": True}, {"root": "other/name"}]
-    recipe = write_recipe(tmp_path, data={"root": None, "sources": sources})
-    assert main(["check", str(recipe)]) == 2
-    assert "the only one" in capsys.readouterr().err
+    make_corpus(tmp_path / "short" / "train", ["dad"] * 4)
+    (tmp_path / "short" / "train" / "02.wav").write_bytes(b"")
+    sources = [
+        {"root": str(shards), "streaming": True, "weight": 3},
+        {"root": str(tmp_path / "short")},
+        {"root": str(corpus_folder), "train_split": "test", "weight": 2},
+    ]
+    recipe = load_recipe(write_recipe(tmp_path, data={"root": None, "sources": sources}))
+    preparation = prepare(recipe)
+    assert preparation.stream is not None
+    batches = streamed(preparation)
+    windows = itertools.islice(batches._windows(), 60)
+    utterances = [utterance for _, split in windows for utterance in split.utterances]
+    counts = Counter(Path(utterance.source).name for utterance in utterances)
+    total = sum(counts.values())
+    assert {name: round(6 * count / total, 1) for name, count in counts.items()} == pytest.approx(
+        {"shards": 3, "short": 1, corpus_folder.name: 2}, abs=0.4
+    )
+    rejected = [r for batch in itertools.islice(batches, 60) for r in batch.unreadable]
+    assert {(Path(r.source).name, r.name, r.row) for r in rejected if r.source != str(shards)} == {
+        ("short", "02.wav", 2)
+    }
+    assert len(rejected) == 3  # Each once, though the short source has come round many times.
+    whole = list(itertools.islice(streamed(preparation).loader(), 12))
+    resumed = list(itertools.islice(streamed(preparation, first_step=3).loader(), 6))
+    assert all(map(same, whole[6:], resumed))

@@ -1,0 +1,98 @@
+"""By name from a hub, as users have them: a server on loopback, and the command in a process that is told of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hub import COMMIT, Hub, serve
+
+# The command, with windows of few rows and without the wait of `datasets` for pyarrow's threads.
+SMALL = """
+import sys, datasets.config, finetune.preparation, finetune.data.streaming as streaming
+from finetune.cli import main
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+finetune.preparation.SAMPLE = streaming._WINDOW = streaming._SHUFFLED = 4
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, corpus_folder: Path, base_folder: Path) -> Iterator[Hub]:
+    """The encoder as team/base, and the tones as team/tones in Parquet: for training three times 24, each in a shard of its own."""
+    folder = tmp_path / "hub"
+    shutil.copytree(base_folder, folder / "models" / "team" / "base")
+    data = folder / "datasets" / "team" / "tones" / "data"
+    data.mkdir(parents=True)
+    for split, shards in (("train", 72), ("validation", 1), ("test", 1)):
+        rows = [line.split(",") for line in (corpus_folder / split / "metadata.csv").read_text().splitlines()[1:]]
+        for shard in range(shards):
+            chosen = rows if shards == 1 else [rows[shard % len(rows)]]
+            cells = [{"bytes": (corpus_folder / split / row[0]).read_bytes(), "path": row[0]} for row in chosen]
+            table = pyarrow.table({"audio": cells, "sentence": [row[1] for row in chosen]})
+            pyarrow.parquet.write_table(table, data / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+    with serve(folder) as served:
+        yield served
+
+
+@pytest.fixture
+def finetune(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`finetune(*arguments)` runs the command against the hub, with a cache of its own."""
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        environment["NO_PROXY"] = "127.0.0.1"
+        command = [sys.executable, "-c", SMALL, *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_base_and_a_data_set_by_name(
+    finetune: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    data = {"root": "team/tones", "revision": COMMIT}
+    recipe = write_recipe(tmp_path, model={"base": "team/base"}, data=data, training={"max_steps": 2})
+    done = finetune("train", str(recipe), "--output", "run")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report" / "scores.json").read_text())
+    assert report["utterances"] == 6
+    assert "base_model: team/base" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_data_set_is_streamed_without_being_fetched_whole(
+    hub: Hub,
+    finetune: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+) -> None:
+    data = {"root": "team/tones", "streaming": True}
+    training = {"max_steps": 1, "batch_seconds": 1.7}
+    done = finetune("train", str(write_recipe(tmp_path, data=data, training=training)), "--output", "run")
+    assert done.returncode == 0, done.stderr
+    assert "streamed, of the first rows 4 utterances" in done.stderr
+    fetched = {Path(name).name for name in hub.sent if "/data/train-" in name}
+    assert 4 < len(fetched) < 60  # In a worker `datasets` reads ahead in some 16 shards.
+    kept = [file for file in (tmp_path / "cache").rglob("*") if file.suffix in (".arrow", ".parquet", ".wav")]
+    assert not kept
+
+
+def test_what_the_hub_does_not_have_is_one_sentence(
+    finetune: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    for data, model in (
+        ({"root": "team/nothing"}, {}),
+        ({"root": "team/tones", "revision": "v9"}, {}),
+        ({}, {"base": "team/nothing"}),
+    ):
+        done = finetune("check", str(write_recipe(tmp_path, data=data, model=model)))
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "team/nothing" in done.stderr or "v9" in done.stderr
