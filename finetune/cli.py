@@ -61,7 +61,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     _require_writable(options.json)
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
-    source = Source(options.data, **columns, allow_outside=options.allow_outside)
+    source = Source(options.data, **columns, allow_outside=options.allow_outside, columns=tuple(options.columns))
     evaluation = evaluate(options.model, source, options.split)
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--text-column", metavar="NAME", help="the transcripts' column, where it isn't found")
     evaluate.add_argument("--audio-column", metavar="NAME", help="the audio's column, where it isn't found")
     evaluate.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
+    evaluate.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
     evaluate.add_argument("--speaker-column", metavar="NAME", help="the speakers' column, where it isn't found")
     evaluate.set_defaults(command=_evaluate)
 

@@ -216,7 +216,8 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     for column in source.columns:
         if column not in rows.column_names:
             raise UserError(
-                f"{source.root} has no column {column} (data.columns); it has {', '.join(rows.column_names)}."
+                f"{source.root} has no column {column} (data.columns or --columns); "
+                f"it has {', '.join(rows.column_names)}."
             )
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))

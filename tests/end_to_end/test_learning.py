@@ -128,15 +128,21 @@ def test_finished_run_is_not_overwritten(learned_run):
     assert (learned_run / "metrics.jsonl").read_bytes() == before
 
 
-def test_columns_that_the_recipe_names_stand_in_the_results(write_recipe, tmp_path):
+def test_columns_that_the_recipe_names_stand_in_the_results(write_recipe, corpus_folder, tmp_path):
     recipe = write_recipe(tmp_path, data={"columns": ["speaker", "text"]}, training={"max_steps": 1})
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
     lines = (tmp_path / "run" / "report" / "utterances.jsonl").read_text().splitlines()
     assert len(lines) == 6
     for result in map(json.loads, lines):
         assert result["columns"] == {"speaker": result["speaker"], "text": result["raw_reference"]}
+    arguments = ["evaluate", str(tmp_path / "run" / "model"), "--data", str(corpus_folder), "--columns", "speaker"]
+    assert main([*arguments, "--json", str(tmp_path / "scores.json")]) == 0
+    results = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert [result["columns"] for result in results] == [{"speaker": result["speaker"]} for result in results]
 
 
 def test_a_column_that_is_not_there_is_named(write_recipe, tmp_path, capsys):
     assert main(["check", str(write_recipe(tmp_path, data={"columns": ["accent"]}))]) == 2
-    assert "has no column accent (data.columns); it has file_name, text, speaker" in capsys.readouterr().err
+    assert (
+        "has no column accent (data.columns or --columns); it has file_name, text, speaker" in capsys.readouterr().err
+    )
