@@ -25,7 +25,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def hub(tmp_path: Path, corpus_folder: Path, base_folder: Path) -> Iterator[Hub]:
-    """The encoder as team/base, and the tones as team/tones in 72 shards of Parquet, each with one training utterance."""
+    """The encoder as team/base, and the tones as team/tones in Parquet, with 72 shards of one training utterance."""
     folder = tmp_path / "hub"
     shutil.copytree(base_folder, folder / "models" / "team" / "base")
     data = folder / "datasets" / "team" / "tones" / "data"
