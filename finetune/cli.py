@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import UserError
+from finetune.errors import Interrupted, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 for a problem that the user can mend."""
+    """Run one command; returns the exit code.
+
+    0, 2 for a problem that the user can mend, 75 (EX_TEMPFAIL: try again) when training was asked to stop and left a
+    checkpoint, 130 when anything else was.
+    """
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     # argparse takes overrides that stand behind an option, as in `--output DIR section.key=value`, for unknown ones.
@@ -31,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"finetune: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"finetune: stopped after step {stopped}; the same command goes on from there.", file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         print("finetune: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130

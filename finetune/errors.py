@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class StepError(ValueError):
     """A step of text or audio that is unknown or has an argument it can't use: what was found and expected."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and did so after a step (its argument) and a checkpoint."""

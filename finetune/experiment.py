@@ -1,24 +1,23 @@
 """One recipe to one run directory: the only place that wires the rooms."""
 
 import json
-import os
-import platform
+import math
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune import __version__
 from finetune.data.batching import deal, stream
-from finetune.data.corpus import Rejection, write_rejected
+from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.streaming import StreamedBatches
 from finetune.data.transcripts import describe_steps, save_normalization
@@ -29,24 +28,43 @@ from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
 from finetune.publishing.card import write_card
-from finetune.recipe import Recipe, load_recipe
-from finetune.scoring import evaluate_split
+from finetune.recipe import Recipe
+from finetune.run_directory import begin_run, check_output, cut_metrics
+from finetune.scoring import Evaluation, evaluate_split
 from finetune.training import health
-from finetune.training.checkpoints import list_checkpoints, load_model, restore_checkpoint, save_checkpoint, save_model
-from finetune.training.loop import Hooks, Schedule, train
+from finetune.training.checkpoints import (
+    list_checkpoints,
+    load_model,
+    restore_checkpoint,
+    save_checkpoint,
+    save_model,
+    saving,
+)
+from finetune.training.interruption import StopSignals
+from finetune.training.loop import Hooks, Schedule, StepResult, train
+from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
-from finetune.training.optimization import build_optimizer
+from finetune.training.optimization import build_optimizer, learning_rate_factor
+
+EXAMPLES = 3  # utterances shown at each evaluation
 
 
 def run(recipe: Recipe, output: Path) -> Scores:
     """Train, score and save one run; goes on where an unfinished run of the same recipe stopped.
 
     Returns the scores on the test split, or on the validation split where there is no test split.
-    Raises UserError before anything is written when the recipe, the data or `output` do not allow the run.
+    Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
+    Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
     """
     _require_precision(recipe)  # Accelerate refuses it in other words.
     # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
-    accelerator = Accelerator(mixed_precision=recipe.training.mixed_precision, cpu=not torch.cuda.is_available())
+    training = recipe.training
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(_require_trackers(training.trackers)) or None,
+        project_dir=output / "trackers" if training.trackers else None,
+    )
     resumes = check_output(output, recipe)
     preparation = prepare(recipe)
     say = _speaker(accelerator)
@@ -55,10 +73,24 @@ def run(recipe: Recipe, output: Path) -> Scores:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
-        _begin(output, recipe, preparation)
+        with saving(str(output), "Nothing is there yet"):
+            begin_run(output, recipe, preparation.rejected)
     accelerator.wait_for_everyone()
-    experiment.train()
-    return experiment.finish()
+    if training.trackers:
+        accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
+    with StopSignals(say) as signals:
+        experiment.train(signals.asked)
+    scores = experiment.finish()
+    accelerator.end_training()
+    return scores
+
+
+class Best(NamedTuple):
+    """How good the weights after a step were on the validation split, as fractions."""
+
+    wer: float
+    cer: float
+    step: int
 
 
 class Experiment:
@@ -86,122 +118,226 @@ class Experiment:
             head_rows=preparation.head_rows,
             revision=model.revision,
             freeze_feature_encoder=model.freeze_feature_encoder,
+            attention=model.attention,
+            layer_drop=model.layer_drop,
+            gradient_checkpointing=training.gradient_checkpointing,
         )
         self.tokenizer = build_tokenizer(preparation.vocabulary)
-        self.optimizer = build_optimizer(self.model, training.learning_rate, training.weight_decay)
-        self.objective, self.prepared_optimizer = accelerator.prepare(CTCObjective(self.model), self.optimizer)
+        self.optimizer = build_optimizer(
+            self.model,
+            training.learning_rate,
+            training.weight_decay,
+            training.head_learning_rate,
+            training.layer_decay,
+            fused=accelerator.device.type == "cuda",
+        )
+        objective = CTCObjective(self.model, training.compile)
+        self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
         self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
-        self.progress: dict[str, Any] = {"best": None, "best_step": None}
+        self.best: list[Best] = []  # the best first
+        self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
+        self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
         self.rejected: list[Rejection] = []
 
-    def train(self) -> None:
-        """Train to the last step, from the newest checkpoint where there is one."""
-        training = self.recipe.training
-        first_step = self._restore()
-        accelerator, preparation = self.accelerator, self.preparation
-        data = preparation.batches((training.mask_time_probability, training.mask_time_length), training.seed)
-        per_step = training.accumulation * accelerator.num_processes
-        seconds = [utterance.seconds for utterance in preparation.train.utterances]
-        weights = [utterance.weight for utterance in preparation.train.utterances]
-        weighted = weights if set(weights) != {1.0} else None
-        batches = deal(
-            stream(seconds, training.batch_seconds, training.seed, weighted),
-            first_step,
-            per_step,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+    def train(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last step, from the newest checkpoint where there is one; raises Interrupted when asked to."""
+        training, accelerator = self.recipe.training, self.accelerator
+        first_step, results = self._restore()
+        max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self.seconds
+        if self._is_stale(first_step) or max_seconds <= 0:
+            return
         schedule = Schedule(
             max_steps=training.max_steps,
-            learning_rate=training.learning_rate,
-            warmup_ratio=training.warmup_ratio,
+            learning_rate=self._learning_rate,
             max_gradient_norm=training.max_gradient_norm,
             micro_batches=training.accumulation,
             eval_steps=training.eval_steps,
             log_steps=training.log_steps,
             seed=training.seed,
+            sampling_rate=self.preparation.limits.sampling_rate,
+            frozen_steps=training.freeze_transformer_steps,
+            max_seconds=max_seconds,
         )
-        hooks = Hooks(log=self._log, evaluate=self._validate, save=self._save, reject=self.rejected.append)
-        loader = data.loader(batches, training.num_workers)
-        if preparation.stream:
-            streamed = StreamedBatches(
-                preparation.stream,
-                data,
-                training.batch_seconds,
-                first_step,
-                per_step,
-                accelerator.process_index,
-                accelerator.num_processes,
+        hooks = Hooks(
+            log=self._log,
+            evaluate=self._validate,
+            save=self._save,
+            reject=self.rejected.append,
+            say=self.say,
+            interrupted=interrupted,
+        )
+        batches = iter(self._build_loader(first_step))
+        self.since = time.monotonic()
+        train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
+
+    def _build_loader(self, first_step: int) -> Any:
+        """This process's batches, beginning with those of a step."""
+        training, accelerator, preparation = self.recipe.training, self.accelerator, self.preparation
+        data = preparation.batches(training)
+        if self.batch_seconds is None:
+            self.batch_seconds = find_batch_seconds(
+                accelerator,
+                self.objective,
+                preparation.limits.max_seconds,
+                preparation.limits.sampling_rate,
+                preparation.limits.num_frames,
+                data.attention_mask,
             )
-            loader = streamed.loader()
-        train(accelerator, self.objective, self.prepared_optimizer, iter(loader), schedule, hooks, first_step)
+            self.say(f"training.batch_seconds: {self.batch_seconds:g} s at a time")
+        share = (first_step, training.accumulation * accelerator.num_processes)
+        process = (accelerator.process_index, accelerator.num_processes)
+        if preparation.stream:
+            return StreamedBatches(preparation.stream, data, self.batch_seconds, *share, *process).loader()
+        seconds = [utterance.seconds for utterance in preparation.train.utterances]
+        weights = [utterance.weight for utterance in preparation.train.utterances]
+        weighted = weights if set(weights) != {1.0} else None
+        batches = stream(seconds, self.batch_seconds, training.seed, weighted)
+        return data.loader(deal(batches, *share, *process), training.num_workers)
+
+    def _learning_rate(self, step: int) -> float:
+        training = self.recipe.training
+        return training.learning_rate * learning_rate_factor(
+            step, training.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
+        )
 
     def finish(self) -> Scores:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
-        load_model(self.checkpoints / "best" / "model.safetensors", self.model)
+        self._load_best()
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, accelerator)
         rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
         if accelerator.is_main_process:
-            write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
-            self._write_model(role, evaluation.scores)
-            write_report(self.output / "report", f"{self.output.name}: {role}", evaluation.scores, evaluation.results)
+            title = f"{self.output.name}: {role}"
+            with self._saving():
+                write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
+                self._write_model(role, evaluation.scores)
+                write_report(self.output / "report", title, evaluation.scores, evaluation.results)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return evaluation.scores
 
-    def _restore(self) -> int:
+    def _load_best(self) -> None:
+        """Take the best weights, or the average of the best where it is no worse on the validation split."""
+        chosen = self.best[: self.recipe.training.average_best]
+        files = [self._best_file(best) for best in chosen]
+        load_model(files[:1], self.model)
+        if len(files) == 1:
+            return
+        load_model(files, self.model)
+        scores = self._evaluate(self.preparation.validation).scores
+        better = _rank(scores) <= (chosen[0].wer, chosen[0].cer)
+        self.say(
+            f"average of the {len(files)} best checkpoints: validation WER {percent(scores.wer)}, "
+            f"CER {percent(scores.cer)}; {'taken' if better else 'the best alone is better, and taken'}"
+        )
+        if not better:
+            load_model(files[:1], self.model)
+
+    def _best_file(self, best: Best) -> Path:
+        return self.checkpoints / "best" / f"step-{best.step:06d}.safetensors"
+
+    def _restore(self) -> tuple[int, list[StepResult]]:
+        """The step to go on from, and the results of those before it that are not logged yet."""
         checkpoints = list_checkpoints(self.checkpoints)
-        step = 0
+        step, results = 0, []
         if checkpoints:
             progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
-            step = progress.pop("step")
-            self.rejected = [Rejection(**rejection) for rejection in progress.pop("rejected")]
+            step, self.seconds = progress["step"], progress["seconds"]
+            self.best = [Best(*best) for best in progress["best"]]
+            self.batch_seconds = progress["batch_seconds"]
+            self.rejected = [Rejection(**rejection) for rejection in progress["rejected"]]
+            results = [StepResult(**result) for result in progress["results"]]
             self.say(f"going on from step {step}")
-            processes = progress.pop("processes")
-            if processes != self.accelerator.num_processes:
+            if (processes := progress["processes"]) != self.accelerator.num_processes:
                 self.say(f"note: this run was begun on {processes} processes, so its steps now hold other batches")
-            self.progress = progress
         if self.accelerator.is_main_process:
-            _cut_metrics(self.output / "metrics.jsonl", step)
-        return step
+            cut_metrics(self.output / "metrics.jsonl", step)
+        return step, results
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            with (self.output / "metrics.jsonl").open("a") as file:
+            with self._saving(), (self.output / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.accelerator.trackers:
+            self.accelerator.log(values, step=step)
+        if "step_seconds" in values and not sys.stderr.isatty():
+            left = (self.recipe.training.max_steps - step) * values["step_seconds"]
+            loss = f"loss {values['loss']:.3f}" if "loss" in values else "no finite gradient"
+            self.say(
+                f"step {step}/{self.recipe.training.max_steps}: {loss}, {values['audio_seconds_per_second']:.0f} s of "
+                f"audio a second, {100 * values['padding']:.1f} % padding, {left / 60:.0f} minutes left"
+            )
 
-    def _validate(self, step: int) -> None:
-        """Score the validation split, and keep the weights when they are the best so far by WER, then CER."""
-        split = self.preparation.validation
-        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+    def _evaluate(self, split: Split) -> Evaluation:
+        return evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+
+    def _validate(self, step: int) -> bool:
+        """Score the validation split, and keep the weights when they are among the best by WER, then CER.
+
+        Returns whether to go on.
+        """
+        training = self.recipe.training
+        evaluation = self._evaluate(self.preparation.validation)
         self.rejected += evaluation.rejected if self.accelerator.is_main_process else []
         scores = evaluation.scores
-        result = [scores.wer if scores.wer is not None else 1.0, scores.cer if scores.cer is not None else 1.0]
-        values = {"validation_wer": result[0], "validation_cer": result[1], "blank_ratio": evaluation.blank_ratio}
-        self._log(step, values)
-        words = health.describe(result[0], evaluation.blank_ratio)
+        wer, cer = _rank(scores)
+        self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio})
+        words = health.describe(wer, evaluation.blank_ratio)
         self.say(
-            f"step {step}/{self.recipe.training.max_steps}: validation WER {percent(scores.wer)}, "
+            f"step {step}/{training.max_steps}: validation WER {percent(scores.wer)}, "
             f"CER {percent(scores.cer)}" + (f"; {words}" if words else "")
         )
-        if self.progress["best"] is None or result < self.progress["best"]:
-            self.progress = {"best": result, "best_step": step}
-            if self.accelerator.is_main_process:
-                best = self.checkpoints / "best"
-                best.mkdir(parents=True, exist_ok=True)
-                save_model(best / "model.safetensors", self.model)
+        for result in evaluation.results[:EXAMPLES]:
+            self.say(f"  {result.reference}\n  → {result.hypothesis}")
+        mine = Best(wer, cer, step)
+        # Where two are as good the earlier one stays.
+        self.best = sorted([*self.best, mine], key=lambda best: (best.wer, best.cer))[: training.keep_best]
+        if mine in self.best and self.accelerator.is_main_process:
+            with self._saving():
+                save_model(self._best_file(mine), self.model)
+        if self._is_stale(step):
+            self.say(f"no better validation WER in {training.patience} evaluations: training ends here")
+            return False
+        return True
 
-    def _save(self, step: int) -> None:
+    def _is_stale(self, step: int) -> bool:
+        """Whether so many evaluations have brought nothing better that training ends."""
+        training = self.recipe.training
+        if training.patience is None or not self.best:
+            return False
+        return step - self.best[0].step >= training.patience * training.eval_steps
+
+    def _save(self, step: int, results: list[StepResult]) -> None:
         # Audio that can't be decoded is found in training, perhaps not again after an interruption.
         rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
         if self.accelerator.is_main_process:
-            progress = {**self.progress, "rejected": rejected, "processes": self.accelerator.num_processes}
+            progress = {
+                "best": self.best,
+                "batch_seconds": self.batch_seconds,
+                "seconds": self.seconds + time.monotonic() - self.since,
+                "processes": self.accelerator.num_processes,
+                "recipe": self.recipe.to_yaml(),
+                "rejected": rejected,
+                "results": [vars(result) for result in results],
+            }
             keep = self.recipe.training.keep_checkpoints
-            save_checkpoint(self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep)
+            with self._saving():
+                save_checkpoint(
+                    self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep
+                )
+                # Only now: until then the checkpoint before this one counts on the others.
+                kept = {self._best_file(best) for best in self.best}
+                for file in (self.checkpoints / "best").glob("step-*"):
+                    if file not in kept:
+                        file.unlink()
         self.accelerator.wait_for_everyone()
+
+    def _saving(self) -> AbstractContextManager[None]:
+        checkpoints = list_checkpoints(self.checkpoints)
+        good = f"The last checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
+        return saving(str(self.output), good)
 
     def _write_model(self, role: str, scores: Scores) -> None:
         from transformers import Wav2Vec2Processor
@@ -230,65 +366,32 @@ class Experiment:
         partial.rename(final)
 
 
-def check_output(output: Path, recipe: Recipe) -> bool:
-    """Whether `output` holds an unfinished run of this recipe, to go on with; False when there is nothing.
-
-    Raises UserError when it holds a finished run, another recipe's run, or anything else.
-    """
-    if not output.exists():
-        parent = next(folder for folder in output.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"{output} can't be made: {parent} is no folder that you may write into.")
-        return False
-    if output.is_dir() and not any(output.iterdir()):
-        return False
-    if not (output / "recipe.yaml").is_file():
-        raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
-    if (output / "report").exists():
-        raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
-    if load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None}) != recipe:
-        raise UserError(
-            f"{output} holds an unfinished run of another recipe (compare {output / 'recipe.yaml'}): "
-            "give another folder with --output, or remove it."
-        )
-    return True
+def _rank(scores: Scores) -> tuple[float, float]:
+    """WER, then CER; no score is a bad one."""
+    return (1.0 if scores.wer is None else scores.wer, 1.0 if scores.cer is None else scores.cer)
 
 
-def _begin(output: Path, recipe: Recipe, preparation: Preparation) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_rejected(output / "rejected.csv", preparation.rejected)
-    (output / "metrics.jsonl").touch()
-    # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
-    partial = output / "recipe.yaml.partial"
-    partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
-    partial.rename(output / "recipe.yaml")
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as section.key, in the plain types that trackers take."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return flat
 
 
-def _provenance() -> dict[str, Any]:
-    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
-    folder = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "finetune": __version__,
-        "commit": commit.stdout.strip() or None,
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in packages},
-    }
+def _require_trackers(trackers: Sequence[str]) -> Sequence[str]:
+    for tracker in trackers:  # Accelerate leaves out what isn't installed, in silence.
+        if find_spec(tracker) is None:
+            raise UserError(f"training.trackers: {tracker} is not installed: pip install {tracker}")
+    return trackers
 
 
 def _require_precision(recipe: Recipe) -> None:
     if recipe.training.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
-
-
-def _cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in lines))
-    partial.rename(file)
 
 
 def _speaker(accelerator: Accelerator) -> Callable[[str], None]:

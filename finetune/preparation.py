@@ -1,5 +1,6 @@
 """A recipe to everything that is known before training: splits, vocabulary, limits, and what was left out."""
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
-from finetune.data.batching import SpeechBatches
+from finetune.data.batching import PADDING_SAMPLES, SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import (
@@ -22,10 +23,13 @@ from finetune.data.sources import JoinedTables, Source, Table, load_splits, sele
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
-from finetune.recipe import AugmentationSection, Recipe
+from finetune.recipe import AugmentationSection, Recipe, TrainingSection
 
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
 RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
+
+# Of so many padded lengths the mean batch loses a twentieth of its longest utterance.
+_COMPILED_LENGTHS = 10
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,27 @@ class Preparation:
         """What the model can write, the space left out."""
         return [token for token in self.vocabulary if len(token) == 1 and token != WORD_DELIMITER]
 
-    def batches(self, mask_time: tuple[float, int], seed: int) -> SpeechBatches:
-        """The training utterances as batches; `mask_time` is (probability, length in frames) of SpecAugment."""
+    def batches(self, training: TrainingSection) -> SpeechBatches:
+        """The training utterances as batches, with masks, padding and seed as the recipe says."""
         return SpeechBatches(
             self.train,
             self.vocabulary,
             self.feature_extractor,
             self.limits,
             self.augmentation,
-            mask_time,
+            (training.mask_time_probability, training.mask_time_length),
             uses_attention_mask(self.config),
-            seed,
+            training.seed,
+            (training.mask_feature_probability, training.mask_feature_length, self.config.hidden_size),
+            self._padding_samples(training.compile),
         )
+
+    def _padding_samples(self, compiled: bool) -> int:
+        """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
+        if not compiled:
+            return PADDING_SAMPLES
+        longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
+        return max(PADDING_SAMPLES, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 
     def examine(self, listen: bool = False) -> Examination:
         """What is in the splits and what is wrong with them; `listen` decodes all audio, too."""
@@ -87,7 +100,7 @@ def prepare(recipe: Recipe) -> Preparation:
 
     Raises UserError for whatever would stop the run later.
     """
-    model, data = recipe.model, recipe.data
+    model, data, batch_seconds = recipe.model, recipe.data, recipe.training.batch_seconds
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
@@ -95,7 +108,7 @@ def prepare(recipe: Recipe) -> Preparation:
         sampling_rate=feature_extractor.sampling_rate,
         encoder=encoder_convolutions(config),
         min_seconds=data.min_seconds,
-        max_seconds=min(data.max_seconds, recipe.training.batch_seconds),
+        max_seconds=data.max_seconds if batch_seconds == "auto" else min(data.max_seconds, batch_seconds),
         fastest=augmentation.fastest,
     )
     sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in data.all_sources]
@@ -216,11 +229,14 @@ def describe(
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
     training = recipe.training
-    step_seconds = training.batch_seconds * training.accumulation * num_processes
-    epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
-    epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
-    known = "" if preparation.stream else f", about {epochs:.1f} epochs"
-    lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s{known}")
+    if training.batch_seconds == "auto":
+        lines.append(f"training: {training.max_steps} steps of as many seconds as fit into memory")
+    else:
+        step_seconds = training.batch_seconds * training.accumulation * num_processes
+        epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
+        epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
+        known = "" if preparation.stream else f", about {epochs:.1f} epochs"
+        lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s{known}")
     lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
     return lines
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -27,7 +27,11 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights."""
+    """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights.
+
+    `layer_drop` leaves out whole layers in training (LayerDrop, Fan et al. 2020); `attention` is Transformers' name of
+    an implementation.
+    """
 
     base: str | None = None
     revision: str | None = None
@@ -35,6 +39,8 @@ class ModelSection(Section):
     random_weights: bool = False  # the base's shape without its training: shows what pretraining buys
     freeze_feature_encoder: bool = True
     dropout: float = Field(0.1, ge=0, lt=1)
+    layer_drop: float = Field(0.0, ge=0, lt=1)
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSection":
@@ -202,23 +208,56 @@ class AugmentationSection(Section):
 
 
 class TrainingSection(Section):
-    """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio."""
+    """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
+
+    With batch_seconds `auto` it is as much as fits into the GPU. The rate rises for `warmup_ratio` of the steps and
+    then falls by its `schedule`; `tri_stage` (Park et al. 2019) first holds it for `hold_ratio`. The head may have a
+    rate of its own, and with `layer_decay` each layer learns that much slower than the one above (Howard and Ruder
+    2018). For the first `freeze_transformer_steps` only the head learns (fairseq's freeze_finetune_updates).
+    Masks are SpecAugment's (Park et al. 2019), over time and over features, as in wav2vec 2.0.
+
+    The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
+    model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
+    after `max_minutes`. `compile` is torch.compile's, with few padded lengths.
+    """
 
     max_steps: int = Field(1000, gt=0)
-    batch_seconds: float = Field(80.0, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    patience: int | None = Field(None, gt=0)
+    batch_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = 80.0
     accumulation: int = Field(1, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    schedule: Literal["linear", "cosine", "tri_stage"] = "linear"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    hold_ratio: float = Field(0.4, ge=0, lt=1)
+    freeze_transformer_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     max_gradient_norm: float = Field(1.0, gt=0)
     mask_time_probability: float = Field(0.05, ge=0, lt=1)
     mask_time_length: int = Field(10, gt=0)
+    mask_feature_probability: float = Field(0.0, ge=0, lt=1)
+    mask_feature_length: int = Field(10, gt=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     eval_steps: int = Field(200, gt=0)
     log_steps: int = Field(20, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
+    keep_best: int = Field(1, gt=0)
+    average_best: int = Field(1, gt=0)
     num_workers: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainingSection":
+        if self.average_best > self.keep_best:
+            raise ValueError("expected training.average_best to be at most training.keep_best")
+        if self.schedule == "tri_stage" and self.warmup_ratio + self.hold_ratio >= 1:
+            raise ValueError("expected training.warmup_ratio and training.hold_ratio to be less than 1 together")
+        return self
 
 
 class EvaluationSection(Section):

@@ -212,14 +212,14 @@ def limit_band(waveform: Waveform, sampling_rate: int) -> Waveform:
     return limited.astype(np.float32)
 
 
-def draw_time_mask(num_frames: int, probability: float, length: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """SpecAugment's time mask over the encoder's frames (Park et al. 2019), shape (frames,).
+def draw_mask(count: int, probability: float, length: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """SpecAugment's mask over the encoder's frames or over its features (Park et al. 2019), shape (count,).
 
-    About `probability` of the frames are masked, in spans of `length` frames that may overlap, as in wav2vec2.
+    About `probability` of them are masked, in spans of `length` that may overlap, as in wav2vec2.
     """
-    mask = np.zeros(num_frames, dtype=np.bool_)
-    spans = int(probability * num_frames / length + rng.random())
-    for start in rng.integers(0, max(num_frames - length, 0) + 1, size=spans):
+    mask = np.zeros(count, dtype=np.bool_)
+    spans = int(probability * count / length + rng.random())
+    for start in rng.integers(0, max(count - length, 0) + 1, size=spans):
         mask[start : start + length] = True
     return mask
 

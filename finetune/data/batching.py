@@ -1,5 +1,6 @@
 """Batches by seconds of audio: a stream that depends on the seed alone, dealt to any number of processes."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from finetune.data.audio import AudioError, Waveform
-from finetune.data.augmentation import Augmentation, draw_time_mask, generator
+from finetune.data.augmentation import Augmentation, draw_mask, generator
 from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.vocabulary import encode
 
@@ -17,7 +18,7 @@ ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
 
 # Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
 # kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
-_PADDING_SAMPLES = 1600
+PADDING_SAMPLES = 1600
 
 Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
 
@@ -28,8 +29,8 @@ class Batch:
 
     input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none; `samples`
     of speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames)
-    or None; labels: all of them one after the other, label_lengths (batch,). `unreadable` are the utterances whose
-    audio failed: their place holds silence and no labels.
+    or None; mask_feature_indices (batch, features) or None; labels: all of them one after the other, label_lengths
+    (batch,). `unreadable` are the utterances whose audio failed: their place holds silence and no labels.
     """
 
     input_values: torch.Tensor
@@ -37,6 +38,7 @@ class Batch:
     samples: int
     num_frames: torch.Tensor
     mask_time_indices: torch.Tensor | None
+    mask_feature_indices: torch.Tensor | None
     labels: torch.Tensor
     label_lengths: torch.Tensor
     unreadable: tuple[Rejection, ...]
@@ -56,6 +58,23 @@ class Batch:
             return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
         return Batch(**{name: pin(value) for name, value in vars(self).items()})
+
+    def halves(self) -> "tuple[Batch, ...]":
+        """The first half of the utterances and the rest, as long as the whole; one utterance is only itself."""
+        count = len(self.num_frames)
+        if count == 1:
+            return (self,)
+        middle = count // 2
+        first = int(self.label_lengths[:middle].sum())
+
+        def part(utterances: slice, labels: slice, **others: Any) -> Batch:
+            cut = {
+                name: value[utterances] if isinstance(value, torch.Tensor) else value
+                for name, value in vars(self).items()
+            }
+            return Batch(**{**cut, "labels": self.labels[labels], **others})
+
+        return part(slice(middle), slice(first)), part(slice(middle, None), slice(first, None), unreadable=())
 
 
 def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Generator) -> list[list[int]]:
@@ -120,8 +139,14 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         mask_time: tuple[float, int],
         attention_mask: bool,
         seed: int,
+        mask_feature: tuple[float, int, int] = (0.0, 1, 0),
+        padding_samples: int = PADDING_SAMPLES,
     ) -> None:
-        """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none."""
+        """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none.
+
+        `mask_feature` is (probability, length, how many features there are). Where padding is masked, batches are as
+        long as the next multiple of `padding_samples`.
+        """
         self.split = split
         self.vocabulary = vocabulary
         self.feature_extractor = feature_extractor
@@ -130,6 +155,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         self.mask_time = mask_time
         self.attention_mask = attention_mask
         self.seed = seed
+        self.mask_feature = mask_feature
+        self.padding_samples = padding_samples
 
     def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
         epoch, index, copy = key
@@ -148,7 +175,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             [waveform for _, waveform, _ in examples],
             sampling_rate=self.limits.sampling_rate,
             padding=True,
-            pad_to_multiple_of=_PADDING_SAMPLES if self.attention_mask else None,
+            pad_to_multiple_of=self.padding_samples if self.attention_mask else None,
             return_attention_mask=self.attention_mask,
             return_tensors="pt",
         )
@@ -158,26 +185,33 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         ]
         num_frames = [self.limits.num_frames(len(waveform)) for _, waveform, _ in examples]
         padded_frames = self.limits.num_frames(features["input_values"].shape[1])
+        mask_time, mask_feature = self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames)
         return Batch(
             input_values=features["input_values"],
             attention_mask=features.get("attention_mask"),
             samples=sum(len(waveform) for _, waveform, _ in examples),
             num_frames=torch.tensor(num_frames),
-            mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames),
+            mask_time_indices=mask_time,
+            mask_feature_indices=mask_feature,
             labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),
             label_lengths=torch.tensor([len(utterance) for utterance in labels]),
             unreadable=tuple(rejection for _, _, rejection in examples if rejection),
         )
 
-    def _draw_masks(self, keys: Sequence[Key], num_frames: Sequence[int], padded_frames: int) -> torch.Tensor | None:
+    def _draw_masks(
+        self, keys: Sequence[Key], num_frames: Sequence[int], padded_frames: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         probability, length = self.mask_time
-        if probability == 0:
-            return None
-        masks = torch.zeros(len(keys), padded_frames, dtype=torch.bool)
+        feature_probability, feature_length, features = self.mask_feature
+        time = torch.zeros(len(keys), padded_frames, dtype=torch.bool) if probability else None
+        feature = torch.zeros(len(keys), features, dtype=torch.bool) if feature_probability else None
         for i, ((epoch, index, copy), frames) in enumerate(zip(keys, num_frames, strict=True)):
             rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK, copy)
-            masks[i, :frames] = torch.from_numpy(draw_time_mask(frames, probability, length, rng))
-        return masks
+            if time is not None:
+                time[i, :frames] = torch.from_numpy(draw_mask(frames, probability, length, rng))
+            if feature is not None:
+                feature[i] = torch.from_numpy(draw_mask(features, feature_probability, feature_length, rng))
+        return time, feature
 
     def loader(self, batches: Iterator[list[Key]], num_workers: int) -> "torch.utils.data.DataLoader[Any]":
         """A loader of `Batch`es over a process's share of the stream."""
@@ -188,4 +222,11 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if num_workers else None,
+            worker_init_fn=leave_signals_to_training,
         )
+
+
+def leave_signals_to_training(_: int) -> None:
+    """Make a loader's worker go on when somebody asks the whole group of processes to stop: training decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from finetune.data.augmentation import generator
-from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket
+from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket, leave_signals_to_training
 from finetune.data.corpus import Rejection, Split
 from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
@@ -160,6 +160,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
             num_workers=1,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4,
+            worker_init_fn=leave_signals_to_training,
         )
 
 

@@ -1,15 +1,21 @@
 """Write, find, prune and restore checkpoints: each is whole or absent."""
 
 import json
+import os
 import random
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from finetune.errors import UserError
 
 _PREFIX = "step-"
 
@@ -19,7 +25,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNN` beside its place, rename it, and delete all but the newest `keep`.
 
-    `progress` is JSON: what the caller needs to go on (best WER so far and the like).
+    `progress` is JSON: what the caller needs to go on (best WER so far and the like). The schedule, the place in the
+    epoch and all random numbers follow from the step and the recipe's seed (`seed_step`).
     """
     final = folder / f"{_PREFIX}{step:06d}"
     partial = folder / f".{final.name}.partial"
@@ -30,6 +37,8 @@ def save_checkpoint(
     if scaler is not None:
         torch.save(scaler.state_dict(), partial / "scaler.pt")
     (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
+    for file in partial.iterdir():
+        _reach_the_disk(file)
     if final.exists():  # A run that went on from an older checkpoint than its newest.
         shutil.rmtree(final)
     partial.rename(final)
@@ -45,7 +54,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
     """Put a checkpoint's state into the given objects; returns its progress, with the key `step`."""
-    load_model(checkpoint / "model.safetensors", model)
+    load_model([checkpoint / "model.safetensors"], model)
     # Tensors and plain containers only: nothing in the file is run.
     optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
     if scaler is not None and (checkpoint / "scaler.pt").is_file():
@@ -56,14 +65,38 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
 
 def save_model(file: Path, model: nn.Module) -> None:
     """Write a model's weights as safetensors, beside and renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+    _reach_the_disk(partial)
     partial.rename(file)
 
 
-def load_model(file: Path, model: nn.Module) -> None:
-    """Read weights written by `save_model` into a model of the same shape."""
-    model.load_state_dict(load_file(file))
+def load_model(files: Sequence[Path], model: nn.Module) -> None:
+    """Read weights written by `save_model` into a model of the same shape; of several files, their average.
+
+    The average of the last or best checkpoints of one run often beats each (Vaswani et al. 2017, section 6.1).
+    """
+    weights = load_file(files[0])
+    for number, file in enumerate(files[1:], start=1):
+        for name, tensor in load_file(file).items():
+            if tensor.is_floating_point():
+                weights[name] += (tensor - weights[name]) / (number + 1)
+    model.load_state_dict(weights)
+
+
+@contextmanager
+def saving(what: str, good: str) -> Iterator[None]:
+    """Raise UserError with the disk's own reason where `what` can't be written; `good` says what is there already."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's own word for a full disk.
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{what} can't be written: {reason}. {good}; make room there, and the same command goes on."
+        ) from error
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -72,3 +105,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
+
+
+def _reach_the_disk(file: Path) -> None:
+    """Wait until a file's bytes are on the disk, so that no power cut leaves a renamed but empty one."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

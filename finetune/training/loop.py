@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,12 @@ from tqdm.auto import tqdm
 
 from finetune.data.batching import Batch
 from finetune.data.corpus import Rejection
+from finetune.errors import Interrupted, UserError
 from finetune.training.checkpoints import seed_step
-from finetune.training.optimization import learning_rate_factor
+from finetune.training.optimization import forget_encoder_gradients, set_learning_rate
+
+# fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
+MAX_SKIPPED_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -24,37 +28,47 @@ class Schedule:
     """How long to train and how fast; all steps are optimizer steps."""
 
     max_steps: int
-    learning_rate: float
-    warmup_ratio: float
+    learning_rate: Callable[[int], float]  # of a step, the first being 0
     max_gradient_norm: float
     micro_batches: int  # of one process in one step
     eval_steps: int
     log_steps: int
     seed: int
+    sampling_rate: int
+    frozen_steps: int = 0  # the first ones, in which only the head learns
+    max_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
 class StepResult:
     """Counts of one step over all processes: the summed loss, the labels it is over, and the gradient's norm.
 
-    `samples` of speech were in this process's batches of `padded_samples`.
+    `impossible` of the `utterances` had no finite loss. `samples` of speech were in this process's batches of
+    `padded_samples`.
     """
 
     loss_sum: float
     labels: int
     gradient_norm: float
+    utterances: int
+    impossible: int
     samples: int
     padded_samples: int
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: `log(step, values)`, `evaluate(step)` and `save(step)` at each `eval_steps`."""
+    """What the loop calls: `log(step, values)`; `evaluate(step)`, which says whether to go on; `save(step, results)`.
+
+    `results` are those since the last logged line; `interrupted()` says whether somebody asked to stop.
+    """
 
     log: Callable[[int, dict[str, float]], None]
-    evaluate: Callable[[int], None]
-    save: Callable[[int], None]
+    evaluate: Callable[[int], bool]
+    save: Callable[[int, list[StepResult]], None]
     reject: Callable[[Rejection], None]
+    say: Callable[[str], None]
+    interrupted: Callable[[], bool]
 
 
 def train(
@@ -65,8 +79,14 @@ def train(
     schedule: Schedule,
     hooks: Hooks,
     first_step: int = 0,
+    results: Sequence[StepResult] = (),
 ) -> None:
-    """Train from `first_step` to `max_steps`; `batches` are this process's, beginning with the first step's."""
+    """Train from `first_step` to `max_steps`, as long as `evaluate` and the time allow.
+
+    `batches` are this process's, beginning with the first step's; `results` are of the steps before it that are not
+    logged yet. Raises Interrupted after a step and a checkpoint when asked to stop, and UserError when no step of the
+    last `MAX_SKIPPED_STEPS` had a finite gradient.
+    """
     progress = tqdm(
         total=schedule.max_steps,
         initial=first_step,
@@ -75,33 +95,53 @@ def train(
         disable=None if accelerator.is_main_process else True,
     )
     objective.train()
-    results: list[StepResult] = []
-    started, since = time.perf_counter(), first_step
+    unlogged, samples, skipped = list(results), 0, 0
+    began = started = time.perf_counter()
+    since = first_step
     for step in range(first_step, schedule.max_steps):
-        rate = schedule.learning_rate * learning_rate_factor(step, schedule.max_steps, schedule.warmup_ratio)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = schedule.learning_rate(step)
+        set_learning_rate(optimizer, rate)
         seed_step(schedule.seed, step, accelerator.process_index)
         micro_batches = list(itertools.islice(batches, schedule.micro_batches))
         for batch in micro_batches:
             for rejection in batch.unreadable:
                 hooks.reject(rejection)
-        results.append(train_step(accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm))
+        frozen = step < schedule.frozen_steps
+        result = train_step(
+            accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm, frozen, hooks.say
+        )
+        unlogged.append(result)
+        samples += result.samples * accelerator.num_processes
         done = step + 1
         progress.update()
-        evaluates = done % schedule.eval_steps == 0 or done == schedule.max_steps
-        # No line spans a checkpoint, or a resumed run would log other losses than an uninterrupted one.
+        skipped = 0 if math.isfinite(result.gradient_norm) else skipped + 1
+        if skipped == MAX_SKIPPED_STEPS:
+            raise UserError(
+                f"The gradient was not finite in {skipped} steps in a row, up to step {done}: lower "
+                "training.learning_rate, or try training.mixed_precision=no. The checkpoints are as they were."
+            )
+        overtime = time.perf_counter() - began > schedule.max_seconds
+        interrupted, overtime = _agree(accelerator, hooks.interrupted(), overtime)
+        evaluates = done % schedule.eval_steps == 0 or done == schedule.max_steps or overtime
         if evaluates or done % schedule.log_steps == 0:
-            seconds = (time.perf_counter() - started) / (done - since)
-            values = {**summarize(results), "learning_rate": rate, "step_seconds": seconds}
-            hooks.log(done, values)
+            seconds = time.perf_counter() - started
+            speed = samples / schedule.sampling_rate / seconds
+            values = {**summarize(unlogged), "learning_rate": rate, "step_seconds": seconds / (done - since)}
+            hooks.log(done, {**values, "audio_seconds_per_second": speed, "memory_gib": _memory()})
             progress.set_postfix(loss=values.get("loss"), padding=f"{100 * values['padding']:.1f} %")
-            results, started, since = [], time.perf_counter(), done
+            unlogged, samples, started, since = [], 0, time.perf_counter(), done
+        going_on = True
         if evaluates:
             pause = time.perf_counter()
-            hooks.evaluate(done)
+            going_on = hooks.evaluate(done) and not overtime
             objective.train()
-            hooks.save(done)
+        if evaluates or interrupted:
+            hooks.save(done, unlogged)
+        if interrupted:
+            raise Interrupted(done)
+        if not going_on:
+            break
+        if evaluates:
             started += time.perf_counter() - pause
     progress.close()
 
@@ -109,7 +149,8 @@ def train(
 def summarize(results: list[StepResult]) -> dict[str, float]:
     """The loss for each label and the last gradient's norm, over the steps that changed something, and the padding.
 
-    Steps that did not (see `train_step`) are only counted, as `skipped_steps`; when all are, nothing else is said.
+    Steps that did not (see `train_step`) are only counted, as `skipped_steps`, and utterances without a finite loss as
+    `impossible`; when all steps are skipped, nothing else is said.
     """
     finite = [result for result in results if math.isfinite(result.gradient_norm)]
     padded = sum(result.padded_samples for result in results)
@@ -120,32 +161,97 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
         values["gradient_norm"] = finite[-1].gradient_norm
     if len(finite) < len(results):
         values["skipped_steps"] = len(results) - len(finite)
+    if impossible := sum(result.impossible for result in results):
+        values["impossible"] = impossible
+        values["utterances"] = sum(result.utterances for result in results)
     return values
 
 
 def train_step(
-    accelerator: Accelerator, objective: nn.Module, optimizer: Any, micro_batches: list[Batch], max_gradient_norm: float
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: Any,
+    micro_batches: list[Batch],
+    max_gradient_norm: float,
+    frozen: bool = False,
+    say: Callable[[str], None] = print,
 ) -> StepResult:
-    """One optimizer step over the micro-batches of all processes.
+    """One optimizer step over the micro-batches of all processes; `frozen` leaves the encoder as it is.
 
-    The loss is the sum over all of them divided by their number of labels: no average of averages.
-    A step whose gradient is not finite changes nothing.
+    The loss is the sum over all of them divided by their number of labels: no average of averages. A step whose
+    gradient is not finite changes nothing. Where memory is too small the step is done again in smaller pieces, whose
+    gradients have the same sum. Raises UserError where it is too small for single utterances.
     """
-    counts = torch.tensor([float(batch.label_lengths.sum()) for batch in micro_batches], device=accelerator.device)
-    labels = int(accelerator.reduce(counts.sum(), "sum").item())
-    loss_sum = torch.zeros((), device=accelerator.device)
-    for i, batch in enumerate(micro_batches):
-        last = i == len(micro_batches) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(objective):
-            loss = objective(batch.to(accelerator.device))
-            # Accelerate averages gradients over processes; the count is already over all of them.
-            accelerator.backward(loss * (accelerator.num_processes / max(labels, 1)))
-        loss_sum += loss.detach()
+    device = accelerator.device
+    own = [(int(batch.label_lengths.sum()), len(batch.num_frames)) for batch in micro_batches]
+    counts = accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=device).sum(0), "sum")
+    labels, utterances = (int(count) for count in counts.tolist())
+    batches = micro_batches
+    while (sums := _accumulate(accelerator, objective, batches, max(labels, 1), frozen)) is None:
+        optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        largest = max(len(batch.num_frames) for batch in batches)
+        if largest == 1:
+            raise UserError(
+                "Memory is too small for a single utterance: lower data.max_seconds, or set "
+                "training.gradient_checkpointing=true."
+            )
+        batches = [piece for batch in batches for piece in batch.halves()]
+        say(f"memory was too small for {largest} utterances at a time: the step is done again in {len(batches)} pieces")
     norm = float(accelerator.clip_grad_norm_(objective.parameters(), max_gradient_norm))
+    if frozen:
+        forget_encoder_gradients(optimizer)
     # With fp16 the scaler itself skips such a step, and must see it to lower its scale.
     if math.isfinite(norm) or accelerator.scaler is not None:
         optimizer.step()
     optimizer.zero_grad()
+    loss_sum, impossible = accelerator.reduce(sums, "sum").tolist()
     samples = sum(batch.samples for batch in micro_batches)
     padded_samples = sum(batch.input_values.numel() for batch in micro_batches)
-    return StepResult(float(accelerator.reduce(loss_sum, "sum").item()), labels, norm, samples, padded_samples)
+    return StepResult(loss_sum, labels, norm, utterances, int(impossible), samples, padded_samples)
+
+
+def _accumulate(
+    accelerator: Accelerator, objective: nn.Module, batches: Sequence[Batch], labels: int, frozen: bool
+) -> torch.Tensor | None:
+    """Add the gradients of all batches; returns the summed loss and the utterances without a finite one.
+
+    None when memory was too small, with whatever gradients there were then.
+    """
+    sums = torch.zeros(2, device=accelerator.device)
+    for i, batch in enumerate(batches):
+        last = i == len(batches) - 1
+        try:
+            with contextlib.nullcontext() if last else accelerator.no_sync(objective):
+                loss, impossible = objective(batch.to(accelerator.device), frozen)
+                try:
+                    # Accelerate averages gradients over processes; the count is already over all of them.
+                    accelerator.backward(loss * (accelerator.num_processes / labels))
+                except torch.OutOfMemoryError as error:
+                    if last and accelerator.num_processes > 1:
+                        raise UserError(
+                            "Memory was too small while gradients were exchanged, so the step can't be done again: "
+                            "lower training.batch_seconds; the same command goes on from the last checkpoint."
+                        ) from error
+                    raise
+        except torch.OutOfMemoryError:
+            return None
+        sums += torch.stack([loss.detach(), impossible])
+    return sums
+
+
+def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Of each flag, whether any process has raised it."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(raised, "sum").tolist()]
+
+
+def _memory() -> float:
+    """The most memory that tensors took so far on the GPU, or what the process takes now without one, in GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**30

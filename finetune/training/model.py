@@ -1,5 +1,6 @@
 """A pretrained wav2vec2 encoder with a fresh CTC head, and the loss it is trained by."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +24,18 @@ def build_model(
     head_rows: Sequence[int | None] | None = None,
     revision: str | None = None,
     freeze_feature_encoder: bool = True,
+    attention: str | None = None,
+    layer_drop: float = 0.0,
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
     of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
-    that row of the base's head instead. Raises UserError when the base has no usable weights, or no head to take.
+    that row of the base's head instead. `attention` is Transformers' name of an implementation. With `layer_drop`
+    each transformer layer is left out of a training step with that probability (Fan et al. 2020), and with
+    `gradient_checkpointing` activations are computed twice instead of being kept (Chen et al. 2016).
+    Raises UserError when the base has no usable weights, or no head to take.
     """
     from transformers import AutoModelForCTC
 
@@ -38,8 +45,7 @@ def build_model(
     config.bos_token_id = config.eos_token_id = None
     config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
     config.feat_proj_dropout = config.final_dropout = dropout
-    # A dropped layer leaves parameters without a gradient, which hangs training on several processes.
-    config.layerdrop = 0.0
+    config.layerdrop = 0.0  # `_let_drop` does it.
     # Masks come with the batch; drawn in the model they would depend on the order of the batches.
     config.apply_spec_augment = mask_time_probability > 0
     config.mask_time_prob = mask_time_probability
@@ -49,18 +55,19 @@ def build_model(
     torch.manual_seed(seed)
     try:
         if base is None:
-            model = AutoModelForCTC.from_config(config, dtype=torch.float32)
+            model = AutoModelForCTC.from_config(config, dtype=torch.float32, attn_implementation=attention)
         else:
             model, loading = AutoModelForCTC.from_pretrained(
                 base,
                 config=config,
                 revision=revision,
                 dtype=torch.float32,
+                attn_implementation=attention,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
     if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
@@ -70,7 +77,34 @@ def build_model(
     config.vocab_size = model.config.vocab_size = len(vocabulary)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
+    if layer_drop:
+        for layer in model.wav2vec2.encoder.layers:
+            _let_drop(layer, layer_drop)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def _let_drop(layer: nn.Module, probability: float) -> None:
+    """Make a transformer layer hand its input on in some training steps.
+
+    Transformers' own `layerdrop` leaves the parameters of a dropped layer without a gradient, for which several
+    processes wait forever; here it is zero.
+    """
+    forward = layer.forward
+
+    def forward_or_not(hidden: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if not layer.training or torch.rand(()) >= probability:
+            return forward(hidden, *arguments, **options)
+        unchanged = hidden + _zero(layer)
+        return (unchanged, None) if options.get("output_attentions") else unchanged
+
+    layer.forward = forward_or_not
+
+
+def _zero(module: nn.Module) -> torch.Tensor:
+    """Zero, with a gradient of zero for each trained parameter."""
+    return torch.stack([0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad]).sum()
 
 
 def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[int | None]) -> nn.Linear:
@@ -87,18 +121,28 @@ def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[in
 class CTCObjective(nn.Module):
     """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, compiled: bool = False) -> None:
+        """With `compiled` the encoder is compiled by `torch.compile`, once for each padded length."""
         super().__init__()
         self.model = model
+        self._encode: Any = self._run_encoder
+        if compiled:
+            torch._dynamo.config.recompile_limit = 64
+            self._encode = torch.compile(self._run_encoder)
+        self._mask_feature_indices: torch.Tensor | None = None
+        model.wav2vec2.encoder.register_forward_pre_hook(self._mask_features)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """The negative log likelihood of the labels, summed over the batch; utterances without labels count 0."""
+    def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """The negative log likelihood of the labels, summed over the batch, and how many utterances have none.
+
+        Utterances without labels count 0 in both, as do those of more labels than frames in the first. With `frozen`
+        only the head gets a gradient, and the encoder one of zero.
+        """
         model = self.model
-        hidden = model.wav2vec2(
-            batch.input_values,
-            attention_mask=batch.attention_mask,
-            mask_time_indices=batch.mask_time_indices,
-        ).last_hidden_state
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            hidden = self._encode(
+                batch.input_values, batch.attention_mask, batch.mask_time_indices, batch.mask_feature_indices
+            )
         logits = model.lm_head(model.dropout(hidden))  # (batch, frames, vocabulary)
         losses = nn.functional.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
@@ -109,5 +153,30 @@ class CTCObjective(nn.Module):
             reduction="none",
             zero_infinity=True,
         )
-        total: torch.Tensor = losses[batch.label_lengths > 0].sum()
-        return total
+        labelled = batch.label_lengths > 0
+        total: torch.Tensor = losses[labelled].sum()
+        if frozen:
+            total = total + _zero(model.wav2vec2)
+        # An infinite loss was made zero, which no finite one is.
+        return total, ((losses.detach() == 0) & labelled).sum().float()
+
+    def _run_encoder(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        mask_time_indices: torch.Tensor | None,
+        mask_feature_indices: torch.Tensor | None,
+    ) -> torch.Tensor:
+        self._mask_feature_indices = mask_feature_indices
+        hidden: torch.Tensor = self.model.wav2vec2(
+            input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices
+        ).last_hidden_state
+        return hidden
+
+    def _mask_features(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Mask features where the model itself would draw the mask in the middle of its forward pass."""
+        mask = self._mask_feature_indices
+        if mask is None or not self.training:
+            return None
+        hidden, *others = arguments
+        return hidden.masked_fill(mask[:, None, :], 0.0), *others

@@ -1,23 +1,88 @@
 """Parameter groups and the learning rate's schedule."""
 
+import math
+import re
+from typing import Any
+
 import torch
 from torch import nn
 
+_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
+# Where tri-stage decay ends, as a share of the peak: what wav2vec 2.0's recipes for fine-tuning in fairseq have.
+_TRI_STAGE_END = 0.05
 
-def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over the parameters that are trained, with no decay on biases and norms; betas as in wav2vec2."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+
+def build_optimizer(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    head_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+    fused: bool = False,
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters that are trained, with no decay on biases and norms; betas as in wav2vec2.
+
+    Each group has a `scale`, by which the schedule's rate is multiplied, and says whether it is of the `encoder`.
+    With `layer_decay` below 1 each layer learns that much slower than the one above it, and what is before the layers
+    slowest (discriminative fine-tuning, Howard and Ruder 2018; the form is that of BEiT, Bao et al. 2022). `fused` does
+    a GPU's update in one kernel.
+    """
+    head_scale = 1.0 if head_learning_rate is None else head_learning_rate / learning_rate
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    layers = 1 + max((_layer(name) for name, _ in model.named_parameters()), default=-1)
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        encoder = not name.startswith("lm_head.")
+        scale = layer_decay ** (layers - _layer(name)) if encoder else head_scale
+        groups.setdefault((parameter.ndim > 1, scale, encoder), []).append(parameter)
+    # Matrices first; the order within a group is the model's.
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": parameters, "weight_decay": weight_decay * decayed, "scale": scale, "encoder": encoder}
+            for (decayed, scale, encoder), parameters in sorted(groups.items(), key=lambda item: not item[0][0])
+        ],
         lr=learning_rate,
         betas=(0.9, 0.98),
+        fused=fused,
     )
 
 
-def learning_rate_factor(step: int, max_steps: int, warmup_ratio: float) -> float:
-    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then linear decay to zero."""
+def set_learning_rate(optimizer: Any, rate: float) -> None:
+    """Give each parameter group its share of a rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def forget_encoder_gradients(optimizer: Any) -> None:
+    """Make the next step leave the encoder as it is: its weights, and what the optimizer knows of them."""
+    for group in optimizer.param_groups:
+        if group["encoder"]:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def learning_rate_factor(
+    step: int, max_steps: int, warmup_ratio: float, schedule: str = "linear", hold_ratio: float = 0.0
+) -> float:
+    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then what the schedule says.
+
+    `linear` decays to zero in a line, `cosine` in half a wave (Loshchilov and Hutter 2017, without restarts);
+    `tri_stage` holds the peak for `hold_ratio` of all steps and decays exponentially to 5 % of it (SpecAugment, Park
+    et al. 2019; wav2vec 2.0, Baevski et al. 2020, warms up for 10 % and holds for 40 %).
+    """
     warmup = max(1, round(warmup_ratio * max_steps))
     if step < warmup:
         return (step + 1) / warmup
-    return max(0.0, (max_steps - step) / max(1, max_steps - warmup))
+    hold = round(hold_ratio * max_steps) if schedule == "tri_stage" else 0
+    left = min(1.0, max(0.0, (max_steps - step) / max(1, max_steps - warmup - hold)))
+    if schedule == "tri_stage":
+        return _TRI_STAGE_END ** (1 - left)
+    if schedule == "cosine":
+        return (1 - math.cos(math.pi * left)) / 2
+    return left
+
+
+def _layer(name: str) -> int:
+    """The number of a parameter's transformer layer; -1 for what comes before the layers."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else -1

@@ -12,7 +12,7 @@ from finetune.data.augmentation import (
     add_noise,
     change_speed,
     clip,
-    draw_time_mask,
+    draw_mask,
     draw_vocal_tract,
     generator,
     limit_band,
@@ -153,14 +153,14 @@ def test_gain_is_in_decibels_and_within_its_range() -> None:
 @pytest.mark.parametrize("probability", [0.05, 0.2])
 @pytest.mark.parametrize("frames", [30, 200])
 def test_the_masked_share_is_about_the_one_asked_for(probability: float, frames: int) -> None:
-    masks = [draw_time_mask(frames, probability, 5, generator(0, 0, i, 0)) for i in range(2000)]
+    masks = [draw_mask(frames, probability, 5, generator(0, 0, i, 0)) for i in range(2000)]
     # Spans overlap, so the share stays below the asked one: 1 - exp(-p) where they are thrown independently.
     assert np.mean(masks) == pytest.approx(1 - math.exp(-probability), rel=0.1)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 9, 10])
 def test_a_mask_fits_where_there_are_fewer_frames_than_its_spans(frames: int) -> None:
-    masks = [draw_time_mask(frames, 0.9, 10, generator(0, 0, i, 0)) for i in range(20)]
+    masks = [draw_mask(frames, 0.9, 10, generator(0, 0, i, 0)) for i in range(20)]
     assert all(mask.shape == (frames,) for mask in masks)
 
 

@@ -19,7 +19,7 @@ from finetune.data import streaming
 from finetune.data.streaming import StreamedBatches
 from finetune.experiment import run
 from finetune.preparation import Preparation, prepare
-from finetune.recipe import load_recipe
+from finetune.recipe import TrainingSection, load_recipe
 
 
 def cut_flac(wav: bytes) -> bytes:
@@ -58,7 +58,7 @@ def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def streamed(preparation: Preparation, first_step: int = 0, rank: int = 0, processes: int = 1) -> StreamedBatches:
     assert preparation.stream is not None
-    data = preparation.batches((0.1, 5), seed=3)
+    data = preparation.batches(TrainingSection(mask_time_probability=0.1, mask_time_length=5, seed=3))
     return StreamedBatches(preparation.stream, data, 6.0, first_step, 2, rank, processes)
 
 

@@ -149,7 +149,7 @@ def test_nothing_in_a_checkpoint_is_run(trained, tmp_path, name):
 def test_model_file_keeps_every_bit_and_leaves_nothing_beside_it(trained, build, tmp_path):
     save_model(tmp_path / "model.safetensors", trained[0])
     other = build(seed=2)
-    load_model(tmp_path / "model.safetensors", other)
+    load_model([tmp_path / "model.safetensors"], other)
     assert_same(dict(other.state_dict()), dict(trained[0].state_dict()))
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -159,7 +159,7 @@ def test_model_of_another_shape_is_refused(trained, build, tmp_path):
     other = build(vocabulary={"[PAD]": 0, "|": 1, "[UNK]": 2})
     before = deepcopy(other.lm_head.weight)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        load_model(tmp_path / "model.safetensors", other)
+        load_model([tmp_path / "model.safetensors"], other)
     assert torch.equal(other.lm_head.weight, before)
 
 

@@ -35,7 +35,7 @@ def test_two_micro_batches_teach_what_one_batch_of_both_teaches(accelerator, bui
 def test_gradient_is_of_the_loss_for_each_label(accelerator, build, make_batch):
     model, batch = build().train(), make_batch(0, 2)
     taught, _ = gradients(accelerator, model, [batch])
-    (CTCObjective(model)(batch) / batch.label_lengths.sum()).backward()
+    (CTCObjective(model)(batch)[0] / batch.label_lengths.sum()).backward()
     expected = [p.grad for p in model.parameters() if p.requires_grad]
     assert max(float((a - b).abs().max()) for a, b in zip(taught, expected, strict=True)) < 1e-5
 
@@ -71,22 +71,38 @@ class Recorder:
     """Hooks that write down how they were called."""
 
     def __init__(self):
-        self.logged, self.evaluated, self.saved, self.rejected = {}, [], [], []
-        self.hooks = Hooks(self.logged.__setitem__, self.evaluated.append, self.saved.append, self.rejected.append)
+        self.logged, self.evaluated, self.saved, self.rejected, self.said = {}, [], [], [], []
+        self.results = []
+        self.stops_at = self.best_at = None
+        self.hooks = Hooks(
+            self.logged.__setitem__, self.evaluate, self.save, self.rejected.append, self.said.append, self.interrupted
+        )
+
+    def evaluate(self, step):
+        self.evaluated.append(step)
+        return step != self.best_at
+
+    def save(self, step, results):
+        self.saved.append(step)
+        self.results = results
+
+    def interrupted(self):
+        self.asked = getattr(self, "asked", 0) + 1
+        return self.asked == self.stops_at
 
 
-def run_loop(accelerator, model, batches, first_step=0, **changes):
+def run_loop(accelerator, model, batches, first_step=0, recorder=None, results=(), **changes):
     values = {
         "max_steps": 5,
-        "learning_rate": 1e-3,
-        "warmup_ratio": 0.4,
+        "learning_rate": lambda step: 1e-3 * learning_rate_factor(step, 5, 0.4),
         "max_gradient_norm": 1.0,
         "micro_batches": 1,
         "eval_steps": 2,
         "log_steps": 2,
         "seed": 0,
+        "sampling_rate": 16000,
     }
-    recorder, optimizer = Recorder(), build_optimizer(model, 1e-3, 0.0)
+    recorder, optimizer = recorder or Recorder(), build_optimizer(model, 1e-3, 0.0)
     train(
         accelerator,
         CTCObjective(model),
@@ -95,6 +111,7 @@ def run_loop(accelerator, model, batches, first_step=0, **changes):
         Schedule(**{**values, **changes}),
         recorder.hooks,
         first_step,
+        results,
     )
     return recorder, optimizer
 
@@ -110,8 +127,8 @@ def test_logged_loss_is_over_all_labels_since_the_last_line(accelerator, build, 
     model = build()
     objective = CTCObjective(deepcopy(model)).train()
     short, long = make_batch(0), make_batch(2, 5)
-    recorder, _ = run_loop(accelerator, model, [short, long], max_steps=2, learning_rate=0.0)
-    expected = (objective(short) + objective(long)) / (short.label_lengths.sum() + long.label_lengths.sum())
+    recorder, _ = run_loop(accelerator, model, [short, long], max_steps=2, learning_rate=lambda step: 0.0)
+    expected = (objective(short)[0] + objective(long)[0]) / (short.label_lengths.sum() + long.label_lengths.sum())
     assert recorder.logged[2]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -126,8 +143,12 @@ def test_logged_padding_is_the_share_of_all_samples_since_the_last_line(accelera
 def test_no_logged_loss_reaches_behind_a_checkpoint(accelerator, build, make_batch):
     """A resumed run could not know the steps before it, and would log another loss than an uninterrupted one."""
     batches = [make_batch(i) for i in range(6)]
-    whole, _ = run_loop(accelerator, build(), batches, max_steps=6, learning_rate=0.0, eval_steps=2, log_steps=3)
-    rest, _ = run_loop(accelerator, build(), batches[2:], 2, max_steps=6, learning_rate=0.0, eval_steps=2, log_steps=3)
+    whole, _ = run_loop(
+        accelerator, build(), batches, max_steps=6, learning_rate=lambda step: 0.0, eval_steps=2, log_steps=3
+    )
+    rest, _ = run_loop(
+        accelerator, build(), batches[2:], 2, max_steps=6, learning_rate=lambda step: 0.0, eval_steps=2, log_steps=3
+    )
     assert rest.saved == [4, 6]
     assert {step: whole.logged[step]["loss"] for step in rest.logged} == {
         step: values["loss"] for step, values in rest.logged.items()
@@ -150,8 +171,10 @@ def test_unreadable_utterances_are_handed_on(accelerator, build, make_batch):
 def test_model_is_in_training_mode_after_an_evaluation(accelerator, build, make_batch):
     model, modes = build(dropout=0.1), []
     recorder = Recorder()
-    hooks = replace(recorder.hooks, evaluate=lambda step: model.eval(), save=lambda step: modes.append(model.training))
-    schedule = Schedule(2, 1e-3, 0.0, 1.0, 1, 1, 1, 0)
+    hooks = replace(
+        recorder.hooks, evaluate=lambda step: bool(model.eval()), save=lambda *_: modes.append(model.training)
+    )
+    schedule = Schedule(2, lambda step: 1e-3, 1.0, 1, 1, 1, 0, 16000)
     train(
         accelerator, CTCObjective(model), build_optimizer(model, 1e-3, 0.0), iter([make_batch(0)] * 2), schedule, hooks
     )

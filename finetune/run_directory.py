@@ -1,0 +1,72 @@
+"""A run's folder: whether it may be used, how it begins, and how its log is cut for a resumed run."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__
+from finetune.data.corpus import Rejection, write_rejected
+from finetune.errors import UserError
+from finetune.recipe import Recipe, load_recipe
+
+
+def check_output(output: Path, recipe: Recipe) -> bool:
+    """Whether `output` holds an unfinished run of this recipe, to go on with; False when there is nothing.
+
+    Raises UserError when it holds a finished run, another recipe's run, or anything else.
+    """
+    if not output.exists():
+        parent = next(folder for folder in output.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"{output} can't be made: {parent} is no folder that you may write into.")
+        return False
+    if output.is_dir() and not any(output.iterdir()):
+        return False
+    if not (output / "recipe.yaml").is_file():
+        raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
+    if (output / "report").exists():
+        raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
+    if load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None}) != recipe:
+        raise UserError(
+            f"{output} holds an unfinished run of another recipe (compare {output / 'recipe.yaml'}): "
+            "give another folder with --output, or remove it."
+        )
+    return True
+
+
+def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection]) -> None:
+    """Make a run's folder with its recipe, what was left out, and an empty log."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_rejected(output / "rejected.csv", rejected)
+    (output / "metrics.jsonl").touch()
+    # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
+    partial = output / "recipe.yaml.partial"
+    partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
+    partial.rename(output / "recipe.yaml")
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
+    folder = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "finetune": __version__,
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+    }
+
+
+def cut_metrics(file: Path, step: int) -> None:
+    """Drop the lines of steps that will be done again."""
+    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in lines))
+    partial.rename(file)

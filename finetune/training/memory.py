@@ -1,0 +1,103 @@
+"""How many seconds of audio fit into a GPU's memory at a time."""
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.data.batching import Batch
+from finetune.errors import UserError
+
+# Left free: what the allocator loses between blocks of many sizes, and what else lives on the GPU.
+MARGIN = 0.1
+# Without a GPU memory is not what limits a batch.
+CPU_BATCH_SECONDS = 80.0
+
+_CHARACTERS_PER_SECOND = 15
+
+
+def find_batch_seconds(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    max_seconds: float,
+    sampling_rate: int,
+    num_frames: Callable[[int], int],
+    masked: bool,
+) -> float:
+    """The most seconds of padded audio that one process can train on at a time, found by trying; leaves no gradient.
+
+    The same number on every process. The longest utterances are tried, whose attention needs the most.
+    Raises UserError where not even one of them fits.
+    """
+    if accelerator.device.type != "cuda":
+        return max(CPU_BATCH_SECONDS, max_seconds)
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    adam = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+
+    def peak_bytes(count: int) -> int | None:
+        """The most memory of a step of so many utterances, or None where it is too small."""
+        batch = _make_batch(count, round(max_seconds * sampling_rate), num_frames, masked)
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            with accelerator.no_sync(objective):
+                loss, _ = objective(batch.to(accelerator.device), False)
+                accelerator.backward(loss)
+            return adam + torch.cuda.max_memory_allocated()
+        except torch.OutOfMemoryError:
+            return None
+        finally:
+            for parameter in trained:
+                parameter.grad = None
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    count = torch.tensor(largest_count(peak_bytes, round((1 - MARGIN) * free)), device=accelerator.device)
+    counts: Any = accelerator.gather(count[None])
+    fitting = int(counts.min())
+    if fitting == 0:
+        raise UserError(
+            f"An utterance of {max_seconds:g} s does not fit into this GPU's memory: lower data.max_seconds, or set "
+            "training.gradient_checkpointing=true."
+        )
+    return fitting * max_seconds
+
+
+def largest_count(peak_bytes: Callable[[int], int | None], limit: int) -> int:
+    """The largest count whose peak is at most `limit` bytes, 0 for none; `peak_bytes` is None where memory ran out.
+
+    Doubles until it no longer fits, then halves what lies between.
+    """
+
+    def fits(count: int) -> bool:
+        peak = peak_bytes(count)
+        return peak is not None and peak <= limit
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 16):  # A sixteenth is less than the margin.
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _make_batch(count: int, samples: int, num_frames: Callable[[int], int], masked: bool) -> Batch:
+    frames = num_frames(samples)
+    lengths: Sequence[int] = [min(frames // 3, round(_CHARACTERS_PER_SECOND * frames / 50))] * count
+    return Batch(
+        input_values=torch.randn(count, samples),
+        attention_mask=torch.ones(count, samples, dtype=torch.int32) if masked else None,
+        samples=count * samples,
+        num_frames=torch.full((count,), frames),
+        mask_time_indices=torch.zeros(count, frames, dtype=torch.bool),
+        mask_feature_indices=None,
+        labels=torch.ones(sum(lengths), dtype=torch.long),
+        label_lengths=torch.tensor(lengths),
+        unreadable=(),
+    )
