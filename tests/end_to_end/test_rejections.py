@@ -77,8 +77,8 @@ def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, fin
     save = Experiment._save
     sections = {"data": {"root": str(corpus)}, "training": {"max_steps": 6, "eval_steps": 5}}
 
-    def interrupt(self, step):
-        save(self, step)
+    def interrupt(self, step, results):
+        save(self, step, results)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

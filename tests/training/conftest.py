@@ -52,8 +52,14 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     limits = Limits(extractor.sampling_rate, encoder_convolutions(config))
     split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, limits)
 
-    def make(*indices: int, mask_time: tuple[float, int] = (0.0, 1), epoch: int = 0) -> Batch:
-        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, True, seed=0)
+    def make(
+        *indices: int,
+        mask_time: tuple[float, int] = (0.0, 1),
+        mask_feature: tuple[float, int] = (0.0, 1),
+        epoch: int = 0,
+    ) -> Batch:
+        mask = (*mask_feature, config.hidden_size)
+        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, True, 0, mask)
         return data.collate([data[(epoch, index, 0)] for index in indices])
 
     return make

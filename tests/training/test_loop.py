@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from finetune.training.loop import Hooks, Schedule, train, train_step
+from finetune.errors import Interrupted, UserError
+from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, train, train_step
 from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 
@@ -179,3 +180,114 @@ def test_model_is_in_training_mode_after_an_evaluation(accelerator, build, make_
         accelerator, CTCObjective(model), build_optimizer(model, 1e-3, 0.0), iter([make_batch(0)] * 2), schedule, hooks
     )
     assert modes == [True, True]
+
+
+def test_asked_to_stop_it_saves_after_the_step_and_the_rest_is_as_if_nothing_had_happened(
+    accelerator, build, make_batch
+):
+    """The losses, too: a line of the log covers steps before and after the interruption."""
+    batches = [make_batch(i) for i in range(6)]
+    model = build()
+    whole, _ = run_loop(accelerator, deepcopy(model), batches, max_steps=6, eval_steps=6, log_steps=4)
+    recorder = Recorder()
+    recorder.stops_at = 3
+    interrupted = deepcopy(model)
+    with pytest.raises(Interrupted, match="3"):
+        run_loop(accelerator, interrupted, batches, recorder=recorder, max_steps=6, eval_steps=6, log_steps=4)
+    assert (recorder.saved, recorder.evaluated, recorder.logged) == ([3], [], {})
+    assert len(recorder.results) == 3
+    rest, _ = run_loop(
+        accelerator, model, batches[3:], 3, results=recorder.results, max_steps=6, eval_steps=6, log_steps=4
+    )
+    assert list(rest.logged) == [4, 6]
+    assert rest.logged[4]["padding"] == whole.logged[4]["padding"]
+
+
+def test_asked_to_stop_at_an_evaluation_it_still_evaluates(accelerator, build, make_batch):
+    recorder = Recorder()
+    recorder.stops_at = 2
+    with pytest.raises(Interrupted):
+        run_loop(accelerator, build(), [make_batch(0)] * 5, recorder=recorder)
+    assert recorder.evaluated == recorder.saved == [2]
+    assert recorder.results == []
+
+
+def test_it_ends_where_the_evaluation_says_so(accelerator, build, make_batch):
+    recorder = Recorder()
+    recorder.best_at = 2
+    run_loop(accelerator, build(), [make_batch(0)] * 5, recorder=recorder)
+    assert recorder.saved == [2]
+
+
+def test_it_ends_with_its_time_after_an_evaluation(accelerator, build, make_batch):
+    recorder, _ = run_loop(accelerator, build(), [make_batch(0)] * 5, max_seconds=0.0)
+    assert recorder.evaluated == recorder.saved == list(recorder.logged) == [1]
+
+
+def test_for_its_first_steps_only_the_head_learns(accelerator, build, make_batch):
+    model = build()
+    before = deepcopy(model)
+    _, optimizer = run_loop(accelerator, model, [make_batch(0)] * 5, max_steps=2, frozen_steps=2)
+    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+    changed = [n for n, p in model.wav2vec2.named_parameters() if not torch.equal(p, before.wav2vec2.get_parameter(n))]
+    assert changed == []
+    assert set(optimizer.state) == set(model.lm_head.parameters())  # And the optimizer has not begun with the rest.
+    run_loop(accelerator, model, [make_batch(0)] * 5, max_steps=2, frozen_steps=1)
+    assert not torch.equal(
+        model.wav2vec2.encoder.layers[0].final_layer_norm.bias, before.wav2vec2.encoder.layers[0].final_layer_norm.bias
+    )
+
+
+def test_too_many_steps_in_a_row_without_a_finite_gradient_end_the_run(accelerator, build, make_batch):
+    broken = replace(make_batch(0), input_values=torch.full_like(make_batch(0).input_values, math.nan))
+    count = MAX_SKIPPED_STEPS
+    batches = [broken] * (count - 1) + [make_batch(0)] + [broken] * count
+    recorder = Recorder()
+    with pytest.raises(UserError, match=f"not finite in {count} steps in a row, up to step {2 * count}: lower"):
+        run_loop(accelerator, build(), batches, recorder=recorder, max_steps=100, eval_steps=count, log_steps=count)
+    assert recorder.saved == [count]
+    assert recorder.logged[count]["skipped_steps"] == count - 1
+
+
+class SmallMemory(torch.nn.Module):
+    """An objective on a device whose memory holds so many utterances, and fails in the middle of the way back."""
+
+    def __init__(self, objective, most):
+        super().__init__()
+        self.objective, self.most, self.tried = objective, most, []
+
+    def forward(self, batch, frozen):
+        self.tried.append(len(batch.num_frames))
+        loss, impossible = self.objective(batch, frozen)
+        if self.tried[-1] > self.most:
+            loss.register_hook(self.run_out)
+        return loss, impossible
+
+    def run_out(self, _):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_gradient(accelerator, build, make_batch):
+    model, batches = build(), [make_batch(0), make_batch(2, 5, 8, 1, 4)]
+    expected, whole = gradients(accelerator, model, batches)
+    model = deepcopy(model).train()
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    objective, said = SmallMemory(CTCObjective(model), 2), []
+    result = train_step(accelerator, objective, optimizer, batches, math.inf, say=said.append)
+    found = [a - b.detach() for a, b in zip(before, [p for p in model.parameters() if p.requires_grad], strict=True)]
+    assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-5
+    assert result.loss_sum == pytest.approx(whole.loss_sum, rel=1e-5)
+    assert replace(result, loss_sum=0, gradient_norm=0) == replace(whole, loss_sum=0, gradient_norm=0)
+    assert objective.tried == [1, 5, 1, 2, 3, 1, 1, 1, 1, 2]
+    assert [line.split(":")[0] for line in said] == [
+        "memory was too small for 5 utterances at a time",
+        "memory was too small for 3 utterances at a time",
+    ]
+
+
+def test_memory_too_small_for_one_utterance_is_one_sentence(accelerator, build, make_batch):
+    model = build().train()
+    optimizer = build_optimizer(model, 1e-3, 0.0)
+    with pytest.raises(UserError, match=r"too small for a single utterance: lower data\.max_seconds"):
+        train_step(accelerator, SmallMemory(CTCObjective(model), 0), optimizer, [make_batch(0, 1)], 1.0)

@@ -118,3 +118,55 @@ def test_dropout_acts_in_training_only(build, make_batch):
     objective = CTCObjective(build(dropout=0.3))
     assert not torch.equal(objective.train()(batch)[0], objective(batch)[0])
     assert torch.equal(objective.eval()(batch)[0], objective(batch)[0])
+
+
+def test_features_are_masked_where_the_batch_says_and_in_training_only(build, make_batch):
+    objective, batch = CTCObjective(build()), make_batch(0, 1, mask_feature=(0.3, 4))
+    assert batch.mask_feature_indices.any()
+    seen = []
+    encoder = objective.model.wav2vec2.encoder
+    # Hooks run in the order of their making: this one sees what the objective's leaves.
+    encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
+    objective.train()(batch)
+    objective.eval()(batch)
+    zero = (seen[0] == 0).all(dim=1)
+    assert torch.equal(zero, batch.mask_feature_indices)
+    assert not (seen[1] == 0).all(dim=1).any()
+
+
+def test_dropped_layer_hands_its_input_on_and_every_parameter_still_has_a_gradient(build, make_batch):
+    model, plain, batch = build(layer_drop=0.5).train(), build().train(), make_batch(0, 1)
+    torch.manual_seed(0)
+    losses = {float(CTCObjective(model)(batch)[0].detach()) for _ in range(30)}
+    assert len(losses) == 4  # Of two layers any may be left out.
+    without_layers = build().train()
+    without_layers.wav2vec2.encoder.layers = torch.nn.ModuleList()
+    expected = {float(CTCObjective(kind)(batch)[0].detach()) for kind in (plain, without_layers)}
+    assert all(min(abs(loss - found) for found in losses) < 1e-4 for loss in expected)
+    for _ in range(6):
+        model.zero_grad()
+        CTCObjective(model)(batch)[0].backward()
+        assert all(p.grad is not None for p in model.wav2vec2.encoder.layers.parameters())
+    evaluated = CTCObjective(model).eval()(batch)[0].item()
+    assert evaluated == pytest.approx(CTCObjective(plain).eval()(batch)[0].item())
+
+
+def test_gradient_checkpointing_gives_the_same_gradient_with_dropout_and_layer_drop(build, make_batch):
+    gradients = []
+    for checkpointing in (False, True):
+        model = build(dropout=0.2, layer_drop=0.4, gradient_checkpointing=checkpointing).train()
+        torch.manual_seed(1)
+        CTCObjective(model)(make_batch(0, 1))[0].backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        layers = [layer.gradient_checkpointing for layer in model.wav2vec2.encoder.layers]
+        assert layers == [checkpointing] * 2
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+
+
+def test_attention_can_be_chosen(build, make_batch):
+    batch = make_batch(0, 2)
+    losses = [CTCObjective(build(attention=name)).eval()(batch)[0].item() for name in ("sdpa", "eager")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert build(attention="eager").config._attn_implementation == "eager"
+    with pytest.raises(UserError, match="makes no model"):
+        build(attention="flash_attention_2")
