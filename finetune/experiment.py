@@ -5,8 +5,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.batching import deal, stream
+from finetune.data.batching import Batch, deal, stream
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.streaming import StreamedBatches
@@ -167,9 +167,13 @@ class Experiment:
             say=self.say,
             interrupted=interrupted,
         )
-        batches = iter(self._build_loader(first_step))
         self.since = time.monotonic()
-        train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
+        # Closed, the loader's workers end, which wait for us and hear no signals.
+        with closing(self._read_batches(first_step)) as batches:
+            train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
+
+    def _read_batches(self, first_step: int) -> Generator[Batch, None, None]:
+        yield from self._build_loader(first_step)
 
     def _build_loader(self, first_step: int) -> Any:
         """This process's batches, beginning with those of a step."""

@@ -167,16 +167,17 @@ class CTCObjective(nn.Module):
         mask_time_indices: torch.Tensor | None,
         mask_feature_indices: torch.Tensor | None,
     ) -> torch.Tensor:
-        self._mask_feature_indices = mask_feature_indices
+        self._mask_feature_indices = mask_feature_indices if self.training else None
         hidden: torch.Tensor = self.model.wav2vec2(
             input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices
         ).last_hidden_state
+        self._mask_feature_indices = None  # The model is also called by others, to evaluate it.
         return hidden
 
     def _mask_features(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Mask features where the model itself would draw the mask in the middle of its forward pass."""
         mask = self._mask_feature_indices
-        if mask is None or not self.training:
+        if mask is None:
             return None
         hidden, *others = arguments
         return hidden.masked_fill(mask[:, None, :], 0.0), *others

@@ -1,0 +1,168 @@
+"""Whatever stops a run (a signal, a kill, a full disk), the same command goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# All that is random is switched on, and a worker loads the data.
+SECTIONS = {
+    "model": {"dropout": 0.2, "layer_drop": 0.2},
+    "augmentation": {"speed": [0.9, 1.1], "noise_snr_db": [5, 20]},
+    "training": {
+        "max_steps": 60,
+        "eval_steps": 20,
+        "log_steps": 7,
+        "mask_time_probability": 0.2,
+        "mask_feature_probability": 0.1,
+        "learning_rate": 3e-3,
+        "num_workers": 1,
+        "keep_best": 2,
+        "average_best": 2,
+    },
+}
+OF_THE_MACHINE = {"step_seconds", "audio_seconds_per_second", "memory_gib"}
+
+
+def start(recipe: Path, run: Path, **options) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "finetune", "train", str(recipe), "--output", str(run)]
+    options |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, **options)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines_in(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def assert_same_result(run: Path, whole: Path, read_lines) -> None:
+    """The same lines of the log, and bit for bit the same weights, optimizer and scores."""
+    logged = [
+        [{key: value for key, value in line.items() if key not in OF_THE_MACHINE} for line in read_lines(file)]
+        for file in (run / "metrics.jsonl", whole / "metrics.jsonl")
+    ]
+    assert logged[0] == logged[1]
+    files = [{str(p.relative_to(each)) for p in each.rglob("*") if p.is_file()} for each in (run, whole)]
+    assert files[0] == files[1]
+    for file in files[0]:
+        if file.endswith((".safetensors", ".pt", ".csv", "utterances.jsonl", "scores.json")):
+            assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(number, write_recipe, finetune_run, read_lines, tmp_path):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
+    # As a terminal does with Ctrl-C and a scheduler with SIGTERM: to the whole group, the loader's worker too.
+    with start(recipe, run, start_new_session=True) as process:
+        wait_for(lambda: lines_in(run) >= 1, process)
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    step = json.loads((checkpoint / "progress.json").read_text())["step"]
+    assert 7 <= step < 60
+    assert f"finetune: stopped after step {step}; the same command goes on from there." in said
+    assert f"{number.name}: stopping after this step" in said
+    assert "Traceback" not in said
+    assert_same_result(finetune_run("run", **SECTIONS), finetune_run("whole", **SECTIONS), read_lines)
+
+
+def test_second_signal_stops_at_once():
+    program = """
+import os, signal
+from finetune.training.interruption import StopSignals
+with StopSignals(lambda line: print(line, flush=True)) as signals:
+    print(signals.asked(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(signals.asked(), flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("still there", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["False", "SIGTERM", "True"]
+
+
+def test_signals_are_as_before_when_training_is_over():
+    from finetune.training.interruption import StopSignals
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopSignals(print):
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def can_mount() -> bool:
+    command = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, finetune_run, read_lines, tmp_path):
+    """On a small file system of its own; where none may be mounted, with a limit on the size of files instead."""
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
+    with start(recipe, run) as process:
+        wait_for(lambda: (run / "checkpoints" / "step-000020").exists(), process)
+        process.kill()
+    for later in (run / "checkpoints").glob(".*partial"):
+        assert later.name != ".step-000020.partial"
+    checkpoint = run / "checkpoints" / "step-000020"
+    before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    train = f"{sys.executable} -m finetune train {recipe} --output"
+    if can_mount():
+        size = (
+            sum(file.stat().st_size for file in run.rglob("*") if file.is_file()) + sum(map(len, before.values())) // 2
+        )
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        script = f"""
+            mount -t tmpfs -o size={size} tmpfs {disk} && cp -a {run} {disk}/run && mv {run} {run}.old || exit 1
+            {train} {disk}/run; code=$?; cp -a {disk}/run {run}; exit $code
+        """
+        command, limit = ["unshare", "--map-root-user", "--mount", "sh", "-c", script], None
+    else:
+        size = len(before["optimizer.pt"]) // 2
+        command, limit = ["sh", "-c", f"{train} {run}"], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert "can't be written: " in sentence and "The last checkpoint is" in sentence and "step-000020" in sentence
+    assert "Traceback" not in done.stderr
+    assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
+    assert_same_result(finetune_run("run", **SECTIONS), finetune_run("whole", **SECTIONS), read_lines)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(write_recipe, finetune_run, read_lines, tmp_path):
+    training = {**SECTIONS["training"], "max_steps": 400, "eval_steps": 2, "keep_checkpoints": 1}
+    sections = {**SECTIONS, "training": training}
+    run, recipe, chance = tmp_path / "run", write_recipe(tmp_path, **sections), random.Random(0)
+    reached = []
+    for _ in range(20):
+        with start(recipe, run) as process:
+            before = lines_in(run)
+            wait_for(lambda seen=before: lines_in(run) != seen, process)
+            time.sleep(chance.uniform(0.0, 0.6))
+            process.kill()
+        reached.append(max((path.name for path in (run / "checkpoints").glob("step-*")), default=""))
+    assert not (run / "report").exists() and len(set(reached)) > 5
+    assert_same_result(finetune_run("run", **sections), finetune_run("whole", **sections), read_lines)
