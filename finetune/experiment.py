@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,12 +168,10 @@ class Experiment:
             interrupted=interrupted,
         )
         self.since = time.monotonic()
-        # Closed, the loader's workers end, which wait for us and hear no signals.
-        with closing(self._read_batches(first_step)) as batches:
+        # Closed, the loader's workers end, which wait for us and hear no signals. The loader draws a random number when
+        # it is begun: not in the first step.
+        with closing(_pass_on(iter(self._build_loader(first_step)))) as batches:
             train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
-
-    def _read_batches(self, first_step: int) -> Generator[Batch, None, None]:
-        yield from self._build_loader(first_step)
 
     def _build_loader(self, first_step: int) -> Any:
         """This process's batches, beginning with those of a step."""
@@ -368,6 +366,11 @@ class Experiment:
         )
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+
+
+def _pass_on(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """An iterator that can be closed."""
+    yield from batches
 
 
 def _rank(scores: Scores) -> tuple[float, float]:
