@@ -15,8 +15,8 @@ from finetune.data.vocabulary import encode
 # Purposes of random numbers, so that no two draws share a stream.
 ORDER, _WAVEFORM, _MASK, _COPIES = 0, 1, 2, 3
 
-# Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
-# kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
+# Batches are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its kernels, and a few
+# hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
 _PADDING_SAMPLES = 1600
 
 Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
@@ -26,14 +26,14 @@ Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which
 class Batch:
     """Padded speech with its labels.
 
-    input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none; `samples`
-    of speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames)
-    or None; labels: all of them one after the other, label_lengths (batch,). `unreadable` are the utterances whose
-    audio failed: their place holds silence and no labels.
+    input_values (batch, samples) float32; attention_mask (batch, samples), 1 for speech and 0 for padding; `samples` of
+    speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or
+    None; labels: all of them one after the other, label_lengths (batch,). `unreadable` are the utterances whose audio
+    failed: their place holds silence and no labels.
     """
 
     input_values: torch.Tensor
-    attention_mask: torch.Tensor | None
+    attention_mask: torch.Tensor
     samples: int
     num_frames: torch.Tensor
     mask_time_indices: torch.Tensor | None
@@ -118,7 +118,6 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         limits: Limits,
         augmentation: Augmentation,
         mask_time: tuple[float, int],
-        attention_mask: bool,
         seed: int,
     ) -> None:
         """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none."""
@@ -128,7 +127,6 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         self.limits = limits
         self.augmentation = augmentation
         self.mask_time = mask_time
-        self.attention_mask = attention_mask
         self.seed = seed
 
     def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
@@ -148,8 +146,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             [waveform for _, waveform, _ in examples],
             sampling_rate=self.limits.sampling_rate,
             padding=True,
-            pad_to_multiple_of=_PADDING_SAMPLES if self.attention_mask else None,
-            return_attention_mask=self.attention_mask,
+            pad_to_multiple_of=_PADDING_SAMPLES,
+            return_attention_mask=True,
             return_tensors="pt",
         )
         labels = [
@@ -160,7 +158,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         padded_frames = self.limits.num_frames(features["input_values"].shape[1])
         return Batch(
             input_values=features["input_values"],
-            attention_mask=features.get("attention_mask"),
+            attention_mask=features["attention_mask"],
             samples=sum(len(waveform) for _, waveform, _ in examples),
             num_frames=torch.tensor(num_frames),
             mask_time_indices=self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames),

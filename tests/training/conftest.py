@@ -53,7 +53,7 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, limits)
 
     def make(*indices: int, mask_time: tuple[float, int] = (0.0, 1), epoch: int = 0) -> Batch:
-        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, True, seed=0)
+        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, seed=0)
         return data.collate([data[(epoch, index, 0)] for index in indices])
 
     return make
