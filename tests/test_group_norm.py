@@ -93,7 +93,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(
     plain = build_plain(conv_bias=conv_bias).double().train()  # float32 has gradients that are nothing but noise
     model, waveforms = treated(plain), [waveform.double() for waveform in waveforms]
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     frames = model._get_feat_extract_output_lengths(torch.tensor(SAMPLES)).tolist()
     # Both batches go forward before one goes back: what is computed again must not see the other's lengths.
     halves = [model(**pad(part)).logits for part in (waveforms[:2], waveforms[2:])]
