@@ -184,7 +184,6 @@ class Experiment:
                 preparation.limits.max_seconds,
                 preparation.limits.sampling_rate,
                 preparation.limits.num_frames,
-                data.attention_mask,
             )
             self.say(f"training.batch_seconds: {self.batch_seconds:g} s at a time")
         share = (first_step, training.accumulation * accelerator.num_processes)

@@ -12,13 +12,7 @@ from finetune.data.augmentation import Augmentation, list_recordings
 from finetune.data.batching import PADDING_SAMPLES, SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
-from finetune.data.features import (
-    build_config,
-    encoder_convolutions,
-    load_config,
-    load_feature_extractor,
-    uses_attention_mask,
-)
+from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
@@ -71,7 +65,6 @@ class Preparation:
             self.limits,
             self.augmentation,
             (training.mask_time_probability, training.mask_time_length),
-            uses_attention_mask(self.config),
             training.seed,
             (training.mask_feature_probability, training.mask_feature_length, self.config.hidden_size),
             self._padding_samples(training.compile),

@@ -83,7 +83,7 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
     split = prepare_split("train", table, DEFAULT_STEPS, limits, training=True)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     vocabulary = build_vocabulary(sorted({c for u in split.utterances for c in u.transcript if c != " "}))
-    return SpeechBatches(split, vocabulary, extractor, limits, Augmentation(**augmentation), (0.05, 10), True, 0)
+    return SpeechBatches(split, vocabulary, extractor, limits, Augmentation(**augmentation), (0.05, 10), 0)
 
 
 def first_batch(folder: Path) -> None:

@@ -16,8 +16,8 @@ from finetune.data.vocabulary import encode
 # Purposes of random numbers, so that no two draws share a stream.
 ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
 
-# Batches whose padding is masked are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its
-# kernels, and a few hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
+# Batches are as long as the next 0.1 s at 16 kHz: each new shape costs a CPU the making of its kernels, and a few
+# hundred shapes come back often enough to be kept (scripts/bench_shapes.py).
 PADDING_SAMPLES = 1600
 
 Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
@@ -27,14 +27,14 @@ Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which
 class Batch:
     """Padded speech with its labels.
 
-    input_values (batch, samples) float32; attention_mask (batch, samples) or None for models that take none; `samples`
-    of speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames)
-    or None; mask_feature_indices (batch, features) or None; labels: all of them one after the other, label_lengths
+    input_values (batch, samples) float32; attention_mask (batch, samples), 1 for speech and 0 for padding; `samples` of
+    speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or
+    None; mask_feature_indices (batch, features) or None; labels: all of them one after the other, label_lengths
     (batch,). `unreadable` are the utterances whose audio failed: their place holds silence and no labels.
     """
 
     input_values: torch.Tensor
-    attention_mask: torch.Tensor | None
+    attention_mask: torch.Tensor
     samples: int
     num_frames: torch.Tensor
     mask_time_indices: torch.Tensor | None
@@ -137,15 +137,14 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         limits: Limits,
         augmentation: Augmentation,
         mask_time: tuple[float, int],
-        attention_mask: bool,
         seed: int,
         mask_feature: tuple[float, int, int] = (0.0, 1, 0),
         padding_samples: int = PADDING_SAMPLES,
     ) -> None:
         """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none.
 
-        `mask_feature` is (probability, length, how many features there are). Where padding is masked, batches are as
-        long as the next multiple of `padding_samples`.
+        `mask_feature` is (probability, length, how many features there are). Batches are as long as the next
+        multiple of `padding_samples`.
         """
         self.split = split
         self.vocabulary = vocabulary
@@ -153,7 +152,6 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         self.limits = limits
         self.augmentation = augmentation
         self.mask_time = mask_time
-        self.attention_mask = attention_mask
         self.seed = seed
         self.mask_feature = mask_feature
         self.padding_samples = padding_samples
@@ -175,8 +173,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             [waveform for _, waveform, _ in examples],
             sampling_rate=self.limits.sampling_rate,
             padding=True,
-            pad_to_multiple_of=self.padding_samples if self.attention_mask else None,
-            return_attention_mask=self.attention_mask,
+            pad_to_multiple_of=self.padding_samples,
+            return_attention_mask=True,
             return_tensors="pt",
         )
         labels = [
@@ -188,7 +186,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         mask_time, mask_feature = self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames)
         return Batch(
             input_values=features["input_values"],
-            attention_mask=features.get("attention_mask"),
+            attention_mask=features["attention_mask"],
             samples=sum(len(waveform) for _, waveform, _ in examples),
             num_frames=torch.tensor(num_frames),
             mask_time_indices=mask_time,

@@ -1,4 +1,4 @@
-"""What an encoder expects of audio: its sampling rate, its frames, and whether padding is masked."""
+"""What an encoder expects of audio: its sampling rate, its level and its frames."""
 
 from typing import Any
 
@@ -52,16 +52,9 @@ def load_feature_extractor(base: str | None, config: Any, revision: str | None =
             extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision)
         except (OSError, ValueError) as error:
             raise UserError(f"{base} has no usable preprocessor_config.json, which says how audio is fed.") from error
-    extractor.return_attention_mask = uses_attention_mask(config)
+    # For those who use the saved model with plain Transformers, where no mask helps a model with group norm.
+    extractor.return_attention_mask = config.feat_extract_norm == "layer"
     return extractor
-
-
-def uses_attention_mask(config: Any) -> bool:
-    """Whether padding is masked: models with layer norm in the feature encoder were trained so.
-
-    Those with group norm (the base size) were trained without, and see padding in their statistics.
-    """
-    return bool(config.feat_extract_norm == "layer")
 
 
 def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:

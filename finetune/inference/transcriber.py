@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from finetune.data.audio import Waveform
-from finetune.data.features import load_config, uses_attention_mask
+from finetune.data.features import load_config
 from finetune.data.sources import is_hub_name
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import UserError
@@ -21,6 +21,10 @@ class Transcriber:
     """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch."""
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
+        """Group norm in `model` is made to see valid frames only; nothing else about it changes."""
+        from finetune.group_norm import normalize_valid_frames
+
+        normalize_valid_frames(model)
         self.model = model
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer
@@ -58,26 +62,14 @@ class Transcriber:
 
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, list[int]]:
-        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames.
-
-        Models with group norm take their statistics over the padding too, so they see one waveform at a time.
-        """
-        if uses_attention_mask(self.model.config):
-            rows = [self._forward(waveforms)]
-        else:
-            rows = [self._forward([waveform]) for waveform in waveforms]
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        num_frames = self.model._get_feat_extract_output_lengths(lengths).tolist()
-        logits = torch.nn.utils.rnn.pad_sequence([row for batch in rows for row in batch], batch_first=True)
-        return logits, num_frames
-
-    def _forward(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames."""
         features = self.feature_extractor(
             list(waveforms),
             sampling_rate=self.sampling_rate,
             padding=True,
-            return_attention_mask=uses_attention_mask(self.model.config),
+            return_attention_mask=True,
             return_tensors="pt",
         ).to(self.device)
-        logits: torch.Tensor = self.model(**features).logits.float().cpu()
-        return logits
+        logits = self.model(**features).logits.float().cpu()
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        return logits, self.model._get_feat_extract_output_lengths(lengths).tolist()

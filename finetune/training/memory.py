@@ -25,7 +25,6 @@ def find_batch_seconds(
     max_seconds: float,
     sampling_rate: int,
     num_frames: Callable[[int], int],
-    masked: bool,
 ) -> float:
     """The most seconds of padded audio that one process can train on at a time, found by trying; leaves no gradient.
 
@@ -39,7 +38,7 @@ def find_batch_seconds(
 
     def peak_bytes(count: int) -> int | None:
         """The most memory of a step of so many utterances, or None where it is too small."""
-        batch = _make_batch(count, round(max_seconds * sampling_rate), num_frames, masked)
+        batch = _make_batch(count, round(max_seconds * sampling_rate), num_frames)
         torch.cuda.reset_peak_memory_stats()
         try:
             with accelerator.no_sync(objective):
@@ -87,12 +86,12 @@ def largest_count(peak_bytes: Callable[[int], int | None], limit: int) -> int:
     return low
 
 
-def _make_batch(count: int, samples: int, num_frames: Callable[[int], int], masked: bool) -> Batch:
+def _make_batch(count: int, samples: int, num_frames: Callable[[int], int]) -> Batch:
     frames = num_frames(samples)
     lengths: Sequence[int] = [min(frames // 3, round(_CHARACTERS_PER_SECOND * frames / 50))] * count
     return Batch(
         input_values=torch.randn(count, samples),
-        attention_mask=torch.ones(count, samples, dtype=torch.int32) if masked else None,
+        attention_mask=torch.ones(count, samples, dtype=torch.int32),
         samples=count * samples,
         num_frames=torch.full((count,), frames),
         mask_time_indices=torch.zeros(count, frames, dtype=torch.bool),

@@ -32,12 +32,14 @@ def build_model(
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
     of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
-    that row of the base's head instead. `attention` is Transformers' name of an implementation. With `layer_drop`
-    each transformer layer is left out of a training step with that probability (Fan et al. 2020), and with
-    `gradient_checkpointing` activations are computed twice instead of being kept (Chen et al. 2016).
-    Raises UserError when the base has no usable weights, or no head to take.
+    that row of the base's head instead. Group norm sees valid frames only. `attention` is Transformers' name of an
+    implementation. With `layer_drop` each transformer layer is left out of a training step with that probability (Fan
+    et al. 2020), and with `gradient_checkpointing` activations are computed twice instead of being kept (Chen et al.
+    2016). Raises UserError when the base has no usable weights, or no head to take.
     """
     from transformers import AutoModelForCTC
+
+    from finetune.group_norm import normalize_valid_frames
 
     # Loaded as it is where its rows are wanted: another size would not be loaded at all.
     config.vocab_size = config.vocab_size if head_rows else len(vocabulary)
@@ -75,6 +77,7 @@ def build_model(
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
+    normalize_valid_frames(model)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
     if layer_drop:
@@ -163,7 +166,7 @@ class CTCObjective(nn.Module):
     def _run_encoder(
         self,
         input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor,
         mask_time_indices: torch.Tensor | None,
         mask_feature_indices: torch.Tensor | None,
     ) -> torch.Tensor:

@@ -120,7 +120,6 @@ def make_batches(base_folder: Path) -> Callable[..., SpeechBatches]:
             "limits": limits,
             "augmentation": Augmentation(speed=(0.9, 1.1), noise_snr_db=(5, 20), gain_db=(-6, 6)),
             "mask_time": (0.2, 5),
-            "attention_mask": True,
             "seed": 7,
         }
         return SpeechBatches(**{**options, **changes})
@@ -153,7 +152,7 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
     samples = [len(data[key][1]) for key in keys]
     padded = math.ceil(max(samples) / 1600) * 1600  # to the next 0.1 s, so that shapes come back
     assert batch.input_values.shape == (3, padded)
-    assert batch.attention_mask is not None and batch.attention_mask.sum(1).tolist() == samples
+    assert batch.attention_mask.sum(1).tolist() == samples
     assert batch.samples == sum(samples)
     assert batch.num_frames.tolist() == [data.limits.num_frames(n) for n in samples]
     for row, count in zip(batch.input_values, samples, strict=True):
@@ -173,7 +172,7 @@ def test_an_utterance_is_the_same_in_any_batch_and_another_in_the_next_epoch(
 ) -> None:
     data = make_batches(corpus_folder)
     alone, among = data.collate([data[(0, 3, 0)]]), data.collate([data[(0, 5, 0)], data[(0, 3, 0)]])
-    samples, frames = int(alone.attention_mask.sum()), int(alone.num_frames[0])  # type: ignore[union-attr]
+    samples, frames = int(alone.attention_mask.sum()), int(alone.num_frames[0])
     assert torch.equal(alone.input_values[0, :samples], among.input_values[1, :samples])
     assert alone.mask_time_indices is not None and among.mask_time_indices is not None
     assert torch.equal(alone.mask_time_indices[0, :frames], among.mask_time_indices[1, :frames])
@@ -189,16 +188,9 @@ def test_copies_of_an_utterance_in_one_epoch_are_augmented_each_in_its_way(
     assert len(first) != len(second) or not np.array_equal(first, second)
 
 
-def test_models_that_mask_no_padding_get_no_mask(
-    make_batches: Callable[..., SpeechBatches], corpus_folder: Path
-) -> None:
-    data = make_batches(corpus_folder, attention_mask=False, mask_time=(0.0, 5))
-    examples = [data[(0, 0, 0)], data[(0, 1, 0)]]
-    batch = data.collate(examples)
-    assert batch.attention_mask is None
-    # They see padding in their statistics, and so get no more of it than they must.
-    assert batch.input_values.shape[1] == max(len(waveform) for _, waveform, _ in examples)
-    assert batch.mask_time_indices is None
+def test_without_time_masks_there_are_none(make_batches: Callable[..., SpeechBatches], corpus_folder: Path) -> None:
+    data = make_batches(corpus_folder, mask_time=(0.0, 5))
+    assert data.collate([data[(0, 0, 0)], data[(0, 1, 0)]]).mask_time_indices is None
 
 
 def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(

@@ -59,7 +59,7 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
         epoch: int = 0,
     ) -> Batch:
         mask = (*mask_feature, config.hidden_size)
-        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, True, 0, mask)
+        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, 0, mask)
         return data.collate([data[(epoch, index, 0)] for index in indices])
 
     return make

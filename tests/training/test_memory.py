@@ -24,5 +24,5 @@ def test_nothing_fits_where_one_is_too_many():
 
 
 def test_without_a_gpu_nothing_is_tried(accelerator):
-    assert find_batch_seconds(accelerator, None, 20.0, 16000, None, True) == 80.0
-    assert find_batch_seconds(accelerator, None, 90.0, 16000, None, True) == 90.0
+    assert find_batch_seconds(accelerator, None, 20.0, 16000, None) == 80.0
+    assert find_batch_seconds(accelerator, None, 90.0, 16000, None) == 90.0

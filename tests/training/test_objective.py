@@ -1,5 +1,6 @@
 """The loss is a sum over utterances, and the sum that transformers finds for each of them."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,14 @@ from finetune.training.model import CTCObjective
 UTTERANCES = (0, 1, 2, 5)  # 0.5 s to 1.5 s: padding matters
 
 
-@pytest.fixture
-def objective(build):
-    return CTCObjective(build()).eval().requires_grad_(False)
+@pytest.fixture(params=["layer norm", "group norm"])
+def objective(request, build, base_folder, group_norm_base_folder):
+    base = base_folder if request.param == "layer norm" else group_norm_base_folder
+    return CTCObjective(build(str(base), freeze_feature_encoder=False)).eval().requires_grad_(False)
+
+
+def in_float64(batch):
+    return replace(batch, input_values=batch.input_values.double())
 
 
 def test_sum_equals_the_sum_of_transformers_losses(objective, make_batch):
@@ -31,6 +37,17 @@ def test_padded_batch_equals_single_utterances(objective, make_batch):
     singles = sum(float(objective(make_batch(index))[0]) for index in UTTERANCES)
     assert len(set(batch.num_frames.tolist())) > 1
     assert float(objective(batch)[0]) == pytest.approx(singles, abs=1e-3)
+
+
+def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(objective, make_batch):
+    together, alone = objective.double().requires_grad_(True), deepcopy(objective)
+    together(in_float64(make_batch(*UTTERANCES)))[0].backward()
+    for index in UTTERANCES:
+        alone(in_float64(make_batch(index)))[0].backward()
+    for (name, parameter), (_, expected) in zip(together.named_parameters(), alone.named_parameters(), strict=True):
+        if not name.endswith("masked_spec_embed"):  # no masks here
+            # The loss is in float32, whatever the model is in.
+            assert torch.allclose(parameter.grad, expected.grad, rtol=1e-3, atol=1e-4), name
 
 
 def test_loss_is_a_sum_and_no_average(objective, make_batch):

@@ -1,0 +1,65 @@
+"""Text does not depend on what shares the batch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+
+from finetune.data.audio import Waveform
+from finetune.data.features import load_config, load_feature_extractor
+from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
+from finetune.inference.transcriber import Transcriber
+from finetune.training.model import build_model
+
+
+@pytest.fixture(params=["layer norm", "group norm"])
+def saved(request: pytest.FixtureRequest, base_folder: Path, group_norm_base_folder: Path, tmp_path: Path) -> Path:
+    """A model's folder: a head that says nonsense, another in each frame."""
+    base = str(base_folder if request.param == "layer norm" else group_norm_base_folder)
+    config, vocabulary = load_config(base), build_vocabulary("abcd")
+    model: Any = build_model(
+        config, base, vocabulary=vocabulary, blank=PAD, dropout=0.0, mask_time_probability=0.0, seed=0
+    )
+    torch.nn.init.normal_(model.lm_head.weight)
+    model.save_pretrained(tmp_path)
+    extractor = load_feature_extractor(base, config)
+    Wav2Vec2Processor(extractor, build_tokenizer(vocabulary)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def waveforms() -> list[Waveform]:
+    """Sixteen of 0.3 s to 2.5 s and different levels, off centre."""
+    rng = np.random.default_rng(0)
+    lengths = np.linspace(4800, 40000, 16).astype(int).tolist()
+    return [(0.01 * (i + 1) * rng.standard_normal(n) + 0.02).astype(np.float32) for i, n in enumerate(lengths)]
+
+
+def test_a_batch_of_16_gives_the_logits_and_texts_of_each_alone(saved: Path, waveforms: list[Waveform]) -> None:
+    transcriber = Transcriber.load(str(saved), "cpu")
+    together, num_frames = transcriber.logits(waveforms)
+    alone = [transcriber.logits([waveform]) for waveform in waveforms]
+    assert num_frames == [frames for _, (frames,) in alone]
+    for row, (logits, (frames,)) in zip(together, alone, strict=True):
+        assert logits.shape[1] == frames
+        assert torch.allclose(row[:frames], logits[0], atol=1e-3, rtol=0)
+    texts = transcriber.transcribe(waveforms)
+    assert texts == [text for waveform in waveforms for text in transcriber.transcribe([waveform])]
+    assert len(set(texts)) > 8
+
+
+def test_plain_transformers_gives_the_same_logits_for_an_utterance_alone(
+    saved: Path, waveforms: list[Waveform]
+) -> None:
+    model: Any = AutoModelForCTC.from_pretrained(saved)
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(saved)
+    # No mask helps group norm in plain Transformers: its users are told to give none.
+    assert extractor.return_attention_mask == (model.config.feat_extract_norm == "layer")
+    together, num_frames = Transcriber.load(str(saved), "cpu").logits(waveforms)
+    for row, frames, waveform in zip(together, num_frames, waveforms, strict=True):
+        with torch.inference_mode():
+            expected = model(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits[0]
+        assert torch.allclose(row[:frames], expected, atol=1e-3, rtol=0)
