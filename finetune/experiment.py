@@ -32,6 +32,7 @@ from finetune.publishing.card import write_card
 from finetune.recipe import Recipe, load_recipe
 from finetune.scoring import evaluate_split
 from finetune.training import health
+from finetune.training.adapters import add_lora, save_language_adapter, save_lora
 from finetune.training.checkpoints import list_checkpoints, load_model, restore_checkpoint, save_checkpoint, save_model
 from finetune.training.loop import Hooks, Schedule, train
 from finetune.training.model import CTCObjective, build_model
@@ -86,8 +87,14 @@ class Experiment:
             head_rows=preparation.head_rows,
             revision=model.revision,
             freeze_feature_encoder=model.freeze_feature_encoder,
+            language_adapter=model.language_adapter,
         )
-        self.tokenizer = build_tokenizer(preparation.vocabulary)
+        self.lora: Any = None
+        if model.lora:
+            lora = model.lora.model_dump(exclude={"save"})
+            self.lora = add_lora(self.model, **lora, revision=model.revision, seed=training.seed)
+        self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
+        self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
         self.optimizer = build_optimizer(self.model, training.learning_rate, training.weight_decay)
         self.objective, self.prepared_optimizer = accelerator.prepare(CTCObjective(self.model), self.optimizer)
         self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
@@ -141,12 +148,16 @@ class Experiment:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
         load_model(self.checkpoints / "best" / "model.safetensors", self.model)
+        if self.lora is not None:
+            if self.saves_adapter and accelerator.is_main_process:
+                save_lora(self.lora, self.output / ".adapter.partial")
+            self.lora.merge_and_unload()  # In place: what is scored is what is written.
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, accelerator)
         rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
         if accelerator.is_main_process:
             write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
-            self._write_model(role, evaluation.scores)
+            self._write_models(role, evaluation.scores)
             write_report(self.output / "report", f"{self.output.name}: {role}", evaluation.scores, evaluation.results)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
@@ -203,13 +214,21 @@ class Experiment:
             save_checkpoint(self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep)
         self.accelerator.wait_for_everyone()
 
-    def _write_model(self, role: str, scores: Scores) -> None:
-        from transformers import Wav2Vec2Processor
-
-        recipe, final = self.recipe, self.output / "model"
-        partial = self.output / ".model.partial"
+    def _write_models(self, role: str, scores: Scores) -> None:
+        model, partial = self.recipe.model, self.output / ".model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         self.model.save_pretrained(partial)
+        if model.language_adapter:
+            save_language_adapter(self.model, partial, model.language_adapter)
+        self._complete_model(partial, self.output / "model", role, scores)
+        if self.saves_adapter:
+            self._complete_model(self.output / ".adapter.partial", self.output / "adapter", role, scores, alone=True)
+
+    def _complete_model(self, partial: Path, final: Path, role: str, scores: Scores, alone: bool = False) -> None:
+        """Put beside the weights what they are used with, and rename their folder."""
+        from transformers import Wav2Vec2Processor
+
+        recipe = self.recipe
         Wav2Vec2Processor(self.preparation.feature_extractor, self.tokenizer).save_pretrained(partial)
         save_normalization(partial, recipe.text.normalization)
         if recipe.data.preprocessing:
@@ -225,6 +244,7 @@ class Experiment:
             normalization=describe_steps(recipe.text.normalization),
             training_command="finetune train recipe.yaml",
             recipe_yaml=recipe.to_yaml(),
+            adapter_alone=alone,
         )
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

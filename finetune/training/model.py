@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune.data.batching import Batch
 from finetune.errors import UserError
+from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
 
 
 def build_model(
@@ -23,12 +24,14 @@ def build_model(
     head_rows: Sequence[int | None] | None = None,
     revision: str | None = None,
     freeze_feature_encoder: bool = True,
+    language_adapter: str | None = None,
 ) -> nn.Module:
     """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
     of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
-    that row of the base's head instead. Raises UserError when the base has no usable weights, or no head to take.
+    that row of the base's head instead. With a `language_adapter` only that language's adapters and the head are
+    trained. Raises UserError when the base has no usable weights, or no head to take.
     """
     from transformers import AutoModelForCTC
 
@@ -65,11 +68,15 @@ def build_model(
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
     if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
+    if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
+        start_language_adapter(model, base, language_adapter, revision, seed)
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
+    if language_adapter:
+        freeze_all_but_adapters(model)
     return model
 
 
