@@ -79,7 +79,7 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
     return True
 
 
-def start_language_adapter(model: Any, base: str, language: str, revision: str | None, seed: int) -> None:
+def start_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:
     """Load a language's adapters and head from the base, or draw new adapters where it has none for the language.
 
     Raises UserError for a file that does not fit the model.
@@ -95,7 +95,6 @@ def start_language_adapter(model: Any, base: str, language: str, revision: str |
         # Or its tie_weights() would load the file again, over what was trained.
         model.target_lang = None
         return
-    torch.manual_seed(seed)
     # Transformers' init_adapter_layers() leaves them as they are (seen in 5.23): it initialises the containers alone.
     for layer in model.modules():
         if isinstance(layer, Wav2Vec2AttnAdapterLayer):

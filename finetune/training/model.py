@@ -69,7 +69,7 @@ def build_model(
     if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
-        start_language_adapter(model, base, language_adapter, revision, seed)
+        start_language_adapter(model, base, language_adapter, revision)
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
