@@ -1,6 +1,7 @@
 """A model directory or a hub name to a transcriber: waveforms in, text out."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,4 +111,6 @@ def _load_model(name: str, config: Any) -> Any:
         ignore_mismatched_sizes=True,  # The head comes with the adapter.
         trust_remote_code=False,
     )
-    return PeftModel.from_pretrained(model, name).merge_and_unload()
+    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, name).merge_and_unload()

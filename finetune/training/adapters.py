@@ -2,8 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,8 @@ def add_lora(
         target_modules=list(target_modules),
         modules_to_save=["lm_head"],
     )
-    with _without_notices():
+    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config, revision=revision)
 
 
@@ -119,11 +119,3 @@ def save_language_adapter(model: Any, folder: Path, language: str) -> None:
 
 def _file_name(language: str) -> str:
     return f"adapter.{language}.safetensors"  # WAV2VEC2_ADAPTER_SAFE_FILE of Transformers.
-
-
-@contextmanager
-def _without_notices() -> Iterator[None]:
-    """Peft 0.21 asks for an attribute that Transformers 5 calls deprecated: nothing for a user to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
