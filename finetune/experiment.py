@@ -32,6 +32,7 @@ from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, cut_metrics
 from finetune.scoring import Evaluation, evaluate_split
 from finetune.training import health
+from finetune.training.adapters import add_lora, save_language_adapter, save_lora
 from finetune.training.checkpoints import (
     list_checkpoints,
     load_model,
@@ -121,8 +122,14 @@ class Experiment:
             attention=model.attention,
             layer_drop=model.layer_drop,
             gradient_checkpointing=training.gradient_checkpointing,
+            language_adapter=model.language_adapter,
         )
-        self.tokenizer = build_tokenizer(preparation.vocabulary)
+        self.lora: Any = None
+        if model.lora:
+            lora = model.lora.model_dump(exclude={"save"})
+            self.lora = add_lora(self.model, **lora, revision=model.revision, seed=training.seed)
+        self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
+        self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
         self.optimizer = build_optimizer(
             self.model,
             training.learning_rate,
@@ -206,6 +213,11 @@ class Experiment:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
         self._load_best()
+        if self.lora is not None:
+            if self.saves_adapter and accelerator.is_main_process:
+                with self._saving():
+                    save_lora(self.lora, self.output / ".adapter.partial")
+            self.lora.merge_and_unload()  # In place: what is scored is what is written.
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, accelerator)
         rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
@@ -213,7 +225,7 @@ class Experiment:
             title = f"{self.output.name}: {role}"
             with self._saving():
                 write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
-                self._write_model(role, evaluation.scores)
+                self._write_models(role, evaluation.scores)
                 write_report(self.output / "report", title, evaluation.scores, evaluation.results)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
@@ -340,13 +352,21 @@ class Experiment:
         good = f"The last checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
         return saving(str(self.output), good)
 
-    def _write_model(self, role: str, scores: Scores) -> None:
-        from transformers import Wav2Vec2Processor
-
-        recipe, final = self.recipe, self.output / "model"
-        partial = self.output / ".model.partial"
+    def _write_models(self, role: str, scores: Scores) -> None:
+        model, partial = self.recipe.model, self.output / ".model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         self.model.save_pretrained(partial)
+        if model.language_adapter:
+            save_language_adapter(self.model, partial, model.language_adapter)
+        self._complete_model(partial, self.output / "model", role, scores)
+        if self.saves_adapter:
+            self._complete_model(self.output / ".adapter.partial", self.output / "adapter", role, scores, alone=True)
+
+    def _complete_model(self, partial: Path, final: Path, role: str, scores: Scores, alone: bool = False) -> None:
+        """Put beside the weights what they are used with, and rename their folder."""
+        from transformers import Wav2Vec2Processor
+
+        recipe = self.recipe
         Wav2Vec2Processor(self.preparation.feature_extractor, self.tokenizer).save_pretrained(partial)
         save_normalization(partial, recipe.text.normalization)
         if recipe.data.preprocessing:
@@ -362,6 +382,7 @@ class Experiment:
             normalization=describe_steps(recipe.text.normalization),
             training_command="finetune train recipe.yaml",
             recipe_yaml=recipe.to_yaml(),
+            adapter_alone=alone,
         )
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

@@ -18,6 +18,7 @@ from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
 from finetune.recipe import AugmentationSection, Recipe, TrainingSection
+from finetune.training.adapters import find_language_adapter, require_peft
 
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
 RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
@@ -31,7 +32,8 @@ class Preparation:
     """What a run trains on; `test` is None where the data have no such split.
 
     `head_rows` says for each token of the vocabulary which row of the base's head it goes on with, if any. With a
-    `stream` training reads that, and `train` is its beginning.
+    `stream` training reads that, and `train` is its beginning. `continues_language` says whether the base has adapters
+    for the recipe's language to go on from.
     """
 
     config: Any
@@ -44,6 +46,7 @@ class Preparation:
     validation: Split
     test: Split | None
     stream: Stream | None = None
+    continues_language: bool = False
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -96,6 +99,18 @@ def prepare(recipe: Recipe) -> Preparation:
     model, data, batch_seconds = recipe.model, recipe.data, recipe.training.batch_seconds
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
+    if model.lora:
+        require_peft()
+    continues_language = bool(
+        model.base
+        and model.language_adapter
+        and find_language_adapter(model.base, config, model.language_adapter, model.revision)
+    )
+    if model.language_adapter and recipe.text.vocabulary != "training" and not continues_language:
+        raise UserError(
+            f"text.vocabulary={recipe.text.vocabulary}: {model.base} has no head for {model.language_adapter} to go on "
+            "from; set text.vocabulary=training."
+        )
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
     limits = Limits(
         sampling_rate=feature_extractor.sampling_rate,
@@ -143,7 +158,17 @@ def prepare(recipe: Recipe) -> Preparation:
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
     stream = build_stream(trained, train.name, recipe, limits) if streaming else None
     return Preparation(
-        config, feature_extractor, limits, augmentation, vocabulary, head_rows, train, validation, test, stream
+        config,
+        feature_extractor,
+        limits,
+        augmentation,
+        vocabulary,
+        head_rows,
+        train,
+        validation,
+        test,
+        stream,
+        continues_language,
     )
 
 
@@ -193,7 +218,7 @@ def choose_vocabulary(
     elif model.base is None:
         raise UserError(f"text.vocabulary={text.vocabulary} needs a model.base that was fine-tuned.")
     else:
-        rows = load_base_vocabulary(model.base, model.revision)
+        rows = load_base_vocabulary(model.base, model.revision, model.language_adapter)
         own = [token for token in rows if len(token) == 1]
         vocabulary = build_vocabulary([*own, *frequent] if text.vocabulary == "extended" else own)
         head_rows = None if model.random_weights else tuple(rows.get(token) for token in vocabulary)
@@ -221,6 +246,7 @@ def describe(
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
+    lines += _describe_adapter(preparation, recipe)
     training = recipe.training
     if training.batch_seconds == "auto":
         lines.append(f"training: {training.max_steps} steps of as many seconds as fit into memory")
@@ -232,6 +258,17 @@ def describe(
         lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s{known}")
     lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
     return lines
+
+
+def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:
+    """Which weights are trained, where it is not all of the transformer."""
+    lora, language = recipe.model.lora, recipe.model.language_adapter
+    if lora:
+        return [f"trained: LoRA of rank {lora.rank} beside {', '.join(lora.target_modules)}, and the head"]
+    if language:
+        origin = "on from the base's" if preparation.continues_language else "new, for the base has none"
+        return [f"trained: adapters for {language} ({origin}), and the head"]
+    return []
 
 
 def _describe_characters(preparation: Preparation) -> list[str]:

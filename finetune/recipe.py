@@ -18,6 +18,9 @@ from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normaliz
 from finetune.errors import UserError
 
 Range = tuple[float, float]
+LoraModule = Literal[
+    "q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", "feature_projection.projection"
+]
 
 
 class Section(BaseModel):
@@ -26,9 +29,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class LoraSection(Section):
+    """Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen ones, and the head.
+
+    `rank`, `alpha`, `dropout` and `target_modules` are r, lora_alpha, lora_dropout and target_modules of peft's
+    `LoraConfig`; the modules are linear layers of `Wav2Vec2ForCTC`, by default those of the paper. The adapter is
+    `merged` into the run's model, which is an ordinary one; `adapter` keeps it alone too, in the run's folder adapter/.
+    """
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[LoraModule, ...] = Field(("q_proj", "v_proj"), min_length=1)
+    save: Literal["merged", "adapter"] = "merged"
+
+
 class ModelSection(Section):
     """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights.
 
+    All of it is trained but the feature encoder, unless `lora` or `language_adapter` is set. The latter is a language's
+    name (ISO 639-3, as in adapter.deu.safetensors), for a base with adapters such as facebook/mms-1b-all (Pratap et al.
+    2023, arXiv 2305.13516): that language's adapters and head are trained alone, on from the base's where it has them.
     `layer_drop` leaves out whole layers in training (LayerDrop, Fan et al. 2020); `attention` is Transformers' name of
     an implementation.
     """
@@ -41,11 +62,25 @@ class ModelSection(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     layer_drop: float = Field(0.0, ge=0, lt=1)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    lora: LoraSection | None = None
+    language_adapter: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSection":
         if (self.base is None) == (self.architecture is None):
             raise ValueError("expected either model.base (a folder or a hub name) or model.architecture")
+        return self
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> "ModelSection":
+        if self.lora and self.language_adapter:
+            raise ValueError("expected either model.lora or model.language_adapter, not both")
+        name = "model.lora" if self.lora else "model.language_adapter"
+        if self.lora or self.language_adapter:
+            if self.base is None or self.random_weights:
+                raise ValueError(f"expected a model.base with its own weights beside {name}, which leaves them frozen")
+            if not self.freeze_feature_encoder:
+                raise ValueError(f"expected model.freeze_feature_encoder=true beside {name}, which trains little else")
         return self
 
 

@@ -115,6 +115,49 @@ def group_norm_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mms_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model laid out as facebook/mms-1b-all: adapters, heads and vocabularies of two languages, eng loaded.
+
+    Its configuration differs from the published one in widths and depths alone.
+    """
+    from safetensors.torch import save_file
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    folder = tmp_path_factory.mktemp("mms-base")
+    specials = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}
+    letters = {"eng": "abc", "deu": "abcd"}
+    vocabularies = {
+        language: {**specials, **{letter: 5 + i for i, letter in enumerate(letters[language])}} for language in letters
+    }
+    (folder / "vocab.json").write_text(json.dumps(vocabularies))
+    for seed, language in enumerate(("deu", "eng")):
+        torch.manual_seed(0)
+        config = Wav2Vec2Config(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            conv_dim=[16] * 7,
+            conv_bias=True,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+            adapter_attn_dim=4,
+            vocab_size=len(vocabularies[language]),
+        )
+        model: Any = Wav2Vec2ForCTC(config)
+        torch.manual_seed(1 + seed)
+        adapters = {name: torch.randn_like(weight) / 4 for name, weight in model._get_adapters().items()}
+        model.load_state_dict(adapters, strict=False)
+        save_file(adapters, folder / f"adapter.{language}.safetensors", metadata={"format": "pt"})
+    model.save_pretrained(folder)
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), target_lang="eng").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     """The tiny encoder with an untrained CTC head and its processor: loads, and transcribes nonsense."""
     from transformers import Wav2Vec2Processor

@@ -154,6 +154,36 @@ def test_a_model_has_one_origin(tmp_path: Path, model: str) -> None:
         load_recipe(write(tmp_path, f"model: {model}\ndata: {{root: a/b}}\n"))
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("{lora: {}, language_adapter: deu}", "expected either model.lora or model.language_adapter"),
+        ("{lora: {}, random_weights: true}", "expected a model.base with its own weights beside model.lora"),
+        ("{lora: {}, base: null, architecture: {hidden_size: 32}}", "expected a model.base with its own weights"),
+        ("{language_adapter: deu, random_weights: true}", "its own weights beside model.language_adapter"),
+        ("{lora: {}, freeze_feature_encoder: false}", "expected model.freeze_feature_encoder=true beside model.lora"),
+        ("{lora: {rnak: 8}}", r"model\.lora\.rnak: unknown key; did you mean rank\?"),
+        ("{lora: {rank: 0}}", r"model\.lora\.rank: found 0"),
+        ("{lora: {target_modules: [query]}}", r"model\.lora\.target_modules\.0: found 'query'.*'q_proj'"),
+        ("{lora: {target_modules: []}}", r"model\.lora\.target_modules: found"),
+        ("{lora: {save: both}}", r"model\.lora\.save: found 'both'"),
+        ("{language_adapter: ../deu}", r"model\.language_adapter: found '\.\./deu'"),
+    ],
+)
+def test_adapters_that_make_no_sense_are_refused(tmp_path: Path, model: str, words: str) -> None:
+    values = {"base": "some/model", **yaml.safe_load(model)}
+    with pytest.raises(UserError, match=words):
+        load_recipe(write(tmp_path, yaml.safe_dump({"model": values, "data": {"root": "some/speech"}})))
+
+
+def test_lora_is_one_line(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST), ["model.lora.rank=8"])
+    assert recipe.model.lora is not None and (recipe.model.lora.rank, recipe.model.lora.alpha) == (8, 32)
+    (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+    assert load_recipe(write(tmp_path, SMALLEST)).model.lora is None
+
+
 def test_overrides_are_typed_and_win(tmp_path: Path) -> None:
     file = write(tmp_path, SMALLEST + "training: {max_steps: 7, seed: 3}\n")
     overrides = [

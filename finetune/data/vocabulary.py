@@ -27,20 +27,22 @@ def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate([PAD, WORD_DELIMITER, *once, UNKNOWN])}
 
 
-def load_base_vocabulary(base: str, revision: str | None = None) -> dict[str, int]:
+def load_base_vocabulary(base: str, revision: str | None = None, language: str | None = None) -> dict[str, int]:
     """A fine-tuned base's vocabulary: token to the row of its head, under our names for the special tokens.
 
     Tokens that are neither a character nor the blank, the word delimiter or the unknown one are left out (`<s>`).
-    Raises UserError for a base without a vocabulary.
+    Of a base with a vocabulary for each language (MMS) it is the named language's. Raises UserError for a base without.
     """
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision)
+        target = {"target_lang": language} if language else {}
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, **target)
         rows = dict(tokenizer.get_vocab())
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        kind = f"for the language {language}" if language else "for its head"
         raise UserError(
-            f"{base} has no vocabulary (a vocab.json for its head): set text.vocabulary=training, or take a base "
+            f"{base} has no vocabulary (a vocab.json {kind}): set text.vocabulary=training, or take a base "
             "that was fine-tuned."
         ) from error
     ours: dict[Any, str] = {
@@ -53,16 +55,18 @@ def load_base_vocabulary(base: str, revision: str | None = None) -> dict[str, in
     return {token: row for token, row in named.items() if len(token) == 1 or token in (PAD, UNKNOWN)}
 
 
-def build_tokenizer(vocabulary: dict[str, int]) -> Any:
+def build_tokenizer(vocabulary: dict[str, int], language: str | None = None) -> Any:
     """A `Wav2Vec2CTCTokenizer` with exactly these tokens, so that `len(tokenizer)` is the head's size.
 
-    Left to its defaults the tokenizer adds `<s>` and `</s>` beyond the vocabulary.
+    Left to its defaults the tokenizer adds `<s>` and `</s>` beyond the vocabulary. With a language its file holds the
+    vocabulary under that language's name, as those of MMS models do.
     """
     from transformers import Wav2Vec2CTCTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
-        file.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        content = {language: vocabulary} if language else vocabulary
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         return Wav2Vec2CTCTokenizer(
             str(file),
             unk_token=UNKNOWN,
@@ -70,6 +74,7 @@ def build_tokenizer(vocabulary: dict[str, int]) -> Any:
             word_delimiter_token=WORD_DELIMITER,
             bos_token=None,
             eos_token=None,
+            target_lang=language,
         )
 
 

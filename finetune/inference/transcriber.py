@@ -1,5 +1,7 @@
 """A model directory or a hub name to a transcriber: waveforms in, text out."""
 
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config
 from finetune.data.sources import is_hub_name
+from finetune.data.storage import find_model_file
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import UserError
 
@@ -33,11 +36,11 @@ class Transcriber:
 
     @classmethod
     def load(cls, name: str, device: str | None = None) -> "Transcriber":
-        """Load from a folder or a hub; the device is the first GPU where there is one.
+        """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         Raises UserError when there is no such model or it has no CTC head.
         """
-        from transformers import AutoModelForCTC, Wav2Vec2Processor
+        from transformers import Wav2Vec2Processor
 
         if not Path(name).is_dir() and not is_hub_name(name):
             raise UserError(f"There is no model at {name}: expected a folder with a config.json, or a name on a hub.")
@@ -49,7 +52,7 @@ class Transcriber:
             )
         try:
             processor = Wav2Vec2Processor.from_pretrained(name)
-            model = AutoModelForCTC.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+            model = _load_model(name, config)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -73,3 +76,33 @@ class Transcriber:
         logits = self.model(**features).logits.float().cpu()
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         return logits, self.model._get_feat_extract_output_lengths(lengths).tolist()
+
+
+def _load_model(name: str, config: Any) -> Any:
+    """The model in a folder or on a hub; an adapter that lies there alone is merged into the base that it names.
+
+    Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
+    """
+    from transformers import AutoModelForCTC
+
+    file = find_model_file(name, "adapter_config.json")
+    if file is None:
+        return AutoModelForCTC.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise UserError(f"{name} is an adapter, which needs the package peft: pip install 'finetune[lora]'.") from error
+    adapter = json.loads(file.read_text(encoding="utf-8"))
+    if adapter.get("peft_type") != "LORA" or not adapter.get("base_model_name_or_path"):
+        raise UserError(f"{name} is an adapter of type {adapter.get('peft_type')}; expected LORA that names its base.")
+    model = AutoModelForCTC.from_pretrained(
+        adapter["base_model_name_or_path"],
+        config=config,
+        revision=adapter.get("revision"),
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # The head comes with the adapter.
+        trust_remote_code=False,
+    )
+    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, name).merge_and_unload()

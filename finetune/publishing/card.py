@@ -24,12 +24,14 @@ def write_card(
     normalization: Sequence[str],
     training_command: str,
     recipe_yaml: str,
+    adapter_alone: bool = False,
 ) -> None:
     """Write the README.md of a model repository.
 
     `scores` maps the name of each set that was evaluated to its scores, `normalization` names the steps
     applied to transcripts before scoring. Models and data sets that are not on the hub are called by the
-    name of their folder; absolute paths in the texts are cut down to their last part.
+    name of their folder; absolute paths in the texts are cut down to their last part. With `adapter_alone` the
+    repository holds a LoRA adapter without its base.
     """
     title = scrub_value(title)
     data = ModelCardData(
@@ -37,7 +39,7 @@ def write_card(
         datasets=[name for name in datasets if is_on_hub(name)] or None,
         eval_results=_eval_results(scores) or None,
         language=language,
-        library_name="transformers",
+        library_name="peft" if adapter_alone else "transformers",
         license=license,
         metrics=["wer", "cer"],
         model_name=title,
@@ -51,6 +53,7 @@ def write_card(
         language=f" Language: {language}." if language else "",
         results=_results(scores),
         normalization=", ".join(normalization) or "none",
+        use=_USE_ADAPTER.format(base=public_name(base_model or "")) if adapter_alone else _USE,
         command=scrub_text(training_command),
         recipe=scrub_yaml(recipe_yaml).rstrip(),
     )
@@ -88,6 +91,33 @@ _HEADER = """\
 | Set | WER | CER | Utterances | Minutes | Words | Substitutions | Deletions | Insertions |
 |:--|--:|--:|--:|--:|--:|--:|--:|--:|"""
 
+_USE = """\
+`pip install transformers torch soundfile`; FFmpeg is not needed. In this folder:
+
+```python
+import soundfile
+from transformers import pipeline
+
+recogniser = pipeline("automatic-speech-recognition", model=".")  # or this repository's name"""
+
+_USE_ADAPTER = """\
+This is a LoRA adapter and a head, to be put into its base. `pip install transformers peft torch soundfile`; FFmpeg is
+not needed. In this folder:
+
+```python
+import soundfile
+from peft import PeftModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer, pipeline
+
+config = AutoConfig.from_pretrained(".")  # or this repository's name, here and below
+base = AutoModelForCTC.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)
+recogniser = pipeline(
+    "automatic-speech-recognition",
+    model=PeftModel.from_pretrained(base, ".").merge_and_unload(),
+    tokenizer=AutoTokenizer.from_pretrained("."),
+    feature_extractor=AutoFeatureExtractor.from_pretrained("."),
+)"""
+
 _BODY = """\
 # {title}
 
@@ -103,13 +133,7 @@ CER, spaces included). Decoding: greedy CTC, no language model. Normalisation of
 
 ## Use
 
-`pip install transformers torch soundfile`; FFmpeg is not needed. In this folder:
-
-```python
-import soundfile
-from transformers import pipeline
-
-recogniser = pipeline("automatic-speech-recognition", model=".")  # or this repository's name
+{use}
 samples, sampling_rate = soundfile.read("speech.wav", dtype="float32", always_2d=True)
 speech = {{"raw": samples.mean(axis=1), "sampling_rate": sampling_rate}}
 print(recogniser(speech)["text"])

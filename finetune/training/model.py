@@ -10,6 +10,7 @@ from torch import nn
 
 from finetune.data.batching import Batch
 from finetune.errors import UserError
+from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
 
 
 def build_model(
@@ -27,6 +28,7 @@ def build_model(
     attention: str | None = None,
     layer_drop: float = 0.0,
     gradient_checkpointing: bool = False,
+    language_adapter: str | None = None,
 ) -> nn.Module:
     """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
 
@@ -35,7 +37,8 @@ def build_model(
     that row of the base's head instead. Group norm sees valid frames only. `attention` is Transformers' name of an
     implementation. With `layer_drop` each transformer layer is left out of a training step with that probability (Fan
     et al. 2020), and with `gradient_checkpointing` activations are computed twice instead of being kept (Chen et al.
-    2016). Raises UserError when the base has no usable weights, or no head to take.
+    2016). With a `language_adapter` only that language's adapters and the head are trained.
+    Raises UserError when the base has no usable weights, or no head to take.
     """
     from transformers import AutoModelForCTC
 
@@ -74,12 +77,16 @@ def build_model(
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
     if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
+    if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
+        start_language_adapter(model, base, language_adapter, revision)
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
     normalize_valid_frames(model)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
+    if language_adapter:
+        freeze_all_but_adapters(model)
     if layer_drop:
         for layer in model.wav2vec2.encoder.layers:
             _let_drop(layer, layer_drop)
@@ -107,7 +114,8 @@ def _let_drop(layer: nn.Module, probability: float) -> None:
 
 def _zero(module: nn.Module) -> torch.Tensor:
     """Zero, with a gradient of zero for each trained parameter."""
-    return torch.stack([0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad]).sum()
+    zeros = [0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad]
+    return torch.stack(zeros).sum() if zeros else torch.zeros(())
 
 
 def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[int | None]) -> nn.Linear:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from transformers import Wav2Vec2CTCTokenizer
 
 from finetune.data.features import load_config
@@ -13,7 +14,9 @@ from finetune.data.vocabulary import (
     build_vocabulary,
     count_characters,
     encode,
+    load_base_vocabulary,
 )
+from finetune.errors import UserError
 from finetune.training.model import build_model
 
 VOCABULARY = build_vocabulary(sorted(count_characters(["bad cab", "don't", "é"])))
@@ -52,3 +55,11 @@ def test_the_tokenizer_and_encode_agree() -> None:
 
 def test_characters_outside_the_vocabulary_become_unknown() -> None:
     assert encode("az", VOCABULARY) == [VOCABULARY["a"], VOCABULARY[UNKNOWN]]
+
+
+def test_a_language_of_many_has_its_own_rows(mms_base_folder: Path) -> None:
+    base = str(mms_base_folder)
+    assert load_base_vocabulary(base) == {PAD: 0, UNKNOWN: 3, "|": 4, "a": 5, "b": 6, "c": 7}
+    assert load_base_vocabulary(base, language="deu")["d"] == 8
+    with pytest.raises(UserError, match=r"has no vocabulary \(a vocab.json for the language xyz\)"):
+        load_base_vocabulary(base, language="xyz")

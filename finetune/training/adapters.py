@@ -1,0 +1,121 @@
+"""Training a few weights of a base: LoRA beside its projections, or one language's adapter of an MMS model."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from finetune.errors import UserError
+
+
+def require_peft() -> None:
+    """Raise UserError where peft, which LoRA needs, is not installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UserError("model.lora needs the package peft: pip install 'finetune[lora]'.") from error
+
+
+def add_lora(
+    model: Any, *, rank: int, alpha: int, dropout: float, target_modules: Sequence[str], revision: str | None, seed: int
+) -> Any:
+    """Put LoRA (Hu et al. 2021, arXiv 2106.09685) beside the named linear layers; only it and the head are trained.
+
+    The model is changed in place and used as before. Returns peft's model around it, which `save_lora` saves alone
+    and whose `merge_and_unload()` makes an ordinary model of it again.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(target_modules),
+        modules_to_save=["lm_head"],
+    )
+    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config, revision=revision)
+
+
+def save_lora(lora: Any, folder: Path) -> None:
+    """Write the adapter and the head alone, as peft does, with the configuration that the base is to be loaded by."""
+    shutil.rmtree(folder, ignore_errors=True)
+    # Left to itself peft takes the new head's size for new embeddings, which a wav2vec2 has none of.
+    lora.save_pretrained(folder, save_embedding_layers=False)
+    model = lora.get_base_model()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+
+
+def find_language_adapter(base: str, config: Any, language: str, revision: str | None = None) -> bool:
+    """Whether a base has `adapter.LANGUAGE.safetensors`, as facebook/mms-1b-all has for over a thousand languages.
+
+    Raises UserError for a base that is not made of such adapters, and for a hub that can't be asked.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if config.adapter_attn_dim is None:
+        raise UserError(
+            f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
+            "facebook/mms-1b-all, or use model.lora."
+        )
+    name = _file_name(language)
+    if Path(base).is_dir():
+        return (Path(base) / name).is_file()
+    try:
+        hf_hub_download(base, name, revision=revision)
+    except LocalEntryNotFoundError as error:
+        raise UserError(f"{base} may or may not have {name}: the hub can't be reached to see.") from error
+    except EntryNotFoundError:
+        return False
+    return True
+
+
+def start_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:
+    """Load a language's adapters and head from the base, or draw new adapters where it has none for the language.
+
+    Raises UserError for a file that does not fit the model.
+    """
+    from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2AttnAdapterLayer
+
+    if find_language_adapter(base, model.config, language, revision):
+        try:
+            model.load_adapter(language, revision=revision, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{_file_name(language)} of {base} can't be used: {reason}") from error
+        # Or its tie_weights() would load the file again, over what was trained.
+        model.target_lang = None
+        return
+    # Transformers' init_adapter_layers() leaves them as they are (seen in 5.23): it initialises the containers alone.
+    for layer in model.modules():
+        if isinstance(layer, Wav2Vec2AttnAdapterLayer):
+            layer.norm.reset_parameters()
+            for linear in (layer.linear_1, layer.linear_2):
+                torch.nn.init.normal_(linear.weight, std=model.config.initializer_range)
+                torch.nn.init.zeros_(linear.bias)
+
+
+def freeze_all_but_adapters(model: Any) -> None:
+    """Train the language's adapters and the head alone (Pratap et al. 2023, arXiv 2305.13516)."""
+    model.requires_grad_(False)
+    for parameter in model._get_adapters().values():
+        parameter.requires_grad_(True)
+
+
+def save_language_adapter(model: Any, folder: Path, language: str) -> None:
+    """Write `adapter.LANGUAGE.safetensors`, for `Wav2Vec2ForCTC.load_adapter` on this model or on its base."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model._get_adapters().items()}
+    save_file(weights, folder / _file_name(language), metadata={"format": "pt"})
+
+
+def _file_name(language: str) -> str:
+    return f"adapter.{language}.safetensors"  # WAV2VEC2_ADAPTER_SAFE_FILE of Transformers.
