@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
 
 from finetune.cli import main
@@ -147,3 +148,52 @@ def test_a_column_that_is_not_there_is_named(write_recipe, tmp_path, capsys):
     assert (
         "has no column accent (data.columns or --columns); it has file_name, text, speaker" in capsys.readouterr().err
     )
+
+
+def test_training_ends_when_evaluations_bring_nothing_better(finetune_run, read_lines, capsys):
+    training = {"max_steps": 12, "eval_steps": 2, "learning_rate": 1e-9, "patience": 2}
+    folder = finetune_run("run", training=training)
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl") if "validation_wer" in line] == [2, 4, 6]
+    assert "no better validation WER in 2 evaluations" in capsys.readouterr().err
+
+
+def test_training_ends_with_its_time_and_what_it_has_is_scored(finetune_run, read_lines):
+    folder = finetune_run("run", training={"max_steps": 1000, "eval_steps": 1000, "max_minutes": 1e-4})
+    assert {line["step"] for line in read_lines(folder / "metrics.jsonl")} == {1}
+    assert (folder / "report" / "scores.json").exists()
+
+
+def test_average_of_the_best_checkpoints_is_taken_where_it_is_no_worse(finetune_run, capsys):
+    from safetensors.torch import load_file
+
+    training = {"max_steps": 6, "eval_steps": 1, "learning_rate": 1e-5, "keep_best": 3, "average_best": 2}
+    folder = finetune_run("run", training=training)
+    progress = json.loads((folder / "checkpoints/step-000006/progress.json").read_text())
+    files = [folder / f"checkpoints/best/step-{step:06d}.safetensors" for _, _, step in progress["best"]]
+    assert len(files) == 3 and sorted(files) == sorted((folder / "checkpoints/best").iterdir())
+    model, first, second = (load_file(file) for file in (folder / "model/model.safetensors", *files[:2]))
+    said = capsys.readouterr().err
+    assert "average of the 2 best checkpoints: validation WER" in said
+    taken = "; taken" in said
+    for name, tensor in model.items():
+        assert torch.allclose(tensor, (first[name] + second[name]) / 2 if taken else first[name], atol=1e-7), name
+    assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
+
+
+def test_tracker_that_is_not_installed_is_named(write_recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("finetune.experiment.find_spec", lambda name: None)
+    recipe = write_recipe(tmp_path, training={"trackers": ["wandb"]})
+    assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 2
+    assert "training.trackers: wandb is not installed: pip install wandb" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_is_told_what_the_log_says(finetune_run, read_lines):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = finetune_run("run", training={"trackers": ["tensorboard"]})
+    (events,) = (folder / "trackers").rglob("events.out.tfevents.*0")
+    found = EventAccumulator(str(events)).Reload()
+    losses = {line["step"]: line["loss"] for line in read_lines(folder / "metrics.jsonl") if "loss" in line}
+    assert {event.step: event.value for event in found.Scalars("loss")} == pytest.approx(losses)
+    assert {event.step for event in found.Scalars("validation_wer")} == {2, 4}

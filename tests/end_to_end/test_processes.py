@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def logged(key, folder, read_lines):
 def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
     write_recipe, finetune_run, read_lines, corpus_folder, tmp_path
 ):
-    sections = {"model": {"dropout": 0.0}, "training": {"batch_seconds": 4, "learning_rate": 3e-3}}
+    steps = {"max_steps": 50, "eval_steps": 25}
+    sections = {"model": {"dropout": 0.0}, "training": {"batch_seconds": 4, "learning_rate": 3e-3, **steps}}
     recipe, run = write_recipe(tmp_path, **sections), tmp_path / "two"
     launcher = LAUNCHERS["accelerate launch"]
     done = execute([*launcher, "--num_processes", 2, "-m", "finetune", "train", recipe, "--output", run], tmp_path)
@@ -54,13 +56,41 @@ def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
 
     names = [row["name"] for row in read_lines(run / "report/utterances.jsonl")]
     assert sorted(names) == [f"{i:02d}.wav" for i in range(6)]
-    steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
-    assert steps == [1, 2, 2, 3, 4, 4]  # Training at each, validation at 2 and 4: one process writes.
+    logged_steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
+    assert logged_steps == sorted(
+        [*range(1, 51), 25, 50]
+    )  # Training at each, validation at 25 and 50: one process writes.
 
     scores = tmp_path / "scores.json"
     assert main(["evaluate", str(run / "model"), "--data", str(corpus_folder), "--json", str(scores)]) == 0
     found, reported = json.loads(scores.read_text()), json.loads((run / "report/scores.json").read_text())
     assert {key: found[key] for key in reported} == reported
+
+
+def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(write_recipe, finetune_run, tmp_path):
+    """Each process drops other layers: none may wait for a gradient that another does not make."""
+    sections = {
+        "model": {"layer_drop": 0.5},
+        "training": {"max_steps": 40, "eval_steps": 30, "freeze_transformer_steps": 2, "num_workers": 1},
+    }
+    recipe, run = write_recipe(tmp_path, **sections), tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "finetune"]
+    command += ["train", str(recipe), "--output", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, cwd=Path.cwd(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        file = run / "metrics.jsonl"
+        while not (file.exists() and file.read_text().count("\n") >= 4):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.02)
+        process.terminate()  # The launcher hands it on to both.
+        _, said = process.communicate(timeout=120)
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    step = json.loads((checkpoint / "progress.json").read_text())["step"]
+    assert 4 <= step < 30
+    assert said.count(f"stopped after step {step}; the same command goes on") == 1
+    finetune_run("run", **sections)
+    assert json.loads((run / "report" / "scores.json").read_text())["utterances"] == 6
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
