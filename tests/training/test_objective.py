@@ -2,9 +2,11 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from finetune.training.model import CTCObjective
 
@@ -76,3 +78,20 @@ def test_more_labels_than_frames_add_nothing_instead_of_infinity(objective, make
     loss, impossible = objective(replace(batch, labels=many, label_lengths=torch.tensor([len(many)])))
     assert (float(loss), int(impossible)) == (0.0, 1)
     assert int(objective(batch)[1]) == 0
+
+
+def test_compiled_encoder_says_the_same_and_is_made_anew_a_handful_of_times(build, make_batch, monkeypatch):
+    """With the front half of the compiler alone: the other half needs a C++ compiler or a GPU."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    plain, compiled = CTCObjective(build()).train(), CTCObjective(build(), compiled=True).train()
+    for indices in ((0, 1), (2, 5, 8), (3,), (0, 1, 2, 3), (4, 7), (5, 8, 11, 14)):
+        batch = make_batch(*indices, mask_time=(0.2, 4), mask_feature=(0.2, 4))
+        losses = [objective(batch)[0] for objective in (plain, compiled)]
+        assert float(losses[1].detach()) == pytest.approx(float(losses[0].detach()), rel=1e-4)
+    gradients = [
+        torch.autograd.grad(loss, objective.model.lm_head.weight)[0]
+        for loss, objective in zip(losses, (plain, compiled), strict=True)
+    ]
+    assert torch.allclose(*gradients, atol=1e-3)
+    assert 1 <= counter.frame_count <= 6, counter.frame_count
