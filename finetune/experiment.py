@@ -43,6 +43,7 @@ from finetune.training.checkpoints import (
 )
 from finetune.training.interruption import StopSignals
 from finetune.training.loop import Hooks, Schedule, StepResult, train
+from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer, learning_rate_factor
@@ -277,10 +278,8 @@ class Experiment:
             self.accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():
             left = (self.recipe.training.max_steps - step) * values["step_seconds"]
-            loss = f"loss {values['loss']:.3f}" if "loss" in values else "no finite gradient"
             self.say(
-                f"step {step}/{self.recipe.training.max_steps}: {loss}, {values['audio_seconds_per_second']:.0f} s of "
-                f"audio a second, {100 * values['padding']:.1f} % padding, {left / 60:.0f} minutes left"
+                f"step {step}/{self.recipe.training.max_steps}: {describe_step(values)}, {left / 60:.0f} minutes left"
             )
 
     def _evaluate(self, split: Split) -> Evaluation:

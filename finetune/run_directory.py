@@ -1,6 +1,7 @@
 """A run's folder: whether it may be used, how it begins, and how its log is cut for a resumed run."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -65,8 +66,15 @@ def _provenance() -> dict[str, Any]:
 
 
 def cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    """Drop the lines of steps that will be done again, and one that a full disk or a power cut left half-written."""
+    lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
     partial = file.with_name(file.name + ".partial")
     partial.write_text("".join(line + "\n" for line in lines))
     partial.rename(file)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf

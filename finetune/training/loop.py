@@ -127,8 +127,9 @@ def train(
             seconds = time.perf_counter() - started
             speed = samples / schedule.sampling_rate / seconds
             values = {**summarize(unlogged), "learning_rate": rate, "step_seconds": seconds / (done - since)}
-            hooks.log(done, {**values, "audio_seconds_per_second": speed, "memory_gib": _memory()})
-            progress.set_postfix(loss=values.get("loss"), padding=f"{100 * values['padding']:.1f} %")
+            values |= {"audio_seconds_per_second": speed, "memory_gib": _memory()}
+            hooks.log(done, values)
+            progress.set_postfix_str(describe(values))
             unlogged, samples, started, since = [], 0, time.perf_counter(), done
         going_on = True
         if evaluates:
@@ -165,6 +166,17 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
         values["impossible"] = impossible
         values["utterances"] = sum(result.utterances for result in results)
     return values
+
+
+def describe(values: dict[str, float]) -> str:
+    """A logged line's values for people."""
+    loss = (
+        f"loss {values['loss']:.3f}, gradient {values['gradient_norm']:.2g}" if "loss" in values else "no finite loss"
+    )
+    return (
+        f"{loss}, rate {values['learning_rate']:.2g}, {values['audio_seconds_per_second']:.0f} s of audio a second, "
+        f"{100 * values['padding']:.1f} % padding, {values['memory_gib']:.1f} GiB"
+    )
 
 
 def train_step(

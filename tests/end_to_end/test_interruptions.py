@@ -126,6 +126,8 @@ def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, f
         assert later.name != ".step-000020.partial"
     checkpoint = run / "checkpoints" / "step-000020"
     before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    with (run / "metrics.jsonl").open("a") as log:  # What a full disk leaves of a line.
+        log.write('{"step": 21, "lo')
     train = f"{sys.executable} -m finetune train {recipe} --output"
     if can_mount():
         size = (
