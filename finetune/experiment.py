@@ -36,6 +36,7 @@ from finetune.training.checkpoints import list_checkpoints, load_model, restore_
 from finetune.training.loop import Hooks, Schedule, train
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer
+from finetune.training.picture import write_picture
 
 
 def run(recipe: Recipe, output: Path) -> Scores:
@@ -182,11 +183,14 @@ class Experiment:
         result = [scores.wer if scores.wer is not None else 1.0, scores.cer if scores.cer is not None else 1.0]
         values = {"validation_wer": result[0], "validation_cer": result[1], "blank_ratio": evaluation.blank_ratio}
         self._log(step, values)
-        words = health.describe(result[0], evaluation.blank_ratio)
-        self.say(
-            f"step {step}/{self.recipe.training.max_steps}: validation WER {percent(scores.wer)}, "
-            f"CER {percent(scores.cer)}" + (f"; {words}" if words else "")
-        )
+        if self.accelerator.is_main_process:
+            history = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
+            verdict = health.describe(history, self.recipe.training.max_steps)
+            write_picture(self.output / "curves.png", history)
+            self.say(
+                f"step {step}/{self.recipe.training.max_steps}: validation WER {percent(scores.wer)}, "
+                f"CER {percent(scores.cer)}; {verdict}"
+            )
         if self.progress["best"] is None or result < self.progress["best"]:
             self.progress = {"best": result, "best_step": step}
             if self.accelerator.is_main_process:

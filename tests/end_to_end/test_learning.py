@@ -14,6 +14,7 @@ RUN_FILES = {
     "recipe.yaml",
     "rejected.csv",
     "metrics.jsonl",
+    "curves.png",
     "checkpoints/best/model.safetensors",
     "checkpoints/step-000300/model.safetensors",
     "checkpoints/step-000300/optimizer.pt",
