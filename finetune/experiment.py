@@ -47,6 +47,7 @@ from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer, learning_rate_factor
+from finetune.training.picture import write_picture
 
 EXAMPLES = 3  # utterances shown at each evaluation
 
@@ -296,11 +297,11 @@ class Experiment:
         scores = evaluation.scores
         wer, cer = _rank(scores)
         self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio})
-        words = health.describe(wer, evaluation.blank_ratio)
-        self.say(
-            f"step {step}/{training.max_steps}: validation WER {percent(scores.wer)}, "
-            f"CER {percent(scores.cer)}" + (f"; {words}" if words else "")
-        )
+        if self.accelerator.is_main_process:
+            self.say(
+                f"step {step}/{training.max_steps}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; "
+                f"{self._judge()}"
+            )
         for result in evaluation.results[:EXAMPLES]:
             self.say(f"  {result.reference}\n  → {result.hypothesis}")
         mine = Best(wer, cer, step)
@@ -313,6 +314,16 @@ class Experiment:
             self.say(f"no better validation WER in {training.patience} evaluations: training ends here")
             return False
         return True
+
+    def _judge(self) -> str:
+        """What the run so far says, in words; the picture of it is drawn beside."""
+        history = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
+        with self._saving():
+            write_picture(self.output / "curves.png", history)
+        impossible, utterances = (
+            sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
+        )
+        return health.describe(history, self.recipe.training.max_steps, impossible, utterances)
 
     def _is_stale(self, step: int) -> bool:
         """Whether so many evaluations have brought nothing better that training ends."""

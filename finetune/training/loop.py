@@ -162,9 +162,9 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
         values["gradient_norm"] = finite[-1].gradient_norm
     if len(finite) < len(results):
         values["skipped_steps"] = len(results) - len(finite)
+    values["utterances"] = sum(result.utterances for result in results)
     if impossible := sum(result.impossible for result in results):
         values["impossible"] = impossible
-        values["utterances"] = sum(result.utterances for result in results)
     return values
 
 

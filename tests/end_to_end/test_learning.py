@@ -15,6 +15,7 @@ RUN_FILES = {
     "recipe.yaml",
     "rejected.csv",
     "metrics.jsonl",
+    "curves.png",
     "checkpoints/step-000300/model.safetensors",
     "checkpoints/step-000300/optimizer.pt",
     "checkpoints/step-000300/progress.json",
