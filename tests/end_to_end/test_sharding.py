@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers import Wav2Vec2ForCTC
 
@@ -152,6 +152,15 @@ def test_what_does_not_work_with_fsdp_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"FSDP does not work here with [^,]*{named}[^,]*; see"):
         set_up_sharding(asked_for_fsdp, batch_seconds, compiled)
+
+
+def test_accelerates_own_precision_is_left_out(asked_for_fsdp):
+    """It would compute the loss itself in bf16, and average gradients in it; Accelerate sets it on GPUs only."""
+    plugin = FullyShardedDataParallelPlugin()
+    plugin.set_mixed_precision("bf16")
+    asked_for_fsdp.distributed_type, asked_for_fsdp.state.fsdp_plugin = DistributedType.FSDP, plugin
+    set_up_sharding(asked_for_fsdp, 80.0, False)
+    assert plugin.mixed_precision_policy is None
 
 
 def test_deepspeed_is_refused(monkeypatch, capsys, write_recipe, tmp_path):
