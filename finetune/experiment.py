@@ -1,5 +1,6 @@
 """One recipe to one run directory: the only place that wires the rooms."""
 
+import copy
 import json
 import math
 import shutil
@@ -48,6 +49,15 @@ from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
+from finetune.training.sharding import (
+    autocast,
+    gather_optimizer,
+    gather_weights,
+    is_sharded,
+    refuse_deepspeed,
+    scatter_weights,
+    set_up_sharding,
+)
 
 EXAMPLES = 3  # utterances shown at each evaluation
 
@@ -62,15 +72,19 @@ def run(recipe: Recipe, output: Path) -> Scores:
     _require_precision(recipe)  # Accelerate refuses it in other words.
     # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
     training = recipe.training
+    refuse_deepspeed()
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=not torch.cuda.is_available(),
         log_with=list(_require_trackers(training.trackers)) or None,
         project_dir=output / "trackers" if training.trackers else None,
     )
+    set_up_sharding(accelerator, training.batch_seconds, training.compile)
     resumes = check_output(output, recipe)
     preparation = prepare(recipe)
     say = _speaker(accelerator)
+    if is_sharded(accelerator):
+        say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
     experiment = Experiment(recipe, output, preparation, accelerator, say)
     for line in describe(preparation, recipe, accelerator.num_processes):
         say(line)
@@ -110,8 +124,34 @@ class Experiment:
         self.recipe, self.output, self.preparation = recipe, output, preparation
         self.accelerator, self.say = accelerator, say
         model, training = recipe.model, recipe.training
-        self.model: Any = build_model(
-            preparation.config,
+        self.model, self.lora = self._build_model()
+        # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
+        self.trained = self._build_model()[0] if is_sharded(accelerator) else self.model
+        self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
+        self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
+        self.optimizer = build_optimizer(
+            self.trained,
+            training.learning_rate,
+            training.weight_decay,
+            training.head_learning_rate,
+            training.layer_decay,
+            fused=accelerator.device.type == "cuda",
+        )
+        objective = CTCObjective(self.trained, training.compile)
+        autocast(accelerator, objective)
+        self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
+        self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
+        self.checkpoints = output / "checkpoints"
+        self.best: list[Best] = []  # the best first
+        self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
+        self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
+        self.rejected: list[Rejection] = []
+
+    def _build_model(self) -> tuple[Any, Any]:
+        """The model to train, and peft's around it where there is one."""
+        model, training, preparation = self.recipe.model, self.recipe.training, self.preparation
+        built = build_model(
+            copy.deepcopy(preparation.config),  # `build_model` changes it.
             None if model.random_weights else model.base,
             vocabulary=preparation.vocabulary,
             blank=PAD,
@@ -126,28 +166,10 @@ class Experiment:
             gradient_checkpointing=training.gradient_checkpointing,
             language_adapter=model.language_adapter,
         )
-        self.lora: Any = None
-        if model.lora:
-            lora = model.lora.model_dump(exclude={"save"})
-            self.lora = add_lora(self.model, **lora, revision=model.revision, seed=training.seed)
-        self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
-        self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
-        self.optimizer = build_optimizer(
-            self.model,
-            training.learning_rate,
-            training.weight_decay,
-            training.head_learning_rate,
-            training.layer_decay,
-            fused=accelerator.device.type == "cuda",
-        )
-        objective = CTCObjective(self.model, training.compile)
-        self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
-        self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
-        self.checkpoints = output / "checkpoints"
-        self.best: list[Best] = []  # the best first
-        self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
-        self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
-        self.rejected: list[Rejection] = []
+        if not model.lora:
+            return built, None
+        lora = model.lora.model_dump(exclude={"save"})
+        return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
 
     def train(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, from the newest checkpoint where there is one; raises Interrupted when asked to."""
@@ -221,7 +243,7 @@ class Experiment:
                     save_lora(self.lora, self.output / ".adapter.partial")
             self.lora.merge_and_unload()  # In place: what is scored is what is written.
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
-        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, accelerator)
+        evaluation = self._evaluate(split)
         rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
         if accelerator.is_main_process:
             title = f"{self.output.name}: {role}"
@@ -259,6 +281,8 @@ class Experiment:
         step, results = 0, []
         if checkpoints:
             progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
+            if self.trained is not self.model:
+                scatter_weights(self.model, self.trained)
             step, self.seconds = progress["step"], progress["seconds"]
             self.best = [Best(*best) for best in progress["best"]]
             self.batch_seconds = progress["batch_seconds"]
@@ -284,7 +308,11 @@ class Experiment:
             )
 
     def _evaluate(self, split: Split) -> Evaluation:
-        return evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+        self.model.to(self.accelerator.device)
+        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+        if self.trained is not self.model:
+            self.model.cpu()  # Room for training.
+        return evaluation
 
     def _validate(self, step: int) -> bool:
         """Score the validation split, and keep the weights when they are among the best by WER, then CER.
@@ -292,6 +320,7 @@ class Experiment:
         Returns whether to go on.
         """
         training = self.recipe.training
+        self._gather()
         evaluation = self._evaluate(self.preparation.validation)
         self.rejected += evaluation.rejected if self.accelerator.is_main_process else []
         scores = evaluation.scores
@@ -332,7 +361,14 @@ class Experiment:
             return False
         return step - self.best[0].step >= training.patience * training.eval_steps
 
+    def _gather(self) -> None:
+        """Let `model` be what is trained."""
+        if self.trained is not self.model:
+            gather_weights(self.trained, self.model)
+
     def _save(self, step: int, results: list[StepResult]) -> None:
+        self._gather()
+        optimizer_state = gather_optimizer(self.optimizer)
         # Audio that can't be decoded is found in training, perhaps not again after an interruption.
         rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
         if self.accelerator.is_main_process:
@@ -348,7 +384,7 @@ class Experiment:
             keep = self.recipe.training.keep_checkpoints
             with self._saving():
                 save_checkpoint(
-                    self.checkpoints, step, self.model, self.optimizer, self.accelerator.scaler, progress, keep
+                    self.checkpoints, step, self.model, optimizer_state, self.accelerator.scaler, progress, keep
                 )
                 # Only now: until then the checkpoint before this one counts on the others.
                 kept = {self._best_file(best) for best in self.best}

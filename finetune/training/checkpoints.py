@@ -16,12 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.errors import UserError
+from finetune.training.sharding import scatter_optimizer
 
 _PREFIX = "step-"
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: Any, scaler: Any, progress: dict[str, Any], keep: int
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer_state: dict[str, Any],
+    scaler: Any,
+    progress: dict[str, Any],
+    keep: int,
 ) -> Path:
     """Write `folder/step-NNNNNN` beside its place, rename it, and delete all but the newest `keep`.
 
@@ -33,7 +40,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_model(partial / "model.safetensors", model)
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    torch.save(optimizer_state, partial / "optimizer.pt")
     if scaler is not None:
         torch.save(scaler.state_dict(), partial / "scaler.pt")
     (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
@@ -56,7 +63,8 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
     """Put a checkpoint's state into the given objects; returns its progress, with the key `step`."""
     load_model([checkpoint / "model.safetensors"], model)
     # Tensors and plain containers only: nothing in the file is run.
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
+    state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(scatter_optimizer(state, optimizer))
     if scaler is not None and (checkpoint / "scaler.pt").is_file():
         scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
     progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())

@@ -18,6 +18,7 @@ from finetune.data.corpus import Rejection
 from finetune.errors import Interrupted, UserError
 from finetune.training.checkpoints import seed_step
 from finetune.training.optimization import forget_encoder_gradients, set_learning_rate
+from finetune.training.sharding import is_sharded
 
 # fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
 MAX_SKIPPED_STEPS = 30
@@ -246,7 +247,12 @@ def _accumulate(
                             "lower training.batch_seconds; the same command goes on from the last checkpoint."
                         ) from error
                     raise
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            if is_sharded(accelerator):  # Each pass gathers weights: the others would wait for one more.
+                raise UserError(
+                    "Memory was too small, and with FSDP the step can't be done again: lower training.batch_seconds; "
+                    "the same command goes on from the last checkpoint."
+                ) from error
             return None
         sums += torch.stack([loss.detach(), impossible])
     return sums

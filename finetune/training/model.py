@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from finetune.data.batching import Batch
 from finetune.errors import UserError
@@ -113,8 +114,9 @@ def _let_drop(layer: nn.Module, probability: float) -> None:
 
 
 def _zero(module: nn.Module) -> torch.Tensor:
-    """Zero, with a gradient of zero for each trained parameter."""
-    zeros = [0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad]
+    """Zero, with a gradient of zero for each trained parameter; one that is sharded at the moment needs none."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    zeros = [0.0 * parameter.sum() for parameter in trained if not isinstance(parameter, DTensor)]
     return torch.stack(zeros).sum() if zeros else torch.zeros(())
 
 
@@ -136,6 +138,8 @@ class CTCObjective(nn.Module):
         """With `compiled` the encoder is compiled by `torch.compile`, once for each padded length."""
         super().__init__()
         self.model = model
+        # What FSDP gathers at a time.
+        self._no_split_modules = [type(model.wav2vec2.encoder.layers[0]).__name__]
         self._encode: Any = self._run_encoder
         if compiled:
             torch._dynamo.config.recompile_limit = 64

@@ -286,6 +286,15 @@ def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_grad
     ]
 
 
+def test_sharded_step_that_memory_was_too_small_for_is_not_done_again(accelerator, build, make_batch, monkeypatch):
+    """Other processes would wait for weights that this one gathers once more."""
+    model = build()
+    optimizer = build_optimizer(model, 1e-3, 0.0)
+    monkeypatch.setattr("finetune.training.loop.is_sharded", lambda _: True)
+    with pytest.raises(UserError, match=r"with FSDP the step can't be done again: lower training\.batch_seconds"):
+        train_step(accelerator, SmallMemory(CTCObjective(model), 2), optimizer, [make_batch(2, 5, 8, 1, 4)], 1.0)
+
+
 def test_memory_too_small_for_one_utterance_is_one_sentence(accelerator, build, make_batch):
     model = build().train()
     optimizer = build_optimizer(model, 1e-3, 0.0)
