@@ -6,9 +6,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +18,15 @@ from tqdm.auto import tqdm
 
 from finetune.data.batching import Batch, deal, stream
 from finetune.data.corpus import Rejection, Split, write_rejected
-from finetune.data.preprocessing import save_preprocessing
 from finetune.data.streaming import StreamedBatches
-from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.errors import UserError
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
-from finetune.publishing.card import write_card
 from finetune.recipe import Recipe
-from finetune.run_directory import begin_run, check_output, cut_metrics
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics
 from finetune.scoring import Evaluation, evaluate_split
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
@@ -58,6 +54,7 @@ from finetune.training.sharding import (
     scatter_weights,
     set_up_sharding,
 )
+from finetune.training.trackers import flatten, require_trackers
 
 EXAMPLES = 3  # utterances shown at each evaluation
 
@@ -76,7 +73,7 @@ def run(recipe: Recipe, output: Path) -> Scores:
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=not torch.cuda.is_available(),
-        log_with=list(_require_trackers(training.trackers)) or None,
+        log_with=require_trackers(training.trackers) or None,
         project_dir=output / "trackers" if training.trackers else None,
     )
     set_up_sharding(accelerator, training.batch_seconds, training.compile)
@@ -404,34 +401,12 @@ class Experiment:
         self.model.save_pretrained(partial)
         if model.language_adapter:
             save_language_adapter(self.model, partial, model.language_adapter)
-        self._complete_model(partial, self.output / "model", role, scores)
+        folders = {"model": partial}
         if self.saves_adapter:
-            self._complete_model(self.output / ".adapter.partial", self.output / "adapter", role, scores, alone=True)
-
-    def _complete_model(self, partial: Path, final: Path, role: str, scores: Scores, alone: bool = False) -> None:
-        """Put beside the weights what they are used with, and rename their folder."""
-        from transformers import Wav2Vec2Processor
-
-        recipe = self.recipe
-        Wav2Vec2Processor(self.preparation.feature_extractor, self.tokenizer).save_pretrained(partial)
-        save_normalization(partial, recipe.text.normalization)
-        if recipe.data.preprocessing:
-            save_preprocessing(partial, recipe.data.preprocessing)
-        write_card(
-            partial / "README.md",
-            title=recipe.publishing.title or self.output.name,
-            base_model=recipe.model.base,
-            language=recipe.publishing.language,
-            license=recipe.publishing.license,
-            datasets=[source.root for source in recipe.data.all_sources],
-            scores={role: scores},
-            normalization=describe_steps(recipe.text.normalization),
-            training_command="finetune train recipe.yaml",
-            recipe_yaml=recipe.to_yaml(),
-            adapter_alone=alone,
-        )
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+            folders["adapter"] = self.output / ".adapter.partial"
+        for name, folder in folders.items():
+            extractor = self.preparation.feature_extractor
+            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores})
 
 
 def _pass_on(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
@@ -442,24 +417,6 @@ def _pass_on(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 def _rank(scores: Scores) -> tuple[float, float]:
     """WER, then CER; no score is a bad one."""
     return (1.0 if scores.wer is None else scores.wer, 1.0 if scores.cer is None else scores.cer)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as section.key, in the plain types that trackers take."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return flat
-
-
-def _require_trackers(trackers: Sequence[str]) -> Sequence[str]:
-    for tracker in trackers:  # Accelerate leaves out what isn't installed, in silence.
-        if find_spec(tracker) is None:
-            raise UserError(f"training.trackers: {tracker} is not installed: pip install {tracker}")
-    return trackers
 
 
 def _require_precision(recipe: Recipe) -> None:

@@ -1,9 +1,10 @@
-"""A run's folder: whether it may be used, how it begins, and how its log is cut for a resumed run."""
+"""A run's folder: whether it may be used, how it begins, its log in a resumed run, and the models in it."""
 
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,7 +13,11 @@ from typing import Any
 
 from finetune import __version__
 from finetune.data.corpus import Rejection, write_rejected
+from finetune.data.preprocessing import save_preprocessing
+from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.errors import UserError
+from finetune.evaluation.scores import Scores
+from finetune.publishing.card import write_card
 from finetune.recipe import Recipe, load_recipe
 
 
@@ -49,6 +54,33 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection]) -> No
     partial = output / "recipe.yaml.partial"
     partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
+
+
+def complete_model(
+    partial: Path, final: Path, recipe: Recipe, feature_extractor: Any, tokenizer: Any, scores: dict[str, Scores]
+) -> None:
+    """Put beside saved weights what they are used with, and rename their folder; `scores` are by the split's role."""
+    from transformers import Wav2Vec2Processor
+
+    Wav2Vec2Processor(feature_extractor, tokenizer).save_pretrained(partial)
+    save_normalization(partial, recipe.text.normalization)
+    if recipe.data.preprocessing:
+        save_preprocessing(partial, recipe.data.preprocessing)
+    write_card(
+        partial / "README.md",
+        title=recipe.publishing.title or final.parent.name,
+        base_model=recipe.model.base,
+        language=recipe.publishing.language,
+        license=recipe.publishing.license,
+        datasets=[source.root for source in recipe.data.all_sources],
+        scores=scores,
+        normalization=describe_steps(recipe.text.normalization),
+        training_command="finetune train recipe.yaml",
+        recipe_yaml=recipe.to_yaml(),
+        adapter_alone=(partial / "adapter_config.json").exists(),
+    )
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
 
 
 def _provenance() -> dict[str, Any]:

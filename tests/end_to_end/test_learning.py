@@ -182,7 +182,7 @@ def test_average_of_the_best_checkpoints_is_taken_where_it_is_no_worse(finetune_
 
 
 def test_tracker_that_is_not_installed_is_named(write_recipe, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("finetune.experiment.find_spec", lambda name: None)
+    monkeypatch.setattr("finetune.training.trackers.find_spec", lambda name: None)
     recipe = write_recipe(tmp_path, training={"trackers": ["wandb"]})
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 2
     assert "training.trackers: wandb is not installed: pip install wandb" in capsys.readouterr().err
