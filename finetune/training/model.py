@@ -139,7 +139,7 @@ class CTCObjective(nn.Module):
         super().__init__()
         self.model = model
         # What FSDP gathers at a time.
-        self._no_split_modules = [type(model.wav2vec2.encoder.layers[0]).__name__]
+        self._no_split_modules = [type(layer).__name__ for layer in model.wav2vec2.encoder.layers[:1]]
         self._encode: Any = self._run_encoder
         if compiled:
             torch._dynamo.config.recompile_limit = 64
