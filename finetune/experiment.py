@@ -33,6 +33,7 @@ from finetune.recipe import Recipe, load_recipe
 from finetune.scoring import evaluate_split
 from finetune.training import health
 from finetune.training.checkpoints import list_checkpoints, load_model, restore_checkpoint, save_checkpoint, save_model
+from finetune.training.kernels import use_cpu_kernels
 from finetune.training.loop import Hooks, Schedule, train
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer
@@ -87,6 +88,8 @@ class Experiment:
             revision=model.revision,
             freeze_feature_encoder=model.freeze_feature_encoder,
         )
+        if accelerator.device.type == "cpu":
+            use_cpu_kernels(self.model)
         self.tokenizer = build_tokenizer(preparation.vocabulary)
         self.optimizer = build_optimizer(self.model, training.learning_rate, training.weight_decay)
         self.objective, self.prepared_optimizer = accelerator.prepare(CTCObjective(self.model), self.optimizer)
