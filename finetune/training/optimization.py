@@ -12,6 +12,7 @@ def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float)
         [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=learning_rate,
         betas=(0.9, 0.98),
+        fused=True,
     )
 
 
