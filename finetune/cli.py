@@ -38,12 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from finetune.launch import join_processes
+    from finetune.launch import join_processes, keep_kernels
 
     join_processes()
-    # oneDNN, which computes on CPUs, keeps 1,024 kernels unless told: those of about 15 lengths of a batch, where
-    # training meets a hundred (scripts/bench_shapes.py).
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "30000")
+    keep_kernels()
     from finetune.experiment import run
     from finetune.recipe import load_recipe
 

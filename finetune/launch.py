@@ -1,4 +1,4 @@
-"""`accelerate launch --num_processes N` on a machine without GPUs starts one process: make it N."""
+"""What must be settled before torch is loaded: how many processes run on CPUs, and how many kernels they keep."""
 
 import os
 import sys
@@ -35,3 +35,12 @@ def _asked_for() -> int:
         return 1
     options, _ = launch_command_parser().parse_known_args(command[launcher + 1 :])
     return int(options.num_processes or 1)
+
+
+def keep_kernels() -> None:
+    """Have oneDNN, which computes on CPUs, keep the kernels of more shapes; to be called before torch is loaded.
+
+    It keeps 1,024 unless told: those of about 25 lengths of a batch, where training meets 50 to 100. More than that
+    would take memory for little: up to 0.8 MB each (scripts/bench_shapes.py).
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000")
