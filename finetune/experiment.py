@@ -39,6 +39,7 @@ from finetune.training.checkpoints import (
     saving,
 )
 from finetune.training.interruption import StopSignals
+from finetune.training.kernels import use_cpu_kernels
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
@@ -132,7 +133,6 @@ class Experiment:
             training.weight_decay,
             training.head_learning_rate,
             training.layer_decay,
-            fused=accelerator.device.type == "cuda",
         )
         objective = CTCObjective(self.trained, training.compile)
         autocast(accelerator, objective)
@@ -163,6 +163,8 @@ class Experiment:
             gradient_checkpointing=training.gradient_checkpointing,
             language_adapter=model.language_adapter,
         )
+        if self.accelerator.device.type == "cpu" and not training.compile:
+            use_cpu_kernels(built)
         if not model.lora:
             return built, None
         lora = model.lora.model_dump(exclude={"save"})

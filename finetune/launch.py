@@ -40,7 +40,7 @@ def _asked_for() -> int:
 def keep_kernels() -> None:
     """Have oneDNN, which computes on CPUs, keep the kernels of more shapes; to be called before torch is loaded.
 
-    It keeps 1,024 unless told: those of about 15 lengths of a batch, where training meets a hundred
-    (scripts/bench_shapes.py).
+    It keeps 1,024 unless told: those of about 25 lengths of a batch, where training meets 50 to 100. More than that
+    would take memory for little: up to 0.8 MB each (scripts/bench_shapes.py).
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "30000")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000")

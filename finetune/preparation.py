@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
-from finetune.data.batching import PADDING_SAMPLES, SpeechBatches
+from finetune.data.batching import SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
@@ -73,12 +73,12 @@ class Preparation:
             self._padding_samples(training.compile),
         )
 
-    def _padding_samples(self, compiled: bool) -> int:
+    def _padding_samples(self, compiled: bool) -> int | None:
         """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
         if not compiled:
-            return PADDING_SAMPLES
+            return None
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
-        return max(PADDING_SAMPLES, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
+        return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 
     def examine(self, listen: bool = False) -> Examination:
         """What is in the splits and what is wrong with them; `listen` decodes all audio, too."""

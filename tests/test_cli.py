@@ -58,7 +58,7 @@ def write_tone(file: Path, seconds: float = 1.0) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(None, "30000"), ("99", "99")])
+@pytest.mark.parametrize(("asked", "kept"), [(None, "4000"), ("99", "99")])
 def test_training_keeps_the_kernels_of_many_shapes_unless_told_otherwise(
     refuse: Refusal, monkeypatch: pytest.MonkeyPatch, asked: str | None, kept: str
 ) -> None:

@@ -18,14 +18,13 @@ def build_optimizer(
     weight_decay: float,
     head_learning_rate: float | None = None,
     layer_decay: float = 1.0,
-    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW over the parameters that are trained, with no decay on biases and norms; betas as in wav2vec2.
 
     Each group has a `scale`, by which the schedule's rate is multiplied, and says whether it is of the `encoder`.
     With `layer_decay` below 1 each layer learns that much slower than the one above it, and what is before the layers
-    slowest (discriminative fine-tuning, Howard and Ruder 2018; the form is that of BEiT, Bao et al. 2022). `fused` does
-    a GPU's update in one kernel.
+    slowest (discriminative fine-tuning, Howard and Ruder 2018; the form is that of BEiT, Bao et al. 2022). All
+    are updated in one fused pass.
     """
     head_scale = 1.0 if head_learning_rate is None else head_learning_rate / learning_rate
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -43,7 +42,7 @@ def build_optimizer(
         ],
         lr=learning_rate,
         betas=(0.9, 0.98),
-        fused=fused,
+        fused=True,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.data.augmentation import Augmentation, generator
-from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, stream
+from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, length_step, stream
 from finetune.data.corpus import Limits, Rejection, prepare_split
 from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
@@ -143,6 +143,14 @@ def test_workers_change_nothing(make_batches: Callable[..., SpeechBatches], corp
                 assert value == getattr(spread, name)
 
 
+def test_lengths_are_rounded_little_and_to_few() -> None:
+    lengths = np.arange(16000, 320000)
+    steps = np.array([length_step(int(length)) for length in lengths])
+    rounded = -(-lengths // steps) * steps
+    assert (rounded / lengths).max() < 1.04
+    assert len(set(rounded.tolist())) < 175  # from 1 s to 20 s
+
+
 def test_a_batch_is_padded_normalised_labelled_and_masked(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
@@ -150,7 +158,8 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
     keys = [(0, 0, 0), (0, 2, 0), (0, 4, 0)]
     batch = data.collate([data[key] for key in keys])
     samples = [len(data[key][1]) for key in keys]
-    padded = math.ceil(max(samples) / 1600) * 1600  # to the next 0.1 s, so that shapes come back
+    step = length_step(max(samples))
+    padded = math.ceil(max(samples) / step) * step
     assert batch.input_values.shape == (3, padded)
     assert batch.attention_mask.sum(1).tolist() == samples
     assert batch.samples == sum(samples)

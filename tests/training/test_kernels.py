@@ -1,0 +1,61 @@
+"""The forms for a CPU compute what the model's own do, forwards and backwards."""
+
+import pytest
+import torch
+from transformers import Wav2Vec2ForCTC
+
+from finetune.training.kernels import attend_by_utterance, use_cpu_kernels
+from finetune.training.model import CTCObjective
+
+UTTERANCES = (0, 1, 2, 5)  # 0.5 s to 1.5 s: padding matters
+
+
+def learn(objective, batch, precision):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss, _ = objective(batch)
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+    return float(loss.detach()), gradient
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 0.03)])
+@pytest.mark.parametrize("base", ["base_folder", "group_norm_base_folder"])
+def test_loss_and_gradients_stay(build, make_batch, request, base, precision, tolerance):
+    folder, batch = str(request.getfixturevalue(base)), make_batch(*UTTERANCES)
+    plain = CTCObjective(build(folder, freeze_feature_encoder=False))
+    fast = CTCObjective(build(folder, freeze_feature_encoder=False))
+    use_cpu_kernels(fast.model)
+    (expected_loss, expected), (loss, gradient) = learn(plain, batch, precision), learn(fast, batch, precision)
+    assert loss == pytest.approx(expected_loss, rel=tolerance)
+    assert float((gradient - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("counts", [(70, 33), (64, 5), (20, 12)])
+def test_attention_in_bf16_is_over_valid_frames(counts):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 70, 8, generator=generator).bfloat16()
+    valid = torch.arange(70) < torch.tensor(counts)[:, None]  # (batch, frames)
+    mask = valid[:, None, None].expand(-1, 1, 70, -1)
+    expected = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask)
+    attended, _ = attend_by_utterance(torch.nn.Identity(), query, key, value, mask)
+    assert attended.dtype == torch.bfloat16
+    assert torch.allclose(attended[valid].float(), expected.transpose(1, 2)[valid], atol=0.03)
+
+
+def test_attention_weights_are_dropped():
+    torch.manual_seed(0)
+    query = torch.ones(1, 1, 64, 8, dtype=torch.bfloat16)
+    attended, _ = attend_by_utterance(torch.nn.Identity(), query, query, query, None, dropout=0.5)
+    assert 0.9 < float(attended.float().mean()) < 1.1
+    assert float(attended.float().std()) > 0.05
+
+
+def test_the_saved_model_is_an_ordinary_one(build, make_batch, tmp_path):
+    model, batch = build(), make_batch(0)
+    use_cpu_kernels(model)
+    model.eval().save_pretrained(tmp_path)
+    saved = Wav2Vec2ForCTC.from_pretrained(tmp_path)
+    assert saved.config._attn_implementation == "sdpa"
+    with torch.no_grad():
+        logits = [m(batch.input_values, attention_mask=batch.attention_mask).logits for m in (model, saved)]
+    assert torch.allclose(*logits, atol=1e-5)
