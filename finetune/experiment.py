@@ -302,9 +302,8 @@ class Experiment:
             self.accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():
             left = (self.recipe.training.max_steps - step) * values["step_seconds"]
-            self.say(
-                f"step {step}/{self.recipe.training.max_steps}: {describe_step(values)}, {left / 60:.0f} minutes left"
-            )
+            done = f"step {step}/{self.recipe.training.max_steps}"
+            self.say(f"{done}: {describe_step(values)}, {left / 60:.1f} min left")
 
     def _evaluate(self, split: Split) -> Evaluation:
         self.model.to(self.accelerator.device)
