@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from finetune.data.augmentation import Augmentation, list_recordings
-from finetune.data.batching import SpeechBatches
+from finetune.data.batching import GPU_PADDING_SAMPLES, SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
@@ -76,7 +78,7 @@ class Preparation:
     def _padding_samples(self, compiled: bool) -> int | None:
         """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
         if not compiled:
-            return None
+            return GPU_PADDING_SAMPLES if torch.cuda.is_available() else None
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
         return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 

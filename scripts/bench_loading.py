@@ -24,7 +24,8 @@ Measured on 2 cores of an AMD EPYC, in seconds where nothing else is said:
     feeding, 16 kHz, one core     2,480 times real time; decoder alone 5,530; with speed, noise and rooms 390
     feeding, 48 kHz, one core     1,150 times real time; decoder and resampler 1,280; augmented 340
     memory                        345 MB at the first batch, 385 to 418 MB from 10,000 to 100,000 utterances
-    padding                       1.8, 3.2, 4.0, 4.4 % for batches of 40, 80, 160, 320 s; random ones 15 to 24 %
+    padding                       3.4, 4.8 % for a CPU's batches of 40 and 80 s, 4.3, 4.7 % for a GPU's of 160 and
+                                  320 s, whose lengths are rounded less; random ones 17 to 24 %
 """
 
 from __future__ import annotations
@@ -249,20 +250,23 @@ def draw_librispeech_seconds(count: int, rng: np.random.Generator) -> list[float
 
 def bench_padding() -> None:
     """Print the share of padding for several batch sizes, and of random batches."""
-    from finetune.data.batching import bucket
+    from finetune.data.batching import GPU_PADDING_SAMPLES, bucket, length_step
 
     rng = np.random.default_rng(0)
     seconds = draw_librispeech_seconds(28000, rng)
 
-    def waste(batches: Iterator[list[int]]) -> float:
-        computed = sum(max(seconds[i] for i in batch) * len(batch) for batch in batches)
-        return 1 - sum(seconds) / computed
+    def waste(batches: Iterator[list[int]], step: int | None = None) -> float:
+        longest = [(round(SAMPLING_RATE * max(seconds[i] for i in batch)), len(batch)) for batch in batches]
+        steps = [(most, step or length_step(most), count) for most, count in longest]
+        computed = sum(-(-most // multiple) * multiple * count for most, multiple, count in steps)
+        return 1 - sum(seconds) * SAMPLING_RATE / computed
 
     for batch_seconds in (40, 80, 160, 320):
         order, size = rng.permutation(len(seconds)).tolist(), round(batch_seconds / 12.7)
         random = (order[first : first + size] for first in range(0, len(order), size))
+        step = None if batch_seconds <= 80 else GPU_PADDING_SAMPLES  # A CPU's batches, and a GPU's.
         ours = iter(bucket(seconds, batch_seconds, rng))
-        print(f"{batch_seconds} s: {100 * waste(ours):.1f} % padding, random batches {100 * waste(random):.1f} %")
+        print(f"{batch_seconds} s: {100 * waste(ours, step):.1f} % padding, random {100 * waste(random, step):.1f} %")
 
 
 def main() -> None:

@@ -102,3 +102,18 @@ def test_rare_combining_and_delimiting_characters_are_reported(written: Callable
     said = "\n".join(describe(prepare(recipe), recipe))
     assert "note: rare in training: q × 1, COMBINING TILDE × 1;" in said
     assert "note: 1 transcripts hold |" in said
+
+
+def test_batches_are_rounded_to_few_lengths_where_each_costs(
+    written: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU as each batch's length says, on a GPU to 0.1 s, compiled to ten lengths."""
+    recipe = written(["ab", "bad cab dab"])
+    preparation = prepare(recipe)
+    longest = round(16000 * max(utterance.seconds for utterance in preparation.train.utterances))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert preparation.batches(recipe.training).padding_samples is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert preparation.batches(recipe.training).padding_samples == 1600
+    compiled = recipe.training.model_copy(update={"compile": True})
+    assert preparation.batches(compiled).padding_samples == -(-longest // 10)

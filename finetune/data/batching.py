@@ -90,8 +90,12 @@ def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Genera
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+# On a GPU, whose kernels are not made for each shape, batches are as long as the next 0.1 s at 16 kHz.
+GPU_PADDING_SAMPLES = 1600
+
+
 def length_step(samples: int) -> int:
-    """What the length of a batch is a multiple of: the power of two up to 1/25 of it.
+    """What the length of a batch is a multiple of on a CPU: the power of two up to 1/25 of it.
 
     Each new shape costs a CPU the making of its kernels, and the memory to keep them. So there are 25 to 50 lengths
     between one and twice as much, for 1.5 % more padding on average (scripts/bench_shapes.py).
