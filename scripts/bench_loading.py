@@ -240,14 +240,19 @@ def resident_megabytes() -> float:
     return sum(process.memory_full_info().uss for process in [here, *here.children()]) / 1e6
 
 
+def draw_librispeech_seconds(count: int, rng: np.random.Generator) -> list[float]:
+    """Durations like those of train-clean-100: three quarters from 12 to 16.5 s, the rest below (mean 12.7 s)."""
+    long, short = np.clip(rng.normal(14.3, 1.3, count), 2, 17.5), rng.uniform(1.5, 14, count)
+    seconds: list[float] = np.where(rng.random(count) < 0.75, long, short).tolist()
+    return seconds
+
+
 def bench_padding() -> None:
     """Print the share of padding for several batch sizes, and of random batches."""
     from finetune.data.batching import bucket
 
     rng = np.random.default_rng(0)
-    # Three quarters of train-clean-100 are between 12 and 16.5 s, the rest is spread below (mean 12.7 s).
-    long, short = np.clip(rng.normal(14.3, 1.3, 28000), 2, 17.5), rng.uniform(1.5, 14, 28000)
-    seconds = np.where(rng.random(28000) < 0.75, long, short).tolist()
+    seconds = draw_librispeech_seconds(28000, rng)
 
     def waste(batches: Iterator[list[int]]) -> float:
         computed = sum(max(seconds[i] for i in batch) * len(batch) for batch in batches)
