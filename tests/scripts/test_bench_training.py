@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_training import count_operations
+from measurement import count_operations
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Wav2Vec2ForCTC
 
