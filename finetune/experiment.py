@@ -96,8 +96,8 @@ def run(recipe: Recipe, output: Path) -> Scores:
     with StopSignals(say) as signals:
         experiment.train(signals.asked)
     scores = experiment.finish()
-    # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends it
-    # with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now and then.
+    # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends
+    # it with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now and then.
     for tracker in accelerator.trackers:
         tracker.finish()
     return scores
