@@ -155,7 +155,7 @@ def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, f
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(write_recipe, finetune_run, read_lines, tmp_path):
-    training = {**SECTIONS["training"], "max_steps": 160, "eval_steps": 4, "keep_checkpoints": 1}
+    training = {**SECTIONS["training"], "max_steps": 400, "eval_steps": 4, "keep_checkpoints": 1}
     sections = {**SECTIONS, "training": training}
     run, recipe, chance = tmp_path / "run", write_recipe(tmp_path, **sections), random.Random(0)
     reached = []
