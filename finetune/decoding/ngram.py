@@ -1,0 +1,231 @@
+"""A word n-gram language model with backoff, as an automaton that compiled code walks from word to word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.decoding.compilation import compiled
+from finetune.errors import UserError
+
+UNKNOWN, START, END = "<unk>", "<s>", "</s>"
+
+
+class Trie(NamedTuple):
+    """The nodes of all n-grams, orders one after another; read-only arrays, so that compiled code has one form.
+
+    A node is an n-gram: nodes 0 to V - 1 are the words, and a node's number is then its word's. Logarithms are natural.
+
+    - `word`: (nodes,) int32, the n-gram's last word;
+    - `log_prob`: (nodes,) float32, of the last word after the others;
+    - `backoff`: (nodes,) float32, added when a word that doesn't follow here is looked for at `suffix`;
+    - `suffix`: (nodes,) int32, the longest n-gram that this one ends with, is shorter, and can be a state; -1 is the
+      empty context;
+    - `first_child`: (nodes + 1,) int32, where the node's continuations begin; they end where the next node's begin and
+      are sorted by word.
+    """
+
+    word: NDArray[np.int32]
+    log_prob: NDArray[np.float32]
+    backoff: NDArray[np.float32]
+    suffix: NDArray[np.int32]
+    first_child: NDArray[np.int32]
+
+
+@compiled
+def find_child(first_child: NDArray[np.int32], word: NDArray[np.int32], node: int, wanted: int) -> int:
+    """The node of the n-gram followed by a word, or -1, by binary search."""
+    low, high = first_child[node], first_child[node + 1]
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        if word[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and word[low] == wanted else -1
+
+
+@compiled
+def advance(trie: Trie, state: int, word: int) -> tuple[float, int]:
+    """The natural logarithm of a word's probability after a state, and the state after the word.
+
+    A state is the node of the context, -1 for the empty one. The next state is the longest n-gram known that can
+    matter later: one that has continuations or a backoff, so that histories which the model can't tell apart are one
+    state (Heafield 2011, KenLM, "Minimizing State").
+    """
+    log_prob = 0.0
+    node = word
+    while state >= 0:
+        child = find_child(trie.first_child, trie.word, state, word)
+        if child >= 0:
+            node = child
+            break
+        log_prob += trie.backoff[state]
+        state = trie.suffix[state]
+    log_prob += trie.log_prob[node]
+    if trie.first_child[node] == trie.first_child[node + 1] and trie.backoff[node] == 0:
+        node = trie.suffix[node]
+    return log_prob, node
+
+
+@compiled
+def _score(trie: Trie, state: int, words: NDArray[np.int32]) -> NDArray[np.float64]:
+    scores = np.empty(len(words))
+    for i in range(len(words)):
+        scores[i], state = advance(trie, state, words[i])
+    return scores
+
+
+@compiled
+def _link(
+    first_child: NDArray[np.int32],
+    word: NDArray[np.int32],
+    backoff: NDArray[np.float32],
+    parent: NDArray[np.int32],
+    suffix: NDArray[np.int32],
+) -> None:
+    """Fill in the suffixes of all nodes behind the words, whose own are there; a suffix is of a lower order."""
+    for node in range(len(word) - len(parent), len(word)):
+        context = suffix[parent[node - len(word) + len(parent)]]
+        found = word[node]
+        # The n-gram without its first word may be missing, as in a pruned model: then a shorter one.
+        while context >= 0:
+            child = find_child(first_child, word, context, word[node])
+            if child >= 0:
+                found = child
+                break
+            context = suffix[context]
+        if first_child[found] == first_child[found + 1] and backoff[found] == 0:
+            found = suffix[found]
+        suffix[node] = found
+
+
+class Level(NamedTuple):
+    """All n-grams of one order, sorted by `parent`, then `word`; arrays of one length, logarithms natural.
+
+    `parent` is the row, in the order below, of the n-gram without its last word; unused for single words.
+    """
+
+    parent: NDArray[np.int32]
+    word: NDArray[np.int32]
+    log_prob: NDArray[np.float32]
+    backoff: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text: sums of natural logarithms and counts, which add up over texts.
+
+    A token is a word or the end of a sentence. `oov_log_prob` is the part of `log_prob` that the `num_oovs` words have
+    which the model doesn't know.
+    """
+
+    num_sentences: int
+    num_tokens: int
+    num_oovs: int
+    log_prob: float
+    oov_log_prob: float
+
+    @property
+    def including_oovs(self) -> float | None:
+        """Perplexity with unknown words at the probability of `<unk>`; None without a token."""
+        return _perplexity(self.log_prob, self.num_tokens)
+
+    @property
+    def excluding_oovs(self) -> float | None:
+        """Perplexity of the words that the model knows; None without one."""
+        return _perplexity(self.log_prob - self.oov_log_prob, self.num_tokens - self.num_oovs)
+
+
+def _perplexity(log_prob: float, count: int) -> float | None:
+    return math.exp(min(-log_prob / count, 700.0)) if count else None
+
+
+@dataclass(frozen=True, eq=False)
+class NGramModel:
+    """A backoff n-gram model: `words` by their numbers, of which 0 is `<unk>`; the longest n-grams have `order`."""
+
+    words: tuple[str, ...]
+    order: int
+    trie: Trie
+
+    @classmethod
+    def assemble(cls, words: Sequence[str], levels: Sequence[Level]) -> NGramModel:
+        """A model of the n-grams of each order, the first level has one row for each word, in their order.
+
+        Raises UserError for more n-grams than int32 counts.
+        """
+        sizes = [len(level.word) for level in levels]
+        if sum(sizes) >= 2**31 - 1:
+            raise UserError(f"The model has {sum(sizes)} n-grams; expected less than {2**31 - 1}: prune more.")
+        starts = np.cumsum([0, *sizes])
+        word, log_prob, backoff = (
+            np.concatenate([getattr(level, name) for level in levels]) for name in ("word", "log_prob", "backoff")
+        )
+        first_child = np.full(starts[-1] + 1, starts[-1], np.int32)
+        for order, level in enumerate(levels[1:], start=1):
+            rows = np.arange(sizes[order - 1] + 1)
+            # The last of these is where the next order's own continuations begin, or the end.
+            first_child[starts[order - 1] : starts[order] + 1] = starts[order] + np.searchsorted(level.parent, rows)
+        parent = np.concatenate(
+            [np.empty(0, np.int32), *(level.parent + starts[k] for k, level in enumerate(levels[1:]))]
+        ).astype(np.int32)
+        suffix = np.full(starts[-1], -1, np.int32)
+        for array in (word, log_prob, backoff, first_child, parent):
+            array.setflags(write=False)
+        _link(first_child, word, backoff, parent, suffix)
+        suffix.setflags(write=False)
+        return cls(tuple(words), len(levels), Trie(word, log_prob, backoff, suffix, first_child))
+
+    @cached_property
+    def word_ids(self) -> dict[str, int]:
+        """The words' numbers."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    @property
+    def start_state(self) -> int:
+        """The state at a sentence's beginning."""
+        node = self.word_ids[START]
+        first, end = self.trie.first_child[node : node + 2]
+        return node if first < end or self.trie.backoff[node] != 0 else -1
+
+    @property
+    def counts(self) -> list[int]:
+        """How many n-grams there are of each order."""
+        starts = [0, len(self.words)]
+        while len(starts) <= self.order:
+            starts.append(int(self.trie.first_child[starts[-1]]))
+        return [end - start for start, end in pairwise(starts)]
+
+    def score(self, words: Iterable[str], bos: bool = True, eos: bool = True) -> list[float]:
+        """The natural logarithm of each word's probability after those before it, the sentence's end last.
+
+        `bos` begins at a sentence's beginning, else nothing is known before the first word; `eos` adds the end.
+        """
+        return [float(score) for score in self._score([*words, END] if eos else words, bos)[0]]
+
+    def perplexity(self, sentences: Iterable[Iterable[str]]) -> Perplexity:
+        """How well the model predicts sentences of words, their ends included."""
+        num_sentences = num_tokens = num_oovs = 0
+        log_prob = oov_log_prob = 0.0
+        for sentence in sentences:
+            scores, ids = self._score([*sentence, END], bos=True)
+            oovs = ids == 0
+            num_sentences += 1
+            num_tokens += len(ids)
+            num_oovs += int(oovs.sum())
+            log_prob += float(scores.sum())
+            oov_log_prob += float(scores[oovs].sum())
+        return Perplexity(num_sentences, num_tokens, num_oovs, log_prob, oov_log_prob)
+
+    def _score(self, words: Iterable[str], bos: bool) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        ids = np.array([self.word_ids.get(word, 0) for word in words], np.int32)
+        return _score(self.trie, self.start_state if bos else -1, ids), ids
