@@ -1,0 +1,458 @@
+"""Logits to words by a CTC prefix beam search with a word n-gram language model and hotwords."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.decoding.lexicon import Lexicon
+    from finetune.decoding.ngram import NGramModel
+    from finetune.decoding.prefix_search import Tree
+
+# A wav2vec2 encoder makes a frame of 320 samples at 16 kHz.
+SECONDS_PER_FRAME = 0.02
+# A language model of which less can be spelled is another alphabet's; the share at which pyctcdecode warns.
+_LEAST_SPELLED = 0.1
+_FIRST_NODES = 2**14
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a language model is weighed against the acoustic model, by the names that pyctcdecode's attrs.json has.
+
+    - `alpha`: the weight of the language model's natural logarithms, 0 or more;
+    - `beta`: what each complete word adds, against the model's liking for few words;
+    - `unk_score_offset`: what a word outside the model's vocabulary adds, 0 or less, and already its beginning from the
+      symbol on with which no word of the model begins; a natural logarithm, not weighed by `alpha`;
+    - `score_boundary`: whether a text begins a sentence and ends it.
+
+    The defaults are pyctcdecode's. It weighs the offset of complete words by alpha × ln 10 and that of beginnings by 1;
+    here both are by 1.
+    """
+
+    alpha: float = 0.5
+    beta: float = 1.5
+    unk_score_offset: float = -10.0
+    score_boundary: bool = True
+
+
+@dataclass(frozen=True)
+class Character:
+    """A symbol of a word and when it was emitted; frames are counted from the audio's start, the end is behind it."""
+
+    text: str
+    start_frame: int
+    end_frame: int
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, when it was said (frames, the end behind it, and seconds) and how sure the model is, from 0 to 1.
+
+    Times are those of the frames in which the word's symbols are emitted in the prefix's best alignment; CTC emits
+    peaks, so a word is rather longer than it seems. `confidence` is the mean over the symbols of the largest posterior
+    that each has in its frames, which needs no other hypotheses and means the same for any beam width and language
+    model (frame posteriors aggregated over a word: Laptev and Ginsburg 2023, arXiv 2212.08703, section 2).
+    """
+
+    text: str
+    start_frame: int
+    end_frame: int
+    start_seconds: float
+    end_seconds: float
+    confidence: float
+    characters: tuple[Character, ...]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text and its natural-logarithmic scores.
+
+    `logit_score` is that of all alignments in the beam; `lm_score` is what language model, word bonus, unknown words and
+    hotwords add to it, weighed.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    logit_score: float
+    lm_score: float
+
+    @property
+    def score(self) -> float:
+        """What hypotheses are ordered by."""
+        return self.logit_score + self.lm_score
+
+
+class BeamState:
+    """Where a search stands after some frames; made by `BeamSearch.start`."""
+
+    def __init__(self, tree: Tree, both: NDArray[Any], counts: NDArray[np.int64]) -> None:
+        self.tree, self.both, self.counts = tree, both, counts
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames were decoded."""
+        from finetune.decoding.prefix_search import FRAMES
+
+        return int(self.counts[FRAMES])
+
+    @property
+    def beams(self) -> NDArray[Any]:
+        """The prefixes in the beam."""
+        from finetune.decoding.prefix_search import BEAMS, SIDE
+
+        beams: NDArray[Any] = self.both[self.counts[SIDE], : self.counts[BEAMS]]
+        return beams
+
+
+class BeamSearch:
+    """A CTC prefix beam search (Graves 2012, section 7.5.3; Hannun et al. 2014, arXiv 1408.2873, algorithm 1).
+
+    A prefix's probability is the sum over its alignments, those that end in a blank kept apart. The language model is
+    asked when a word is complete, by a word delimiter or the text's end; until then a word costs `unk_score_offset` if
+    no word of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
+    only blanks are, say nothing: texts have one space between words.
+
+    A search does not change and can be used by several threads; the compiled part does not hold Python's global lock.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        blank_id: int,
+        delimiter_id: int | None,
+        special_ids: Iterable[int] = (),
+        language_model: NGramModel | None = None,
+        weights: Weights = Weights(),  # noqa: B008
+        hotwords: Mapping[str, float] | None = None,
+        beam_width: int = 100,
+        beam_prune_logp: float = -10.0,
+        token_min_logp: float = -5.0,
+        seconds_per_frame: float = SECONDS_PER_FRAME,
+    ) -> None:
+        """Prepare a search; reading in a language model of 200,000 words takes half a second.
+
+        `symbols` has the text of each of the logits' columns; those in `special_ids` are never emitted. Without a
+        `delimiter_id`, as for a language that puts no spaces, a text is one word, hotwords are found anywhere in it, and
+        a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms; a
+        word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
+        `token_min_logp` keeps symbols that are less likely in a frame from being appended in it (both are 0 or less;
+        the defaults are pyctcdecode's).
+
+        Raises UserError for hotwords with other characters, a language model of another alphabet, or settings that
+        mean nothing.
+        """
+        if language_model is not None and delimiter_id is None:
+            raise UserError(
+                "A word language model needs a model with a word delimiter: this one's vocabulary has none."
+            )
+        silent = {blank_id, delimiter_id, *special_ids}
+        self.symbols = tuple(symbols)
+        self.blank_id, self.delimiter_id = blank_id, delimiter_id
+        self.letters = tuple(number for number in range(len(symbols)) if number not in silent)
+        self.language_model = language_model
+        self.seconds_per_frame = seconds_per_frame
+        self._lexicon = self._build_lexicon()
+        self._set(weights, hotwords or {}, beam_width, beam_prune_logp, token_min_logp)
+
+    def adjust(
+        self,
+        *,
+        weights: Weights | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        beam_width: int | None = None,
+        beam_prune_logp: float | None = None,
+        token_min_logp: float | None = None,
+    ) -> BeamSearch:
+        """Another search that differs in what is given, without reading in the language model again.
+
+        Raises UserError as the constructor does.
+        """
+        other = copy.copy(self)
+        other._set(
+            weights or self.weights,
+            self.hotwords if hotwords is None else hotwords,
+            self.beam_width if beam_width is None else beam_width,
+            self.beam_prune_logp if beam_prune_logp is None else beam_prune_logp,
+            self.token_min_logp if token_min_logp is None else token_min_logp,
+        )
+        return other
+
+    def start(self) -> BeamState:
+        """The state before the first frame."""
+        from finetune.decoding.prefix_search import BEAM
+
+        room = max(_FIRST_NODES, 4 * self.beam_width)
+        tree = _plant(room)
+        model = self.language_model
+        root = tree.nodes[0]
+        root["parent"], root["symbol"], root["slot"] = -1, self._search.delimiter, 0
+        root["context"] = model.start_state if model and self.weights.score_boundary else -1
+        root["hot"] = self._search.hotwords.start
+        root["ended"] = math.nan
+        both = np.zeros((2, self.beam_width), BEAM)
+        first = both[0, 0]
+        first["extended"] = first["path_symbol"] = -math.inf
+        for name in ("emission_blank", "emission_symbol", "last_blank", "last_symbol"):
+            first[name] = -1
+        return BeamState(tree, both, np.array([1, 1, 0, 0, 0], np.int64))
+
+    def advance(self, state: BeamState, logits: Any, name: str = "The utterance") -> BeamState:
+        """Decode further frames, (frames, vocabulary), logits or log-probabilities; the state given is used up.
+
+        However the frames are divided, the result is the same to the last bit. What no prefix in the beam needs is
+        forgotten now and then, so that memory grows with the text and not with the frames.
+
+        Raises UserError when a logit is not finite, with `name` and the frame.
+        """
+        from finetune.decoding.prefix_search import EMISSIONS, NODES, advance_frames, make_room
+
+        logits = self._check_logits(logits, name, state.num_frames)
+        done = 0
+        while True:
+            done += advance_frames(logits[done:], self._search, state.tree, state.both, state.counts)
+            if done == len(logits):
+                return state
+            room = len(state.tree.nodes)
+            for size in (room, 2 * room):
+                larger = _plant(size)
+                make_room(state.tree, state.beams, state.counts, larger)
+                state.tree = larger
+                if max(state.counts[NODES], state.counts[EMISSIONS]) <= size // 2:
+                    break
+
+    def finish(self, state: BeamState, n_best: int = 1) -> list[Hypothesis]:
+        """The best texts as if the audio ended here, best first; the state stays as it is and can be advanced further.
+
+        There are fewer than `n_best` where fewer are in the beam, and always one at least.
+        """
+        from finetune.decoding.prefix_search import add_logs, end_text, trace
+
+        beams = state.beams
+        ends, added = end_text(self._search, state.tree, beams)
+        texts: dict[int, _Ended] = {}
+        for beam, end, lm_score in zip(beams, ends.tolist(), added.tolist(), strict=True):
+            ended = _Ended(beam, float(beam["total"]), lm_score)
+            # The text is the same with a word delimiter at its end and without.
+            same = texts.get(end)
+            if same is not None:
+                better = max(ended, same, key=lambda one: max(one.beam["path_blank"], one.beam["path_symbol"]))
+                ended = _Ended(better.beam, add_logs(ended.logit_score, same.logit_score), lm_score)
+            texts[end] = ended
+        best = sorted(texts.values(), key=lambda one: -one.logit_score - one.lm_score)[: max(n_best, 1)]
+        return [self._read(one, *trace(state.tree, one.beam)) for one in best]
+
+    def decode(self, logits: Any, n_best: int = 1, name: str = "The utterance") -> list[Hypothesis]:
+        """The best texts of one utterance, (frames, vocabulary); of no frames it is the empty text.
+
+        Raises UserError as `advance` does.
+        """
+        return self.finish(self.advance(self.start(), logits, name), n_best)
+
+    def decode_batch(
+        self,
+        logits: Any,
+        num_frames: Sequence[int],
+        n_best: int = 1,
+        threads: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best texts of each utterance of a batch, (batch, frames, vocabulary), over as many threads as cores.
+
+        `num_frames` holds the number of valid frames of each: what lies behind them is padding.
+
+        Raises UserError as `advance` does, with the utterance's name or else its number, counted from 1.
+        """
+        if len(logits) != len(num_frames):
+            raise ValueError(f"Got {len(logits)} utterances and {len(num_frames)} lengths.")
+
+        def decode_one(row: int) -> list[Hypothesis]:
+            name = names[row] if names else f"Utterance {row + 1} of {len(num_frames)}"
+            return self.decode(logits[row][: num_frames[row]], n_best, name)
+
+        threads = threads or os.cpu_count() or 1
+        if threads == 1 or len(num_frames) < 2:
+            return [decode_one(row) for row in range(len(num_frames))]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(decode_one, range(len(num_frames))))
+
+    def _set(
+        self,
+        weights: Weights,
+        hotwords: Mapping[str, float],
+        beam_width: int,
+        beam_prune_logp: float,
+        token_min_logp: float,
+    ) -> None:
+        """Check what can be adjusted, and put together what the compiled part needs."""
+        from finetune.decoding.hotwords import build_hotwords
+        from finetune.decoding.ngram import END, Trie
+        from finetune.decoding.prefix_search import Search
+
+        _check_settings(weights, beam_width, beam_prune_logp, token_min_logp)
+        self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), beam_width
+        self.beam_prune_logp, self.token_min_logp = beam_prune_logp, token_min_logp
+        phrases = [(self._spell(phrase, boost), boost) for phrase, boost in hotwords.items()]
+        automaton = build_hotwords(phrases, self.delimiter_id, len(self.symbols))
+        model = self.language_model
+        numbers, scores = np.zeros(2, np.int32), np.zeros(1, np.float32)
+        nothing = Trie(*map(_freeze, (numbers[:1], scores, scores, numbers[:1], numbers)))
+        self._search = Search(
+            blank=self.blank_id,
+            delimiter=-1 if self.delimiter_id is None else self.delimiter_id,
+            letters=_freeze(np.array(self.letters, np.int32)),
+            beam_width=beam_width,
+            beam_prune_logp=float(beam_prune_logp),
+            token_min_logp=float(token_min_logp),
+            has_model=model is not None,
+            model=model.trie if model else nothing,
+            end=model.word_ids[END] if model and weights.score_boundary else -1,
+            alpha=float(weights.alpha),
+            beta=float(weights.beta) if model else 0.0,
+            unknown=float(weights.unk_score_offset) if model else 0.0,
+            lexicon=self._lexicon,
+            hotwords=automaton,
+            most_hot=float((automaton.bonus + automaton.potential).max()),
+        )
+
+    def _build_lexicon(self) -> Lexicon:
+        """The language model's words, spelled."""
+        from finetune.decoding.lexicon import build_lexicon
+        from finetune.decoding.ngram import END, START, UNKNOWN
+
+        characters = {self.symbols[number]: number for number in self.letters if len(self.symbols[number]) == 1}
+        if self.language_model is None:
+            return build_lexicon({}, characters)[0]
+        words = {word: i for word, i in self.language_model.word_ids.items() if word not in (UNKNOWN, START, END)}
+        lexicon, num_spelled = build_lexicon(words, characters)
+        if num_spelled < _LEAST_SPELLED * len(words):
+            raise UserError(_describe_mismatch(list(words), num_spelled, frozenset(characters)))
+        return lexicon
+
+    def _spell(self, phrase: str, boost: float) -> list[int]:
+        """A hotword's symbols, with a word delimiter for each space."""
+        ids = {self.symbols[number]: number for number in self.letters}
+        if self.delimiter_id is not None:
+            ids[" "] = self.delimiter_id
+        text = " ".join(phrase.split())
+        missing = sorted(set(text) - set(ids))
+        if missing:
+            raise UserError(
+                f"The hotword {phrase!r} has characters that the model can't write: {', '.join(map(repr, missing))}; "
+                "write it with those of the model's vocabulary, or leave it out."
+            )
+        if not text or not math.isfinite(boost):
+            raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
+        return [ids[character] for character in text]
+
+    def _check_logits(self, logits: Any, name: str, first_frame: int) -> NDArray[np.float32]:
+        if hasattr(logits, "detach"):  # A tensor of torch, maybe bf16, which numpy doesn't know.
+            logits = logits.detach().float().cpu().numpy()
+        array = np.ascontiguousarray(logits, np.float32)
+        if array.ndim != 2 or array.shape[1] != len(self.symbols):
+            raise ValueError(f"Got logits of shape {array.shape}: needs (frames, {len(self.symbols)}).")
+        finite = np.isfinite(array).all(axis=1)
+        if not finite.all():
+            raise UserError(
+                f"{name} has logits that are not finite numbers, first in frame {first_frame + int(finite.argmin())} "
+                f"(counted from 0): the model has diverged or its input was not finite; check both."
+            )
+        return array
+
+    def _read(
+        self,
+        ended: _Ended,
+        symbols: NDArray[np.int32],
+        first: NDArray[np.int32],
+        last: NDArray[np.int32],
+        peak: NDArray[np.float64],
+    ) -> Hypothesis:
+        """A hypothesis from its symbols, their frames and the logarithms of their posteriors."""
+        edges = [-1, *np.flatnonzero(symbols == self._search.delimiter).tolist(), len(symbols)]
+        texts = [self.symbols[symbol] for symbol in symbols.tolist()]
+        starts, ends, posteriors = first.tolist(), (last + 1).tolist(), np.exp(peak)
+        words = []
+        for begin, end in ((before + 1, after) for before, after in pairwise(edges)):
+            if begin == end:
+                continue
+            span = slice(begin, end)
+            words.append(
+                Word(
+                    "".join(texts[span]),
+                    starts[begin],
+                    ends[end - 1],
+                    starts[begin] * self.seconds_per_frame,
+                    ends[end - 1] * self.seconds_per_frame,
+                    float(posteriors[span].mean()),
+                    tuple(map(Character, texts[span], starts[span], ends[span])),
+                )
+            )
+        return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)
+
+
+class _Ended(NamedTuple):
+    """A text at its end: the beam whose alignment is best, and its scores."""
+
+    beam: Any
+    logit_score: float
+    lm_score: float
+
+
+def _freeze(array: NDArray[Any]) -> NDArray[Any]:
+    """Compiled code has one form for arrays that can be written and another for those that can't."""
+    array.setflags(write=False)
+    return array
+
+
+def _plant(room: int) -> Tree:
+    """A tree of a root, with room for so many prefixes."""
+    from finetune.decoding.prefix_search import EMISSION, NODE, Tree
+
+    table_size = 2 ** math.ceil(math.log2(2 * room))
+    return Tree(np.zeros(room, NODE), np.full(table_size, -1, np.int32), np.zeros(room, EMISSION))
+
+
+def _check_settings(weights: Weights, beam_width: int, beam_prune_logp: float, token_min_logp: float) -> None:
+    """Raise UserError for what means nothing; the search relies on a language model only ever taking away."""
+    problems = [
+        (beam_width >= 1, f"beam_width is {beam_width}: expected 1 or more"),
+        (beam_prune_logp <= 0, f"beam_prune_logp is {beam_prune_logp}: expected 0 or less"),
+        (token_min_logp <= 0, f"token_min_logp is {token_min_logp}: expected 0 or less"),
+        (0 <= weights.alpha < math.inf, f"alpha is {weights.alpha}: expected 0 or more"),
+        (math.isfinite(weights.beta), f"beta is {weights.beta}: expected a finite number"),
+        (
+            -math.inf < weights.unk_score_offset <= 0,
+            f"unk_score_offset is {weights.unk_score_offset}: expected 0 or less",
+        ),
+    ]
+    found = [problem for right, problem in problems if not right]
+    if found:
+        raise UserError(f"The beam search can't use its settings: {'; '.join(found)}.")
+
+
+def _describe_mismatch(words: Sequence[str], num_spelled: int, characters: frozenset[str]) -> str:
+    """What to say of a language model whose words the acoustic model can't write."""
+    foreign = Counter(character for word in words for character in set(word) - characters)
+    common = ", ".join(repr(character) for character, _ in foreign.most_common(5))
+    cure = "build it from text that is normalised as the model's transcripts are"
+    for case, change in (("lower", str.lower), ("upper", str.upper)):
+        if sum(characters.issuperset(change(word)) for word in words) >= _LEAST_SPELLED * len(words):
+            cure = f"its words fit in {case} case, so build it from text in {case} case"
+    return (
+        f"The language model's alphabet is not the acoustic model's: {num_spelled} of its {len(words)} words can be "
+        f"written with the model's characters (it lacks {common}); {cure}."
+    )

@@ -1,0 +1,65 @@
+"""The words of a language model as a trie of the acoustic model's symbols, for words that are not yet complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# No language has longer ones; the trie is built letter by letter, and a file may hold anything.
+_MAX_LETTERS = 1000
+
+
+class Lexicon(NamedTuple):
+    """A trie; node 0 is the empty word. Read-only arrays, so that compiled code has one form.
+
+    - `symbol`: (nodes,) int32, the last symbol of a node's spelling; -1 at node 0;
+    - `word`: (nodes,) int32, the number of the word that is spelled so, -1 where none is;
+    - `first_child`: (nodes + 1,) int32, where the node's continuations begin; they end where the next node's begin and
+      are sorted by symbol.
+    """
+
+    symbol: NDArray[np.int32]
+    word: NDArray[np.int32]
+    first_child: NDArray[np.int32]
+
+
+def build_lexicon(words: Mapping[str, int], symbol_ids: Mapping[str, int]) -> tuple[Lexicon, int]:
+    """The trie of all words that can be spelled with these symbols of one character, and how many words that were.
+
+    All nodes of one depth are made at once, from the sorted words, so that siblings lie side by side.
+    """
+    alphabet = frozenset(symbol_ids)
+    # Sorted as their symbols are, not as their characters.
+    table = {ord(character): chr(number) for character, number in symbol_ids.items()}
+    spelled = sorted(
+        (word.translate(table), number)
+        for word, number in words.items()
+        if word and alphabet.issuperset(word) and len(word) <= _MAX_LETTERS
+    )
+    lengths = np.array([len(spelling) for spelling, _ in spelled], np.int64)
+    numbers = np.array([number for _, number in spelled], np.int32)
+    # "surrogatepass": a symbol's number may be one that UTF-32 has no character for.
+    joined = "".join(spelling for spelling, _ in spelled).encode("utf-32-le", "surrogatepass")
+    letters = np.frombuffer(joined, "<u4").astype(np.int32)
+    starts = np.cumsum(lengths) - lengths
+    rows, node, count = np.arange(len(spelled)), np.zeros(len(spelled), np.int64), 1
+    parents, symbols = [np.empty(0, np.int64)], [np.array([-1], np.int32)]
+    for depth in range(int(lengths.max(initial=0))):
+        rows = rows[lengths[rows] > depth]
+        parent, letter = node[rows], letters[starts[rows] + depth]
+        new = np.ones(len(rows), bool)
+        new[1:] = (parent[1:] != parent[:-1]) | (letter[1:] != letter[:-1])
+        node[rows] = count - 1 + np.cumsum(new)
+        count += int(new.sum())
+        parents.append(parent[new])
+        symbols.append(letter[new])
+    word = np.full(count, -1, np.int32)
+    word[node] = numbers
+    first_child = 1 + np.searchsorted(np.concatenate(parents), np.arange(count + 1))
+    arrays = np.concatenate(symbols).astype(np.int32), word, first_child.astype(np.int32)
+    for array in arrays:
+        array.setflags(write=False)
+    return Lexicon(*arrays), len(spelled)
