@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,8 @@ from finetune.decoding.compilation import compiled
 from finetune.errors import UserError
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
+
+_FORMAT = "finetune n-gram language model 1"
 
 
 class Trie(NamedTuple):
@@ -205,6 +210,33 @@ class NGramModel:
             starts.append(int(self.trie.first_child[starts[-1]]))
         return [end - start for start, end in pairwise(starts)]
 
+    def save(self, path: Path) -> None:
+        """Write the model as a safetensors file, beside and renamed: the arrays, and the words in UTF-8."""
+        from safetensors.numpy import save_file
+
+        words = np.frombuffer("".join(f"{word}\n" for word in self.words).encode(), np.uint8)
+        partial = path.with_name(path.name + ".partial")
+        save_file({**self.trie._asdict(), "words": words}, partial, {"format": _FORMAT, "order": str(self.order)})
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> NGramModel:
+        """Read what `save` wrote; the arrays stay in the file, of which processes share one copy in memory.
+
+        Raises UserError for another file, and for one that is damaged so that walking it would leave the arrays.
+        """
+        try:
+            model = cls(*_map(path))
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise UserError(
+                f"{path} can't be used as a language model that finetune lm build wrote: {error}. Copy or make it anew."
+            ) from error
+        if not _is_sound(model):
+            raise UserError(f"{path} is damaged: its n-grams don't fit together. Copy or make it anew.")
+        return model
+
     def score(self, words: Iterable[str], bos: bool = True, eos: bool = True) -> list[float]:
         """The natural logarithm of each word's probability after those before it, the sentence's end last.
 
@@ -229,3 +261,58 @@ class NGramModel:
     def _score(self, words: Iterable[str], bos: bool) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         ids = np.array([self.word_ids.get(word, 0) for word in words], np.int32)
         return _score(self.trie, self.start_state if bos else -1, ids), ids
+
+
+def _map(path: Path) -> tuple[tuple[str, ...], int, Trie]:
+    """What `NGramModel.save` wrote, with arrays mapped into memory; raises ValueError for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as checked:  # The header is whole and fits the file's length.
+            metadata = checked.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if metadata.get("format") != _FORMAT or not re.fullmatch("[1-9][0-9]?", metadata.get("order", "")):
+        raise ValueError(f"found the format {metadata.get('format')!r}, expected {_FORMAT!r}")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    mapped = np.asarray(np.memmap(path, np.uint8, "r"))[8 + length :]
+
+    def tensor(name: str, code: str) -> NDArray[Any]:
+        entry = header.get(name)
+        if not entry or entry["dtype"] != code or len(entry["shape"]) != 1:
+            raise ValueError(f"found {entry} for {name}, expected a vector of {code}")
+        return mapped[slice(*entry["data_offsets"])].view({"I32": np.int32, "F32": np.float32, "U8": np.uint8}[code])
+
+    words = bytes(tensor("words", "U8")).decode("utf-8").split("\n")[:-1]
+    codes = {"word": "I32", "log_prob": "F32", "backoff": "F32", "suffix": "I32", "first_child": "I32"}
+    return tuple(words), int(metadata["order"]), Trie(**{name: tensor(name, code) for name, code in codes.items()})
+
+
+def _is_sound(model: NGramModel) -> bool:
+    """Whether walking the trie ends and stays in it: compiled code doesn't look."""
+    trie, num_words, size = model.trie, len(model.words), len(model.trie.word)
+    lengths = [len(array) for array in trie]
+    if lengths != [size] * 4 + [size + 1] or size < num_words or len(model.word_ids) != num_words:
+        return False
+    if model.words[:1] != (UNKNOWN,) or not {START, END} <= model.word_ids.keys():
+        return False
+    nodes, first = np.arange(size), trie.first_child
+    has_children = first[:-1] < first[1:]
+    begins = np.zeros(size + 1, bool)
+    begins[np.clip(first, 0, size)] = True
+    return bool(
+        (first[:-1] <= first[1:]).all()
+        and first[0] == num_words
+        and first[-1] == size
+        and (first[:-1] > nodes)[has_children].all()
+        and sum(model.counts) == size
+        and (trie.word[:num_words] == nodes[:num_words]).all()
+        and ((trie.word >= 0) & (trie.word < num_words)).all()
+        and (begins[num_words + 1 : size] | (trie.word[num_words + 1 :] > trie.word[num_words:-1])).all()
+        and (trie.suffix[:num_words] == -1).all()
+        and ((trie.suffix >= -1) & (trie.suffix < nodes)).all()
+        and np.isfinite(trie.log_prob).all()
+        and np.isfinite(trie.backoff).all()
+    )

@@ -1,11 +1,19 @@
 """The language model's automaton against what backoff models mean, worked out by hand."""
 
 import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from finetune.decoding import compilation
 from finetune.decoding.ngram import Level, NGramModel
+from finetune.errors import UserError
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "b")
 
@@ -48,3 +56,98 @@ def test_perplexity_counts_unknown_words_apart(model: NGramModel) -> None:
 
 def test_the_counts_of_each_order(model: NGramModel) -> None:
     assert model.counts == [5, 3, 1]
+
+
+def test_a_saved_model_is_the_same(model: NGramModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "lm")
+    loaded = NGramModel.load(tmp_path / "lm")
+    assert (loaded.words, loaded.order) == (model.words, model.order)
+    for mine, other in zip(model.trie, loaded.trie, strict=True):
+        assert mine.dtype == other.dtype and np.array_equal(mine, other)
+        # Compiled code has one form for both.
+        assert mine.flags.writeable is other.flags.writeable is False
+    assert loaded.score(["a", "b"]) == model.score(["a", "b"])
+    assert [file.name for file in tmp_path.iterdir()] == ["lm"]
+
+
+def test_a_file_cut_anywhere_is_refused(model: NGramModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "lm")
+    whole = (tmp_path / "lm").read_bytes()
+    for length in range(0, len(whole), 7):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cut can't be used as a language model"):
+            NGramModel.load(tmp_path / "cut")
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    save_file({"words": np.zeros(3, np.uint8)}, tmp_path / "other")
+    with pytest.raises(UserError, match="found the format None, expected"):
+        NGramModel.load(tmp_path / "other")
+    (tmp_path / "text").write_text("\\data\\\n")
+    with pytest.raises(UserError, match="can't be used"):
+        NGramModel.load(tmp_path / "text")
+    with pytest.raises(UserError, match="No such file"):
+        NGramModel.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("word", 6, 9),
+        ("word", 6, -1),
+        ("word", 6, 4),  # Its neighbour is no longer behind it.
+        ("word", 0, 1),
+        ("log_prob", 2, math.nan),
+        ("backoff", 1, math.inf),
+        ("suffix", 5, 5),  # A circle.
+        ("suffix", 5, -2),
+        ("suffix", 3, 2),
+        ("first_child", 0, 0),
+        ("first_child", 2, 9),
+        ("first_child", 9, 10),
+        ("first_child", 3, -1),
+    ],
+)
+def test_arrays_that_would_lead_compiled_code_astray_are_refused(
+    model: NGramModel, tmp_path: Path, name: str, place: int, value: float
+) -> None:
+    changed = getattr(model.trie, name).copy()
+    changed[place] = value
+    replace(model, trie=model.trie._replace(**{name: changed})).save(tmp_path / "lm")
+    with pytest.raises(UserError, match="its n-grams don't fit together"):
+        NGramModel.load(tmp_path / "lm")
+
+
+@pytest.mark.parametrize("words", [("<unk>", "<s>", "a", "b"), ("a", "<s>", "</s>", "<unk>", "b"), ("<unk>", *"sabb")])
+def test_words_that_do_not_fit_are_refused(model: NGramModel, tmp_path: Path, words: tuple[str, ...]) -> None:
+    replace(model, words=words).save(tmp_path / "lm")
+    with pytest.raises(UserError, match="its n-grams don't fit together"):
+        NGramModel.load(tmp_path / "lm")
+
+
+def test_nothing_is_compiled_for_the_command_line_to_begin() -> None:
+    code = "import sys, finetune.cli; finetune.cli.main(['--help'])"
+    check = "import atexit, sys; atexit.register(lambda: print('numba' in sys.modules)); "
+    shown = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("False\n")
+
+
+def test_compiled_code_is_kept_in_the_users_folder_or_nowhere_where_the_module_is_read_only(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "finetune" / "decoding"
+    package.mkdir(parents=True)
+    source = Path(compilation.__file__).read_text()
+    (package / "compilation.py").write_text(source)
+    (package / "doubled.py").write_text(
+        "from finetune.decoding.compilation import compiled\n@compiled\ndef double(x):\n    return 2 * x\n"
+    )
+    # A file in the place of the folder can't be written into, by the superuser either.
+    (package / "__pycache__").touch()
+    command = [sys.executable, "-c", "from finetune.decoding.doubled import double; print(double(21))"]
+    for home, kept in ((tmp_path / "home", True), (tmp_path / "file", False)):
+        if not kept:
+            home.touch()
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HOME": str(home)}
+        environment["XDG_CACHE_HOME"] = str(home / "cache")
+        found = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert found.stdout == "42\n", found.stderr
+        assert any(home.rglob("*.nbc")) is kept

@@ -1,0 +1,408 @@
+r"""Language models as ARPA files, which all n-gram tools read and write.
+
+The format is described in SRILM's manual page ngram-format(5); what it leaves open is done as KenLM does it.
+"""
+
+import gzip
+import math
+import re
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.decoding.compilation import compiled
+from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
+from finetune.errors import UserError
+
+_BLOCK_BYTES = 1 << 23
+_MAX_LINE_BYTES = 1 << 16
+_ROWS_AT_ONCE = 1 << 17
+_LN_10 = math.log(10)
+
+# KenLM's probability of an unknown word in a model without <unk>, as a decimal logarithm (lm/config.cc).
+_UNKNOWN_LOG10 = -100.0
+
+_FIELDS, _NUMBER, _NOT_FINITE, _POSITIVE, _UNKNOWN_WORD, _LAST_BACKOFF, _TOO_LONG = range(1, 8)
+_EXPECTED = {
+    _FIELDS: "a logarithm, the n-gram's words, and but for the longest n-grams another logarithm",
+    _NUMBER: "logarithms as decimal numbers",
+    _NOT_FINITE: "logarithms that are finite",
+    _POSITIVE: "the logarithm of a probability, which is not above 0",
+    _UNKNOWN_WORD: "words that stand among the 1-grams",
+    _LAST_BACKOFF: "no backoff at the longest n-grams",
+    _TOO_LONG: f"a line of up to {_MAX_LINE_BYTES} bytes",
+}
+
+
+class _Lines:
+    """A file in blocks of whole lines, with the number of the line that comes next."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file, self._rest = path, file, b""
+        self.block, self.position, self.number = b"", 0, 1
+
+    def refill(self) -> bool:
+        """Get the next block once all lines of this one are read; False at the file's end."""
+        while self.position == len(self.block):
+            chunk = self._file.read(_BLOCK_BYTES)
+            whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
+            self.block, self.position = whole + newline, 0
+            # A last line without its newline, or one that is too long already, which is seen when it is parsed.
+            if self._rest and not newline and (not chunk or len(self._rest) > _MAX_LINE_BYTES):
+                self.block, self._rest = self._rest + b"\n", b""
+            if not chunk and not self.block:
+                return False
+        return True
+
+    def peek(self) -> bytes | None:
+        """The next line that holds anything, without the spaces around it; None at the file's end."""
+        while self.refill():
+            end = self.block.index(b"\n", self.position)
+            if end - self.position > _MAX_LINE_BYTES:
+                raise self.problem(_EXPECTED[_TOO_LONG])
+            if line := self.block[self.position : end].strip():
+                return line
+            self.skip()
+        return None
+
+    def skip(self) -> None:
+        """Go on to the line behind the one peeked at."""
+        self.position = self.block.index(b"\n", self.position) + 1
+        self.number += 1
+
+    def problem(self, expected: str) -> UserError:
+        """What is said about the next line, or about the file's end."""
+        text = self.block[self.position : self.position + 401].partition(b"\n")[0].decode("utf-8", "replace").strip()
+        found = repr(text[:80] + "…" * (len(text) > 80)) if self.block else "the file's end"
+        return self.problem_at(self.number, f"found {found}; expected {expected}")
+
+    def problem_at(self, number: int, sentence: str) -> UserError:
+        """What is said about a line."""
+        return UserError(
+            f"{self._path}, line {number}: {sentence}. "
+            "The file is no ARPA file, or incomplete, or damaged: copy or make it anew."
+        )
+
+
+class _Words(NamedTuple):
+    """The words' spelling in UTF-8, each with a newline behind it, where each begins, and a hash table of them."""
+
+    spelling: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    slots: NDArray[np.int32]
+
+
+def read_arpa(path: Path) -> NGramModel:
+    """Read a language model from an ARPA file, plain or compressed by gzip.
+
+    `<UNK>` is taken for `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100.
+    Memory grows with what has been read, whatever the header promises. Raises UserError for a file that is truncated or
+    damaged, and as KenLM does for an n-gram without the shorter one that it begins with.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            return _read(_Lines(path, gzip.GzipFile(fileobj=file) if packed else file))  # type: ignore[arg-type]
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+        raise UserError(f"{path} can't be read: {reason}. Expected an ARPA file: copy or make it anew.") from error
+
+
+def _read(lines: _Lines) -> NGramModel:
+    counts = _read_counts(lines)
+    names, words, first = _read_words(lines, counts)
+    levels, keys = [first], list[NDArray[np.int64]]()
+    for order in range(2, len(counts) + 1):
+        section = lines.number + 1
+        ids, log_prob, backoff, _ = _read_section(lines, order, counts, words)
+        prefix = ids[:, 0].astype(np.int64)
+        for shorter, column in zip(keys, ids[:, 1:-1].T, strict=True):
+            prefix = _locate(shorter, prefix * len(names) + column, lines, names, ids, section)
+        key = prefix * len(names) + ids[:, -1]
+        rows = np.argsort(key)
+        key = key[rows]
+        if (twice := np.flatnonzero(key[1:] == key[:-1])).size:
+            row = int(rows[twice[0] + 1])
+            raise lines.problem_at(section + row, f"the {order}-gram {_spell(names, ids[row])!r} stands there twice")
+        keys.append(key)
+        parent = (key // len(names)).astype(np.int32)
+        levels.append(Level(parent, (key % len(names)).astype(np.int32), log_prob[rows], backoff[rows]))
+    if lines.peek() != b"\\end\\":
+        raise lines.problem(r"\end\ ")
+    return NGramModel.assemble(names, levels)
+
+
+def _read_counts(lines: _Lines) -> list[int]:
+    """The header: how many n-grams of each order the file promises."""
+    if lines.peek() != b"\\data\\":
+        raise lines.problem(r"\data\, with which an ARPA file begins")
+    lines.skip()
+    counts: list[int] = []
+    while (line := lines.peek()) is not None and not line.startswith(b"\\"):
+        found = re.fullmatch(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})", line)
+        if not found or int(found[1]) != len(counts) + 1:
+            raise lines.problem(f"ngram {len(counts) + 1}=COUNT with a count from 0 up, or the 1-grams")
+        counts.append(int(found[2]))
+        lines.skip()
+    if not counts:
+        raise lines.problem("ngram 1=COUNT")
+    return counts
+
+
+def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Level]:
+    """The section of the single words; `<unk>` becomes the first."""
+    nothing = _Words(np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int32))
+    section = lines.number + 1
+    _, log_prob, backoff, spelled = _read_section(lines, 1, counts, nothing)
+    try:
+        names = spelled.decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        row = spelled[: error.start].count(b"\n")
+        bad = spelled.split(b"\n")[row]
+        raise lines.problem_at(section + row, f"found the word {bad!r}; expected UTF-8") from error
+    unknown = next((names.index(name) for name in (UNKNOWN, "<UNK>") if name in names), None)
+    if unknown is None:
+        names, unknown = [*names, UNKNOWN], len(names)
+        log_prob = np.append(log_prob, np.float32(_UNKNOWN_LOG10 * _LN_10))
+        backoff = np.append(backoff, np.float32(0))
+    order = np.array([unknown, *range(unknown), *range(unknown + 1, len(names))])
+    names = [names[row] for row in order]
+    for name in (START, END):
+        if name not in names:
+            raise lines.problem(f"{name} among the 1-grams before this line")
+    spelling = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
+    offsets = np.concatenate([[0], np.flatnonzero(spelling == ord("\n")) + 1])
+    words = _Words(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
+    if (twice := _fill_slots(words)) >= 0:
+        raise lines.problem_at(section + int(order[twice]), f"the word {names[twice]!r} stands there twice")
+    ids = np.arange(len(names), dtype=np.int32)
+    return [UNKNOWN, *names[1:]], words, Level(ids, ids, log_prob[order], backoff[order])
+
+
+def _read_section(
+    lines: _Lines, order: int, counts: list[int], words: _Words
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], bytes]:
+    r"""The section `\order-grams:`: (rows, order) word numbers, two times (rows,) natural logarithms, new spelling."""
+    if lines.peek() != f"\\{order}-grams:".encode():
+        raise lines.problem(f"\\{order}-grams:")
+    lines.skip()
+    pieces = []
+    while lines.refill():
+        block = np.frombuffer(lines.block, np.uint8)
+        capacity = int(np.count_nonzero(block[lines.position :] == ord("\n")))
+        ids = np.empty((capacity, order), np.int32)
+        logarithms = np.empty((2, capacity), np.float32)
+        spelled = np.empty(len(block) if order == 1 else 0, np.uint8)
+        at, rows, length, problem = _parse(block, lines.position, order == len(counts), words, ids, logarithms, spelled)
+        lines.position = at
+        lines.number += rows
+        if problem:
+            raise lines.problem(_EXPECTED[problem])
+        pieces.append((ids[:rows].copy(), *logarithms[:, :rows].copy(), spelled[:length].tobytes()))
+        if at < len(block):
+            break
+    ids, log_prob, backoff = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
+    if len(ids) != counts[order - 1]:
+        raise lines.problem(f"{counts[order - 1]} {order}-grams before it, as the header says, not {len(ids)}")
+    return ids, log_prob, backoff, b"".join(piece[3] for piece in pieces)
+
+
+def _locate(
+    keys: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    lines: _Lines,
+    names: list[str],
+    ids: NDArray[np.int32],
+    section: int,
+) -> NDArray[np.int64]:
+    """Where among the sorted keys of one order each wanted one is."""
+    found = np.searchsorted(keys, wanted)
+    missing = np.ones(len(found), bool) if not len(keys) else keys[np.minimum(found, len(keys) - 1)] != wanted
+    if missing.any():
+        row = int(missing.argmax())
+        order = ids.shape[1]
+        raise lines.problem_at(
+            section + row,
+            f"the {order}-gram {_spell(names, ids[row])!r} begins with words that are no {order - 1}-gram",
+        )
+    return found
+
+
+def _spell(names: list[str], ids: NDArray[np.int32]) -> str:
+    return " ".join(names[number] for number in ids)
+
+
+@compiled
+def _parse(
+    block: NDArray[np.uint8],
+    at: int,
+    longest: bool,
+    words: _Words,
+    ids: NDArray[np.int32],
+    logarithms: NDArray[np.float32],
+    spelled: NDArray[np.uint8],
+) -> tuple[int, int, int, int]:
+    """Parse n-grams up to an empty line, a backslash or the block's end: (position, rows, spelled bytes, problem)."""
+    order = ids.shape[1]
+    starts = np.empty(order + 2, np.int64)
+    ends = np.empty(order + 2, np.int64)
+    length = 0
+    row = 0
+    while at < len(block):
+        count = 0
+        end = at
+        while block[end] != 10:
+            if block[end] == 32 or block[end] == 9 or block[end] == 13:
+                end += 1
+                continue
+            start = end
+            while block[end] != 10 and block[end] != 32 and block[end] != 9 and block[end] != 13:
+                end += 1
+            if count < order + 2:
+                starts[count] = start
+                ends[count] = end
+            count += 1
+        if end - at > _MAX_LINE_BYTES:
+            return at, row, length, _TOO_LONG
+        if count == 0 or block[starts[0]] == 92:
+            break
+        if count != order + 1 and count != order + 2:
+            return at, row, length, _FIELDS
+        logarithms[1, row] = 0
+        for i in range(count - order):
+            value, problem = _parse_number(block, starts[i * (order + 1)], ends[i * (order + 1)])
+            if problem:
+                return at, row, length, problem
+            logarithms[i, row] = value
+        if logarithms[0, row] > 0:
+            return at, row, length, _POSITIVE
+        if longest and logarithms[1, row] != 0:
+            return at, row, length, _LAST_BACKOFF
+        if order == 1:
+            for i in range(starts[1], ends[1]):
+                spelled[length] = block[i]
+                length += 1
+            spelled[length] = 10
+            length += 1
+        else:
+            for i in range(order):
+                slot = _find_slot(words, block, starts[i + 1], ends[i + 1])
+                if words.slots[slot] < 0:
+                    return at, row, length, _UNKNOWN_WORD
+                ids[row, i] = words.slots[slot]
+        row += 1
+        at = end + 1
+    return at, row, length, 0
+
+
+@compiled
+def _parse_number(block: NDArray[np.uint8], at: int, end: int) -> tuple[float, int]:
+    """A decimal logarithm as a natural one, and what is wrong with it or 0."""
+    negative = block[at] == 45
+    if block[at] == 43 or block[at] == 45:
+        at += 1
+    mantissa = 0
+    exponent = 0
+    digits = 0
+    point = False
+    first = at
+    while at < end and (48 <= block[at] <= 57 or (block[at] == 46 and not point)):
+        if block[at] == 46:
+            point = True
+        else:
+            digits += 1
+            if mantissa < 10**17:
+                mantissa = mantissa * 10 + int(block[at]) - 48
+                exponent -= point
+            else:
+                exponent += not point
+        at += 1
+    if digits == 0:
+        letter = at < end and at == first and block[at] | 32
+        return 0.0, _NOT_FINITE if letter == 105 or letter == 110 else _NUMBER  # inf, nan
+    if at + 1 < end and block[at] | 32 == 101:  # e
+        at += 1
+        sign = -1 if block[at] == 45 else 1
+        if (block[at] == 43 or block[at] == 45) and at + 1 < end:
+            at += 1
+        power = 0
+        while at < end and 48 <= block[at] <= 57:
+            power = min(power * 10 + int(block[at]) - 48, 9999)
+            at += 1
+        exponent += sign * power
+    if at != end:
+        return 0.0, _NUMBER
+    value = 0.0
+    if mantissa:
+        # A quotient of exact numbers is the nearest float; a product with 0.1 is not.
+        value = mantissa / 10.0**-exponent if exponent < 0 else mantissa * 10.0**exponent
+    value *= -_LN_10 if negative else _LN_10
+    return value, 0 if np.isfinite(np.float32(value)) else _NOT_FINITE
+
+
+@compiled
+def _find_slot(words: _Words, block: NDArray[np.uint8], start: int, end: int) -> int:
+    """The slot that holds a word spelled in the block, or the empty one where it would be."""
+    key = np.uint64(14695981039346656037)
+    for i in range(start, end):  # FNV-1a.
+        key = (key ^ np.uint64(block[i])) * np.uint64(1099511628211)
+    slot = np.int64((key ^ (key >> np.uint64(32))) & np.uint64(len(words.slots) - 1))
+    while words.slots[slot] >= 0:
+        begin = words.offsets[words.slots[slot]]
+        if words.offsets[words.slots[slot] + 1] - begin == end - start + 1:
+            same = True
+            for i in range(end - start):
+                if words.spelling[begin + i] != block[start + i]:
+                    same = False
+                    break
+            if same:
+                break
+        slot = (slot + 1) & (len(words.slots) - 1)
+    return int(slot)
+
+
+@compiled
+def _fill_slots(words: _Words) -> int:
+    """Put all words into the hash table; returns one that stands there twice, or -1."""
+    for word in range(len(words.offsets) - 1):
+        slot = _find_slot(words, words.spelling, words.offsets[word], words.offsets[word + 1] - 1)
+        if words.slots[slot] >= 0:
+            return word
+        words.slots[slot] = word
+    return -1
+
+
+def write_arpa(model: NGramModel, path: Path) -> None:
+    """Write a model as an ARPA file, beside and renamed; reading it gives the same float32 values."""
+    trie = model.trie
+    starts = np.cumsum([0, *model.counts])
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\\data\\\n" + "".join(f"ngram {k}={count}\n" for k, count in enumerate(model.counts, start=1)))
+        ids = np.empty((1, 0), np.int32)
+        for order, (start, end) in enumerate(pairwise(starts), start=1):
+            file.write(f"\n\\{order}-grams:\n")
+            if order > 1:
+                children = np.diff(trie.first_child[starts[order - 2] : start + 1])
+                ids = np.repeat(ids, children, axis=0)
+            else:
+                ids = np.repeat(ids, end, axis=0)
+            ids = np.column_stack([ids, trie.word[start:end]])
+            # Nine digits tell all float32 values apart.
+            line = "%.9g\t" + " ".join(["%s"] * order) + ("\t%.9g\n" if order < model.order else "\n")
+            for first in range(0, len(ids), _ROWS_AT_ONCE):
+                rows = slice(first, first + _ROWS_AT_ONCE)
+                log_prob, backoff = (
+                    (values[start:end][rows].astype(np.float64) / _LN_10).tolist()
+                    for values in (trie.log_prob, trie.backoff)
+                )
+                columns = [[model.words[number] for number in column] for column in ids[rows].T.tolist()]
+                fields = [log_prob, *columns, *([backoff] if order < model.order else [])]
+                file.writelines(line % row for row in zip(*fields, strict=True))
+        file.write("\n\\end\\\n")
+    partial.rename(path)
