@@ -142,6 +142,19 @@ def _recipe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build_language_model(options: argparse.Namespace) -> int:
+    from finetune.data.transcripts import DEFAULT_STEPS
+    from finetune.language_model import build_language_model, load_steps
+
+    steps = load_steps(options.model) if options.model else options.normalization or DEFAULT_STEPS
+    output = Path(options.output)
+    told = build_language_model(
+        options.texts, output, order=options.order, prune=options.prune, steps=steps, test=options.test
+    )
+    print("\n".join(told))
+    return 0
+
+
 def _run_name(recipe: Path) -> str:
     return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
 
@@ -192,6 +205,22 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
     check.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
     check.set_defaults(command=_check)
+
+    lm = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
+    build = lm.add_parser("build", help="text to an n-gram language model")
+    build.add_argument(
+        "texts", metavar="TEXT", nargs="+", help="text files with a sentence on each line, .gz too, or -"
+    )
+    build.add_argument("-o", "--output", required=True, metavar="DIR", help="the language model's folder")
+    build.add_argument("--order", type=int, default=4, metavar="N", help="words in the longest n-grams (default: 4)")
+    build.add_argument(
+        "--prune", type=int, nargs="+", default=(), metavar="N", help="leave out n-grams seen N times or less: 0 0 1"
+    )
+    build.add_argument("--test", metavar="TEXT", help="measure perplexity here, not on the text itself")
+    steps = build.add_mutually_exclusive_group()
+    steps.add_argument("--model", metavar="MODEL", help="normalise the text as is saved with this model")
+    steps.add_argument("--normalization", nargs="+", metavar="STEP", help="normalise it by these steps or presets")
+    build.set_defaults(command=_build_language_model)
 
     recipe = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
     _add_recipe(recipe)

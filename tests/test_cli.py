@@ -1,6 +1,7 @@
 """Bad input: one sentence that begins with `finetune: `, exit code 2, no traceback, nothing written."""
 
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -371,3 +372,37 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     assert finished.returncode == 2
     assert finished.stderr.startswith("finetune: There is no recipe at")
     assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.txt"], "none.txt can't be read: No such file or directory"),
+        (["."], ". can't be read: Is a directory"),
+        (["empty.txt"], "empty.txt: found no words; expected text with a sentence on each line."),
+        (["text.txt", "--test", "empty.txt"], "empty.txt: found no words"),
+        (["text.txt", "latin.txt"], "latin.txt, line 2: found no UTF-8"),
+        (["cut.txt.gz"], "cut.txt.gz can't be read: Compressed file ended"),
+        (["text.txt", "--normalization", "lower"], "The normalisation can't be used: unknown step 'lower'."),
+        (["marks.txt", "--normalization", "nfc"], "marks.txt, line 1: found </s>, the language model's own"),
+        (["text.txt", "--model", "nowhere/at/all"], "nowhere/at/all is neither a model folder"),
+        (["text.txt", "--order", "0"], "Found the order 0; expected 1 to 20."),
+        (["text.txt", "--prune", "1"], "Found the pruning thresholds 1; expected up to 4, the first 0"),
+        (["text.txt", "-o", "full"], "full exists already"),
+        (["text.txt", "-o", "no/where"], "no/where can't be made: No such file or directory"),
+    ],
+)
+def test_language_models_that_cannot_be_built(
+    refuse: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "text.txt").write_text("the cat sat\n")
+    (tmp_path / "empty.txt").write_text("\n ...\n")
+    (tmp_path / "marks.txt").write_text("the end </s>\n")
+    (tmp_path / "latin.txt").write_bytes(b"the caf\xc3\xa9\nthe caf\xe9\n")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"the cat sat\n")[:-9])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    output = [] if "-o" in arguments else ["-o", "lm"]
+    assert words in refuse("lm", "build", *arguments, *output)
+    assert not (tmp_path / "lm").exists() and not list(tmp_path.glob("*.partial"))

@@ -118,8 +118,7 @@ def _read(lines: _Lines) -> NGramModel:
     names, words, first = _read_words(lines, counts)
     levels, keys = [first], list[NDArray[np.int64]]()
     for order in range(2, len(counts) + 1):
-        section = lines.number + 1
-        ids, log_prob, backoff, _ = _read_section(lines, order, counts, words)
+        section, ids, log_prob, backoff, _ = _read_section(lines, order, counts, words)
         prefix = ids[:, 0].astype(np.int64)
         for shorter, column in zip(keys, ids[:, 1:-1].T, strict=True):
             prefix = _locate(shorter, prefix * len(names) + column, lines, names, ids, section)
@@ -127,13 +126,13 @@ def _read(lines: _Lines) -> NGramModel:
         rows = np.argsort(key)
         key = key[rows]
         if (twice := np.flatnonzero(key[1:] == key[:-1])).size:
-            row = int(rows[twice[0] + 1])
+            row = int(max(rows[twice[0] : twice[0] + 2]))
             raise lines.problem_at(section + row, f"the {order}-gram {_spell(names, ids[row])!r} stands there twice")
         keys.append(key)
         parent = (key // len(names)).astype(np.int32)
         levels.append(Level(parent, (key % len(names)).astype(np.int32), log_prob[rows], backoff[rows]))
     if lines.peek() != b"\\end\\":
-        raise lines.problem(r"\end\ ")
+        raise lines.problem("\\end\\")
     return NGramModel.assemble(names, levels)
 
 
@@ -157,8 +156,7 @@ def _read_counts(lines: _Lines) -> list[int]:
 def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Level]:
     """The section of the single words; `<unk>` becomes the first."""
     nothing = _Words(np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int32))
-    section = lines.number + 1
-    _, log_prob, backoff, spelled = _read_section(lines, 1, counts, nothing)
+    section, _, log_prob, backoff, spelled = _read_section(lines, 1, counts, nothing)
     try:
         names = spelled.decode("utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
@@ -174,7 +172,7 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Le
     names = [names[row] for row in order]
     for name in (START, END):
         if name not in names:
-            raise lines.problem(f"{name} among the 1-grams before this line")
+            raise lines.problem_at(section, f"found 1-grams without {name}; expected it, as sentences have it")
     spelling = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     offsets = np.concatenate([[0], np.flatnonzero(spelling == ord("\n")) + 1])
     words = _Words(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
@@ -186,12 +184,13 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Le
 
 def _read_section(
     lines: _Lines, order: int, counts: list[int], words: _Words
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], bytes]:
-    r"""The section `\order-grams:`: (rows, order) word numbers, two times (rows,) natural logarithms, new spelling."""
+) -> tuple[int, NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], bytes]:
+    r"""The section `\order-grams:`: its first line, (rows, order) words, two times (rows,) logarithms, new spelling."""
     if lines.peek() != f"\\{order}-grams:".encode():
         raise lines.problem(f"\\{order}-grams:")
     lines.skip()
-    pieces = []
+    section = lines.number
+    pieces = [(np.empty((0, order), np.int32), *np.empty((2, 0), np.float32), b"")]
     while lines.refill():
         block = np.frombuffer(lines.block, np.uint8)
         capacity = int(np.count_nonzero(block[lines.position :] == ord("\n")))
@@ -208,8 +207,9 @@ def _read_section(
             break
     ids, log_prob, backoff = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
     if len(ids) != counts[order - 1]:
+        lines.peek()
         raise lines.problem(f"{counts[order - 1]} {order}-grams before it, as the header says, not {len(ids)}")
-    return ids, log_prob, backoff, b"".join(piece[3] for piece in pieces)
+    return section, ids, log_prob, backoff, b"".join(piece[3] for piece in pieces)
 
 
 def _locate(

@@ -19,6 +19,9 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 # SRILM's zero, as a decimal logarithm: what begins a sentence is never said.
 _NEVER_LOG10 = -99.0
 
+# The model's own words, which no text may hold.
+MARKS = (UNKNOWN, START, END)
+
 _MAX_ORDER = 20
 _UNKNOWN_ID, _START_ID, _END_ID = range(3)
 
@@ -63,7 +66,7 @@ def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) ->
     Raises UserError for a text without words or with one of the marks `<unk>`, `<s>`, `</s>` in it, and for an order or
     thresholds that can't be used.
     """
-    thresholds = _check(order, prune)
+    thresholds = check_thresholds(order, prune)
     tokens, words = _read(sentences)
     orders = _count(tokens, len(words), order)
     discounts = [_estimate_discounts(grams.adjusted) for grams in orders]
@@ -100,8 +103,8 @@ def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) ->
     )
 
 
-def _check(order: int, prune: Sequence[int]) -> list[int]:
-    """One threshold for each order."""
+def check_thresholds(order: int, prune: Sequence[int]) -> list[int]:
+    """One pruning threshold for each order; raises UserError for an order or thresholds that can't be used."""
     if not 1 <= order <= _MAX_ORDER:
         raise UserError(f"Found the order {order}; expected 1 to {_MAX_ORDER}.")
     thresholds = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
@@ -119,7 +122,7 @@ def _read(sentences: Iterable[str]) -> tuple[NDArray[np.int32], list[str]]:
     tokens = array("i")
     for number, sentence in enumerate(sentences, start=1):
         words = sentence.split()
-        if mark := next((mark for mark in (UNKNOWN, START, END) if mark in words), None):
+        if mark := next((mark for mark in MARKS if mark in words), None):
             raise UserError(f"Sentence {number} has the word {mark}, which the model needs for itself: remove it.")
         if words:
             tokens.append(_START_ID)

@@ -29,8 +29,8 @@ def sums(model: NGramModel) -> list[float]:
 def test_bigrams_by_hand() -> None:
     """Chen and Goodman's equations for `a b` and `b`, with the discounts 0.5, 1 and 1.5 of a tiny text.
 
-    The bigrams `<s> a`, `<s> b` and `a b` stand there once, `b </s>` twice. a and </s> stand after one word each, b after
-    two, so that of their sum 4 the unigrams give 0.5 + 0.5 + 1 = 2 to the backoff: a half for four words.
+    The bigrams `<s> a`, `<s> b` and `a b` stand there once, `b </s>` twice. a and </s> stand after one word each, b
+    after two, so that of their sum 4 the unigrams give 0.5 + 0.5 + 1 = 2 to the backoff: a half for four words.
     """
     found = estimate(["a b", "b"], 2)
     assert found.fallbacks == (1, 2)
