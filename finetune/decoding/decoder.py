@@ -1,0 +1,180 @@
+"""The beam search that travels in a model's directory: alphabet, language model, weights and hotwords."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.data.storage import find_model_file
+from finetune.decoding.beam import BeamSearch, Weights
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.decoding.ngram import NGramModel
+
+# What `Wav2Vec2ProcessorWithLM` of Transformers, that is pyctcdecode 0.5, reads; of the folder these files alone.
+ALPHABET, FOLDER = "alphabet.json", "language_model"
+ATTRIBUTES, UNIGRAMS, ARPA = "attrs.json", "unigrams.txt", "lm.arpa"
+# Ours beside it: what pyctcdecode does not keep, and the language model in the form that is read at once.
+SETTINGS, COMPILED = "decoder.json", "language_model.safetensors"
+_UNKNOWN = "⁇"  # pyctcdecode's.
+
+
+def build_search(
+    tokenizer: Any, num_symbols: int, language_model: NGramModel | None = None, **options: Any
+) -> BeamSearch:
+    """A beam search over the symbols of a CTC tokenizer, of whose head there are `num_symbols`; options are its own.
+
+    Raises UserError as `BeamSearch` does.
+    """
+    symbols = _read_symbols(tokenizer, num_symbols)
+    delimiter = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
+    return BeamSearch(
+        symbols,
+        blank_id=tokenizer.pad_token_id,
+        delimiter_id=delimiter,
+        special_ids=[number for number, symbol in enumerate(symbols) if len(symbol) != 1 and number != delimiter],
+        language_model=language_model,
+        **options,
+    )
+
+
+def load_language_model(folder: Path) -> NGramModel:
+    """The language model in a folder: that of `finetune lm build`, or one laid out for Transformers.
+
+    Raises UserError for a folder without one, and for KenLM's binary files, whose n-grams can't be listed.
+    """
+    from finetune.decoding.arpa import read_arpa
+    from finetune.decoding.ngram import NGramModel
+
+    files = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
+    for suffix, read in ((".safetensors", NGramModel.load), (".arpa", read_arpa), (".arpa.gz", read_arpa)):
+        for file in files:
+            if file.name.endswith(suffix):
+                return read(file)
+    if binary := next((file for file in files if file.suffix in (".bin", ".binary")), None):
+        raise UserError(
+            f"{binary} is in KenLM's binary form, which only KenLM reads: put the ARPA file that it was made of in its "
+            "place."
+        )
+    raise UserError(f"There is no language model in {folder}: expected a folder of `finetune lm build`.")
+
+
+def load_decoder(model: str, tokenizer: Any, num_symbols: int) -> BeamSearch | None:
+    """The beam search that is saved with a model in a folder or on a hub; None for one without a language model.
+
+    Raises UserError for a language model of another alphabet, and for files that can't be used.
+    """
+    attributes = find_model_file(model, f"{FOLDER}/{ATTRIBUTES}")
+    if attributes is None:
+        return None
+    root = _fetch(model)
+    _require_alphabet(root / ALPHABET, tokenizer, num_symbols)
+    values = _read_json(attributes)
+    settings = _read_json(root / SETTINGS) if (root / SETTINGS).is_file() else {}
+    try:
+        weights = Weights(**{name: values[name] for name in asdict(Weights()) if name in values})
+        options = {name: settings[name] for name in ("beam_width", "hotwords") if name in settings}
+        language_model = _load_compiled(root) or load_language_model(root / FOLDER)
+        return build_search(tokenizer, num_symbols, language_model, weights=weights, **options)
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{attributes} or {SETTINGS} beside it is damaged: {error}.") from error
+
+
+def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping[str, Any]) -> None:
+    """Write a search with its language model into a model's directory, in the place of one that is there.
+
+    Transformers' `Wav2Vec2ProcessorWithLM` reads it as well; hotwords and beam width, which it does not keep, are in
+    `decoder.json`, with what is told `about` them. Weights mean the same there but for unknown words, see `Weights`.
+    """
+    from finetune.decoding.arpa import write_arpa
+    from finetune.decoding.ngram import END, START, UNKNOWN
+
+    assert search.language_model is not None
+    partial = model / f".{FOLDER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_arpa(search.language_model, partial / ARPA)
+    words = sorted(word for word in search.language_model.words if word not in (UNKNOWN, START, END))
+    (partial / UNIGRAMS).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    _write_json(partial / ATTRIBUTES, asdict(search.weights))
+    # Without the folder there is no decoder: a write that is cut off leaves none, and not parts of two.
+    shutil.rmtree(model / FOLDER, ignore_errors=True)
+    search.language_model.save(model / COMPILED)
+    _write_json(model / SETTINGS, {"beam_width": search.beam_width, "hotwords": search.hotwords, **about})
+    _write_json(model / ALPHABET, {"labels": _list_labels(tokenizer, len(search.symbols)), "is_bpe": False})
+    partial.rename(model / FOLDER)
+
+
+def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
+    """What a score was decoded with, for reports and cards."""
+    if search is None:
+        return {"name": "greedy"}
+    described = {"name": "beam search", "beam_width": search.beam_width, "hotwords": search.hotwords}
+    if search.language_model is not None:
+        described |= {"language_model": f"word {search.language_model.order}-gram", **asdict(search.weights)}
+    return described
+
+
+def _read_symbols(tokenizer: Any, num_symbols: int) -> list[str]:
+    """The text of each column of the logits; of columns that no token has, nothing."""
+    symbols = [""] * num_symbols
+    for token, number in tokenizer.get_vocab().items():
+        if number < num_symbols:
+            symbols[number] = token
+    return symbols
+
+
+def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:
+    """The symbols under pyctcdecode's names."""
+    ours = {tokenizer.pad_token: "", tokenizer.word_delimiter_token: " ", tokenizer.unk_token: _UNKNOWN}
+    return [ours.get(symbol, symbol) for symbol in _read_symbols(tokenizer, num_symbols)]
+
+
+def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:
+    if not file.is_file():
+        return
+    labels = _read_json(file).get("labels")
+    expected = _list_labels(tokenizer, num_symbols)
+    # pyctcdecode's own files may have symbols behind the head's, such as <s>.
+    if not isinstance(labels, list) or [str(label) for label in labels[:num_symbols]] != expected:
+        raise UserError(
+            f"{file} is another model's: expected the symbols {' '.join(expected)}; "
+            "make it anew with finetune lm tune."
+        )
+
+
+def _load_compiled(root: Path) -> NGramModel | None:
+    from finetune.decoding.ngram import NGramModel
+
+    return NGramModel.load(root / COMPILED) if (root / COMPILED).is_file() else None
+
+
+def _fetch(model: str) -> Path:
+    """The folder with a model's decoder, fetched where it is on a hub."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=[f"{FOLDER}/*", ALPHABET, SETTINGS, COMPILED]))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: math.nan)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: expected an object, found {type(values).__name__}.")
+    return values
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(file)
