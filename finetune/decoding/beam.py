@@ -81,8 +81,8 @@ class Word:
 class Hypothesis:
     """A text and its natural-logarithmic scores.
 
-    `logit_score` is that of all alignments in the beam; `lm_score` is what language model, word bonus, unknown words and
-    hotwords add to it, weighed.
+    `logit_score` is that of all alignments in the beam; `lm_score` is what language model, word bonus, unknown words
+    and hotwords add to it, weighed.
     """
 
     text: str
@@ -137,7 +137,7 @@ class BeamSearch:
         delimiter_id: int | None,
         special_ids: Iterable[int] = (),
         language_model: NGramModel | None = None,
-        weights: Weights = Weights(),  # noqa: B008
+        weights: Weights = Weights(),
         hotwords: Mapping[str, float] | None = None,
         beam_width: int = 100,
         beam_prune_logp: float = -10.0,
@@ -147,11 +147,12 @@ class BeamSearch:
         """Prepare a search; reading in a language model of 200,000 words takes half a second.
 
         `symbols` has the text of each of the logits' columns; those in `special_ids` are never emitted. Without a
-        `delimiter_id`, as for a language that puts no spaces, a text is one word, hotwords are found anywhere in it, and
-        a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms; a
-        word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
+        `delimiter_id`, as for a language that puts no spaces, a text is one word, hotwords are found anywhere in it,
+        and a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms;
+        a word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
         `token_min_logp` keeps symbols that are less likely in a frame from being appended in it (both are 0 or less;
-        the defaults are pyctcdecode's).
+        the defaults are pyctcdecode's). A wider beam is better on average, an unlimited one never worse; but of two
+        widths the wider may have the worse text, since what it keeps besides can crowd out what would have won.
 
         Raises UserError for hotwords with other characters, a language model of another alphabet, or settings that
         mean nothing.

@@ -30,9 +30,9 @@ class Hotwords(NamedTuple):
 def build_hotwords(phrases: Iterable[tuple[list[int], float]], delimiter: int | None, vocabulary: int) -> Hotwords:
     """The automaton (Aho and Corasick 1975) of phrases, each a list of symbols and a boost.
 
-    A phrase counts from a word's beginning to a word's end, so it is looked for with a word delimiter on both sides, and
-    a delimiter is thought before the text; without a delimiter it counts wherever it stands. On the way to its end a
-    text gets the boost in proportion to the symbols that match; where several phrases are under way, the largest
+    A phrase counts from a word's beginning to a word's end, so it is looked for with a word delimiter on both sides,
+    and a delimiter is thought before the text; without a delimiter it counts wherever it stands. On the way to its end
+    a text gets the boost in proportion to the symbols that match; where several phrases are under way, the largest
     share. The share goes when the match fails. Phrases within others count too, each time. A negative boost is given
     only for the whole.
     """

@@ -515,7 +515,7 @@ def make_room(tree: Tree, beams: NDArray[Any], counts: NDArray[np.int64], larger
 
 @compiled
 def end_text(search: Search, tree: Tree, beams: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The node of each prefix without a word delimiter at its end, and what is added to its acoustic score at the end."""
+    """The node of each prefix without a delimiter at its end, and what is added to its acoustic score at the end."""
     ends, fused = np.empty(len(beams), np.int32), np.empty(len(beams))
     for i in range(len(beams)):
         node = tree.nodes[beams[i].node]

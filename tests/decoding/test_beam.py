@@ -114,3 +114,268 @@ def test_an_unlimited_beam_finds_what_an_exhaustive_search_finds(seed, weights):
         characters = [character for word in one.words for character in word.characters]
         assert [(c.text, c.start_frame, c.end_frame) for c in characters] == times_of(path)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_a_hotword_counts_each_time_and_what_was_granted_on_the_way_is_taken_back():
+    hotwords = {"ab": 2.0, "a b": 1.5, "a b a": 0.5, "b": -1.0}
+    logits = random_logits(0, 7, 4, sharpness=1.5)
+    expected = search_exhaustively(logits)
+
+    found = toy_search(hotwords=hotwords, **EXHAUSTIVE).decode(logits, n_best=10**6)
+
+    assert {one.text for one in found} == set(expected)
+    for one in found:
+        padded = f" {one.text} "
+        starts = [at for at in range(len(padded)) if padded[at] == " "]
+        boost = sum(boost for word, boost in hotwords.items() for at in starts if padded[at:].startswith(f" {word} "))
+        assert one.lm_score == pytest.approx(boost)
+        assert one.logit_score == pytest.approx(expected[one.text][0])
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(ENGLISH)}))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "word_delimiter_token": "|"}
+    return Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **special, bos_token=None, eos_token=None)
+
+
+def test_a_beam_of_one_says_what_greedy_decoding_says_of_peaky_logits(tokenizer):
+    search = english_search(beam_width=1)
+    rng = np.random.default_rng(0)
+    for seed in range(50):
+        # Many repeats, blanks and word delimiters; never [UNK], which the search doesn't write.
+        path = rng.choice([0, 0, 0, 1, 1, *range(2, 29)], size=40).repeat(rng.integers(1, 4, 40))
+        logits = random_logits(seed, len(path), len(ENGLISH)) + 15 * np.eye(len(ENGLISH), dtype=np.float32)[path]
+        greedy = decode_greedy(torch.from_numpy(logits)[None], [len(path)], tokenizer)[0]
+        assert search.decode(logits)[0].text == " ".join(greedy.split())
+        assert english_search().decode(logits)[0].text == " ".join(greedy.split())
+
+
+def test_double_letters_and_words_survive():
+    logits = spelled_logits("_hhe_ll_l_oo_||_|b_oo_o_k_|", ENGLISH)
+    assert english_search().decode(logits)[0].text == "hello book"
+
+
+LOGITS = (
+    st.integers(0, 8)
+    .flatmap(
+        lambda frames: st.lists(
+            st.lists(st.floats(-12, 12, width=32), min_size=4, max_size=4), min_size=frames, max_size=frames
+        )
+    )
+    .map(lambda rows: np.array(rows, np.float32).reshape(-1, 4))
+)
+UNPRUNED = {"beam_prune_logp": -math.inf, "token_min_logp": -math.inf}
+MODEL = bigram_model("a", "ab", "bba")
+WIDTHS = [
+    [toy_search(model, beam_width=width, **UNPRUNED) for width in (1, 2, 3, 5, 10, 5000)] for model in (None, MODEL)
+]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(LOGITS)
+def test_no_beam_has_a_higher_score_than_the_unlimited_one(logits):
+    for searches in WIDTHS:
+        scores = [search.decode(logits)[0].score for search in searches]
+        assert max(scores) <= scores[-1] + 1e-9
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 2.0, 4.0])
+def test_a_wider_beam_has_a_higher_score_on_average_and_never_a_lower_one_on_clear_speech(sharpness):
+    # Never on any logits is true of no beam search: what a wider beam keeps besides may crowd out the later best.
+    widths = [english_search(beam_width=width) for width in (1, 3, 10, 30, 100)]
+    rng = np.random.default_rng(0)
+    scores = []
+    for seed in range(20):
+        path = rng.choice([0, 0, 0, 1, *range(2, 29)], size=30)
+        logits = random_logits(seed, 30, len(ENGLISH)) + sharpness * 2 * np.eye(len(ENGLISH), dtype=np.float32)[path]
+        scores.append([search.decode(logits)[0].score for search in widths])
+    means = np.mean(scores, axis=0)
+    assert (np.diff(means) > -1e-9).all() and means[-1] > means[0]
+    assert sharpness < 4 or (np.diff(scores, axis=1) > -1e-9).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(LOGITS)
+def test_times_rise_and_lie_inside_the_audio(logits):
+    for searches in WIDTHS:
+        for search in searches[:4]:
+            for one in search.decode(logits, n_best=5):
+                assert one.text == " ".join(word.text for word in one.words)
+                before = 0
+                for word in one.words:
+                    assert word.text == "".join(character.text for character in word.characters)
+                    assert (word.start_frame, word.end_frame) == (
+                        word.characters[0].start_frame,
+                        word.characters[-1].end_frame,
+                    )
+                    assert word.start_seconds == pytest.approx(0.02 * word.start_frame)
+                    assert word.end_seconds == pytest.approx(0.02 * word.end_frame)
+                    assert 0 <= word.confidence <= 1
+                    for character in word.characters:
+                        assert before <= character.start_frame < character.end_frame <= len(logits)
+                        before = character.end_frame
+
+
+def test_times_are_those_of_the_frames_that_say_the_symbols():
+    best = english_search(MODEL).decode(spelled_logits("__aa_b__|_bb_|", ENGLISH))[0]
+    assert [(word.text, word.start_frame, word.end_frame) for word in best.words] == [("ab", 2, 6), ("b", 10, 12)]
+    assert [(c.text, c.start_frame, c.end_frame) for c in best.words[0].characters] == [("a", 2, 4), ("b", 5, 6)]
+
+
+def test_a_doubtful_word_has_less_confidence():
+    logits = spelled_logits("_sure_|_maybe_", ENGLISH)
+    logits[8, ENGLISH.index("k")] = 9.5  # Perhaps "kaybe".
+    sure, maybe = english_search().decode(logits)[0].words
+    assert sure.confidence > 0.99
+    assert 0.85 < maybe.confidence < 0.95
+
+
+@pytest.mark.parametrize("model", [None, MODEL])
+def test_decoding_in_chunks_is_decoding_the_whole(model):
+    logits = random_logits(0, 700, len(ENGLISH), sharpness=2.0)
+    search = english_search(model, hotwords={"a": 1.0})
+    whole = search.decode(logits, n_best=100)
+    state, first = search.start(), 0
+    for size in itertools.cycle([1, 7, 0, 40]):
+        state = search.advance(state, logits[first : first + size])
+        search.finish(state)  # What was heard so far; changes nothing.
+        first += size
+        if first >= len(logits):
+            break
+    assert state.num_frames == 700
+    assert search.finish(state, n_best=100) == whole
+
+
+def test_forgetting_what_no_prefix_needs_changes_nothing(monkeypatch):
+    logits = random_logits(0, 400, len(ENGLISH), sharpness=2.0)
+    search = english_search(MODEL, hotwords={"a": 1.0})
+    monkeypatch.setattr("finetune.decoding.beam._FIRST_NODES", 2**17)
+    roomy = search.advance(search.start(), logits)
+    monkeypatch.setattr("finetune.decoding.beam._FIRST_NODES", 1)
+    state = search.advance(search.start(), logits)
+    assert search.finish(state, n_best=100) == search.finish(roomy, n_best=100)
+    assert len(state.tree.nodes) < roomy.tree.nodes["parent"].argmax() / 2
+
+
+def test_a_word_of_the_language_model_wins_over_a_likelier_spelling():
+    logits = spelled_logits("_cad_|_b_", ENGLISH)
+    logits[3, ENGLISH.index("t")] = 9.0
+    model = bigram_model("cat", "b")
+    assert english_search().decode(logits)[0].text == "cad b"
+    assert english_search(model).decode(logits)[0].text == "cat b"
+    # Unknown words are still possible, where the penalty is less than what is heard.
+    logits[3, ENGLISH.index("t")] = -5.0
+    assert english_search(model, token_min_logp=-20).decode(logits)[0].text == "cad b"
+    strict = Weights(unk_score_offset=-30)
+    assert english_search(model, token_min_logp=-20, weights=strict).decode(logits)[0].text != "cad b"
+
+
+def test_the_beginning_of_an_unknown_word_costs_as_much_as_the_word():
+    search = english_search(bigram_model("cat"), weights=Weights(0.0, 0.0, -7.0, score_boundary=False))
+    for text, cost in {"ca": -7.0, "cat": 0.0, "cats": -7.0, "x": -7.0, "x|cat": -7.0}.items():
+        state = search.advance(search.start(), spelled_logits(text, ENGLISH, sharpness=30.0))
+        best = search.finish(state)[0]
+        assert (best.text, best.lm_score) == (text.replace("|", " "), cost)
+        # "ca" is a word's beginning, so nothing is taken off before it ends.
+        assert state.beams["score"].max() - state.beams["total"].max() == pytest.approx(0 if text == "ca" else cost)
+
+
+def test_a_hotword_is_brought_up_though_no_language_model_knows_it():
+    logits = spelled_logits("_nyu_|_yolk_|_is_|_big_", ENGLISH)
+    for frame, letter in ((2, "e"), (3, "w"), (9, "r")):
+        logits[frame, ENGLISH.index(letter)] = 9.0
+    model = bigram_model("is", "big", "yolk")
+    assert english_search().decode(logits)[0].text == "nyu yolk is big"
+    assert english_search(hotwords={"new york": 4.0}).decode(logits)[0].text == "new york is big"
+    assert english_search(model, hotwords={"new york": 4.0}).decode(logits)[0].text == "new york is big"
+    assert english_search(hotwords={"new yorker": 4.0}).decode(logits)[0].text == "nyu yolk is big"
+    plain = english_search(model)
+    assert plain.adjust(hotwords={"new york": 4.0}).decode(logits)[0].text == "new york is big"
+    assert plain.decode(logits)[0].text == "nyu yolk is big"
+
+
+def test_a_beginning_of_a_hotword_survives_in_a_narrow_beam():
+    # One beam: without a share of the boost on the way "ca" would not be kept until "t" has come.
+    logits = spelled_logits("_ced_", ENGLISH)
+    logits[2, ENGLISH.index("a")] = logits[3, ENGLISH.index("t")] = 9.5
+    assert english_search(beam_width=1, hotwords={"cat": 6.0}).decode(logits)[0].text == "cat"
+
+
+def test_without_a_word_delimiter_a_text_is_one_word_and_hotwords_are_found_inside():
+    symbols = ("_", "一", "二", "三")
+    logits = spelled_logits("一_二_三", symbols)
+    logits[2, 3] = 9.0
+    search = BeamSearch(symbols, blank_id=0, delimiter_id=None)
+    assert [word.text for word in search.decode(logits)[0].words] == ["一二三"]
+    best = search.adjust(hotwords={"三三": 2.0}).decode(logits)[0]
+    assert (best.text, best.lm_score) == ("一三三", 2.0)
+    with pytest.raises(UserError, match="has none"):
+        BeamSearch(symbols, blank_id=0, delimiter_id=None, language_model=MODEL)
+
+
+def test_a_batch_over_threads_is_each_utterance_alone():
+    logits = np.stack([random_logits(seed, 80, len(ENGLISH)) for seed in range(9)])
+    num_frames = [80, 0, 1, 30, 80, 79, 2, 80, 50]
+    search = english_search(MODEL, beam_width=20)
+    alone = [search.decode(one[:frames], n_best=3) for one, frames in zip(logits, num_frames, strict=True)]
+    for threads in (1, 4):
+        assert search.decode_batch(logits, num_frames, n_best=3, threads=threads) == alone
+    assert search.decode_batch(torch.from_numpy(logits).double(), num_frames, n_best=3) == alone
+    assert alone[1][0].text == "" and alone[1][0].words == ()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_refused(bad):
+    logits = np.zeros((2, 5, len(ENGLISH)), np.float32)
+    logits[1, 3, 7] = bad
+    search = english_search()
+    with pytest.raises(UserError, match=r"Utterance 2 of 2 .* frame 3 "):
+        search.decode_batch(logits, [5, 5])
+    with pytest.raises(UserError, match=r"^tale .* frame 3 "):
+        search.decode_batch(logits, [5, 5], names=["head", "tale"])
+    assert len(search.decode_batch(logits, [5, 3])) == 2  # What is behind the frames is padding.
+    with pytest.raises(UserError, match="frame 5 "):
+        search.advance(search.advance(search.start(), logits[0]), np.full((1, len(ENGLISH)), bad))
+
+
+def test_hotwords_that_cannot_be_written_are_refused():
+    with pytest.raises(UserError, match="'Zoë' has characters that the model can't write: 'Z', 'ë'"):
+        english_search(hotwords={"Zoë": 5.0})
+    for hotwords in ({" ": 1.0}, {"a": math.nan}):
+        with pytest.raises(UserError, match="expected a word and a finite number"):
+            english_search(hotwords=hotwords)
+
+
+def test_a_language_model_of_another_alphabet_is_refused():
+    upper = [first + second for first in string.ascii_uppercase for second in "AB"]
+    with pytest.raises(UserError, match=r"1 of its 53 words .* its words fit in lower case"):
+        english_search(bigram_model("'", *upper))
+    with pytest.raises(UserError, match=r"0 of its 2 words .* 'д'.*normalised"):
+        english_search(bigram_model("да", "дом"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beam_width": 0},
+        {"beam_prune_logp": 1.0},
+        {"token_min_logp": math.nan},
+        {"weights": Weights(alpha=-1.0)},
+        {"weights": Weights(unk_score_offset=1.0)},
+        {"weights": Weights(beta=math.inf)},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings):
+    with pytest.raises(UserError, match="expected"):
+        english_search(**settings)
+
+
+def test_logits_of_another_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="needs"):
+        english_search().decode(np.zeros((5, 7)))
+
+
+def test_numba_is_loaded_when_a_search_is_made():
+    code = "import sys, finetune.decoding.beam; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
