@@ -60,8 +60,8 @@ def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) ->
 
     N-grams that stand in the text `prune[n - 1]` times or less are left out, the last value holding for longer ones
     too, as with lmplz --prune. An unknown word gets what a known one has that was never seen. Empty sentences are none.
-    The model's order is lower where the text has no longer n-grams or none is kept. It takes about 70 bytes of memory
-    for each word of the text.
+    The model's order is lower where the text has no longer n-grams or none is kept. A million words of text take some
+    300 MB of memory.
 
     Raises UserError for a text without words or with one of the marks `<unk>`, `<s>`, `</s>` in it, and for an order or
     thresholds that can't be used.

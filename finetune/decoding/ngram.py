@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,10 +155,9 @@ def _perplexity(log_prob: float, count: int) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class NGramModel:
-    """A backoff n-gram model: `words` by their numbers, of which 0 is `<unk>`; the longest n-grams have `order`."""
+    """A backoff n-gram model: its words by their numbers, of which 0 is `<unk>`, and its n-grams."""
 
     words: tuple[str, ...]
-    order: int
     trie: Trie
 
     @classmethod
@@ -188,7 +186,7 @@ class NGramModel:
             array.setflags(write=False)
         _link(first_child, word, backoff, parent, suffix)
         suffix.setflags(write=False)
-        return cls(tuple(words), len(levels), Trie(word, log_prob, backoff, suffix, first_child))
+        return cls(tuple(words), Trie(word, log_prob, backoff, suffix, first_child))
 
     @cached_property
     def word_ids(self) -> dict[str, int]:
@@ -206,9 +204,14 @@ class NGramModel:
     def counts(self) -> list[int]:
         """How many n-grams there are of each order."""
         starts = [0, len(self.words)]
-        while len(starts) <= self.order:
+        while starts[-1] < len(self.trie.word):
             starts.append(int(self.trie.first_child[starts[-1]]))
         return [end - start for start, end in pairwise(starts)]
+
+    @property
+    def order(self) -> int:
+        """The length of the longest n-grams."""
+        return len(self.counts)
 
     def save(self, path: Path) -> None:
         """Write the model as a safetensors file, beside and renamed: the arrays, and the words in UTF-8."""
@@ -216,7 +219,7 @@ class NGramModel:
 
         words = np.frombuffer("".join(f"{word}\n" for word in self.words).encode(), np.uint8)
         partial = path.with_name(path.name + ".partial")
-        save_file({**self.trie._asdict(), "words": words}, partial, {"format": _FORMAT, "order": str(self.order)})
+        save_file({**self.trie._asdict(), "words": words}, partial, {"format": _FORMAT})
         partial.rename(path)
 
     @classmethod
@@ -263,7 +266,7 @@ class NGramModel:
         return _score(self.trie, self.start_state if bos else -1, ids), ids
 
 
-def _map(path: Path) -> tuple[tuple[str, ...], int, Trie]:
+def _map(path: Path) -> tuple[tuple[str, ...], Trie]:
     """What `NGramModel.save` wrote, with arrays mapped into memory; raises ValueError for anything else."""
     from safetensors import SafetensorError, safe_open
 
@@ -272,7 +275,7 @@ def _map(path: Path) -> tuple[tuple[str, ...], int, Trie]:
             metadata = checked.metadata() or {}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if metadata.get("format") != _FORMAT or not re.fullmatch("[1-9][0-9]?", metadata.get("order", "")):
+    if metadata.get("format") != _FORMAT:
         raise ValueError(f"found the format {metadata.get('format')!r}, expected {_FORMAT!r}")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -287,7 +290,7 @@ def _map(path: Path) -> tuple[tuple[str, ...], int, Trie]:
 
     words = bytes(tensor("words", "U8")).decode("utf-8").split("\n")[:-1]
     codes = {"word": "I32", "log_prob": "F32", "backoff": "F32", "suffix": "I32", "first_child": "I32"}
-    return tuple(words), int(metadata["order"]), Trie(**{name: tensor(name, code) for name, code in codes.items()})
+    return tuple(words), Trie(**{name: tensor(name, code) for name, code in codes.items()})
 
 
 def _is_sound(model: NGramModel) -> bool:
@@ -299,15 +302,13 @@ def _is_sound(model: NGramModel) -> bool:
     if model.words[:1] != (UNKNOWN,) or not {START, END} <= model.word_ids.keys():
         return False
     nodes, first = np.arange(size), trie.first_child
-    has_children = first[:-1] < first[1:]
     begins = np.zeros(size + 1, bool)
     begins[np.clip(first, 0, size)] = True
     return bool(
         (first[:-1] <= first[1:]).all()
         and first[0] == num_words
         and first[-1] == size
-        and (first[:-1] > nodes)[has_children].all()
-        and sum(model.counts) == size
+        and (first[:-1] > nodes).all()
         and (trie.word[:num_words] == nodes[:num_words]).all()
         and ((trie.word >= 0) & (trie.word < num_words)).all()
         and (begins[num_words + 1 : size] | (trie.word[num_words + 1 :] > trie.word[num_words:-1])).all()
