@@ -118,7 +118,7 @@ class Comparison:
         found = self.overall
         assert found.difference is not None  # `compare` requires reference words.
         rates = f"WER {percent(found.wer_a)} of A, {percent(found.wer_b)} of B"
-        test = "" if found.p_value is None else f"; matched-pairs test p {_describe_p(found.p_value)}"
+        test = "" if found.p_value is None else f"; matched-pairs test p {describe_p_value(found.p_value)}"
         drawn = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
         points, interval = 100 * found.difference, found.interval
         if interval is None:
@@ -181,6 +181,11 @@ def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
     return math.erfc(abs(float(differences.mean())) / error / math.sqrt(2)) if error else 0.0
 
 
+def describe_p_value(p_value: float) -> str:
+    """A p-value as people write it."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
 def _measure(both: Counts, speakers: Sequence[str | None]) -> Difference:
     """The difference from both systems' counts side by side, (utterances, 20): what is drawn is drawn for both."""
     width = len(COLUMNS)
@@ -190,7 +195,8 @@ def _measure(both: Counts, speakers: Sequence[str | None]) -> Difference:
     interval = None
     if len(clusters) > 1:
         sums = resample(clusters)
-        interval = find_interval(error_rates(sums[:, width:])[:, 0] - error_rates(sums[:, :width])[:, 0])
+        differences = error_rates(sums[:, width:])[:, 0] - error_rates(sums[:, :width])[:, 0]
+        interval = find_interval(differences, len(clusters))
     errors_a, errors_b = both[:, 1:4].sum(axis=1), both[:, width + 1 : width + 4].sum(axis=1)
     return Difference(
         wer_a,
@@ -274,7 +280,3 @@ def _list_words(a: Sequence[Result], b: Sequence[Result]) -> tuple[tuple[WordCha
     better = [change for change in changes if change.only_b > change.only_a]
     worse = [change for change in reversed(changes) if change.only_a > change.only_b]
     return tuple(better[:MOST]), tuple(worse[:MOST])
-
-
-def _describe_p(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from finetune.evaluation.analysis import Analysis
-from finetune.evaluation.comparison import Comparison, Difference
+from finetune.evaluation.comparison import Comparison, Difference, describe_p_value
 from finetune.evaluation.errors import rank_worst
 from finetune.evaluation.results import Result
 from finetune.evaluation.scores import align_words, count, pair_units, percent
@@ -22,13 +22,15 @@ def has_colours(file: TextIO) -> bool:
     return file.isatty() and not os.environ.get("NO_COLOR")
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first of them a heading, in columns: the first to the left, the others to the right."""
+def format_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Rows, the first of them a heading, in columns: so many with names to the left, the others to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        first, *others = [(cell, " " * (width - _width(cell))) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join([first[0] + first[1], *(space + cell for cell, space in others)]).rstrip())
+        spaces = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        left = [cell + space for cell, space in zip(row[:names], spaces, strict=False)]
+        right = [space + cell for cell, space in zip(row[names:], spaces[names:], strict=True)]
+        lines.append("  ".join([*left, *right]).rstrip())
     return "\n".join(lines)
 
 
@@ -57,7 +59,7 @@ def format_scores(rows: Sequence[tuple[str, str, Analysis]]) -> str:
         between = "" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
         rates = percent(scores.wer), between, percent(scores.cer), percent(scores.ser)
         table.append((model, data, *rates, f"{scores.words.reference_length:,}", f"{scores.utterances:,}"))
-    return format_table(table)
+    return format_table(table, names=2)
 
 
 def show_worst(analysis: Analysis, number: int, colours: bool = False) -> list[str]:
@@ -104,7 +106,7 @@ def _slice_row(name: str, value: str, found: Difference) -> tuple[str, ...]:
     assert found.difference is not None and found.interval is not None  # It is seen.
     points = f"{100 * found.difference:+.1f}"
     interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
-    p_value = "" if found.p_value is None else f"{found.p_value:.3f}"
+    p_value = "" if found.p_value is None else describe_p_value(found.p_value)
     where = _printable(f"{name}: {value}")
     return where, f"{found.utterances:,}", percent(found.wer_a), percent(found.wer_b), points, interval, p_value
 

@@ -61,6 +61,7 @@ def test_worst_are_shown_first_and_no_more_than_asked_for():
 
 def test_tables_line_up_with_wide_characters():
     assert format_table([("name", "n"), ("爱", "10"), ("é", "2")]).splitlines() == ["name   n", "爱    10", "é      2"]
+    assert format_table([("a", "b", "c"), ("1", "234", "56")], names=2).splitlines() == ["a  b     c", "1  234  56"]
 
 
 def test_scores_are_one_row_for_each_pair():
