@@ -1,15 +1,19 @@
 """Arguments in, one call out; each part is imported only when its command runs."""
 
 import argparse
+import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from finetune.data.sources import Source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,30 +59,88 @@ def _train(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(Path(options.recipe), options.overrides)
     output = Path(options.output) if options.output else Path("runs") / _run_name(Path(options.recipe))
-    scores = run(recipe, output)
+    analysis = run(recipe, output)
     if os.environ.get("RANK", "0") == "0":
-        print(scores.summary())
+        print(analysis.summary())
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from finetune.data.sources import Source
+    from finetune.launch import join_processes
+
+    join_processes()
+    from finetune.evaluation.analysis import Analysis, analyse
+    from finetune.evaluation.console import format_scores, has_colours, show_worst
+    from finetune.evaluation.report import require_free, write_report
     from finetune.scoring import evaluate
 
     _require_writable(options.json)
-    columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
-    source = Source(options.data, **columns, allow_outside=options.allow_outside, columns=tuple(options.columns))
-    evaluation = evaluate(options.model, source, options.split)
-    if os.environ.get("RANK", "0") != "0":
-        return 0
-    for rejection in evaluation.rejected:
-        print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
-    if options.json:
+    sources = _sources(options)
+    pairs = [(model, source.root) for model in options.models for source in sources]
+    folders = [] if options.report is None else [Path(options.report)]
+    if folders and len(pairs) > 1:
+        folders = [folders[0] / str(number + 1) for number in range(len(pairs))]
+    for folder in folders:
+        require_free(folder)
+    found: list[Analysis] = []
+    written: list[dict[str, Any]] = []
+    for evaluation in itertools.chain.from_iterable(evaluate(name, sources, options.split) for name in options.models):
+        if os.environ.get("RANK", "0") != "0":
+            continue
+        model, data = pairs[len(found)]
+        analysis = analyse(evaluation.results, evaluation.counts)
+        for rejection in evaluation.rejected:
+            print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
+        lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
+        lines += show_worst(analysis, options.show, has_colours(sys.stdout))
+        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary()]), flush=True)
+        if folders:
+            write_report(folders[len(found)], f"{model}: {data}", analysis)
+        found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
-        _write(Path(options.json), {**evaluation.scores.to_json(), "rejected": rejected, "results": results})
-    print(evaluation.scores.summary())
+        names, speed = {"model": model, "data": data}, {"speed": evaluation.speed.to_json()}
+        written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
+    if options.json and written:
+        _write(Path(options.json), written[0] if len(written) == 1 else written)
+    if len(found) > 1:
+        print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from finetune.evaluation.comparison import compare
+    from finetune.evaluation.console import describe_comparison, has_colours
+    from finetune.evaluation.results import read_results
+
+    _require_writable(options.json)
+    names = options.a, options.b
+    if options.data:
+        from finetune.launch import join_processes
+
+        join_processes()
+        from finetune.scoring import evaluate_pair
+
+        evaluations = evaluate_pair(*names, _sources(options)[0], options.split)
+        a, b = (evaluation.results for evaluation in evaluations)
+    else:
+        a, b = (read_results(Path(name)) for name in names)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    comparison = compare(a, b)
+    if options.json:
+        _write(Path(options.json), {"names": names, **comparison.to_json()})
+    print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> "list[Source]":
+    from finetune.data.sources import Source
+
+    columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
+    others = tuple(options.columns)
+    places = [options.data] if isinstance(options.data, str) else options.data
+    return [Source(place, **columns, allow_outside=options.allow_outside, columns=others) for place in places]
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -180,17 +242,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
     train.set_defaults(command=_train)
 
-    evaluate = commands.add_parser("evaluate", help="measure a model's WER and CER")
-    evaluate.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
-    evaluate.add_argument("--data", required=True, metavar="SOURCE", help="a data set's folder, manifest or hub name")
-    evaluate.add_argument("--split", metavar="NAME", help="default: test, or the only one")
+    evaluate = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
+    evaluate.add_argument("models", metavar="MODEL", nargs="+", help="a model folder or a name on a hub; or several")
+    source = "a data set's folder, manifest or hub name"
+    evaluate.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{source}; may be repeated")
+    _add_source(evaluate)
     evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
-    evaluate.add_argument("--text-column", metavar="NAME", help="the transcripts' column, where it isn't found")
-    evaluate.add_argument("--audio-column", metavar="NAME", help="the audio's column, where it isn't found")
-    evaluate.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
-    evaluate.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
-    evaluate.add_argument("--speaker-column", metavar="NAME", help="the speakers' column, where it isn't found")
+    evaluate.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
+    evaluate.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
     evaluate.set_defaults(command=_evaluate)
+
+    compare = commands.add_parser("compare", help="say whether one of two models is better by more than chance")
+    compare.add_argument("a", metavar="A", help="a model, or without --data a saved report's folder")
+    compare.add_argument("b", metavar="B", help="the other one")
+    compare.add_argument("--data", metavar="SOURCE", help=source)
+    _add_source(compare)
+    compare.add_argument("--json", metavar="FILE", help="also write all differences here")
+    compare.set_defaults(command=_compare)
 
     transcribe = commands.add_parser("transcribe", help="audio files to text")
     transcribe.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
@@ -226,6 +294,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(recipe)
     recipe.set_defaults(command=_recipe)
     return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", metavar="NAME", help="default: test, or the only one")
+    for role in ("text", "audio", "speaker"):
+        parser.add_argument(f"--{role}-column", metavar="NAME", help=f"the {role}'s column, where it isn't found")
+    parser.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
+    parser.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

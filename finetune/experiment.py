@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 from finetune.data.batching import Batch, deal, stream
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
+from finetune.data.training_words import load_training_words
 from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.errors import UserError
+from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
@@ -60,10 +62,10 @@ from finetune.training.trackers import flatten, require_trackers
 EXAMPLES = 3  # utterances shown at each evaluation
 
 
-def run(recipe: Recipe, output: Path) -> Scores:
+def run(recipe: Recipe, output: Path) -> Analysis:
     """Train, score and save one run; goes on where an unfinished run of the same recipe stopped.
 
-    Returns the scores on the test split, or on the validation split where there is no test split.
+    Returns what was found on the test split, or on the validation split where there is no test split.
     Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
     Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
     """
@@ -89,18 +91,20 @@ def run(recipe: Recipe, output: Path) -> Scores:
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
         with saving(str(output), "Nothing is there yet"):
-            begin_run(output, recipe, preparation.rejected)
+            transcripts = [utterance.transcript for utterance in preparation.train.utterances]
+            # Of a stream no more than the beginning is known.
+            begin_run(output, recipe, preparation.rejected, None if preparation.stream else transcripts)
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
     with StopSignals(say) as signals:
         experiment.train(signals.asked)
-    scores = experiment.finish()
+    analysis = experiment.finish()
     # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends
     # it with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now and then.
     for tracker in accelerator.trackers:
         tracker.finish()
-    return scores
+    return analysis
 
 
 class Best(NamedTuple):
@@ -235,7 +239,7 @@ class Experiment:
             step, training.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
         )
 
-    def finish(self) -> Scores:
+    def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
         self._load_best()
@@ -245,17 +249,18 @@ class Experiment:
                     save_lora(self.lora, self.output / ".adapter.partial")
             self.lora.merge_and_unload()  # In place: what is scored is what is written.
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
-        evaluation = self._evaluate(split)
+        evaluation = self._evaluate(split, load_training_words(self.output / "model"))
+        analysis = analyse(evaluation.results, evaluation.counts)
         rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
         if accelerator.is_main_process:
             title = f"{self.output.name}: {role}"
             with self._saving():
                 write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
                 self._write_models(role, evaluation.scores)
-                write_report(self.output / "report", title, evaluation.scores, evaluation.results)
+                write_report(self.output / "report", title, analysis)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
-        return evaluation.scores
+        return analysis
 
     def _load_best(self) -> None:
         """Take the best weights, or the average of the best where it is no worse on the validation split."""
@@ -308,9 +313,17 @@ class Experiment:
             done = f"step {step}/{self.recipe.training.max_steps}"
             self.say(f"{done}: {describe_step(values)}, {left / 60:.1f} min left")
 
-    def _evaluate(self, split: Split) -> Evaluation:
+    def _evaluate(self, split: Split, training_words: frozenset[str] | None = None) -> Evaluation:
+        recipe = self.recipe
         self.model.to(self.accelerator.device)
-        evaluation = evaluate_split(self.transcriber, split, self.recipe.evaluation.batch_seconds, self.accelerator)
+        evaluation = evaluate_split(
+            self.transcriber,
+            split,
+            recipe.evaluation.batch_seconds,
+            self.accelerator,
+            recipe.text.normalization,
+            training_words,
+        )
         if self.trained is not self.model:
             self.model.cpu()  # Room for training.
         return evaluation

@@ -14,6 +14,7 @@ from typing import Any
 from finetune import __version__
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.preprocessing import save_preprocessing
+from finetune.data.training_words import save_training_words
 from finetune.data.transcripts import describe_steps, save_normalization
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores
@@ -45,10 +46,12 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     return True
 
 
-def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection]) -> None:
-    """Make a run's folder with its recipe, what was left out, and an empty log."""
+def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], transcripts: Sequence[str] | None) -> None:
+    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log."""
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
+    if transcripts is not None:
+        save_training_words(output, transcripts)
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"

@@ -1,7 +1,11 @@
 """A model and a split to scores, each utterance on exactly one process."""
 
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,56 +16,121 @@ from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
+from finetune.data.snr import estimate_snr
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS, Step, load_normalization
+from finetune.data.training_words import load_training_words
+from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, load_normalization, split_words
 from finetune.decoding.greedy import count_blanks, decode_greedy
 from finetune.errors import UserError
-from finetune.evaluation.report import Result
-from finetune.evaluation.scores import Scores, score
+from finetune.evaluation.results import Result, add_up, count_results
+from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.transcriber import MIN_SECONDS, Transcriber
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What recognising took: seconds of forward passes and decoding, summed over the processes, and of audio."""
+
+    compute_seconds: float
+    audio_seconds: float
+    processes: int
+    device: str
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds that one process takes for a second of audio."""
+        return self.compute_seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, and the real-time factor."""
+        return {**vars(self), "real_time_factor": self.real_time_factor}
+
+    def summary(self) -> str:
+        """Say it in one line for people."""
+        shared = f", of each of {self.processes} processes" if self.processes > 1 else ""
+        return (
+            f"real-time factor {self.real_time_factor:.2g}{shared} on {self.device} ({self.compute_seconds:.1f} s of "
+            f"forward passes and decoding for {self.audio_seconds:.1f} s of audio)"
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames."""
+    """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames.
+
+    `counts`, (utterances, 10), are those of the results, in their order; `normalization` was applied to both texts.
+    """
 
     scores: Scores
     results: list[Result]
+    counts: Counts
     rejected: list[Rejection]
     blank_ratio: float
+    speed: Speed
+    normalization: tuple[Step, ...]
 
 
-def evaluate(name: str, source: Source, split: str | None, batch_seconds: float = 80.0) -> Evaluation:
-    """Score a model (a folder or a hub name) on a split of a source, each utterance once.
+def evaluate(
+    name: str,
+    sources: Sequence[Source],
+    split: str | None = None,
+    normalization: Sequence[Step] | None = None,
+    batch_seconds: float = 80.0,
+) -> Iterator[Evaluation]:
+    """Score a model (a folder or a hub name) on a split of each source in turn, each utterance once.
 
-    The split is the test split, or the only one, unless named. References are normalised as saved with the model.
-    Raises UserError for a model or a source that can't be used.
+    The split is the test split, or the only one, unless named. References and hypotheses are normalised as saved with
+    the model, or as given here. Raises UserError for a model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tables = load_splits(source)
-    split = split or ("test" if "test" in tables else None) or (next(iter(tables)) if len(tables) == 1 else None)
-    if split is None:
-        raise UserError(f"{source.root} has the splits {', '.join(sorted(tables))}: name one with --split.")
-    table = select_table(tables, split, source)
+    splits = [load_splits(source) for source in sources]
+    names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
+    tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
     transcriber = Transcriber.load(name, str(accelerator.device))
-    steps = load_normalization(name) or _guess_normalization(transcriber)
-    config = transcriber.model.config
-    limits = Limits(transcriber.sampling_rate, encoder_convolutions(config), min_seconds=MIN_SECONDS)
-    prepared = prepare_split(split, table, steps, limits, preprocessing=load_preprocessing(name))
-    evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator)
-    return replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
+    steps = tuple(normalization) if normalization is not None else load_normalization(name)
+    steps = _guess_normalization(transcriber) if steps is None else steps
+    training_words = load_training_words(name)
+    limits = Limits(transcriber.sampling_rate, encoder_convolutions(transcriber.model.config), min_seconds=MIN_SECONDS)
+    for chosen, table in zip(names, tables, strict=True):
+        prepared = prepare_split(chosen, table, steps, limits, preprocessing=load_preprocessing(name))
+        evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator, steps, training_words)
+        yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
+
+
+def evaluate_pair(a: str, b: str, source: Source, split: str | None = None) -> tuple[Evaluation, Evaluation]:
+    """Score two models on one split, both normalised as saved with A: otherwise their references could differ.
+
+    Raises UserError as `evaluate` does.
+    """
+    first = next(evaluate(a, [source], split))
+    return first, next(evaluate(b, [source], split, first.normalization))
+
+
+def _choose_split(source: Source, tables: dict[str, object]) -> str:
+    if "test" in tables:
+        return "test"
+    if len(tables) == 1:
+        return next(iter(tables))
+    raise UserError(f"{source.root} has the splits {', '.join(sorted(tables))}: name one with --split.")
 
 
 def evaluate_split(
-    transcriber: Transcriber, split: Split, batch_seconds: float, accelerator: Accelerator
+    transcriber: Transcriber,
+    split: Split,
+    batch_seconds: float,
+    accelerator: Accelerator,
+    normalization: Sequence[Step] = (),
+    training_words: frozenset[str] | None = None,
 ) -> Evaluation:
     """Transcribe and score a split, each utterance on exactly one process, whatever their number.
 
-    Raises UserError when no utterance could be read.
+    What was recognised is normalised as the split's transcripts were. Raises UserError when no utterance could be read.
     """
     order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
     mine = order[accelerator.process_index :: accelerator.num_processes]
+    normalize = _build_hypothesis_normalizer(normalization, transcriber)
     transcriber.model.eval()
+    compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
     rejected: list[Rejection] = []
     blanks = frames = 0
@@ -76,22 +145,64 @@ def evaluate_split(
         rejected += unreadable
         if not read:
             continue
+        began = time.perf_counter()  # The logits come back to the CPU: nothing is left running.
         logits, num_frames = transcriber.logits([waveform for _, waveform in read])
+        texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
+        compute_seconds += time.perf_counter() - began
         counted = count_blanks(logits, num_frames, transcriber.model.config.pad_token_id)
         blanks, frames = blanks + counted[0], frames + counted[1]
-        texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
-        for (u, _), text in zip(read, texts, strict=True):
-            result = Result(u.name, u.transcript, text, u.raw_transcript, u.seconds, u.speaker, u.columns)
+        for (u, waveform), text in zip(read, texts, strict=True):
+            result = Result(
+                name=u.name,
+                reference=u.transcript,
+                hypothesis=normalize(text),
+                raw_reference=u.raw_transcript,
+                seconds=u.seconds,
+                speaker=u.speaker,
+                columns=u.columns,
+                raw_hypothesis=text,
+                source=u.source,
+                snr_db=estimate_snr(waveform, transcriber.sampling_rate),
+                unseen_words=_count_unseen(u.transcript, training_words),
+            )
             results.append((u.row, result))
     progress.close()
     gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
     rejected = gather_object(rejected)
     require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
-    seconds = sum(result.seconds for result in gathered)
-    scores = score([r.reference for r in gathered], [r.hypothesis for r in gathered], seconds)
-    counts = gather_object([(blanks, frames)])
-    ratio = sum(b for b, _ in counts) / max(sum(f for _, f in counts), 1)
-    return Evaluation(scores, gathered, rejected, ratio)
+    gathered_counts = count_results(gathered)
+    scores = add_up(gathered, gathered_counts)
+    sums = gather_object([(blanks, frames, compute_seconds)])
+    blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
+    speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(transcriber.device))
+    ratio = blanks / max(frames, 1)
+    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization))
+
+
+def _build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:
+    normalize, unknown = build_normalizer(steps), transcriber.tokenizer.unk_token or ""
+    if not unknown:
+        return normalize
+    # As punctuation its brackets would go, and one wrong character would be three words. No step takes this for text.
+    return lambda text: normalize(text.replace(unknown, "\ue000")).replace("\ue000", unknown)
+
+
+def describe_device(device: torch.device) -> str:
+    """A device's name, and of a CPU the number of threads."""
+    if device.type == "cuda":
+        return f"one {torch.cuda.get_device_name(device)}"
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''} of {name}"
+
+
+def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int | None:
+    if training_words is None:
+        return None
+    return sum(word not in training_words for word in split_words(transcript))
 
 
 def _read(

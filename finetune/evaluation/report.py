@@ -5,77 +5,58 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 
 from finetune.errors import UserError
-from finetune.evaluation.scores import ErrorCounts, Scores, align_words, count, percent, score
+from finetune.evaluation.analysis import Analysis
+from finetune.evaluation.errors import rank_worst
+from finetune.evaluation.results import FILE, Result, format_results
+from finetune.evaluation.scores import Counts, ErrorCounts, Scores, align_words, count, pair_units, percent
 
 # Ten thousand rows make a page that browsers scroll badly; utterances.jsonl holds them all.
 MAX_ROWS = 1000
 
 
-@dataclass(frozen=True)
-class Result:
-    """One utterance and what was recognised, as it was scored; `columns` are what else its row says."""
-
-    name: str
-    reference: str
-    hypothesis: str
-    raw_reference: str
-    seconds: float
-    speaker: str | None
-    columns: dict[str, str] = field(default_factory=dict)
-
-
-def write_report(folder: Path, title: str, scores: Scores, results: Sequence[Result]) -> None:
+def write_report(folder: Path, title: str, analysis: Analysis) -> None:
     """Write `scores.json`, `utterances.jsonl` and `index.html` into a new folder, all of them or nothing.
 
     Raises UserError when the folder exists already.
     """
-    if folder.exists():
-        raise UserError(f"There is a report in {folder} already: remove it, or choose another folder.")
-    counted = [(result, score([result.reference], [result.hypothesis]).words) for result in results]
+    require_free(folder)
     # Beside the folder, so that the rename stays on one file system.
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        _write(unfinished / "scores.json", json.dumps(scores.to_json(), indent=2) + "\n")
-        _write(unfinished / "utterances.jsonl", "".join(_json_line(*pair) for pair in counted))
-        _write(unfinished / "index.html", _page(title, scores, counted))
+        _write(unfinished / "scores.json", json.dumps(analysis.to_json(), indent=2, ensure_ascii=False) + "\n")
+        _write(unfinished / FILE, format_results(analysis.results, analysis.counts))
+        _write(unfinished / "index.html", _page(title, analysis))
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
+def require_free(folder: Path) -> None:
+    """Raise UserError when there is something where a report shall be."""
+    if folder.exists():
+        raise UserError(f"There is a report in {folder} already: remove it, or choose another folder.")
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _json_line(result: Result, words: ErrorCounts) -> str:
-    errors = {
-        "wer": words.rate,
-        "words": words.reference_length,
-        "substitutions": words.substitutions,
-        "deletions": words.deletions,
-        "insertions": words.insertions,
-    }
-    return json.dumps(asdict(result) | errors, ensure_ascii=False) + "\n"
-
-
-def _page(title: str, scores: Scores, counted: Sequence[tuple[Result, ErrorCounts]]) -> str:
-    worst = sorted(counted, key=lambda pair: (-pair[1].errors, -(pair[1].rate or 0.0), pair[0].name))
+def _page(title: str, analysis: Analysis) -> str:
+    worst = rank_worst(analysis.counts)
     shown = worst[:MAX_ROWS]
     which = f"The {len(shown)} worst of" if len(shown) < len(worst) else "All"
     return _PAGE.format(
         title=escape(title),
         style=_STYLE,
-        figures="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _figures(scores)),
+        figures="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _figures(analysis.scores)),
         note=f"{which} {count(len(worst), 'utterance')}, those with most word errors first.",
-        rows="\n".join(_row(*pair) for pair in shown),
+        rows="\n".join(_row(analysis.results[row], analysis.counts[row]) for row in shown),
     )
 
 
@@ -93,7 +74,8 @@ def _figures(scores: Scores) -> list[tuple[str, str]]:
     ]
 
 
-def _row(result: Result, words: ErrorCounts) -> str:
+def _row(result: Result, counts: Counts) -> str:
+    words = ErrorCounts(*counts[:4].tolist())
     text = _mark_differences(result.reference, result.hypothesis)
     if result.raw_reference != result.reference:
         text += f'<p class="raw" dir="auto">{escape(result.raw_reference)}</p>'
@@ -107,20 +89,17 @@ def _row(result: Result, words: ErrorCounts) -> str:
 
 def _mark_differences(reference: str, hypothesis: str) -> str:
     """Return the words of both as HTML: each difference by a colour and by a sign."""
-    output = align_words([reference], [hypothesis])
-    said, heard = output.references[0], output.hypotheses[0]
+    [alignment] = align_words([reference], [hypothesis])
     pieces: list[str] = []
-    for chunk in output.alignments[0]:
-        left = [escape(word) for word in said[chunk.ref_start_idx : chunk.ref_end_idx]]
-        right = [escape(word) for word in heard[chunk.hyp_start_idx : chunk.hyp_end_idx]]
-        if chunk.type == "equal":
-            pieces += left
-        elif chunk.type == "delete":
-            pieces += [f"<del>−{word}</del>" for word in left]
-        elif chunk.type == "insert":
-            pieces += [f"<ins>+{word}</ins>" for word in right]
+    for said, heard in (map(escape, pair) for pair in pair_units(alignment)):
+        if said == heard:
+            pieces.append(said)
+        elif not heard:
+            pieces.append(f"<del>−{said}</del>")
+        elif not said:
+            pieces.append(f"<ins>+{heard}</ins>")
         else:
-            pieces += [f'<span class="changed">{old}→<b>{new}</b></span>' for old, new in zip(left, right, strict=True)]
+            pieces.append(f'<span class="changed">{said}→<b>{heard}</b></span>')
     return f'<p dir="auto">{" ".join(pieces)}</p>'
 
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
+import numpy as np
+import numpy.typing as npt
 
 from finetune.data.transcripts import split_words
+
+# What a table of counts holds of each utterance. All of them add up, and every rate is a ratio of such sums.
+COLUMNS = (
+    "hits",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "character_hits",
+    "character_substitutions",
+    "character_deletions",
+    "character_insertions",
+    "wrong",
+    "utterances",
+)
+Counts = npt.NDArray[np.int64]
+"""Integer counts, (…, 10), in the order of `COLUMNS`; "wrong" is 1 for an utterance with a word error."""
+
+RATES = ("wer", "cer", "ser")
+
+# jiwer's alignments are objects for each stretch of words: so many utterances' at once stay small.
+_BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -46,12 +70,22 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Error counts of a set of utterances; `+` joins two sets, over batches or processes."""
+    """Error counts of a set of utterances; `+` joins two sets, over batches or processes.
+
+    `wrong` is the number of utterances with a word error.
+    """
 
     utterances: int
     audio_seconds: float
     words: ErrorCounts
     characters: ErrorCounts
+    wrong: int
+
+    @classmethod
+    def from_counts(cls, counts: Counts, audio_seconds: float) -> Scores:
+        """The sum of a table of counts, (utterances, 10)."""
+        sums = counts.sum(axis=0).tolist()
+        return cls(sums[9], audio_seconds, ErrorCounts(*sums[:4]), ErrorCounts(*sums[4:8]), sums[8])
 
     def __add__(self, other: Scores) -> Scores:
         return Scores(
@@ -59,6 +93,7 @@ class Scores:
             self.audio_seconds + other.audio_seconds,
             self.words + other.words,
             self.characters + other.characters,
+            self.wrong + other.wrong,
         )
 
     @property
@@ -71,12 +106,19 @@ class Scores:
         """Character error rate of the corpus: a fraction, None without reference characters."""
         return self.characters.rate
 
+    @property
+    def ser(self) -> float | None:
+        """Sentence error rate: the share of utterances with a word error, None without utterances."""
+        return self.wrong / self.utterances if self.utterances else None
+
     def to_json(self) -> dict[str, Any]:
         """Return rates (fractions) and the counts they come from; substitutions and so on are of words."""
         return {
             "wer": self.wer,
             "cer": self.cer,
+            "ser": self.ser,
             "utterances": self.utterances,
+            "wrong_utterances": self.wrong,
             "audio_seconds": self.audio_seconds,
             "words": self.words.reference_length,
             "substitutions": self.words.substitutions,
@@ -87,16 +129,6 @@ class Scores:
             "character_deletions": self.characters.deletions,
             "character_insertions": self.characters.insertions,
         }
-
-    def summary(self) -> str:
-        """Say the scores in one line for people; the only place here where rates become percent."""
-        words = self.words
-        return (
-            f"WER {percent(self.wer)} ({count(words.substitutions, 'substitution')}, "
-            f"{count(words.deletions, 'deletion')}, {count(words.insertions, 'insertion')} "
-            f"in {count(words.reference_length, 'word')}), CER {percent(self.cer)}, "
-            f"{count(self.utterances, 'utterance')}, {self.audio_seconds / 60:.1f} minutes"
-        )
 
 
 def percent(rate: float | None) -> str:
@@ -116,34 +148,82 @@ def collapse_whitespace(text: str) -> str:
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: float = 0.0) -> Scores:
-    """Compare hypotheses with their references, utterance by utterance, and count errors over them all.
+    """Compare hypotheses with their references as `count_errors` does, and add the counts up.
+
+    `audio_seconds` is the length of all utterances together. Raises ValueError when the two lists differ in length.
+    """
+    return Scores.from_counts(count_errors(references, hypotheses), audio_seconds)
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
+    """Each utterance's counts, (utterances, 10).
 
     Whitespace is collapsed on both sides, nothing else is changed; a Han character or kana counts as a word.
     An empty reference makes all of its hypothesis insertions, an empty hypothesis makes all of its reference
-    deletions. Characters include the single spaces between words. `audio_seconds` is the length of all
-    utterances together.
+    deletions. Characters include the single spaces between words.
 
     Raises ValueError when the two lists differ in length.
     """
+    rows = [
+        [*_tally(words), *_tally(characters)]
+        for (_, _, words), (_, _, characters) in zip(
+            align_words(references, hypotheses), align_characters(references, hypotheses), strict=True
+        )
+    ]
+    counts = np.zeros((len(rows), len(COLUMNS)), dtype=np.int64)
+    if rows:
+        counts[:, :8] = rows
+    counts[:, 8] = counts[:, 1:4].any(axis=1)
+    counts[:, 9] = 1
+    return counts
+
+
+def error_rates(sums: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """WER, CER and SER, (…, 3), of sums of counts (…, 10); NaN where there are no reference units."""
+    words, characters = sums[..., :4], sums[..., 4:8]
+    errors = np.stack([words[..., 1:].sum(-1), characters[..., 1:].sum(-1), sums[..., 8]], axis=-1)
+    units = np.stack([words[..., :3].sum(-1), characters[..., :3].sum(-1), sums[..., 9]], axis=-1)
+    return np.divide(errors, units, out=np.full(errors.shape, np.nan), where=units > 0)
+
+
+Alignment = tuple[list[str], list[str], list[Any]]
+"""The units of a reference, those of its hypothesis, and jiwer's chunks: which belong together."""
+
+
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Alignment]:
+    """jiwer's alignment of the words of each pair; raises ValueError when the two lists differ in length."""
+    return _align(references, hypotheses, lambda text: " ".join(split_words(text)), jiwer.process_words)
+
+
+def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Alignment]:
+    """jiwer's alignment of the characters of each pair, single spaces among them; raises ValueError as above."""
+    return _align(references, hypotheses, collapse_whitespace, jiwer.process_characters)
+
+
+def _align(
+    references: Sequence[str], hypotheses: Sequence[str], clean: Callable[[str], str], process: Callable[..., Any]
+) -> Iterator[Alignment]:
     if len(references) != len(hypotheses):
         raise ValueError(f"Got {len(references)} references but {len(hypotheses)} hypotheses.")
-    references = [collapse_whitespace(text) for text in references]
-    hypotheses = [collapse_whitespace(text) for text in hypotheses]
-    return Scores(
-        utterances=len(references),
-        audio_seconds=audio_seconds,
-        words=_counts(align_words(references, hypotheses)),
-        characters=_counts(jiwer.process_characters(references, hypotheses)),
-    )
+    for start in range(0, len(references), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        output = process([clean(text) for text in references[block]], [clean(text) for text in hypotheses[block]])
+        yield from zip(output.references, output.hypotheses, output.alignments, strict=True)
 
 
-def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
-    """jiwer's alignment of the words of each pair."""
-    return jiwer.process_words(
-        [" ".join(split_words(text)) for text in references], [" ".join(split_words(text)) for text in hypotheses]
-    )
+def pair_units(alignment: Alignment) -> list[tuple[str, str]]:
+    """What was said and what was recognised, unit by unit; "" stands for nothing."""
+    said, heard, chunks = alignment
+    pairs: list[tuple[str, str]] = []
+    for chunk in chunks:
+        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        pairs += itertools.zip_longest(left, right, fillvalue="")
+    return pairs
 
 
-def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
-    # Only the counts are taken: with no reference words jiwer's own rate is a count of insertions.
-    return ErrorCounts(output.hits, output.substitutions, output.deletions, output.insertions)
+def _tally(chunks: Sequence[Any]) -> list[int]:
+    counts = dict.fromkeys(("equal", "substitute", "delete", "insert"), 0)
+    for chunk in chunks:
+        counts[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return list(counts.values())

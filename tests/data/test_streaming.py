@@ -106,7 +106,7 @@ def test_a_run_streams_and_copies_nothing(
     shards: Path, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(tmp_path, data={"root": str(shards), "streaming": True}, training={"max_steps": 3})
-    scores = run(load_recipe(recipe), tmp_path / "run")
+    scores = run(load_recipe(recipe), tmp_path / "run").scores
     assert scores.utterances == 6
     assert "train: streamed, of the first rows 23 utterances" in capsys.readouterr().err
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.suffix == ".arrow"]

@@ -14,6 +14,7 @@ from finetune.recipe import load_recipe
 RUN_FILES = {
     "recipe.yaml",
     "rejected.csv",
+    "training_words.txt.gz",
     "metrics.jsonl",
     "curves.png",
     "checkpoints/step-000300/model.safetensors",

@@ -55,7 +55,7 @@ def texts_of_pipeline(model, files, folder):
 def texts_of_evaluate(model, corpus, folder):
     arguments = ["evaluate", str(model), "--data", str(corpus), "--split", "test"]
     assert main([*arguments, "--json", str(folder / "scores.json")]) == 0
-    return {row["name"]: row["hypothesis"] for row in json.loads((folder / "scores.json").read_text())["results"]}
+    return {row["name"]: row["raw_hypothesis"] for row in json.loads((folder / "scores.json").read_text())["results"]}
 
 
 def texts_of_transcribe(model, files, capsys):
@@ -83,7 +83,7 @@ def test_pipeline_evaluate_and_transcribe_give_the_same_texts(
     assert texts_of_evaluate(run / "model", corpus_folder, tmp_path) == expected
     assert texts_of_transcribe(run / "model", files, capsys) == expected
     reported = map(json.loads, (run / "report/utterances.jsonl").read_text().splitlines())
-    assert {row["name"]: row["hypothesis"] for row in reported} == expected
+    assert {row["name"]: row["raw_hypothesis"] for row in reported} == expected
 
 
 def test_evaluate_agrees_with_the_report_of_the_run(learned_run, corpus_folder, tmp_path):

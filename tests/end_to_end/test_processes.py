@@ -63,8 +63,13 @@ def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
 
     scores = tmp_path / "scores.json"
     assert main(["evaluate", str(run / "model"), "--data", str(corpus_folder), "--json", str(scores)]) == 0
-    found, reported = json.loads(scores.read_text()), json.loads((run / "report/scores.json").read_text())
-    assert {key: found[key] for key in reported} == reported
+    command = [*launcher, "--num_processes", 2, "-m", "finetune", "evaluate", run / "model", "--data", corpus_folder]
+    done = execute([*command, "--json", tmp_path / "by-two.json"], tmp_path)
+    assert done.stdout.count("WER ") == 1 and "of each of 2 processes on" in done.stdout
+    reported = json.loads((run / "report/scores.json").read_text())
+    for file in (scores, tmp_path / "by-two.json"):
+        found = json.loads(file.read_text())
+        assert {key: found[key] for key in reported} == reported
 
 
 def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(write_recipe, finetune_run, tmp_path):

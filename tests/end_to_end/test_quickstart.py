@@ -32,7 +32,7 @@ def test_base_is_an_ordinary_wav2vec2_without_a_head() -> None:
 def test_quickstart_learns_because_of_its_base(
     overrides: list[str], bounds: tuple[float, float], tmp_path: Path
 ) -> None:
-    scores = run(load_recipe(QUICKSTART / "recipe.yaml", overrides), tmp_path / "run")
+    scores = run(load_recipe(QUICKSTART / "recipe.yaml", overrides), tmp_path / "run").scores
     assert scores.wer is not None
     assert bounds[0] <= scores.wer <= bounds[1]
     assert scores.utterances == 100

@@ -8,8 +8,9 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.evaluation import report
-from finetune.evaluation.report import Result, write_report
-from finetune.evaluation.scores import score
+from finetune.evaluation.analysis import analyse
+from finetune.evaluation.report import write_report
+from finetune.evaluation.results import Result, read_results
 
 RESULTS = [
     Result("fine", "all is well", "all is well", "All is well!", 1.0, None),
@@ -45,8 +46,7 @@ class Page(HTMLParser):
 
 
 def write(folder: Path, results=RESULTS, title="Test <set> & co") -> str:
-    scores = score([result.reference for result in results], [result.hypothesis for result in results], 5.5)
-    write_report(folder, title, scores, results)
+    write_report(folder, title, analyse(results))
     return (folder / "index.html").read_text(encoding="utf-8")
 
 
@@ -61,6 +61,11 @@ def test_scores_and_utterances_are_json(tmp_path):
     write(tmp_path / "report")
     scores = json.loads((tmp_path / "report" / "scores.json").read_text(encoding="utf-8"))
     assert (scores["words"], scores["substitutions"], scores["deletions"], scores["insertions"]) == (14, 1, 2, 1)
+    assert (scores["audio_seconds"], scores["ser"]) == (5.5, pytest.approx(2 / 3))
+    assert scores["intervals"]["resampled"] == "utterances"
+    assert scores["intervals"]["wer"][0] == 0.0
+    assert [slice["value"] for slice in scores["slices"]["seconds"]] == ["under 2 s", "2 to 5 s"]
+    assert scores["errors"]["worst"][0] == {"utterance": "bad <name>", "errors": 3, "words": 8}
     lines = (tmp_path / "report" / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[2]) == {
         "name": "middling",
@@ -70,13 +75,27 @@ def test_scores_and_utterances_are_json(tmp_path):
         "seconds": 2.0,
         "speaker": "Ann",
         "columns": {"accent": "Scots"},
+        "raw_hypothesis": "",
+        "source": "",
+        "snr_db": None,
+        "unseen_words": None,
         "wer": pytest.approx(1 / 3),
+        "cer": pytest.approx(5 / 13),
         "words": 3,
         "substitutions": 0,
         "deletions": 1,
         "insertions": 0,
+        "characters": 13,
+        "character_substitutions": 0,
+        "character_deletions": 5,
+        "character_insertions": 0,
     }
     assert len(lines) == 3
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write(tmp_path / "run" / "report")
+    assert read_results(tmp_path / "run" / "report") == read_results(tmp_path / "run") == RESULTS
 
 
 def test_transcripts_names_and_title_are_escaped(tmp_path):

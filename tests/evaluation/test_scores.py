@@ -2,9 +2,21 @@
 
 import json
 
+import jiwer
+import numpy as np
 import pytest
 
-from finetune.evaluation.scores import ErrorCounts, Scores, score
+from finetune.evaluation import scores
+from finetune.evaluation.scores import (
+    COLUMNS,
+    ErrorCounts,
+    Scores,
+    align_words,
+    count_errors,
+    error_rates,
+    pair_units,
+    score,
+)
 
 
 def test_wer_of_a_corpus_is_not_the_mean_of_its_utterances():
@@ -46,8 +58,8 @@ def test_an_empty_reference_counts_among_others():
 def test_no_reference_words_give_no_rate():
     assert score([""], ["a"]).wer is None
     nothing = score([], [])
-    assert nothing == Scores(0, 0.0, ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0))
-    assert nothing.summary().startswith("WER unknown")
+    assert nothing == Scores(0, 0.0, ErrorCounts(0, 0, 0, 0), ErrorCounts(0, 0, 0, 0), 0)
+    assert nothing.ser is None
 
 
 def test_a_rate_may_exceed_one():
@@ -72,12 +84,46 @@ def test_different_lengths_are_refused():
         score(["a", "b"], ["a"])
 
 
-def test_json_and_summary_give_the_counts():
-    scores = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=90.0)
-    assert json.loads(json.dumps(scores.to_json())) == {
+def test_a_sentence_is_wrong_with_a_word_error_whatever_its_spaces():
+    counts = count_errors(["a b", "c", "我爱", ""], [" a  b", "d", "我 爱", ""])
+    assert counts[:, COLUMNS.index("wrong")].tolist() == [0, 1, 0, 0]
+    assert score(["a b", "c"], ["a b", "d"]).ser == 0.5
+
+
+def test_counts_of_each_utterance_add_up_to_those_of_all(monkeypatch):
+    references, hypotheses = ["a b c", "d e", "", "f", "g"], ["a c", "d x e", "y", "", "h"]
+    monkeypatch.setattr(scores, "_BLOCK", 2)
+    counts = count_errors(references, hypotheses)
+    assert counts.dtype == np.int64 and counts.shape == (5, len(COLUMNS))
+    for row, pair in zip(counts, zip(references, hypotheses, strict=True), strict=True):
+        alone = score([pair[0]], [pair[1]])
+        assert Scores.from_counts(row[None], 0.0) == alone
+        words = jiwer.process_words(*pair)
+        assert row[:4].tolist() == [words.hits, words.substitutions, words.deletions, words.insertions]
+    assert Scores.from_counts(counts, 0.0) == score(references, hypotheses)
+
+
+def test_rates_are_ratios_of_sums():
+    counts = count_errors(["a b c", "", "d"], ["a b", "x", "d"])
+    assert error_rates(counts)[:, 0].tolist() == pytest.approx([1 / 3, np.nan, 0], nan_ok=True)
+    found = score(["a b c", "", "d"], ["a b", "x", "d"])
+    assert error_rates(counts.sum(axis=0)).tolist() == [found.wer, found.cer, found.ser]
+
+
+def test_pairs_of_units_say_what_became_of_each():
+    [alignment] = align_words(["one two three four five"], ["one three for five six"])
+    pairs = [("one", "one"), ("two", ""), ("three", "three"), ("four", "for"), ("five", "five"), ("", "six")]
+    assert pair_units(alignment) == pairs
+
+
+def test_json_gives_rates_and_counts():
+    found = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=90.0)
+    assert json.loads(json.dumps(found.to_json())) == {
         "wer": 0.4,
         "cer": 0.375,
+        "ser": 0.5,
         "utterances": 2,
+        "wrong_utterances": 1,
         "audio_seconds": 90.0,
         "words": 5,
         "substitutions": 1,
@@ -88,6 +134,3 @@ def test_json_and_summary_give_the_counts():
         "character_deletions": 0,
         "character_insertions": 2,
     }
-    assert scores.summary() == (
-        "WER 40.0 % (1 substitution, 0 deletions, 1 insertion in 5 words), CER 37.5 %, 2 utterances, 1.5 minutes"
-    )

@@ -1,0 +1,33 @@
+"""The words of a run's training transcripts, beside its model and not in it: they may tell what was said there."""
+
+import gzip
+from collections.abc import Iterable
+from pathlib import Path
+
+from finetune.data.transcripts import split_words
+from finetune.errors import UserError
+
+FILE = "training_words.txt.gz"
+
+
+def save_training_words(run: Path, transcripts: Iterable[str]) -> None:
+    """Write each word once, sorted, into a run's folder."""
+    words = sorted({word for transcript in transcripts for word in split_words(transcript)})
+    text = "".join(word + "\n" for word in words)
+    partial = run / f"{FILE}.partial"
+    partial.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    partial.rename(run / FILE)
+
+
+def load_training_words(model: str | Path) -> frozenset[str] | None:
+    """The words that a model's run was trained on, from the folder above the model's; None where they aren't known.
+
+    Raises UserError for a damaged file.
+    """
+    file = Path(model).parent / FILE
+    if not file.is_file():
+        return None
+    try:
+        return frozenset(gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")) - {""}
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error

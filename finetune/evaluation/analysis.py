@@ -1,0 +1,65 @@
+"""Results to all that is said of them: scores with intervals, slices, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.evaluation.errors import Errors, analyse_errors
+from finetune.evaluation.intervals import Interval, Intervals, bootstrap
+from finetune.evaluation.results import Result, add_up, count_results
+from finetune.evaluation.scores import Counts, Scores, count, percent
+from finetune.evaluation.slices import Slice, score_slices
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an evaluation found; `counts` is (utterances, 10), a row for each of `results`."""
+
+    results: tuple[Result, ...]
+    counts: Counts
+    scores: Scores
+    intervals: Intervals
+    slices: dict[str, list[Slice]]
+    errors: Errors
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in `scores.json`: rates (fractions) and counts, intervals, slices, errors."""
+        slices = {name: [each.to_json() for each in slices] for name, slices in self.slices.items()}
+        return {
+            **self.scores.to_json(),
+            "intervals": self.intervals.to_json(),
+            "slices": slices,
+            "errors": self.errors.to_json(),
+        }
+
+    def summary(self) -> str:
+        """Say the scores in one line for people."""
+        scores, words = self.scores, self.scores.words
+        return (
+            f"WER {percent(scores.wer)} ({describe_interval(self.intervals.wer)}"
+            f"{count(words.substitutions, 'substitution')}, "
+            f"{count(words.deletions, 'deletion')}, {count(words.insertions, 'insertion')} "
+            f"in {count(words.reference_length, 'word')}), CER {percent(scores.cer)}, "
+            f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}, "
+            f"{scores.audio_seconds / 60:.1f} minutes"
+        )
+
+
+def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis:
+    """Analyse results, with their counts, (utterances, 10), where those are at hand."""
+    counts = count_results(results) if counts is None else counts
+    return Analysis(
+        results=tuple(results),
+        counts=counts,
+        scores=add_up(results, counts),
+        intervals=bootstrap(counts, [result.speaker for result in results]),
+        slices=score_slices(results, counts),
+        errors=analyse_errors(results, counts),
+    )
+
+
+def describe_interval(interval: Interval | None) -> str:
+    """An interval of a rate in percent, in the words of the summary; nothing where there is none."""
+    return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}; "

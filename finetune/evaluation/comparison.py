@@ -1,0 +1,282 @@
+"""Two systems on the same utterances: is the difference of their WER more than chance, where, and by which words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.data.transcripts import split_words
+from finetune.errors import UserError
+from finetune.evaluation.intervals import LEVEL, Interval, cluster, find_interval, resample
+from finetune.evaluation.results import Result, add_up, count_results
+from finetune.evaluation.scores import (
+    COLUMNS,
+    Counts,
+    Scores,
+    align_words,
+    collapse_whitespace,
+    count,
+    error_rates,
+    pair_units,
+    percent,
+)
+from finetune.evaluation.slices import partition
+
+MOST = 50  # utterances or words that got better or worse
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B's WER less A's on some utterances, so that less than zero is better; fractions.
+
+    `interval` is the paired bootstrap's, `p_value` the matched-pairs test's, each None where it can't be had.
+    `better`, `worse` and `same` are the numbers of utterances in which B makes fewer, more or as many word errors.
+    """
+
+    wer_a: float | None
+    wer_b: float | None
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+    resampled: str
+    clusters: int
+    utterances: int
+    better: int
+    worse: int
+    same: int
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, the interval as [low, high]."""
+        interval = self.interval and [self.interval.low, self.interval.high]
+        return {**asdict(self), "interval": interval, "level": LEVEL}
+
+
+@dataclass(frozen=True)
+class Change:
+    """An utterance that B recognises better or worse than A, with both numbers of word errors."""
+
+    utterance: str
+    reference: str
+    hypothesis_a: str
+    hypothesis_b: str
+    errors_a: int
+    errors_b: int
+
+
+@dataclass(frozen=True)
+class WordChange:
+    """A reference word: how often only A recognised it, and how often only B did."""
+
+    word: str
+    only_a: int
+    only_b: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems' scores on the same utterances, and their difference in all, by slices, by utterances, by words."""
+
+    a: Scores
+    b: Scores
+    overall: Difference
+    slices: dict[str, dict[str, Difference]]
+    better: tuple[Change, ...]
+    worse: tuple[Change, ...]
+    words_better: tuple[WordChange, ...]
+    words_worse: tuple[WordChange, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole as plain values, with its sentence."""
+        slices = {
+            name: [{"value": value, **difference.to_json()} for value, difference in values.items()]
+            for name, values in self.slices.items()
+        }
+        return {
+            "sentence": self.sentence(),
+            "a": self.a.to_json(),
+            "b": self.b.to_json(),
+            "difference": self.overall.to_json(),
+            "slices": slices,
+            "better": [asdict(change) for change in self.better],
+            "worse": [asdict(change) for change in self.worse],
+            "words_better": [asdict(change) for change in self.words_better],
+            "words_worse": [asdict(change) for change in self.words_worse],
+        }
+
+    def sentence(self) -> str:
+        """Say which one is better, or that none can be seen to be."""
+        found = self.overall
+        assert found.difference is not None  # `compare` requires reference words.
+        rates = f"WER {percent(found.wer_a)} of A, {percent(found.wer_b)} of B"
+        test = "" if found.p_value is None else f"; matched-pairs test p {describe_p_value(found.p_value)}"
+        drawn = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
+        points, interval = 100 * found.difference, found.interval
+        if interval is None:
+            return f"no difference can be seen: {rates}, of a single utterance."
+        low, high = 100 * interval.low, 100 * interval.high
+        if not found.is_seen:
+            return (
+                f"no difference can be seen: {rates}; B's less A's is {points:.1f} points, 95 % interval {low:.1f} to "
+                f"{high:.1f} ({drawn})."
+            )
+        name = "A" if points > 0 else "B"
+        if points < 0:
+            points, low, high = -points, -high, -low
+        return f"{name} is better by {points:.1f} points, 95 % interval {low:.1f} to {high:.1f} ({rates}; {drawn})."
+
+
+def compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
+    """Compare B with A; utterances of one name belong together in their order.
+
+    Raises UserError where the two hold other utterances or other references, or no reference words.
+    """
+    a, b = _pair(a, b)
+    counts_a, counts_b = count_results(a), count_results(b)
+    if not counts_a[:, :3].any():
+        raise UserError("Every reference is empty, so there is no WER to compare.")
+    both = np.concatenate([counts_a, counts_b], axis=1)
+    speakers = [result.speaker for result in a]
+    slices = {
+        name: {value: _measure(both[rows], [speakers[row] for row in rows]) for value, rows in values.items()}
+        for name, values in partition(a).items()
+    }
+    better, worse = _list_changes(a, b, counts_a, counts_b)
+    words_better, words_worse = _list_words(a, b)
+    return Comparison(
+        add_up(a, counts_a),
+        add_up(b, counts_b),
+        _measure(both, speakers),
+        slices,
+        better,
+        worse,
+        words_better,
+        words_worse,
+    )
+
+
+def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
+    """Two-sided p-value of the matched-pairs sentence-segment word error test, (segments,) errors each.
+
+    Gillick and Cox 1989 ("Some statistical issues in the comparison of speech recognition algorithms", ICASSP), as
+    NIST's sclite does (MAPSSWE), but with utterances as segments. The mean difference over its standard error is taken
+    for normal, which needs some fifty segments, and segments for independent, which those of one speaker are not
+    quite: then the bootstrap over speakers is the one to believe. None of a single segment.
+    """
+    differences = errors_a - errors_b
+    if len(differences) < 2:
+        return None
+    if not differences.any():
+        return 1.0
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return math.erfc(abs(float(differences.mean())) / error / math.sqrt(2)) if error else 0.0
+
+
+def describe_p_value(p_value: float) -> str:
+    """A p-value as people write it."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def _measure(both: Counts, speakers: Sequence[str | None]) -> Difference:
+    """The difference from both systems' counts side by side, (utterances, 20): what is drawn is drawn for both."""
+    width = len(COLUMNS)
+    total = both.sum(axis=0)
+    wer_a, wer_b = (None if math.isnan(rate) else rate for rate in map(_wer, (total[:width], total[width:])))
+    clusters, resampled = cluster(both, speakers)
+    interval = None
+    if len(clusters) > 1:
+        sums = resample(clusters)
+        differences = error_rates(sums[:, width:])[:, 0] - error_rates(sums[:, :width])[:, 0]
+        interval = find_interval(differences, len(clusters))
+    errors_a, errors_b = both[:, 1:4].sum(axis=1), both[:, width + 1 : width + 4].sum(axis=1)
+    return Difference(
+        wer_a,
+        wer_b,
+        None if wer_a is None or wer_b is None else wer_b - wer_a,
+        interval,
+        matched_pairs_p_value(errors_a, errors_b),
+        resampled,
+        len(clusters),
+        len(both),
+        int((errors_b < errors_a).sum()),
+        int((errors_b > errors_a).sum()),
+        int((errors_b == errors_a).sum()),
+    )
+
+
+def _wer(sums: Counts) -> float:
+    return float(error_rates(sums)[0])
+
+
+def _pair(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+    first, second = _by_name(a), _by_name(b)
+    only_a, only_b = first.keys() - second.keys(), second.keys() - first.keys()
+    if only_a or only_b:
+        raise UserError(
+            f"A and B hold other utterances: {len(only_a)} of A's {len(a)} are not in B, {len(only_b)} of B's {len(b)} "
+            f"not in A, such as {min(only_a or only_b)[0]}: expected both to be evaluated on the same data."
+        )
+    pairs = [(first[key], second[key]) for key in first]
+    other = [x for x, y in pairs if collapse_whitespace(x.reference) != collapse_whitespace(y.reference)]
+    if other:
+        raise UserError(
+            f"A and B have other references in {len(other)} of {count(len(pairs), 'utterance')}, such as "
+            f"{other[0].name}: expected the same data and normalisation; `finetune compare` with two models and --data "
+            "normalises both in one way."
+        )
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _by_name(results: Sequence[Result]) -> dict[tuple[str, int], Result]:
+    """Results by name, and of those with one name (pieces of a recording) by their order."""
+    seen: Counter[str] = Counter()
+    named = {}
+    for result in results:
+        named[result.name, seen[result.name]] = result
+        seen[result.name] += 1
+    return named
+
+
+def _list_changes(
+    a: Sequence[Result], b: Sequence[Result], counts_a: Counts, counts_b: Counts
+) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+    """The utterances with the largest gain, and those with the largest loss."""
+    errors = [counts[:, 1:4].sum(axis=1).tolist() for counts in (counts_a, counts_b)]
+    changes = [
+        Change(x.name, x.reference, x.hypothesis, y.hypothesis, of_a, of_b)
+        for x, y, of_a, of_b in zip(a, b, *errors, strict=True)
+    ]
+    ordered = sorted(changes, key=lambda change: change.errors_b - change.errors_a)
+    better = [change for change in ordered if change.errors_b < change.errors_a]
+    worse = [change for change in reversed(ordered) if change.errors_b > change.errors_a]
+    return tuple(better[:MOST]), tuple(worse[:MOST])
+
+
+def _list_words(a: Sequence[Result], b: Sequence[Result]) -> tuple[tuple[WordChange, ...], tuple[WordChange, ...]]:
+    """The words that B recognises where A did not more often than the other way round, and the others."""
+    only_a: Counter[str] = Counter()
+    only_b: Counter[str] = Counter()
+    differing = [(x, y) for x, y in zip(a, b, strict=True) if split_words(x.hypothesis) != split_words(y.hypothesis)]
+    references = [x.reference for x, _ in differing]
+    aligned = (align_words(references, [pair[i].hypothesis for pair in differing]) for i in range(2))
+    for of_a, of_b in zip(*aligned, strict=True):
+        said = [[(old, old == new) for old, new in pair_units(each) if old] for each in (of_a, of_b)]
+        for (word, right_a), (_, right_b) in zip(*said, strict=True):
+            if right_a and not right_b:
+                only_a[word] += 1
+            if right_b and not right_a:
+                only_b[word] += 1
+    changes = [WordChange(word, only_a[word], only_b[word]) for word in sorted(only_a.keys() | only_b.keys())]
+    changes.sort(key=lambda change: change.only_a - change.only_b)
+    better = [change for change in changes if change.only_b > change.only_a]
+    worse = [change for change in reversed(changes) if change.only_a > change.only_b]
+    return tuple(better[:MOST]), tuple(worse[:MOST])

@@ -1,0 +1,125 @@
+"""The same for a terminal: tables, aligned texts with their differences marked, what a comparison found."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from typing import TextIO
+
+from finetune.evaluation.analysis import Analysis
+from finetune.evaluation.comparison import Comparison, Difference, describe_p_value
+from finetune.evaluation.errors import rank_worst
+from finetune.evaluation.results import Result
+from finetune.evaluation.scores import align_words, count, pair_units, percent
+
+_YELLOW, _RED, _GREEN, _PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
+_FEW = 5  # utterances or words of a comparison; its JSON has more
+
+
+def has_colours(file: TextIO) -> bool:
+    """Whether colours are welcome there: a terminal whose user did not set NO_COLOR (https://no-color.org)."""
+    return file.isatty() and not os.environ.get("NO_COLOR")
+
+
+def format_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Rows, the first of them a heading, in columns: so many with names to the left, the others to the right."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        spaces = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        left = [cell + space for cell, space in zip(row[:names], spaces, strict=False)]
+        right = [space + cell for cell, space in zip(row[names:], spaces[names:], strict=True)]
+        lines.append("  ".join([*left, *right]).rstrip())
+    return "\n".join(lines)
+
+
+def mark_differences(reference: str, hypothesis: str, colours: bool = False) -> str:
+    """The words of both in one line: said→recognised, −left out, +added; signs tell without colours."""
+    [alignment] = align_words([reference], [hypothesis])
+    pieces = []
+    for said, heard in (map(_printable, pair) for pair in pair_units(alignment)):
+        if said == heard:
+            pieces.append(said)
+            continue
+        text, colour = f"{said}→{heard}", _YELLOW
+        if not heard:
+            text, colour = f"−{said}", _RED
+        elif not said:
+            text, colour = f"+{heard}", _GREEN
+        pieces.append(f"{colour}{text}{_PLAIN}" if colours else text)
+    return " ".join(pieces)
+
+
+def format_scores(rows: Sequence[tuple[str, str, Analysis]]) -> str:
+    """A table of what models (their names first) make of data sets."""
+    table = [("model", "data", "WER", "95 % interval", "CER", "SER", "words", "utterances")]
+    for model, data, analysis in rows:
+        scores, interval = analysis.scores, analysis.intervals.wer
+        between = "" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+        rates = percent(scores.wer), between, percent(scores.cer), percent(scores.ser)
+        table.append((model, data, *rates, f"{scores.words.reference_length:,}", f"{scores.utterances:,}"))
+    return format_table(table, names=2)
+
+
+def show_worst(analysis: Analysis, number: int, colours: bool = False) -> list[str]:
+    """A line for each of the utterances with most word errors, and their texts aligned."""
+    lines = []
+    for row in rank_worst(analysis.counts)[:number]:
+        result, counts = analysis.results[row], analysis.counts[row]
+        errors = f"{count(int(counts[1:4].sum()), 'error')} in {count(int(counts[:3].sum()), 'word')}"
+        lines.append(f"{_describe(result)}: {errors}")
+        lines.append("  " + mark_differences(result.reference, result.hypothesis, colours))
+    return lines
+
+
+def describe_comparison(comparison: Comparison, colours: bool = False) -> list[str]:
+    """What a comparison found: its sentence, the slices that differ, utterances and words that changed."""
+    overall = comparison.overall
+    lines = [
+        comparison.sentence(),
+        f"B makes fewer errors in {overall.better}, more in {overall.worse} and as many in {overall.same} of "
+        f"{count(overall.utterances, 'utterance')}.",
+    ]
+    slices = [(name, value, found) for name, values in comparison.slices.items() for value, found in values.items()]
+    seen = [each for each in slices if each[2].is_seen]
+    if slices:
+        lines.append(
+            f"A difference can be seen in {len(seen)} of {count(len(slices), 'slice')}; one in twenty is by chance."
+        )
+    if seen:
+        head = ("slice", "utterances", "WER of A", "WER of B", "points", "95 % interval", "p")
+        lines.append(format_table([head, *(_slice_row(*each) for each in seen)]))
+    for title, changes in (("better", comparison.better), ("worse", comparison.worse)):
+        for change in changes[:_FEW]:
+            lines.append(f"{title}: {_printable(change.utterance)}: {change.errors_a} → {change.errors_b} errors")
+            for name, text in (("A", change.hypothesis_a), ("B", change.hypothesis_b)):
+                lines.append(f"  {name}: {mark_differences(change.reference, text, colours)}")
+    for title, words in (("better", comparison.words_better), ("worse", comparison.words_worse)):
+        if words:
+            listed = ", ".join(f"{_printable(w.word)} (only B {w.only_b}, only A {w.only_a})" for w in words[:_FEW])
+            lines.append(f"words that got {title}: {listed}")
+    return lines
+
+
+def _slice_row(name: str, value: str, found: Difference) -> tuple[str, ...]:
+    assert found.difference is not None and found.interval is not None  # It is seen.
+    points = f"{100 * found.difference:+.1f}"
+    interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
+    p_value = "" if found.p_value is None else describe_p_value(found.p_value)
+    where = _printable(f"{name}: {value}")
+    return where, f"{found.utterances:,}", percent(found.wer_a), percent(found.wer_b), points, interval, p_value
+
+
+def _describe(result: Result) -> str:
+    return _printable(f"{result.name} ({f'{result.speaker}, ' if result.speaker else ''}{result.seconds:.1f} s)")
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: two for a wide character, none for one that stands on another."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _printable(text: str) -> str:
+    # A name or a transcript could hold what moves the cursor.
+    return "".join("�" if unicodedata.category(c) == "Cc" else c for c in text)

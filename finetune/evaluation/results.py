@@ -1,0 +1,95 @@
+"""What was recognised, utterance by utterance, written to lines that can be read and compared later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.evaluation.scores import Counts, Scores, count_errors
+
+FILE = "utterances.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One utterance and what was recognised, as both were scored and as they stood before normalisation.
+
+    `columns` are what else its row says, `source` is where it comes from, `snr_db` is an estimate of the
+    signal-to-noise ratio, `unseen_words` the number of reference words that the training transcripts don't hold.
+    """
+
+    name: str
+    reference: str
+    hypothesis: str
+    raw_reference: str
+    seconds: float
+    speaker: str | None
+    columns: dict[str, str] = field(default_factory=dict)
+    raw_hypothesis: str = ""
+    source: str = ""
+    snr_db: float | None = None
+    unseen_words: int | None = None
+
+
+def count_results(results: Sequence[Result]) -> Counts:
+    """Each result's counts, (utterances, 10)."""
+    return count_errors([result.reference for result in results], [result.hypothesis for result in results])
+
+
+def add_up(results: Sequence[Result], counts: Counts) -> Scores:
+    """The scores of results from their counts."""
+    return Scores.from_counts(counts, sum(result.seconds for result in results))
+
+
+def format_results(results: Sequence[Result], counts: Counts) -> str:
+    """The lines of `utterances.jsonl`: each result with its counts of words and characters."""
+    lines = []
+    for result, row in zip(results, counts, strict=True):
+        found = Scores.from_counts(row[None], result.seconds).to_json()
+        kept = {key: value for key, value in found.items() if key not in _OF_SETS}
+        lines.append(json.dumps(asdict(result) | kept, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+# Of one utterance they say nothing, or what `seconds` says.
+_OF_SETS = {"ser", "utterances", "wrong_utterances", "audio_seconds"}
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results in a report's folder, or in a run's; raises UserError where there are none or they are damaged."""
+    places = (folder / FILE, folder / "report" / FILE)
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"There is no report in {folder}: expected a folder with {FILE}, as a run's report/ or what "
+            "`finetune evaluate --report` writes; to compare two models add --data SOURCE."
+        )
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # A transcript may hold what `splitlines` splits at, too.
+        results = [_read_result(json.loads(line)) for line in lines if line.strip()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} is damaged: expected the results of an utterance on each line, found {error}."
+        ) from error
+    if not results:
+        raise UserError(f"{file} holds no utterances, so there is nothing to score.")
+    return results
+
+
+def _read_result(values: Any) -> Result:
+    if not isinstance(values, dict):
+        raise TypeError("a line that is no object")
+    names = {each.name for each in fields(Result)}
+    # Reports that were written before there were more fields have fewer.
+    result = Result(**{name: value for name, value in values.items() if name in names})
+    texts = (result.name, result.reference, result.hypothesis, result.raw_reference, result.speaker or "")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(result.columns, dict):
+        raise TypeError("a text that is none")
+    for number in (result.seconds, result.snr_db or 0.0):
+        if not isinstance(number, int | float):
+            raise TypeError(f"{number!r} where a number belongs")
+    return result

@@ -1,0 +1,27 @@
+"""All that is said of results, and its one line."""
+
+from finetune.evaluation.analysis import analyse
+from finetune.evaluation.results import Result, count_results
+
+RESULTS = [Result("a", "a b c d", "a b c d", "", 60.0, "x"), Result("b", "x", "y z", "", 30.0, "y")]
+
+
+def test_the_summary_gives_counts_and_the_interval():
+    assert analyse(RESULTS).summary() == (
+        "WER 40.0 % (95 % interval 0.0 to 200.0; 1 substitution, 0 deletions, 1 insertion in 5 words), CER 37.5 %, "
+        "SER 50.0 % of 2 utterances, 1.5 minutes"
+    )
+    assert analyse(RESULTS[:1]).summary().startswith("WER 0.0 % (0 substitutions, ")
+    assert analyse([]).summary().startswith("WER unknown (0 sub")
+
+
+def test_counts_at_hand_are_taken():
+    assert analyse(RESULTS, count_results(RESULTS)).to_json() == analyse(RESULTS).to_json()
+    assert analyse(RESULTS, 2 * count_results(RESULTS)).scores.utterances == 4
+
+
+def test_the_json_holds_all_parts():
+    values = analyse(RESULTS).to_json()
+    assert values["wer"] == 0.4 and values["intervals"]["resampled"] == "speakers"
+    assert [each["value"] for each in values["slices"]["speaker"]] == ["x", "y"]
+    assert values["errors"]["insertions"][0]["utterance"] == "b"

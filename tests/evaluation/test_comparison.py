@@ -1,0 +1,138 @@
+"""Comparisons: right about simulated systems, on pairs that belong together, in plain words."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from finetune.errors import UserError
+from finetune.evaluation.comparison import compare, matched_pairs_p_value
+from finetune.evaluation.results import Result
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven"]
+
+
+def recognise(errors, seed=0, speakers=10, utterances=120):
+    """Results with so large a share of the words wrong; utterances are hard or easy for every system alike."""
+    texts, own = np.random.default_rng(0), np.random.default_rng(seed)
+    results = []
+    for i in range(utterances):
+        said = texts.choice(WORDS, size=int(texts.integers(3, 10))).tolist()
+        hardness = texts.uniform(0, 2)
+        heard = [word if own.random() > errors * hardness else "wrong" for word in said]
+        results.append(
+            Result(f"{i}.wav", " ".join(said), " ".join(heard), "", 2.0, f"s{i % speakers}" if speakers else None)
+        )
+    return results
+
+
+def test_a_better_system_is_seen_and_said_to_be():
+    found = compare(recognise(0.4), recognise(0.1, seed=1))
+    difference = found.overall
+    assert difference.is_seen and difference.difference == found.b.wer - found.a.wer
+    assert difference.interval.low < difference.difference < difference.interval.high < 0
+    assert difference.p_value < 0.001
+    assert (difference.resampled, difference.clusters) == ("speakers", 10)
+    points, low, high = (100 * x for x in (-difference.difference, -difference.interval.high, -difference.interval.low))
+    assert found.sentence().startswith(
+        f"B is better by {points:.1f} points, 95 % interval {low:.1f} to {high:.1f} (WER"
+    )
+    assert "10 speakers; matched-pairs test p < 0.001" in found.sentence()
+    other = compare(recognise(0.1, seed=1), recognise(0.4))
+    assert other.sentence().startswith(f"A is better by {points:.1f} points")
+
+
+def test_two_equal_systems_show_no_difference():
+    found = compare(recognise(0.2), recognise(0.2, seed=1))
+    assert not found.overall.is_seen
+    assert found.overall.interval.low < 0 < found.overall.interval.high
+    assert found.overall.p_value > 0.05
+    assert found.sentence().startswith("no difference can be seen: WER ")
+    same = compare(recognise(0.2), recognise(0.2))
+    assert (same.overall.difference, same.overall.p_value, same.overall.same) == (0.0, 1.0, 120)
+    assert same.better == same.worse == same.words_better == same.words_worse == ()
+
+
+def test_both_tests_err_about_as_often_as_they_say():
+    """On systems without a difference, over utterances that are independent: 5 in 100 are called different."""
+    called = [0, 0]
+    for trial in range(100):
+        a, b = (recognise(0.2, seed, speakers=0, utterances=60) for seed in (2 * trial + 1, 2 * trial + 2))
+        found = compare(a, b).overall
+        called[0] += found.is_seen
+        called[1] += found.p_value < 0.05
+    # Of 100, 13 or more would come about once in a thousand times.
+    assert max(called) < 13 and min(called) > 0
+
+
+def test_pairing_sees_what_two_intervals_do_not():
+    """Utterances that are hard for both make each WER uncertain, and their difference not."""
+    found = compare(recognise(0.3), recognise(0.24, seed=0))  # The same luck: B is right wherever A is.
+    assert found.overall.worse == 0 and found.overall.is_seen
+
+
+def test_matched_pairs_by_hand():
+    # Differences 1, 0, 1, 0: mean 0.5, deviation sqrt(1/3), standard error sqrt(1/12), W = sqrt(3).
+    p_value = matched_pairs_p_value(np.array([2, 1, 1, 0]), np.array([1, 1, 0, 0]))
+    assert p_value == pytest.approx(math.erfc(math.sqrt(3) / math.sqrt(2)))
+    assert p_value == pytest.approx(0.0833, abs=1e-4)
+    assert matched_pairs_p_value(np.array([1, 0]), np.array([1, 0])) == 1.0
+    assert matched_pairs_p_value(np.array([1, 1]), np.array([0, 0])) == 0.0
+    assert matched_pairs_p_value(np.array([1]), np.array([0])) is None
+
+
+def test_what_got_better_and_worse_is_listed():
+    texts = [("one two three", "wrong two wrong", "one two three"), ("one two", "one two", "one")]
+    a = [Result(str(i), said, heard, "", 1.0, None) for i, (said, heard, _) in enumerate(texts)]
+    b = [Result(str(i), said, heard, "", 1.0, None) for i, (said, _, heard) in enumerate(texts)]
+    found = compare(a, b)
+    assert [(c.utterance, c.errors_a, c.errors_b) for c in found.better] == [("0", 2, 0)]
+    assert [(c.utterance, c.hypothesis_a, c.hypothesis_b) for c in found.worse] == [("1", "one two", "one")]
+    assert [(w.word, w.only_a, w.only_b) for w in found.words_better] == [("one", 0, 1), ("three", 0, 1)]
+    assert [(w.word, w.only_a, w.only_b) for w in found.words_worse] == [("two", 1, 0)]
+    assert (found.overall.better, found.overall.worse, found.overall.same) == (1, 1, 0)
+    values = found.to_json()
+    assert values["sentence"] == found.sentence() and values["difference"]["interval"] is not None
+    assert values["a"]["substitutions"] == 2 and values["b"]["deletions"] == 1
+
+
+def test_slices_are_compared_too():
+    a, b = recognise(0.4), recognise(0.4)
+    better = [replace(y, hypothesis=y.reference) if y.speaker == "s3" else y for y in b]
+    slices = compare(a, better).slices["speaker"]
+    assert [name for name, found in slices.items() if found.difference] == ["s3"]
+    assert slices["s3"].is_seen and slices["s3"].resampled == "utterances"
+
+
+def test_utterances_are_paired_by_name_and_those_of_one_name_by_order():
+    a = [Result("x", "one", "one", "", 1.0, None), Result("y", "two", "no", "", 1.0, None)]
+    assert compare(a, a[::-1]).overall.same == 2
+    pieces = [replace(each, name="long.wav") for each in a]
+    assert compare(pieces, pieces).overall.same == 2
+    with pytest.raises(UserError, match=r"other references in 2 of 2 utterances, such as long\.wav"):
+        compare(pieces, pieces[::-1])
+
+
+def test_other_utterances_and_other_references_are_refused():
+    a = recognise(0.2)
+    with pytest.raises(UserError, match=r"2 of A's 120 are not in B, 0 of B's 118 not in A, such as 118.wav"):
+        compare(a, a[:-2])
+    changed = [replace(a[0], reference="something else"), *a[1:]]
+    with pytest.raises(UserError, match=r"other references in 1 of 120 utterances, such as 0.wav"):
+        compare(a, changed)
+    spaced = [replace(each, reference=f" {each.reference} ") for each in a]
+    assert compare(a, spaced).overall.same == 120
+
+
+def test_without_reference_words_there_is_nothing_to_compare():
+    empty = [Result("x", "", "one", "", 1.0, None)]
+    with pytest.raises(UserError, match="Every reference is empty"):
+        compare(empty, empty)
+
+
+def test_a_single_utterance_says_nothing():
+    one = [Result("x", "one two", "one", "", 1.0, None)]
+    found = compare(one, [replace(one[0], hypothesis="one two")])
+    assert (found.overall.interval, found.overall.p_value) == (None, None)
+    assert found.sentence() == "no difference can be seen: WER 50.0 % of A, 0.0 % of B, of a single utterance."

@@ -1,0 +1,124 @@
+"""Bootstrap intervals: they cover the truth, over speakers where they must, and know what they can't say."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from finetune.evaluation import intervals
+from finetune.evaluation.intervals import Interval, bootstrap, cluster, resample, tail_probability
+from finetune.evaluation.scores import COLUMNS, count_errors
+
+SPEAKERS, UTTERANCES, TRIALS = 60, 5, 300
+
+
+def simulate(rng, number=SPEAKERS):
+    """Counts of utterances by speakers who are understood more or less well; the true WER is 0.2, CER 0.4, SER 0.3."""
+
+    def errors(mean, units):
+        rates = rng.beta(4 * mean, 4 * (1 - mean), number).repeat(UTTERANCES)
+        return rng.binomial(units, rates)
+
+    words = rng.integers(1, 20, number * UTTERANCES)
+    counts = np.zeros((len(words), len(COLUMNS)), dtype=np.int64)
+    for column, units, mean in ((1, words, 0.2), (5, 5 * words, 0.4)):
+        counts[:, column] = errors(mean, units)
+        counts[:, column - 1] = units - counts[:, column]
+    counts[:, 8], counts[:, 9] = errors(0.3, np.ones_like(words)), 1
+    return counts, [f"speaker {i}" for i in range(number) for _ in range(UTTERANCES)]
+
+
+def cover(trials, with_speakers, number=SPEAKERS):
+    """How many of the trials' intervals hold the true WER, CER and SER."""
+    rng, covered = np.random.default_rng(0), np.zeros(3, dtype=int)
+    for trial in range(trials):
+        counts, speakers = simulate(rng, number)
+        found = bootstrap(counts, speakers if with_speakers else [None] * len(counts), seed=trial)
+        for i, (interval, truth) in enumerate(zip((found.wer, found.cer, found.ser), (0.2, 0.4, 0.3), strict=True)):
+            covered[i] += interval.low <= truth <= interval.high
+    return covered
+
+
+def binomial_tail(successes, trials, probability):
+    """How likely so many successes or fewer are."""
+    terms = (math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k) for k in range(successes + 1))
+    return sum(terms)
+
+
+def test_intervals_over_speakers_cover_the_truth_in_95_of_100_and_over_utterances_they_do_not():
+    for covered in cover(TRIALS, with_speakers=True):
+        # Within what chance allows once in a thousand times.
+        assert binomial_tail(covered, TRIALS, 0.95) > 0.001
+        assert 1 - binomial_tail(covered - 1, TRIALS, 0.95) > 0.001
+    assert max(cover(100, with_speakers=False)[:2]) < 85
+
+
+def test_intervals_of_few_speakers_are_wide_enough_nearly():
+    assert sum(cover(100, with_speakers=True, number=7)) >= 273  # 91 in 100 of each rate, and 87 by plain percentiles.
+
+
+@pytest.mark.parametrize(("clusters", "t"), [(6, 2.571), (11, 2.228), (31, 2.042), (1001, 1.962)])
+def test_percentiles_move_outwards_by_students_quantiles(clusters, t):
+    moved = NormalDist().cdf(-t * math.sqrt(clusters / (clusters - 1)))
+    assert tail_probability(clusters) == pytest.approx(moved, rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_intervals_in_blocks_or_not(monkeypatch):
+    counts, speakers = simulate(np.random.default_rng(1))
+    found = bootstrap(counts, speakers)
+    assert bootstrap(counts, speakers) == found
+    assert bootstrap(counts, speakers, seed=1) != found
+    monkeypatch.setattr(intervals, "_BLOCK", 7 * SPEAKERS)
+    assert bootstrap(counts, speakers) == found
+    assert (found.resampled, found.clusters) == ("speakers", SPEAKERS)
+
+
+def test_resamples_are_sums_of_whole_clusters():
+    clusters = np.array([[1, 10], [100, 1000]])
+    sums = resample(clusters, 200)
+    assert {tuple(row) for row in sums.tolist()} == {(2, 20), (101, 1010), (200, 2000)}
+    assert sums[:, 0].mean() == pytest.approx(101, abs=15)
+
+
+@pytest.mark.parametrize("speakers", [["a", None, "b"], ["a", "a", "a"], [None, None, None]])
+def test_utterances_are_drawn_where_speakers_are_not_known_or_only_one(speakers):
+    counts = count_errors(["a b", "c", "d"], ["a x", "c", ""])
+    clusters, resampled = cluster(counts, speakers)
+    assert resampled == "utterances" and clusters is counts
+    assert bootstrap(counts, speakers).clusters == 3
+
+
+def test_speakers_are_summed():
+    counts = count_errors(["a b", "c", "d"], ["a x", "c", ""])
+    clusters, resampled = cluster(counts, ["x", "y", "x"])
+    assert resampled == "speakers"
+    assert clusters.tolist() == [(counts[0] + counts[2]).tolist(), counts[1].tolist()]
+
+
+def test_one_utterance_has_no_interval():
+    found = bootstrap(count_errors(["a b"], ["a"]), ["x"])
+    assert (found.wer, found.cer, found.ser, found.clusters) == (None, None, None, 1)
+    assert found.to_json() == {
+        "wer": None,
+        "cer": None,
+        "ser": None,
+        "level": 0.95,
+        "resampled": "utterances",
+        "clusters": 1,
+    }
+    assert bootstrap(count_errors([], []), []).wer is None
+
+
+def test_empty_references_add_errors_and_no_words():
+    found = bootstrap(count_errors(["", ""], ["a", "b c"]), [None, None])
+    assert (found.wer, found.cer, found.ser) == (None, None, Interval(1.0, 1.0))
+    # A quarter of the resamples hold the empty one alone, and have no rate.
+    mixed = bootstrap(count_errors(["", "a b"], ["x", "a b"]), [None, None])
+    assert mixed.wer == Interval(0.0, 0.5)
+
+
+def test_nothing_wrong_gives_zero_to_zero():
+    found = bootstrap(count_errors(["a", "b"], ["a", "b"]), [None, None])
+    assert found.wer == found.ser == Interval(0.0, 0.0)
+    assert found.to_json()["wer"] == [0.0, 0.0]
