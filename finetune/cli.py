@@ -14,6 +14,10 @@ from finetune.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from finetune.data.sources import Source
+    from finetune.scoring import Decoding
+
+
+_BOOST = 10.0  # pyctcdecode's hotword_weight
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +73,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from finetune.launch import join_processes
 
     join_processes()
+    from finetune.decoding.decoder import say_decoder
     from finetune.evaluation.analysis import Analysis, analyse
     from finetune.evaluation.console import format_scores, has_colours, show_worst
     from finetune.evaluation.report import require_free, write_report
@@ -84,7 +89,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         require_free(folder)
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
-    for evaluation in itertools.chain.from_iterable(evaluate(name, sources, options.split) for name in options.models):
+    decoding = _decoding(options)
+    runs = (evaluate(name, sources, options.split, decoding=decoding) for name in options.models)
+    for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
             continue
         model, data = pairs[len(found)]
@@ -93,13 +100,15 @@ def _evaluate(options: argparse.Namespace) -> int:
             print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
         lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
         lines += show_worst(analysis, options.show, has_colours(sys.stdout))
-        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary()]), flush=True)
+        decoder = f"decoder: {say_decoder(evaluation.decoder)}"
+        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
         if folders:
             write_report(folders[len(found)], f"{model}: {data}", analysis)
         found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
-        names, speed = {"model": model, "data": data}, {"speed": evaluation.speed.to_json()}
+        names = {"model": model, "data": data, "decoder": evaluation.decoder}
+        speed = {"speed": evaluation.speed.to_json()}
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
     if options.json and written:
         _write(Path(options.json), written[0] if len(written) == 1 else written)
@@ -121,7 +130,7 @@ def _compare(options: argparse.Namespace) -> int:
         join_processes()
         from finetune.scoring import evaluate_pair
 
-        evaluations = evaluate_pair(*names, _sources(options)[0], options.split)
+        evaluations = evaluate_pair(*names, _sources(options)[0], options.split, _decoding(options))
         a, b = (evaluation.results for evaluation in evaluations)
     else:
         a, b = (read_results(Path(name)) for name in names)
@@ -132,6 +141,21 @@ def _compare(options: argparse.Namespace) -> int:
         _write(Path(options.json), {"names": names, **comparison.to_json()})
     print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
     return 0
+
+
+def _decoding(options: argparse.Namespace) -> "Decoding":
+    from finetune.scoring import Decoding
+
+    return Decoding(options.decoder, options.beam_width, dict(options.hotword))
+
+
+def _hotword(text: str) -> tuple[str, float]:
+    """A word or phrase, and its boost behind an equals sign."""
+    word, _, boost = text.partition("=")
+    try:
+        return word, float(boost or _BOOST)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected WORD or WORD=BOOST, BOOST a number") from error
 
 
 def _sources(options: argparse.Namespace) -> "list[Source]":
@@ -159,6 +183,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         if length < MIN_SECONDS:
             raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
     transcriber = Transcriber.load(options.model)
+    _decoding(options).apply(transcriber)
     preprocess = build_preprocessor(load_preprocessing(options.model), transcriber.sampling_rate)
     texts = []
     for file in options.files:
@@ -217,6 +242,16 @@ def _build_language_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune_language_model(options: argparse.Namespace) -> int:
+    from finetune.tuning import tune
+
+    source, hotwords = _sources(options)[0], dict(options.hotword)
+    width = 100 if options.beam_width is None else options.beam_width
+    tuning = tune(options.model, options.language_model, source, options.split, width, hotwords)
+    print("\n".join([*tuning.summary(), f"saved in {options.model}, which now decodes with it"]))
+    return 0
+
+
 def _run_name(recipe: Path) -> str:
     return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
 
@@ -247,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     source = "a data set's folder, manifest or hub name"
     evaluate.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{source}; may be repeated")
     _add_source(evaluate)
+    _add_decoding(evaluate)
     evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
     evaluate.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
     evaluate.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
@@ -257,12 +293,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B", help="the other one")
     compare.add_argument("--data", metavar="SOURCE", help=source)
     _add_source(compare)
+    _add_decoding(compare)
     compare.add_argument("--json", metavar="FILE", help="also write all differences here")
     compare.set_defaults(command=_compare)
 
     transcribe = commands.add_parser("transcribe", help="audio files to text")
     transcribe.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
     transcribe.add_argument("files", metavar="FILE", nargs="+", help="audio files")
+    _add_decoding(transcribe)
     transcribe.add_argument("--format", choices=("text", "json"), default="text")
     transcribe.set_defaults(command=_transcribe)
 
@@ -290,14 +328,41 @@ def _parser() -> argparse.ArgumentParser:
     steps.add_argument("--normalization", nargs="+", metavar="STEP", help="normalise it by these steps or presets")
     build.set_defaults(command=_build_language_model)
 
+    tune = lm.add_parser("tune", help="choose a language model's weights, and save it with the model")
+    tune.add_argument("model", metavar="MODEL", help="a model's folder, in which the language model is saved")
+    tune.add_argument("language_model", metavar="LM", help="a language model's folder")
+    tune.add_argument("--data", required=True, metavar="SOURCE", help="a data set's folder, manifest or hub name")
+    _add_source(tune, "validation")
+    _add_beam(tune)
+    tune.set_defaults(command=_tune_language_model)
+
     recipe = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
     _add_recipe(recipe)
     recipe.set_defaults(command=_recipe)
     return parser
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", metavar="NAME", help="default: test, or the only one")
+def _add_beam(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beam-width", type=int, metavar="N", help="texts that are followed at a time (default: 100)")
+    parser.add_argument(
+        "--hotword",
+        type=_hotword,
+        action="append",
+        default=[],
+        metavar="WORD[=BOOST]",
+        help=f"a word or phrase to expect, with a boost (a natural logarithm, default: {_BOOST:g}); may be repeated",
+    )
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--decoder", choices=("greedy", "beam"), help="default: the language model saved with the model, or else greedy"
+    )
+    _add_beam(parser)
+
+
+def _add_source(parser: argparse.ArgumentParser, split: str = "test, or the only one") -> None:
+    parser.add_argument("--split", metavar="NAME", help=f"default: {split}")
     for role in ("text", "audio", "speaker"):
         parser.add_argument(f"--{role}-column", metavar="NAME", help=f"the {role}'s column, where it isn't found")
     parser.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")

@@ -2,8 +2,8 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from finetune.data.snr import estimate_snr
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, load_normalization, split_words
-from finetune.decoding.greedy import count_blanks, decode_greedy
+from finetune.decoding.decoder import choose_search, describe_decoder
+from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
@@ -59,6 +60,7 @@ class Evaluation:
     """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames.
 
     `counts`, (utterances, 10), are those of the results, in their order; `normalization` was applied to both texts.
+    `decoder` says what made text of the logits.
     """
 
     scores: Scores
@@ -68,6 +70,22 @@ class Evaluation:
     blank_ratio: float
     speed: Speed
     normalization: tuple[Step, ...]
+    decoder: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to decode, where it is not as saved with the model: see `choose_search`."""
+
+    decoder: str | None = None
+    beam_width: int | None = None
+    hotwords: Mapping[str, float] = field(default_factory=dict)
+
+    def apply(self, transcriber: Transcriber) -> None:
+        """Have a transcriber decode so."""
+        transcriber.search = choose_search(
+            transcriber.search, transcriber.tokenizer, transcriber.num_symbols, **vars(self)
+        )
 
 
 def evaluate(
@@ -76,6 +94,7 @@ def evaluate(
     split: str | None = None,
     normalization: Sequence[Step] | None = None,
     batch_seconds: float = 80.0,
+    decoding: Decoding = Decoding(),
 ) -> Iterator[Evaluation]:
     """Score a model (a folder or a hub name) on a split of each source in turn, each utterance once.
 
@@ -83,27 +102,53 @@ def evaluate(
     the model, or as given here. Raises UserError for a model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    splits = [load_splits(source) for source in sources]
-    names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
-    tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    transcriber = Transcriber.load(name, str(accelerator.device))
-    steps = tuple(normalization) if normalization is not None else load_normalization(name)
-    steps = _guess_normalization(transcriber) if steps is None else steps
+    transcriber, splits, steps = open_model(name, sources, split, normalization, accelerator.device)
+    decoding.apply(transcriber)
     training_words = load_training_words(name)
-    limits = Limits(transcriber.sampling_rate, encoder_convolutions(transcriber.model.config), min_seconds=MIN_SECONDS)
-    for chosen, table in zip(names, tables, strict=True):
-        prepared = prepare_split(chosen, table, steps, limits, preprocessing=load_preprocessing(name))
+    for prepared in splits:
         evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator, steps, training_words)
         yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 
 
-def evaluate_pair(a: str, b: str, source: Source, split: str | None = None) -> tuple[Evaluation, Evaluation]:
+def open_model(
+    name: str,
+    sources: Sequence[Source],
+    split: str | None,
+    normalization: Sequence[Step] | None,
+    device: torch.device,
+) -> tuple[Transcriber, Iterator[Split], tuple[Step, ...]]:
+    """A model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
+
+    Raises UserError as `evaluate` does.
+    """
+    splits = [load_splits(source) for source in sources]
+    names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
+    tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
+    transcriber = Transcriber.load(name, str(device))
+    steps = tuple(normalization) if normalization is not None else load_normalization(name)
+    steps = _guess_normalization(transcriber) if steps is None else steps
+    limits = Limits(transcriber.sampling_rate, encoder_convolutions(transcriber.model.config), min_seconds=MIN_SECONDS)
+    preprocessing = load_preprocessing(name)
+    prepared = (
+        prepare_split(chosen, table, steps, limits, preprocessing=preprocessing)
+        for chosen, table in zip(names, tables, strict=True)
+    )
+    return transcriber, prepared, steps
+
+
+def evaluate_pair(
+    a: str,
+    b: str,
+    source: Source,
+    split: str | None = None,
+    decoding: Decoding = Decoding(),
+) -> tuple[Evaluation, Evaluation]:
     """Score two models on one split, both normalised as saved with A: otherwise their references could differ.
 
     Raises UserError as `evaluate` does.
     """
-    first = next(evaluate(a, [source], split))
-    return first, next(evaluate(b, [source], split, first.normalization))
+    first = next(evaluate(a, [source], split, decoding=decoding))
+    return first, next(evaluate(b, [source], split, first.normalization, decoding=decoding))
 
 
 def _choose_split(source: Source, tables: dict[str, object]) -> str:
@@ -128,7 +173,7 @@ def evaluate_split(
     """
     order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    normalize = _build_hypothesis_normalizer(normalization, transcriber)
+    normalize = build_hypothesis_normalizer(normalization, transcriber)
     transcriber.model.eval()
     compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
@@ -141,13 +186,13 @@ def evaluate_split(
         count = max(1, int(batch_seconds // mine[0].seconds))
         batch, mine = mine[:count], mine[count:]
         progress.update(len(batch))
-        read, unreadable = _read(split, batch, transcriber.sampling_rate)
+        read, unreadable = read_waveforms(split, batch, transcriber.sampling_rate)
         rejected += unreadable
         if not read:
             continue
         began = time.perf_counter()  # The logits come back to the CPU: nothing is left running.
         logits, num_frames = transcriber.logits([waveform for _, waveform in read])
-        texts = decode_greedy(logits, num_frames, transcriber.tokenizer)
+        texts = transcriber.decode(logits, num_frames, [utterance.name for utterance, _ in read])
         compute_seconds += time.perf_counter() - began
         counted = count_blanks(logits, num_frames, transcriber.model.config.pad_token_id)
         blanks, frames = blanks + counted[0], frames + counted[1]
@@ -176,10 +221,12 @@ def evaluate_split(
     blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
     speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(transcriber.device))
     ratio = blanks / max(frames, 1)
-    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization))
+    decoder = describe_decoder(transcriber.search)
+    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization), decoder)
 
 
-def _build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:
+def build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:
+    """The same steps for what was recognised, where the unknown character is one of a word."""
     normalize, unknown = build_normalizer(steps), transcriber.tokenizer.unk_token or ""
     if not unknown:
         return normalize
@@ -205,9 +252,10 @@ def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int
     return sum(word not in training_words for word in split_words(transcript))
 
 
-def _read(
+def read_waveforms(
     split: Split, utterances: Sequence[Utterance], sampling_rate: int
 ) -> tuple[list[tuple[Utterance, Waveform]], list[Rejection]]:
+    """The utterances whose audio can be read, with it, and the others."""
     read: list[tuple[Utterance, Waveform]] = []
     rejected: list[Rejection] = []
     for utterance in utterances:

@@ -44,6 +44,29 @@ def build_search(
     )
 
 
+def choose_search(
+    saved: BeamSearch | None,
+    tokenizer: Any,
+    num_symbols: int,
+    decoder: str | None = None,
+    beam_width: int | None = None,
+    hotwords: Mapping[str, float] | None = None,
+) -> BeamSearch | None:
+    """What to decode with: what is `saved` with the model, changed as asked; None decodes greedily.
+
+    `decoder` is "greedy", "beam", or None for what is saved or else greedy; hotwords are added to those saved. Either
+    a beam width or hotwords ask for a beam search, too. Raises UserError where that contradicts itself.
+    """
+    if decoder == "greedy":
+        if beam_width is not None or hotwords:
+            raise UserError("A greedy decoder has no beam and no hotwords: leave them out, or choose the beam search.")
+        return None
+    if decoder is None and beam_width is None and not hotwords:
+        return saved
+    search = saved or build_search(tokenizer, num_symbols)
+    return search.adjust(beam_width=beam_width, hotwords={**search.hotwords, **(hotwords or {})})
+
+
 def load_language_model(folder: Path) -> NGramModel:
     """The language model in a folder: that of `finetune lm build`, or one laid out for Transformers.
 
@@ -121,6 +144,12 @@ def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
     return described
 
 
+def say_decoder(described: Mapping[str, Any]) -> str:
+    """What `describe_decoder` returned, for people."""
+    name, *others = described.items()
+    return ", ".join([str(name[1]), *(f"{key.replace('_', ' ')} {value}" for key, value in others if value != {})])
+
+
 def _read_symbols(tokenizer: Any, num_symbols: int) -> list[str]:
     """The text of each column of the logits; of columns that no token has, nothing."""
     symbols = [""] * num_symbols
@@ -144,8 +173,7 @@ def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:
     # pyctcdecode's own files may have symbols behind the head's, such as <s>.
     if not isinstance(labels, list) or [str(label) for label in labels[:num_symbols]] != expected:
         raise UserError(
-            f"{file} is another model's: expected the symbols {' '.join(expected)}; "
-            "make it anew with finetune lm tune."
+            f"{file} is another model's: expected the symbols {' '.join(expected)}; make it anew with finetune lm tune."
         )
 
 

@@ -13,6 +13,8 @@ from finetune.data.audio import Waveform
 from finetune.data.features import load_config
 from finetune.data.sources import is_hub_name
 from finetune.data.storage import find_model_file
+from finetune.decoding.beam import BeamSearch
+from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import UserError
 
@@ -33,10 +35,13 @@ class Transcriber:
         self.tokenizer = tokenizer
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
+        self.search: BeamSearch | None = None  # None decodes greedily.
 
     @classmethod
     def load(cls, name: str, device: str | None = None) -> "Transcriber":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
+
+        A language model that is saved with the model decodes; without one decoding is greedy.
 
         Raises UserError when there is no such model or it has no CTC head.
         """
@@ -56,12 +61,27 @@ class Transcriber:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
+        transcriber = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
+        transcriber.search = load_decoder(name, processor.tokenizer, transcriber.num_symbols)
+        return transcriber
+
+    @property
+    def num_symbols(self) -> int:
+        """How many symbols the model chooses among in each frame."""
+        return int(self.model.config.vocab_size)
 
     def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
         """Text of each waveform, (samples,) float32 at `sampling_rate`."""
-        logits, num_frames = self.logits(waveforms)
-        return decode_greedy(logits, num_frames, self.tokenizer)
+        return self.decode(*self.logits(waveforms))
+
+    def decode(self, logits: torch.Tensor, num_frames: Sequence[int], names: Sequence[str] | None = None) -> list[str]:
+        """Text of each utterance's logits, as `logits` gives them.
+
+        Raises UserError with the utterance's name when a search meets logits that are not finite.
+        """
+        if self.search is None:
+            return decode_greedy(logits, num_frames, self.tokenizer)
+        return [hypotheses[0].text for hypotheses in self.search.decode_batch(logits, num_frames, names=names)]
 
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, list[int]]:

@@ -1,0 +1,171 @@
+"""A language model's weights for a recogniser, chosen on a validation split and saved with the model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from finetune.data.corpus import Split, require_any
+from finetune.data.sources import Source
+from finetune.data.transcripts import Step
+from finetune.decoding.beam import BeamSearch, Weights
+from finetune.decoding.decoder import build_search, load_language_model, save_decoder
+from finetune.errors import UserError
+from finetune.evaluation.scores import Scores, count_errors, percent
+from finetune.inference.transcriber import Transcriber
+from finetune.scoring import build_hypothesis_normalizer, open_model, read_waveforms
+
+# Where the search begins: each pair of the weight and the word bonus.
+_ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
+# Then one of them at a time by such a step, which is halved when none is better, so many times.
+_STEPS, _HALVINGS = {"alpha": 0.5, "beta": 1.0, "unk_score_offset": 5.0}, 2
+# The beams that are tried: so wide, and so many times what was asked for.
+_NARROWER, _WIDER = (10, 25, 50), (2,)
+_BATCH_SECONDS = 80.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was chosen, in how many trials, and the errors without it and with it."""
+
+    search: BeamSearch
+    greedy: Scores
+    tuned: Scores
+    trials: int
+
+    def summary(self) -> list[str]:
+        """What to tell people."""
+        weights = self.search.weights
+        return [
+            f"greedy: WER {percent(self.greedy.wer)}, CER {percent(self.greedy.cer)}",
+            f"with the language model: WER {percent(self.tuned.wer)}, CER {percent(self.tuned.cer)}",
+            f"alpha {weights.alpha:g}, beta {weights.beta:g}, unk_score_offset {weights.unk_score_offset:g}, beam "
+            f"{self.search.beam_width}, chosen in {self.trials} trials on {self.tuned.utterances} utterances",
+        ]
+
+
+@dataclass(frozen=True)
+class _Utterances:
+    """A split's logits, each (frames, vocabulary), with its references, normalised."""
+
+    logits: list[NDArray[np.float32]]
+    references: list[str]
+    seconds: float
+
+
+def tune(
+    model: str, language_model: str, source: Source, split: str | None, beam_width: int, hotwords: Mapping[str, float]
+) -> Tuning:
+    """Choose the weights with the fewest word errors on a split, and save them with the language model in the model.
+
+    The split is `validation` unless named. The logits are computed once. The search begins at a grid of the language
+    model's weight and the word bonus, and goes on from the best by smaller steps, of the unknown words' offset as well;
+    then it takes the narrowest beam without more errors. Of equally good ones the first is kept.
+
+    Raises UserError for a model that is not a folder here, and for whatever can't be read.
+    """
+    if not Path(model).is_dir():
+        raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_language_model(Path(language_model))
+    transcriber, splits, steps = open_model(model, [source], split or "validation", None, device)
+    search = build_search(
+        transcriber.tokenizer, transcriber.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
+    )
+    transcriber.search = None
+    utterances, greedy = _recognise(transcriber, next(iter(splits)), steps)
+    tuner = _Tuner(search, utterances, transcriber, steps)
+    best = tuner.choose_width(tuner.choose_weights())
+    tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known))
+    about = {
+        "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
+    }
+    save_decoder(Path(model), transcriber.tokenizer, best, about)
+    return tuning
+
+
+class _Tuner:
+    """Scores searches on utterances, each setting once."""
+
+    def __init__(
+        self, search: BeamSearch, utterances: _Utterances, transcriber: Transcriber, steps: Sequence[Step]
+    ) -> None:
+        self.search, self.utterances = search, utterances
+        self.normalize = build_hypothesis_normalizer(steps, transcriber)
+        self.known: dict[tuple[Weights, int], Scores] = {}
+        self.progress = tqdm(desc="tuning", unit=" trials", leave=False, disable=None)
+
+    def score(self, search: BeamSearch) -> Scores:
+        """The errors of a search."""
+        setting = (search.weights, search.beam_width)
+        if setting not in self.known:
+            logits = self.utterances.logits
+            found = search.decode_batch(logits, [len(each) for each in logits])
+            self.known[setting] = _score(self.utterances, [self.normalize(one[0].text) for one in found])
+            self.progress.update()
+        return self.known[setting]
+
+    def choose_weights(self) -> BeamSearch:
+        """The best of a grid, and what smaller and smaller steps find near it."""
+        first = self.search.weights
+        best = self._best(replace(first, alpha=alpha, beta=beta) for alpha in _ALPHAS for beta in _BETAS)
+        for halving in range(_HALVINGS + 1):
+            while True:
+                near = [best.weights]
+                for name, step in _STEPS.items():
+                    for move in (step, -step):
+                        value = getattr(best.weights, name) + move / 2**halving
+                        if (name != "alpha" or value >= 0) and (name != "unk_score_offset" or value <= 0):
+                            near.append(replace(best.weights, **{name: value}))
+                better = self._best(near)
+                if better.weights == best.weights:
+                    break
+                best = better
+        return best
+
+    def choose_width(self, search: BeamSearch) -> BeamSearch:
+        """The narrowest beam with the fewest errors."""
+        width = search.beam_width
+        widths = [*(narrow for narrow in _NARROWER if narrow < width), width, *(width * times for times in _WIDER)]
+        return min((search.adjust(beam_width=each) for each in widths), key=self._errors)
+
+    def _best(self, weights: Iterable[Weights]) -> BeamSearch:
+        return min((self.search.adjust(weights=each) for each in weights), key=self._errors)
+
+    def _errors(self, search: BeamSearch) -> tuple[int, int]:
+        scores = self.score(search)
+        return scores.words.errors, scores.characters.errors
+
+
+def _recognise(transcriber: Transcriber, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
+    """The logits of a split's utterances, and the errors of greedy decoding."""
+    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
+    logits, references, greedy, rejected = [], [], [], []
+    seconds = 0.0
+    progress = tqdm(total=len(order), desc=split.name, unit="utterance", leave=False, disable=None)
+    normalize = build_hypothesis_normalizer(steps, transcriber)
+    while order:
+        count = max(1, int(_BATCH_SECONDS // order[0].seconds))
+        batch, order = order[:count], order[count:]
+        progress.update(len(batch))
+        read, unreadable = read_waveforms(split, batch, transcriber.sampling_rate)
+        rejected += unreadable
+        if not read:
+            continue
+        padded, num_frames = transcriber.logits([waveform for _, waveform in read])
+        greedy += [normalize(text) for text in transcriber.decode(padded, num_frames)]
+        references += [utterance.transcript for utterance, _ in read]
+        logits += [each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True)]
+        seconds += sum(utterance.seconds for utterance, _ in read)
+    progress.close()
+    require_any(replace(split, utterances=split.utterances if logits else (), rejected=tuple(rejected)))
+    utterances = _Utterances(logits, references, seconds)
+    return utterances, _score(utterances, greedy)
+
+
+def _score(utterances: _Utterances, hypotheses: Sequence[str]) -> Scores:
+    return Scores.from_counts(count_errors(utterances.references, hypotheses), utterances.seconds)
