@@ -101,6 +101,47 @@ def test_unknown_words_in_capitals_and_without_a_probability(read: Callable[...,
     assert log10(closed, "a b") == log10(read(ARPA), "a b")
 
 
+HOLES = """\
+\\data\\
+ngram 1=8
+ngram 2=4
+ngram 3=2
+ngram 4=1
+
+\\1-grams:
+-2\t<unk>
+-99\t<s>
+-1\t</s>
+-1\ta
+-1\tb
+-1\tc
+-1\td
+-1\te
+
+\\2-grams:
+-0.5\ta b
+-0.5\tb c
+-0.5\tc d
+-0.5\td e
+
+\\3-grams:
+-0.25\ta b c
+-0.25\tc d e
+
+\\4-grams:
+-0.125\ta b c d
+
+\\end\\
+"""
+
+
+def test_an_ngram_whose_ending_was_pruned_is_followed_by_the_longest_ending_left(
+    read: Callable[..., NGramModel],
+) -> None:
+    """After `a b c d` comes `c d`, since `b c d` is missing, and then its `c d e`."""
+    assert log10(read(HOLES), "a b c d e", bos=False, eos=False) == pytest.approx([-1, -0.5, -0.25, -0.125, -0.25])
+
+
 def test_words_in_any_order_and_any_script(read: Callable[..., NGramModel]) -> None:
     lines = ARPA.splitlines(keepends=True)
     swapped = "".join([*lines[:6], *reversed(lines[6:11]), *lines[11:13], *reversed(lines[13:17]), *lines[17:]])
