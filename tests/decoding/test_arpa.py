@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ HOLES = """\
 \\data\\
 ngram 1=8
 ngram 2=4
-ngram 3=2
+ngram 3=3
 ngram 4=1
 
 \\1-grams:
@@ -126,6 +127,7 @@ ngram 4=1
 
 \\3-grams:
 -0.25\ta b c
+-0.25\tb c a
 -0.25\tc d e
 
 \\4-grams:
@@ -210,6 +212,20 @@ def test_damaged_files(
         read(ARPA.replace(old, new, 1))
     assert str(raised.value).startswith(f"{tmp_path / 'lm.arpa'}, line {line}: ")
     assert words in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end(
+    read: Callable[..., NGramModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arpa, "_BLOCK_BYTES", 1 << 16)
+    packed = gzip.compress(LONG.encode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"line 1: found 'aaa.*…'; expected a line of up to 65536 bytes"):
+            read(packed)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_words_that_are_not_utf_8(read: Callable[..., NGramModel]) -> None:
