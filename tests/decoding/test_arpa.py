@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,48 @@ def test_unknown_words_in_capitals_and_without_a_probability(read: Callable[...,
     assert log10(closed, "a b") == log10(read(ARPA), "a b")
 
 
+HOLES = """\
+\\data\\
+ngram 1=8
+ngram 2=4
+ngram 3=3
+ngram 4=1
+
+\\1-grams:
+-2\t<unk>
+-99\t<s>
+-1\t</s>
+-1\ta
+-1\tb
+-1\tc
+-1\td
+-1\te
+
+\\2-grams:
+-0.5\ta b
+-0.5\tb c
+-0.5\tc d
+-0.5\td e
+
+\\3-grams:
+-0.25\ta b c
+-0.25\tb c a
+-0.25\tc d e
+
+\\4-grams:
+-0.125\ta b c d
+
+\\end\\
+"""
+
+
+def test_an_ngram_whose_ending_was_pruned_is_followed_by_the_longest_ending_left(
+    read: Callable[..., NGramModel],
+) -> None:
+    """After `a b c d` comes `c d`, since `b c d` is missing, and then its `c d e`."""
+    assert log10(read(HOLES), "a b c d e", bos=False, eos=False) == pytest.approx([-1, -0.5, -0.25, -0.125, -0.25])
+
+
 def test_words_in_any_order_and_any_script(read: Callable[..., NGramModel]) -> None:
     lines = ARPA.splitlines(keepends=True)
     swapped = "".join([*lines[:6], *reversed(lines[6:11]), *lines[11:13], *reversed(lines[13:17]), *lines[17:]])
@@ -169,6 +212,20 @@ def test_damaged_files(
         read(ARPA.replace(old, new, 1))
     assert str(raised.value).startswith(f"{tmp_path / 'lm.arpa'}, line {line}: ")
     assert words in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end(
+    read: Callable[..., NGramModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arpa, "_BLOCK_BYTES", 1 << 16)
+    packed = gzip.compress(LONG.encode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"line 1: found 'aaa.*…'; expected a line of up to 65536 bytes"):
+            read(packed)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_words_that_are_not_utf_8(read: Callable[..., NGramModel]) -> None:

@@ -137,6 +137,8 @@ def test_nothing_is_compiled_for_the_command_line_to_begin() -> None:
 def test_compiled_code_is_kept_in_the_users_folder_or_nowhere_where_the_module_is_read_only(tmp_path: Path) -> None:
     package = tmp_path / "site" / "finetune" / "decoding"
     package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
     source = Path(compilation.__file__).read_text()
     (package / "compilation.py").write_text(source)
     (package / "doubled.py").write_text(
