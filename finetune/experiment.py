@@ -93,7 +93,7 @@ def run(recipe: Recipe, output: Path) -> Scores:
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
-    with StopSignals(say) as signals:
+    with StopSignals(announce=accelerator.is_main_process) as signals:
         experiment.train(signals.asked)
     scores = experiment.finish()
     # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends
@@ -178,7 +178,8 @@ class Experiment:
         training, accelerator = self.recipe.training, self.accelerator
         first_step, results = self._restore()
         max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self.seconds
-        if self._is_stale(first_step) or max_seconds <= 0:
+        # Stopped by a signal just when its time was over, a run has no weights to end with: it makes one step more.
+        if self._is_stale(first_step) or (max_seconds <= 0 and self.best):
             return
         schedule = Schedule(
             max_steps=training.max_steps,

@@ -107,8 +107,7 @@ def _let_drop(layer: nn.Module, probability: float) -> None:
     def forward_or_not(hidden: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if not layer.training or torch.rand(()) >= probability:
             return forward(hidden, *arguments, **options)
-        unchanged = hidden + _zero(layer)
-        return (unchanged, None) if options.get("output_attentions") else unchanged
+        return hidden + _zero(layer)
 
     layer.forward = forward_or_not
 
@@ -135,7 +134,7 @@ class CTCObjective(nn.Module):
     """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
-        """With `compiled` the encoder is compiled by `torch.compile`, once for each padded length."""
+        """With `compiled` the encoder is compiled by `torch.compile`: a few times, as lengths become dynamic to it."""
         super().__init__()
         self.model = model
         # What FSDP gathers at a time.

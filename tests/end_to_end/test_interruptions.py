@@ -77,23 +77,24 @@ def test_second_signal_stops_at_once():
     program = """
 import os, signal
 from finetune.training.interruption import StopSignals
-with StopSignals(lambda line: print(line, flush=True)) as signals:
+with StopSignals() as signals:
     print(signals.asked(), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     print(signals.asked(), flush=True)
     os.kill(os.getpid(), signal.SIGINT)
     print("still there", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGINT
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["False", "SIGTERM", "True"]
+    with started([sys.executable, "-c", program]) as stopped:
+        said = stopped.wait().split("\n")
+    assert stopped.process.returncode == -signal.SIGINT
+    assert [line.split(":")[0] for line in said] == ["False", "", "SIGTERM", "True", ""]
 
 
 def test_signals_are_as_before_when_training_is_over():
     from finetune.training.interruption import StopSignals
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with StopSignals(print):
+    with StopSignals():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
