@@ -41,8 +41,6 @@ def build_model(
     2016). With a `language_adapter` only that language's adapters and the head are trained.
     Raises UserError when the base has no usable weights, or no head to take.
     """
-    from transformers import AutoModelForCTC
-
     from finetune.group_norm import normalize_valid_frames
 
     # Loaded as it is where its rows are wanted: another size would not be loaded at all.
@@ -59,24 +57,8 @@ def build_model(
     config.ctc_zero_infinity = True
     config.ctc_loss_reduction = "mean"
     torch.manual_seed(seed)
-    try:
-        if base is None:
-            model = AutoModelForCTC.from_config(config, dtype=torch.float32, attn_implementation=attention)
-        else:
-            model, loading = AutoModelForCTC.from_pretrained(
-                base,
-                config=config,
-                revision=revision,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
-    if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
+    model, missing = _load(config, base, revision, attention)
+    if head_rows and any("lm_head" in key for key in missing):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
         start_language_adapter(model, base, language_adapter, revision)
@@ -94,6 +76,28 @@ def build_model(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def _load(config: Any, base: str | None, revision: str | None, attention: str | None) -> tuple[Any, set[str]]:
+    """The model of a configuration, and the names of those of its weights that the base does not have."""
+    from transformers import AutoModelForCTC
+
+    options = {"dtype": torch.float32, "attn_implementation": attention, "trust_remote_code": False}
+    try:
+        if base is None:
+            return AutoModelForCTC.from_config(config, **options), set()
+        model, loading = AutoModelForCTC.from_pretrained(
+            base,
+            config=config,
+            revision=revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
+    return model, set(loading["missing_keys"])
 
 
 def _let_drop(layer: nn.Module, probability: float) -> None:
