@@ -371,8 +371,8 @@ class Experiment:
     def _save(self, step: int, results: list[StepResult]) -> None:
         self._gather()
         optimizer_state = gather_optimizer(self.optimizer)
-        # Audio that can't be decoded is found in training, perhaps not again after an interruption.
-        rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
+        # What is found in training alone (audio that can't be decoded), perhaps not again after an interruption.
+        rejected = list(dict.fromkeys(gather_object(self.rejected)))
         if self.accelerator.is_main_process:
             progress = {
                 "best": self.best,
@@ -380,7 +380,7 @@ class Experiment:
                 "seconds": self.seconds + time.monotonic() - self.since,
                 "processes": self.accelerator.num_processes,
                 "recipe": self.recipe.to_yaml(),
-                "rejected": rejected,
+                "rejected": [vars(rejection) for rejection in rejected],
                 "results": [vars(result) for result in results],
             }
             keep = self.recipe.training.keep_checkpoints
@@ -388,6 +388,7 @@ class Experiment:
                 save_checkpoint(
                     self.checkpoints, step, self.model, optimizer_state, self.accelerator.scaler, progress, keep
                 )
+                write_rejected(self.output / "rejected.csv", [*self.preparation.rejected, *rejected])
                 # Only now: until then the checkpoint before this one counts on the others.
                 kept = {self._best_file(best) for best in self.best}
                 for file in (self.checkpoints / "best").glob("step-*"):

@@ -151,10 +151,10 @@ class CTCObjective(nn.Module):
         model.wav2vec2.encoder.register_forward_pre_hook(self._mask_features)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """The negative log likelihood of the labels, summed over the batch, and how many utterances have none.
+        """The negative log likelihood of the labels, summed over the batch, and for which utterances there is none.
 
-        Utterances without labels count 0 in both, as do those of more labels than frames in the first. With `frozen`
-        only the head gets a gradient, and the encoder one of zero.
+        The latter are (batch,) bool. Utterances without labels count 0 and are not among them; those of more labels
+        than frames count 0 and are. With `frozen` only the head gets a gradient, and the encoder one of zero.
         """
         model = self.model
         with torch.no_grad() if frozen else contextlib.nullcontext():
@@ -175,8 +175,9 @@ class CTCObjective(nn.Module):
         total: torch.Tensor = losses[labelled].sum()
         if frozen:
             total = total + _zero(model.wav2vec2)
-        # An infinite loss was made zero, which no finite one is.
-        return total, ((losses.detach() == 0) & labelled).sum().float()
+        # An infinite loss was made zero; so is that of an utterance known by heart, but for which there are frames.
+        crowded = batch.num_frames < 2 * batch.label_lengths
+        return total, labelled & (~losses.isfinite() | ((losses == 0) & crowded))
 
     def _run_encoder(
         self,
