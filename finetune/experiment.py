@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.batching import Batch, deal, stream
+from finetune.data.batching import begin, deal, stream
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.vocabulary import PAD, build_tokenizer
@@ -202,9 +202,8 @@ class Experiment:
             interrupted=interrupted,
         )
         self.since = time.monotonic()
-        # Closed, the loader's workers end, which wait for us and hear no signals. The loader draws a random number when
-        # it is begun: not in the first step.
-        with closing(_pass_on(iter(self._build_loader(first_step)))) as batches:
+        # The loader draws a random number when it is begun: not in the first step.
+        with closing(begin(self._build_loader(first_step))) as batches:
             train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
 
     def _build_loader(self, first_step: int) -> Any:
@@ -413,11 +412,6 @@ class Experiment:
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
             complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores})
-
-
-def _pass_on(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """An iterator that can be closed."""
-    yield from batches
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Batches by seconds of audio: a stream that depends on the seed alone, dealt to any number of processes."""
 
+import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +242,23 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             prefetch_factor=4 if num_workers else None,
             worker_init_fn=leave_signals_to_training,
         )
+
+
+def begin(loader: "torch.utils.data.DataLoader[Any]") -> Generator[Batch, None, None]:
+    """A loader's batches, its workers started; closed, they have ended, whatever they were doing."""
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    return _pass_on(batches, set(multiprocessing.active_children()) - others)
+
+
+def _pass_on(batches: Iterator[Batch], workers: Iterable[Any]) -> Generator[Batch, None, None]:
+    try:
+        yield from batches
+    finally:
+        del batches  # torch asks the workers to end, waits 5 s, and sends SIGTERM, which ours ignore.
+        for worker in workers:
+            worker.kill()
+            worker.join()
 
 
 def leave_signals_to_training(_: int) -> None:
