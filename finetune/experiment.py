@@ -96,8 +96,7 @@ def run(recipe: Recipe, output: Path) -> Scores:
     with StopSignals(announce=accelerator.is_main_process) as signals:
         experiment.train(signals.asked)
     scores = experiment.finish()
-    # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends
-    # it with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now and then.
+    # Not `end_training`, which also ends the group of processes: see `launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
     return scores

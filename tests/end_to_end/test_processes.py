@@ -98,3 +98,22 @@ def test_outside_of_accelerate_the_process_stays_what_it_is(variables, tmp_path)
     program += "print(join_processes(), pid == os.getpid())"
     said = execute([sys.executable, "-c", program, "launch", "--num_processes", 2], tmp_path, **variables)
     assert said == "None True\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("lambda: 75", 75), ("lambda: 1 / 0", 1)], ids=["ends", "fails"])
+def test_process_of_a_group_ends_without_waiting_in_a_destructor(command, code):
+    program = f"""
+import atexit, time
+from finetune.launch import run
+class Stuck:
+    def __del__(self):
+        time.sleep(900)
+stuck = Stuck()
+atexit.register(print, "tidied up")
+run({command})
+"""
+    with started([sys.executable, "-c", program], RANK="0") as process:
+        said = process.wait(30)
+    assert process.process.returncode == code
+    assert said.endswith("tidied up\n")
+    assert ("ZeroDivisionError" in said) == (code == 1)
