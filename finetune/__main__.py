@@ -1,8 +1,7 @@
 """`python -m finetune` and `accelerate launch -m finetune`."""
 
-import sys
-
 from finetune.cli import main
+from finetune.launch import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.batching import Batch, deal, stream
+from finetune.data.batching import begin, deal, stream
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
@@ -97,11 +97,10 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
-    with StopSignals(say) as signals:
+    with StopSignals(announce=accelerator.is_main_process) as signals:
         experiment.train(signals.asked)
     analysis = experiment.finish()
-    # Not `end_training`, which destroys the group of processes as well: what then still holds it (DDP's reducer) ends
-    # it with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now and then.
+    # Not `end_training`, which also ends the group of processes: see `launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
     return analysis
@@ -182,7 +181,8 @@ class Experiment:
         training, accelerator = self.recipe.training, self.accelerator
         first_step, results = self._restore()
         max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self.seconds
-        if self._is_stale(first_step) or max_seconds <= 0:
+        # Stopped by a signal just when its time was over, a run has no weights to end with: it makes one step more.
+        if self._is_stale(first_step) or (max_seconds <= 0 and self.best):
             return
         schedule = Schedule(
             max_steps=training.max_steps,
@@ -205,9 +205,8 @@ class Experiment:
             interrupted=interrupted,
         )
         self.since = time.monotonic()
-        # Closed, the loader's workers end, which wait for us and hear no signals. The loader draws a random number when
-        # it is begun: not in the first step.
-        with closing(_pass_on(iter(self._build_loader(first_step)))) as batches:
+        # The loader draws a random number when it is begun: not in the first step.
+        with closing(begin(self._build_loader(first_step))) as batches:
             train(accelerator, self.objective, self.prepared_optimizer, batches, schedule, hooks, first_step, results)
 
     def _build_loader(self, first_step: int) -> Any:
@@ -383,8 +382,8 @@ class Experiment:
     def _save(self, step: int, results: list[StepResult]) -> None:
         self._gather()
         optimizer_state = gather_optimizer(self.optimizer)
-        # Audio that can't be decoded is found in training, perhaps not again after an interruption.
-        rejected = [vars(rejection) for rejection in dict.fromkeys(gather_object(self.rejected))]
+        # What is found in training alone (audio that can't be decoded), perhaps not again after an interruption.
+        rejected = list(dict.fromkeys(gather_object(self.rejected)))
         if self.accelerator.is_main_process:
             progress = {
                 "best": self.best,
@@ -392,7 +391,7 @@ class Experiment:
                 "seconds": self.seconds + time.monotonic() - self.since,
                 "processes": self.accelerator.num_processes,
                 "recipe": self.recipe.to_yaml(),
-                "rejected": rejected,
+                "rejected": [vars(rejection) for rejection in rejected],
                 "results": [vars(result) for result in results],
             }
             keep = self.recipe.training.keep_checkpoints
@@ -400,6 +399,7 @@ class Experiment:
                 save_checkpoint(
                     self.checkpoints, step, self.model, optimizer_state, self.accelerator.scaler, progress, keep
                 )
+                write_rejected(self.output / "rejected.csv", [*self.preparation.rejected, *rejected])
                 # Only now: until then the checkpoint before this one counts on the others.
                 kept = {self._best_file(best) for best in self.best}
                 for file in (self.checkpoints / "best").glob("step-*"):
@@ -424,11 +424,6 @@ class Experiment:
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
             complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores})
-
-
-def _pass_on(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """An iterator that can be closed."""
-    yield from batches
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

@@ -1,8 +1,12 @@
-"""What must be settled before torch is loaded: how many processes run on CPUs, and how many kernels they keep."""
+"""What must be settled before torch is loaded and when all is over: how many processes, their kernels, their end."""
 
+import atexit
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
@@ -44,3 +48,22 @@ def keep_kernels() -> None:
     would take memory for little: up to 0.8 MB each (scripts/bench_shapes.py).
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000")
+
+
+def run(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end this process with its code; one of a group ends without Python's last destructors.
+
+    These end the group with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now
+    and then, and the launcher with it.
+    """
+    if "RANK" not in os.environ:
+        sys.exit(command())
+    try:
+        code = command()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -19,7 +19,8 @@ from finetune.data.sources import JoinedTables, Source, Table, load_splits, sele
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
-from finetune.recipe import AugmentationSection, Recipe, TrainingSection
+from finetune.recipe import Recipe
+from finetune.sections import AugmentationSection, TrainingSection
 from finetune.training.adapters import find_language_adapter, require_peft
 
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
@@ -103,16 +104,7 @@ def prepare(recipe: Recipe) -> Preparation:
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
     if model.lora:
         require_peft()
-    continues_language = bool(
-        model.base
-        and model.language_adapter
-        and find_language_adapter(model.base, config, model.language_adapter, model.revision)
-    )
-    if model.language_adapter and recipe.text.vocabulary != "training" and not continues_language:
-        raise UserError(
-            f"text.vocabulary={recipe.text.vocabulary}: {model.base} has no head for {model.language_adapter} to go on "
-            "from; set text.vocabulary=training."
-        )
+    continues_language = _continues_language(recipe, config)
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
     limits = Limits(
         sampling_rate=feature_extractor.sampling_rate,
@@ -121,44 +113,17 @@ def prepare(recipe: Recipe) -> Preparation:
         max_seconds=data.max_seconds if batch_seconds == "auto" else min(data.max_seconds, batch_seconds),
         fastest=augmentation.fastest,
     )
-    sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in data.all_sources]
-    tables = [load_splits(source) for source in sources]
-    streaming = any(source.streaming for source in sources)
-    trained: list[Table] = []
-
-    def split(role: str, training: bool = False) -> Split | None:
-        """The split with this role of every source that has one."""
-        chosen = [getattr(each, f"{role}_split") for each in data.all_sources]
-        names = [name or (role if role in splits else None) for name, splits in zip(chosen, tables, strict=True)]
-        if training and not any(names):
-            names[0] = role  # Refused with what there is instead.
-        joined = []
-        for source, splits, name in zip(sources, tables, names, strict=True):
-            if name is None:
-                continue
-            streamed = splits.get(name) if source.streaming else None
-            beginning = {} if streamed is None else {name: keep_in_memory(streamed, SAMPLE if training else None)}
-            joined.append(select_table({**splits, **beginning}, name, source))
-            if training:
-                trained.append(joined[-1] if streamed is None else replace(joined[-1], rows=streamed))
-        if not joined:
-            return None
-        name = names[0] if len(joined) == 1 and names[0] else role
-        return prepare_split(
-            name, JoinedTables(joined), recipe.text.normalization, limits, training, data.preprocessing
-        )
-
-    train, validation, test = split("train", training=True), split("validation"), split("test")
+    tables = _Tables(recipe, limits)
+    train, validation, test = tables.split("train", training=True), tables.split("validation"), tables.split("test")
     assert train is not None
     if validation is None:
-        if streaming:
+        if tables.streamed:
             raise UserError(
                 "There is no validation split, and none can be held out of a stream: name one with "
                 "data.validation_split, or add a source that has one to data.sources."
             )
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
-    stream = build_stream(trained, train.name, recipe, limits) if streaming else None
     return Preparation(
         config,
         feature_extractor,
@@ -169,9 +134,59 @@ def prepare(recipe: Recipe) -> Preparation:
         train,
         validation,
         test,
-        stream,
+        build_stream(tables.trained, train.name, recipe, limits) if tables.streamed else None,
         continues_language,
     )
+
+
+def _continues_language(recipe: Recipe, config: Any) -> bool:
+    """Whether the base has adapters for the recipe's language."""
+    base, language, vocabulary = recipe.model.base, recipe.model.language_adapter, recipe.text.vocabulary
+    if not base or not language:
+        return False
+    continues = find_language_adapter(base, config, language, recipe.model.revision)
+    if not continues and vocabulary != "training":
+        raise UserError(
+            f"text.vocabulary={vocabulary}: {base} has no head for {language} to go on from; set "
+            "text.vocabulary=training."
+        )
+    return continues
+
+
+class _Tables:
+    """The splits of all sources of a recipe.
+
+    `trained` are the tables that the training split was made of, of those that are streamed all rows.
+    """
+
+    def __init__(self, recipe: Recipe, limits: Limits) -> None:
+        self.recipe, self.limits = recipe, limits
+        self.sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in recipe.data.all_sources]
+        self.splits = [load_splits(source) for source in self.sources]
+        self.streamed = any(source.streaming for source in self.sources)
+        self.trained: list[Table] = []
+
+    def split(self, role: str, training: bool = False) -> Split | None:
+        """The split with this role of every source that has one."""
+        data = self.recipe.data
+        chosen = [getattr(each, f"{role}_split") for each in data.all_sources]
+        names = [name or (role if role in splits else None) for name, splits in zip(chosen, self.splits, strict=True)]
+        if training and not any(names):
+            names[0] = role  # Refused with what there is instead.
+        joined = []
+        for source, splits, name in zip(self.sources, self.splits, names, strict=True):
+            if name is None:
+                continue
+            streamed = splits.get(name) if source.streaming else None
+            beginning = {} if streamed is None else {name: keep_in_memory(streamed, SAMPLE if training else None)}
+            joined.append(select_table({**splits, **beginning}, name, source))
+            if training:
+                self.trained.append(joined[-1] if streamed is None else replace(joined[-1], rows=streamed))
+        if not joined:
+            return None
+        name = names[0] if len(joined) == 1 and names[0] else role
+        steps = self.recipe.text.normalization
+        return prepare_split(name, JoinedTables(joined), steps, self.limits, training, data.preprocessing)
 
 
 def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Limits) -> Stream:

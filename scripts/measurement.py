@@ -19,7 +19,8 @@ class Meter:
     def __init__(self, model: Any, warm_up: int) -> None:
         self.warm_up, self.forwards, self.padded_samples, self.started = warm_up, 0, 0, 0.0
         self.peak_memory = watch_memory()
-        model.wav2vec2.register_forward_pre_hook(self._count)
+        # Before all other hooks: the one for group norm takes the arguments apart.
+        model.wav2vec2.register_forward_pre_hook(self._count, prepend=True)
 
     def _count(self, module: object, arguments: tuple[Any, ...]) -> None:
         if self.forwards == self.warm_up:

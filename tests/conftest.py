@@ -80,11 +80,11 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_encoder(folder: Path, norm: str) -> Path:
-    """A randomly initialised wav2vec2 without a CTC head, with wav2vec2's own kernels and strides."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+def tiny_config(norm: str, **others: Any) -> Any:
+    """A wav2vec2's configuration with the published kernels and strides, a few channels wide; `norm` as in its name."""
+    from transformers import Wav2Vec2Config
 
-    config = Wav2Vec2Config(
+    return Wav2Vec2Config(
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -95,9 +95,16 @@ def write_encoder(folder: Path, norm: str) -> Path:
         do_stable_layer_norm=norm == "layer",
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
+        **others,
     )
+
+
+def write_encoder(folder: Path, norm: str) -> Path:
+    """A randomly initialised wav2vec2 without a CTC head, with wav2vec2's own kernels and strides."""
+    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
     torch.manual_seed(0)
-    Wav2Vec2Model(config).save_pretrained(folder)
+    Wav2Vec2Model(tiny_config(norm)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer").save_pretrained(folder)
     return folder
 
@@ -121,7 +128,7 @@ def mms_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Its configuration differs from the published one in widths and depths alone.
     """
     from safetensors.torch import save_file
-    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
     folder = tmp_path_factory.mktemp("mms-base")
     specials = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}
@@ -132,20 +139,7 @@ def mms_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.json").write_text(json.dumps(vocabularies))
     for seed, language in enumerate(("deu", "eng")):
         torch.manual_seed(0)
-        config = Wav2Vec2Config(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            conv_dim=[16] * 7,
-            conv_bias=True,
-            feat_extract_norm="layer",
-            do_stable_layer_norm=True,
-            num_conv_pos_embeddings=16,
-            num_conv_pos_embedding_groups=4,
-            adapter_attn_dim=4,
-            vocab_size=len(vocabularies[language]),
-        )
+        config = tiny_config("layer", adapter_attn_dim=4, vocab_size=len(vocabularies[language]))
         model: Any = Wav2Vec2ForCTC(config)
         torch.manual_seed(1 + seed)
         adapters = {name: torch.randn_like(weight) / 4 for name, weight in model._get_adapters().items()}

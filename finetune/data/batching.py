@@ -1,7 +1,8 @@
 """Batches by seconds of audio: a stream that depends on the seed alone, dealt to any number of processes."""
 
+import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from finetune.data.vocabulary import encode
 # Purposes of random numbers, so that no two draws share a stream.
 ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
 
+_WITHOUT_LOSS = AudioError("no finite loss: its logits are not finite, or its labels are more than its frames")
+
 Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
 
 
@@ -27,6 +30,7 @@ class Batch:
     speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or
     None; mask_feature_indices (batch, features) or None; labels: all of them one after the other, label_lengths
     (batch,). `unreadable` are the utterances whose audio failed: their place holds silence and no labels.
+    `without_loss` is what to say of each utterance should its loss not be finite.
     """
 
     input_values: torch.Tensor
@@ -38,6 +42,7 @@ class Batch:
     labels: torch.Tensor
     label_lengths: torch.Tensor
     unreadable: tuple[Rejection, ...]
+    without_loss: tuple[Rejection, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on a device."""
@@ -68,7 +73,9 @@ class Batch:
                 name: value[utterances] if isinstance(value, torch.Tensor) else value
                 for name, value in vars(self).items()
             }
-            return Batch(**{**cut, "labels": self.labels[labels], **others})
+            return Batch(
+                **{**cut, "labels": self.labels[labels], "without_loss": self.without_loss[utterances], **others}
+            )
 
         return part(slice(middle), slice(first)), part(slice(middle, None), slice(first, None), unreadable=())
 
@@ -204,6 +211,9 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),
             label_lengths=torch.tensor([len(utterance) for utterance in labels]),
             unreadable=tuple(rejection for _, _, rejection in examples if rejection),
+            without_loss=tuple(
+                self.split.reject(self.split.utterances[index].row, _WITHOUT_LOSS) for (_, index, _), _, _ in examples
+            ),
         )
 
     def _draw_masks(
@@ -232,6 +242,23 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             prefetch_factor=4 if num_workers else None,
             worker_init_fn=leave_signals_to_training,
         )
+
+
+def begin(loader: "torch.utils.data.DataLoader[Any]") -> Generator[Batch, None, None]:
+    """A loader's batches, its workers started; closed, they have ended, whatever they were doing."""
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    return _pass_on(batches, set(multiprocessing.active_children()) - others)
+
+
+def _pass_on(batches: Iterator[Batch], workers: Iterable[Any]) -> Generator[Batch, None, None]:
+    try:
+        yield from batches
+    finally:
+        del batches  # torch asks the workers to end, waits 5 s, and sends SIGTERM, which ours ignore.
+        for worker in workers:
+            worker.kill()
+            worker.join()
 
 
 def leave_signals_to_training(_: int) -> None:

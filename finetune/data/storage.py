@@ -78,16 +78,29 @@ def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
         return file.read(piece[1])
 
 
-def find_model_file(model: str | Path, name: str) -> Path | None:
-    """A file of a model in a folder or on a hub, from where it is fetched; None for a model that has none."""
+def find_model_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """A file of a model in a folder or on a hub, from where it is fetched; None for a model that has none.
+
+    Raises UserError when the hub can't be reached, and what was fetched before does not say whether it has the file.
+    """
     if Path(model).is_dir():
         file = Path(model) / name
         return file if file.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(str(model), name))
+        return Path(hf_hub_download(str(model), name, revision=revision))
+    except LocalEntryNotFoundError as error:  # An EntryNotFoundError, though the hub said nothing.
+        asked_before = try_to_load_from_cache(str(model), name, revision=revision) is _CACHED_NO_EXIST
+        # Every repository has this file, and only who fetches a whole one asks for it.
+        whole = isinstance(try_to_load_from_cache(str(model), ".gitattributes", revision=revision), str)
+        if asked_before or whole:
+            return None
+        raise UserError(
+            f"{model} may or may not have {name}, and the hub can't be reached to see: "
+            f"fetch the whole model where it can (hf download {model})."
+        ) from error
     except EntryNotFoundError:
         return None
 

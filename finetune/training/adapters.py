@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from finetune.data.storage import find_model_file
 from finetune.errors import UserError
 
 
@@ -59,24 +60,12 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
 
     Raises UserError for a base that is not made of such adapters, and for a hub that can't be asked.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     if config.adapter_attn_dim is None:
         raise UserError(
             f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."
         )
-    name = _file_name(language)
-    if Path(base).is_dir():
-        return (Path(base) / name).is_file()
-    try:
-        hf_hub_download(base, name, revision=revision)
-    except LocalEntryNotFoundError as error:
-        raise UserError(f"{base} may or may not have {name}: the hub can't be reached to see.") from error
-    except EntryNotFoundError:
-        return False
-    return True
+    return find_model_file(base, _file_name(language), revision) is not None
 
 
 def start_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:

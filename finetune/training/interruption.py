@@ -1,16 +1,17 @@
 """Being asked to stop: the first signal ends training after its step, the second at once."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 
 class StopSignals:
     """Listens for SIGINT (Ctrl-C) and SIGTERM in a `with` statement; `asked()` says whether one has come."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, announce: bool = True) -> None:
+        """`announce` says on stderr what a signal will do."""
+        self._announce = announce
         self._asked = False
         self._before: dict[int, object] = {}
 
@@ -32,4 +33,7 @@ class StopSignals:
         self._asked = True
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
-        self._say(f"{signal.Signals(number).name}: stopping after this step and a checkpoint; again stops at once")
+        if self._announce:
+            line = f"{signal.Signals(number).name}: stopping after this step and a checkpoint; again stops at once"
+            # Past Python's streams: what the signal came upon may be writing to them, and they can't be entered twice.
+            os.write(2, f"\n{line}\n".encode())

@@ -108,9 +108,8 @@ def train(
             for rejection in batch.unreadable:
                 hooks.reject(rejection)
         frozen = step < schedule.frozen_steps
-        result = train_step(
-            accelerator, objective, optimizer, micro_batches, schedule.max_gradient_norm, frozen, hooks.say
-        )
+        norm = schedule.max_gradient_norm
+        result = train_step(accelerator, objective, optimizer, micro_batches, norm, frozen, hooks.say, hooks.reject)
         unlogged.append(result)
         samples += result.samples * accelerator.num_processes
         done = step + 1
@@ -188,19 +187,21 @@ def train_step(
     max_gradient_norm: float,
     frozen: bool = False,
     say: Callable[[str], None] = print,
+    reject: Callable[[Rejection], None] = lambda _: None,
 ) -> StepResult:
     """One optimizer step over the micro-batches of all processes; `frozen` leaves the encoder as it is.
 
     The loss is the sum over all of them divided by their number of labels: no average of averages. A step whose
-    gradient is not finite changes nothing. Where memory is too small the step is done again in smaller pieces, whose
-    gradients have the same sum. Raises UserError where it is too small for single utterances.
+    gradient is not finite changes nothing, and an utterance without a finite loss is rejected. Where memory is too
+    small the step is done again in smaller pieces, whose gradients have the same sum. Raises UserError where it is too
+    small for single utterances.
     """
     device = accelerator.device
     own = [(int(batch.label_lengths.sum()), len(batch.num_frames)) for batch in micro_batches]
     counts = accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=device).sum(0), "sum")
     labels, utterances = (int(count) for count in counts.tolist())
     batches = micro_batches
-    while (sums := _accumulate(accelerator, objective, batches, max(labels, 1), frozen)) is None:
+    while (done := _accumulate(accelerator, objective, batches, max(labels, 1), frozen)) is None:
         optimizer.zero_grad()
         torch.cuda.empty_cache()
         largest = max(len(batch.num_frames) for batch in batches)
@@ -218,7 +219,13 @@ def train_step(
     if math.isfinite(norm) or accelerator.scaler is not None:
         optimizer.step()
     optimizer.zero_grad()
+    loss, without_loss = done
+    sums = torch.stack([loss, torch.cat(without_loss).sum()])
     loss_sum, impossible = accelerator.reduce(sums, "sum").tolist()
+    if impossible:
+        for batch, mask in zip(batches, without_loss, strict=True):
+            for i in mask.nonzero().flatten().tolist():
+                reject(batch.without_loss[i])
     samples = sum(batch.samples for batch in micro_batches)
     padded_samples = sum(batch.input_values.numel() for batch in micro_batches)
     return StepResult(loss_sum, labels, norm, utterances, int(impossible), samples, padded_samples)
@@ -226,17 +233,17 @@ def train_step(
 
 def _accumulate(
     accelerator: Accelerator, objective: nn.Module, batches: Sequence[Batch], labels: int, frozen: bool
-) -> torch.Tensor | None:
-    """Add the gradients of all batches; returns the summed loss and the utterances without a finite one.
+) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
+    """Add the gradients of all batches; returns the summed loss, and of each batch the utterances without one.
 
     None when memory was too small, with whatever gradients there were then.
     """
-    sums = torch.zeros(2, device=accelerator.device)
+    total, without_loss = torch.zeros((), device=accelerator.device), []
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
         try:
             with contextlib.nullcontext() if last else accelerator.no_sync(objective):
-                loss, impossible = objective(batch.to(accelerator.device), frozen)
+                loss, mask = objective(batch.to(accelerator.device), frozen)
                 try:
                     # Accelerate averages gradients over processes; the count is already over all of them.
                     accelerator.backward(loss * (accelerator.num_processes / labels))
@@ -254,8 +261,9 @@ def _accumulate(
                     "the same command goes on from the last checkpoint."
                 ) from error
             return None
-        sums += torch.stack([loss.detach(), impossible])
-    return sums
+        total += loss.detach()
+        without_loss.append(mask)
+    return total, without_loss
 
 
 def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -41,8 +41,6 @@ def build_model(
     2016). With a `language_adapter` only that language's adapters and the head are trained.
     Raises UserError when the base has no usable weights, or no head to take.
     """
-    from transformers import AutoModelForCTC
-
     from finetune.group_norm import normalize_valid_frames
 
     # Loaded as it is where its rows are wanted: another size would not be loaded at all.
@@ -59,24 +57,8 @@ def build_model(
     config.ctc_zero_infinity = True
     config.ctc_loss_reduction = "mean"
     torch.manual_seed(seed)
-    try:
-        if base is None:
-            model = AutoModelForCTC.from_config(config, dtype=torch.float32, attn_implementation=attention)
-        else:
-            model, loading = AutoModelForCTC.from_pretrained(
-                base,
-                config=config,
-                revision=revision,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
-    if head_rows and base is not None and any("lm_head" in key for key in loading["missing_keys"]):
+    model, missing = _load(config, base, revision, attention)
+    if head_rows and any("lm_head" in key for key in missing):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
         start_language_adapter(model, base, language_adapter, revision)
@@ -96,6 +78,28 @@ def build_model(
     return model
 
 
+def _load(config: Any, base: str | None, revision: str | None, attention: str | None) -> tuple[Any, set[str]]:
+    """The model of a configuration, and the names of those of its weights that the base does not have."""
+    from transformers import AutoModelForCTC
+
+    options = {"dtype": torch.float32, "attn_implementation": attention, "trust_remote_code": False}
+    try:
+        if base is None:
+            return AutoModelForCTC.from_config(config, **options), set()
+        model, loading = AutoModelForCTC.from_pretrained(
+            base,
+            config=config,
+            revision=revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
+    return model, set(loading["missing_keys"])
+
+
 def _let_drop(layer: nn.Module, probability: float) -> None:
     """Make a transformer layer hand its input on in some training steps.
 
@@ -107,8 +111,7 @@ def _let_drop(layer: nn.Module, probability: float) -> None:
     def forward_or_not(hidden: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if not layer.training or torch.rand(()) >= probability:
             return forward(hidden, *arguments, **options)
-        unchanged = hidden + _zero(layer)
-        return (unchanged, None) if options.get("output_attentions") else unchanged
+        return hidden + _zero(layer)
 
     layer.forward = forward_or_not
 
@@ -135,7 +138,7 @@ class CTCObjective(nn.Module):
     """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
-        """With `compiled` the encoder is compiled by `torch.compile`, once for each padded length."""
+        """With `compiled` the encoder is compiled by `torch.compile`: a few times, as lengths become dynamic to it."""
         super().__init__()
         self.model = model
         # What FSDP gathers at a time.
@@ -148,10 +151,10 @@ class CTCObjective(nn.Module):
         model.wav2vec2.encoder.register_forward_pre_hook(self._mask_features)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """The negative log likelihood of the labels, summed over the batch, and how many utterances have none.
+        """The negative log likelihood of the labels, summed over the batch, and for which utterances there is none.
 
-        Utterances without labels count 0 in both, as do those of more labels than frames in the first. With `frozen`
-        only the head gets a gradient, and the encoder one of zero.
+        The latter are (batch,) bool. Utterances without labels count 0 and are not among them; those of more labels
+        than frames count 0 and are. With `frozen` only the head gets a gradient, and the encoder one of zero.
         """
         model = self.model
         with torch.no_grad() if frozen else contextlib.nullcontext():
@@ -172,8 +175,9 @@ class CTCObjective(nn.Module):
         total: torch.Tensor = losses[labelled].sum()
         if frozen:
             total = total + _zero(model.wav2vec2)
-        # An infinite loss was made zero, which no finite one is.
-        return total, ((losses.detach() == 0) & labelled).sum().float()
+        # An infinite loss was made zero; so is that of an utterance known by heart, but for which there are frames.
+        crowded = batch.num_frames < 2 * batch.label_lengths
+        return total, labelled & (~losses.isfinite() | ((losses == 0) & crowded))
 
     def _run_encoder(
         self,

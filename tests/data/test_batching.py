@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.data.augmentation import Augmentation, generator
-from finetune.data.batching import Batch, Key, SpeechBatches, bucket, deal, length_step, stream
+from finetune.data.batching import (
+    Batch,
+    Key,
+    SpeechBatches,
+    begin,
+    bucket,
+    deal,
+    leave_signals_to_training,
+    length_step,
+    stream,
+)
 from finetune.data.corpus import Limits, Rejection, prepare_split
 from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
@@ -214,3 +226,24 @@ def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
     assert batch.label_lengths.tolist() == [2, 0, 3]
     assert not batch.input_values[1].any()
     assert torch.isfinite(batch.input_values).all()
+
+
+class Endless(torch.utils.data.Dataset):
+    """One example, then none for a quarter of an hour."""
+
+    def __getitem__(self, index):
+        time.sleep(900 * index)
+        return index
+
+
+def test_closed_loader_leaves_no_worker_even_one_that_is_stuck():
+    """It would be waited for at the end of Python, forever: workers ignore the signal that torch sends them."""
+    before = set(multiprocessing.active_children())
+    loader = torch.utils.data.DataLoader(
+        Endless(), batch_sampler=[[0], [1]], num_workers=1, worker_init_fn=leave_signals_to_training
+    )
+    batches = begin(loader)
+    assert next(batches).tolist() == [0]
+    assert set(multiprocessing.active_children()) != before
+    batches.close()
+    assert set(multiprocessing.active_children()) == before

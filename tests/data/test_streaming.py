@@ -19,7 +19,8 @@ from finetune.data import streaming
 from finetune.data.streaming import StreamedBatches
 from finetune.experiment import run
 from finetune.preparation import Preparation, prepare
-from finetune.recipe import TrainingSection, load_recipe
+from finetune.recipe import load_recipe
+from finetune.sections import TrainingSection
 
 
 def cut_flac(wav: bytes) -> bytes:

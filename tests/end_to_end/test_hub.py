@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from hub import COMMIT, Hub, serve
+from programs import execute
 
 # The command, with windows of few rows and without the wait of `datasets` for pyarrow's threads.
 SMALL = """
@@ -96,3 +97,33 @@ def test_what_the_hub_does_not_have_is_one_sentence(
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert "team/nothing" in done.stderr or "v9" in done.stderr
+
+
+def test_what_a_model_may_have_is_asked_of_the_hub_or_known_from_before(hub: Hub, tmp_path: Path) -> None:
+    """Its normalisation ignored in silence, a model's figure would be wrong."""
+    base = hub.folder / "models" / "team" / "base"
+    (base / ".gitattributes").write_text("")
+    (base / "steps.json").write_text('{"steps": ["lowercase"]}')
+    program = """
+import sys
+from finetune.data.storage import find_model_file
+from finetune.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        found = find_model_file("team/base", name)
+        print(found and found.read_text())
+    except UserError as error:
+        print(error)
+"""
+
+    def ask(*names: str, offline: bool = False) -> list[str]:
+        variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        variables["HF_HUB_OFFLINE"] = str(int(offline))
+        return execute([sys.executable, "-W", "ignore", "-c", program, *names], **variables).splitlines()
+
+    assert ask("steps.json", "other.json") == ['{"steps": ["lowercase"]}', "None"]
+    kept = ask("steps.json", "other.json", "third.json", offline=True)
+    assert kept[:2] == ['{"steps": ["lowercase"]}', "None"]
+    assert kept[2].startswith("team/base may or may not have third.json, and the hub can't be reached")
+    ask(".gitattributes")  # As who fetches all of it does.
+    assert ask("third.json", offline=True) == ["None"]

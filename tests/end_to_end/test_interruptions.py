@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from programs import started
 
 # All that is random is switched on, and a worker loads the data.
 SECTIONS = {
@@ -32,18 +32,8 @@ SECTIONS = {
 OF_THE_MACHINE = {"step_seconds", "audio_seconds_per_second", "memory_gib"}
 
 
-def start(recipe: Path, run: Path, **options) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "finetune", "train", str(recipe), "--output", str(run)]
-    options |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **options)
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def command_for(recipe: Path, run: Path) -> list[object]:
+    return [sys.executable, "-m", "finetune", "train", recipe, "--output", run]
 
 
 def lines_in(run: Path) -> int:
@@ -69,11 +59,11 @@ def assert_same_result(run: Path, whole: Path, read_lines) -> None:
 def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(number, write_recipe, finetune_run, read_lines, tmp_path):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     # As a terminal does with Ctrl-C and a scheduler with SIGTERM: to the whole group, the loader's worker too.
-    with start(recipe, run, start_new_session=True) as process:
-        wait_for(lambda: lines_in(run) >= 1, process)
-        os.killpg(process.pid, number)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 75, said
+    with started(command_for(recipe, run)) as program:
+        program.wait_for(lambda: lines_in(run) >= 1)
+        program.signal_all(number)
+        said = program.wait(120)
+    assert program.process.returncode == 75, said
     (checkpoint,) = (run / "checkpoints").glob("step-*")
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert 7 <= step < 60
@@ -87,23 +77,24 @@ def test_second_signal_stops_at_once():
     program = """
 import os, signal
 from finetune.training.interruption import StopSignals
-with StopSignals(lambda line: print(line, flush=True)) as signals:
+with StopSignals() as signals:
     print(signals.asked(), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     print(signals.asked(), flush=True)
     os.kill(os.getpid(), signal.SIGINT)
     print("still there", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGINT
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["False", "SIGTERM", "True"]
+    with started([sys.executable, "-c", program]) as stopped:
+        said = stopped.wait().split("\n")
+    assert stopped.process.returncode == -signal.SIGINT
+    assert [line.split(":")[0] for line in said] == ["False", "", "SIGTERM", "True", ""]
 
 
 def test_signals_are_as_before_when_training_is_over():
     from finetune.training.interruption import StopSignals
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with StopSignals(print):
+    with StopSignals():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -119,9 +110,8 @@ def can_mount() -> bool:
 def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, finetune_run, read_lines, tmp_path):
     """On a small file system of its own; where none may be mounted, with a limit on the size of files instead."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
-    with start(recipe, run) as process:
-        wait_for(lambda: (run / "checkpoints" / "step-000020").exists(), process)
-        process.kill()
+    with started(command_for(recipe, run)) as program:
+        program.wait_for((run / "checkpoints" / "step-000020").exists)
     for later in (run / "checkpoints").glob(".*partial"):
         assert later.name != ".step-000020.partial"
     checkpoint = run / "checkpoints" / "step-000020"
@@ -160,11 +150,10 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(write_recipe
     run, recipe, chance = tmp_path / "run", write_recipe(tmp_path, **sections), random.Random(0)
     reached = []
     for _ in range(20):
-        with start(recipe, run) as process:
+        with started(command_for(recipe, run)) as program:
             before = lines_in(run)
-            wait_for(lambda seen=before: lines_in(run) != seen, process)
+            program.wait_for(lambda seen=before: lines_in(run) != seen)
             time.sleep(chance.uniform(0.0, 2.5))
-            process.kill()
         reached.append(max((path.name for path in (run / "checkpoints").glob("step-*")), default=""))
     assert not (run / "report").exists() and len(set(reached)) > 5
     assert_same_result(finetune_run("run", **sections), finetune_run("whole", **sections), read_lines)

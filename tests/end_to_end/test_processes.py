@@ -1,13 +1,12 @@
 """Two processes make the run that one makes, and score each utterance exactly once."""
 
 import json
-import os
-import subprocess
+import re
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from programs import execute, started
 
 from finetune.cli import main
 
@@ -16,17 +15,6 @@ LAUNCHERS = {
     "accelerate-launch": [sys.executable, str(Path(sys.executable).with_name("accelerate-launch"))],
     "python -m": [sys.executable, "-m", "accelerate.commands.launch"],
 }
-OUR_VARIABLES = ("ACCELERATE_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_")
-
-
-def execute(command, folder, **variables):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(OUR_VARIABLES)}
-    environment |= {"OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def logged(key, folder, read_lines):
@@ -40,8 +28,8 @@ def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
     sections = {"model": {"dropout": 0.0}, "training": {"batch_seconds": 4, "learning_rate": 3e-3, **steps}}
     recipe, run = write_recipe(tmp_path, **sections), tmp_path / "two"
     launcher = LAUNCHERS["accelerate launch"]
-    done = execute([*launcher, "--num_processes", 2, "-m", "finetune", "train", recipe, "--output", run], tmp_path)
-    assert done.stdout.count("WER ") == 1
+    said = execute([*launcher, "--num_processes", 2, "-m", "finetune", "train", recipe, "--output", run], tmp_path)
+    assert len(re.findall(r"^WER ", said, re.MULTILINE)) == 1
     assert not list(tmp_path.glob("**/*.partial"))
 
     training = {**sections["training"], "accumulation": 2}
@@ -81,15 +69,11 @@ def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(wr
     recipe, run = write_recipe(tmp_path, **sections), tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "finetune"]
     command += ["train", str(recipe), "--output", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, cwd=Path.cwd(), stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 300
-        file = run / "metrics.jsonl"
-        while not (file.exists() and file.read_text().count("\n") >= 4):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.02)
-        process.terminate()  # The launcher hands it on to both.
-        _, said = process.communicate(timeout=120)
+    log = run / "metrics.jsonl"
+    with started(command) as program:
+        program.wait_for(lambda: log.exists() and log.read_text().count("\n") >= 4)
+        program.process.terminate()  # The launcher hands it on to both.
+        said = program.wait(120)
     (checkpoint,) = (run / "checkpoints").glob("step-*")
     step = json.loads((checkpoint / "progress.json").read_text())["step"]
     assert 4 <= step < 30
@@ -101,8 +85,8 @@ def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(wr
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, tmp_path):
     (tmp_path / "probe.py").write_text("from finetune.launch import _asked_for\nprint('processes', _asked_for())\n")
-    done = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path)
-    assert done.stdout.splitlines()[-1] == "processes 3"
+    said = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path)
+    assert said.splitlines()[-1] == "processes 3"
 
 
 @pytest.mark.parametrize(
@@ -117,5 +101,24 @@ def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, t
 def test_outside_of_accelerate_the_process_stays_what_it_is(variables, tmp_path):
     program = "import os\npid = os.getpid()\nfrom finetune.launch import join_processes\n"
     program += "print(join_processes(), pid == os.getpid())"
-    done = execute([sys.executable, "-c", program, "launch", "--num_processes", 2], tmp_path, **variables)
-    assert done.stdout == "None True\n"
+    said = execute([sys.executable, "-c", program, "launch", "--num_processes", 2], tmp_path, **variables)
+    assert said == "None True\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("lambda: 75", 75), ("lambda: 1 / 0", 1)], ids=["ends", "fails"])
+def test_process_of_a_group_ends_without_waiting_in_a_destructor(command, code):
+    program = f"""
+import atexit, time
+from finetune.launch import run
+class Stuck:
+    def __del__(self):
+        time.sleep(900)
+stuck = Stuck()
+atexit.register(print, "tidied up")
+run({command})
+"""
+    with started([sys.executable, "-c", program], RANK="0") as process:
+        said = process.wait(30)
+    assert process.process.returncode == code
+    assert said.endswith("tidied up\n")
+    assert ("ZeroDivisionError" in said) == (code == 1)

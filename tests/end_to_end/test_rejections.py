@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_ru
     assert not (tmp_path / "run" / "report").exists()
 
 
-def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch):
+def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch, tmp_path):
     from finetune.experiment import Experiment
 
     name = truncate(corpus, "train", 2)
@@ -85,4 +86,15 @@ def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, fin
         patch.setattr(Experiment, "_save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetune_run("run", **sections)
+    assert [row["name"] for row in read_rejected(tmp_path / "run")] == [name]
     assert [row["name"] for row in read_rejected(finetune_run("run", **sections))] == [name]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
+def test_utterance_without_a_finite_loss_is_listed_and_the_verdict_says_so(corpus, finetune_run, capsys):
+    samples, rate = soundfile.read(corpus / "train" / "03.wav", dtype="float32")
+    soundfile.write(corpus / "train" / "03.wav", 1e38 * (1 + samples), rate, subtype="FLOAT")  # Its mean is infinite.
+    folder = finetune_run("run", data={"root": str(corpus)}, training={"max_steps": 20, "eval_steps": 10})
+    assert [(row["name"], row["reason"]) for row in read_rejected(folder)] == [("03.wav", "no finite loss")]
+    said = capsys.readouterr().err
+    assert re.search(r"loss is not finite in \d+ of \d+ utterances: see rejected\.csv", said)

@@ -1,12 +1,10 @@
 """An interrupted run that is resumed equals the uninterrupted one, bit for bit."""
 
 import json
-import os
-import subprocess
 import sys
-import time
 
 import pytest
+from programs import started
 
 from finetune.experiment import Experiment
 
@@ -93,11 +91,7 @@ def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
     sections = {**SECTIONS, "training": {**SECTIONS["training"], "max_steps": 60, "eval_steps": 10}}
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "finetune", "train", write_recipe(tmp_path, **sections), "--output", run]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 600
-        while not (run / "checkpoints/step-000010").exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-    assert (run / "checkpoints/step-000010").exists()
+    with started(command) as program:
+        program.wait_for((run / "checkpoints/step-000010").exists)
     assert not (run / "report").exists()
     assert_same_run(finetune_run("killed", **sections), finetune_run("whole", **sections), read_lines)

@@ -238,6 +238,19 @@ def test_for_its_first_steps_only_the_head_learns(accelerator, build, make_batch
     )
 
 
+def test_utterance_without_a_finite_loss_is_named(accelerator, build, make_batch):
+    batch, model = make_batch(0, 2, 5), build()
+    batch.input_values[1] = math.nan
+    others, rejected = make_batch(1, 3), []
+    model.eval()  # Layer norm keeps what is broken to its own utterance.
+    optimizer = build_optimizer(model, 1e-3, 0.0)
+    result = train_step(accelerator, CTCObjective(model), optimizer, [others, batch], 1.0, reject=rejected.append)
+    assert [(each.split, each.name, each.reason) for each in rejected] == [("train", "02.wav", "no finite loss")]
+    assert result.impossible == 1
+    halves = [half.without_loss for half in batch.halves()]
+    assert [[each.name for each in half] for half in halves] == [["00.wav"], ["02.wav", "05.wav"]]
+
+
 def test_too_many_steps_in_a_row_without_a_finite_gradient_end_the_run(accelerator, build, make_batch):
     broken = replace(make_batch(0), input_values=torch.full_like(make_batch(0).input_values, math.nan))
     count = MAX_SKIPPED_STEPS
