@@ -83,7 +83,7 @@ def main() -> None:
         analysis = measure("analysis, of which these are parts", lambda: analyse(results, counts), total)
         measure("report", lambda: write_report(Path(folder) / "report", "a report", analysis), total)
     own = time.process_time() - started
-    print(f"{len(results):,} utterances, all together: {sum(total):.1f} s; {own:.1f} s of one core, with the parts twice")
+    print(f"{len(results):,} utterances, all together: {sum(total):.1f} s; {own:.1f} s of one core, parts twice")
     if options.compare:
         other = make_results(options.utterances, 2)
         print(measure("comparison", lambda: compare(results, other), []).sentence())
