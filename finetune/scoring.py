@@ -1,5 +1,6 @@
 """A model and a split to scores, each utterance on exactly one process."""
 
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform
+from finetune.data.audio import AudioError, Recording, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
@@ -58,7 +59,8 @@ class Speed:
 class Evaluation:
     """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames.
 
-    `counts`, (utterances, 10), are those of the results, in their order; `normalization` was applied to both texts.
+    `counts`, (utterances, 10), are those of the results, in their order, and `rows` their places in the split's table;
+    `normalization` was applied to both texts.
     """
 
     scores: Scores
@@ -68,6 +70,22 @@ class Evaluation:
     blank_ratio: float
     speed: Speed
     normalization: tuple[Step, ...]
+    split: Split
+    rows: list[int]
+
+    def recording(self, place: int) -> Recording:
+        """The audio of the result at a place, unread; raises AudioError."""
+        return self.split.table.recording(self.rows[place])
+
+    def details(self) -> dict[str, str]:
+        """How the scores came about, for people to read."""
+        steps = [step if isinstance(step, str) else json.dumps(step, ensure_ascii=False) for step in self.normalization]
+        return {
+            "Split": self.split.name,
+            "Decoder": "greedy",
+            "Normalisation": ", ".join(steps) or "none",
+            "Speed": self.speed.summary(),
+        }
 
 
 def evaluate(
@@ -167,7 +185,8 @@ def evaluate_split(
             )
             results.append((u.row, result))
     progress.close()
-    gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
+    numbered = sorted(gather_object(results), key=lambda item: item[0])
+    gathered = [result for _, result in numbered]
     rejected = gather_object(rejected)
     require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
     gathered_counts = count_results(gathered)
@@ -176,7 +195,8 @@ def evaluate_split(
     blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
     speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(transcriber.device))
     ratio = blanks / max(frames, 1)
-    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization))
+    rows = [row for row, _ in numbered]
+    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization), split, rows)
 
 
 def _build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:
