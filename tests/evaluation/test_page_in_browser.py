@@ -31,7 +31,7 @@ def make_results(number: int) -> list[Result]:
         heard = [rng.choice((word, "no", "")) if rng.random() < 0.15 else word for word in said]
         reference, hypothesis = " ".join(said), " ".join(filter(None, heard))
         speaker, accent = f"F{rng.randint(1, 40):02d}", rng.choice(("Scots", "Welsh"))
-        seconds, snr = round(rng.uniform(1, 15), 2), round(rng.uniform(-3, 40), 2)
+        seconds, snr = round(rng.uniform(1, 15), 2), round(rng.uniform(1, 40), 2)
         results.append(
             Result(f"{i:05d}.wav", reference, hypothesis, reference.title(), seconds, speaker, {"accent": accent}, "")
             if i % 7
