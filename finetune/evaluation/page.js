@@ -199,6 +199,7 @@ function transcriptCell(row) {
   for (const [what, text] of Object.entries(written)) {
     if (text !== null) cell.append(make("p", { class: "written" }, make("small", {}, what), make("bdi", {}, text)));
   }
+  if (of.audio[row] !== null) cell.append(player(row));
   return cell;
 }
 
@@ -206,22 +207,22 @@ function nameCell(row) {
   const cell = document.createDocumentFragment();
   cell.append(make("bdi", {}, of.name[row]));
   if (of.columns[row]) cell.append(make("small", { dir: "auto" }, of.columns[row]));
-  if (of.audio[row] !== null) {
-    // A player for each row would make pages slow: it comes when it is asked for, and one plays at a time.
-    const play = make("button", { type: "button", class: "play", "aria-label": "Play " + of.name[row] }, "▶ Play");
-    play.addEventListener("click", () => {
-      for (const other of document.querySelectorAll("audio")) other.pause();
-      const player = make("audio", { controls: "", src: of.audio[row] });
-      player.addEventListener("play", () => {
-        for (const other of document.querySelectorAll("audio")) if (other !== player) other.pause();
-      });
-      play.replaceWith(player);
-      player.focus();
-      player.play().catch(() => {}); // The player itself shows what it can't play.
-    });
-    cell.append(make("div", {}, play));
-  }
   return cell;
+}
+
+// A player for each row would make the page slow: it comes when it is asked for, and one plays at a time.
+function player(row) {
+  const play = make("button", { type: "button", class: "play", "aria-label": "Play " + of.name[row] }, "▶ Play");
+  play.addEventListener("click", () => {
+    const audio = make("audio", { controls: "", src: of.audio[row] });
+    audio.addEventListener("play", () => {
+      for (const other of document.querySelectorAll("audio")) if (other !== audio) other.pause();
+    });
+    play.replaceWith(audio);
+    audio.focus();
+    audio.play().catch(() => {}); // The player itself shows what it can't play.
+  });
+  return make("div", {}, play);
 }
 
 let sorted = { key: "errors", falls: true };
