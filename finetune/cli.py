@@ -80,6 +80,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from finetune.scoring import evaluate
 
     _require_writable(options.json)
+    if options.audio and options.report is None:
+        raise UserError("--audio is for a report's players: add --report DIR.")
     sources = _sources(options)
     pairs = [(model, source.root) for model in options.models for source in sources]
     folders = [] if options.report is None else [Path(options.report)]
@@ -103,7 +105,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         decoder = f"decoder: {say_decoder(evaluation.decoder)}"
         print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
         if folders:
-            write_report(folders[len(found)], f"{model}: {data}", analysis)
+            details = {"Model": model, "Data": data, **evaluation.details()}
+            recording = evaluation.recording if options.audio else None
+            write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording)
         found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
@@ -285,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_decoding(evaluate)
     evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
     evaluate.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
+    evaluate.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
     evaluate.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
     evaluate.set_defaults(command=_evaluate)
 

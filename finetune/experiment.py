@@ -256,7 +256,8 @@ class Experiment:
             with self._saving():
                 write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
                 self._write_models(role, evaluation.scores)
-                write_report(self.output / "report", title, analysis)
+                # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
+                write_report(self.output / "report", title, analysis, evaluation.details())
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis

@@ -12,15 +12,22 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform
+from finetune.data.audio import AudioError, Recording, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
 from finetune.data.snr import estimate_snr
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.training_words import load_training_words
-from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, load_normalization, split_words
-from finetune.decoding.decoder import choose_search, describe_decoder
+from finetune.data.transcripts import (
+    DEFAULT_STEPS,
+    Step,
+    build_normalizer,
+    describe_steps,
+    load_normalization,
+    split_words,
+)
+from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
@@ -59,8 +66,8 @@ class Speed:
 class Evaluation:
     """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames.
 
-    `counts`, (utterances, 10), are those of the results, in their order; `normalization` was applied to both texts.
-    `decoder` says what made text of the logits.
+    `counts`, (utterances, 10), are those of the results, in their order, and `rows` their places in the split's table;
+    `normalization` was applied to both texts, and `decoder` says what made text of the logits.
     """
 
     scores: Scores
@@ -71,6 +78,21 @@ class Evaluation:
     speed: Speed
     normalization: tuple[Step, ...]
     decoder: dict[str, Any]
+    split: Split
+    rows: list[int]
+
+    def recording(self, place: int) -> Recording:
+        """The audio of the result at a place, unread; raises AudioError."""
+        return self.split.table.recording(self.rows[place])
+
+    def details(self) -> dict[str, str]:
+        """How the scores came about, for people to read."""
+        return {
+            "Split": self.split.name,
+            "Decoder": say_decoder(self.decoder),
+            "Normalisation": ", ".join(describe_steps(self.normalization)) or "none",
+            "Speed": self.speed.summary(),
+        }
 
 
 @dataclass(frozen=True)
@@ -212,7 +234,8 @@ def evaluate_split(
             )
             results.append((u.row, result))
     progress.close()
-    gathered = [result for _, result in sorted(gather_object(results), key=lambda item: item[0])]
+    numbered = sorted(gather_object(results), key=lambda item: item[0])
+    gathered = [result for _, result in numbered]
     rejected = gather_object(rejected)
     require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
     gathered_counts = count_results(gathered)
@@ -221,8 +244,10 @@ def evaluate_split(
     blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
     speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(transcriber.device))
     ratio = blanks / max(frames, 1)
+    rows = [row for row, _ in numbered]
     decoder = describe_decoder(transcriber.search)
-    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, tuple(normalization), decoder)
+    steps = tuple(normalization)
+    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows)
 
 
 def build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.data.transcripts import split_words
@@ -16,21 +16,26 @@ MOST = 50  # of each kind
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was said, what was recognised in its place ("" for nothing), how often, and an utterance that shows it."""
+    """What was said, what was recognised in its place ("" for nothing), how often, and an utterance that shows it.
+
+    `places` are those of all results that show it.
+    """
 
     reference: str
     hypothesis: str
     count: int
     utterance: str
+    places: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Missed:
-    """A word, how often it was said and how often not recognised."""
+    """A word, how often it was said and how often not recognised; `places` are those of the results that show it."""
 
     word: str
     said: int
     missed: int
+    places: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,26 +64,34 @@ class Errors:
     worst: tuple[Worst, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole as plain values."""
-        return asdict(self)
+        """The whole as plain values, without the places: the utterances' own lines say more."""
+        return {
+            kind: [{name: value for name, value in vars(each).items() if name != "places"} for each in found]
+            for kind, found in vars(self).items()
+        }
 
 
 class _Tally:
-    """Counts pairs, and remembers the first utterance with each."""
+    """Counts pairs, and remembers the places of the results with each."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: Sequence[Result]) -> None:
+        self.results = results
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.examples: dict[tuple[str, str], str] = {}
+        self.places: dict[tuple[str, str], dict[int, None]] = {}
 
-    def add(self, pairs: Iterable[tuple[str, str]], utterance: str) -> None:
+    def add(self, pairs: Iterable[tuple[str, str]], place: int) -> None:
         for pair in pairs:
             self.counts[pair] += 1
-            self.examples.setdefault(pair, utterance)
+            self.places.setdefault(pair, {})[place] = None
 
     def most(self, kind: Any = lambda said, heard: True) -> tuple[Confusion, ...]:
         chosen = [(pair, count) for pair, count in self.counts.items() if kind(*pair)]
         chosen.sort(key=lambda item: (-item[1], item[0]))
-        return tuple(Confusion(*pair, count, self.examples[pair]) for pair, count in chosen[:MOST])
+        return tuple(self._confusion(*item) for item in chosen[:MOST])
+
+    def _confusion(self, pair: tuple[str, str], count: int) -> Confusion:
+        places = tuple(self.places[pair])
+        return Confusion(*pair, count, self.results[places[0]].name, places)
 
 
 def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
@@ -87,28 +100,24 @@ def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
     Words are aligned for the fewest errors, and which of several such alignments is taken is jiwer's choice: of two
     wrong words side by side, either may be called the inserted one.
     """
-    words, characters, repeated = _Tally(), _Tally(), _Tally()
+    words, characters, repeated, missed = (_Tally(results) for _ in range(4))
     said = Counter(word for result in results for word in split_words(result.reference))
-    missed: Counter[str] = Counter()
     # Most utterances of a good model have nothing that would need looking at.
-    wrong = [result for result, row in zip(results, counts, strict=True) if row[1:4].any() or row[5:8].any()]
-    texts = [result.reference for result in wrong], [result.hypothesis for result in wrong]
+    wrong = [place for place, row in enumerate(counts) if row[1:4].any() or row[5:8].any()]
+    texts = [results[place].reference for place in wrong], [results[place].hypothesis for place in wrong]
     aligned = zip(wrong, align_words(*texts), align_characters(*texts), strict=True)
-    for result, word_alignment, character_alignment in aligned:
+    for place, word_alignment, character_alignment in aligned:
         pairs = pair_units(word_alignment)
-        words.add((pair for pair in pairs if pair[0] != pair[1]), result.name)
-        missed.update(old for old, new in pairs if old and old != new)
-        repeated.add(_find_repeated(pairs), result.name)
-        characters.add((pair for pair in pair_units(character_alignment) if pair[0] != pair[1]), result.name)
+        words.add((pair for pair in pairs if pair[0] != pair[1]), place)
+        missed.add(((old, "") for old, new in pairs if old and old != new), place)
+        repeated.add(_find_repeated(pairs), place)
+        characters.add((pair for pair in pair_units(character_alignment) if pair[0] != pair[1]), place)
     return Errors(
         substitutions=words.most(lambda old, new: old and new),
         insertions=words.most(lambda old, new: not old),
         deletions=words.most(lambda old, new: not new),
         repeated=repeated.most(),
-        missed=tuple(
-            Missed(word, said[word], missed[word])
-            for word in sorted(missed, key=lambda word: (-missed[word], word))[:MOST]
-        ),
+        missed=tuple(Missed(each.reference, said[each.reference], each.count, each.places) for each in missed.most()),
         characters=characters.most(),
         worst=tuple(
             Worst(results[row].name, int(counts[row, 1:4].sum()), int(counts[row, :3].sum()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def format_results(results: Sequence[Result], counts: Counts) -> str:
     for result, row in zip(results, counts, strict=True):
         found = Scores.from_counts(row[None], result.seconds).to_json()
         kept = {key: value for key, value in found.items() if key not in _OF_SETS}
-        lines.append(json.dumps(asdict(result) | kept, ensure_ascii=False) + "\n")
+        lines.append(json.dumps(vars(result) | kept, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 

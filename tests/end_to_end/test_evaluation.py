@@ -1,5 +1,6 @@
 """Models on data sets: one report for each pair, the same numbers however they are computed, and comparisons."""
 
+import base64
 import csv
 import json
 from dataclasses import replace
@@ -53,6 +54,24 @@ def test_two_models_on_two_data_sets_make_four_reports_and_a_table(
     assert capsys.readouterr().out == ""
 
 
+def test_each_utterance_s_audio_is_in_the_report_where_it_is_asked_for(model_folder, make_corpus, tmp_path, capsys):
+    corpus = make_corpus(tmp_path / "corpus" / "test", ["ab", "bad dad", "cab", "add"])
+    (corpus / "01.wav").write_bytes(b"")  # It is left out: what follows is not at its row.
+    command = ["evaluate", str(model_folder), "--data", str(corpus.parent)]
+    assert main([*command, "--report", str(tmp_path / "report"), "--audio"]) == 0
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    of = json.loads(page.partition('id="data">')[2].partition("</script>")[0])["utterances"]
+    assert sorted(of["name"]) == ["00.wav", "02.wav", "03.wav"]
+    for name, audio in zip(of["name"], of["audio"], strict=True):
+        content = base64.b64decode(audio.removeprefix("data:audio/wav;base64,"))
+        assert content == (corpus / name).read_bytes()
+    for text in (str(model_folder), "greedy", "lowercase", "real-time factor"):
+        assert text in page.partition("<main>")[0]
+    capsys.readouterr()
+    assert main([*command, "--audio"]) == 2
+    assert capsys.readouterr() == ("", "finetune: --audio is for a report's players: add --report DIR.\n")
+
+
 def test_what_is_known_of_each_utterance_is_kept(learned_run, other_corpus, corpus_folder):
     source = Source(str(other_corpus), columns=("accent",), allow_outside=True)
     [evaluation] = evaluate(str(learned_run / "model"), [source])
@@ -75,6 +94,7 @@ def test_what_is_known_of_each_utterance_is_kept(learned_run, other_corpus, corp
 def test_a_run_reports_noise_and_new_words(learned_run):
     results = read_results(learned_run)
     assert all(result.snr_db is not None and result.unseen_words is not None for result in results)
+    assert "greedy" in (learned_run / "report" / "index.html").read_text(encoding="utf-8").partition("<main>")[0]
     scores = json.loads((learned_run / "report" / "scores.json").read_text())
     assert set(scores["intervals"]) >= {"wer", "cer", "ser"}
     assert set(scores["slices"]) <= {"speaker", "seconds", "snr_db", "characters_per_second", "unseen_words"}

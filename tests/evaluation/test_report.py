@@ -1,11 +1,13 @@
-"""A report folder: complete or absent, escaped, worst utterances first."""
+"""A report folder: complete or absent."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from finetune.data.audio import Recording
 from finetune.errors import UserError
 from finetune.evaluation import report
 from finetune.evaluation.analysis import analyse
@@ -24,25 +26,6 @@ RESULTS = [
     ),
     Result("middling", "one word gone", "one word", "one word gone", 2.0, "Ann", {"accent": "Scots"}),
 ]
-
-
-class Page(HTMLParser):
-    """Collects the elements and the text of the rows."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements: list[str] = []
-        self.rows: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append(tag)
-        if tag == "tr":
-            self.rows.append("")
-
-    def handle_data(self, data):
-        if self.rows:
-            self.rows[-1] += data
 
 
 def write(folder: Path, results=RESULTS, title="Test <set> & co") -> str:
@@ -98,39 +81,24 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read_results(tmp_path / "run" / "report") == read_results(tmp_path / "run") == RESULTS
 
 
-def test_transcripts_names_and_title_are_escaped(tmp_path):
-    text = write(tmp_path / "report")
-    page = Page(text)
-    assert not {"i", "script", "name", "set"} & set(page.elements)
-    assert "<title>Test &lt;set&gt; &amp; co</title>" in text
-    assert "<b>old</b>" not in text
-    assert "bad <name>Ann & Bo, 2.5 s" in page.rows[1]
+def test_half_a_character_is_written_as_json_escapes_it(tmp_path):
+    text = write(tmp_path / "report", [Result("\ud800.wav", "a", "b", "a", 1.0, None)])
+    assert '"\\ud800.wav"' in text
+    assert read_results(tmp_path / "report")[0].name == "\ud800.wav"
 
 
-def test_worst_come_first_with_their_differences_marked(tmp_path):
-    text = write(tmp_path / "report")
-    rows = Page(text).rows[1:]
-    assert [row.startswith(start) for row, start in zip(rows, ("3of 8", "1of 3", "0of 3"), strict=True)] == [True] * 3
-    # Signs, not colours alone, tell what happened.
-    assert "one word <del>−gone</del>" in text
-    assert "<ins>+&amp;</ins>" in text
-    assert '<span class="changed">&lt;b&gt;old&lt;/b&gt;→<b>' in text
-    assert "All is well!" in rows[2]
-    assert rows[1].count("one word") == 1, "an unchanged transcript is shown twice"
+def test_audio_comes_with_its_report_where_it_is_asked_for(tmp_path):
+    sound = np.zeros(1000, np.int16)
+    soundfile.write(tmp_path / "a.wav", sound, 16000)
+    places = []
 
+    def find(place: int) -> Recording:
+        places.append(place)
+        return Recording(str(tmp_path / "a.wav"), None)
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path):
-    text = write(tmp_path / "report")
-    assert "prefers-color-scheme: dark" in text
-    assert not {"script", "link", "img"} & set(Page(text).elements)
-    assert "http" not in text
-
-
-def test_a_long_list_is_cut_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_ROWS", 2)
-    page = Page(write(tmp_path / "report"))
-    assert len(page.rows) == 1 + 2
-    assert "The 2 worst of 3 utterances" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    write_report(tmp_path / "report", "x", analyse(RESULTS), recording=find)
+    assert places == [0, 1, 2]
+    assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8").count("data:audio/wav;base64,") == 3
 
 
 def test_a_report_is_never_overwritten(tmp_path):
@@ -144,7 +112,7 @@ def test_a_failed_report_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report, "_page", fail)
+    monkeypatch.setattr(report, "build_page", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "report")
     assert list(tmp_path.iterdir()) == []
