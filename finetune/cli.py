@@ -78,6 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from finetune.evaluation.console import format_scores, has_colours, show_worst
     from finetune.evaluation.report import require_free, write_report
     from finetune.scoring import evaluate
+    from finetune.training.checkpoints import saving
 
     _require_writable(options.json)
     if options.audio and options.report is None:
@@ -107,7 +108,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if folders:
             details = {"Model": model, "Data": data, **evaluation.details()}
             recording = evaluation.recording if options.audio else None
-            write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording)
+            with saving(str(folders[len(found)]), "Nothing was left there"):
+                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording)
         found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
@@ -115,7 +117,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         speed = {"speed": evaluation.speed.to_json()}
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
     if options.json and written:
-        _write(Path(options.json), written[0] if len(written) == 1 else written)
+        with saving(options.json, "Nothing was left there"):
+            _write(Path(options.json), written[0] if len(written) == 1 else written)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
     return 0

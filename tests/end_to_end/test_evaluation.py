@@ -3,9 +3,11 @@
 import base64
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import pytest
+from programs import started
 
 from finetune.cli import main
 from finetune.data.sources import Source
@@ -121,10 +123,10 @@ def test_hypotheses_are_normalised_as_the_references_are(learned_run, corpus_fol
 
 def test_an_unknown_character_stays_one(learned_run):
     from finetune.inference.transcriber import Transcriber
-    from finetune.scoring import _build_hypothesis_normalizer
+    from finetune.scoring import build_hypothesis_normalizer
 
     transcriber = Transcriber.load(str(learned_run / "model"), "cpu")
-    normalize = _build_hypothesis_normalizer(("nfkc", "lowercase", "remove_punctuation"), transcriber)
+    normalize = build_hypothesis_normalizer(("nfkc", "lowercase", "remove_punctuation"), transcriber)
     assert normalize("Ca[UNK]t,  x") == "ca[UNK]t x"
 
 
@@ -170,3 +172,22 @@ def test_speed_names_the_device_and_the_processes():
     assert speed.summary() == f"real-time factor 0.05 on one H100 {words}"
     assert replace(speed, processes=2).summary().startswith("real-time factor 0.05, of each of 2 processes on one H100")
     assert speed.to_json()["real_time_factor"] == 0.05
+
+
+def test_full_disk_is_one_sentence_and_leaves_no_half_of_a_report(learned_run, corpus_folder, tmp_path):
+    """As with a full disk no file grows beyond a limit."""
+    program = """
+import resource, signal, sys
+from finetune.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, "evaluate", learned_run / "model", "--data", corpus_folder]
+    for option in (["--report", tmp_path / "report"], ["--json", tmp_path / "scores.json"]):
+        with started([*command, *option]) as process:
+            said = process.wait().strip().splitlines()
+        assert process.process.returncode == 2, said
+        assert f"{option[1]} can't be written: " in said[-1]
+        assert not option[1].exists()
+    assert not (tmp_path / "report").exists() and not list(tmp_path.glob(".report*"))
