@@ -160,7 +160,8 @@ def flashlight(task: Task) -> Decode:
         trie, start = Trie(len(symbols), delimiter), model.start(False)
         for word in words:
             number = dictionary.get_index(word)
-            trie.insert([symbols.index(letter) for letter in word], number, model.score(start, number)[1])
+            # A word ends in a delimiter, or words would be allowed to follow one another without.
+            trie.insert([*map(symbols.index, word), delimiter], number, model.score(start, number)[1])
         trie.smear(SmearingMode.MAX)
         options = LexiconDecoderOptions(
             width, len(symbols), FLASHLIGHT_THRESHOLD, ALPHA * LN_10, BETA, -math.inf, 0.0, True, CriterionType.CTC
@@ -173,10 +174,10 @@ def flashlight(task: Task) -> Decode:
         log_probs[:, task.special_ids] = -1e4
         best = decoder.decode(log_probs.ctypes.data, *log_probs.shape)[0]
         if task.arpa is not None:
-            return " ".join(dictionary.get_entry(number) for number in best.words if number >= 0), best.score
+            return " ".join(dictionary.get_entry(number) for number in best.words if number >= 0), best.emittingModelScore
         tokens = [number for at, number in enumerate(best.tokens) if at == 0 or number != best.tokens[at - 1]]
         text = "".join(symbols[number] for number in tokens if number != blank).replace(DELIMITER, " ")
-        return " ".join(text.split()), best.score
+        return " ".join(text.split()), best.emittingModelScore
 
     return decode
 
@@ -345,6 +346,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--utterances", type=int, default=4)
     parser.add_argument("--beam", type=int, default=100)
+    parser.add_argument("--models", nargs="+", choices=VOCABULARIES, default=list(VOCABULARIES))
     parser.add_argument("--logits", type=Path, help="a safetensors file with real logits, see read_logits")
     parser.add_argument("--arpa", type=Path, help="the language model for them")
     parser.add_argument("--serve", metavar="SYMBOLS", help="measure pyctcdecode on files named on standard input")
@@ -361,7 +363,8 @@ def main() -> None:
             symbols, cases = read_logits(options.logits)
             compare("real", Task(symbols, options.arpa, options.beam), cases, options, folder)
             return
-        for name, num_words in VOCABULARIES.items():
+        for name in options.models:
+            num_words = VOCABULARIES[name]
             language, task = Language(num_words or 1000, seed=0), Task(SYMBOLS, None, options.beam)
             if num_words:
                 task = Task(SYMBOLS, folder / "model.arpa", options.beam)
