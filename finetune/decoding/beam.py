@@ -36,11 +36,12 @@ class Weights:
     - `alpha`: the weight of the language model's natural logarithms, 0 or more;
     - `beta`: what each complete word adds, against the model's liking for few words;
     - `unk_score_offset`: what a word outside the model's vocabulary adds, 0 or less, and already its beginning from the
-      symbol on with which no word of the model begins; a natural logarithm, not weighed by `alpha`;
+      symbol on with which no word of the model begins; a natural logarithm, not weighed by `alpha`, and in proportion
+      more for a word of more than 6 symbols;
     - `score_boundary`: whether a text begins a sentence and ends it.
 
-    The defaults are pyctcdecode's. It weighs the offset of complete words by alpha × ln 10 and that of beginnings by 1;
-    here both are by 1.
+    The defaults are pyctcdecode's. It weighs the offset of complete words by alpha × ln 10, of beginnings by 1, and
+    only the latter by their length; here a word costs the same when it is complete.
     """
 
     alpha: float = 0.5

@@ -22,6 +22,7 @@ NODE = np.dtype(
         ("context", np.int32),  # The language model's state before the unfinished word.
         ("hot", np.int32),  # The hotwords' state.
         ("slot", np.int32),  # Where in the beam it is; -1 when it is not.
+        ("length", np.int32),  # How many symbols the unfinished word has.
         ("ended_context", np.int32),
         ("words", np.float64),  # The score of the words that are complete.
         ("hotwords", np.float64),  # The boosts of the hotwords that are complete.
@@ -64,6 +65,8 @@ CANDIDATE = np.dtype(
     [("slot", np.int32), ("symbol", np.int32), ("node", np.int32), ("mass", np.float64)],
     align=True,
 )
+# Symbols, as in pyctcdecode (AVG_TOKEN_LEN): an unknown word that is longer costs in proportion.
+USUAL_LENGTH = 6
 
 
 class Search(NamedTuple):
@@ -132,6 +135,12 @@ def _place(table: NDArray[np.int32], nodes: NDArray[Any], parent: int, symbol: i
 
 
 @compiled
+def _price(unknown: float, length: int) -> float:
+    """What an unknown word of so many symbols costs: more for a long one, or noise would become one long word."""
+    return unknown * max(1.0, length / USUAL_LENGTH)
+
+
+@compiled
 def _end_word(search: Search, nodes: NDArray[Any], number: int) -> None:
     """Score a node's unfinished word as if it ended there, once."""
     node = nodes[number]
@@ -142,7 +151,7 @@ def _end_word(search: Search, nodes: NDArray[Any], number: int) -> None:
         word = search.lexicon.word[node.lexeme] if node.lexeme >= 0 else -1
         log_prob, context = ngram.advance(search.model, node.context, max(word, 0))
         known = word >= 0 or search.hotwords.is_word[search.hotwords.following[node.hot, search.delimiter]]
-        node.ended += search.alpha * log_prob + search.beta + (0.0 if known else search.unknown)
+        node.ended += search.alpha * log_prob + search.beta + (0.0 if known else _price(search.unknown, node.length))
         node.ended_context = context
 
 
@@ -354,7 +363,7 @@ def _select(
                             in_lexicon[letter_of[child]] = slot
                     listed = True
                     if in_lexicon[symbol] != slot:
-                        score += unknown
+                        score += _price(unknown, node.length + 1)
             if score < least or score == -math.inf or (kept == width and score <= scores[0]):
                 continue
             _push(scores, candidates, kept, score, slot, symbol, mass)
@@ -394,14 +403,15 @@ def _add_nodes(
         node.parent, node.symbol, node.slot, node.hot, node.ended = parent, symbol, -1, hot, math.nan
         node.hotwords = before.hotwords + bonus[hot]
         if symbol == delimiter:
-            node.lexeme, node.context, node.words = 0, before.ended_context, before.ended
+            node.lexeme, node.length, node.context, node.words = 0, 0, before.ended_context, before.ended
         else:
+            node.length = before.length + 1
             node.lexeme, node.context, node.words = -1, before.context, before.words
             if before.lexeme >= 0:
                 node.lexeme = ngram.find_child(first_child, letter_of, before.lexeme, symbol)
         node.fused = node.words + node.hotwords + potential[hot]
         if node.lexeme < 0 and hot == 0:
-            node.fused += unknown
+            node.fused += _price(unknown, node.length)
 
 
 @compiled
