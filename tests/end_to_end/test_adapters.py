@@ -102,6 +102,7 @@ def test_adapter_alone_gives_the_merged_models_logits(lora_run, base_folder, cor
         output = lora_run.parent / f"{model}.json"
         assert main(["evaluate", str(lora_run / model), "--data", str(corpus_folder), "--json", str(output)]) == 0
         scores.append(json.loads(output.read_text()))
+        assert scores[-1].pop("model") == str(lora_run / model) and scores[-1].pop("speed")
     assert scores[1] == scores[2]
     assert {key: scores[1][key] for key in scores[0]} == scores[0]
 
