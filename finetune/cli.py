@@ -13,6 +13,7 @@ from finetune import __version__
 from finetune.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
+    from finetune.data.corpus import Rejection
     from finetune.data.sources import Source
     from finetune.scoring import Decoding
 
@@ -99,8 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             continue
         model, data = pairs[len(found)]
         analysis = analyse(evaluation.results, evaluation.counts)
-        for rejection in evaluation.rejected:
-            print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
+        _say_rejected(evaluation.rejected)
         lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
         lines += show_worst(analysis, options.show, has_colours(sys.stdout))
         decoder = f"decoder: {say_decoder(evaluation.decoder)}"
@@ -139,6 +139,7 @@ def _compare(options: argparse.Namespace) -> int:
 
         evaluations = evaluate_pair(*names, _sources(options)[0], options.split, _decoding(options))
         a, b = (evaluation.results for evaluation in evaluations)
+        _say_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
     else:
         a, b = (read_results(Path(name)) for name in names)
     if os.environ.get("RANK", "0") != "0":
@@ -163,6 +164,12 @@ def _hotword(text: str) -> tuple[str, float]:
         return word, float(boost or _BOOST)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text}: expected WORD or WORD=BOOST, BOOST a number") from error
+
+
+def _say_rejected(rejected: "Sequence[Rejection]") -> None:
+    if os.environ.get("RANK", "0") == "0":
+        for rejection in rejected:
+            print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
 
 
 def _sources(options: argparse.Namespace) -> "list[Source]":

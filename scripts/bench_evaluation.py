@@ -6,8 +6,8 @@ Made-up transcripts of 5 to 35 words by 100 speakers with an accent each, recogn
 Beside the times of each part stands what is done while the waveforms are in memory: the SNR estimate, for utterances
 of 10 s. The limit is the goal: 10 s for 10,000 utterances on 2 cores.
 
-Measured on 2 cores of an AMD EPYC that other programs filled three times over: 20.9 s by the clock, of which this
-process had one core for 6.7 s, the parts that are measured twice among them.
+Measured on 2 cores of an AMD EPYC, other programs running: 4.7 s (SNR 1.4, counts 0.8, analysis 1.9, report 0.4,
+normalisation 0.2), and 4.3 s for a comparison.
 """
 
 from __future__ import annotations

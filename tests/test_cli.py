@@ -299,6 +299,10 @@ def test_evaluation_writes_the_promised_keys_and_lists_what_was_left_out(
     assert promised <= scores.keys()
     assert scores["utterances"] == 6
     assert written.out.startswith("WER ") and "left out: none.wav: no such file" in written.err
+    command = ["compare", str(model_folder), str(model_folder), "--data", str(tmp_path), "--allow-outside"]
+    assert main(command) == 0
+    written = capsys.readouterr()
+    assert written.err.count("left out: none.wav: no such file") == 1 and "of 6 utterances" in written.out
 
 
 def test_transcription_as_json(tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,12 @@ def write_report(
 
 
 def require_free(folder: Path) -> None:
-    """Raise UserError when there is something where a report shall be."""
+    """Raise UserError when there is something where a report shall be, or nothing may be written there."""
     if folder.exists():
         raise UserError(f"There is a report in {folder} already: remove it, or choose another folder.")
+    parent = next(each for each in folder.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"A report can't be written to {folder}: {parent} is no folder that you may write into.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -108,6 +108,12 @@ def test_a_report_is_never_overwritten(tmp_path):
     assert list((tmp_path / "report").iterdir()) == []
 
 
+def test_a_report_inside_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't be written to .*: .*file is no folder"):
+        write(tmp_path / "file" / "report")
+
+
 def test_a_failed_report_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
