@@ -7,10 +7,10 @@ recipe's hyper-parameters. Augmentation is left out, for the `Trainer` has none.
 SpecAugment's masks in the model, batches by length (`group_by_length`), and takes the mean over utterances of the loss
 for each label. Each training runs in a process of its own, and both models are scored by the same code.
 
-Measured with `recipes/an4/recipe.yaml data.root=… model.freeze_feature_encoder=true training.max_steps=800` on 2 cores of
-an AMD EPYC: `finetune` WER 17.6, 27.7 and 22.4 %, the `Trainer` 18.7, 28.1 and 24.8 %; CER 7.8, 12.7 and 11.9 % against
-8.3, 13.2 and 12.7 %. A seed also draws the people held out, so compare by seed: 0.4 to 2.4 points of 22.6 to 23.8, where
-seeds differ by ten.
+Measured with `recipes/an4/recipe.yaml data.root=… model.freeze_feature_encoder=true training.max_steps=800` on 2 cores
+of an AMD EPYC: `finetune` WER 17.6, 27.7 and 22.4 %, the `Trainer` 18.7, 28.1 and 24.8 %; CER 7.8, 12.7 and 11.9 %
+against 8.3, 13.2 and 12.7 %. A seed also draws the people who are held out, so compare by seed: they differ by 0.4 to
+2.4 points, seeds by ten.
 """
 
 from __future__ import annotations
