@@ -36,7 +36,7 @@ Two threads were 1.4 to 1.7 times as fast as one, while the cores were shared. O
 words (160 words said) ours had a WER of 15.6 %, flashlight 13.1 % and pyctcdecode 13.8 %, for 24, 197 and 8917 µs a
 frame; with a beam of 400, at 95 µs, ours had 9.4 %.
 
-Logits of AN4's recogniser on 52 utterances, with a 3-gram of its training transcripts, three rounds: ours 2.9 µs a frame
+Logits of AN4's recogniser on 52 utterances, with a 3-gram of its training transcripts: ours 2.9 µs a frame
 and 6.6 % WER, flashlight 41.8 µs and 7.2 %, pyctcdecode 12.2 µs and 6.9 %.
 """
 
