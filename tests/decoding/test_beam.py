@@ -313,6 +313,14 @@ def test_a_beginning_of_a_hotword_survives_in_a_narrow_beam():
     assert english_search(beam_width=1, hotwords={"cat": 6.0}).decode(logits)[0].text == "cat"
 
 
+def test_the_beginning_of_a_hotword_is_not_that_of_an_unknown_word():
+    # One beam: with the unknown word's cost no letter would be likelier than the blank.
+    search = english_search(bigram_model("cat"), beam_width=1)
+    logits = spelled_logits("_xyz_", ENGLISH, sharpness=8.0)
+    assert search.decode(logits)[0].text == ""
+    assert search.adjust(hotwords={"xyz": 0.1}).decode(logits)[0].text == "xyz"
+
+
 def test_without_a_word_delimiter_a_text_is_one_word_and_hotwords_are_found_inside():
     symbols = ("_", "一", "二", "三")
     logits = spelled_logits("一_二_三", symbols)
