@@ -69,7 +69,7 @@ FRAMES = 500
 PEAKS = {"very peaky": 14.0, "peaky": 7.0, "noisy": 4.5, "noisier": 3.5, "flat": 0.0}
 VOCABULARIES = {"no model": 0, "1,000 words": 1000, "200,000 words": 200_000}
 ALPHA, BETA, UNKNOWN, PRUNE, LEAST = 0.5, 1.0, -10.0, -10.0, -5.0
-# With 10 as the others flashlight lost words of the clearest speech when its lexicon's words did not end in a delimiter;
+# With 10 as the others flashlight lost words of clear speech when its lexicon's words did not end in a delimiter;
 # with the delimiter 10 was not tried.
 FLASHLIGHT_THRESHOLD = 25.0
 LN_10 = math.log(10)
