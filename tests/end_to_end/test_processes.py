@@ -52,8 +52,8 @@ def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
     scores = tmp_path / "scores.json"
     assert main(["evaluate", str(run / "model"), "--data", str(corpus_folder), "--json", str(scores)]) == 0
     command = [*launcher, "--num_processes", 2, "-m", "finetune", "evaluate", run / "model", "--data", corpus_folder]
-    done = execute([*command, "--json", tmp_path / "by-two.json"], tmp_path)
-    assert done.stdout.count("WER ") == 1 and "of each of 2 processes on" in done.stdout
+    said = execute([*command, "--json", tmp_path / "by-two.json"], tmp_path)
+    assert len(re.findall(r"^WER ", said, re.MULTILINE)) == 1 and "of each of 2 processes on" in said
     reported = json.loads((run / "report/scores.json").read_text())
     for file in (scores, tmp_path / "by-two.json"):
         found = json.loads(file.read_text())
