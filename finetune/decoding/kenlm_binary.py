@@ -119,8 +119,8 @@ def _read_probing(path: Path, content: NDArray[np.uint8], header: _Header) -> Ha
         raise ValueError(f"found {num_words} words and {counts[0]} 1-grams, which don't fit together")
     sections.take("vocabulary", np.uint8, places[0] * _VOCABULARY_ENTRY_BYTES)
     words = sections.take("1-grams", WORD, counts[0] + 1)[:num_words]
-    if sum(places) >= 2**31 - num_words:
-        raise ValueError(f"its tables have {sum(places)} places, expected less than {2**31 - num_words}")
+    if num_words + sum(places[1:-1]) >= 2**31:  # int32 numbers them.
+        raise ValueError(f"its tables have {sum(places[1:-1])} places, expected less than {2**31 - num_words}")
     first_place = np.cumsum([0, *places[1:-1]], dtype=np.int64)
     middle = sections.take("n-grams", MIDDLE, int(first_place[-1]))
     longest = sections.take(f"{len(counts)}-grams", LONGEST, places[-1])
@@ -303,8 +303,7 @@ def _build_level(
     parent: NDArray[np.int32], word: NDArray[np.int32], prob: NDArray[np.float32], backoff: NDArray[np.float32]
 ) -> Level:
     """A level with natural logarithms."""
-    # A file's unigram may have a positive sign, which says something else.
-    logarithms = (-np.abs(prob) * np.float32(_LN_10), backoff * np.float32(_LN_10))
-    for each in logarithms:
-        _require_finite(each)
-    return Level(parent, word, *logarithms)
+    log_prob, log_backoff = ((each * np.float64(_LN_10)).astype(np.float32) for each in (-np.abs(prob), backoff))
+    _require_finite(log_prob)
+    _require_finite(log_backoff)
+    return Level(parent, word, log_prob, log_backoff)
