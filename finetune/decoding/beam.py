@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
+    from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.lexicon import Lexicon
     from finetune.decoding.ngram import NGramModel
     from finetune.decoding.prefix_search import Tree
@@ -137,7 +138,7 @@ class BeamSearch:
         blank_id: int,
         delimiter_id: int | None,
         special_ids: Iterable[int] = (),
-        language_model: NGramModel | None = None,
+        language_model: NGramModel | HashedModel | None = None,
         weights: Weights = Weights(),
         hotwords: Mapping[str, float] | None = None,
         beam_width: int = 100,
@@ -301,8 +302,9 @@ class BeamSearch:
         token_min_logp: float,
     ) -> None:
         """Check what can be adjusted, and put together what the compiled part needs."""
+        from finetune.decoding.hashed_ngram import LONGEST, MIDDLE, WORD, HashedModel, build_tables
         from finetune.decoding.hotwords import build_hotwords
-        from finetune.decoding.ngram import END, Trie
+        from finetune.decoding.ngram import END, NGramModel, Trie
         from finetune.decoding.prefix_search import Search
 
         _check_settings(weights, beam_width, beam_prune_logp, token_min_logp)
@@ -313,6 +315,7 @@ class BeamSearch:
         model = self.language_model
         numbers, scores = np.zeros(2, np.int32), np.zeros(1, np.float32)
         nothing = Trie(*map(_freeze, (numbers[:1], scores, scores, numbers[:1], numbers)))
+        no_tables = build_tables(np.empty(0, WORD), np.empty(0, MIDDLE), np.empty(0, LONGEST), np.empty(0, np.int64))
         self._search = Search(
             blank=self.blank_id,
             delimiter=-1 if self.delimiter_id is None else self.delimiter_id,
@@ -321,7 +324,9 @@ class BeamSearch:
             beam_prune_logp=float(beam_prune_logp),
             token_min_logp=float(token_min_logp),
             has_model=model is not None,
-            model=model.trie if model else nothing,
+            is_hashed=isinstance(model, HashedModel),
+            model=model.trie if isinstance(model, NGramModel) else nothing,
+            hashed=model.tables if isinstance(model, HashedModel) else no_tables,
             end=model.word_ids[END] if model and weights.score_boundary else -1,
             alpha=float(weights.alpha),
             beta=float(weights.beta) if model else 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,20 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
+    from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.ngram import NGramModel
 
 # What `Wav2Vec2ProcessorWithLM` of Transformers, that is pyctcdecode 0.5, reads; of the folder these files alone.
 ALPHABET, FOLDER = "alphabet.json", "language_model"
 ATTRIBUTES, UNIGRAMS, ARPA = "attrs.json", "unigrams.txt", "lm.arpa"
+BINARY = "lm.bin"  # In the ARPA file's place, where the language model is one of KenLM's hash tables.
 # Ours beside it: what pyctcdecode does not keep, and the language model in the form that is read at once.
 SETTINGS, COMPILED = "decoder.json", "language_model.safetensors"
 _UNKNOWN = "⁇"  # pyctcdecode's.
 
 
 def build_search(
-    tokenizer: Any, num_symbols: int, language_model: NGramModel | None = None, **options: Any
+    tokenizer: Any, num_symbols: int, language_model: NGramModel | HashedModel | None = None, **options: Any
 ) -> BeamSearch:
     """A beam search over the symbols of a CTC tokenizer, of whose head there are `num_symbols`; options are its own.
 
@@ -67,24 +69,27 @@ def choose_search(
     return search.adjust(beam_width=beam_width, hotwords={**search.hotwords, **(hotwords or {})})
 
 
-def load_language_model(folder: Path) -> NGramModel:
+def load_language_model(folder: Path) -> NGramModel | HashedModel:
     """The language model in a folder: that of `finetune lm build`, or one laid out for Transformers.
 
-    Raises UserError for a folder without one, and for KenLM's binary files, whose n-grams can't be listed.
+    Raises UserError for a folder without one, and for a file that can't be used.
     """
     from finetune.decoding.arpa import read_arpa
+    from finetune.decoding.kenlm_binary import read_kenlm
     from finetune.decoding.ngram import NGramModel
 
     files = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
-    for suffix, read in ((".safetensors", NGramModel.load), (".arpa", read_arpa), (".arpa.gz", read_arpa)):
+    readers: dict[str, Callable[[Path], NGramModel | HashedModel]] = {
+        ".safetensors": NGramModel.load,
+        ".arpa": read_arpa,
+        ".arpa.gz": read_arpa,
+        ".bin": read_kenlm,
+        ".binary": read_kenlm,
+    }
+    for suffix, read in readers.items():
         for file in files:
             if file.name.endswith(suffix):
                 return read(file)
-    if binary := next((file for file in files if file.suffix in (".bin", ".binary")), None):
-        raise UserError(
-            f"{binary} is in KenLM's binary form, which only KenLM reads: put the ARPA file that it was made of in its "
-            "place."
-        )
     raise UserError(f"There is no language model in {folder}: expected a folder of `finetune lm build`.")
 
 
@@ -116,19 +121,27 @@ def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping
     `decoder.json`, with what is told `about` them. Weights mean the same there but for unknown words, see `Weights`.
     """
     from finetune.decoding.arpa import write_arpa
+    from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.ngram import END, START, UNKNOWN
 
-    assert search.language_model is not None
+    language_model = search.language_model
+    assert language_model is not None
     partial = model / f".{FOLDER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write_arpa(search.language_model, partial / ARPA)
-    words = sorted(word for word in search.language_model.words if word not in (UNKNOWN, START, END))
+    if isinstance(language_model, HashedModel):
+        shutil.copyfile(language_model.path, partial / BINARY)
+    else:
+        write_arpa(language_model, partial / ARPA)
+    words = sorted(word for word in language_model.words if word not in (UNKNOWN, START, END))
     (partial / UNIGRAMS).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     _write_json(partial / ATTRIBUTES, asdict(search.weights))
     # Without the folder there is no decoder: a write that is cut off leaves none, and not parts of two.
     shutil.rmtree(model / FOLDER, ignore_errors=True)
-    search.language_model.save(model / COMPILED)
+    if isinstance(language_model, HashedModel):
+        (model / COMPILED).unlink(missing_ok=True)
+    else:
+        language_model.save(model / COMPILED)
     _write_json(model / SETTINGS, {"beam_width": search.beam_width, "hotwords": search.hotwords, **about})
     _write_json(model / ALPHABET, {"labels": _list_labels(tokenizer, len(search.symbols)), "is_bpe": False})
     partial.rename(model / FOLDER)

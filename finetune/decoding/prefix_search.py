@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.decoding import ngram
+from finetune.decoding import hashed_ngram, ngram
 from finetune.decoding.compilation import compiled
 from finetune.decoding.hotwords import Hotwords
 from finetune.decoding.lexicon import Lexicon
@@ -79,7 +79,9 @@ class Search(NamedTuple):
     beam_prune_logp: float
     token_min_logp: float
     has_model: bool
+    is_hashed: bool  # Which of the two the model is; the other one is empty.
     model: ngram.Trie
+    hashed: hashed_ngram.HashTables
     end: int  # The number of `</s>`; -1: a text's end is not scored.
     alpha: float
     beta: float
@@ -141,6 +143,14 @@ def _price(unknown: float, length: int) -> float:
 
 
 @compiled
+def _advance(search: Search, state: int, word: int) -> tuple[float, int]:
+    """The natural logarithm of a word's probability after a state of the language model, and the state after it."""
+    if search.is_hashed:
+        return hashed_ngram.advance(search.hashed, state, word)
+    return ngram.advance(search.model, state, word)
+
+
+@compiled
 def _end_word(search: Search, nodes: NDArray[Any], number: int) -> None:
     """Score a node's unfinished word as if it ended there, once."""
     node = nodes[number]
@@ -149,7 +159,7 @@ def _end_word(search: Search, nodes: NDArray[Any], number: int) -> None:
     node.ended, node.ended_context = node.words, node.context
     if search.has_model:
         word = search.lexicon.word[node.lexeme] if node.lexeme >= 0 else -1
-        log_prob, context = ngram.advance(search.model, node.context, max(word, 0))
+        log_prob, context = _advance(search, node.context, max(word, 0))
         known = word >= 0 or search.hotwords.is_word[search.hotwords.following[node.hot, search.delimiter]]
         node.ended += search.alpha * log_prob + search.beta + (0.0 if known else _price(search.unknown, node.length))
         node.ended_context = context
@@ -538,7 +548,7 @@ def end_text(search: Search, tree: Tree, beams: NDArray[Any]) -> tuple[NDArray[n
         elif node.parent >= 0 and node.symbol == search.delimiter:
             ends[i] = node.parent
         if search.end >= 0:
-            fused[i] += search.alpha * ngram.advance(search.model, context, search.end)[0]
+            fused[i] += search.alpha * _advance(search, context, search.end)[0]
     return ends, fused
 
 

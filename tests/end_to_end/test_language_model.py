@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,12 @@ def language_model(corpus_folder, tmp_path_factory):
         (folder / "text").write_text("".join(row["text"] + "\n" for row in csv.DictReader(file)))
     assert main(["lm", "build", str(folder / "text"), "--order", "2", "-o", str(folder / "lm")]) == 0
     return folder / "lm"
+
+
+@pytest.fixture
+def kenlm_files():
+    """Binary files of KenLM, of words that the tones spell."""
+    return Path(__file__).parents[1] / "decoding" / "kenlm"
 
 
 @pytest.fixture
@@ -89,6 +96,24 @@ def test_a_model_laid_out_by_others_decodes(model, language_model, corpus_folder
     assert load_language_model(model / "language_model").words == theirs.language_model.words
 
 
+def test_kenlms_hash_tables_are_saved_with_the_model_as_they_are(
+    model, language_model, kenlm_files, corpus_folder, tmp_path
+):
+    assert tune(model, language_model, corpus_folder) == 0
+    (tmp_path / "lm").mkdir()
+    shutil.copy(kenlm_files / "probing.bin", tmp_path / "lm" / "4gram.bin")
+    assert tune(model, tmp_path / "lm", corpus_folder) == 0
+    # The layout that pyctcdecode 0.5 reads, and nothing of the language model before.
+    folder = model / "language_model"
+    assert sorted(file.name for file in folder.iterdir()) == ["attrs.json", "lm.bin", "unigrams.txt"]
+    assert (folder / "lm.bin").read_bytes() == (tmp_path / "lm" / "4gram.bin").read_bytes()
+    assert not (model / "language_model.safetensors").exists()
+    assert evaluate(model, corpus_folder, tmp_path)["decoder"]["language_model"] == "word 4-gram"
+    # Its own language model, which lies where the new one will.
+    assert tune(model, folder, corpus_folder) == 0
+    assert (folder / "lm.bin").read_bytes() == (tmp_path / "lm" / "4gram.bin").read_bytes()
+
+
 def test_tuning_again_takes_the_place_of_what_was_there(model, language_model, corpus_folder, tmp_path):
     assert tune(model, language_model, corpus_folder, "--hotword", "dad") == 0
     assert tune(model, language_model, corpus_folder) == 0
@@ -114,7 +139,7 @@ def test_what_cannot_be_used_is_one_sentence(model, language_model, corpus_folde
     for arguments, sentence in (
         (["lm", "tune", str(model), str(upper), *data], "text in lower case"),
         (["lm", "tune", str(model), str(tmp_path / "nowhere"), *data], "There is no language model in"),
-        (["lm", "tune", str(model), str(binary.parent), *data], "KenLM's binary form"),
+        (["lm", "tune", str(model), str(binary.parent), *data], "it ends within its header, at 52 bytes"),
         (["lm", "tune", "some/model", str(language_model), *data], "is not a folder here"),
         (["lm", "tune", str(model), str(language_model), *data, "--split", "dev"], "dev"),
         (["evaluate", str(other), *data], "is another model's"),
