@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
@@ -73,6 +74,9 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
     training = recipe.training
     refuse_deepspeed()
+    # Accelerate keeps its precision for the whole process, which may have made another run before.
+    if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=not torch.cuda.is_available(),

@@ -199,3 +199,11 @@ def test_tensorboard_is_told_what_the_log_says(finetune_run, read_lines):
     losses = {line["step"]: line["loss"] for line in read_lines(folder / "metrics.jsonl") if "loss" in line}
     assert {event.step: event.value for event in found.Scalars("loss")} == pytest.approx(losses)
     assert {event.step for event in found.Scalars("validation_wer")} == {2, 4}
+
+
+def test_one_process_makes_runs_of_different_precision(finetune_run, read_lines):
+    runs = [
+        finetune_run(f"{i}-{name}", training={"mixed_precision": name}) for i, name in enumerate(("no", "bf16", "no"))
+    ]
+    first, half, again = ([line.get("loss") for line in read_lines(run / "metrics.jsonl")] for run in runs)
+    assert first == again != half
