@@ -25,8 +25,8 @@ many operations a model needs is in scripts/measurement.py, for the speech alone
 
 Measured with `--rounds 3 --utterances 60` on 2 cores of an AMD EPYC with bf16, nothing else running, medians: finetune
 122 s of speech a second at 35 % of the peak (0.80 TFLOP/s), documented 53.5, best 65.5: 2.29 and 1.87 times as fast. In
-so few utterances padding is 9.7, 11.7 and 13.3 %. Memory 1.41, 1.37 and 1.52 GB. With 300 utterances, one round: 111,
-56.6 and 71.1 s, 1.96 and 1.56 times as fast; memory 2.00, 2.38 and 2.72 GB. Not run on a GPU.
+so few utterances padding is 9.7, 11.7 and 13.3 %. Memory 1.41, 1.37 and 1.52 GB. With 300 utterances, two rounds: 111
+and 125, 56.6 and 56.1, 71.1 and 64.3 s; 2.10 and 1.74 times as fast; 2.00, 2.38 and 2.72 GB. Not run on a GPU.
 
 On one core of it (0.40 TFLOP/s in a large product) a step of `small` over 81 s of speech, which is
 184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/training/kernels.py,
