@@ -193,22 +193,14 @@ def evaluate_split(
 
     What was recognised is normalised as the split's transcripts were. Raises UserError when no utterance could be read.
     """
-    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
-    mine = order[accelerator.process_index :: accelerator.num_processes]
     normalize = build_hypothesis_normalizer(normalization, transcriber)
     transcriber.model.eval()
     compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
     rejected: list[Rejection] = []
     blanks = frames = 0
-    shown = None if accelerator.is_main_process else True
-    progress = tqdm(total=len(mine), desc=split.name, unit="utterance", leave=False, disable=shown)
-    while mine:
-        # The longest comes first, so it alone says how many fit.
-        count = max(1, int(batch_seconds // mine[0].seconds))
-        batch, mine = mine[:count], mine[count:]
-        progress.update(len(batch))
-        read, unreadable = read_waveforms(split, batch, transcriber.sampling_rate)
+    share = (accelerator.process_index, accelerator.num_processes)
+    for read, unreadable in read_batches(split, batch_seconds, transcriber.sampling_rate, share):
         rejected += unreadable
         if not read:
             continue
@@ -233,7 +225,6 @@ def evaluate_split(
                 unseen_words=_count_unseen(u.transcript, training_words),
             )
             results.append((u.row, result))
-    progress.close()
     numbered = sorted(gather_object(results), key=lambda item: item[0])
     gathered = [result for _, result in numbered]
     rejected = gather_object(rejected)
@@ -277,7 +268,27 @@ def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int
     return sum(word not in training_words for word in split_words(transcript))
 
 
-def read_waveforms(
+def read_batches(
+    split: Split, batch_seconds: float, sampling_rate: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[list[tuple[Utterance, Waveform]], list[Rejection]]]:
+    """A split's utterances that can be read, with their audio, and the others, in batches of similar lengths.
+
+    `share` is (process, number of processes): an utterance is in one share alone. The first shows progress.
+    """
+    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
+    process, num_processes = share
+    mine = order[process::num_processes]
+    hidden = True if process else None
+    with tqdm(total=len(mine), desc=split.name, unit="utterance", leave=False, disable=hidden) as progress:
+        while mine:
+            # The longest comes first, so it alone says how many fit.
+            count = max(1, int(batch_seconds // mine[0].seconds))
+            batch, mine = mine[:count], mine[count:]
+            progress.update(len(batch))
+            yield _read(split, batch, sampling_rate)
+
+
+def _read(
     split: Split, utterances: Sequence[Utterance], sampling_rate: int
 ) -> tuple[list[tuple[Utterance, Waveform]], list[Rejection]]:
     """The utterances whose audio can be read, with it, and the others."""

@@ -17,7 +17,7 @@ from finetune.decoding.decoder import build_search, load_language_model, save_de
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.transcriber import Transcriber
-from finetune.scoring import build_hypothesis_normalizer, open_model, read_waveforms
+from finetune.scoring import build_hypothesis_normalizer, open_model, read_batches
 
 # Where the search begins: each pair of the weight and the word bonus.
 _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
@@ -143,16 +143,10 @@ class _Tuner:
 
 def _recognise(transcriber: Transcriber, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
     """The logits of a split's utterances, and the errors of greedy decoding."""
-    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
     logits, references, greedy, rejected = [], [], [], []
     seconds = 0.0
-    progress = tqdm(total=len(order), desc=split.name, unit="utterance", leave=False, disable=None)
     normalize = build_hypothesis_normalizer(steps, transcriber)
-    while order:
-        count = max(1, int(_BATCH_SECONDS // order[0].seconds))
-        batch, order = order[:count], order[count:]
-        progress.update(len(batch))
-        read, unreadable = read_waveforms(split, batch, transcriber.sampling_rate)
+    for read, unreadable in read_batches(split, _BATCH_SECONDS, transcriber.sampling_rate):
         rejected += unreadable
         if not read:
             continue
@@ -161,7 +155,6 @@ def _recognise(transcriber: Transcriber, split: Split, steps: Sequence[Step]) ->
         references += [utterance.transcript for utterance, _ in read]
         logits += [each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True)]
         seconds += sum(utterance.seconds for utterance, _ in read)
-    progress.close()
     require_any(replace(split, utterances=split.utterances if logits else (), rejected=tuple(rejected)))
     utterances = _Utterances(logits, references, seconds)
     return utterances, _score(utterances, greedy)
