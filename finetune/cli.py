@@ -358,7 +358,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_beam(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--beam-width", type=int, metavar="N", help="texts that are followed at a time (default: 100)")
+    parser.add_argument(
+        "--beam-width",
+        type=int,
+        metavar="N",
+        help="texts followed at a time: 1, 3, 10, 30, 100 (the default), 300 and so on; others are rounded down",
+    )
     parser.add_argument(
         "--hotword",
         type=_hotword,

@@ -24,7 +24,7 @@ _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
 # Then one of them at a time by such a step, which is halved when none is better, so many times.
 _STEPS, _HALVINGS = {"alpha": 0.5, "beta": 1.0, "unk_score_offset": 5.0}, 2
 # The beams that are tried: so wide, and so many times what was asked for.
-_NARROWER, _WIDER = (10, 25, 50), (2,)
+_NARROWER, _WIDER = (10, 30), (3,)
 _BATCH_SECONDS = 80.0
 
 

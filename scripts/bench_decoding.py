@@ -293,7 +293,8 @@ def serve(task: Task) -> None:
 def measure_limit(beam_width: int) -> float:
     """Nanoseconds for each frame and prefix that its arithmetic alone takes: two sums of logarithms and a copy."""
     from finetune.decoding.compilation import compiled
-    from finetune.decoding.prefix_search import BEAM, add_logs
+    from finetune.decoding.prefix_search import add_logs
+    from finetune.decoding.prefix_tree import BEAM
 
     @compiled
     def run(a: Any, b: Any, times: int) -> float:

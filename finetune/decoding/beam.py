@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.decoding.hypotheses import Character, Hypothesis, Word
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.lexicon import Lexicon
     from finetune.decoding.ngram import NGramModel
-    from finetune.decoding.prefix_search import Tree
+    from finetune.decoding.prefix_tree import Beams, Tree
 
 # A wav2vec2 encoder makes a frame of 320 samples at 16 kHz.
 SECONDS_PER_FRAME = 0.02
@@ -51,73 +52,25 @@ class Weights:
     score_boundary: bool = True
 
 
-@dataclass(frozen=True)
-class Character:
-    """A symbol of a word and when it was emitted; frames are counted from the audio's start, the end is behind it."""
-
-    text: str
-    start_frame: int
-    end_frame: int
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word, when it was said (frames, the end behind it, and seconds) and how sure the model is, from 0 to 1.
-
-    Times are those of the frames in which the word's symbols are emitted in the prefix's best alignment; CTC emits
-    peaks, so a word is rather longer than it seems. `confidence` is the mean over the symbols of the largest posterior
-    that each has in its frames, which needs no other hypotheses and means the same for any beam width and language
-    model (frame posteriors aggregated over a word: Laptev and Ginsburg 2023, arXiv 2212.08703, section 2).
-    """
-
-    text: str
-    start_frame: int
-    end_frame: int
-    start_seconds: float
-    end_seconds: float
-    confidence: float
-    characters: tuple[Character, ...]
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A text and its natural-logarithmic scores.
-
-    `logit_score` is that of all alignments in the beam; `lm_score` is what language model, word bonus, unknown words
-    and hotwords add to it, weighed.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    logit_score: float
-    lm_score: float
-
-    @property
-    def score(self) -> float:
-        """What hypotheses are ordered by."""
-        return self.logit_score + self.lm_score
-
-
 class BeamState:
     """Where a search stands after some frames; made by `BeamSearch.start`."""
 
-    def __init__(self, tree: Tree, both: NDArray[Any], counts: NDArray[np.int64]) -> None:
-        self.tree, self.both, self.counts = tree, both, counts
+    def __init__(self, tree: Tree, beams: Beams, counts: NDArray[np.int64]) -> None:
+        self.tree, self.beams, self.counts = tree, beams, counts
 
     @property
     def num_frames(self) -> int:
         """How many frames were decoded."""
-        from finetune.decoding.prefix_search import FRAMES
+        from finetune.decoding.prefix_tree import FRAMES
 
         return int(self.counts[FRAMES])
 
-    @property
-    def beams(self) -> NDArray[Any]:
-        """The prefixes in the beam."""
-        from finetune.decoding.prefix_search import BEAMS, SIDE
+    def prefixes(self) -> list[NDArray[Any]]:
+        """The prefixes in each beam, the widest first; a narrower one may still be the same, and empty here."""
+        from finetune.decoding.prefix_tree import SIDE
 
-        beams: NDArray[Any] = self.both[self.counts[SIDE], : self.counts[BEAMS]]
-        return beams
+        entries = self.beams.entries[self.counts[SIDE]]
+        return [beam[:size] for beam, size in zip(entries, self.beams.sizes.tolist(), strict=True)]
 
 
 class BeamSearch:
@@ -153,8 +106,12 @@ class BeamSearch:
         and a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms;
         a word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
         `token_min_logp` keeps symbols that are less likely in a frame from being appended in it (both are 0 or less;
-        the defaults are pyctcdecode's). A wider beam is better on average, an unlimited one never worse; but of two
-        widths the wider may have the worse text, since what it keeps besides can crowd out what would have won.
+        the defaults are pyctcdecode's).
+
+        A wider beam never finds a text with a lower score. By itself it might, since what it keeps besides can crowd
+        out what would have won; so the widths 1, 3, 10, 30 and so on up to `beam_width` are searched together, and
+        other widths are taken for the next lower of them. What a narrow one adds is small: it is a beam of its own
+        only from the frame on in which it has to drop what the widest keeps.
 
         Raises UserError for hotwords with other characters, a language model of another alphabet, or settings that
         mean nothing.
@@ -197,9 +154,10 @@ class BeamSearch:
 
     def start(self) -> BeamState:
         """The state before the first frame."""
-        from finetune.decoding.prefix_search import BEAM
+        from finetune.decoding.prefix_tree import BEAM, Beams
 
-        room = max(_FIRST_NODES, 4 * self.beam_width)
+        widths = self._search.widths
+        room = max(_FIRST_NODES, 4 * int(widths.sum()))
         tree = _plant(room)
         model = self.language_model
         root = tree.nodes[0]
@@ -207,12 +165,13 @@ class BeamSearch:
         root["context"] = model.start_state if model and self.weights.score_boundary else -1
         root["hot"] = self._search.hotwords.start
         root["ended"] = math.nan
-        both = np.zeros((2, self.beam_width), BEAM)
-        first = both[0, 0]
+        beams = Beams(np.zeros((2, len(widths), widths[0]), BEAM), np.zeros(len(widths), np.int64))
+        beams.sizes[0] = 1
+        first = beams.entries[0, 0, 0]
         first["extended"] = first["path_symbol"] = -math.inf
         for name in ("emission_blank", "emission_symbol", "last_blank", "last_symbol"):
             first[name] = -1
-        return BeamState(tree, both, np.array([1, 1, 0, 0, 0], np.int64))
+        return BeamState(tree, beams, np.array([1, 0, 0, 0], np.int64))
 
     def advance(self, state: BeamState, logits: Any, name: str = "The utterance") -> BeamState:
         """Decode further frames, (frames, vocabulary), logits or log-probabilities; the state given is used up.
@@ -222,19 +181,24 @@ class BeamSearch:
 
         Raises UserError when a logit is not finite, with `name` and the frame.
         """
-        from finetune.decoding.prefix_search import EMISSIONS, NODES, advance_frames, make_room
+        from finetune.decoding.prefix_search import advance_frames
+        from finetune.decoding.prefix_tree import EMISSIONS, NODES, make_room
 
         logits = self._check_logits(logits, name, state.num_frames)
         done = 0
         while True:
-            done += advance_frames(logits[done:], self._search, state.tree, state.both, state.counts)
+            done += advance_frames(logits[done:], self._search, state.tree, state.beams, state.counts)
             if done == len(logits):
                 return state
             room = len(state.tree.nodes)
             for size in (room, 2 * room):
-                larger = _plant(size)
-                make_room(state.tree, state.beams, state.counts, larger)
-                state.tree = larger
+                larger, prefixes = _plant(size), state.prefixes()
+                together = np.concatenate(prefixes)
+                make_room(state.tree, together, state.counts, larger)
+                state.tree, first = larger, 0
+                for beam in prefixes:
+                    beam[:] = together[first : first + len(beam)]
+                    first += len(beam)
                 if max(state.counts[NODES], state.counts[EMISSIONS]) <= size // 2:
                     break
 
@@ -243,20 +207,24 @@ class BeamSearch:
 
         There are fewer than `n_best` where fewer are in the beam, and always one at least.
         """
-        from finetune.decoding.prefix_search import add_logs, end_text, trace
+        from finetune.decoding.prefix_search import add_logs, end_text
+        from finetune.decoding.prefix_tree import trace
 
-        beams = state.beams
-        ends, added = end_text(self._search, state.tree, beams)
-        texts: dict[int, _Ended] = {}
-        for beam, end, lm_score in zip(beams, ends.tolist(), added.tolist(), strict=True):
-            ended = _Ended(beam, float(beam["total"]), lm_score)
-            # The text is the same with a word delimiter at its end and without.
-            same = texts.get(end)
-            if same is not None:
-                better = max(ended, same, key=lambda one: max(one.beam["path_blank"], one.beam["path_symbol"]))
-                ended = _Ended(better.beam, add_logs(ended.logit_score, same.logit_score), lm_score)
-            texts[end] = ended
-        best = sorted(texts.values(), key=lambda one: -one.logit_score - one.lm_score)[: max(n_best, 1)]
+        found: dict[int, _Ended] = {}
+        for beams in state.prefixes():
+            ends, added = end_text(self._search, state.tree, beams)
+            texts: dict[int, _Ended] = {}
+            for beam, end, lm_score in zip(beams, ends.tolist(), added.tolist(), strict=True):
+                ended = _Ended(beam, float(beam["total"]), lm_score)
+                # The text is the same with a word delimiter at its end and without.
+                same = texts.get(end)
+                if same is not None:
+                    better = max(ended, same, key=lambda one: max(one.beam["path_blank"], one.beam["path_symbol"]))
+                    ended = _Ended(better.beam, add_logs(ended.logit_score, same.logit_score), lm_score)
+                texts[end] = ended
+            for end, ended in texts.items():
+                found[end] = max(found.get(end, ended), ended, key=lambda one: one.logit_score)
+        best = sorted(found.values(), key=lambda one: -one.logit_score - one.lm_score)[: max(n_best, 1)]
         return [self._read(one, *trace(state.tree, one.beam)) for one in best]
 
     def decode(self, logits: Any, n_best: int = 1, name: str = "The utterance") -> list[Hypothesis]:
@@ -308,7 +276,8 @@ class BeamSearch:
         from finetune.decoding.prefix_search import Search
 
         _check_settings(weights, beam_width, beam_prune_logp, token_min_logp)
-        self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), beam_width
+        widths = _nest_widths(beam_width)
+        self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), widths[0]
         self.beam_prune_logp, self.token_min_logp = beam_prune_logp, token_min_logp
         phrases = [(self._spell(phrase, boost), boost) for phrase, boost in hotwords.items()]
         automaton = build_hotwords(phrases, self.delimiter_id, len(self.symbols))
@@ -320,7 +289,7 @@ class BeamSearch:
             blank=self.blank_id,
             delimiter=-1 if self.delimiter_id is None else self.delimiter_id,
             letters=_freeze(np.array(self.letters, np.int32)),
-            beam_width=beam_width,
+            widths=_freeze(np.array(widths, np.int64)),
             beam_prune_logp=float(beam_prune_logp),
             token_min_logp=float(token_min_logp),
             has_model=model is not None,
@@ -425,9 +394,15 @@ def _freeze(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def _nest_widths(beam_width: int) -> list[int]:
+    """1, 3, 10, 30 and so on up to a width, the widest first."""
+    widths = [digit * 10**power for power in range(len(str(beam_width))) for digit in (1, 3)]
+    return [width for width in reversed(widths) if width <= beam_width]
+
+
 def _plant(room: int) -> Tree:
     """A tree of a root, with room for so many prefixes."""
-    from finetune.decoding.prefix_search import EMISSION, NODE, Tree
+    from finetune.decoding.prefix_tree import EMISSION, NODE, Tree
 
     table_size = 2 ** math.ceil(math.log2(2 * room))
     return Tree(np.zeros(room, NODE), np.full(table_size, -1, np.int32), np.zeros(room, EMISSION))

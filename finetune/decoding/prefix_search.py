@@ -1,4 +1,4 @@
-"""The inner loop of the beam search, compiled: prefixes in a tree, frame by frame."""
+"""The inner loop of the beam search, compiled: frame by frame."""
 
 from __future__ import annotations
 
@@ -12,54 +12,8 @@ from finetune.decoding import hashed_ngram, ngram
 from finetune.decoding.compilation import compiled
 from finetune.decoding.hotwords import Hotwords
 from finetune.decoding.lexicon import Lexicon
+from finetune.decoding.prefix_tree import BEAM, EMISSIONS, FRAMES, NODES, SIDE, Beams, Tree, find_place
 
-# A prefix: all of it but `slot` follows from its symbols, so that one that was forgotten is made again as it was.
-NODE = np.dtype(
-    [
-        ("parent", np.int32),
-        ("symbol", np.int32),  # The last one; the root's is the word delimiter, for it is before a word.
-        ("lexeme", np.int32),  # The unfinished word's node in the lexicon; -1 when no word begins so.
-        ("context", np.int32),  # The language model's state before the unfinished word.
-        ("hot", np.int32),  # The hotwords' state.
-        ("slot", np.int32),  # Where in the beam it is; -1 when it is not.
-        ("length", np.int32),  # How many symbols the unfinished word has.
-        ("ended_context", np.int32),
-        ("words", np.float64),  # The score of the words that are complete.
-        ("hotwords", np.float64),  # The boosts of the hotwords that are complete.
-        ("fused", np.float64),  # All that is added to the acoustic score.
-        ("ended", np.float64),  # `words` if the unfinished word ended here, and `ended_context`; NaN until needed.
-    ],
-    align=True,
-)
-# When a symbol was emitted; linked to the one before it in the same alignment.
-EMISSION = np.dtype(
-    [
-        ("previous", np.int32),
-        ("first", np.int32),  # Frame.
-        ("previous_last", np.int32),  # The last frame of the symbol before, and its largest posterior.
-        ("previous_peak", np.float64),
-    ],
-    align=True,
-)
-# A prefix in the beam, each value for the alignments that end in a blank and for those that end in its last symbol.
-BEAM = np.dtype(
-    [
-        ("node", np.int32),
-        ("emission_blank", np.int32),  # The best alignment's last symbol: when it was emitted,
-        ("emission_symbol", np.int32),
-        ("last_blank", np.int32),  # in which frame for the last time,
-        ("last_symbol", np.int32),
-        ("peak_blank", np.float64),  # with what logarithm of its posterior at most,
-        ("peak_symbol", np.float64),
-        ("path_blank", np.float64),  # and the logarithm of that alignment's probability.
-        ("path_symbol", np.float64),
-        ("blank", np.float64),  # Logarithms of the probability of all alignments.
-        ("extended", np.float64),
-        ("total", np.float64),
-        ("score", np.float64),  # `total` and the node's `fused`.
-    ],
-    align=True,
-)
 # A prefix that may be in the next beam: the prefix at `slot` of this one, as it is (symbol -1) or with one more symbol.
 CANDIDATE = np.dtype(
     [("slot", np.int32), ("symbol", np.int32), ("node", np.int32), ("mass", np.float64)],
@@ -75,7 +29,7 @@ class Search(NamedTuple):
     blank: int
     delimiter: int  # -1: there is none.
     letters: NDArray[np.int32]  # What else may be emitted.
-    beam_width: int
+    widths: NDArray[np.int64]  # Of the beams, the widest first.
     beam_prune_logp: float
     token_min_logp: float
     has_model: bool
@@ -89,18 +43,6 @@ class Search(NamedTuple):
     lexicon: Lexicon
     hotwords: Hotwords
     most_hot: float  # The most that one symbol can gain by hotwords.
-
-
-class Tree(NamedTuple):
-    """All prefixes and emissions, and a hash table to find a prefix by its parent and symbol."""
-
-    nodes: NDArray[Any]
-    table: NDArray[np.int32]  # A power of two of node numbers, -1 where free.
-    emissions: NDArray[Any]
-
-
-# What is in `counts`.
-BEAMS, NODES, EMISSIONS, FRAMES, SIDE = range(5)
 
 
 @compiled
@@ -121,19 +63,6 @@ def _log_softmax(logits: NDArray[np.float32], output: NDArray[np.float64]) -> No
     largest += math.log(total)
     for i in range(len(logits)):
         output[i] = np.float64(logits[i]) - largest
-
-
-@compiled
-def _place(table: NDArray[np.int32], nodes: NDArray[Any], parent: int, symbol: int) -> int:
-    """Where in the table a prefix is, or belongs."""
-    mask = len(table) - 1
-    # Multiplying by an odd number and taking the upper bits spreads neighbours (Knuth, volume 3, section 6.4).
-    place = (((parent * 40503 + symbol) * 2654435761) >> 16) & mask
-    while True:
-        node = table[place]
-        if node < 0 or (nodes[node].parent == parent and nodes[node].symbol == symbol):
-            return place
-        place = (place + 1) & mask
 
 
 @compiled
@@ -197,11 +126,14 @@ def _stay(
     log_probs: NDArray[np.float64],
     stays: NDArray[Any],
     has_child: NDArray[np.int64],
+    turn: int,
 ) -> None:
     """Let each prefix of the beam have one more frame, and join to it what its parent becomes by its last symbol."""
     nodes, emissions = tree.nodes, tree.emissions
     frame, delimiter, blank = counts[FRAMES], search.delimiter, log_probs[search.blank]
-    for slot in range(counts[BEAMS]):
+    for slot in range(len(beams)):
+        nodes[beams[slot].node].slot = slot
+    for slot in range(len(beams)):
         beam, stay = beams[slot], stays[slot]
         node = nodes[beam.node]
         symbol = node.symbol
@@ -228,7 +160,7 @@ def _stay(
             stay.extended = log_prob + (beam.total if symbol == delimiter else beam.extended)
         if node.parent >= 0 and nodes[node.parent].slot >= 0:
             parent_slot = nodes[node.parent].slot
-            has_child[parent_slot, symbol] = frame
+            has_child[parent_slot, symbol] = turn
             parent = beams[parent_slot]
             same = nodes[node.parent].symbol == symbol
             stay.extended = add_logs(stay.extended, log_probs[symbol] + (parent.blank if same else parent.total))
@@ -316,7 +248,7 @@ def _select(
     chosen: NDArray[np.int32],
     stays: NDArray[Any],
     has_child: NDArray[np.int64],
-    frame: int,
+    turn: int,
     scores: NDArray[np.float64],
     candidates: NDArray[Any],
 ) -> int:
@@ -355,7 +287,7 @@ def _select(
                 if is_end:
                     continue
                 break  # The letters that follow are even less likely.
-            if has_child[slot, symbol] == frame or (is_end and node.symbol == symbol):
+            if has_child[slot, symbol] == turn or (is_end and node.symbol == symbol):
                 continue
             if symbol == node.symbol:
                 mass = beam.blank + log_probs[symbol]
@@ -401,7 +333,7 @@ def _add_nodes(
         if symbol < 0:
             continue
         parent = beams[candidate.slot].node
-        place = _place(table, nodes, parent, symbol)
+        place = find_place(table, nodes, parent, symbol)
         if table[place] >= 0:
             candidate.node = table[place]
             continue
@@ -451,86 +383,50 @@ def _settle(
             _add_emission(emissions, counts, beam, nodes[beam.node].symbol == symbol, log_probs[symbol], target)
             target.extended = target.total = candidate.mass
             target.score = scores[i]
-        nodes[target.node].slot = i
-    counts[BEAMS] = len(candidates)
 
 
 @compiled
 def advance_frames(
-    logits: NDArray[np.float32], search: Search, tree: Tree, both: NDArray[Any], counts: NDArray[np.int64]
+    logits: NDArray[np.float32], search: Search, tree: Tree, beams: Beams, counts: NDArray[np.int64]
 ) -> int:
     """Go over frames until all are done or the tree is full; return how many were.
 
-    `logits` is (frames, vocabulary); `both` is (2, beam width), the beam before a frame and after it in turn.
+    `logits` is (frames, vocabulary).
 
-    For each frame: first every prefix of the beam stays, by a blank or by its last symbol again, and takes in what its
-    parent becomes by that symbol; thus no two candidates are the same prefix. Then each is continued by each likely
-    symbol, and the best of all are the next beam.
+    For each frame and beam: first every prefix of the beam stays, by a blank or by its last symbol again, and takes in
+    what its parent becomes by that symbol; thus no two candidates are the same prefix. Then each is continued by each
+    likely symbol, and the best of all are the next beam.
     """
-    width, vocabulary = both.shape[1], logits.shape[1]
+    widths, sizes = search.widths, beams.sizes
+    width, vocabulary = widths[0], logits.shape[1]
     log_probs, chosen = np.empty(vocabulary), np.empty(vocabulary, np.int32)
     stays, candidates, scores = np.empty(width, BEAM), np.empty(width, CANDIDATE), np.empty(width)
-    has_child = np.full((width, vocabulary), -1, np.int64)  # The last frame in which a continuation was in the beam.
+    has_child = np.full((width, vocabulary), -1, np.int64)  # The last turn in which a continuation was in the beam.
     for row in range(len(logits)):
         # A frame adds a node for each new prefix, an emission for it or for the joined one.
-        if counts[NODES] + width > len(tree.nodes) or counts[EMISSIONS] + 2 * width > len(tree.emissions):
+        most = widths.sum()
+        if counts[NODES] + most > len(tree.nodes) or counts[EMISSIONS] + 2 * most > len(tree.emissions):
             return row
-        before, after = both[counts[SIDE], : counts[BEAMS]], both[1 - counts[SIDE]]
+        before, after = beams.entries[counts[SIDE]], beams.entries[1 - counts[SIDE]]
         _log_softmax(logits[row], log_probs)
         likely = chosen[: _choose_symbols(search, log_probs, chosen)]
-        _stay(search, tree, counts, before, log_probs, stays, has_child)
-        kept = _select(search, tree, before, log_probs, likely, stays, has_child, counts[FRAMES], scores, candidates)
-        _add_nodes(search, tree, counts, before, candidates[:kept])
-        _settle(tree, counts, before, log_probs, stays, scores, candidates[:kept], after)
+        widest = sizes[0]
+        for i in range(len(widths)):
+            if sizes[i] == 0:
+                if sizes[0] <= widths[i]:  # What the widest keeps of this frame.
+                    continue
+                sizes[i] = widest
+                before[i, :widest] = before[0, :widest]
+            beam, turn = before[i, : sizes[i]], counts[FRAMES] * len(widths) + i
+            heap, kept = scores[: widths[i]], candidates[: widths[i]]
+            _stay(search, tree, counts, beam, log_probs, stays, has_child, turn)
+            count = _select(search, tree, beam, log_probs, likely, stays, has_child, turn, heap, kept)
+            _add_nodes(search, tree, counts, beam, kept[:count])
+            _settle(tree, counts, beam, log_probs, stays, heap, kept[:count], after[i])
+            sizes[i] = count
         counts[SIDE] = 1 - counts[SIDE]
         counts[FRAMES] += 1
     return len(logits)
-
-
-@compiled
-def make_room(tree: Tree, beams: NDArray[Any], counts: NDArray[np.int64], larger: Tree) -> None:
-    """Copy what the beam needs to another tree: its prefixes, their beginnings, and their alignments."""
-    nodes, emissions = tree.nodes, tree.emissions
-    new_node = np.full(counts[NODES], -1, np.int32)
-    new_emission = np.full(counts[EMISSIONS], -1, np.int32)
-    new_node[0] = 0
-    for slot in range(counts[BEAMS]):
-        number = beams[slot].node
-        while new_node[number] < 0:
-            new_node[number] = 0
-            number = nodes[number].parent
-        for number in (beams[slot].emission_blank, beams[slot].emission_symbol):
-            while number >= 0 and new_emission[number] < 0:
-                new_emission[number] = 0
-                number = emissions[number].previous
-    larger.table[:] = -1
-    count = 0
-    for number in range(counts[NODES]):  # A parent comes before its children.
-        if new_node[number] >= 0:
-            larger.nodes[count] = nodes[number]
-            new_node[number] = count
-            if number > 0:
-                node = larger.nodes[count]
-                node.parent = new_node[node.parent]
-                larger.table[_place(larger.table, larger.nodes, node.parent, node.symbol)] = count
-            count += 1
-    counts[NODES] = count
-    count = 0
-    for number in range(counts[EMISSIONS]):
-        if new_emission[number] >= 0:
-            larger.emissions[count] = emissions[number]
-            new_emission[number] = count
-            if emissions[number].previous >= 0:
-                larger.emissions[count].previous = new_emission[emissions[number].previous]
-            count += 1
-    counts[EMISSIONS] = count
-    for slot in range(counts[BEAMS]):
-        beam = beams[slot]
-        beam.node = new_node[beam.node]
-        if beam.emission_blank >= 0:
-            beam.emission_blank = new_emission[beam.emission_blank]
-        if beam.emission_symbol >= 0:
-            beam.emission_symbol = new_emission[beam.emission_symbol]
 
 
 @compiled
@@ -550,25 +446,3 @@ def end_text(search: Search, tree: Tree, beams: NDArray[Any]) -> tuple[NDArray[n
         if search.end >= 0:
             fused[i] += search.alpha * _advance(search, context, search.end)[0]
     return ends, fused
-
-
-@compiled
-def trace(tree: Tree, beam: Any) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """The symbols of a prefix in its best alignment: each one's first and last frame and its largest log-posterior."""
-    depth, number = 0, beam.node
-    while number > 0:
-        depth += 1
-        number = tree.nodes[number].parent
-    symbols, first, last = np.empty(depth, np.int32), np.empty(depth, np.int32), np.empty(depth, np.int32)
-    peak = np.empty(depth)
-    number = beam.node
-    if beam.path_blank > beam.path_symbol:
-        at, last_frame, largest = beam.emission_blank, beam.last_blank, beam.peak_blank
-    else:
-        at, last_frame, largest = beam.emission_symbol, beam.last_symbol, beam.peak_symbol
-    for i in range(depth - 1, -1, -1):
-        emission = tree.emissions[at]
-        symbols[i], first[i], last[i], peak[i] = tree.nodes[number].symbol, emission.first, last_frame, largest
-        number, at = tree.nodes[number].parent, emission.previous
-        last_frame, largest = emission.previous_last, emission.previous_peak
-    return symbols, first, last, peak

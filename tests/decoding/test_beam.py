@@ -178,32 +178,35 @@ def small_model():
 def searches_by_width():
     """Searches of rising width, the last unlimited, without a language model and with one."""
     return [
-        [toy_search(model, beam_width=width, **UNPRUNED) for width in (1, 2, 3, 5, 10, 5000)]
+        [toy_search(model, beam_width=width, **UNPRUNED) for width in (1, 3, 10, 30, 5000)]
         for model in (None, small_model())
     ]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(LOGITS)
-def test_no_beam_has_a_higher_score_than_the_unlimited_one(logits):
+def test_a_wider_beam_never_has_a_lower_score(logits):
     for searches in searches_by_width():
         scores = [search.decode(logits)[0].score for search in searches]
-        assert max(scores) <= scores[-1] + 1e-9
+        assert (np.diff(scores) > -1e-9).all()
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 2.0, 4.0])
-def test_a_wider_beam_has_a_higher_score_on_average_and_never_a_lower_one_on_clear_speech(sharpness):
-    # Never on any logits is true of no beam search: what a wider beam keeps besides may crowd out the later best.
-    widths = [english_search(beam_width=width) for width in (1, 3, 10, 30, 100)]
-    rng = np.random.default_rng(0)
-    scores = []
-    for seed in range(20):
-        path = rng.choice([0, 0, 0, 1, *range(2, 29)], size=30)
-        logits = random_logits(seed, 30, len(ENGLISH)) + sharpness * 2 * np.eye(len(ENGLISH), dtype=np.float32)[path]
-        scores.append([search.decode(logits)[0].score for search in widths])
-    means = np.mean(scores, axis=0)
-    assert (np.diff(means) > -1e-9).all() and means[-1] > means[0]
-    assert sharpness < 4 or (np.diff(scores, axis=1) > -1e-9).all()
+def test_a_wider_beam_never_has_a_lower_score_where_most_is_dropped():
+    # Each width alone has a lower score than the one before in 5 of these 160 steps.
+    for model in (None, bigram_model("a", "to", "tea", "eat", "ate")):
+        widths = [english_search(model, beam_width=width) for width in (1, 3, 10, 30, 100)]
+        scores = []
+        for seed in range(20):
+            path = np.random.default_rng(seed).choice([0, 0, 0, 1, *range(2, 29)], size=30)
+            logits = random_logits(seed, 30, len(ENGLISH)) + 2 * np.eye(len(ENGLISH), dtype=np.float32)[path]
+            scores.append([search.decode(logits)[0].score for search in widths])
+        assert (np.diff(scores, axis=1) > -1e-9).all()
+        assert np.diff(scores, axis=1).mean() > 0
+
+
+def test_a_width_between_is_the_next_lower_one():
+    for asked, taken in ((1, 1), (2, 1), (9, 3), (100, 100), (128, 100), (500, 300)):
+        assert english_search(beam_width=asked).beam_width == taken
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -289,7 +292,8 @@ def test_the_beginning_of_an_unknown_word_costs_as_much_as_the_word():
         best = search.finish(state)[0]
         assert (best.text, best.lm_score) == (text.replace("|", " "), pytest.approx(cost))
         # "ca" is a word's beginning, so nothing is taken off before it ends.
-        assert state.beams["score"].max() - state.beams["total"].max() == pytest.approx(0 if text == "ca" else cost)
+        widest = state.prefixes()[0]
+        assert widest["score"].max() - widest["total"].max() == pytest.approx(0 if text == "ca" else cost)
 
 
 def test_a_hotword_is_brought_up_though_no_language_model_knows_it():
