@@ -54,11 +54,11 @@ from finetune.training.sharding import (
     gather_optimizer,
     gather_weights,
     is_sharded,
-    refuse_deepspeed,
     scatter_weights,
     set_up_sharding,
 )
 from finetune.training.trackers import flatten, require_trackers
+from finetune.training.zero_redundancy import ZeroState, asks_for_zero, set_up_zero, uses_zero
 
 EXAMPLES = 3  # utterances shown at each evaluation
 
@@ -73,22 +73,34 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     _require_precision(recipe)  # Accelerate refuses it in other words.
     # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
     training = recipe.training
-    refuse_deepspeed()
+    precision = "no" if asks_for_zero() else training.mixed_precision  # DeepSpeed's would round the weights, too.
     # Accelerate keeps its precision for the whole process, which may have made another run before.
-    if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=training.mixed_precision,
+        mixed_precision=precision,
         cpu=not torch.cuda.is_available(),
         log_with=require_trackers(training.trackers) or None,
         project_dir=output / "trackers" if training.trackers else None,
     )
     set_up_sharding(accelerator, training.batch_seconds, training.compile)
+    set_up_zero(
+        accelerator,
+        training.max_gradient_norm,
+        training.batch_seconds,
+        training.compile,
+        training.mixed_precision,
+        recipe.model.layer_drop,
+    )
     resumes = check_output(output, recipe)
     preparation = prepare(recipe)
     say = _speaker(accelerator)
     if is_sharded(accelerator):
         say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
+    if uses_zero(accelerator):
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        what = "gradients and the optimizer's state lie" if stage == 2 else "the optimizer's state lies"
+        say(f"DeepSpeed: {what} in {accelerator.num_processes} shares")
     experiment = Experiment(recipe, output, preparation, accelerator, say)
     for line in describe(preparation, recipe, accelerator.num_processes):
         say(line)
@@ -137,7 +149,7 @@ class Experiment:
         self.trained = self._build_model()[0] if is_sharded(accelerator) else self.model
         self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
         self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
-        self.optimizer = build_optimizer(
+        self.optimizer: Any = build_optimizer(
             self.trained,
             training.learning_rate,
             training.weight_decay,
@@ -145,8 +157,10 @@ class Experiment:
             training.layer_decay,
         )
         objective = CTCObjective(self.trained, training.compile)
-        autocast(accelerator, objective)
+        autocast(accelerator, objective, training.mixed_precision)
         self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
+        if uses_zero(accelerator):
+            self.optimizer = ZeroState(self.objective)
         self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first

@@ -19,6 +19,7 @@ from finetune.errors import Interrupted, UserError
 from finetune.training.checkpoints import seed_step
 from finetune.training.optimization import forget_encoder_gradients, set_learning_rate
 from finetune.training.sharding import is_sharded
+from finetune.training.zero_redundancy import add_zero_gradients, take_zero_step, uses_zero
 
 # fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
 MAX_SKIPPED_STEPS = 30
@@ -212,13 +213,10 @@ def train_step(
             )
         batches = [piece for batch in batches for piece in batch.halves()]
         say(f"memory was too small for {largest} utterances at a time: the step is done again in {len(batches)} pieces")
-    norm = float(accelerator.clip_grad_norm_(objective.parameters(), max_gradient_norm))
-    if frozen:
-        forget_encoder_gradients(optimizer)
-    # With fp16 the scaler itself skips such a step, and must see it to lower its scale.
-    if math.isfinite(norm) or accelerator.scaler is not None:
-        optimizer.step()
-    optimizer.zero_grad()
+    if uses_zero(accelerator):
+        norm = take_zero_step(objective, frozen)
+    else:
+        norm = _take_step(accelerator, objective, optimizer, max_gradient_norm, frozen)
     loss, without_loss = done
     sums = torch.stack([loss, torch.cat(without_loss).sum()])
     loss_sum, impossible = accelerator.reduce(sums, "sum").tolist()
@@ -231,6 +229,20 @@ def train_step(
     return StepResult(loss_sum, labels, norm, utterances, int(impossible), samples, padded_samples)
 
 
+def _take_step(
+    accelerator: Accelerator, objective: nn.Module, optimizer: Any, max_gradient_norm: float, frozen: bool
+) -> float:
+    """Clip and make an optimizer step, but none with a gradient that is not finite; returns its norm before."""
+    norm = float(accelerator.clip_grad_norm_(objective.parameters(), max_gradient_norm))
+    if frozen:
+        forget_encoder_gradients(optimizer)
+    # With fp16 the scaler itself skips such a step, and must see it to lower its scale.
+    if math.isfinite(norm) or accelerator.scaler is not None:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 def _accumulate(
     accelerator: Accelerator, objective: nn.Module, batches: Sequence[Batch], labels: int, frozen: bool
 ) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
@@ -239,14 +251,19 @@ def _accumulate(
     None when memory was too small, with whatever gradients there were then.
     """
     total, without_loss = torch.zeros((), device=accelerator.device), []
+    zero = uses_zero(accelerator)
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
         try:
-            with contextlib.nullcontext() if last else accelerator.no_sync(objective):
+            with contextlib.nullcontext() if last or zero else accelerator.no_sync(objective):
                 loss, mask = objective(batch.to(accelerator.device), frozen)
+                # Gradients are averaged over processes; the count is already over all of them.
+                share = loss * (accelerator.num_processes / labels)
                 try:
-                    # Accelerate averages gradients over processes; the count is already over all of them.
-                    accelerator.backward(loss * (accelerator.num_processes / labels))
+                    if zero:
+                        add_zero_gradients(objective, share, last)
+                    else:
+                        accelerator.backward(share)
                 except torch.OutOfMemoryError as error:
                     if last and accelerator.num_processes > 1:
                         raise UserError(
@@ -255,10 +272,11 @@ def _accumulate(
                         ) from error
                     raise
         except torch.OutOfMemoryError as error:
-            if is_sharded(accelerator):  # Each pass gathers weights: the others would wait for one more.
+            # Each pass exchanges weights or gradients: the others would wait for one more.
+            if zero or is_sharded(accelerator):
                 raise UserError(
-                    "Memory was too small, and with FSDP the step can't be done again: lower training.batch_seconds; "
-                    "the same command goes on from the last checkpoint."
+                    f"Memory was too small, and with {'DeepSpeed' if zero else 'FSDP'} the step can't be done again: "
+                    "lower training.batch_seconds; the same command goes on from the last checkpoint."
                 ) from error
             return None
         total += loss.detach()

@@ -11,20 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from finetune.errors import UserError
-
-
-def refuse_deepspeed() -> None:
-    """Raise UserError where Accelerate's configuration asks for DeepSpeed, before Accelerate tries to begin with it.
-
-    Accelerate's `DeepSpeedEngineWrapper.backward` (1.15) clips and makes the step too. The loop must come between: a
-    gradient that is not finite changes nothing, frozen steps leave the encoder alone, and a step that does not fit into
-    memory is done again.
-    """
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(
-            "DeepSpeed does not work here: its engine makes the step before the gradient is looked at. FSDP saves the "
-            "same memory: accelerate launch --config_file recipes/accelerate/fsdp.yaml."
-        )
+from finetune.training.zero_redundancy import uses_zero
 
 
 def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compiled: bool) -> None:
@@ -55,10 +42,11 @@ def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compil
     plugin.mixed_precision_policy = None
 
 
-def autocast(accelerator: Accelerator, objective: nn.Module) -> None:
-    """Compute a sharded objective in mixed precision as an unsharded one is, which FSDP2 in Accelerate leaves out."""
-    if is_sharded(accelerator):
-        objective.forward = accelerator.autocast()(objective.forward)
+def autocast(accelerator: Accelerator, objective: nn.Module, precision: str) -> None:
+    """Compute an objective in mixed precision as one without shares is, which Accelerate leaves out for them."""
+    if is_sharded(accelerator) or uses_zero(accelerator):
+        cast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
+        objective.forward = cast(objective.forward)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

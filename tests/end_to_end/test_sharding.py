@@ -1,4 +1,4 @@
-"""FSDP by its configuration file, on two CPU processes: the run that DDP makes, and files that know nothing of it."""
+"""FSDP and DeepSpeed by their configuration files, on two CPU processes: the run that DDP makes, and its files."""
 
 import sys
 from pathlib import Path
@@ -6,16 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from programs import execute
 from safetensors.torch import load_file
 from transformers import Wav2Vec2ForCTC
 
 from finetune.cli import main
 from finetune.errors import UserError
+from finetune.training import zero_redundancy
 from finetune.training.sharding import set_up_sharding
+from finetune.training.zero_redundancy import set_up_zero
 
-FSDP = Path(__file__).parents[2] / "recipes" / "accelerate" / "fsdp.yaml"
+ROOT = Path(__file__).parents[2]
+FSDP, DEEPSPEED = (ROOT / "recipes" / "accelerate" / name for name in ("fsdp.yaml", "deepspeed.yaml"))
 # All that a sharded model could get wrong: group norm's other forward, dropped layers, an encoder without gradients,
 # several groups of parameters, micro-batches.
 SECTIONS = {
@@ -38,14 +41,15 @@ RUNS = """
 import os, shutil, sys, torch
 from pathlib import Path
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from finetune.cli import main
 
 Accelerator.end_training = lambda self: None  # It ends the processes' group, which the next run needs.
-assert os.environ["ACCELERATE_USE_FSDP"] == "true"
-folder = Path(sys.argv[1])
+folder, asks = Path(sys.argv[1]), sys.argv[2]
+assert os.environ[asks] == "true"
 bf16 = ["training.mixed_precision=bf16", "training.max_steps=1", "training.freeze_transformer_steps=0"]
-for name, fsdp, *overrides in [
+bf16.append("model.layer_drop=0.3")
+for name, sharded, *overrides in [
     ("sharded", True),
     ("whole", False),
     ("resumed", True),
@@ -59,17 +63,19 @@ for name, fsdp, *overrides in [
             shutil.rmtree(folder / name / late)
     if name != "sharded":
         torch.distributed.barrier()
-    os.environ["ACCELERATE_USE_FSDP"] = str(fsdp).lower()
+    os.environ[asks] = str(sharded).lower()
+    os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = "1" if "bf16" in name else "2"
     AcceleratorState._reset_state()
+    PartialState._reset_state()
     print("run", name, file=sys.stderr)
     assert main(["train", str(folder / "recipe.yaml"), *overrides, "--output", str(folder / name)]) == 0
 """
 
 
-def launch(*arguments):
-    """What `accelerate launch` with FSDP's configuration did."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", FSDP, *arguments]
-    return execute(command, PYTHONPATH=str(FSDP.parents[2]))
+def launch(configuration, *arguments):
+    """What `accelerate launch` with a configuration did."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration, *arguments]
+    return execute(command, PYTHONPATH=str(ROOT))
 
 
 def numbers(run, read_lines):
@@ -79,14 +85,28 @@ def numbers(run, read_lines):
     return [{key: line[key] for key in keys if key in line} for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("configuration", "asks", "layer_drop", "said_so", "times"),
+    [
+        (FSDP, "ACCELERATE_USE_FSDP", 0.3, "FSDP: weights, gradients and the optimizer's state lie in 2 shares", 3),
+        (
+            DEEPSPEED,
+            "ACCELERATE_USE_DEEPSPEED",
+            0.0,
+            "DeepSpeed: gradients and the optimizer's state lie in 2 shares",
+            2,
+        ),
+    ],
+    ids=["FSDP", "DeepSpeed"],
+)
 def test_sharded_run_is_that_of_ddp_and_goes_on_with_and_without_sharding(
-    write_recipe, group_norm_base_folder, read_lines, tmp_path
+    configuration, asks, layer_drop, said_so, times, write_recipe, group_norm_base_folder, read_lines, tmp_path
 ):
-    model = {**SECTIONS["model"], "base": str(group_norm_base_folder)}
+    model = {**SECTIONS["model"], "base": str(group_norm_base_folder), "layer_drop": layer_drop}
     write_recipe(tmp_path, **{**SECTIONS, "model": model})
     (tmp_path / "runs.py").write_text(RUNS)
-    said = launch(tmp_path / "runs.py", tmp_path)
-    assert said.count("FSDP: weights, gradients and the optimizer's state lie in 2 shares") == 3
+    said = launch(configuration, tmp_path / "runs.py", tmp_path, asks)
+    assert said.count(said_so) == times
     assert said.count("going on from step 4") == 2
 
     sharded = tmp_path / "sharded"
@@ -156,8 +176,37 @@ def test_accelerates_own_precision_is_left_out(asked_for_fsdp):
     assert plugin.mixed_precision_policy is None
 
 
-def test_deepspeed_is_refused(monkeypatch, capsys, write_recipe, tmp_path):
+@pytest.fixture
+def asked_for_deepspeed(monkeypatch):
+    """An accelerator of two CPU processes, as Accelerate makes it, with the configuration's variables set."""
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    state = PartialState()
+    monkeypatch.setattr(state, "distributed_type", state.distributed_type)  # Put back afterwards.
+    return SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, state=SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "named"),
+    [
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "zero_stage: 3"),
+        ({"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, {}, "offload_optimizer_device"),
+        ({}, {"batch_seconds": "auto"}, "training.batch_seconds: auto"),
+        ({}, {"precision": "fp16"}, "training.mixed_precision: fp16"),
+        ({}, {"compiled": True}, "training.compile"),
+        ({}, {"layer_drop": 0.1}, "model.layer_drop"),
+    ],
+)
+def test_what_does_not_work_with_deepspeed_is_refused(asked_for_deepspeed, monkeypatch, variables, settings, named):
+    for name, value in {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+    usual = {"batch_seconds": 80.0, "compiled": False, "precision": "bf16", "layer_drop": 0.0}
+    with pytest.raises(UserError, match=f"DeepSpeed does not work here with [^,]*{named}[^,]*; see"):
+        set_up_zero(asked_for_deepspeed, 1.0, **{**usual, **settings})
+
+
+def test_deepspeed_that_is_missing_is_one_sentence(monkeypatch, capsys, write_recipe, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(zero_redundancy, "is_deepspeed_available", lambda: False)
     assert main(["train", str(write_recipe(tmp_path)), "--output", str(tmp_path / "run")]) == 2
-    assert "DeepSpeed does not work here" in capsys.readouterr().err
+    assert "pip install 'finetune[deepspeed]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
