@@ -70,6 +70,28 @@ for name, sharded, *overrides in [
     print("run", name, file=sys.stderr)
     assert main(["train", str(folder / "recipe.yaml"), *overrides, "--output", str(folder / name)]) == 0
 """
+# In the same processes, what DeepSpeed itself has to do: nothing, where one has a gradient that is not finite.
+NOT_FINITE = """
+import math
+from finetune.training.zero_redundancy import ZeroState, add_zero_gradients, set_up_zero, take_zero_step
+
+os.environ.update({asks: "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
+AcceleratorState._reset_state()
+PartialState._reset_state()
+accelerator = Accelerator(cpu=True)
+set_up_zero(accelerator, 1.0, 80.0, False, "no", 0.0)
+head = torch.nn.Linear(3, 2)
+engine, _ = accelerator.prepare(head, torch.optim.AdamW([{"params": head.parameters(), "encoder": False}]))
+state = ZeroState(engine)
+before = head.weight.detach().clone()
+for factor, moves in ((math.inf, False), (math.nan, False), (1.0, True)):
+    add_zero_gradients(engine, engine(torch.ones(1, 3)).sum() * (factor if os.environ["RANK"] == "1" else 1.0), True)
+    norm = take_zero_step(engine, False)
+    assert math.isfinite(norm) == moves, norm
+    assert torch.equal(before, head.weight) != moves
+    assert state.state_dict()["state"][0]["step"] == moves
+torch.distributed.barrier()
+"""
 
 
 def launch(configuration, *arguments):
@@ -104,7 +126,7 @@ def test_sharded_run_is_that_of_ddp_and_goes_on_with_and_without_sharding(
 ):
     model = {**SECTIONS["model"], "base": str(group_norm_base_folder), "layer_drop": layer_drop}
     write_recipe(tmp_path, **{**SECTIONS, "model": model})
-    (tmp_path / "runs.py").write_text(RUNS)
+    (tmp_path / "runs.py").write_text(RUNS + (NOT_FINITE if configuration is DEEPSPEED else ""))
     said = launch(configuration, tmp_path / "runs.py", tmp_path, asks)
     assert said.count(said_so) == times
     assert said.count("going on from step 4") == 2
