@@ -61,7 +61,7 @@ def fetch_model(name: str | Path, revision: str | None = None, weights: bool = T
         raise UserError(f"There is no model at {name}: expected a folder with a config.json, or a name on a hub.")
     commit = find_commit(name, revision)
     folder = _download(name, commit, [*_SMALL, *(_WEIGHTS + _DECODER if weights else [])])
-    if weights and not any(folder.glob(pattern) for pattern in ("model*.safetensors", "adapter_model.safetensors")):
+    if weights and not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         _download(name, commit, _PICKLED_WEIGHTS)
     return folder
 
