@@ -11,6 +11,7 @@ from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2Proc
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config, load_feature_extractor
 from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
+from finetune.errors import UserError
 from finetune.inference.transcriber import Transcriber
 from finetune.training.model import build_model
 
@@ -36,6 +37,18 @@ def waveforms() -> list[Waveform]:
     rng = np.random.default_rng(0)
     lengths = np.linspace(4800, 40000, 16).astype(int).tolist()
     return [(0.01 * (i + 1) * rng.standard_normal(n) + 0.02).astype(np.float32) for i, n in enumerate(lengths)]
+
+
+def test_pickled_weights_run_no_code(saved: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return Path.touch, (saved / "attacked",)
+
+    (saved / "model.safetensors").unlink()
+    torch.save({"weight": Attack()}, saved / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has a pytorch_model\.bin that could run code, so it is not read"):
+        Transcriber.load(saved)
+    assert not (saved / "attacked").exists()
 
 
 def test_a_batch_of_16_gives_the_logits_and_texts_of_each_alone(saved: Path, waveforms: list[Waveform]) -> None:
