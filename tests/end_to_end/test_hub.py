@@ -146,6 +146,32 @@ def test_what_the_hub_does_not_have_is_one_sentence(
         assert words in done.stderr
 
 
+def test_another_commit_of_the_data_is_not_taken_for_the_one_that_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    """As `datasets` does without a network."""
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    added = [CommitOperationAdd("README.md", b"---\nlanguage: en\n---\n")]
+    moved = api.create_commit("team/tones", added, commit_message="card", repo_type="dataset").oid
+    program = """
+import sys
+from finetune.data.sources import Source, load_splits
+from finetune.errors import UserError
+for revision in sys.argv[1:]:
+    try:
+        print(len(load_splits(Source("team/tones", revision=revision))["test"]))
+    except UserError as error:
+        print(error)
+"""
+    variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    variables["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    assert execute([*command, moved], **variables, HF_HUB_OFFLINE="0").splitlines()[-1] == "6"
+    said = execute([*command, moved, COMMIT], **variables, HF_HUB_OFFLINE="1").splitlines()
+    assert "6" in said
+    assert said[-1].startswith(
+        "The hub can't be reached, and of team/tones another commit was fetched before than c0ff"
+    )
+
+
 def test_what_a_model_may_have_is_asked_of_the_hub_or_known_from_before(hub: Hub, tmp_path: Path) -> None:
     """Its normalisation ignored in silence, a model's figure would be wrong."""
     base = hub.folder / "models" / "team" / "base"
