@@ -49,7 +49,7 @@ def find_commit(name: str, revision: str | None = None, kind: Literal["model", "
                 HfApi().auth_check(name, repo_type=kind)
             except errors.GatedRepoError:
                 raise
-            except (errors.HfHubHTTPError, *_unreachable()):
+            except _unreachable(errors.HfHubHTTPError):
                 pass  # What was fetched before will do.
     return commit
 
@@ -118,13 +118,13 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
         raise UserError(f"{name} is no name on a hub: {str(error).splitlines()[0]}") from error
 
 
-def _unreachable() -> tuple[type[Exception], ...]:
-    """What the client raises where it gets no answer."""
+def _unreachable(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the client raises where it gets no answer, and others."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
 
     found = (errors.RevisionResolutionError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
-    return (*found, httpx.TransportError)
+    return (*others, *found, httpx.TransportError)
 
 
 def _download(name: str, commit: str, patterns: list[str]) -> Path:
@@ -150,7 +150,7 @@ def _list_revisions(name: str, kind: str) -> str:
 
     try:
         found = HfApi().list_repo_refs(name, repo_type=kind)
-    except (errors.HfHubHTTPError, *_unreachable()):
+    except _unreachable(errors.HfHubHTTPError):
         return "expected a branch, a tag or a commit's hash"
     names = [reference.name for reference in (*found.branches, *found.tags)]
     shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
