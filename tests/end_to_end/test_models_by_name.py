@@ -3,18 +3,21 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hub import OTHER_TOKEN, TOKEN, Hub
+from hub import COMMIT, OTHER_TOKEN, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import load_file, save_file
 
 from finetune.cli import main
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.transcripts import save_normalization
+from finetune.inference.transcriber import Transcriber
 
 
 @pytest.fixture
@@ -93,3 +96,19 @@ def test_what_may_not_be_read_is_a_sentence(
             said = capsys.readouterr().err
             assert words in said and len(said.strip().splitlines()) == 1
             assert OTHER_TOKEN not in said
+
+
+def test_an_adapter_alone_finds_its_base_at_the_commit_that_it_was_trained_on(
+    hub: Hub, base_folder: Path, corpus_folder: Path, finetune_run: Callable[..., Path]
+) -> None:
+    shutil.copytree(base_folder, hub.folder / "models" / "team" / "base")
+    model = {"base": "team/base", "lora": {"rank": 2, "save": "adapter"}}
+    run = finetune_run("run", model=model, training={"max_steps": 1, "eval_steps": 1})
+    told = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["revision"]) == ("team/base", COMMIT)
+    changed = json.dumps({**json.loads((base_folder / "config.json").read_text()), "hidden_size": 64})
+    operations = [CommitOperationAdd("config.json", changed.encode())]
+    HfApi(endpoint=hub.endpoint, token=TOKEN).create_commit("team/base", operations, commit_message="other size")
+    waveform = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    merged, alone = (Transcriber.load(run / name, "cpu").logits([waveform])[0] for name in ("model", "adapter"))
+    assert torch.allclose(merged, alone, atol=1e-5)
