@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,23 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     return True
 
 
-def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], transcripts: Sequence[str] | None) -> None:
-    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log."""
+def read_commits(output: Path) -> dict[str, str]:
+    """The commits that an unfinished run was begun with, as `preparation.find_commits` gave them."""
+    provenance = load_recipe(output / "recipe.yaml").provenance or {}
+    return dict(provenance.get("commits") or {})
+
+
+def begin_run(
+    output: Path,
+    recipe: Recipe,
+    rejected: Sequence[Rejection],
+    transcripts: Sequence[str] | None,
+    commits: Mapping[str, str],
+) -> None:
+    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
+
+    `commits` are those of the base and the data on a hub.
+    """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
     if transcripts is not None:
@@ -55,7 +70,7 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], trans
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"
-    partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
+    partial.write_text(recipe.model_copy(update={"provenance": _provenance(commits)}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
 
 
@@ -86,7 +101,7 @@ def complete_model(
     partial.rename(final)
 
 
-def _provenance() -> dict[str, Any]:
+def _provenance(commits: Mapping[str, str]) -> dict[str, Any]:
     packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
     folder = Path(__file__).parent
     commit = subprocess.run(
@@ -97,6 +112,7 @@ def _provenance() -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
+        **({"commits": dict(commits)} if commits else {}),
     }
 
 
