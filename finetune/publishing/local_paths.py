@@ -23,6 +23,11 @@ _QUOTED_PATH = re.compile(rf"""(?<=(["'])){_START}[^"'\n]*(?=\1)""")
 _BARE_PATH = re.compile(rf"""{_START}(?:\\.|[^\s"'`,;()\[\]{{}}<>])+""")
 
 
+def has_local_path(text: str) -> bool:
+    """Whether there is an absolute path of a machine in a text."""
+    return bool(_QUOTED_PATH.search(text) or _BARE_PATH.search(text))
+
+
 def is_on_hub(name: str) -> bool:
     """Tell whether a model or data set is named as on the hub and is no local folder. Asks no network."""
     try:
