@@ -1,21 +1,31 @@
 """A model's folder to a repository on a hub, in one commit."""
 
-import json
 import re
-import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoFile,
+    constants,
+    get_session,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from finetune.errors import UserError
-from finetune.publishing.connection import WAITS, requests_to_hub
-from finetune.publishing.model_files import ModelFile, list_model_files, list_outdated, say_size
+from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
+from finetune.publishing.model_files import CARD, ModelFile, list_model_files, list_outdated, say_size
 
 # Others who push to the same branch may come in between so often.
 _ROUNDS = 5
@@ -100,6 +110,7 @@ class Push:
             self._require_permission()
             there = self._look()
             self._require_same_kind(there)
+            warned = self._require_valid_card()
             changes = self._compare(there)
             self._require_free_tag(there, changes)
         if not there.exists:
@@ -112,7 +123,7 @@ class Push:
         lines += [f"there already: {same} of {len(self.files)} files"] if same else []
         lines += [f"to be removed there: {name}" for name in changes.removed]
         lines += [f"not of a model, stays here: {name}" for name in self.left_out]
-        return lines
+        return [*lines, *warned]
 
     def send(self, message: str) -> str:
         """Commit everything at once; returns the commit's URL. Raises UserError, with the repository as it was.
@@ -227,13 +238,10 @@ class Push:
             repo_id, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
         )
         deletions = [CommitOperationDelete(name) for name in changes.removed]
-        done = self.api.create_commit(
-            repo_id,
-            [*additions, *deletions],
-            commit_message=message,
-            revision=branch,
-            parent_commit=there.head,
-        )
+        with warnings.catch_warnings(action="ignore"):  # What the hub says of the card was said before.
+            done = self.api.create_commit(
+                repo_id, [*additions, *deletions], commit_message=message, revision=branch, parent_commit=there.head
+            )
         return done.oid
 
     def _require_same_kind(self, there: _Repository) -> None:
@@ -241,14 +249,29 @@ class Push:
         if "config.json" not in there.files:
             return
         repo_id = self.destination.repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            file = self.api.hf_hub_download(repo_id, "config.json", revision=there.head, local_dir=folder)
-            try:
-                kind = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
-            except (ValueError, AttributeError):
-                kind = "damaged"
+        address = f"{constants.ENDPOINT}/{repo_id}/resolve/{there.head}/config.json"
+        answer = get_session().get(address, headers=build_hf_headers())
+        hf_raise_for_status(answer)
+        try:
+            kind = answer.json().get("model_type")
+        except (ValueError, AttributeError):
+            kind = "damaged"
         if kind != "wav2vec2":
             raise UserError(f"{repo_id} holds another kind of model ({kind}): choose another name.")
+
+    def _require_valid_card(self) -> list[str]:
+        """What the hub thinks of the card; raises UserError where it won't take it."""
+        card = self.folder / CARD
+        if not card.is_file():
+            return []
+        values = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
+        answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=values, headers=build_hf_headers())
+        if answer.status_code == 404:  # A hub that doesn't look at it.
+            return []
+        said = answer.json()
+        if errors := [hide_tokens(each["message"]) for each in said.get("errors", ())]:
+            raise UserError(f"The hub won't take the metadata of {card}: {'; '.join(errors)}.")
+        return [f"note: {CARD}: {hide_tokens(each['message'])}" for each in said.get("warnings", ())]
 
     def _require_free_tag(self, there: _Repository, changes: _Changes) -> None:
         """Raise UserError where the tag is on another commit than the one that will be pushed."""
