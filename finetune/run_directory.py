@@ -110,8 +110,8 @@ def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
         "title": scrub_value(publishing.title or name),
         "languages": list(languages),
         "license": publishing.license,
-        "intended_use": publishing.intended_use,
-        "limitations": publishing.limitations,
+        "intended_use": publishing.intended_use and scrub_value(publishing.intended_use),
+        "limitations": publishing.limitations and scrub_value(publishing.limitations),
         "energy_kwh": publishing.energy_kwh,
     }
 

@@ -18,6 +18,7 @@ from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
 from finetune.data.snr import estimate_snr
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
+from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import (
     DEFAULT_STEPS,
@@ -90,8 +91,13 @@ class Evaluation:
         table = self.split.table
         tables = table.tables if isinstance(table, JoinedTables) else (table,)
         names = ("root", "configuration", "revision")
+        sources = [each.source for each in tables]
         return {
-            "sources": [{name: getattr(each.source, name) for name in names} for each in tables],
+            "sources": [
+                {name: getattr(source, name) for name in names}
+                | {"local": not is_url(source.root) and find_place(source.root).exists()}
+                for source in sources
+            ],
             "split": self.split.name,
             "normalization": describe_steps(self.normalization),
             "decoder": self.decoder,

@@ -24,11 +24,17 @@ from finetune.publishing.record import load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 
 RECIPE = "recipe.yaml"
-# A language as ISO 639 has it, alone or with a region, or the hub's word for several.
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
+# A language as ISO 639 has it, with or without a region, which the hub does not take; or the hub's word for several.
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z0-9]+)*|(multilingual)")
 # Of what a report lists under one heading, so many of the best and of the worst.
 _BEST, _WORST = 3, 3
 _HOUSEKEEPING = {"eval_steps", "log_steps", "keep_checkpoints", "keep_best", "num_workers", "trackers", "max_minutes"}
+_ERRORS = {
+    "substitutions": "Confused words",
+    "deletions": "Missed words",
+    "insertions": "Added words",
+    "characters": "Characters",
+}
 _KINDS = {
     "speaker": "Speaker",
     "source": "Source",
@@ -93,7 +99,8 @@ def _fingerprint(text: str) -> str:
 
 
 def _metadata(record: Mapping[str, Any]) -> ModelCardData:
-    languages = [code for code in record["languages"] if _LANGUAGE.fullmatch(code)]
+    codes = [match[1] or match[2] for code in record["languages"] if (match := _LANGUAGE.fullmatch(code))]
+    languages = list(dict.fromkeys(codes))
     hub_base = record["base"] if record["base_on_hub"] else None
     data = [source["root"] for source in record["sources"] if is_on_hub(source["root"]) and not source["local"]]
     alone, licence = record["adapter_alone"], describe_licence(record["license"])
@@ -176,17 +183,11 @@ def _errors(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return ""
     errors, scores = results[0]["errors"], results[0]
-    kinds = {
-        "substitutions": "Confused words",
-        "deletions": "Missed words",
-        "insertions": "Added words",
-        "characters": "Characters",
-    }
     lines = []
-    for kind, name in kinds.items():
-        found = [f"{_pair(each['reference'], each['hypothesis'])} × {each['count']}" for each in errors.get(kind, ())]
+    for kind, name in _ERRORS.items():
+        found = [f"{_pair(each['reference'], each['hypothesis'], kind)} × {each['count']}" for each in errors[kind]]
         lines += [f"- {name}: {', '.join(found)}"] if found else []
-    worst = ", ".join(f"{each['errors']} in {count(each['words'], 'word')}" for each in errors.get("worst", ()))
+    worst = ", ".join(f"{each['errors']} in {count(each['words'], 'word')}" for each in errors["worst"])
     lines += [f"- Errors in the worst utterances: {worst}"] if worst else []
     wrong = f"{scores['wrong_utterances']} of {count(scores['utterances'], 'utterance')} have a word error."
     if not lines:
@@ -194,12 +195,10 @@ def _errors(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{wrong} What was said → what was written, the most frequent first:\n\n" + "\n".join(lines)
 
 
-def _pair(said: str, heard: str) -> str:
-    """What was said and what was recognised; of nothing on one side, the other alone."""
-    pair = [escape(text) if text.strip() else "␣" for text in (said, heard) if text]
-    if len(pair) == 2:
-        return " → ".join(pair)
-    return f"{pair[0]} → (nothing)" if said else f"(nothing) → {pair[0]}"
+def _pair(said: str, heard: str, kind: str) -> str:
+    """What was said and what was recognised, of missed and added words these alone."""
+    sides = [escape(text) if text.strip() else "␣" if text else "nothing" for text in (said, heard)]
+    return {"deletions": sides[0], "insertions": sides[1]}.get(kind, " → ".join(sides))
 
 
 def _data(record: Mapping[str, Any]) -> str:

@@ -39,10 +39,13 @@ def is_on_hub(name: str) -> bool:
 
 def public_name(name: str) -> str:
     """Return a hub name or a web address as it is, and only the last part of a path or of a bucket's URL."""
-    if is_on_hub(name) or name.startswith(("https://", "http://")):
-        return name
+    return name if is_on_hub(name) or name.startswith(("https://", "http://")) else last_part(name)
+
+
+def last_part(path: str) -> str:
+    """Return the name of a file or folder without where it lies."""
     # Windows' rules split at both kinds of slash; a shell's escaped space is no folder.
-    return PureWindowsPath(name.replace("\\ ", " ")).name.strip(".") or "a local folder"
+    return PureWindowsPath(path.replace("\\ ", " ")).name.strip(".") or "a local folder"
 
 
 def public_place(name: str) -> str:

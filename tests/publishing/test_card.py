@@ -121,7 +121,8 @@ def test_the_hub_takes_it(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     write(tmp_path, license="Ours", languages=["de", "English"]).validate()
     write(tmp_path, results=[], license=None, base_on_hub=False).validate()
-    assert [(path, status) for _, path, status in hub.requests] == [("/api/validate-yaml", 200)] * 2
+    with pytest.raises(ValueError, match="license"):  # So it was looked at.
+        ModelCard("---\nlicense: ours\n---\n").validate()
 
 
 def test_model_index_has_what_the_hub_shows(tmp_path):
@@ -156,6 +157,12 @@ def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_
     assert "ann lee" not in card.content
 
 
+def test_a_folder_is_no_data_set_of_the_hub_wherever_the_card_is_made(tmp_path):
+    source = {"root": "Corpora/Mine", "configuration": None, "revision": None, "local": True}
+    wer = write(tmp_path, results=[scores(sources=[source])]).data.eval_results[0]
+    assert (wer.dataset_type, wer.dataset_name) == ("mine", "Mine")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -163,6 +170,7 @@ def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_
         ({"license": "Ours, 2nd edition"}, {"license": "other", "license_name": "ours-2nd-edition"}),
         ({"languages": ["de", "gsw"]}, {"language": ["de", "gsw"]}),
         ({"languages": ["English"]}, {"language": None}),
+        ({"languages": ["pt-BR"]}, {"language": "pt"}),
         ({"adapter_alone": True}, {"library_name": "peft", "base_model_relation": "adapter"}),
     ],
 )
