@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import posixpath
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.layouts import read_layout, split_name
 from finetune.data.manifests import PROBLEM, SUFFIXES, Row, read_manifest
+from finetune.data.repositories import is_hub_name
 from finetune.data.storage import StorageError, find_place, is_url, reporting
 from finetune.errors import UserError
 
@@ -25,8 +25,6 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 # What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
 CLEAN = ".clean"
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -158,11 +156,6 @@ class JoinedTables:
     def _find(self, row: int) -> tuple[Table, int]:
         place = bisect.bisect_right(self._ends, row)
         return self.tables[place], row - (self._ends[place - 1] if place else 0)
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name could be a repository on a hub: NAME or USER/NAME."""
-    return _HUB_NAME.fullmatch(name) is not None
 
 
 def load_splits(source: Source) -> dict[str, Any]:
