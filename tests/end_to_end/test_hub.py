@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 from hub import COMMIT, Hub, serve
+from huggingface_hub import ModelCard
 from programs import execute
 
 # The command, with windows of few rows and without the wait of `datasets` for pyarrow's threads.
@@ -65,7 +67,16 @@ def test_a_base_and_a_data_set_by_name(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report" / "scores.json").read_text())
     assert report["utterances"] == 6
-    assert "base_model: team/base" in (tmp_path / "run" / "model" / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "run" / "model" / "README.md")
+    assert (card.data.base_model, card.data.base_model_relation) == ("team/base", "finetune")
+    assert card.data.datasets == ["team/tones"]
+    for result in card.data.eval_results:
+        assert (result.dataset_type, result.dataset_split, result.dataset_revision) == ("team/tones", "test", COMMIT)
+    # The commits that were used are named, also where the recipe names none, and the published recipe keeps to them.
+    assert f"It is `team/base` (revision {COMMIT})" in card.text and f"`team/tones` (revision {COMMIT})" in card.text
+    assert "finetune train recipe.yaml\n" in card.text
+    published = yaml.safe_load((tmp_path / "run" / "model" / "recipe.yaml").read_text())
+    assert (published["model"]["base"], published["model"]["revision"]) == ("team/base", COMMIT)
 
 
 def test_a_data_set_is_streamed_without_being_fetched_whole(
