@@ -441,18 +441,9 @@ class Experiment:
         folders = {"model": partial}
         if self.saves_adapter:
             folders["adapter"] = self.output / ".adapter.partial"
+        recipe, extractor, run = self.recipe, self.preparation.feature_extractor, self.output.name
         for name, folder in folders.items():
-            extractor = self.preparation.feature_extractor
-            complete_model(
-                folder,
-                self.output / name,
-                self.recipe,
-                extractor,
-                self.tokenizer,
-                results,
-                training,
-                self.output.name,
-            )
+            complete_model(folder, self.output / name, recipe, extractor, self.tokenizer, results, training, run)
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

@@ -235,30 +235,25 @@ def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         for name, value in recipe.get(section, {}).items():
             if name not in _HOUSEKEEPING and value not in (None, [], {}) and not _is_off(name, value, recipe[section]):
                 rows.append((_code(f"{section}.{name}"), escape(_say(value))))
-    hardware, versions = record["hardware"], record["versions"]
-    processes = hardware["processes"]
+    hardware, energy = record["hardware"], record["energy_kwh"]
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes, each"
     facts = [
-        f"Hardware: {count(processes, 'process').replace('processs', 'processes')}, "
-        f"{'each on ' if processes > 1 else 'on '}{escape(hardware['device'])}.",
+        f"Hardware: {processes} on {escape(hardware['device'])}.",
         f"Training took {say_time(hardware['training_seconds'])}, evaluations in between included.",
-        f"Energy: {record['energy_kwh']:g} kWh, as its author says."
-        if record["energy_kwh"]
-        else "Energy: not measured.",
-        "Software: "
-        + ", ".join(
-            [
-                f"finetune {versions['finetune']}" + (f" (commit {versions['commit']})" if versions["commit"] else ""),
-                f"Python {versions['python']}",
-                *(f"{name} {number}" for name, number in versions["packages"].items()),
-            ]
-        )
-        + ".",
+        f"Energy: {energy:g} kWh, as its author says." if energy else "Energy: not measured.",
+        f"Software: {', '.join(_name_versions(record['versions']))}.",
     ]
     return "\n\n".join([_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
 
 
+def _name_versions(versions: Mapping[str, Any]) -> list[str]:
+    commit = f" (commit {versions['commit']})" if versions["commit"] else ""
+    packages = [f"{name} {number}" for name, number in versions["packages"].items()]
+    return [f"finetune {versions['finetune']}{commit}", f"Python {versions['python']}", *packages]
+
+
 def _is_off(name: str, value: Any, section: Mapping[str, Any]) -> bool:
-    """Whether a probability is of something that the recipe does not ask for, or a switch is off."""
+    """Whether it is a switch that is off, or the probability of something that the recipe does not ask for."""
     asked = {
         "reverb_probability": ("reverb_seconds", "impulse_response_folder"),
         "noise_probability": ("noise_snr_db", "noise_folder"),
@@ -296,7 +291,7 @@ def _say(value: Any) -> str:
         return ", ".join(f"{name} {_say(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_say, value))
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return "yes" if value is True else str(value)
 
 
 def _code(text: str) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path, PureWindowsPath
 
-import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -67,19 +65,3 @@ def scrub_text(text: str) -> str:
     for pattern in (_QUOTED_PATH, _BARE_PATH):
         text = pattern.sub(lambda match: public_name(match[0]), text)
     return text
-
-
-def scrub_yaml(text: str) -> str:
-    """Cut down absolute paths in the values of a YAML text, then in its comments; the rest stays as it is.
-
-    Raises yaml.YAMLError when the text is no YAML.
-    """
-    scalars = (token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken))
-    # A block's end lies behind its last line break: blocks are left to scrub_text.
-    tokens = [token for token in scalars if token.style not in ("|", ">")]
-    for token in reversed(tokens):  # From the end, so that the places of the others stay right.
-        public = scrub_value(token.value)
-        if public != token.value:
-            quoted = json.dumps(public, ensure_ascii=False)
-            text = text[: token.start_mark.index] + quoted + text[token.end_mark.index :]
-    return scrub_text(text)
