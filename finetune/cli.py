@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,12 @@ def _evaluate(options: argparse.Namespace) -> int:
             details = {"Model": model, "Data": data, **evaluation.details()}
             recording = evaluation.recording if options.audio else None
             with saving(str(folders[len(found)]), "Nothing was left there"):
-                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording)
+                evaluated = evaluation.evaluated()
+                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording, evaluated)
         found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
-        names = {"model": model, "data": data, "decoder": evaluation.decoder}
+        names = {"model": model, "data": data, "decoder": evaluation.decoder, "evaluated": evaluation.evaluated()}
         speed = {"speed": evaluation.speed.to_json()}
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
     if options.json and written:
@@ -209,6 +211,17 @@ def _transcribe(options: argparse.Namespace) -> int:
         print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))
     else:
         print("\n".join(texts))
+    return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from finetune.publication import publish
+    from finetune.publishing.upload import Destination
+
+    destination = Destination(options.repo_id, options.revision, options.private, options.tag)
+    say = partial(print, file=sys.stderr, flush=True)
+    told = publish(Path(options.source), destination, data=options.data, dry_run=options.dry_run, say=say)
+    print("\n".join(told))
     return 0
 
 
@@ -322,6 +335,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_decoding(transcribe)
     transcribe.add_argument("--format", choices=("text", "json"), default="text")
     transcribe.set_defaults(command=_transcribe)
+
+    push = commands.add_parser("push", help="publish a model on a hub, whole or not at all")
+    push.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model's folder, or a report's for its scores")
+    push.add_argument("repo_id", metavar="REPO_ID", help="the repository, USER/NAME; made where there is none")
+    push.add_argument("--private", action="store_true", help="make the repository private, where it is made")
+    push.add_argument("--revision", metavar="NAME", help="a branch, made where there is none (default: main)")
+    push.add_argument("--tag", metavar="NAME", help="a tag for the commit")
+    push.add_argument("--data", metavar="SOURCE", help="speech to check the model on (default: its run's validation)")
+    push.add_argument("--dry-run", action="store_true", help="check everything, say what would be sent, send nothing")
+    push.set_defaults(command=_push)
 
     check = commands.add_parser("check", help="everything that can be known before training, in seconds")
     _add_recipe(check)

@@ -18,7 +18,8 @@ from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
 from finetune.data.repositories import fetch_model
 from finetune.data.snr import estimate_snr
-from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, load_splits, select_table
+from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import (
     DEFAULT_STEPS,
@@ -85,6 +86,23 @@ class Evaluation:
     def recording(self, place: int) -> Recording:
         """The audio of the result at a place, unread; raises AudioError."""
         return self.split.table.recording(self.rows[place])
+
+    def evaluated(self) -> dict[str, Any]:
+        """What the scores are of, as `scores.json` has it: the split and its sources, normalisation and decoder."""
+        table = self.split.table
+        tables = table.tables if isinstance(table, JoinedTables) else (table,)
+        names = ("root", "configuration", "revision")
+        sources = [each.source for each in tables]
+        return {
+            "sources": [
+                {name: getattr(source, name) for name in names}
+                | {"local": not is_url(source.root) and find_place(source.root).exists()}
+                for source in sources
+            ],
+            "split": self.split.name,
+            "normalization": describe_steps(self.normalization),
+            "decoder": self.decoder,
+        }
 
     def details(self) -> dict[str, str]:
         """How the scores came about, for people to read."""

@@ -8,6 +8,7 @@ As the client uploads by Xet without asking the hub first, `huggingface_hub.cons
 import http.server
 import io
 import json
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -146,6 +147,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Put a line that can fail under what is read and written."""
         self.connection = self.request
+        # Or each answer waits 40 ms: what it is written in are several pieces.
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self.rfile = io.BufferedReader(Line(self.connection, self.hub), 65536)
         self.wfile = Line(self.connection, self.hub)  # type: ignore[assignment]
 

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor, Wav2Vec2ForCTC, pipeline
 
 from finetune.cli import main
+from finetune.errors import UserError
 from finetune.experiment import Experiment
 from finetune.inference.transcriber import Transcriber
+from finetune.publishing.parity import require_parity
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "save": "adapter"}
 # Enough to move weights by more than rounding.
@@ -105,6 +107,14 @@ def test_adapter_alone_gives_the_merged_models_logits(lora_run, base_folder, cor
         assert scores[-1].pop("model") == str(lora_run / model) and scores[-1].pop("speed")
     assert scores[1] == scores[2]
     assert {key: scores[1][key] for key in scores[0]} == scores[0]
+
+
+def test_adapter_alone_passes_the_parity_gate(lora_run, corpus_folder):
+    waveform = soundfile.read(corpus_folder / "test/00.wav", dtype="float32")[0]
+    (text,) = Transcriber.load(str(lora_run / "adapter"), "cpu").transcribe([waveform])
+    require_parity(lora_run / "adapter", [("00.wav", waveform, text)])
+    with pytest.raises(UserError, match="gives other texts"):
+        require_parity(lora_run / "adapter", [("00.wav", waveform, text + "!")])
 
 
 def test_example_on_the_adapters_card_runs(lora_run, base_folder, corpus_folder, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,123 @@
+"""A run's model to a hub: found, held against plain Transformers, searched for what should stay here, and committed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.data.corpus import Split
+from finetune.data.sources import Source, load_splits
+from finetune.errors import UserError
+from finetune.inference.transcriber import Transcriber
+from finetune.preparation import prepare
+from finetune.publishing.leaks import find_leaks
+from finetune.publishing.model_files import ModelFile
+from finetune.publishing.parity import Spoken, full_precision, require_parity
+from finetune.publishing.upload import Destination, Push
+from finetune.recipe import load_recipe
+from finetune.scoring import open_model, read_batches
+
+# So many utterances show what a model does; more would only take longer.
+_MOST_UTTERANCES = 200
+_BATCH_SECONDS = 80.0
+
+
+def publish(
+    source: Path,
+    destination: Destination,
+    *,
+    data: str | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
+
+    `data` names speech to hold the model against plain Transformers on; without it that is the validation split of its
+    run. Raises UserError for whatever keeps the model from being published, with nothing changed here.
+    """
+    model, run = find_model(source)
+    if run is None and data is None:
+        raise UserError(
+            f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
+            "with --data SOURCE."
+        )
+    push = Push(model, destination, say)
+    plan = push.check()  # First, as it takes a second.
+    require_parity(model, recognise(model, run, data, say))
+    _require_no_leaks(model, push.files)
+    if dry_run:
+        return [*plan, "nothing was sent"]
+    return [f"on the hub: {push.send(f'The model of the run {run.name}' if run else 'A fine-tuned model')}"]
+
+
+def find_model(source: Path) -> tuple[Path, Path | None]:
+    """The folder of a run's model, or of a model, and the run that it belongs to, if any.
+
+    Raises UserError where there is none, and for a run without an evaluated model.
+    """
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source}: expected a run, a model's folder or a report's.")
+    if not _is_run(source):
+        above = source.resolve().parents[:2]
+        return source, next((folder for folder in above if _is_run(folder)), None)
+    if not (source / "model").is_dir() or not (source / "report").is_dir():
+        raise UserError(
+            f"{source} is a run that isn't finished, so it has no evaluated model: finetune train goes on with it; "
+            "push it then."
+        )
+    return source / "model", source
+
+
+def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[str], None]) -> list[Spoken]:
+    """Utterances to check a model on, with what the evaluator's greedy decoding makes of them.
+
+    They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
+    """
+    transcriber, split = _open(model, run, data)
+    transcriber.search = None
+    every = len(split.utterances)
+    places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
+    chosen = replace(split, utterances=tuple(split.utterances[place] for place in places))
+    say(f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}")
+    spoken: list[Spoken] = []
+    with full_precision():
+        for read, _ in read_batches(chosen, _BATCH_SECONDS, transcriber.sampling_rate):
+            if read:
+                texts = transcriber.decode(*transcriber.logits([waveform for _, waveform in read]))
+                named = zip(read, texts, strict=True)
+                spoken += [(utterance.name, waveform, text) for (utterance, waveform), text in named]
+    if not spoken:
+        raise UserError(
+            f"No utterance of {split.name} can be read to check {model} on: name others with --data SOURCE."
+        )
+    return spoken
+
+
+def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber, Split]:
+    if data is not None:
+        source = Source(data)
+        name = "validation" if "validation" in load_splits(source) else None
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        transcriber, splits, _ = open_model(model, [source], name, None, device)
+        return transcriber, next(iter(splits))
+    assert run is not None
+    try:
+        split = prepare(load_recipe(run / "recipe.yaml")).validation
+    except UserError as error:
+        raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
+    return Transcriber.load(str(model)), split
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and (folder / "metrics.jsonl").is_file()
+
+
+def _require_no_leaks(model: Path, files: tuple[ModelFile, ...]) -> None:
+    found = [leak for leak in find_leaks(model) if any(leak.startswith(f"{file.name}, ") for file in files)]
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"{model} would give away what should stay here: {found[0]}{more}. Take it out, and push again."
+        )

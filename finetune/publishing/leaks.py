@@ -1,0 +1,144 @@
+"""What a folder would give away if it were published: paths, names of this machine, tokens, e-mail addresses."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from finetune.publishing.local_paths import has_local_path
+
+# The shapes that services give their secrets, as their documentation or secret scanners (gitleaks) have them.
+_TOKEN = re.compile(
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"  # Hugging Face
+    r"|\b(?:gh[opsur]_|github_pat_|glpat-)\w{20,}"  # GitHub, GitLab
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bX-Amz-(?:Signature|Credential|Security-Token)="  # AWS
+    r"|\bAIza[\w-]{35}"  # Google
+    r"|\bsk-[\w-]{20,}"  # OpenAI, Anthropic
+    r"|\bxox[abeprs]-[\w-]{10,}"  # Slack
+    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}"  # a JSON web token
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?i:\b\w*(?:api_?key|secret|password|passwd|(?:access|auth|hf)_token)[\"']?\s*[:=]\s*[\"']?[^\s\"',}]{8,})"
+)
+_LOGIN_IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@\"'<>]+@")
+# Of "user/name@v1.beta", a model and its revision, nothing is one.
+_EMAIL = re.compile(r"(?<![\w.+/-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}(?![\w-])")
+_WEB_ADDRESS = re.compile(r"https?://\S+")
+_ESCAPED_SPACE = re.compile(r"\\[nrt]")
+
+# Files of words, in which a word such as "and/or", or this user's name, is nothing but one.
+_WORD_LISTS = {"vocab.json", "alphabet.json", "unigrams.txt"}
+# Names that say nothing of anyone, and stand in recipes and configurations for other reasons.
+_NOBODY = re.compile(
+    r"root|users?|admin|administrator|guest|nobody|ubuntu|debian|fedora|centos|docker|runner|worker|jovyan|vagrant"
+    r"|azureuser|ec2-user|app|git|www-data|default|test|dev|data|models?|speech|audio|train|training|home|python"
+    r"|localhost|host|server|gpu|cpu|cuda|linux|windows|laptop|desktop|computer|finetune|transformers|\d+",
+    re.IGNORECASE,
+)
+_SHORTEST_NAME = 3
+_BEGINNING = 8192
+
+
+def find_leaks(folder: Path) -> list[str]:
+    """What in the text files of a folder should not get out, a line each: the file, where in it, and what it is.
+
+    Looked for are absolute paths, the login name, home and name of this machine, tokens and passwords, and e-mail
+    addresses; what was found is never repeated. Of lists of words no more than tokens and addresses count. Binary
+    files are passed over, but for the metadata of safetensors.
+    """
+    names = _machine_names()
+    found: list[str] = []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        name = file.relative_to(folder)
+        if name.parts[0] in (".git", ".cache"):  # Which huggingface_hub does not upload.
+            continue
+        words = file.name in _WORD_LISTS or file.suffix == ".arpa"
+        for place, line in _read_lines(file):
+            kinds = _find_secrets(line) if words else [*_find_secrets(line), *_find_places(line, names)]
+            found += [f"{name.as_posix()}, {place}: {kind}" for kind in kinds]
+    return found
+
+
+def find_leaks_in(text: str) -> list[str]:
+    """The same of one text that is to be published: what it is, a line each."""
+    names = _machine_names()
+    return [kind for line in text.splitlines() for kind in [*_find_secrets(line), *_find_places(line, names)]]
+
+
+def _find_secrets(line: str) -> list[str]:
+    patterns = {
+        "a token or password": _TOKEN,
+        "a login in a URL": _LOGIN_IN_URL,
+        "an e-mail address": _EMAIL,
+    }
+    return [kind for kind, pattern in patterns.items() if pattern.search(line)]
+
+
+def _find_places(line: str, names: dict[str, re.Pattern[str]]) -> list[str]:
+    apart = _WEB_ADDRESS.sub(" ", line)  # The hub's page of "ann" is no secret.
+    kinds = [kind for kind, pattern in names.items() if pattern.search(apart)]
+    # In JSON a path may stand behind an escaped line break.
+    is_path = has_local_path(line) or has_local_path(_ESCAPED_SPACE.sub(" ", line))
+    return (["an absolute path"] if is_path else []) + kinds
+
+
+def _machine_names() -> dict[str, re.Pattern[str]]:
+    """This user's and this machine's name as patterns; none for names that are anyone's.
+
+    Each is looked for where somebody is named: a user "will" or a host "orange" is a word, too.
+    """
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # A container may run as a number that has no name.
+        login = ""
+    host = socket.gethostname()
+    short = host.partition(".")[0]
+    found = {}
+    if _is_telling(login):
+        name = re.escape(login)
+        # A user "ann" may well have "ann/model" on a hub.
+        found["a user name"] = re.compile(
+            rf"\b(?i:user|author|owner|login|creator|made|trained|by)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-]|/\w)"
+            rf"|[\\/~]{name}(?=[\\/\s\"']|$)|\b{name}@"
+        )
+    if _is_telling(short):
+        name = re.escape(short)
+        found["a host name"] = re.compile(
+            rf"\b(?i:host|node|machine|computer|server|cluster|on|at)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-])|@{name}\b"
+            + (rf"|\b{re.escape(host)}\b" if "." in host else "")
+        )
+    return found
+
+
+def _is_telling(name: str) -> bool:
+    return len(name) >= _SHORTEST_NAME and not _NOBODY.fullmatch(name)
+
+
+def _read_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a text, each with its place; of a language model the words alone, and of weights what they say."""
+    if file.suffix == ".safetensors":
+        yield from _read_metadata(file)
+        return
+    with file.open("rb") as binary:
+        if b"\0" in binary.read(_BEGINNING):
+            return
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if file.suffix == ".arpa" and line.startswith("\\2-grams:"):
+                return  # The words of longer n-grams are among those before.
+            yield f"line {number}", line
+
+
+def _read_metadata(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with safe_open(file, "numpy") as tensors:
+            metadata = tensors.metadata() or {}
+    except SafetensorError:
+        return
+    for key, value in metadata.items():
+        yield f"metadata {key}", json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,155 @@
+"""Which files of a folder are a model's, and so are published, and which of a repository's a push replaces."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import RepoFile
+
+from finetune.data.preprocessing import PREPROCESSING_FILE
+from finetune.data.transcripts import NORMALIZATION_FILE
+from finetune.decoding.decoder import ALPHABET, SETTINGS
+from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
+from finetune.errors import UserError
+from finetune.publishing.record import FILE as RECORD
+
+CARD = "README.md"
+_MODEL = (
+    CARD,
+    "recipe.yaml",
+    RECORD,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    NORMALIZATION_FILE,
+    PREPROCESSING_FILE,
+    ALPHABET,
+    SETTINGS,
+)
+# The same weights in other forms, which tools would load in place of ours.
+_OTHER_WEIGHTS = ("pytorch_model*", "tf_model*", "flax_model*", "adapter_config.json", "adapter_model.bin")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5")
+_KENLM = b"mmap lm http://kheafield.com/code"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file to publish, and its name in the repository."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def size(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size
+
+    @cached_property
+    def sha256(self) -> str:
+        """By which Git LFS knows a content."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def is_in(self, there: RepoFile | None) -> bool:
+        """Whether a repository's file has the same content."""
+        if there is None or there.size != self.size:
+            return False
+        if there.lfs:
+            return there.lfs.sha256 == self.sha256
+        content = self.path.read_bytes()  # As Git names it.
+        return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
+    """The files of a model's folder to publish, and the names of those beside them that stay where they are.
+
+    Raises UserError where it is no wav2vec2 that plain Transformers loads, or holds pickles or code to be trusted.
+    """
+    _require_model(folder)
+    visible = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
+    if (folder / LANGUAGE_MODEL).is_dir():
+        visible += sorted(
+            path for path in (folder / LANGUAGE_MODEL).iterdir() if path.name[0] != "." and path.is_file()
+        )
+    for path in visible:
+        if path.suffix.lower() in _PICKLES and not _is_language_model(path):
+            raise UserError(
+                f"{path} may be a pickle, which can run code where it is loaded: only safetensors are pushed, "
+                "so save the model as these, and remove it."
+            )
+    files = [ModelFile(path.relative_to(folder).as_posix(), path) for path in visible]
+    ours = tuple(file for file in files if is_model_file(file.name))
+    if not any(file.name.endswith(".safetensors") for file in ours):
+        raise UserError(f"{folder} holds no weights: expected model.safetensors, as save_pretrained writes it.")
+    return ours, tuple(file.name for file in files if file not in ours)
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name is part of a model: what is pushed, and what a push takes away where it is gone."""
+    path = PurePosixPath(name)
+    if str(path.parent) == ".":
+        return any(fnmatchcase(name, pattern) for pattern in _MODEL)
+    return str(path.parent) == LANGUAGE_MODEL and path.name[0] != "."
+
+
+def list_outdated(there: Sequence[str], files: Sequence[ModelFile]) -> list[str]:
+    """A repository's files that a push takes away: those of its old model, weights in any form, that the new one lacks.
+
+    A card is replaced and never taken away, as people write them. All others are somebody's, and stay.
+    """
+    names = {file.name for file in files} | {CARD}
+    weights = [name for name in there if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
+    return sorted({*(name for name in there if is_model_file(name)), *weights} - names)
+
+
+def _require_model(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} is an adapter without its base, which plain Transformers can't load: push the run, "
+            "whose model has it merged."
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no model: expected a run, or a folder with a config.json and model.safetensors.")
+    config = _read_json(folder / "config.json")
+    if config.get("model_type") != "wav2vec2":
+        raise UserError(f"{folder} is a {config.get('model_type')} model; expected a wav2vec2.")
+    for file in folder.glob("*.json"):
+        if "auto_map" in _read_json(file):
+            raise UserError(
+                f"{file} has auto_map: code of the repository would run where the model is loaded "
+                "(trust_remote_code). Remove it, and what only it can load."
+            )
+
+
+def _is_language_model(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.parent.name == LANGUAGE_MODEL and file.read(len(_KENLM)) == _KENLM
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}.") from error
+    return values if isinstance(values, dict) else {}
+
+
+def say_size(size: int) -> str:
+    """A number of bytes for people."""
+    for unit, most in (("B", 1e3), ("kB", 1e6), ("MB", 1e9)):
+        if size < most:
+            return f"{size * 1e3 / most:.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"

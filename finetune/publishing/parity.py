@@ -1,0 +1,99 @@
+"""The parity gate: a model is published only if plain Transformers gives the texts that were evaluated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
+
+from finetune.data.audio import Waveform
+from finetune.errors import UserError
+
+SHOWN = 5  # utterances with another text that a refusal lists
+
+# An utterance's name, its waveform as the model's feature extractor takes it, and the evaluator's greedy raw text.
+Spoken = tuple[str, Waveform, str]
+
+_PROGRAM = Path(__file__).with_name("plain_pipeline.py")
+_WAVEFORMS, _TEXTS = "waveforms.safetensors", "texts.json"
+
+
+def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
+    """Raise UserError unless plain Transformers gives these texts of these utterances, character for character.
+
+    A clean process, which can't import this package and has no network, loads the folder with Transformers' pipeline,
+    on a GPU where there is one. Both sides compute in float32: texts of a GPU are to be made in `full_precision`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save_utterances(Path(folder), utterances)
+        texts = _recognise(model, Path(folder) / _WAVEFORMS, len(utterances))
+    wrong = [(name, said, text) for (name, _, said), text in zip(utterances, texts, strict=True) if said != text]
+    if wrong:
+        lines = [f"  {name}\n  - {said}\n  + {text}" for name, said, text in wrong[:SHOWN]]
+        more = [f"  … and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise UserError(
+            "\n".join(
+                [
+                    f"{model} must not be published: plain Transformers gives other texts (+) than the evaluation (-) "
+                    f"for {len(wrong)} of {len(utterances)} utterances. Look for files in it that were changed "
+                    "afterwards, such as vocab.json or preprocessor_config.json.",
+                    *lines,
+                    *more,
+                ]
+            )
+        )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Have a GPU compute convolutions in float32; left to itself cuDNN rounds their input to 10 bits (TF32).
+
+    Then its texts are those of a CPU, and of group norm computed in two ways.
+    """
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def save_utterances(folder: Path, utterances: Sequence[Spoken]) -> None:
+    """Write what `require_parity` needs into a folder, for another process."""
+    waveforms = {str(number): np.ascontiguousarray(utterance[1]) for number, utterance in enumerate(utterances)}
+    save_file(waveforms, folder / _WAVEFORMS)
+    (folder / _TEXTS).write_text(json.dumps([(name, said) for name, _, said in utterances]), encoding="utf-8")
+
+
+def load_utterances(folder: Path) -> list[Spoken]:
+    """Read what `save_utterances` wrote."""
+    waveforms = load_file(folder / _WAVEFORMS)
+    texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
+    return [(name, waveforms[str(number)], said) for number, (name, said) in enumerate(texts)]
+
+
+def _recognise(model: Path, waveforms: Path, number: int) -> list[str]:
+    """Plain Transformers' text of each waveform, from a process of its own; raises UserError where that fails."""
+    # Isolated (-I): no PYTHONPATH, no user's packages, nothing from the current folder.
+    command = [sys.executable, "-I", str(_PROGRAM), str(model.resolve()), str(waveforms)]
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:  # A pipe that nobody empties would fill up.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
+            assert process.stdout is not None
+            lines = tqdm(process.stdout, "parity", total=number, unit="utterance", leave=False, disable=None)
+            texts = [str(json.loads(line)) for line in lines]
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    if process.returncode or len(texts) != number:
+        reason = said[-1] if said else f"it ended with code {process.returncode}"
+        raise UserError(f"{model} can't be published, for plain Transformers can't use it: {reason}")
+    return texts

@@ -1,0 +1,315 @@
+"""A model's folder to a repository on a hub, in one commit."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoFile,
+    constants,
+    get_session,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    validate_repo_id,
+)
+
+from finetune.errors import UserError
+from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
+from finetune.publishing.model_files import CARD, ModelFile, list_model_files, list_outdated, say_size
+
+# Others who push to the same branch may come in between so often.
+_ROUNDS = 5
+_REFERENCE = re.compile(r"(?!refs/)(?!.*(\.\.|//|\.lock$|[/.]$))[A-Za-z0-9_][A-Za-z0-9_./+=-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a model goes: a repository, and in it a branch, which is made where it is missing; None: main.
+
+    `private` matters where the repository is made. A tag is put on the commit.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    private: bool = False
+    tag: str | None = None
+
+    @property
+    def branch(self) -> str:
+        """The branch's name."""
+        return self.revision or constants.DEFAULT_REVISION
+
+    def require_names(self) -> None:
+        """Raise UserError unless a hub can have such names."""
+        try:
+            validate_repo_id(self.repo_id)
+            valid = "/" in self.repo_id
+        except HFValidationError:
+            valid = False
+        if not valid:
+            raise UserError(
+                f"'{self.repo_id}' can't be a repository's name: expected USER/NAME, of letters, digits, -, _ and . "
+                "(not first or last, nor two of - or . together), at most 96 characters."
+            )
+        for option, name in (("--revision", self.revision), ("--tag", self.tag)):
+            if name is not None and (not _REFERENCE.fullmatch(name) or _COMMIT.fullmatch(name)):
+                raise UserError(
+                    f"{option} '{name}' can't be a name in Git: expected one as v1.0 or experiments/dropout."
+                )
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """What is on the hub: a branch's newest commit (of a missing one main's), its files, and where each tag is."""
+
+    exists: bool
+    head: str | None
+    files: Mapping[str, RepoFile]
+    tags: Mapping[str, str]
+    has_branch: bool = False
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What a commit has to do."""
+
+    sent: tuple[ModelFile, ...]
+    removed: tuple[str, ...]
+
+
+class Push:
+    """A model's folder on its way to a repository."""
+
+    def __init__(
+        self, folder: Path, destination: Destination, say: Callable[[str], None], waits: Sequence[float] = WAITS
+    ) -> None:
+        """Raises UserError for names that can't be and for a folder that can't be published; asks no network."""
+        destination.require_names()
+        self.files, self.left_out = list_model_files(folder)
+        self.folder, self.destination, self.say, self.waits = folder, destination, say, waits
+        self.api = HfApi(endpoint=constants.ENDPOINT)
+
+    def check(self) -> list[str]:
+        """What would be done, as lines for people; nothing is written.
+
+        Raises UserError for all that can be known to be in the way: token, permission, another kind of model, a tag.
+        """
+        repo_id, branch = self.destination.repo_id, self.destination.branch
+        with self._asking():
+            self._require_permission()
+            there = self._look()
+            self._require_same_kind(there)
+            warned = self._require_valid_card()
+            changes = self._compare(there)
+            self._require_free_tag(there, changes)
+        if not there.exists:
+            new = f", which will be made, {'private' if self.destination.private else 'public'}"
+        else:
+            new = "" if there.has_branch else f", where the branch {branch} will be made"
+        lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}"]
+        lines += [f"to send: {file.name} ({say_size(file.size)})" for file in changes.sent]
+        same = len(self.files) - len(changes.sent)
+        lines += [f"there already: {same} of {len(self.files)} files"] if same else []
+        lines += [f"to be removed there: {name}" for name in changes.removed]
+        lines += [f"not of a model, stays here: {name}" for name in self.left_out]
+        return [*lines, *warned]
+
+    def send(self, message: str) -> str:
+        """Commit everything at once; returns the commit's URL. Raises UserError, with the repository as it was.
+
+        A commit goes on top of the one that was looked at or not at all. Where somebody else's came in between, or the
+        answer to ours was lost, what is there now is looked at again: ours is recognised by its files.
+        """
+        repo_id, branch = self.destination.repo_id, self.destination.branch
+        with self._asking():
+            for _ in range(_ROUNDS):
+                there = self._make_place(self._look())
+                changes = self._compare(there)
+                self._require_free_tag(there, changes)
+                if not changes.sent and not changes.removed:
+                    self.say(f"{repo_id} holds this model: nothing more to send")
+                    assert there.head is not None
+                    commit = there.head
+                    break
+                try:
+                    commit = self._commit(there, changes, message)
+                    break
+                except HfHubHTTPError as error:
+                    if error.response.status_code not in (409, 412):
+                        raise
+                    self.say(f"{branch} of {repo_id} has moved on: looking at it again")
+            else:
+                raise UserError(f"Others push to {branch} of {repo_id} all the time: push again when they are done.")
+            if self.destination.tag is not None:
+                self._tag(self.destination.tag, commit)
+        return f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return requests_to_hub(self.destination.repo_id, self.say, self.waits)
+
+    def _require_permission(self) -> None:
+        """Raise UserError for a token that can't write where the model goes, as far as the hub says it beforehand."""
+        repo_id = self.destination.repo_id
+        about = self.api.whoami()
+        role = about.get("auth", {}).get("accessToken", {}).get("role")
+        endpoint = constants.ENDPOINT
+        if role == "read":
+            raise UserError(f"This token may only read: make one with write access at {endpoint}/settings/tokens.")
+        if there := self._find("model"):
+            if self.destination.private and there.private is False:
+                raise UserError(
+                    f"{repo_id} exists and is public: make it private on the hub, or push without --private."
+                )
+            try:
+                self.api.auth_check(repo_id, write=True)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 404:  # A hub that can't say.
+                    raise
+            return
+        for kind in ("dataset", "space"):
+            if self._find(kind):
+                raise UserError(f"{repo_id} is a {kind} on {endpoint}, and no model: choose another name.")
+        namespaces = [about["name"], *(each["name"] for each in about.get("orgs", ()))]
+        if repo_id.split("/")[0] not in namespaces:
+            raise UserError(
+                f"This token may not write to {repo_id}: it is of {about['name']}, whose repositories are named "
+                f"{' or '.join(f'{name}/…' for name in namespaces)}."
+            )
+
+    def _find(self, kind: str) -> Any:
+        """What the hub tells about a repository of a kind with the name, or None."""
+        try:
+            return self.api.repo_info(self.destination.repo_id, repo_type=kind)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            return None
+
+    def _look(self) -> _Repository:
+        """The repository as it is now."""
+        repo_id, branch = self.destination.repo_id, self.destination.branch
+        try:
+            references = self.api.list_repo_refs(repo_id)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            return _Repository(False, None, {}, {})
+        heads = {each.name: each.target_commit for each in references.branches}
+        head = heads.get(branch, heads.get(constants.DEFAULT_REVISION))  # Where a new branch begins.
+        entries = self.api.list_repo_tree(repo_id, recursive=True, revision=head) if head else ()
+        files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        tags = {each.name: each.target_commit for each in references.tags}
+        return _Repository(True, head, files, tags, branch in heads)
+
+    def _compare(self, there: _Repository) -> _Changes:
+        sent = tuple(file for file in self.files if not file.is_in(there.files.get(file.name)))
+        return _Changes(sent, tuple(list_outdated(list(there.files), self.files)))
+
+    def _make_place(self, there: _Repository) -> _Repository:
+        """The repository and its branch, made where they are missing."""
+        repo_id = self.destination.repo_id
+        if not there.exists:
+            self.api.create_repo(repo_id, private=self.destination.private, exist_ok=True)
+            there = self._look()
+        if not there.has_branch and there.head:
+            self.api.create_branch(repo_id, branch=self.destination.branch, revision=there.head, exist_ok=True)
+            there = self._look()
+        return there
+
+    def _commit(self, there: _Repository, changes: _Changes, message: str) -> str:
+        """The new commit's hash."""
+        repo_id, branch = self.destination.repo_id, self.destination.branch
+        additions = [CommitOperationAdd(file.name, file.path) for file in changes.sent]
+        for file, addition in zip(changes.sent, additions, strict=True):
+            addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # Known, and so not computed again.
+        # First, as only here a .gitignore in the repository can be kept from leaving out parts of a model in silence.
+        self.api.preupload_lfs_files(
+            repo_id, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
+        )
+        deletions = [CommitOperationDelete(name) for name in changes.removed]
+        with warnings.catch_warnings(action="ignore"):  # What the hub says of the card was said before.
+            done = self.api.create_commit(
+                repo_id, [*additions, *deletions], commit_message=message, revision=branch, parent_commit=there.head
+            )
+        return done.oid
+
+    def _require_same_kind(self, there: _Repository) -> None:
+        """Raise UserError where the repository holds another kind of model."""
+        if "config.json" not in there.files:
+            return
+        repo_id = self.destination.repo_id
+        address = f"{constants.ENDPOINT}/{repo_id}/resolve/{there.head}/config.json"
+        answer = get_session().get(address, headers=build_hf_headers())
+        hf_raise_for_status(answer)
+        try:
+            kind = answer.json().get("model_type")
+        except (ValueError, AttributeError):
+            kind = "damaged"
+        if kind != "wav2vec2":
+            raise UserError(f"{repo_id} holds another kind of model ({kind}): choose another name.")
+
+    def _require_valid_card(self) -> list[str]:
+        """What the hub thinks of the card; raises UserError where it won't take it."""
+        card = self.folder / CARD
+        if not card.is_file():
+            return []
+        values = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
+        answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=values, headers=build_hf_headers())
+        if answer.status_code == 404:  # A hub that doesn't look at it.
+            return []
+        said = answer.json()
+        if errors := [hide_tokens(each["message"]) for each in said.get("errors", ())]:
+            raise UserError(f"The hub won't take the metadata of {card}: {'; '.join(errors)}.")
+        return [f"note: {CARD}: {hide_tokens(each['message'])}" for each in said.get("warnings", ())]
+
+    def _require_free_tag(self, there: _Repository, changes: _Changes) -> None:
+        """Raise UserError where the tag is on another commit than the one that will be pushed."""
+        known = there.tags.get(self.destination.tag or "")
+        if known is not None and (changes.sent or changes.removed or known != there.head):
+            raise self._tag_taken(known)
+
+    def _tag(self, tag: str, commit: str) -> None:
+        """Put the tag on a commit, where it may be already."""
+        repo_id = self.destination.repo_id
+        try:
+            self.api.create_tag(repo_id, tag=tag, revision=commit)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409:
+                raise
+            known = next((each.target_commit for each in self.api.list_repo_refs(repo_id).tags if each.name == tag), "")
+            if known != commit:
+                raise self._tag_taken(known) from error
+
+    def _tag_taken(self, commit: str) -> UserError:
+        return UserError(
+            f"{self.destination.repo_id} has a tag {self.destination.tag} on another commit ({commit[:8]}): choose "
+            "another name for this one, as tags don't move."
+        )
+
+
+def push_folder(
+    folder: Path,
+    destination: Destination,
+    message: str,
+    *,
+    say: Callable[[str], None],
+    waits: Sequence[float] = WAITS,
+) -> str:
+    """Commit all files of a model's folder at once; returns the commit's URL. Raises UserError.
+
+    `waits` are the seconds before each further try of a request that failed.
+    """
+    push = Push(folder, destination, say, waits)
+    push.check()
+    return push.send(message)

@@ -1,0 +1,100 @@
+"""What must not be published is found, and what only looks like it is left alone."""
+
+import getpass
+import json
+import socket
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finetune.publishing.leaks import find_leaks
+
+HUGGING_FACE = "hf_" + "aB3" * 11  # Put together here: a scanner of this repository need not stop at it.
+GITHUB = "ghp_" + "aB3" * 12
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):  # After pytest has named its own folder by the user.
+    monkeypatch.setattr(getpass, "getuser", lambda: "annlee")
+    monkeypatch.setattr(socket, "gethostname", lambda: "gandalf.example")
+
+
+def leaks(folder, text, name="README.md"):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return find_leaks(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("made in /home/ann/speech", "an absolute path"),
+        ('{"text": "see\\n/home/ann/speech"}', "an absolute path"),
+        (r'{"base": "C:\\Users\\ann"}', "an absolute path"),
+        ("by annlee, 2026", "a user name"),
+        ("author: 'annlee'", "a user name"),
+        ("root: corpora/annlee/speech", "a user name"),
+        ("hostname: gandalf", "a host name"),
+        ("seen at gandalf.example.", "a host name"),
+        ("trained on gandalf with love", "a host name"),
+        (f"export HF_TOKEN={HUGGING_FACE}", "a token or password"),
+        (f"git clone with {GITHUB}", "a token or password"),
+        ('"wandb_api_key": "0123456789abcdef"', "a token or password"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a token or password"),
+        ("root: https://ann:secret@storage/speech", "a login in a URL"),
+        ("root: s3://speech/a?X-Amz-Signature=0a0b", "a token or password"),
+        ("questions to <ann.lee@mail.example.org>", "an e-mail address"),
+    ],
+)
+def test_what_must_not_get_out_is_named_with_its_place_and_not_repeated(tmp_path, text, kind):
+    assert leaks(tmp_path, f"# fine\n{text}\n") == [f"README.md, line 2: {kind}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: annlee/wav2vec2@v1.beta",
+        "https://huggingface.co/annlee/wav2vec2 and what annlee and gandalf said",
+        "commit: 03d460d8c1f1b1a4ff54f1e7a3f2f5f0d8b3c9aa",
+        '"pad_token": "<|endoftext|>", "word_delimiter_token": "|"',
+        "torch@2.12.1, https://huggingface.co/facebook/wav2vec2-base",
+        "data:\n  root: corpus\n",
+        "and/or, 3 / 4, km/h, </s>, data/train.csv",
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(tmp_path, text):
+    assert leaks(tmp_path, text) == []
+
+
+def test_names_that_are_anyone_s_are_no_leak(tmp_path, monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "root")
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    assert leaks(tmp_path, "data:\n  root: corpus\n") == []
+
+
+def test_a_user_without_a_name_is_no_problem(tmp_path, monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert leaks(tmp_path, "by annlee") == []
+
+
+def test_words_of_a_language_model_are_words(tmp_path):
+    leaks(tmp_path, "annlee\n/home/ann\ngandalf\n", "language_model/unigrams.txt")
+    leaks(tmp_path, json.dumps({"/a": 1, "annlee": 2}), "vocab.json")
+    arpa = "\\1-grams:\n-1.0 annlee\n-1.0 ann@mail.example.org\n\\2-grams:\n-1.0 the ann@mail.example.org\n"
+    assert leaks(tmp_path, arpa, "language_model/lm.arpa") == ["language_model/lm.arpa, line 3: an e-mail address"]
+
+
+def test_weights_are_passed_over_but_not_what_is_told_about_them(tmp_path):
+    save_file({"w": torch.zeros(4)}, tmp_path / "model.safetensors", {"format": "pt", "from": "/home/ann/run"})
+    (tmp_path / "noise.bin").write_bytes(b"\0 /home/ann/run")
+    (tmp_path / "damaged.safetensors").write_bytes(b"/home/ann/run")
+    assert find_leaks(tmp_path) == ["model.safetensors, metadata from: an absolute path"]
+
+
+def test_what_is_not_uploaded_is_not_looked_at(tmp_path):
+    assert leaks(tmp_path, "/home/ann", ".cache/huggingface/x.txt") == []
