@@ -7,7 +7,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +29,11 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
+from finetune.publishing.background import Publisher
 from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics
 from finetune.scoring import Evaluation, evaluate_split
+from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
 from finetune.training.checkpoints import (
@@ -85,11 +88,12 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     )
     set_up_sharding(accelerator, training.batch_seconds, training.compile)
     resumes = check_output(output, recipe)
-    preparation = prepare(recipe)
     say = _speaker(accelerator)
+    publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
+    preparation = prepare(recipe)
     if is_sharded(accelerator):
         say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
-    experiment = Experiment(recipe, output, preparation, accelerator, say)
+    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
     for line in describe(preparation, recipe, accelerator.num_processes):
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
@@ -101,9 +105,12 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
-    with StopSignals(announce=accelerator.is_main_process) as signals:
-        experiment.train(signals.asked)
-    analysis = experiment.finish()
+    with closing(publisher) if publisher else nullcontext():
+        with StopSignals(announce=accelerator.is_main_process) as signals:
+            experiment.train(signals.asked)
+        analysis = experiment.finish()
+        if publisher:
+            publisher.finish(output)
     # Not `end_training`, which also ends the group of processes: see `launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -128,9 +135,10 @@ class Experiment:
         preparation: Preparation,
         accelerator: Accelerator,
         say: Callable[[str], None],
+        publisher: Publisher | None = None,
     ) -> None:
         self.recipe, self.output, self.preparation = recipe, output, preparation
-        self.accelerator, self.say = accelerator, say
+        self.accelerator, self.say, self.publisher = accelerator, say, publisher
         model, training = recipe.model, recipe.training
         self.model, self.lora = self._build_model()
         # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
@@ -150,6 +158,7 @@ class Experiment:
         self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first
+        self.publishable: Evaluation | None = None  # of the weights that will be saved next
         self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
         self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
         self.rejected: list[Rejection] = []
@@ -312,6 +321,8 @@ class Experiment:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         if self.accelerator.trackers:
             self.accelerator.log(values, step=step)
+        if self.publisher:
+            self.publisher.poll()
         if "step_seconds" in values and not sys.stderr.isatty():
             left = (self.recipe.training.max_steps - step) * values["step_seconds"]
             done = f"step {step}/{self.recipe.training.max_steps}"
@@ -357,6 +368,8 @@ class Experiment:
         if mine in self.best and self.accelerator.is_main_process:
             with self._saving():
                 save_model(self._best_file(mine), self.model)
+        wanted = {"end": False, "best": self.best[0] == mine, "every": True}[self.recipe.publishing.push]
+        self.publishable = evaluation if wanted else None
         if self._is_stale(step):
             self.say(f"no better validation WER in {training.patience} evaluations: training ends here")
             return False
@@ -410,7 +423,23 @@ class Experiment:
                 for file in (self.checkpoints / "best").glob("step-*"):
                     if file not in kept:
                         file.unlink()
+            self._offer(step)
         self.accelerator.wait_for_everyone()
+
+    def _offer(self, step: int) -> None:
+        """Have the weights that were just evaluated and saved pushed, where the recipe says so."""
+        evaluation, self.publishable = self.publishable, None
+        if self.publisher and evaluation:
+            write = partial(
+                write_snapshot,
+                checkpoint=self.checkpoints / f"step-{step:06d}",
+                transcriber=self.transcriber,
+                preparation=self.preparation,
+                recipe=self.recipe,
+                run=self.output.name,
+                evaluation=evaluation,
+            )
+            self.publisher.offer(step, write)
 
     def _saving(self) -> AbstractContextManager[None]:
         checkpoints = list_checkpoints(self.checkpoints)
@@ -418,17 +447,18 @@ class Experiment:
         return saving(str(self.output), good)
 
     def _write_models(self, role: str, scores: Scores) -> None:
-        model, partial = self.recipe.model, self.output / ".model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.model.save_pretrained(partial)
+        model, unfinished = self.recipe.model, self.output / ".model.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.model.save_pretrained(unfinished)
         if model.language_adapter:
-            save_language_adapter(self.model, partial, model.language_adapter)
-        folders = {"model": partial}
+            save_language_adapter(self.model, unfinished, model.language_adapter)
+        folders = {"model": unfinished}
         if self.saves_adapter:
             folders["adapter"] = self.output / ".adapter.partial"
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
-            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores})
+            run = self.output.name
+            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores}, run)
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

@@ -12,9 +12,8 @@ from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import prepare
-from finetune.publishing.leaks import find_leaks
-from finetune.publishing.model_files import ModelFile
-from finetune.publishing.parity import Spoken, full_precision, require_parity
+from finetune.publishing.parity import Spoken, full_precision
+from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 from finetune.recipe import load_recipe
 from finetune.scoring import open_model, read_batches
@@ -43,13 +42,8 @@ def publish(
             f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
             "with --data SOURCE."
         )
-    push = Push(model, destination, say)
-    plan = push.check()  # First, as it takes a second.
-    require_parity(model, recognise(model, run, data, say))
-    _require_no_leaks(model, push.files)
-    if dry_run:
-        return [*plan, "nothing was sent"]
-    return [f"on the hub: {push.send(f'The model of the run {run.name}' if run else 'A fine-tuned model')}"]
+    message = f"The model of the run {run.name}" if run else "A fine-tuned model"
+    return release(Push(model, destination, say), lambda: recognise(model, run, data, say), message, dry_run)
 
 
 def find_model(source: Path) -> tuple[Path, Path | None]:
@@ -112,12 +106,3 @@ def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber,
 
 def _is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() and (folder / "metrics.jsonl").is_file()
-
-
-def _require_no_leaks(model: Path, files: tuple[ModelFile, ...]) -> None:
-    found = [leak for leak in find_leaks(model) if any(leak.startswith(f"{file.name}, ") for file in files)]
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(
-            f"{model} would give away what should stay here: {found[0]}{more}. Take it out, and push again."
-        )

@@ -60,9 +60,18 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], trans
 
 
 def complete_model(
-    partial: Path, final: Path, recipe: Recipe, feature_extractor: Any, tokenizer: Any, scores: dict[str, Scores]
+    partial: Path,
+    final: Path,
+    recipe: Recipe,
+    feature_extractor: Any,
+    tokenizer: Any,
+    scores: dict[str, Scores],
+    run: str,
 ) -> None:
-    """Put beside saved weights what they are used with, and rename their folder; `scores` are by the split's role."""
+    """Put beside saved weights what they are used with, and rename their folder.
+
+    `scores` are by the split's role, and `run` is the run's name.
+    """
     from transformers import Wav2Vec2Processor
 
     Wav2Vec2Processor(feature_extractor, tokenizer).save_pretrained(partial)
@@ -71,7 +80,7 @@ def complete_model(
         save_preprocessing(partial, recipe.data.preprocessing)
     write_card(
         partial / "README.md",
-        title=recipe.publishing.title or final.parent.name,
+        title=recipe.publishing.title or run,
         base_model=recipe.model.base,
         language=recipe.publishing.language,
         license=recipe.publishing.license,

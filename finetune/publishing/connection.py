@@ -88,7 +88,7 @@ def requests_to_hub(repo_id: str, say: Callable[[str], None], waits: Sequence[fl
     """
     if constants.is_offline_mode():
         raise UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
-    _require_token()
+    require_token()
     set_client_factory(lambda: _PatientClient(waits, say))
     try:
         yield
@@ -147,7 +147,7 @@ def hide_tokens(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
-def _require_token() -> None:
+def require_token() -> None:
     """Raise UserError unless there is a token that can be sent."""
     token = get_token()
     if token is None:
