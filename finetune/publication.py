@@ -44,9 +44,9 @@ def publish(
             "with --data SOURCE."
         )
     push = Push(model, destination, say)
-    plan = push.check()  # First, as it takes a second.
-    require_parity(model, recognise(model, run, data, say))
+    plan = push.check()  # What takes a second comes first.
     _require_no_leaks(model, push.files)
+    require_parity(model, recognise(model, run, data, say))
     if dry_run:
         return [*plan, "nothing was sent"]
     return [f"on the hub: {push.send(f'The model of the run {run.name}' if run else 'A fine-tuned model')}"]
