@@ -28,9 +28,10 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
+from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics
-from finetune.scoring import Evaluation, evaluate_split
+from finetune.scoring import Evaluation, describe_device, evaluate_split
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
 from finetune.training.checkpoints import (
@@ -245,6 +246,7 @@ class Experiment:
     def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
+        seconds = self.seconds + time.monotonic() - self.since
         self._load_best()
         if self.lora is not None:
             if self.saves_adapter and accelerator.is_main_process:
@@ -254,14 +256,24 @@ class Experiment:
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = self._evaluate(split, load_training_words(self.output / "model"))
         analysis = analyse(evaluation.results, evaluation.counts)
-        rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
+        found = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
+        rejected = list(dict.fromkeys(found))
         if accelerator.is_main_process:
             title = f"{self.output.name}: {role}"
+            evaluated = evaluation.evaluated() | ({"chose_weights": True} if role == "validation" else {})
             with self._saving():
-                write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
-                self._write_models(role, evaluation.scores)
+                write_rejected(self.output / "rejected.csv", rejected)
+                training = describe_training(
+                    preparation.splits,
+                    rejected,
+                    streamed=preparation.stream is not None,
+                    device=describe_device(accelerator.device),
+                    processes=accelerator.num_processes,
+                    seconds=seconds,
+                )
+                self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
-                write_report(self.output / "report", title, analysis, evaluation.details())
+                write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
@@ -417,7 +429,7 @@ class Experiment:
         good = f"The last checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
         return saving(str(self.output), good)
 
-    def _write_models(self, role: str, scores: Scores) -> None:
+    def _write_models(self, results: list[dict[str, Any]], training: dict[str, Any]) -> None:
         model, partial = self.recipe.model, self.output / ".model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         self.model.save_pretrained(partial)
@@ -428,7 +440,7 @@ class Experiment:
             folders["adapter"] = self.output / ".adapter.partial"
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
-            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores})
+            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, results, training)
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

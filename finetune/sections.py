@@ -298,8 +298,11 @@ class PublishingSection(Section):
     """What the model card says that only you know."""
 
     title: str | None = None
-    language: str | None = None
+    language: str | tuple[str, ...] | None = None  # codes of ISO 639, as en
     license: str | None = None
+    intended_use: str | None = None
+    limitations: str | None = None
+    energy_kwh: float | None = Field(None, gt=0)  # for the whole training, where you measured it
 
 
 def did_you_mean(name: str, known: Any) -> str:
