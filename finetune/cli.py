@@ -110,11 +110,12 @@ def _evaluate(options: argparse.Namespace) -> int:
             details = {"Model": model, "Data": data, **evaluation.details()}
             recording = evaluation.recording if options.audio else None
             with saving(str(folders[len(found)]), "Nothing was left there"):
-                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording)
+                evaluated = evaluation.evaluated()
+                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording, evaluated)
         found.append(analysis)
         results = [vars(result) for result in evaluation.results]
         rejected = [vars(rejection) for rejection in evaluation.rejected]
-        names = {"model": model, "data": data, "decoder": evaluation.decoder}
+        names = {"model": model, "data": data, "decoder": evaluation.decoder, "evaluated": evaluation.evaluated()}
         speed = {"speed": evaluation.speed.to_json()}
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
     if options.json and written:

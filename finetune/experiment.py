@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,10 @@ from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, prepare
 from finetune.publishing.background import Publisher
+from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics
-from finetune.scoring import Evaluation, evaluate_split
+from finetune.scoring import Evaluation, describe_device, evaluate_split
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
@@ -254,6 +255,7 @@ class Experiment:
     def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
+        seconds = self._seconds_trained()
         self._load_best()
         if self.lora is not None:
             if self.saves_adapter and accelerator.is_main_process:
@@ -263,17 +265,33 @@ class Experiment:
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = self._evaluate(split, load_training_words(self.output / "model"))
         analysis = analyse(evaluation.results, evaluation.counts)
-        rejected = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
+        found = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
+        rejected = list(dict.fromkeys(found))
         if accelerator.is_main_process:
             title = f"{self.output.name}: {role}"
+            evaluated = evaluation.evaluated() | ({"chose_weights": True} if role == "validation" else {})
             with self._saving():
-                write_rejected(self.output / "rejected.csv", list(dict.fromkeys(rejected)))
-                self._write_models(role, evaluation.scores)
+                write_rejected(self.output / "rejected.csv", rejected)
+                training = self._describe_training(rejected, seconds)
+                self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
-                write_report(self.output / "report", title, analysis, evaluation.details())
+                write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
+
+    def _describe_training(self, rejected: Sequence[Rejection], seconds: float) -> dict[str, Any]:
+        return describe_training(
+            self.preparation.splits,
+            rejected,
+            streamed=self.preparation.stream is not None,
+            device=describe_device(self.accelerator.device),
+            processes=self.accelerator.num_processes,
+            seconds=seconds,
+        )
+
+    def _seconds_trained(self) -> float:
+        return self.seconds + time.monotonic() - self.since
 
     def _load_best(self) -> None:
         """Take the best weights, or the average of the best where it is no worse on the validation split."""
@@ -406,7 +424,7 @@ class Experiment:
             progress = {
                 "best": self.best,
                 "batch_seconds": self.batch_seconds,
-                "seconds": self.seconds + time.monotonic() - self.since,
+                "seconds": self._seconds_trained(),
                 "processes": self.accelerator.num_processes,
                 "recipe": self.recipe.to_yaml(),
                 "rejected": [vars(rejection) for rejection in rejected],
@@ -438,6 +456,7 @@ class Experiment:
                 recipe=self.recipe,
                 run=self.output.name,
                 evaluation=evaluation,
+                training=self._describe_training([*self.preparation.rejected, *self.rejected], self._seconds_trained()),
             )
             self.publisher.offer(step, write)
 
@@ -446,7 +465,7 @@ class Experiment:
         good = f"The last checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
         return saving(str(self.output), good)
 
-    def _write_models(self, role: str, scores: Scores) -> None:
+    def _write_models(self, results: list[dict[str, Any]], training: dict[str, Any]) -> None:
         model, unfinished = self.recipe.model, self.output / ".model.partial"
         shutil.rmtree(unfinished, ignore_errors=True)
         self.model.save_pretrained(unfinished)
@@ -457,8 +476,9 @@ class Experiment:
             folders["adapter"] = self.output / ".adapter.partial"
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
-            run = self.output.name
-            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, {role: scores}, run)
+            complete_model(
+                folder, self.output / name, self.output.name, self.recipe, extractor, self.tokenizer, results, training
+            )
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

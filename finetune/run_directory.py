@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from finetune import __version__
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.training_words import save_training_words
-from finetune.data.transcripts import describe_steps, save_normalization
+from finetune.data.transcripts import save_normalization
 from finetune.errors import UserError
-from finetune.evaluation.scores import Scores
 from finetune.publishing.card import write_card
+from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
+from finetune.publishing.record import describe_scores
 from finetune.recipe import Recipe, load_recipe
+
+# A recipe's keys that name a folder here, or where nothing is there a repository on a hub.
+_PLACES = ("base", "root", "noise_folder", "impulse_response_folder")
 
 
 def check_output(output: Path, recipe: Recipe) -> bool:
@@ -62,15 +67,17 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], trans
 def complete_model(
     partial: Path,
     final: Path,
+    run: str,
     recipe: Recipe,
     feature_extractor: Any,
     tokenizer: Any,
-    scores: dict[str, Scores],
-    run: str,
+    results: Sequence[Mapping[str, Any]],
+    training: Mapping[str, Any],
 ) -> None:
-    """Put beside saved weights what they are used with, and rename their folder.
+    """Put beside saved weights what they are used with, the recipe and a card, and rename their folder.
 
-    `scores` are by the split's role, and `run` is the run's name.
+    `run` is the run's name, `results` are as in scores.json, with what was evaluated; `training` is of
+    `describe_training`.
     """
     from transformers import Wav2Vec2Processor
 
@@ -78,23 +85,77 @@ def complete_model(
     save_normalization(partial, recipe.text.normalization)
     if recipe.data.preprocessing:
         save_preprocessing(partial, recipe.data.preprocessing)
-    write_card(
-        partial / "README.md",
-        title=recipe.publishing.title or run,
-        base_model=recipe.model.base,
-        language=recipe.publishing.language,
-        license=recipe.publishing.license,
-        datasets=[source.root for source in recipe.data.all_sources],
-        scores=scores,
-        normalization=describe_steps(recipe.text.normalization),
-        training_command="finetune train recipe.yaml",
-        recipe_yaml=recipe.to_yaml(),
-        adapter_alone=(partial / "adapter_config.json").exists(),
-    )
+    (partial / "recipe.yaml").write_text(_publish_recipe(recipe).to_yaml(), encoding="utf-8")
+    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+    record = {
+        **_describe_author(recipe, run),
+        **_describe_origins(recipe),
+        **training,
+        "adapter_alone": (partial / "adapter_config.json").exists(),
+        "characters": [token for token in tokenizer.get_vocab() if len(token) == 1 and token != "|"],
+        "sampling_rate": feature_extractor.sampling_rate,
+        "group_norm": config.get("feat_extract_norm") == "group",
+        "versions": _provenance(),
+        "results": [describe_scores(scores) for scores in results],
+    }
+    write_card(partial, record)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
 
 
+def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What only the author knows, with a title at least."""
+    publishing = recipe.publishing
+    languages = [publishing.language] if isinstance(publishing.language, str) else publishing.language or ()
+    return {
+        "title": scrub_value(publishing.title or name),
+        "languages": list(languages),
+        "license": publishing.license,
+        "intended_use": publishing.intended_use,
+        "limitations": publishing.limitations,
+        "energy_kwh": publishing.energy_kwh,
+    }
+
+
+def _describe_origins(recipe: Recipe) -> dict[str, Any]:
+    """The base and the data by their public names, and the recipe's keys that name a local folder."""
+    base, sources = recipe.model.base, recipe.data.all_sources
+    places = {"model.base": base, "data.root": recipe.data.root}
+    return {
+        "base": public_name(base) if base else None,
+        "base_on_hub": base is not None and is_on_hub(base),
+        "base_revision": recipe.model.revision,
+        "sources": [
+            {
+                "root": public_name(source.root),
+                "configuration": source.configuration,
+                "revision": source.revision,
+                "local": public_place(source.root) != source.root,
+            }
+            for source in sources
+        ],
+        "local_keys": [key for key, place in places.items() if place and public_place(place) != place],
+    }
+
+
+def _publish_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with each local folder as one beside it, and no other absolute path; transcripts' steps stay."""
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    values = {section: each if section == "text" else _scrub(each) for section, each in values.items()}
+    return Recipe.model_validate({**values, "provenance": _provenance()})
+
+
+def _scrub(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _scrub(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_scrub(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    return public_place(value) if key in _PLACES else scrub_value(value)
+
+
+@cache
 def _provenance() -> dict[str, Any]:
     packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
     folder = Path(__file__).parent

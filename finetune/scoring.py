@@ -17,7 +17,7 @@ from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_sp
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
 from finetune.data.snr import estimate_snr
-from finetune.data.sources import Source, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import (
     DEFAULT_STEPS,
@@ -84,6 +84,18 @@ class Evaluation:
     def recording(self, place: int) -> Recording:
         """The audio of the result at a place, unread; raises AudioError."""
         return self.split.table.recording(self.rows[place])
+
+    def evaluated(self) -> dict[str, Any]:
+        """What the scores are of, as `scores.json` has it: the split and its sources, normalisation and decoder."""
+        table = self.split.table
+        tables = table.tables if isinstance(table, JoinedTables) else (table,)
+        names = ("root", "configuration", "revision")
+        return {
+            "sources": [{name: getattr(each.source, name) for name in names} for each in tables],
+            "split": self.split.name,
+            "normalization": describe_steps(self.normalization),
+            "decoder": self.decoder,
+        }
 
     def details(self) -> dict[str, str]:
         """How the scores came about, for people to read."""

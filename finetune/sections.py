@@ -303,8 +303,11 @@ class PublishingSection(Section):
     """
 
     title: str | None = None
-    language: str | None = None
+    language: str | tuple[str, ...] | None = None  # codes of ISO 639, as en
     license: str | None = None
+    intended_use: str | None = None
+    limitations: str | None = None
+    energy_kwh: float | None = Field(None, gt=0)  # for the whole training, where you measured it
     repo_id: str | None = None
     push: Literal["end", "best", "every"] = "end"
     private: bool = False

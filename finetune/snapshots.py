@@ -2,11 +2,13 @@
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.scores import percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation
@@ -46,11 +48,12 @@ def write_snapshot(
     recipe: Recipe,
     run: str,
     evaluation: Evaluation,
+    training: Mapping[str, Any],
 ) -> None:
     """Write a candidate (see `finetune.publishing.candidate`) of what a checkpoint has just saved of a model.
 
-    Its weights are not written again: they get a second name. Only LoRA's are, merged. `run` is the run's name, and
-    `evaluation` is of the validation split with these weights.
+    Its weights are not written again: they get a second name. Only LoRA's are, merged. `run` is the run's name,
+    `evaluation` of the validation split with these weights, and `training` of `describe_training`.
     """
     model, step = transcriber.model, int(checkpoint.name.rpartition("-")[2])
     partial = folder / f".{MODEL}.partial"
@@ -64,15 +67,15 @@ def write_snapshot(
     config.save_pretrained(partial)
     if recipe.model.language_adapter:
         save_language_adapter(model, partial, recipe.model.language_adapter)
-    complete_model(
-        partial,
-        folder / MODEL,
-        recipe,
-        preparation.feature_extractor,
-        transcriber.tokenizer,
-        {"validation": evaluation.scores},
-        run,
-    )
+    # No slices and no worst errors, as they cost training time: those are in the finished model's card.
+    intervals = bootstrap(evaluation.counts, [result.speaker for result in evaluation.results])
+    scores = {
+        **evaluation.scores.to_json(),
+        "intervals": intervals.to_json(),
+        "evaluated": {**evaluation.evaluated(), "step": step},
+    }
+    extractor, tokenizer = preparation.feature_extractor, transcriber.tokenizer
+    complete_model(partial, folder / MODEL, run, recipe, extractor, tokenizer, [scores], training)
     wer = percent(evaluation.scores.wer)
     write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(transcriber, evaluation))
 

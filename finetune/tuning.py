@@ -17,6 +17,7 @@ from finetune.decoding.decoder import build_search, load_language_model, save_de
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.transcriber import Transcriber
+from finetune.publishing.card import update_card
 from finetune.scoring import build_hypothesis_normalizer, open_model, read_batches
 
 # Where the search begins: each pair of the weight and the word bonus.
@@ -30,12 +31,13 @@ _BATCH_SECONDS = 80.0
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was chosen, in how many trials, and the errors without it and with it."""
+    """What was chosen, in how many trials, the errors without it and with it, and a note on the model's card."""
 
     search: BeamSearch
     greedy: Scores
     tuned: Scores
     trials: int
+    note: str | None = None
 
     def summary(self) -> list[str]:
         """What to tell people."""
@@ -45,6 +47,7 @@ class Tuning:
             f"with the language model: WER {percent(self.tuned.wer)}, CER {percent(self.tuned.cer)}",
             f"alpha {weights.alpha:g}, beta {weights.beta:g}, unk_score_offset {weights.unk_score_offset:g}, beam "
             f"{self.search.beam_width}, chosen in {self.trials} trials on {self.tuned.utterances} utterances",
+            *([f"note: {self.note}"] if self.note else []),
         ]
 
 
@@ -85,7 +88,7 @@ def tune(
         "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
     }
     save_decoder(Path(model), transcriber.tokenizer, best, about)
-    return tuning
+    return replace(tuning, note=update_card(Path(model)))
 
 
 class _Tuner:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from finetune.data.audio import Recording
 from finetune.errors import UserError
@@ -22,11 +23,13 @@ def write_report(
     analysis: Analysis,
     details: Mapping[str, str] | None = None,
     recording: Callable[[int], Recording] | None = None,
+    evaluated: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `scores.json`, `utterances.jsonl` and `index.html` into a new folder, all of them or nothing.
 
     `details` say on the page what was scored and how. With `recording`, which gives the audio of the result at a place,
-    the page has players, and what they play is in it or, when large, in `audio/` beside it.
+    the page has players, and what they play is in it or, when large, in `audio/` beside it. What was `evaluated`
+    (data, split, normalisation, decoder) goes into `scores.json`, so that the scores can be published.
 
     Raises UserError when the folder exists already.
     """
@@ -35,7 +38,8 @@ def write_report(
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        _write(unfinished / "scores.json", json.dumps(analysis.to_json(), indent=2, ensure_ascii=False) + "\n")
+        scores = {**({"evaluated": evaluated} if evaluated else {}), **analysis.to_json()}
+        _write(unfinished / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
         _write(unfinished / FILE, format_results(analysis.results, analysis.counts))
         audio = write_clips(unfinished, len(analysis.results), recording) if recording else ()
         _write(unfinished / "index.html", build_page(title, analysis, details, audio))

@@ -1,153 +1,312 @@
-"""Write a model card: what the model is, how well it does and how it was made, without anyone's paths."""
+"""Write a model card from a run's record: what the model is, how well it does, how it was made and how to use it."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
-from finetune.evaluation.scores import Scores, percent
-from finetune.publishing.local_paths import is_on_hub, public_name, scrub_text, scrub_value, scrub_yaml
+from finetune.data.preprocessing import load_preprocessing
+from finetune.data.transcripts import describe_steps
+from finetune.decoding.decoder import SETTINGS, say_decoder
+from finetune.evaluation.scores import count, percent
+from finetune.publishing.licences import describe_licence
+from finetune.publishing.local_paths import is_on_hub
+from finetune.publishing.model_index import TASK, build_results, name_data
+from finetune.publishing.record import load_json, load_record, save_record
+from finetune.publishing.uses import describe_purpose, describe_use, say_time
+
+CARD, RECIPE = "README.md", "recipe.yaml"
+# A language as ISO 639 has it, alone or with a region, or the hub's word for several.
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
+# Of what a report lists under one heading, so many of the best and of the worst.
+_BEST, _WORST = 3, 3
+_HOUSEKEEPING = {"eval_steps", "log_steps", "keep_checkpoints", "keep_best", "num_workers", "trackers", "max_minutes"}
+_KINDS = {
+    "speaker": "Speaker",
+    "source": "Source",
+    "seconds": "Length",
+    "characters_per_second": "Speaking rate",
+    "snr_db": "Signal-to-noise ratio, estimated",
+    "unseen_words": "Vocabulary",
+}
 
 
-def write_card(
-    path: Path,
-    *,
-    title: str,
-    base_model: str | None,
-    language: str | None,
-    license: str | None,
-    datasets: Sequence[str],
-    scores: Mapping[str, Scores],
-    normalization: Sequence[str],
-    training_command: str,
-    recipe_yaml: str,
-    adapter_alone: bool = False,
-) -> None:
-    """Write the README.md of a model repository.
+def write_card(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `training.json` and the card made of it into a model's folder that holds `recipe.yaml` already."""
+    text = build_card(folder, record)
+    (folder / CARD).write_text(text, encoding="utf-8", newline="\n")
+    save_record(folder, {**record, "card_sha256": _fingerprint(text)})
 
-    `scores` maps the name of each set that was evaluated to its scores, `normalization` names the steps
-    applied to transcripts before scoring. Models and data sets that are not on the hub are called by the
-    name of their folder; absolute paths in the texts are cut down to their last part. With `adapter_alone` the
-    repository holds a LoRA adapter without its base.
+
+def update_card(folder: Path) -> str | None:
+    """Make a model's card anew after something was saved with the model; returns what people must know, if anything.
+
+    A card that was changed by hand stays as it is, and so does that of a model that this toolkit did not make.
     """
-    title = scrub_value(title)
-    data = ModelCardData(
-        base_model=base_model if base_model and is_on_hub(base_model) else None,
-        datasets=[name for name in datasets if is_on_hub(name)] or None,
-        eval_results=_eval_results(scores) or None,
-        language=language,
-        library_name="peft" if adapter_alone else "transformers",
-        license=license,
+    record, card = load_record(folder), folder / CARD
+    if record is None or not card.is_file():
+        return None
+    if _fingerprint(card.read_text(encoding="utf-8")) != record.get("card_sha256"):
+        return f"{card} was changed by hand and is left as it is: say there what was saved with the model."
+    write_card(folder, record)
+    return None
+
+
+def build_card(folder: Path, record: Mapping[str, Any]) -> str:
+    """The card of the model in a folder, from its record and from the files that are used with it."""
+    recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    preprocessing = describe_steps(load_preprocessing(folder))
+    decoder = load_json(folder / SETTINGS)
+    template = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
+    body = template.substitute(
+        title=escape(record["title"]),
+        summary=_summary(record),
+        results=_results(record),
+        purpose=describe_purpose(record, escape),
+        use=describe_use(record, preprocessing, decoder),
+        slices=_slices(record["results"]),
+        errors=_errors(record["results"]),
+        data=_data(record),
+        training=_training(record, recipe),
+        again=_again(record),
+    )
+    body = re.sub(r"\n{3,}", "\n\n", body)  # Where a part has nothing to say.
+    card = ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}")
+    return str(card)
+
+
+def escape(text: str) -> str:
+    """A text as Markdown that looks like it, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _metadata(record: Mapping[str, Any]) -> ModelCardData:
+    languages = [code for code in record["languages"] if _LANGUAGE.fullmatch(code)]
+    hub_base = record["base"] if record["base_on_hub"] else None
+    data = [source["root"] for source in record["sources"] if is_on_hub(source["root"]) and not source["local"]]
+    alone, licence = record["adapter_alone"], describe_licence(record["license"])
+    return ModelCardData(
+        language=(languages[0] if len(languages) == 1 else languages) or None,
+        license=licence["license"],
+        license_name=licence["license_name"],
+        base_model=hub_base,
+        base_model_relation=("adapter" if alone else "finetune") if hub_base else None,
+        datasets=list(dict.fromkeys(data)) or None,
+        library_name="peft" if alone else "transformers",
+        pipeline_tag=TASK,
+        tags=[TASK, "speech", "audio", "wav2vec2", "ctc", *(["lora"] if alone else [])],
         metrics=["wer", "cer"],
-        model_name=title,
-        pipeline_tag="automatic-speech-recognition",
-        tags=["automatic-speech-recognition", "speech", "audio", "wav2vec2", "ctc"],
+        model_name=record["title"],
+        eval_results=[result for scores in record["results"] for result in build_results(scores)] or None,
     )
-    body = _BODY.format(
-        title=title,
-        base=f"`{public_name(base_model)}`" if base_model else "a wav2vec2 encoder",
-        data=", ".join(f"`{public_name(name)}`" for name in datasets) or "speech that is not named here",
-        language=f" Language: {language}." if language else "",
-        results=_results(scores),
-        normalization=", ".join(normalization) or "none",
-        use=_USE_ADAPTER.format(base=public_name(base_model or "")) if adapter_alone else _USE,
-        command=scrub_text(training_command),
-        recipe=scrub_yaml(recipe_yaml).rstrip(),
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}").save(path)
 
 
-def _eval_results(scores: Mapping[str, Scores]) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type="automatic-speech-recognition",
-            task_name="Automatic Speech Recognition",
-            dataset_type=re.sub(r"[^\w.-]+", "-", scrub_value(name)).strip("-").lower() or "unnamed",
-            dataset_name=scrub_value(name),
-            metric_type=metric,
-            metric_name=metric.upper(),
-            metric_value=round(rate, 6),
+def _summary(record: Mapping[str, Any]) -> str:
+    base = "a wav2vec2 trained with CTC"
+    if record["base"]:
+        base = f"{_name_source({'root': record['base'], 'revision': record['base_revision']})}, fine-tuned with CTC"
+    data = ", ".join(_name_source(source) for source in record["sources"])
+    language = f" Language: {', '.join(map(escape, record['languages']))}." if record["languages"] else ""
+    licence = f" Licence: {escape(record['license'])}." if record["license"] else " Its author states no licence."
+    return f"This model turns speech into text. It is {base} on {data}.{language}{licence}"
+
+
+def _results(record: Mapping[str, Any]) -> str:
+    if not record["results"]:
+        return "Not evaluated yet."
+    head = ("Data", "Split", "Decoder", "WER", "CER", "SER", "Utterances", "Words", "Sub.", "Del.", "Ins.")
+    rows, notes = [], []
+    for scores in record["results"]:
+        evaluated = scores["evaluated"]
+        names = (escape(name_data(evaluated)), escape(evaluated["split"]), escape(say_decoder(evaluated["decoder"])))
+        rates = [_rate(scores, rate) for rate in ("wer", "cer", "ser")]
+        counts = [scores[name] for name in ("utterances", "words", "substitutions", "deletions", "insertions")]
+        rows.append((*names, *rates, *counts))
+        notes.append(_describe_conditions(scores))
+    explained = (
+        "WER, CER and SER (sentence error rate) are errors counted over the whole set, divided by its reference words, "
+        "its reference characters (spaces included) and its utterances. In brackets stands the 95 % bootstrap interval."
+    )
+    return "\n\n".join([_table(head, rows, left=3), explained, *dict.fromkeys(notes)])
+
+
+def _describe_conditions(scores: Mapping[str, Any]) -> str:
+    evaluated, intervals = scores["evaluated"], scores["intervals"]
+    steps = ", ".join(_code(step) for step in evaluated["normalization"]) or "none"
+    lines = [f"Both texts were normalised for scoring: {steps}."]
+    if intervals["wer"]:
+        lines.append(f"The intervals are over {intervals['clusters']} {intervals['resampled']}.")
+    if step := evaluated.get("step"):
+        lines.append(f"These are the weights of step {step} of a training that goes on, chosen on this split.")
+    if evaluated.get("chose_weights"):
+        lines.append("There was no test split: the weights were chosen on this one, so its figures flatter.")
+    return " ".join(lines)
+
+
+def _slices(results: Sequence[Mapping[str, Any]]) -> str:
+    rows: list[tuple[Any, ...]] = []
+    for scores in results[:1]:
+        for kind, slices in scores["slices"].items():
+            scored = [each for each in slices if each["wer"] is not None]
+            if len(scored) > _BEST + _WORST:
+                ranked = sorted(scored, key=lambda each: each["wer"])
+                chosen, of = ranked[:_BEST] + ranked[-_WORST:], f" (best and worst of {len(scored)})"
+            else:
+                chosen, of = scored, ""
+            for each in chosen:
+                name = (escape(_KINDS.get(kind, kind)) + of, escape(each["value"]))
+                rows.append((*name, _rate(each, "wer"), _rate(each, "cer"), each["utterances"], each["words"]))
+    if not rows:
+        return ""
+    about = f"On {escape(name_data(results[0]['evaluated']))}, {escape(results[0]['evaluated']['split'])}:"
+    return f"{about}\n\n" + _table(("By", "Slice", "WER", "CER", "Utterances", "Words"), rows, left=2)
+
+
+def _errors(results: Sequence[Mapping[str, Any]]) -> str:
+    if not results:
+        return ""
+    errors, scores = results[0]["errors"], results[0]
+    kinds = {
+        "substitutions": "Confused words",
+        "deletions": "Missed words",
+        "insertions": "Added words",
+        "characters": "Characters",
+    }
+    lines = []
+    for kind, name in kinds.items():
+        found = [f"{_pair(each['reference'], each['hypothesis'])} × {each['count']}" for each in errors.get(kind, ())]
+        lines += [f"- {name}: {', '.join(found)}"] if found else []
+    worst = ", ".join(f"{each['errors']} in {count(each['words'], 'word')}" for each in errors.get("worst", ()))
+    lines += [f"- Errors in the worst utterances: {worst}"] if worst else []
+    wrong = f"{scores['wrong_utterances']} of {count(scores['utterances'], 'utterance')} have a word error."
+    if not lines:
+        return wrong
+    return f"{wrong} What was said → what was written, the most frequent first:\n\n" + "\n".join(lines)
+
+
+def _pair(said: str, heard: str) -> str:
+    """What was said and what was recognised; of nothing on one side, the other alone."""
+    pair = [escape(text) if text.strip() else "␣" for text in (said, heard) if text]
+    if len(pair) == 2:
+        return " → ".join(pair)
+    return f"{pair[0]} → (nothing)" if said else f"(nothing) → {pair[0]}"
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    data = record["data"]
+    rows = [
+        (
+            escape(role),
+            split["utterances"],
+            f"{split['seconds'] / 3600:.2f}",
+            "unknown" if split["speakers"] is None else split["speakers"],
+            f"{split['longest_seconds']:.1f} s",
+            ", ".join(f"{int(rate) / 1000:g} kHz" for rate in split["sampling_rates"] if rate != "0") or "unknown",
         )
-        for name, result in scores.items()
-        for metric, rate in (("wer", result.wer), ("cer", result.cer))
-        if rate is not None
+        for role, split in data["splits"].items()
     ]
+    head = ("Split", "Utterances", "Hours", "Speakers", "Longest", "Recorded at")
+    parts = [f"Data: {', '.join(_name_source(source) for source in record['sources'])}.", _table(head, rows, left=1)]
+    if data["streamed"]:
+        parts.append("The training split was streamed: of it only the first rows were counted.")
+    if data["held_out"]:
+        parts.append("The validation utterances were held out of the training split, by speakers where they are known.")
+    left = [
+        f"{number} × {escape(reason)} ({escape(split)})"
+        for split, reasons in data["rejected"].items()
+        for reason, number in reasons.items()
+    ]
+    parts.append("Left out: " + ", ".join(left) + "." if left else "No utterance was left out.")
+    return "\n\n".join(parts)
 
 
-def _results(scores: Mapping[str, Scores]) -> str:
-    rows = "\n".join(
-        f"| {scrub_value(name)} | {percent(result.wer)} | {percent(result.cer)} | {result.utterances} "
-        f"| {result.audio_seconds / 60:.1f} | {result.words.reference_length} | {result.words.substitutions} "
-        f"| {result.words.deletions} | {result.words.insertions} |"
-        for name, result in scores.items()
-    )
-    return f"{_HEADER}\n{rows}" if rows else "Not evaluated yet."
+def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    rows = []
+    for section in ("model", "training", "augmentation"):
+        for name, value in recipe.get(section, {}).items():
+            if name not in _HOUSEKEEPING and value not in (None, [], {}) and not _is_off(name, value, recipe[section]):
+                rows.append((_code(f"{section}.{name}"), escape(_say(value))))
+    hardware, versions = record["hardware"], record["versions"]
+    processes = hardware["processes"]
+    facts = [
+        f"Hardware: {count(processes, 'process').replace('processs', 'processes')}, "
+        f"{'each on ' if processes > 1 else 'on '}{escape(hardware['device'])}.",
+        f"Training took {say_time(hardware['training_seconds'])}, evaluations in between included.",
+        f"Energy: {record['energy_kwh']:g} kWh, as its author says."
+        if record["energy_kwh"]
+        else "Energy: not measured.",
+        "Software: "
+        + ", ".join(
+            [
+                f"finetune {versions['finetune']}" + (f" (commit {versions['commit']})" if versions["commit"] else ""),
+                f"Python {versions['python']}",
+                *(f"{name} {number}" for name, number in versions["packages"].items()),
+            ]
+        )
+        + ".",
+    ]
+    return "\n\n".join([_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
 
 
-_HEADER = """\
-| Set | WER | CER | Utterances | Minutes | Words | Substitutions | Deletions | Insertions |
-|:--|--:|--:|--:|--:|--:|--:|--:|--:|"""
+def _is_off(name: str, value: Any, section: Mapping[str, Any]) -> bool:
+    """Whether a probability is of something that the recipe does not ask for, or a switch is off."""
+    asked = {
+        "reverb_probability": ("reverb_seconds", "impulse_response_folder"),
+        "noise_probability": ("noise_snr_db", "noise_folder"),
+        "clipping_probability": ("clipping_probability",),
+        "telephone_probability": ("telephone_probability",),
+    }
+    return value is False or (name in asked and not any(section.get(key) for key in asked[name]))
 
-_USE = """\
-`pip install transformers torch soundfile`; FFmpeg is not needed. In this folder:
 
-```python
-import soundfile
-from transformers import pipeline
+def _again(record: Mapping[str, Any]) -> str:
+    processes, local = record["hardware"]["processes"], record["local_keys"]
+    start = f"accelerate launch --num_processes {processes} -m finetune" if processes > 1 else "finetune"
+    command = " ".join([start, "train", RECIPE, *(f"{key}={key.rpartition('.')[2].upper()}" for key in local)])
+    lines = [f"The recipe, with every value, is [{RECIPE}]({RECIPE}) in this repository:", f"```bash\n{command}\n```"]
+    if local or any(source["local"] for source in record["sources"]):
+        lines.append(
+            "What stands in it as `./NAME` was a local folder: put your copy beside it, or name it in the command."
+        )
+    return "\n\n".join(lines)
 
-recogniser = pipeline("automatic-speech-recognition", model=".")  # or this repository's name"""
 
-_USE_ADAPTER = """\
-This is a LoRA adapter and a head, to be put into its base. `pip install transformers peft torch soundfile`; FFmpeg is
-not needed. In this folder:
+def _name_source(source: Mapping[str, Any]) -> str:
+    others = [source.get("configuration"), source.get("revision") and f"revision {source['revision']}"]
+    told = [escape(str(each)) for each in others if each]
+    return _code(source["root"]) + (f" ({', '.join(told)})" if told else "")
 
-```python
-import soundfile
-from peft import PeftModel
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer, pipeline
 
-config = AutoConfig.from_pretrained(".")  # or this repository's name, here and below
-base = AutoModelForCTC.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)
-recogniser = pipeline(
-    "automatic-speech-recognition",
-    model=PeftModel.from_pretrained(base, ".").merge_and_unload(),
-    tokenizer=AutoTokenizer.from_pretrained("."),
-    feature_extractor=AutoFeatureExtractor.from_pretrained("."),
-)"""
+def _rate(scores: Mapping[str, Any], rate: str) -> str:
+    interval = scores["intervals"][rate]
+    return percent(scores[rate]) + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
 
-_BODY = """\
-# {title}
 
-This model turns speech into text. It is {base}, fine-tuned with CTC on {data}.{language}
+def _say(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_say(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_say, value))
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
-## Results
 
-{results}
+def _code(text: str) -> str:
+    """A name as code; one that holds a backtick as plain text."""
+    return escape(text) if "`" in text or "|" in text else f"`{text}`"
 
-Errors are counted over each whole set and divided by its number of reference words (characters for
-CER, spaces included). Decoding: greedy CTC, no language model. Normalisation of the transcripts:
-{normalization}.
 
-## Use
-
-{use}
-samples, sampling_rate = soundfile.read("speech.wav", dtype="float32", always_2d=True)
-speech = {{"raw": samples.mean(axis=1), "sampling_rate": sampling_rate}}
-print(recogniser(speech)["text"])
-```
-
-Recordings at another sampling rate than the model's are resampled, for which torchaudio is needed.
-
-## How it was made
-
-```bash
-{command}
-```
-
-```yaml
-{recipe}
-```
-"""
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int) -> str:
+    """A Markdown table; the first `left` columns are aligned left, the others, numbers, right."""
+    marks = [":--" if place < left else "--:" for place in range(len(head))]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, marks, *rows])

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers  # type: ignore[attr-defined]
 from huggingface_hub.utils._http import default_client_factory
 
 from finetune.errors import UserError
@@ -89,6 +89,7 @@ def requests_to_hub(repo_id: str, say: Callable[[str], None], waits: Sequence[fl
     if constants.is_offline_mode():
         raise UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
     require_token()
+    build_hf_headers()  # Asks the hub something for statistics, once, and may go without an answer.
     set_client_factory(lambda: _PatientClient(waits, say))
     try:
         yield

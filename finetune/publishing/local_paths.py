@@ -38,11 +38,20 @@ def is_on_hub(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """Return a hub name as it is, and only the last part of a path."""
-    if is_on_hub(name):
+    """Return a hub name or a web address as it is, and only the last part of a path or of a bucket's URL."""
+    if is_on_hub(name) or name.startswith(("https://", "http://")):
         return name
     # Windows' rules split at both kinds of slash; a shell's escaped space is no folder.
     return PureWindowsPath(name.replace("\\ ", " ")).name.strip(".") or "a local folder"
+
+
+def public_place(name: str) -> str:
+    """Return what stands for a place in a published recipe: a folder here is one beside the recipe there.
+
+    Called "an4" alone, it would be a stranger's repository on a hub.
+    """
+    public = public_name(name)
+    return public if public == name else f"./{public}"
 
 
 def scrub_value(value: str) -> str:

@@ -15,9 +15,9 @@ def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str,
 
     `recognise` gives the utterances to compare. Raises UserError for whatever keeps the model from being published.
     """
-    plan = push.check()  # First, as it takes a second.
-    require_parity(push.folder, recognise())
+    plan = push.check()  # What takes a second comes first.
     _require_no_leaks(push)
+    require_parity(push.folder, recognise())
     return [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
 
 

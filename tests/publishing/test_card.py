@@ -1,4 +1,4 @@
-"""A model card: metadata the hub reads, and an example that runs as it stands."""
+"""A model card: metadata the hub reads, figures as in the report, and an example that runs as it stands."""
 
 import json
 import re
@@ -7,7 +7,9 @@ import numpy
 import pytest
 import soundfile
 import torch
+import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
@@ -16,80 +18,263 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from finetune.evaluation.scores import score
-from finetune.publishing.card import write_card
+from finetune.data.preprocessing import save_preprocessing
+from finetune.evaluation.analysis import analyse
+from finetune.evaluation.results import Result
+from finetune.publishing.card import update_card, write_card
+from finetune.publishing.leaks import find_leaks
+from finetune.publishing.record import describe_scores
 
-TEST_SCORES = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=90.0)
+RESULTS = [
+    Result("/data/ann/1.wav", "a b c d", "a b c d", "A b c d.", 60.0, "Ann", {"accent": "Scots|Irish"}),
+    Result("/data/ann/2.wav", "x", "y z", "x", 30.0, "Bo", {"accent": "none"}),
+]
+
+
+def scores(results=RESULTS, **evaluated):
+    """As in scores.json."""
+    about = {
+        "sources": [{"root": "/data/ann/letters", "configuration": None, "revision": None}],
+        "split": "test",
+        "normalization": ["lowercase", "no_punctuation"],
+        "decoder": {"name": "greedy"},
+    }
+    return {"evaluated": about | evaluated, **analyse(results).to_json()}
+
+
+def make_record(**changes):
+    split = {
+        "utterances": 300,
+        "seconds": 5400.0,
+        "speakers": 7,
+        "longest_seconds": 12.5,
+        "sampling_rates": {"16000": 290, "8000": 10},
+    }
+    record = {
+        "title": "wav2vec2 reads *letters*",
+        "languages": ["no"],
+        "license": "apache-2.0",
+        "intended_use": None,
+        "limitations": None,
+        "energy_kwh": None,
+        "base": "facebook/wav2vec2-base",
+        "base_on_hub": True,
+        "base_revision": "0b5b8e8",
+        "sources": [
+            {"root": "openslr/librispeech_asr", "configuration": "clean", "revision": "71cacb", "local": False},
+            {"root": "letters", "configuration": None, "revision": None, "local": True},
+        ],
+        "local_keys": ["data.root"],
+        "data": {
+            "splits": {"train": split, "test": {**split, "speakers": None, "sampling_rates": {"0": 300}}},
+            "held_out": True,
+            "streamed": False,
+            "rejected": {"train": {"too long": 3, "silent audio": 1}},
+        },
+        "hardware": {"device": "one NVIDIA H100", "processes": 2, "training_seconds": 5000.0},
+        "adapter_alone": False,
+        "characters": ["a", "*"],
+        "sampling_rate": 16000,
+        "group_norm": False,
+        "versions": {"finetune": "0.1.0", "commit": "03d460d", "python": "3.11.7", "packages": {"torch": "2.12.1"}},
+    }
+    results = changes.pop("results", [scores()])
+    return record | changes | {"results": [describe_scores(each) for each in results]}
+
+
+RECIPE = {
+    "model": {"base": "facebook/wav2vec2-base", "dropout": 0.1},
+    "training": {"learning_rate": 3e-4, "log_steps": 20, "compile": False},
+    "augmentation": {"speed": [0.9, 1.1], "reverb_probability": 0.5},
+}
 
 
 def write(folder, **changes):
-    arguments = {
-        "title": "wav2vec2 reads letters",
-        "base_model": "facebook/wav2vec2-base",
-        "language": "no",
-        "license": "apache-2.0",
-        "datasets": ["openslr/librispeech_asr", str(folder / "secret" / "letters")],
-        "scores": {"letters test": TEST_SCORES},
-        "normalization": ["lowercase", "no punctuation"],
-        "training_command": "finetune train recipes/letters/recipe.yaml",
-        "recipe_yaml": f"data:\n  train: {folder}/secret/letters/train.tsv\n",
-    }
-    write_card(folder / "README.md", **(arguments | changes))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_card(folder, make_record(**changes))
     return ModelCard.load(folder / "README.md")
 
 
+def read_tables(text):
+    """Each table of a card as it is rendered: its rows, each a list of cells."""
+    tables = []
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "inline" and tables and token.level > 3:
+            tables[-1][-1].append("".join(child.content for child in token.children))
+    return tables
+
+
 def test_metadata_is_what_the_hub_reads(tmp_path):
-    card = write(tmp_path)
-    data = card.data
+    data = write(tmp_path).data
     assert (data.pipeline_tag, data.library_name) == ("automatic-speech-recognition", "transformers")
-    assert (data.base_model, data.license, data.language) == ("facebook/wav2vec2-base", "apache-2.0", "no")
-    assert data.datasets == ["openslr/librispeech_asr"]
+    assert (data.base_model, data.base_model_relation) == ("facebook/wav2vec2-base", "finetune")
+    assert (data.license, data.language, data.model_name) == ("apache-2.0", "no", "wav2vec2 reads *letters*")
+    assert data.datasets == ["openslr/librispeech_asr"], "a folder's name would be a stranger's data set"
     assert {"automatic-speech-recognition", "wav2vec2", "ctc"} <= set(data.tags)
-    results = {result.metric_type: result for result in data.eval_results}
-    assert {name: result.metric_value for name, result in results.items()} == {"wer": 0.4, "cer": 0.375}
-    assert (results["wer"].dataset_name, results["wer"].dataset_type) == ("letters test", "letters-test")
-    assert data.model_name == "wav2vec2 reads letters"
 
 
-def test_people_read_counts_and_how_they_came_about(tmp_path):
+def test_model_index_has_what_the_hub_shows(tmp_path):
+    results = {result.metric_type: result for result in write(tmp_path).data.eval_results}
+    assert {name: (result.metric_name, result.metric_value) for name, result in results.items()} == {
+        "wer": ("Test WER", 40.0),
+        "cer": ("Test CER", 37.5),
+    }
+    wer = results["wer"]
+    assert (wer.task_type, wer.dataset_name, wer.dataset_type) == (wer.task_type, "letters", "letters")
+    assert wer.task_type == "automatic-speech-recognition" and wer.dataset_split == "test"
+    interval = scores()["intervals"]["wer"]
+    assert wer.metric_args == {
+        "unit": "percent",
+        "decoder": {"name": "greedy"},
+        "normalization": ["lowercase", "no_punctuation"],
+        "utterances": 2,
+        "interval_95": [round(100 * end, 2) for end in interval],
+        "reference_units": 5,
+    }
+    assert wer.verified is None
+
+
+def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_path):
+    source = {"root": "google/fleurs", "configuration": "de_de", "revision": "d7c758a"}
+    decoder = {"name": "beam search", "beam_width": 50, "hotwords": {"ann lee": 5.0}, "language_model": "word 3-gram"}
+    card = write(tmp_path, results=[scores(sources=[source], decoder=decoder)])
+    wer = card.data.eval_results[0]
+    assert (wer.dataset_type, wer.dataset_config, wer.dataset_revision) == ("google/fleurs", "de_de", "d7c758a")
+    assert wer.metric_name == "Test WER (+LM)" and wer.metric_args["decoder"]["hotwords"] == 1
+    assert "beam search, beam width 50, language model word 3-gram, hotwords 1" in card.text
+    assert "ann lee" not in card.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"license": "CC-BY-4.0"}, {"license": "cc-by-4.0"}),
+        ({"license": "Ours, 2nd edition"}, {"license": "other", "license_name": "ours-2nd-edition"}),
+        ({"languages": ["de", "gsw"]}, {"language": ["de", "gsw"]}),
+        ({"languages": ["English"]}, {"language": None}),
+        ({"adapter_alone": True}, {"library_name": "peft", "base_model_relation": "adapter"}),
+    ],
+)
+def test_metadata_keeps_to_what_the_hub_knows(tmp_path, changes, expected):
+    data = write(tmp_path, **changes).data.to_dict()
+    assert {name: data.get(name) for name in expected} == expected
+
+
+def test_a_local_base_is_named_to_people_alone(tmp_path):
+    card = write(tmp_path, base="base", base_on_hub=False, base_revision=None)
+    assert card.data.base_model is None and card.data.get("base_model_relation") is None
+    assert "It is `base`, fine-tuned with CTC" in card.text
+
+
+def test_it_renders_with_headings_tables_and_code(tmp_path):
     text = write(tmp_path).text
-    assert "| letters test | 40.0 % | 37.5 % | 2 | 1.5 | 5 | 1 | 0 | 1 |" in text
-    assert "greedy CTC" in text
-    assert "lowercase, no punctuation" in text
-    assert "`facebook/wav2vec2-base`, fine-tuned with CTC on `openslr/librispeech_asr`, `letters`." in text
-    assert "finetune train recipes/letters/recipe.yaml" in text
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert "<h1>wav2vec2 reads *letters*</h1>" in html
+    assert re.findall("<h2>(.*?)</h2>", html) == [
+        "Results",
+        "What it is for, and what not",
+        "Use",
+        "Where it goes wrong",
+        "What it was trained on",
+        "How it was trained",
+    ]
+    assert html.count("<table>") == 4 and html.count('<code class="language-python">') == 1
+    tables = read_tables(text)
+    assert all(len(row) == len(table[0]) for table in tables for row in table)
+    cells = tables[0][1]
+    interval = scores()["intervals"]["wer"]
+    assert cells[:3] == ["letters", "test", "greedy"]
+    assert cells[3] == f"40.0 % ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    assert cells[6:] == ["2", "5", "1", "0", "1"]
+    # What looks like Markdown in a value is no Markdown.
+    assert ["accent", "Scots|Irish"] in [row[:2] for row in tables[1]]
 
 
-def test_no_absolute_path_gets_out(tmp_path):
-    secret = tmp_path / "secret"
-    write(
-        tmp_path,
-        title=str(secret / "run 1"),
-        base_model=str(secret / "base"),
-        scores={str(secret / "test"): TEST_SCORES},
-        training_command=f"finetune train {secret}/a.yaml --set data.train={secret}/train",
-    )
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "secret" not in text
-    assert str(tmp_path) not in text
-    assert "\nbase_model" not in text, "a folder's name alone would point at a stranger's model on the hub"
-    assert "# run 1\n" in text
-    assert "It is `base`" in text
-    assert "finetune train a.yaml --set data.train=train\n" in text
-    assert '  train: "train.tsv"\n' in text
+def test_people_read_what_they_need(tmp_path):
+    text = write(tmp_path).text
+    assert "7 voices" in text and "1.5 hours" not in text and "90 minutes" in text
+    assert "3 × too long (train), 1 × silent audio (train)" in text
+    assert "It is `facebook/wav2vec2-base` (revision 0b5b8e8), fine-tuned" in text
+    assert "`openslr/librispeech_asr` (clean, revision 71cacb), `letters`" in text
+    assert "narrow band of telephones" in text
+    assert "2 processes, each on one NVIDIA H100" in text and "83 minutes" in text
+    assert "finetune 0.1.0 (commit 03d460d), Python 3.11.7, torch 2.12.1" in text
+    assert "accelerate launch --num_processes 2 -m finetune train recipe.yaml data.root=ROOT" in text
+    assert "x → z × 1" in text and "1 of 2 utterances have a word error" in text
+    assert "Energy: not measured" in text
+    assert ["model.base", "facebook/wav2vec2-base"] in read_tables(text)[-1]
+    keys = {row[0] for row in read_tables(text)[-1]}
+    assert "training.learning_rate" in keys and not {"training.log_steps", "augmentation.reverb_probability"} & keys
+
+
+def test_what_only_the_author_knows_comes_first(tmp_path):
+    text = write(
+        tmp_path, intended_use="Dictation of <b>letters</b>.", limitations="Not for names.", energy_kwh=1.5
+    ).text
+    assert r"Dictation of \<b\>letters\</b\>." in text
+    assert "- Not for names.\n- It writes" in text
+    assert "Energy: 1.5 kWh" in text
+
+
+def test_what_the_validation_split_flatters_is_said(tmp_path):
+    assert "figures flatter" in write(tmp_path, results=[scores(split="validation", chose_weights=True)]).text
+
+
+def test_nobody_is_named(tmp_path):
+    write(tmp_path)
+    assert find_leaks(tmp_path) == []
+    for file in tmp_path.iterdir():
+        assert not re.search(r"\bann\b|\bbo\b|1\.wav", file.read_text(encoding="utf-8"), re.IGNORECASE), file
+    assert "speaker 1" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_of_many_slices_the_best_and_the_worst_are_shown(tmp_path):
+    results = [Result(f"{i}", "a " * 20, "b " * i + "a " * (20 - i), "", 1.0, f"s{i}") for i in range(1, 10)]
+    rows = [row for row in read_tables(write(tmp_path, results=[scores(results)]).text)[1] if "peaker" in row[0]]
+    assert [row[2].split(" (")[0] for row in rows] == ["5.0 %", "10.0 %", "15.0 %", "35.0 %", "40.0 %", "45.0 %"]
+    assert rows[0][0] == "Speaker (best and worst of 9)"
 
 
 def test_a_card_without_scores_says_so(tmp_path):
-    card = write(tmp_path, scores={}, base_model=None, language=None, license=None, datasets=[], normalization=[])
-    assert "Not evaluated yet." in card.text
+    card = write(tmp_path, results=[], license=None, languages=[])
+    assert "Not evaluated yet." in card.text and "states no licence" in card.text
     assert "model-index" not in card.content
-    assert card.data.license is None
+    assert card.data.license is None and card.data.language is None
 
 
 def test_a_set_without_words_is_not_reported_to_the_hub(tmp_path):
-    card = write(tmp_path, scores={"silence": score([""], ["a"])})
+    card = write(tmp_path, results=[scores([Result("1", "", "a", "", 1.0, None)])])
     assert "model-index" not in card.content
-    assert "| silence | unknown | unknown | 1 |" in card.text
+    assert read_tables(card.text)[0][1][3:5] == ["unknown", "unknown"]
+
+
+def test_what_is_saved_later_with_the_model_gets_onto_the_card(tmp_path):
+    before = write(tmp_path).text
+    assert "language model" not in before and "leaves out" not in before
+    tuned = {"utterances": 104, "wer": 0.061, "greedy_wer": 0.102}
+    (tmp_path / "decoder.json").write_text(json.dumps({"beam_width": 50, "hotwords": {}, "tuned": tuned}))
+    save_preprocessing(tmp_path, [{"highpass": 80}])
+    assert update_card(tmp_path) is None
+    after = ModelCard.load(tmp_path / "README.md").text
+    assert "On the 104 utterances on which its weights were chosen WER is 6.1 % with it and 10.2 % without" in after
+    assert '`{"highpass": 80}`' in after
+    assert read_tables(after) == read_tables(before), "the figures are still those of greedy decoding"
+
+
+def test_a_card_that_was_changed_by_hand_stays(tmp_path):
+    write(tmp_path)
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "\nMine.\n", encoding="utf-8")
+    changed = card.read_bytes()
+    assert "was changed by hand" in (update_card(tmp_path) or "")
+    assert card.read_bytes() == changed
+    (tmp_path / "training.json").unlink()
+    assert update_card(tmp_path) is None, "another toolkit's model has another card"
+    assert card.read_bytes() == changed
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -1,0 +1,75 @@
+"""WER and CER as a hub lists them beside a model: the `model-index` of a card's metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from finetune.publishing.local_paths import is_on_hub
+
+TASK = "automatic-speech-recognition"
+
+
+def name_data(evaluated: Mapping[str, Any]) -> str:
+    """The data sets that were evaluated together, for people."""
+    return " + ".join(source["root"] for source in evaluated.get("sources", ())) or "speech that is not named here"
+
+
+def name_decoder(decoder: Mapping[str, Any]) -> str:
+    """What is put behind a metric's name: nothing for greedy decoding, "(+LM)" as is the custom on the hub."""
+    if decoder.get("name", "greedy") == "greedy":
+        return ""
+    return " (+LM)" if "language_model" in decoder else " (beam search)"
+
+
+def build_results(scores: Mapping[str, Any]) -> list[EvalResult]:
+    """WER and CER of one report, as `describe_scores` makes it fit to be published; of no words there is neither.
+
+    Values are percent, with two decimals, as in the hub's cards of wav2vec2 (EvalResult's own example is 20.0). The
+    95 % interval, in percent too, the normalisation and the decoder are the metric's arguments.
+    """
+    evaluated, intervals = scores["evaluated"], scores.get("intervals", {})
+    sources, decoder = evaluated["sources"], evaluated["decoder"]
+    name = name_data(evaluated)
+    alone = sources[0] if len(sources) == 1 else {}
+    is_hub = bool(alone) and is_on_hub(name)
+    arguments = {
+        "unit": "percent",
+        "decoder": dict(decoder),
+        "normalization": list(evaluated["normalization"]),
+        "utterances": scores["utterances"],
+        "chose_the_weights": True if evaluated.get("chose_weights") else None,
+    }
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Automatic Speech Recognition",
+            dataset_type=name if is_hub else re.sub(r"[^\w.-]+", "-", name).strip("-").lower() or "unnamed",
+            dataset_name=name,
+            dataset_config=alone.get("configuration"),
+            dataset_split=evaluated["split"],
+            dataset_revision=alone.get("revision"),
+            metric_type=metric,
+            metric_name=f"{evaluated['split'].capitalize()} {metric.upper()}{name_decoder(decoder)}",
+            metric_value=to_percent(scores[metric]),
+            metric_args=arguments
+            | {
+                "interval_95": _percents(intervals.get(metric)),
+                "reference_units": scores["words" if metric == "wer" else "characters"],
+            },
+        )
+        for metric in ("wer", "cer")
+        if scores[metric] is not None
+    ]
+
+
+def to_percent(rate: float) -> float:
+    """A fraction as percent with two decimals."""
+    return round(100 * rate, 2)
+
+
+def _percents(rates: list[float] | None) -> list[float] | None:
+    return None if rates is None else [to_percent(rate) for rate in rates]

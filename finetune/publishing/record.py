@@ -1,0 +1,110 @@
+"""What a model card is made of, kept beside the model as training.json: nothing in it must not get out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.corpus import Rejection, Split
+from finetune.publishing.local_paths import public_name, scrub_value
+
+FILE = "training.json"
+# Of what goes wrong, so much of each kind: a card is read, a report is searched.
+_MOST_ERRORS = 10
+_ERRORS = ("substitutions", "deletions", "insertions", "characters", "worst")
+
+
+def describe_training(
+    splits: Mapping[str, Split],
+    rejected: Sequence[Rejection],
+    *,
+    streamed: bool,
+    device: str,
+    processes: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """What a run was trained on, and on what machine: counts alone, no names of speakers or files.
+
+    `splits` are by role; a `streamed` training split is known by its first rows only. `seconds` is the training time.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for rejection in rejected:
+        counts.setdefault(rejection.split, Counter())[scrub_value(rejection.reason)] += 1
+    return {
+        "data": {
+            "splits": {role: _describe_split(split) for role, split in splits.items()},
+            "held_out": "validation" in splits and splits["validation"].table is splits["train"].table,
+            "streamed": streamed,
+            "rejected": {split: dict(reasons.most_common()) for split, reasons in counts.items()},
+        },
+        "hardware": {"device": device, "processes": processes, "training_seconds": round(seconds, 1)},
+    }
+
+
+def _describe_split(split: Split) -> dict[str, Any]:
+    speakers = {utterance.speaker for utterance in split.utterances}
+    rates = Counter(utterance.sampling_rate for utterance in split.utterances)
+    return {
+        "utterances": len(split.utterances),
+        "seconds": round(split.seconds, 1),
+        "speakers": None if None in speakers else len(speakers),
+        "longest_seconds": round(max((utterance.seconds for utterance in split.utterances), default=0.0), 1),
+        "sampling_rates": {str(rate): number for rate, number in rates.most_common()},
+    }
+
+
+def describe_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what stands in scores.json what may be published: speakers are numbered, and no utterance is named."""
+    errors = scores.get("errors", {})
+    slices = scores.get("slices", {})
+    return {
+        **{name: value for name, value in scores.items() if name not in ("errors", "slices")},
+        "evaluated": _describe_evaluated(scores.get("evaluated", {})),
+        "slices": {name: [_describe_slice(name, *each) for each in enumerate(slices[name], 1)] for name in slices},
+        "errors": {
+            kind: [
+                {name: value for name, value in each.items() if name != "utterance"}
+                for each in errors.get(kind, [])[:_MOST_ERRORS]
+            ]
+            for kind in _ERRORS
+        },
+    }
+
+
+def _describe_evaluated(evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    sources = [{**source, "root": public_name(source["root"])} for source in evaluated.get("sources", ())]
+    decoder = dict(evaluated.get("decoder", {}))
+    # Hotwords are often names: their number is enough.
+    if hotwords := len(decoder.pop("hotwords", {})):
+        decoder["hotwords"] = hotwords
+    return {**evaluated, "split": scrub_value(evaluated.get("split", "")), "sources": sources, "decoder": decoder}
+
+
+def _describe_slice(kind: str, number: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+    # Whose voices they are is nobody's business.
+    value = f"speaker {number}" if kind == "speaker" else scrub_value(scores["value"])
+    return {**scores, "value": value}
+
+
+def save_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `training.json` into a model's folder."""
+    partial = folder / f".{FILE}.partial"
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(folder / FILE)
+
+
+def load_record(folder: Path) -> dict[str, Any] | None:
+    """What `save_record` wrote; None for a folder without it, or with a damaged one."""
+    return load_json(folder / FILE)
+
+
+def load_json(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
