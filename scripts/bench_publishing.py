@@ -1,6 +1,7 @@
 """What pushing in the background adds to training time: the same run without it, with `best` and with `every`, in turn.
 
     python scripts/bench_publishing.py [--shape small|base|large] [--steps 60] [--eval-steps 10] [--rounds 3]
+                                        [--threads N]
 
 Each run is in a process of its own, on bench_training.py's corpus of noise, by its recipe (bf16). The clock runs from
 the first step to the last, evaluations, checkpoints and candidates included; the push of the finished model, which
@@ -10,10 +11,11 @@ another machine. Evaluations follow each other so closely that there is always s
 
 What must be moved: the weights (38 MB for `small`, 380 MB for wav2vec2-base) are not written again, but read twice,
 hashed (SHA-256) and sent. In the loop itself a candidate costs a link, some small files and eight utterances read
-again. The process beside takes 0.5 s to import what it needs; plain Transformers, in which the model is tried, some 4 s,
-and then the model's time for at most 60 s of speech. All of that has the scheduling class SCHED_IDLE, whose weight is 3
-against 1024: where training keeps all cores busy, it gets 0.3 % of them. So the limit is 0.3 % and the time in the
-loop; the goal is less than 2 %.
+again. The process beside takes 0.5 s to import what it needs; plain Transformers, in which the model is tried, some
+4 s, and then the model's time for at most 60 s of speech. All of that has the scheduling class SCHED_IDLE, whose weight
+is 3 against 1024: where training keeps all cores busy, it gets 0.3 % of them, and a push may take a quarter of an hour.
+So the limit is 0.3 % and the time in the loop; the goal is less than 2 %. `--threads 1` leaves other cores idle, as
+training on a GPU does: there all is pushed, and what the processes share is caches, memory and the disk.
 
 MEASURED
 """
@@ -127,10 +129,13 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     return measured | {"processors": children.ru_utime + children.ru_stime}
 
 
-def start(arguments: Sequence[str], variant: str, folder: Path, environment: dict[str, str]) -> dict[str, float]:
+def start(
+    arguments: Sequence[str], variant: str, folder: Path, threads: int | None, environment: dict[str, str]
+) -> dict[str, float]:
     """Train once in a process of its own."""
     command = [sys.executable, __file__, *arguments, "--part", variant, "--folder", str(folder)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False, text=True)
+    environment = {**os.environ, **environment} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     for line in done.stderr.splitlines():
@@ -149,6 +154,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--eval-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of training (default: as many as there are cores)")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -162,11 +168,12 @@ def main(arguments: Sequence[str]) -> None:
         with serve_hub(folder / "hub") as environment:
             for number in range(options.rounds):
                 for variant in VARIANTS:
-                    result = start(arguments, variant, folder, environment)
+                    result = start(arguments, variant, folder, options.threads, environment)
                     results[variant].append(result)
                     print(
-                        f"round {number + 1}, {variant}: {result['seconds']:.2f} s, of them {result['in_the_loop']:.2f} "
-                        f"s for candidates; {result['pushed']:.0f} pushed, {result['processors']:.1f} s of a processor",
+                        f"round {number + 1}, {variant}: {result['seconds']:.2f} s, of them "
+                        f"{result['in_the_loop']:.2f} s for candidates; {result['pushed']:.0f} pushed, "
+                        f"{result['processors']:.1f} s of a processor",
                         flush=True,
                     )
     seconds = {variant: statistics.median(each["seconds"] for each in results[variant]) for variant in VARIANTS}

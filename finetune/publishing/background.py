@@ -260,7 +260,7 @@ def _give_way(pid: int) -> None:
 
 
 def _hurry(pid: int) -> None:
-    """Undo `_give_way` when somebody waits for the process."""
+    """Undo `_give_way`, as somebody waits for the process."""
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
@@ -270,6 +270,7 @@ def _hurry(pid: int) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and those it started, soon."""
+    _hurry(process.pid)  # Ending takes a little work, too.
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(_END_SECONDS)

@@ -42,14 +42,26 @@ texts = {file: recognise({"raw": samples, "sampling_rate": rate})["text"] for fi
 print(json.dumps(texts))
 """
 
-# The command with a Publisher whose program is the stand-in.
+# The command with a Publisher whose program is the stand-in; where that waits, training is asked to stop meanwhile.
 PATCHED = """
-import sys
-from functools import partial
+import os, pathlib, signal, sys, time
 import finetune.snapshots
 from finetune.cli import main
-program = [sys.executable, sys.argv[1], sys.argv[2]]
-finetune.snapshots.Publisher = partial(finetune.snapshots.Publisher, program=program)
+
+folder = pathlib.Path(sys.argv[2])
+
+class Standing(finetune.snapshots.Publisher):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options, program=[sys.executable, *sys.argv[1:3]])
+
+    def offer(self, *arguments):
+        super().offer(*arguments)
+        if (folder / "waits").exists():
+            while not (folder / "pid").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+finetune.snapshots.Publisher = Standing
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -148,20 +160,29 @@ def test_interrupted_training_ends_its_push_and_the_same_command_takes_it_up(
 ) -> None:
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "waits").touch()
-    training = {"max_steps": 600, "eval_steps": 10, "learning_rate": 1e-12}
+    training = {"max_steps": 6, "learning_rate": 1e-12}
     recipe = write_recipe(tmp_path, training=training, publishing={"repo_id": "team/tones", "push": "best"})
     command = [sys.executable, "-c", PATCHED, tmp_path / "stand_in.py", tmp_path, "train", recipe]
     command += ["--output", tmp_path / "run"]
     with started(command) as program:
-        program.wait_for((tmp_path / "pid").exists)
-        program.process.send_signal(signal.SIGTERM)  # To it alone, as a scheduler may.
-        said = program.wait(60)
+        said = program.wait()
         assert program.process.returncode == 75, said
     assert not is_running(int((tmp_path / "pid").read_text() or 0))
-    assert [path.name for path in (tmp_path / "run/publishing").iterdir()] == ["step-000010"]
+    assert [path.name for path in (tmp_path / "run/publishing").iterdir()] == ["step-000002"]
     (tmp_path / "waits").unlink()
     execute(command)
-    assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == ["run", "step-000010"]
+    assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == ["run", "step-000002"]
+
+
+def test_of_several_processes_one_pushes(hub: Hub, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    (tmp_path / "train.py").write_text(PATCHED)
+    recipe = write_recipe(tmp_path, publishing={"repo_id": "team/tones", "push": "every"}, training={"max_steps": 2})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, tmp_path / "train.py", tmp_path / "stand_in.py", tmp_path, "train", recipe]
+    said = execute([*command, "--output", tmp_path / "run"])
+    assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == ["run", "step-000002"]
+    assert said.count("step-000002: on the hub: URL") == 1 and "not on the hub" not in said
 
 
 def test_kill_in_mid_upload_and_a_hub_that_goes_away_do_not_harm_the_run_which_is_pushed_later(

@@ -84,6 +84,10 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run.publisher.close()
 
 
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 ONE = "team/tones --with-parent"
 
 
@@ -161,7 +165,7 @@ def test_close_ends_the_push_with_what_it_started_soon_and_the_next_run_takes_it
     began = time.monotonic()
     run.publisher.close()
     assert time.monotonic() - began < 3
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in run.pids)
+    run.wait_for(lambda: not any(is_running(pid) for pid in run.pids))
     (run.folder / "go").touch()
     again = Run(run.folder)
     again.wait_for(lambda: again.said == ["step-000020: on the hub: URL"])
@@ -222,7 +226,7 @@ time.sleep(60)
         program.process.send_signal(signal.SIGKILL)
         program.process.wait()
         deadline = time.monotonic() + 30
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie":
+        while is_running(pid):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
