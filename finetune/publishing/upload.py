@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -233,6 +234,7 @@ class Push:
         additions = [CommitOperationAdd(file.name, file.path) for file in changes.sent]
         for file, addition in zip(changes.sent, additions, strict=True):
             addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # Known, and so not computed again.
+        self._choose_transfer()
         # First, as only here a .gitignore in the repository can be kept from leaving out parts of a model in silence.
         self.api.preupload_lfs_files(
             repo_id, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
@@ -243,6 +245,13 @@ class Push:
                 repo_id, [*additions, *deletions], commit_message=message, revision=branch, parent_commit=there.head
             )
         return done.oid
+
+    def _choose_transfer(self) -> None:
+        """Have files go by Git LFS to a hub without Xet, which `huggingface_hub` takes for granted."""
+        if not constants.HF_HUB_DISABLE_XET:
+            branch = quote(self.destination.branch, safe="")
+            address = f"{constants.ENDPOINT}/api/models/{self.destination.repo_id}/xet-write-token/{branch}"
+            constants.HF_HUB_DISABLE_XET = get_session().get(address, headers=build_hf_headers()).status_code == 404
 
     def _require_same_kind(self, there: _Repository) -> None:
         """Raise UserError where the repository holds another kind of model."""
