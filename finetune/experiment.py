@@ -440,7 +440,16 @@ class Experiment:
             folders["adapter"] = self.output / ".adapter.partial"
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
-            complete_model(folder, self.output / name, self.recipe, extractor, self.tokenizer, results, training)
+            complete_model(
+                folder,
+                self.output / name,
+                self.recipe,
+                extractor,
+                self.tokenizer,
+                results,
+                training,
+                self.output.name,
+            )
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

@@ -71,10 +71,12 @@ def complete_model(
     tokenizer: Any,
     results: Sequence[Mapping[str, Any]],
     training: Mapping[str, Any],
+    run: str,
 ) -> None:
     """Put beside saved weights what they are used with, the recipe and a card, and rename their folder.
 
-    `results` are as in scores.json, with what was evaluated; `training` is of `describe_training`.
+    `results` are as in scores.json, with what was evaluated, but may lack intervals, slices and errors; `training` is
+    of `describe_training`, and `run` is the run's name.
     """
     from transformers import Wav2Vec2Processor
 
@@ -85,7 +87,7 @@ def complete_model(
     (partial / "recipe.yaml").write_text(_publish_recipe(recipe).to_yaml(), encoding="utf-8")
     config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
     record = {
-        **_describe_author(recipe, final.parent.name),
+        **_describe_author(recipe, run),
         **_describe_origins(recipe),
         **training,
         "adapter_alone": (partial / "adapter_config.json").exists(),
