@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from hub import TOKEN, Hub, serve
-from huggingface_hub import constants
+from huggingface_hub import HfApi, ModelCard, constants
 from programs import execute, started
 
 from finetune.cli import main
@@ -88,6 +88,29 @@ def test_a_run_is_pushed_and_anybody_transcribes_with_it(hub: Hub, learned_run: 
     assert texts == expected
     assert len(set(texts.values())) > 1
     assert sum(size for name, size in hub.sent.items() if name.endswith("model.safetensors"))
+
+
+def test_a_report_s_scores_go_into_the_card_that_is_there(
+    hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path, tmp_path: Path
+) -> None:
+    model = learned_run / "model"
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo("team/tones")
+    api.upload_file(repo_id="team/tones", path_in_repo="README.md", path_or_fileobj=b"---\nlicense: mit\n---\nMine\n")
+    code, told, errors = finetune("push", learned_run / "report", "team/tones")
+    assert code == 0, errors
+    repository = hub.find("team/tones")
+    assert repository
+    head = repository.branches["main"]
+    assert told == f"on the hub: {hub.endpoint}/team/tones/commit/{head}\n"
+    files = repository.read(head)
+    assert set(files) == {".gitattributes", "README.md"}
+    card, ours = ModelCard.load(files["README.md"].place), ModelCard.load(model / "README.md")
+    assert [each.metric_value for each in card.data.eval_results] == [e.metric_value for e in ours.data.eval_results]
+    for option in ("--private", "--dry-run", "--tag=a", f"--data={tmp_path}"):
+        code, _, errors = finetune("push", learned_run / "report", "team/tones", option)
+        assert (code, len(errors.splitlines())) == (2, 1)
+        assert "are for models" in errors
 
 
 def test_a_dry_run_says_everything_and_sends_nothing(
