@@ -108,7 +108,7 @@ class Push:
         """
         repo_id, branch = self.destination.repo_id, self.destination.branch
         with self._asking():
-            self._require_permission()
+            permission = self._require_permission()
             there = self._look()
             self._require_same_kind(there)
             warned = self._require_valid_card()
@@ -118,7 +118,7 @@ class Push:
             new = f", which will be made, {'private' if self.destination.private else 'public'}"
         else:
             new = "" if there.has_branch else f", where the branch {branch} will be made"
-        lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}"]
+        lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
         lines += [f"to send: {file.name} ({say_size(file.size)})" for file in changes.sent]
         same = len(self.files) - len(changes.sent)
         lines += [f"there already: {same} of {len(self.files)} files"] if same else []
@@ -152,15 +152,20 @@ class Push:
                     self.say(f"{branch} of {repo_id} has moved on: looking at it again")
             else:
                 raise UserError(f"Others push to {branch} of {repo_id} all the time: push again when they are done.")
-            if self.destination.tag is not None:
-                self._tag(self.destination.tag, commit)
-        return f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+        url = f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+        if self.destination.tag is not None:
+            try:
+                with self._asking():
+                    self._tag(self.destination.tag, commit)
+            except UserError as error:
+                raise UserError(f"The model is on the hub ({url}), but without the tag. {error}") from error
+        return url
 
     def _asking(self) -> AbstractContextManager[None]:
         return requests_to_hub(self.destination.repo_id, self.say, self.waits)
 
-    def _require_permission(self) -> None:
-        """Raise UserError for a token that can't write where the model goes, as far as the hub says it beforehand."""
+    def _require_permission(self) -> str:
+        """Whose the token is; raises UserError where it can't write where the model goes, as far as the hub says."""
         repo_id = self.destination.repo_id
         about = self.api.whoami()
         role = about.get("auth", {}).get("accessToken", {}).get("role")
@@ -177,7 +182,7 @@ class Push:
             except HfHubHTTPError as error:
                 if error.response.status_code != 404:  # A hub that can't say.
                     raise
-            return
+            return f"token: of {about['name']}, may write there"
         for kind in ("dataset", "space"):
             if self._find(kind):
                 raise UserError(f"{repo_id} is a {kind} on {endpoint}, and no model: choose another name.")
@@ -187,6 +192,8 @@ class Push:
                 f"This token may not write to {repo_id}: it is of {about['name']}, whose repositories are named "
                 f"{' or '.join(f'{name}/…' for name in namespaces)}."
             )
+        knows = "may write there" if role == "write" else "whether it may make the repository is known when it is made"
+        return f"token: of {about['name']}, {knows}"
 
     def _find(self, kind: str) -> Any:
         """What the hub tells about a repository of a kind with the name, or None."""

@@ -279,10 +279,16 @@ def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path)
     assert wrote(hub) == []
 
 
-def test_a_tag_whose_answer_was_lost_or_that_another_put_meanwhile(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+def test_a_tag_whose_answer_was_lost_or_that_could_not_be_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     hub.fail("POST", "/tag/", drop="after")
     url, _ = push(write_model(tmp_path / "1", 1), tag="v1")
     assert api.list_repo_refs(NAME).tags[0].target_commit == url.split("/")[-1]
+    hub.fail("POST", "/tag/", status=403)
+    told = refusal(write_model(tmp_path / "2", 2), tag="v2")
+    assert "The model is on the hub" in told and "without the tag. This token may not" in told
+    assert published(hub)[0] == contents(tmp_path / "2")
+    push(tmp_path / "2", tag="v2")
+    assert len(published(hub)) == 3
 
 
 def test_private(hub: Hub, api: HfApi, tmp_path: Path) -> None:
