@@ -38,7 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Destination:
     """Where a model goes: a repository, and in it a branch, which is made where it is missing; None: main.
 
-    `private` matters where the repository is made. A tag is put on the commit.
+    With `private` it is made so; otherwise it is public, or as its organisation has it. A tag is put on the commit.
     """
 
     repo_id: str
@@ -115,7 +115,7 @@ class Push:
             changes = self._compare(there)
             self._require_free_tag(there, changes)
         if not there.exists:
-            new = f", which will be made, {'private' if self.destination.private else 'public'}"
+            new = f", which will be made{', private' if self.destination.private else ''}"
         else:
             new = "" if there.has_branch else f", where the branch {branch} will be made"
         lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
@@ -228,7 +228,7 @@ class Push:
         """The repository and its branch, made where they are missing."""
         repo_id = self.destination.repo_id
         if not there.exists:
-            self.api.create_repo(repo_id, private=self.destination.private, exist_ok=True)
+            self.api.create_repo(repo_id, private=self.destination.private or None, exist_ok=True)
             there = self._look()
         if not there.has_branch and there.head:
             self.api.create_branch(repo_id, branch=self.destination.branch, revision=there.head, exist_ok=True)
