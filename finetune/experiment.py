@@ -477,7 +477,14 @@ class Experiment:
         for name, folder in folders.items():
             extractor = self.preparation.feature_extractor
             complete_model(
-                folder, self.output / name, self.output.name, self.recipe, extractor, self.tokenizer, results, training
+                folder,
+                self.output / name,
+                self.recipe,
+                extractor,
+                self.tokenizer,
+                results,
+                training,
+                self.output.name,
             )
 
 

@@ -10,8 +10,10 @@ import torch
 from finetune.data.corpus import Split
 from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
+from finetune.evaluation.report import SCORES
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import prepare
+from finetune.publishing.card_scores import push_scores
 from finetune.publishing.parity import Spoken, full_precision
 from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
@@ -34,8 +36,16 @@ def publish(
     """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
 
     `data` names speech to hold the model against plain Transformers on; without it that is the validation split of its
-    run. Raises UserError for whatever keeps the model from being published, with nothing changed here.
+    run. Of a report's folder the scores go into the card that is there. Raises UserError for whatever keeps the model
+    from being published, with nothing changed here.
     """
+    if (source / SCORES).is_file():
+        if destination.tag or destination.private or data or dry_run:
+            raise UserError(
+                f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
+                "--dry-run are for models."
+            )
+        return [f"on the hub: {push_scores(source, destination.repo_id, destination.revision, say=say)}"]
     model, run = find_model(source)
     if run is None and data is None:
         raise UserError(

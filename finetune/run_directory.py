@@ -67,17 +67,17 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], trans
 def complete_model(
     partial: Path,
     final: Path,
-    run: str,
     recipe: Recipe,
     feature_extractor: Any,
     tokenizer: Any,
     results: Sequence[Mapping[str, Any]],
     training: Mapping[str, Any],
+    run: str,
 ) -> None:
     """Put beside saved weights what they are used with, the recipe and a card, and rename their folder.
 
-    `run` is the run's name, `results` are as in scores.json, with what was evaluated; `training` is of
-    `describe_training`.
+    `results` are as in scores.json, with what was evaluated, but may lack intervals, slices and errors; `training` is
+    of `describe_training`, and `run` is the run's name.
     """
     from transformers import Wav2Vec2Processor
 

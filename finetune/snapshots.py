@@ -75,7 +75,7 @@ def write_snapshot(
         "evaluated": {**evaluation.evaluated(), "step": step},
     }
     extractor, tokenizer = preparation.feature_extractor, transcriber.tokenizer
-    complete_model(partial, folder / MODEL, run, recipe, extractor, tokenizer, [scores], training)
+    complete_model(partial, folder / MODEL, recipe, extractor, tokenizer, [scores], training, run)
     wer = percent(evaluation.scores.wer)
     write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(transcriber, evaluation))
 

@@ -16,6 +16,9 @@ from finetune.evaluation.clips import write_clips
 from finetune.evaluation.page import build_page
 from finetune.evaluation.results import FILE, format_results
 
+SCORES = "scores.json"
+_EVALUATED = ("sources", "split", "normalization", "decoder")
+
 
 def write_report(
     folder: Path,
@@ -39,7 +42,7 @@ def write_report(
     unfinished.mkdir(parents=True)
     try:
         scores = {**({"evaluated": evaluated} if evaluated else {}), **analysis.to_json()}
-        _write(unfinished / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+        _write(unfinished / SCORES, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
         _write(unfinished / FILE, format_results(analysis.results, analysis.counts))
         audio = write_clips(unfinished, len(analysis.results), recording) if recording else ()
         _write(unfinished / "index.html", build_page(title, analysis, details, audio))
@@ -47,6 +50,30 @@ def write_report(
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """What `write_report` wrote into `scores.json`, in a report's folder or a run's, with what was evaluated.
+
+    Raises UserError where there is none, and for one that is damaged or so old that it does not say of what it is.
+    """
+    places = (folder / SCORES, folder / "report" / SCORES)
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(f"There is no report in {folder}: expected a folder of `finetune evaluate --report`, or a run.")
+    try:
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        evaluated = scores.get("evaluated")
+        complete = evaluated is None or all(key in evaluated for key in _EVALUATED)
+        if not complete or not all(key in scores for key in ("wer", "cer", "utterances", "words", "characters")):
+            raise ValueError("something is missing")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: {error}.") from error
+    if evaluated is None:
+        raise UserError(
+            f"{file} does not say what was evaluated and how: make it anew with finetune evaluate --report."
+        )
+    return dict(scores)
 
 
 def require_free(folder: Path) -> None:

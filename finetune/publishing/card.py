@@ -18,11 +18,12 @@ from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.evaluation.scores import count, percent
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
+from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 
-CARD, RECIPE = "README.md", "recipe.yaml"
+RECIPE = "recipe.yaml"
 # A language as ISO 639 has it, alone or with a region, or the hub's word for several.
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
 # Of what a report lists under one heading, so many of the best and of the worst.
@@ -142,10 +143,10 @@ def _results(record: Mapping[str, Any]) -> str:
 
 
 def _describe_conditions(scores: Mapping[str, Any]) -> str:
-    evaluated, intervals = scores["evaluated"], scores["intervals"]
+    evaluated, intervals = scores["evaluated"], scores.get("intervals")
     steps = ", ".join(_code(step) for step in evaluated["normalization"]) or "none"
     lines = [f"Both texts were normalised for scoring: {steps}."]
-    if intervals["wer"]:
+    if intervals and intervals["wer"]:
         lines.append(f"The intervals are over {intervals['clusters']} {intervals['resampled']}.")
     if step := evaluated.get("step"):
         lines.append(f"These are the weights of step {step} of a training that goes on, chosen on this split.")
@@ -289,7 +290,7 @@ def _name_source(source: Mapping[str, Any]) -> str:
 
 
 def _rate(scores: Mapping[str, Any], rate: str) -> str:
-    interval = scores["intervals"][rate]
+    interval = scores.get("intervals", {}).get(rate)
     return percent(scores[rate]) + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
 
 

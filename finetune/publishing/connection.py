@@ -137,7 +137,7 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
         return f"The hub at {endpoint} has no {repo_id}, or none that this token may see{because}."
     if status == 413:
         return f"The hub at {endpoint} takes no file as large as one of these{because}: nothing was committed."
-    return f"The hub at {endpoint} refused the push to {repo_id} with status {status}{because}. Nothing was committed."
+    return f"The hub at {endpoint} refuses this for {repo_id} with status {status}{because}."
 
 
 def hide_tokens(text: str) -> str:

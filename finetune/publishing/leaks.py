@@ -63,6 +63,12 @@ def find_leaks(folder: Path) -> list[str]:
     return found
 
 
+def find_leaks_in(text: str) -> list[str]:
+    """The same of one text that is to be published: what it is, a line each."""
+    names = _machine_names()
+    return [kind for line in text.splitlines() for kind in [*_find_secrets(line), *_find_places(line, names)]]
+
+
 def _find_secrets(line: str) -> list[str]:
     patterns = {
         "a token or password": _TOKEN,

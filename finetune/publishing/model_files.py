@@ -16,11 +16,13 @@ from finetune.data.transcripts import NORMALIZATION_FILE
 from finetune.decoding.decoder import ALPHABET, SETTINGS
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
+from finetune.publishing.record import FILE as RECORD
 
 CARD = "README.md"
 _MODEL = (
     CARD,
     "recipe.yaml",
+    RECORD,
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",

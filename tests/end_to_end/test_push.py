@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub import Hub
-from huggingface_hub import constants
+from hub import TOKEN, Hub
+from huggingface_hub import HfApi, ModelCard, constants
 from programs import execute, started
 
+from finetune import publication
 from finetune.cli import main
 from finetune.inference.transcriber import Transcriber
 
@@ -64,6 +65,29 @@ def test_a_run_is_pushed_and_anybody_transcribes_with_it(hub: Hub, learned_run: 
     assert sum(size for name, size in hub.sent.items() if name.endswith("model.safetensors"))
 
 
+def test_a_report_s_scores_go_into_the_card_that_is_there(
+    hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path, tmp_path: Path
+) -> None:
+    model = learned_run / "model"
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo("team/tones")
+    api.upload_file(repo_id="team/tones", path_in_repo="README.md", path_or_fileobj=b"---\nlicense: mit\n---\nMine\n")
+    code, told, errors = finetune("push", learned_run / "report", "team/tones")
+    assert code == 0, errors
+    repository = hub.find("team/tones")
+    assert repository
+    head = repository.branches["main"]
+    assert told == f"on the hub: {hub.endpoint}/team/tones/commit/{head}\n"
+    files = repository.read(head)
+    assert set(files) == {".gitattributes", "README.md"}
+    card, ours = ModelCard.load(files["README.md"].place), ModelCard.load(model / "README.md")
+    assert [each.metric_value for each in card.data.eval_results] == [e.metric_value for e in ours.data.eval_results]
+    for option in ("--private", "--dry-run", "--tag=a", f"--data={tmp_path}"):
+        code, _, errors = finetune("push", learned_run / "report", "team/tones", option)
+        assert (code, len(errors.splitlines())) == (2, 1)
+        assert "are for models" in errors
+
+
 def test_a_dry_run_says_everything_and_sends_nothing(
     hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path
 ) -> None:
@@ -72,19 +96,27 @@ def test_a_dry_run_says_everything_and_sends_nothing(
     lines = told.splitlines()
     assert lines[0] == f"repository: team/tones on {hub.endpoint}, branch main, which will be made, private"
     assert any(line.startswith("to send: model.safetensors (") for line in lines)
+    assert lines[1] == "token: of team, may write there"
     assert lines[-1] == "nothing was sent"
     assert "comparing 6 of 6 utterances of validation" in errors
 
 
 def test_a_model_alone_is_checked_on_speech_that_is_named(
-    hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path, corpus_folder: Path, tmp_path: Path
+    hub: Hub,
+    finetune: Callable[..., tuple[int, str, str]],
+    learned_run: Path,
+    corpus_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = shutil.copytree(learned_run / "model", tmp_path / "alone")
     code, _, errors = finetune("push", model, "team/alone")
     assert (code, hub.requests) == (2, [])
     assert "name speech with --data SOURCE" in errors
-    assert finetune("push", model, "team/alone", "--data", corpus_folder)[0] == 0
-    assert hub.find("team/alone")
+    monkeypatch.setattr(publication, "_MOST_UTTERANCES", 4)
+    code, _, errors = finetune("push", model, "team/alone", "--data", corpus_folder)
+    assert (code, bool(hub.find("team/alone"))) == (0, True), errors
+    assert "comparing 4 of 6 utterances of validation" in errors
 
 
 def test_a_model_that_others_would_hear_other_texts_from_is_not_sent(

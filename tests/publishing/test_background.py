@@ -112,6 +112,8 @@ def test_offering_takes_no_time_and_the_push_only_what_is_left(run: Run) -> None
     for pid in run.pids:
         assert os.sched_getscheduler(pid) == os.SCHED_IDLE
         assert psutil.Process(pid).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+    background._hurry(run.pids[0])
+    assert [os.sched_getscheduler(pid) for pid in run.pids] == [os.SCHED_OTHER] * 2
 
 
 def test_push_is_no_process_of_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

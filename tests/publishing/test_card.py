@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from markdown_it import MarkdownIt
 from transformers import (
     Wav2Vec2Config,
@@ -115,6 +115,13 @@ def test_metadata_is_what_the_hub_reads(tmp_path):
     assert (data.license, data.language, data.model_name) == ("apache-2.0", "no", "wav2vec2 reads *letters*")
     assert data.datasets == ["openslr/librispeech_asr"], "a folder's name would be a stranger's data set"
     assert {"automatic-speech-recognition", "wav2vec2", "ctc"} <= set(data.tags)
+
+
+def test_the_hub_takes_it(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    write(tmp_path, license="Ours", languages=["de", "English"]).validate()
+    write(tmp_path, results=[], license=None, base_on_hub=False).validate()
+    assert [(path, status) for _, path, status in hub.requests] == [("/api/validate-yaml", 200)] * 2
 
 
 def test_model_index_has_what_the_hub_shows(tmp_path):
