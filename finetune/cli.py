@@ -215,12 +215,21 @@ def _transcribe(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from finetune.publication import publish
+    from finetune.publishing.background import end_with_parent
+    from finetune.publishing.candidate import is_candidate, push_candidate
     from finetune.publishing.upload import Destination
 
+    if options.with_parent:
+        end_with_parent()
+    source = Path(options.source)
     destination = Destination(options.repo_id, options.revision, options.private, options.tag)
     say = partial(print, file=sys.stderr, flush=True)
-    told = publish(Path(options.source), destination, data=options.data, dry_run=options.dry_run, say=say)
+    if is_candidate(source):  # In a process beside training, which takes no more than it must.
+        told = push_candidate(source, destination, dry_run=options.dry_run, say=say)
+    else:
+        from finetune.publication import publish
+
+        told = publish(source, destination, data=options.data, dry_run=options.dry_run, say=say)
     print("\n".join(told))
     return 0
 
@@ -344,6 +353,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--tag", metavar="NAME", help="a tag for the commit")
     push.add_argument("--data", metavar="SOURCE", help="speech to check the model on (default: its run's validation)")
     push.add_argument("--dry-run", action="store_true", help="check everything, say what would be sent, send nothing")
+    push.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     push.set_defaults(command=_push)
 
     check = commands.add_parser("check", help="everything that can be known before training, in seconds")

@@ -6,8 +6,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,12 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
+from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
 from finetune.scoring import Evaluation, describe_device, evaluate_split
+from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
 from finetune.training.checkpoints import (
@@ -94,18 +97,19 @@ def run(recipe: Recipe, output: Path) -> Analysis:
         recipe.model.layer_drop,
     )
     resumes = check_output(output, recipe)
+    say = _speaker(accelerator)
+    publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
     # All processes train on the same commits, also when a branch moves while they start.
     commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    say = _speaker(accelerator)
     if is_sharded(accelerator):
         say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
     if uses_zero(accelerator):
         stage = accelerator.state.deepspeed_plugin.zero_stage
         what = "gradients and the optimizer's state lie" if stage == 2 else "the optimizer's state lies"
         say(f"DeepSpeed: {what} in {accelerator.num_processes} shares")
-    experiment = Experiment(recipe, output, preparation, accelerator, say)
+    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
     for line in describe(preparation, recipe, accelerator.num_processes):
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
@@ -117,9 +121,12 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
-    with StopSignals(announce=accelerator.is_main_process) as signals:
-        experiment.train(signals.asked)
-    analysis = experiment.finish()
+    with closing(publisher) if publisher else nullcontext():
+        with StopSignals(announce=accelerator.is_main_process) as signals:
+            experiment.train(signals.asked)
+        analysis = experiment.finish()
+        if publisher:
+            publisher.finish(output)
     # Not `end_training`, which also ends the group of processes: see `launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -144,9 +151,10 @@ class Experiment:
         preparation: Preparation,
         accelerator: Accelerator,
         say: Callable[[str], None],
+        publisher: Publisher | None = None,
     ) -> None:
         self.recipe, self.output, self.preparation = recipe, output, preparation
-        self.accelerator, self.say = accelerator, say
+        self.accelerator, self.say, self.publisher = accelerator, say, publisher
         model, training = recipe.model, recipe.training
         self.model, self.lora = self._build_model()
         # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
@@ -168,6 +176,7 @@ class Experiment:
         self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first
+        self.publishable: Evaluation | None = None  # of the weights that will be saved next
         self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
         self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
         self.rejected: list[Rejection] = []
@@ -263,7 +272,7 @@ class Experiment:
     def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         accelerator, preparation = self.accelerator, self.preparation
-        seconds = self.seconds + time.monotonic() - self.since
+        seconds = self._seconds_trained()
         self._load_best()
         if self.lora is not None:
             if self.saves_adapter and accelerator.is_main_process:
@@ -280,20 +289,26 @@ class Experiment:
             evaluated = evaluation.evaluated() | ({"chose_weights": True} if role == "validation" else {})
             with self._saving():
                 write_rejected(self.output / "rejected.csv", rejected)
-                training = describe_training(
-                    preparation.splits,
-                    rejected,
-                    streamed=preparation.stream is not None,
-                    device=describe_device(accelerator.device),
-                    processes=accelerator.num_processes,
-                    seconds=seconds,
-                )
+                training = self._describe_training(rejected, seconds)
                 self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
         accelerator.wait_for_everyone()
         self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
+
+    def _describe_training(self, rejected: Sequence[Rejection], seconds: float) -> dict[str, Any]:
+        return describe_training(
+            self.preparation.splits,
+            rejected,
+            streamed=self.preparation.stream is not None,
+            device=describe_device(self.accelerator.device),
+            processes=self.accelerator.num_processes,
+            seconds=seconds,
+        )
+
+    def _seconds_trained(self) -> float:
+        return self.seconds + time.monotonic() - self.since
 
     def _load_best(self) -> None:
         """Take the best weights, or the average of the best where it is no worse on the validation split."""
@@ -341,6 +356,8 @@ class Experiment:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         if self.accelerator.trackers:
             self.accelerator.log(values, step=step)
+        if self.publisher:
+            self.publisher.poll()
         if "step_seconds" in values and not sys.stderr.isatty():
             left = (self.recipe.training.max_steps - step) * values["step_seconds"]
             done = f"step {step}/{self.recipe.training.max_steps}"
@@ -386,6 +403,8 @@ class Experiment:
         if mine in self.best and self.accelerator.is_main_process:
             with self._saving():
                 save_model(self._best_file(mine), self.model)
+        wanted = {"end": False, "best": self.best[0] == mine, "every": True}[self.recipe.publishing.push]
+        self.publishable = evaluation if wanted else None
         if self._is_stale(step):
             self.say(f"no better validation WER in {training.patience} evaluations: training ends here")
             return False
@@ -422,7 +441,7 @@ class Experiment:
             progress = {
                 "best": self.best,
                 "batch_seconds": self.batch_seconds,
-                "seconds": self.seconds + time.monotonic() - self.since,
+                "seconds": self._seconds_trained(),
                 "processes": self.accelerator.num_processes,
                 "recipe": self.recipe.to_yaml(),
                 "rejected": [vars(rejection) for rejection in rejected],
@@ -439,7 +458,24 @@ class Experiment:
                 for file in (self.checkpoints / "best").glob("step-*"):
                     if file not in kept:
                         file.unlink()
+            self._offer(step)
         self.accelerator.wait_for_everyone()
+
+    def _offer(self, step: int) -> None:
+        """Have the weights that were just evaluated and saved pushed, where the recipe says so."""
+        evaluation, self.publishable = self.publishable, None
+        if self.publisher and evaluation:
+            write = partial(
+                write_snapshot,
+                checkpoint=self.checkpoints / f"step-{step:06d}",
+                transcriber=self.transcriber,
+                preparation=self.preparation,
+                recipe=self.recipe,
+                run=self.output.name,
+                evaluation=evaluation,
+                training=self._describe_training([*self.preparation.rejected, *self.rejected], self._seconds_trained()),
+            )
+            self.publisher.offer(step, write)
 
     def _saving(self) -> AbstractContextManager[None]:
         checkpoints = list_checkpoints(self.checkpoints)
@@ -447,12 +483,12 @@ class Experiment:
         return saving(str(self.output), good)
 
     def _write_models(self, results: list[dict[str, Any]], training: dict[str, Any]) -> None:
-        model, partial = self.recipe.model, self.output / ".model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.model.save_pretrained(partial)
+        model, unfinished = self.recipe.model, self.output / ".model.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.model.save_pretrained(unfinished)
         if model.language_adapter:
-            save_language_adapter(self.model, partial, model.language_adapter)
-        folders = {"model": partial}
+            save_language_adapter(self.model, unfinished, model.language_adapter)
+        folders = {"model": unfinished}
         if self.saves_adapter:
             folders["adapter"] = self.output / ".adapter.partial"
         recipe, extractor, run = self.recipe, self.preparation.feature_extractor, self.output.name

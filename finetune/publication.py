@@ -10,11 +10,12 @@ import torch
 from finetune.data.corpus import Split
 from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
+from finetune.evaluation.report import SCORES
 from finetune.inference.transcriber import Transcriber
 from finetune.preparation import prepare
-from finetune.publishing.leaks import find_leaks
-from finetune.publishing.model_files import ModelFile
-from finetune.publishing.parity import Spoken, full_precision, require_parity
+from finetune.publishing.card_scores import push_scores
+from finetune.publishing.parity import Spoken, full_precision
+from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 from finetune.recipe import load_recipe
 from finetune.scoring import open_model, read_batches
@@ -35,21 +36,24 @@ def publish(
     """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
 
     `data` names speech to hold the model against plain Transformers on; without it that is the validation split of its
-    run. Raises UserError for whatever keeps the model from being published, with nothing changed here.
+    run. Of a report's folder the scores go into the card that is there. Raises UserError for whatever keeps the model
+    from being published, with nothing changed here.
     """
+    if (source / SCORES).is_file():
+        if destination.tag or destination.private or data or dry_run:
+            raise UserError(
+                f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
+                "--dry-run are for models."
+            )
+        return [f"on the hub: {push_scores(source, destination.repo_id, destination.revision, say=say)}"]
     model, run = find_model(source)
     if run is None and data is None:
         raise UserError(
             f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
             "with --data SOURCE."
         )
-    push = Push(model, destination, say)
-    plan = push.check()  # First, as it takes a second.
-    require_parity(model, recognise(model, run, data, say))
-    _require_no_leaks(model, push.files)
-    if dry_run:
-        return [*plan, "nothing was sent"]
-    return [f"on the hub: {push.send(f'The model of the run {run.name}' if run else 'A fine-tuned model')}"]
+    message = f"The model of the run {run.name}" if run else "A fine-tuned model"
+    return release(Push(model, destination, say), lambda: recognise(model, run, data, say), message, dry_run)
 
 
 def find_model(source: Path) -> tuple[Path, Path | None]:
@@ -112,12 +116,3 @@ def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber,
 
 def _is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() and (folder / "metrics.jsonl").is_file()
-
-
-def _require_no_leaks(model: Path, files: tuple[ModelFile, ...]) -> None:
-    found = [leak for leak in find_leaks(model) if any(leak.startswith(f"{file.name}, ") for file in files)]
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(
-            f"{model} would give away what should stay here: {found[0]}{more}. Take it out, and push again."
-        )

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def begin_run(
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"
-    partial.write_text(recipe.model_copy(update={"provenance": _provenance(commits)}).to_yaml(), encoding="utf-8")
+    provenance = _provenance() | ({"commits": dict(commits)} if commits else {})
+    partial.write_text(recipe.model_copy(update={"provenance": provenance}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
 
 
@@ -109,7 +111,7 @@ def complete_model(
         "characters": [token for token in tokenizer.get_vocab() if len(token) == 1 and token != "|"],
         "sampling_rate": feature_extractor.sampling_rate,
         "group_norm": config.get("feat_extract_norm") == "group",
-        "versions": _provenance({}),
+        "versions": _provenance(),
         "results": [describe_scores(scores) for scores in results],
     }
     write_card(partial, record)
@@ -159,7 +161,7 @@ def _publish_recipe(recipe: Recipe) -> Recipe:
     """
     values = recipe.model_dump(mode="json", exclude_none=True)
     values = {section: each if section == "text" else _scrub(each) for section, each in values.items()}
-    return Recipe.model_validate({**values, "provenance": _provenance({})})
+    return Recipe.model_validate({**values, "provenance": _provenance()})
 
 
 def _scrub(value: Any, key: str = "") -> Any:
@@ -172,7 +174,8 @@ def _scrub(value: Any, key: str = "") -> Any:
     return public_place(value) if key in _PLACES else scrub_value(value)
 
 
-def _provenance(commits: Mapping[str, str]) -> dict[str, Any]:
+@cache
+def _provenance() -> dict[str, Any]:
     packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
     folder = Path(__file__).parent
     commit = subprocess.run(
@@ -183,7 +186,6 @@ def _provenance(commits: Mapping[str, str]) -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
-        **({"commits": dict(commits)} if commits else {}),
     }
 
 

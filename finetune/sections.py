@@ -309,7 +309,12 @@ class EvaluationSection(Section):
 
 
 class PublishingSection(Section):
-    """What the model card says that only you know."""
+    """What the model card says that only you know, and where the model goes.
+
+    The finished model is pushed to the model hub's `repo_id` (USER/NAME; made, `private` or not, where it is missing),
+    and while training goes on also the `best` so far, to main, or the model of `every` evaluation, to the branch
+    `training`, the newest where they come faster than they are sent.
+    """
 
     title: str | None = None
     language: str | tuple[str, ...] | None = None  # codes of ISO 639, as en
@@ -317,6 +322,15 @@ class PublishingSection(Section):
     intended_use: str | None = None
     limitations: str | None = None
     energy_kwh: float | None = Field(None, gt=0)  # for the whole training, where you measured it
+    repo_id: str | None = None
+    push: Literal["end", "best", "every"] = "end"
+    private: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "PublishingSection":
+        if self.repo_id is None and (self.push != "end" or self.private):
+            raise ValueError("expected publishing.repo_id, a repository on the hub, beside push and private")
+        return self
 
 
 def did_you_mean(name: str, known: Any) -> str:

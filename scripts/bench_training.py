@@ -64,7 +64,7 @@ VARIANTS = ("finetune", "documented", "best")
 SAMPLING_RATE = 16000
 
 
-def make_corpus(folder: Path, utterances: int) -> None:
+def make_corpus(folder: Path, utterances: int, validation: int = 1) -> None:
     """Write FLAC files of noise as long as LibriSpeech's, with 14 characters of random words a second."""
     import numpy as np
     import soundfile
@@ -72,7 +72,7 @@ def make_corpus(folder: Path, utterances: int) -> None:
 
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz    "))
-    for split, count in {"train": utterances, "validation": 1}.items():
+    for split, count in {"train": utterances, "validation": validation}.items():
         (folder / split).mkdir(parents=True)
         rows = ["file_name,text"]
         for number, seconds in enumerate(draw_librispeech_seconds(count, rng)):

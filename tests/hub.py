@@ -168,17 +168,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         shown = urllib.parse.unquote(path)
         rule = self.hub.match(self.command, shown)
         self._pieces = self._read_pieces(rule)
-        status = 0
         try:
             answer = self._answer(path, rule)
             for _ in self._pieces:
                 pass  # What follows on this connection would be read as the next request.
             if rule and (rule.drop or rule.drop_after_bytes is not None):
                 raise Dropped
-            status = answer.status
-            self._send(answer)
-        finally:
-            self.hub.requests.append((self.command, shown, status))
+        except BaseException:
+            self.hub.requests.append((self.command, shown, 0))
+            raise
+        self.hub.requests.append((self.command, shown, answer.status))  # Before its sender can know of the answer.
+        self._send(answer)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 

@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,10 +188,14 @@ class Request:
         repository = self.hub.open(kind, name, self._account(), write=True)
         there = repository.read(repository.resolve(revision))
         answer = []
-        for file in self._read_json()["files"]:
+        values = self._read_json()
+        kept = there[".gitignore"].place.read_text() if ".gitignore" in there else ""
+        patterns = values.get("gitIgnore", kept).splitlines()
+        for file in values["files"]:
             large = is_large(file["path"], file["size"]) or b"\0" in base64.b64decode(file["sample"])
             known = there.get(file["path"])
-            answer.append({"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False})
+            ignored = any(fnmatch(file["path"], pattern) for pattern in patterns)
+            answer.append({"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored})
             answer[-1]["oid"] = known.etag if known and known.large == large else None
         return Answer({"files": answer})
 

@@ -155,6 +155,8 @@ def _describe_conditions(scores: Mapping[str, Any]) -> str:
     lines = [f"Both texts were normalised for scoring: {steps}."]
     if intervals and intervals["wer"]:
         lines.append(f"The intervals are over {intervals['clusters']} {intervals['resampled']}.")
+    if step := evaluated.get("step"):
+        lines.append(f"These are the weights of step {step} of a training that goes on, chosen on this split.")
     if evaluated.get("chose_weights"):
         lines.append("There was no test split: the weights were chosen on this one, so its figures flatter.")
     return " ".join(lines)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers  # type: ignore[attr-defined]
 from huggingface_hub.utils._http import default_client_factory
 
 from finetune.errors import UserError
@@ -88,7 +88,8 @@ def requests_to_hub(repo_id: str, say: Callable[[str], None], waits: Sequence[fl
     """
     if constants.is_offline_mode():
         raise UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
-    _require_token()
+    require_token()
+    build_hf_headers()  # Asks the hub something for statistics, once, and may go without an answer.
     set_client_factory(lambda: _PatientClient(waits, say))
     try:
         yield
@@ -136,7 +137,7 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
         return f"The hub at {endpoint} has no {repo_id}, or none that this token may see{because}."
     if status == 413:
         return f"The hub at {endpoint} takes no file as large as one of these{because}: nothing was committed."
-    return f"The hub at {endpoint} refused the push to {repo_id} with status {status}{because}. Nothing was committed."
+    return f"The hub at {endpoint} refuses this for {repo_id} with status {status}{because}."
 
 
 def hide_tokens(text: str) -> str:
@@ -147,7 +148,7 @@ def hide_tokens(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
-def _require_token() -> None:
+def require_token() -> None:
     """Raise UserError unless there is a token that can be sent."""
     token = get_token()
     if token is None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -37,7 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Destination:
     """Where a model goes: a repository, and in it a branch, which is made where it is missing; None: main.
 
-    `private` matters where the repository is made. A tag is put on the commit.
+    With `private` it is made so; otherwise it is public, or as its organisation has it. A tag is put on the commit.
     """
 
     repo_id: str
@@ -107,17 +108,17 @@ class Push:
         """
         repo_id, branch = self.destination.repo_id, self.destination.branch
         with self._asking():
-            self._require_permission()
+            permission = self._require_permission()
             there = self._look()
             self._require_same_kind(there)
             warned = self._require_valid_card()
             changes = self._compare(there)
             self._require_free_tag(there, changes)
         if not there.exists:
-            new = f", which will be made, {'private' if self.destination.private else 'public'}"
+            new = f", which will be made{', private' if self.destination.private else ''}"
         else:
             new = "" if there.has_branch else f", where the branch {branch} will be made"
-        lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}"]
+        lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
         lines += [f"to send: {file.name} ({say_size(file.size)})" for file in changes.sent]
         same = len(self.files) - len(changes.sent)
         lines += [f"there already: {same} of {len(self.files)} files"] if same else []
@@ -151,15 +152,20 @@ class Push:
                     self.say(f"{branch} of {repo_id} has moved on: looking at it again")
             else:
                 raise UserError(f"Others push to {branch} of {repo_id} all the time: push again when they are done.")
-            if self.destination.tag is not None:
-                self._tag(self.destination.tag, commit)
-        return f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+        url = f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+        if self.destination.tag is not None:
+            try:
+                with self._asking():
+                    self._tag(self.destination.tag, commit)
+            except UserError as error:
+                raise UserError(f"The model is on the hub ({url}), but without the tag. {error}") from error
+        return url
 
     def _asking(self) -> AbstractContextManager[None]:
         return requests_to_hub(self.destination.repo_id, self.say, self.waits)
 
-    def _require_permission(self) -> None:
-        """Raise UserError for a token that can't write where the model goes, as far as the hub says it beforehand."""
+    def _require_permission(self) -> str:
+        """Whose the token is; raises UserError where it can't write where the model goes, as far as the hub says."""
         repo_id = self.destination.repo_id
         about = self.api.whoami()
         role = about.get("auth", {}).get("accessToken", {}).get("role")
@@ -176,7 +182,7 @@ class Push:
             except HfHubHTTPError as error:
                 if error.response.status_code != 404:  # A hub that can't say.
                     raise
-            return
+            return f"token: of {about['name']}, may write there"
         for kind in ("dataset", "space"):
             if self._find(kind):
                 raise UserError(f"{repo_id} is a {kind} on {endpoint}, and no model: choose another name.")
@@ -186,6 +192,8 @@ class Push:
                 f"This token may not write to {repo_id}: it is of {about['name']}, whose repositories are named "
                 f"{' or '.join(f'{name}/…' for name in namespaces)}."
             )
+        knows = "may write there" if role == "write" else "whether it may make the repository is known when it is made"
+        return f"token: of {about['name']}, {knows}"
 
     def _find(self, kind: str) -> Any:
         """What the hub tells about a repository of a kind with the name, or None."""
@@ -220,7 +228,7 @@ class Push:
         """The repository and its branch, made where they are missing."""
         repo_id = self.destination.repo_id
         if not there.exists:
-            self.api.create_repo(repo_id, private=self.destination.private, exist_ok=True)
+            self.api.create_repo(repo_id, private=self.destination.private or None, exist_ok=True)
             there = self._look()
         if not there.has_branch and there.head:
             self.api.create_branch(repo_id, branch=self.destination.branch, revision=there.head, exist_ok=True)
@@ -233,6 +241,7 @@ class Push:
         additions = [CommitOperationAdd(file.name, file.path) for file in changes.sent]
         for file, addition in zip(changes.sent, additions, strict=True):
             addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # Known, and so not computed again.
+        self._choose_transfer()
         # First, as only here a .gitignore in the repository can be kept from leaving out parts of a model in silence.
         self.api.preupload_lfs_files(
             repo_id, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
@@ -243,6 +252,13 @@ class Push:
                 repo_id, [*additions, *deletions], commit_message=message, revision=branch, parent_commit=there.head
             )
         return done.oid
+
+    def _choose_transfer(self) -> None:
+        """Have files go by Git LFS to a hub without Xet, which `huggingface_hub` takes for granted."""
+        if not constants.HF_HUB_DISABLE_XET:
+            branch = quote(self.destination.branch, safe="")
+            address = f"{constants.ENDPOINT}/api/models/{self.destination.repo_id}/xet-write-token/{branch}"
+            constants.HF_HUB_DISABLE_XET = get_session().get(address, headers=build_hf_headers()).status_code == 404
 
     def _require_same_kind(self, there: _Repository) -> None:
         """Raise UserError where the repository holds another kind of model."""

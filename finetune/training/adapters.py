@@ -55,6 +55,20 @@ def save_lora(lora: Any, folder: Path) -> None:
     model.config.save_pretrained(folder)
 
 
+def merge_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights of the ordinary model that merging `add_lora`'s would make of it; the model stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    merged = {}
+    for name, weight in model.state_dict().items():
+        if ".lora_" not in name and ".original_module." not in name:
+            merged[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = weight
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight("default")
+    return merged
+
+
 def find_language_adapter(base: str, config: Any, language: str, revision: str | None = None) -> bool:
     """Whether a base has `adapter.LANGUAGE.safetensors`, as facebook/mms-1b-all has for over a thousand languages.
 

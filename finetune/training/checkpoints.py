@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,16 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
 
 
 def save_model(file: Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, beside and renamed."""
+    """Write a model's weights as safetensors, beside and renamed: the same bytes as Transformers' `save_pretrained`."""
+    save_weights(file, model.state_dict())
+
+
+def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """The same of a model's state."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(plain, partial, metadata={"format": "pt"})
     _reach_the_disk(partial)
     partial.rename(file)
 

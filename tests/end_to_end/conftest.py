@@ -1,12 +1,15 @@
 """One run of the tiny encoder that really learned, for all tests that look at what a run leaves."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
+from hub import TOKEN, Hub, serve
+from huggingface_hub import constants
 
 # The tiny encoder says nothing for about 150 of these steps, then learns the tones within 50 more.
 LEARNING = {
@@ -37,6 +40,31 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, cor
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     run(load_recipe(folder / "recipe.yaml"), folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub, which commands of this process and of others may write to."""
+    with serve(tmp_path / "hub") as served:
+        for name, value in (
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_DISABLE_XET", True),
+            ("ENDPOINT", served.endpoint),
+            ("HF_TOKEN_PATH", str(tmp_path / "no token")),
+        ):
+            monkeypatch.setattr(constants, name, value)
+        for name, value in (
+            ("HF_HUB_OFFLINE", "0"),
+            ("HF_HUB_DISABLE_XET", "1"),
+            ("HF_ENDPOINT", served.endpoint),
+            ("HF_HOME", str(tmp_path / "home")),
+            ("HF_TOKEN", TOKEN),
+            ("NO_PROXY", "127.0.0.1"),
+        ):
+            monkeypatch.setenv(name, value)
+        huggingface_hub.close_session()
+        yield served
+    huggingface_hub.close_session()
 
 
 @pytest.fixture

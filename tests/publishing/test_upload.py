@@ -176,6 +176,38 @@ def test_two_pushes_at_once_do_not_mix(hub: Hub, api: HfApi, tmp_path: Path, mon
     assert published(hub) == [contents(tmp_path / name) for name in "321"] + [{}]
 
 
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_branch_that_moved_on_is_looked_at_again_but_not_for_ever(status: int, hub: Hub, tmp_path: Path) -> None:
+    hub.fail("POST", "/commit/", status=status)
+    _, said = push(write_model(tmp_path / "1", 1))
+    assert said == [f"main of {NAME} has moved on: looking at it again"]
+    assert published(hub) == [contents(tmp_path / "1"), {}]
+    rule = hub.fail("POST", "/commit/", status=status, times=None)
+    assert "Others push to main" in refusal(write_model(tmp_path / "2", 2))
+    assert rule.hits == 5
+    assert published(hub) == [contents(tmp_path / "1"), {}]
+
+
+def test_in_parts_of_which_a_refused_one_is_sent_again(hub: Hub, tmp_path: Path) -> None:
+    hub.part_bytes = 8_000
+    hub.fail("PUT", "/2$", status=500)
+    push(write_model(tmp_path / "1", 1, shards=1))
+    assert sorted(sent(hub)) == ["1", "2", "3"]
+    assert published(hub) == [contents(tmp_path / "1"), {}]
+
+
+def test_a_hub_without_xet_and_one_that_would_leave_out_parts_in_silence(
+    hub: Hub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    api.create_repo(NAME)
+    api.create_commit(NAME, [CommitOperationAdd(".gitignore", b"*.safetensors\n")], commit_message="by hand")
+    push(write_model(tmp_path / "1", 1))
+    newest = published(hub)[0]
+    del newest[".gitignore"]
+    assert newest == contents(tmp_path / "1")
+
+
 def test_killed_in_mid_upload_it_goes_on_with_what_was_not_sent(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     (folder / "model-00002-of-00002.safetensors").write_bytes(random.Random(0).randbytes(400_000))
@@ -247,10 +279,16 @@ def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path)
     assert wrote(hub) == []
 
 
-def test_a_tag_whose_answer_was_lost_or_that_another_put_meanwhile(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+def test_a_tag_whose_answer_was_lost_or_that_could_not_be_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     hub.fail("POST", "/tag/", drop="after")
     url, _ = push(write_model(tmp_path / "1", 1), tag="v1")
     assert api.list_repo_refs(NAME).tags[0].target_commit == url.split("/")[-1]
+    hub.fail("POST", "/tag/", status=403)
+    told = refusal(write_model(tmp_path / "2", 2), tag="v2")
+    assert "The model is on the hub" in told and "without the tag. This token may not" in told
+    assert published(hub)[0] == contents(tmp_path / "2")
+    push(tmp_path / "2", tag="v2")
+    assert len(published(hub)) == 3
 
 
 def test_private(hub: Hub, api: HfApi, tmp_path: Path) -> None:
