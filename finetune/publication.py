@@ -12,12 +12,13 @@ from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
 from finetune.inference.transcriber import Transcriber
-from finetune.preparation import prepare
+from finetune.preparation import pin, prepare
 from finetune.publishing.card_scores import push_scores
 from finetune.publishing.parity import Spoken, full_precision
 from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 from finetune.recipe import load_recipe
+from finetune.run_directory import read_commits
 from finetune.scoring import open_model, read_batches
 
 # So many utterances show what a model does; more would only take longer.
@@ -108,7 +109,7 @@ def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber,
         return transcriber, next(iter(splits))
     assert run is not None
     try:
-        split = prepare(load_recipe(run / "recipe.yaml")).validation
+        split = prepare(pin(load_recipe(run / "recipe.yaml"), read_commits(run))).validation
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
     return Transcriber.load(str(model)), split
