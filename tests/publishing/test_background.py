@@ -26,7 +26,9 @@ with log.open("a") as file:
 told = source / "told"
 told = told.read_text() if told.exists() else ""
 if "wait" in told:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
+    child.stdout.readline()
     (log.parent / "pids").write_text(f"{os.getpid()} {child.pid}")
     while not (log.parent / "go").exists():
         time.sleep(0.01)
