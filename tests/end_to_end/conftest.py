@@ -43,7 +43,7 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, cor
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty hub, which commands of this process and of others may write to."""
     with serve(tmp_path / "hub") as served:
         for name, value in (

@@ -67,6 +67,12 @@ sys.exit(main(sys.argv[3:]))
 
 
 @pytest.fixture
+def hub(writable_hub: Hub) -> Hub:
+    """An empty hub, which commands of this process and of others may write to."""
+    return writable_hub
+
+
+@pytest.fixture
 def pushed(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the stand-in keeps each model that is pushed."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)

@@ -26,6 +26,12 @@ print(json.dumps(texts))
 
 
 @pytest.fixture
+def hub(writable_hub: Hub) -> Hub:
+    """An empty hub, which commands of this process and of others may write to."""
+    return writable_hub
+
+
+@pytest.fixture
 def finetune(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """`finetune(*arguments)` runs the command here; returns its exit code and what it said, to people and as errors."""
 
