@@ -36,14 +36,21 @@ def find_commit(name: str, revision: str | None = None, kind: Literal["model", "
     Where the hub can't be reached it is what it was when it was asked last. Raises UserError when there is no such
     repository or revision, or no right to read it.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub import HfApi, errors, hf_hub_download
 
     with reporting(name, revision, kind):
         commit = str(HfApi().resolve_revision(name, revision=revision, repo_type=kind).resolved)
-        if kind == "model":  # Of a gated one everybody may know the commits, but not read the files.
-            with suppress(RemoteEntryNotFoundError):
+        # Of a gated repository everybody may know the commits, but not read the files.
+        if kind == "model":
+            with suppress(errors.RemoteEntryNotFoundError):
                 hf_hub_download(name, "config.json", revision=commit)
+        else:
+            try:
+                HfApi().auth_check(name, repo_type=kind)
+            except errors.GatedRepoError:
+                raise
+            except _unreachable(errors.HfHubHTTPError):
+                pass  # What was fetched before will do.
     return commit
 
 
@@ -76,7 +83,6 @@ def say_model(model: str | Path) -> str:
 def reporting(name: str, revision: str | None = None, kind: str = "model") -> Iterator[None]:
     """Raise what a hub answers, or that it doesn't, as a UserError that says what to do."""
     from huggingface_hub import constants, errors
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
 
     hub, noun, place = constants.ENDPOINT, "model", "a model folder here"
     if kind == "dataset":
@@ -96,12 +102,7 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"The {noun} {name} has no revision {revision}: {_list_revisions(name, kind)}.") from error
-    except (
-        errors.RevisionResolutionError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        httpx.TransportError,
-    ) as error:
+    except _unreachable() as error:
         offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{hub} can't be reached"
         raise UserError(
             f"{name} is neither {place} nor a {noun} that was fetched from a hub before, and {offline}: check the "
@@ -115,6 +116,15 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
         raise UserError(f"{hub} answers {status} for the {noun} {name}: {said.splitlines()[0]}") from error
     except errors.HFValidationError as error:
         raise UserError(f"{name} is no name on a hub: {str(error).splitlines()[0]}") from error
+
+
+def _unreachable(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the client raises where it gets no answer, and others."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
+
+    found = (errors.RevisionResolutionError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    return (*others, *found, httpx.TransportError)
 
 
 def _download(name: str, commit: str, patterns: list[str]) -> Path:
@@ -137,11 +147,10 @@ def _download(name: str, commit: str, patterns: list[str]) -> Path:
 
 def _list_revisions(name: str, kind: str) -> str:
     from huggingface_hub import HfApi, errors
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
 
     try:
         found = HfApi().list_repo_refs(name, repo_type=kind)
-    except (errors.HfHubHTTPError, httpx.HTTPError, OSError):
+    except _unreachable(errors.HfHubHTTPError):
         return "expected a branch, a tag or a commit's hash"
     names = [reference.name for reference in (*found.branches, *found.tags)]
     shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

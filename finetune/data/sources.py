@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 # What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
 CLEAN = ".clean"
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,20 @@ def load_splits(source: Source) -> dict[str, Any]:
             f"{source.root} is neither a folder or file here nor a data set that can be loaded from the hub: "
             f"{_first_line(error)}"
         ) from error
+    if not source.streaming:
+        _require_commit(loaded, source)
     return dict(loaded)
+
+
+def _require_commit(loaded: Any, source: Source) -> None:
+    """Raise UserError where `datasets`, unable to reach the hub, took another commit than the one asked for."""
+    files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
+    cached = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
+    if source.revision and _COMMIT.fullmatch(source.revision) and cached - {source.revision}:
+        raise UserError(
+            f"The hub can't be reached, and of {source.root} another commit was fetched before than {source.revision}: "
+            "try again with a network."
+        )
 
 
 def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:

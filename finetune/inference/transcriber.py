@@ -17,7 +17,7 @@ from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
-from finetune.errors import UserError
+from finetune.errors import PICKLED, UserError
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
@@ -59,7 +59,9 @@ class Transcriber:
         try:
             processor = Wav2Vec2Processor.from_pretrained(folder)
             model = _load_model(folder, config)
-        except (OSError, ValueError, TypeError, SafetensorError, UnpicklingError) as error:
+        except UnpicklingError as error:
+            raise UserError(f"{name} {PICKLED}") from error
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         transcriber = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)

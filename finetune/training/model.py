@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from finetune.data.batching import Batch
-from finetune.errors import UserError
+from finetune.errors import PICKLED, UserError
 from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
 
 
@@ -100,7 +100,9 @@ def _load(config: Any, base: str | None, revision: str | None, attention: str | 
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, ImportError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:
+        raise UserError(f"{base} {PICKLED}") from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
     return model, set(loading["missing_keys"])

@@ -136,6 +136,11 @@ def test_what_the_hub_refuses_is_a_sentence(
 def test_a_data_set_that_may_not_be_read(hub: Hub) -> None:
     (hub.folder / "datasets" / "team" / "speech").mkdir(parents=True)
     assert find_commit("team/speech", kind="dataset") == COMMIT
+    hub.restrict("team/speech", "datasets", gated=True)
+    with pytest.raises(
+        UserError, match=r"The data set team/speech is gated: ask for access at .*/datasets/team/speech"
+    ):
+        find_commit("team/speech", kind="dataset")
     for name in ("team/model", "team/nothing"):
         with pytest.raises(UserError, match=f"{name} is neither a folder or file here nor a data set on"):
             find_commit(name, kind="dataset")
