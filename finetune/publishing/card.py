@@ -18,6 +18,7 @@ from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.evaluation.scores import count, percent
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
+from finetune.publishing.markup import escape, format_table, quote_code
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import load_json, load_record, save_record
@@ -76,7 +77,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         title=escape(record["title"]),
         summary=_summary(record),
         results=_results(record),
-        purpose=describe_purpose(record, escape),
+        purpose=describe_purpose(record),
         use=describe_use(record, preprocessing, decoder),
         slices=_slices(record["results"]),
         errors=_errors(record["results"]),
@@ -87,11 +88,6 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     body = re.sub(r"\n{3,}", "\n\n", body)  # Where a part has nothing to say.
     card = ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}")
     return str(card)
-
-
-def escape(text: str) -> str:
-    """A text as Markdown that looks like it, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
 
 
 def _fingerprint(text: str) -> str:
@@ -146,19 +142,19 @@ def _results(record: Mapping[str, Any]) -> str:
         "WER, CER and SER (sentence error rate) are errors counted over the whole set, divided by its reference words, "
         "its reference characters (spaces included) and its utterances. In brackets stands the 95 % bootstrap interval."
     )
-    return "\n\n".join([_table(head, rows, left=3), explained, *dict.fromkeys(notes)])
+    return "\n\n".join([format_table(head, rows, left=3), explained, *dict.fromkeys(notes)])
 
 
 def _describe_conditions(scores: Mapping[str, Any]) -> str:
     evaluated, intervals = scores["evaluated"], scores.get("intervals")
-    steps = ", ".join(_code(step) for step in evaluated["normalization"]) or "none"
+    steps = ", ".join(quote_code(step) for step in evaluated["normalization"]) or "none"
     lines = [f"Both texts were normalised for scoring: {steps}."]
     if intervals and intervals["wer"]:
         lines.append(f"The intervals are over {intervals['clusters']} {intervals['resampled']}.")
     if step := evaluated.get("step"):
         lines.append(f"These are the weights of step {step} of a training that goes on, chosen on this split.")
     if evaluated.get("chose_weights"):
-        lines.append("There was no test split: the weights were chosen on this one, so its figures flatter.")
+        lines.append("The weights were chosen on this split, so its figures flatter.")
     return " ".join(lines)
 
 
@@ -178,7 +174,7 @@ def _slices(results: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     about = f"On {escape(name_data(results[0]['evaluated']))}, {escape(results[0]['evaluated']['split'])}:"
-    return f"{about}\n\n" + _table(("By", "Slice", "WER", "CER", "Utterances", "Words"), rows, left=2)
+    return f"{about}\n\n" + format_table(("By", "Slice", "WER", "CER", "Utterances", "Words"), rows, left=2)
 
 
 def _errors(results: Sequence[Mapping[str, Any]]) -> str:
@@ -217,7 +213,10 @@ def _data(record: Mapping[str, Any]) -> str:
         for role, split in data["splits"].items()
     ]
     head = ("Split", "Utterances", "Hours", "Speakers", "Longest", "Recorded at")
-    parts = [f"Data: {', '.join(_name_source(source) for source in record['sources'])}.", _table(head, rows, left=1)]
+    parts = [
+        f"Data: {', '.join(_name_source(source) for source in record['sources'])}.",
+        format_table(head, rows, left=1),
+    ]
     if data["streamed"]:
         parts.append("The training split was streamed: of it only the first rows were counted.")
     if data["held_out"]:
@@ -236,7 +235,7 @@ def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     for section in ("model", "training", "augmentation"):
         for name, value in recipe.get(section, {}).items():
             if name not in _HOUSEKEEPING and value not in (None, [], {}) and not _is_off(name, value, recipe[section]):
-                rows.append((_code(f"{section}.{name}"), escape(_say(value))))
+                rows.append((quote_code(f"{section}.{name}"), escape(_say(value))))
     hardware, energy = record["hardware"], record["energy_kwh"]
     processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes, each"
     facts = [
@@ -245,7 +244,7 @@ def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         f"Energy: {energy:g} kWh, as its author says." if energy else "Energy: not measured.",
         f"Software: {', '.join(_name_versions(record['versions']))}.",
     ]
-    return "\n\n".join([_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
+    return "\n\n".join([format_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
 
 
 def _name_versions(versions: Mapping[str, Any]) -> list[str]:
@@ -280,7 +279,7 @@ def _again(record: Mapping[str, Any]) -> str:
 def _name_source(source: Mapping[str, Any]) -> str:
     others = [source.get("configuration"), source.get("revision") and f"revision {source['revision']}"]
     told = [escape(str(each)) for each in others if each]
-    return _code(source["root"]) + (f" ({', '.join(told)})" if told else "")
+    return quote_code(source["root"]) + (f" ({', '.join(told)})" if told else "")
 
 
 def _rate(scores: Mapping[str, Any], rate: str) -> str:
@@ -294,14 +293,3 @@ def _say(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_say, value))
     return "yes" if value is True else str(value)
-
-
-def _code(text: str) -> str:
-    """A name as code; one that holds a backtick as plain text."""
-    return escape(text) if "`" in text or "|" in text else f"`{text}`"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int) -> str:
-    """A Markdown table; the first `left` columns are aligned left, the others, numbers, right."""
-    marks = [":--" if place < left else "--:" for place in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, marks, *rows])

@@ -92,20 +92,20 @@ def test_a_run_keeps_to_the_commits_that_it_was_begun_with(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report" / "scores.json").read_text())
     assert report["utterances"] == 6
-    assert set("abcd") < set(json.loads((tmp_path / "run" / "model" / "vocab.json").read_text()))
-    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    assert written["model"]["revision"] == "main"
-    assert written["provenance"]["commits"] == {"team/other@main": first, "datasets/team/tones": COMMIT}
     card = ModelCard.load(tmp_path / "run" / "model" / "README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("team/other", "finetune")
     assert card.data.datasets == ["team/tones"]
     for result in card.data.eval_results:
         assert (result.dataset_type, result.dataset_split, result.dataset_revision) == ("team/tones", "test", COMMIT)
-    # The commits that were used are named, also where the recipe names none, and the published recipe keeps to them.
+    # The commits that were used are named, and the published recipe keeps to them.
     assert f"It is `team/other` (revision {first})" in card.text and f"`team/tones` (revision {COMMIT})" in card.text
     assert "finetune train recipe.yaml\n" in card.text
     published = yaml.safe_load((tmp_path / "run" / "model" / "recipe.yaml").read_text())
     assert (published["model"]["base"], published["model"]["revision"]) == ("team/other", first)
+    assert set("abcd") < set(json.loads((tmp_path / "run" / "model" / "vocab.json").read_text()))
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["model"]["revision"] == "main"
+    assert written["provenance"]["commits"] == {"team/other@main": first, "datasets/team/tones": COMMIT}
 
     # Without its report a run is unfinished, and the same command goes on.
     weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
