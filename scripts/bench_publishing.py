@@ -17,7 +17,10 @@ is 3 against 1024: where training keeps all cores busy, it gets 0.3 % of them, a
 So the limit is 0.3 % and the time in the loop; the goal is less than 2 %. `--threads 1` leaves other cores idle, as
 training on a GPU does: there all is pushed, and what the processes share is caches, memory and the disk.
 
-MEASURED
+Measured with `--steps 30 --eval-steps 5` on 2 cores of an AMD EPYC, little else running, medians of three rounds:
+22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs of one variant differ by up to 7 %. A
+candidate takes 0.04 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push ended in
+that time.
 """
 
 from __future__ import annotations
