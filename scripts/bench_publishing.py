@@ -9,7 +9,7 @@ training has ended for, is left out. The hub is that of the tests, as its own pr
 another machine. Evaluations follow each other so closely that there is always something to push with `every`; with
 `best` the first alone is pushed, as nothing is learned from noise.
 
-What must be moved: the weights (38 MB for `small`, 380 MB for wav2vec2-base) are not written again, but read twice,
+What must be moved: the weights (22 MB for `small`, 378 MB for wav2vec2-base) are not written again, but read twice,
 hashed (SHA-256) and sent. In the loop itself a candidate costs a link, some small files and eight utterances read
 again. The process beside takes 0.5 s to import what it needs; plain Transformers, in which the model is tried, some
 4 s, and then the model's time for at most 60 s of speech. All of that has the scheduling class SCHED_IDLE, whose weight
