@@ -186,6 +186,7 @@ def _sources(options: argparse.Namespace) -> "list[Source]":
 def _transcribe(options: argparse.Namespace) -> int:
     from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
     from finetune.data.preprocessing import build_preprocessor, load_preprocessing
+    from finetune.data.repositories import fetch_model
     from finetune.inference.transcriber import MIN_SECONDS, Transcriber
 
     def read(file: str, reader: Callable[..., Any], *details: Any) -> Any:
@@ -198,9 +199,10 @@ def _transcribe(options: argparse.Namespace) -> int:
     for file, length in zip(options.files, seconds, strict=True):
         if length < MIN_SECONDS:
             raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
-    transcriber = Transcriber.load(options.model)
+    model = fetch_model(options.model)
+    transcriber = Transcriber.load(model)
     _decoding(options).apply(transcriber)
-    preprocess = build_preprocessor(load_preprocessing(options.model), transcriber.sampling_rate)
+    preprocess = build_preprocessor(load_preprocessing(model), transcriber.sampling_rate)
     texts = []
     for file in options.files:
         texts += transcriber.transcribe([preprocess(read(file, read_waveform, transcriber.sampling_rate))])
@@ -233,12 +235,13 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from finetune.preparation import describe, prepare
+    from finetune.preparation import describe, find_commits, pin, prepare
     from finetune.recipe import load_recipe
 
     for file in (options.json, options.html):
         _require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
+    recipe = pin(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
     print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
@@ -313,8 +316,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
     train.set_defaults(command=_train)
 
+    model = "a model folder, or on a hub USER/NAME or USER/NAME@REVISION"
     evaluate = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
-    evaluate.add_argument("models", metavar="MODEL", nargs="+", help="a model folder or a name on a hub; or several")
+    evaluate.add_argument("models", metavar="MODEL", nargs="+", help=f"{model}; or several")
     source = "a data set's folder, manifest or hub name"
     evaluate.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{source}; may be repeated")
     _add_source(evaluate)
@@ -335,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(command=_compare)
 
     transcribe = commands.add_parser("transcribe", help="audio files to text")
-    transcribe.add_argument("model", metavar="MODEL", help="a model folder or a name on a hub")
+    transcribe.add_argument("model", metavar="MODEL", help=model)
     transcribe.add_argument("files", metavar="FILE", nargs="+", help="audio files")
     _add_decoding(transcribe)
     transcribe.add_argument("--format", choices=("text", "json"), default="text")

@@ -1,5 +1,8 @@
 """What a user can mend."""
 
+# What is said of a model whose weights PyTorch's restricted unpickler refuses.
+PICKLED = "has a pytorch_model.bin that could run code, so it is not read: take a model whose weights are safetensors."
+
 
 class UserError(Exception):
     """Something the user can mend; the command line prints it as one sentence and exits with code 2.

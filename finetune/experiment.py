@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from finetune.data.batching import begin, deal, stream
@@ -28,11 +28,11 @@ from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.transcriber import Transcriber
-from finetune.preparation import Preparation, describe, prepare
+from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
-from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
 from finetune.scoring import Evaluation, describe_device, evaluate_split
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
@@ -91,6 +91,9 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     resumes = check_output(output, recipe)
     say = _speaker(accelerator)
     publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
+    # All processes train on the same commits, also when a branch moves while they start.
+    commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
+    written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
     if is_sharded(accelerator):
         say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
@@ -102,7 +105,7 @@ def run(recipe: Recipe, output: Path) -> Analysis:
         with saving(str(output), "Nothing is there yet"):
             transcripts = [utterance.transcript for utterance in preparation.train.utterances]
             # Of a stream no more than the beginning is known.
-            begin_run(output, recipe, preparation.rejected, None if preparation.stream else transcripts)
+            begin_run(output, written, preparation.rejected, None if preparation.stream else transcripts, commits)
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
@@ -474,18 +477,9 @@ class Experiment:
         folders = {"model": unfinished}
         if self.saves_adapter:
             folders["adapter"] = self.output / ".adapter.partial"
+        recipe, extractor, run = self.recipe, self.preparation.feature_extractor, self.output.name
         for name, folder in folders.items():
-            extractor = self.preparation.feature_extractor
-            complete_model(
-                folder,
-                self.output / name,
-                self.recipe,
-                extractor,
-                self.tokenizer,
-                results,
-                training,
-                self.output.name,
-            )
+            complete_model(folder, self.output / name, recipe, extractor, self.tokenizer, results, training, run)
 
 
 def _rank(scores: Scores) -> tuple[float, float]:

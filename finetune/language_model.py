@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 from tqdm.auto import tqdm
 
 from finetune.data.features import load_config
+from finetune.data.repositories import fetch_model
 from finetune.data.storage import open_file
 from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps, load_normalization
 from finetune.decoding.arpa import read_arpa, write_arpa
@@ -77,8 +78,9 @@ def build_language_model(
 
 def load_steps(model: str) -> tuple[Step, ...]:
     """The normalisation saved with a model; raises UserError where there is none."""
-    load_config(model)
-    steps = load_normalization(model)
+    folder = fetch_model(model, weights=False)
+    load_config(str(folder))
+    steps = load_normalization(folder)
     if steps is None:
         raise UserError(f"{model} has no normalisation saved with it: name its steps with --normalization.")
     return steps

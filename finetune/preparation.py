@@ -3,9 +3,10 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from finetune.data.batching import GPU_PADDING_SAMPLES, SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.repositories import find_commit, is_hub_name
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
+from finetune.data.storage import is_url
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
@@ -137,6 +140,47 @@ def prepare(recipe: Recipe) -> Preparation:
         build_stream(tables.trained, train.name, recipe, limits) if tables.streamed else None,
         continues_language,
     )
+
+
+def find_commits(recipe: Recipe) -> dict[str, str]:
+    """The commit that each repository of a recipe on a hub is now, by its key: see `pin`.
+
+    Raises UserError for one that can't be read.
+    """
+    model, sources = recipe.model, recipe.data.all_sources
+    commits = {}
+    if model.base and _is_on_hub(model.base):
+        commits[_key(model.base, model.revision)] = find_commit(model.base, model.revision)
+    for source in sources:
+        if _is_on_hub(source.root):
+            key = _key(f"datasets/{source.root}", source.revision)
+            commits[key] = find_commit(source.root, source.revision, "dataset")
+    return commits
+
+
+def pin(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
+    """The recipe with the commits in place of its revisions: what it trains on, however its branches move.
+
+    The keys of `commits` are USER/NAME for a model, datasets/USER/NAME for data, and @REVISION where there is one.
+    """
+
+    def choose(name: str, revision: str | None) -> dict[str, Any]:
+        return {"revision": commits.get(_key(name, revision), revision)}
+
+    model, data = recipe.model, recipe.data
+    sources = [s.model_copy(update=choose(f"datasets/{s.root}", s.revision)) for s in data.sources]
+    pinned = data.model_copy(update={"sources": tuple(sources), **choose(f"datasets/{data.root}", data.revision)})
+    return recipe.model_copy(
+        update={"model": model.model_copy(update=choose(str(model.base), model.revision)), "data": pinned}
+    )
+
+
+def _is_on_hub(place: str) -> bool:
+    return not is_url(place) and not Path(place).exists() and is_hub_name(place)
+
+
+def _key(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name
 
 
 def _continues_language(recipe: Recipe, config: Any) -> bool:

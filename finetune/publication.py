@@ -104,7 +104,7 @@ def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber,
         source = Source(data)
         name = "validation" if "validation" in load_splits(source) else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        transcriber, splits, _ = open_model(str(model), [source], name, None, device)
+        transcriber, splits, _ = open_model(model, [source], name, None, device)
         return transcriber, next(iter(splits))
     assert run is not None
     try:

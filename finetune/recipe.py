@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from finetune.data.sources import is_hub_name
+from finetune.data.repositories import is_hub_name, split_revision
 from finetune.data.storage import is_url
 from finetune.errors import UserError
 from finetune.sections import (
@@ -155,7 +155,7 @@ def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
     if is_url(place):
         return place
     path = folder / Path(place).expanduser()
-    if path.exists() or not on_hub or not is_hub_name(place):
+    if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
         return str(path.resolve())
     return place
 

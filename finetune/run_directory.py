@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,23 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     return True
 
 
-def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], transcripts: Sequence[str] | None) -> None:
-    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log."""
+def read_commits(output: Path) -> dict[str, str]:
+    """The commits that an unfinished run was begun with, as `preparation.find_commits` gave them."""
+    provenance = load_recipe(output / "recipe.yaml").provenance or {}
+    return dict(provenance.get("commits") or {})
+
+
+def begin_run(
+    output: Path,
+    recipe: Recipe,
+    rejected: Sequence[Rejection],
+    transcripts: Sequence[str] | None,
+    commits: Mapping[str, str],
+) -> None:
+    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
+
+    `commits` are those of the base and the data on a hub.
+    """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
     if transcripts is not None:
@@ -60,7 +74,7 @@ def begin_run(output: Path, recipe: Recipe, rejected: Sequence[Rejection], trans
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"
-    partial.write_text(recipe.model_copy(update={"provenance": _provenance()}).to_yaml(), encoding="utf-8")
+    partial.write_text(recipe.model_copy(update={"provenance": _provenance(commits)}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
 
 
@@ -95,7 +109,7 @@ def complete_model(
         "characters": [token for token in tokenizer.get_vocab() if len(token) == 1 and token != "|"],
         "sampling_rate": feature_extractor.sampling_rate,
         "group_norm": config.get("feat_extract_norm") == "group",
-        "versions": _provenance(),
+        "versions": _provenance({}),
         "results": [describe_scores(scores) for scores in results],
     }
     write_card(partial, record)
@@ -111,8 +125,8 @@ def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
         "title": scrub_value(publishing.title or name),
         "languages": list(languages),
         "license": publishing.license,
-        "intended_use": publishing.intended_use,
-        "limitations": publishing.limitations,
+        "intended_use": publishing.intended_use and scrub_value(publishing.intended_use),
+        "limitations": publishing.limitations and scrub_value(publishing.limitations),
         "energy_kwh": publishing.energy_kwh,
     }
 
@@ -139,10 +153,13 @@ def _describe_origins(recipe: Recipe) -> dict[str, Any]:
 
 
 def _publish_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with each local folder as one beside it, and no other absolute path; transcripts' steps stay."""
+    """The recipe with each local folder as one beside it, and no other absolute path; transcripts' steps stay.
+
+    The commits on a hub are its revisions already.
+    """
     values = recipe.model_dump(mode="json", exclude_none=True)
     values = {section: each if section == "text" else _scrub(each) for section, each in values.items()}
-    return Recipe.model_validate({**values, "provenance": _provenance()})
+    return Recipe.model_validate({**values, "provenance": _provenance({})})
 
 
 def _scrub(value: Any, key: str = "") -> Any:
@@ -155,8 +172,7 @@ def _scrub(value: Any, key: str = "") -> Any:
     return public_place(value) if key in _PLACES else scrub_value(value)
 
 
-@cache
-def _provenance() -> dict[str, Any]:
+def _provenance(commits: Mapping[str, str]) -> dict[str, Any]:
     packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "jiwer", "numpy", "soundfile")
     folder = Path(__file__).parent
     commit = subprocess.run(
@@ -167,6 +183,7 @@ def _provenance() -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
+        **({"commits": dict(commits)} if commits else {}),
     }
 
 

@@ -16,8 +16,10 @@ from finetune.data.audio import AudioError, Recording, Waveform
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import load_preprocessing
+from finetune.data.repositories import fetch_model
 from finetune.data.snr import estimate_snr
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
+from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import (
     DEFAULT_STEPS,
@@ -90,8 +92,13 @@ class Evaluation:
         table = self.split.table
         tables = table.tables if isinstance(table, JoinedTables) else (table,)
         names = ("root", "configuration", "revision")
+        sources = [each.source for each in tables]
         return {
-            "sources": [{name: getattr(each.source, name) for name in names} for each in tables],
+            "sources": [
+                {name: getattr(source, name) for name in names}
+                | {"local": not is_url(source.root) and find_place(source.root).exists()}
+                for source in sources
+            ],
             "split": self.split.name,
             "normalization": describe_steps(self.normalization),
             "decoder": self.decoder,
@@ -130,39 +137,41 @@ def evaluate(
     batch_seconds: float = 80.0,
     decoding: Decoding = Decoding(),
 ) -> Iterator[Evaluation]:
-    """Score a model (a folder or a hub name) on a split of each source in turn, each utterance once.
+    """Score a model on a split of each source in turn, each utterance once.
 
-    The split is the test split, or the only one, unless named. References and hypotheses are normalised as saved with
-    the model, or as given here. Raises UserError for a model or a source that can't be used.
+    It is a folder, or on a hub USER/NAME or USER/NAME@REVISION. The split is the test split, or the only one, unless
+    named. References and hypotheses are normalised as saved with the model, or as given here. Raises UserError for a
+    model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    transcriber, splits, steps = open_model(name, sources, split, normalization, accelerator.device)
+    model = fetch_model(name)
+    transcriber, splits, steps = open_model(model, sources, split, normalization, accelerator.device)
     decoding.apply(transcriber)
-    training_words = load_training_words(name)
+    training_words = load_training_words(model)
     for prepared in splits:
         evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator, steps, training_words)
         yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 
 
 def open_model(
-    name: str,
+    model: Path,
     sources: Sequence[Source],
     split: str | None,
     normalization: Sequence[Step] | None,
     device: torch.device,
 ) -> tuple[Transcriber, Iterator[Split], tuple[Step, ...]]:
-    """A model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
+    """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
     Raises UserError as `evaluate` does.
     """
     splits = [load_splits(source) for source in sources]
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    transcriber = Transcriber.load(name, str(device))
-    steps = tuple(normalization) if normalization is not None else load_normalization(name)
+    transcriber = Transcriber.load(model, str(device))
+    steps = tuple(normalization) if normalization is not None else load_normalization(model)
     steps = _guess_normalization(transcriber) if steps is None else steps
     limits = Limits(transcriber.sampling_rate, encoder_convolutions(transcriber.model.config), min_seconds=MIN_SECONDS)
-    preprocessing = load_preprocessing(name)
+    preprocessing = load_preprocessing(model)
     prepared = (
         prepare_split(chosen, table, steps, limits, preprocessing=preprocessing)
         for chosen, table in zip(names, tables, strict=True)

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
+from finetune.data.repositories import split_revision
 from finetune.data.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
 
 Range = tuple[float, float]
@@ -40,6 +41,7 @@ class LoraSection(Section):
 class ModelSection(Section):
     """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights.
 
+    A base on a hub is that of a `revision` (a branch, a tag or a commit's hash), which `base: USER/NAME@REVISION` sets.
     All of it is trained but the feature encoder, unless `lora` or `language_adapter` is set. The latter is a language's
     name (ISO 639-3, as in adapter.deu.safetensors), for a base with adapters such as facebook/mms-1b-all (Pratap et al.
     2023, arXiv 2305.13516): that language's adapters and head are trained alone, on from the base's where it has them.
@@ -57,6 +59,18 @@ class ModelSection(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     lora: LoraSection | None = None
     language_adapter: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_revision(cls, values: Any) -> Any:
+        base = values.get("base") if isinstance(values, dict) else None
+        name, named = split_revision(base) if isinstance(base, str) else (base, None)
+        if named is None:
+            return values
+        revision = values.get("revision")
+        if revision not in (None, named):
+            raise ValueError(f"expected one revision, found {named} in model.base and {revision} in model.revision")
+        return {**values, "base": name, "revision": named}
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSection":

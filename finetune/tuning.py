@@ -75,7 +75,7 @@ def tune(
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_language_model(Path(language_model))
-    transcriber, splits, steps = open_model(model, [source], split or "validation", None, device)
+    transcriber, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
     search = build_search(
         transcriber.tokenizer, transcriber.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
     )

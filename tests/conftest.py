@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,26 @@ def write_recipe(base_folder: Path, corpus_folder: Path) -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty `hub.Hub` as this process's own, with an empty cache, no token, no Xet and no long waits."""
+    import huggingface_hub
+    from hub import serve
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
+    with serve(tmp_path / "hub") as served:
+        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        values = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_CACHE": str(tmp_path / "hub-cache")}
+        values |= {"ENDPOINT": served.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+        values["HF_TOKEN_PATH"] = str(tmp_path / "no-token")
+        for name, value in values.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", served.endpoint)
+        huggingface_hub.utils.close_session()
+        yield served
+    huggingface_hub.utils.close_session()

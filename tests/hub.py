@@ -131,7 +131,7 @@ def serve(folder: Path) -> Iterator[Hub]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))  # How often it looks whether to end, in s.
         thread.start()
         try:
             yield hub

@@ -389,7 +389,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
         (["cut.txt.gz"], "cut.txt.gz can't be read: Compressed file ended"),
         (["text.txt", "--normalization", "lower"], "The normalisation can't be used: unknown step 'lower'."),
         (["marks.txt", "--normalization", "nfc"], "marks.txt, line 1: found </s>, the language model's own"),
-        (["text.txt", "--model", "nowhere/at/all"], "nowhere/at/all is neither a model folder"),
+        (["text.txt", "--model", "nowhere/at/all"], "There is no model at nowhere/at/all: expected a folder"),
         (["text.txt", "--order", "0"], "Found the order 0; expected 1 to 20."),
         (["text.txt", "--prune", "1"], "Found the pruning thresholds 1; expected up to 4, the first 0"),
         (["text.txt", "-o", "full"], "full exists already"),

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub import COMMIT, TOKEN, Hub
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from finetune.errors import UserError
-from finetune.preparation import Preparation, describe, prepare
+from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.recipe import Recipe, load_recipe
 
 Write = Callable[..., Path]
@@ -52,6 +54,32 @@ def test_sources_are_used_together(tmp_path: Path, write_recipe: Write, make_cor
     assert preparation.test is not None and len(preparation.test.utterances) == 1
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, write_recipe: Write) -> None:
+    for folder in ("models/team/base", "datasets/team/speech", "datasets/team/base"):
+        (hub.folder / folder).mkdir(parents=True)
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_tag("team/base", tag="v1")
+    added = [CommitOperationAdd("a.txt", b"a")]
+    moved = api.create_commit("team/speech", added, commit_message="more", repo_type="dataset").oid
+    sources = ["team/speech", {"root": "team/speech", "revision": COMMIT}, "team/base", str(tmp_path)]
+    recipe = load_recipe(
+        write_recipe(tmp_path, model={"base": "team/base@v1"}, data={"root": None, "sources": sources})
+    )
+    commits = find_commits(recipe)
+    assert commits == {
+        "team/base@v1": COMMIT,
+        "datasets/team/speech": moved,
+        f"datasets/team/speech@{COMMIT}": COMMIT,
+        "datasets/team/base": COMMIT,
+    }
+    pinned = pin(recipe, commits)
+    assert (pinned.model.base, pinned.model.revision) == ("team/base", COMMIT)
+    assert [source.revision for source in pinned.data.sources] == [moved, COMMIT, COMMIT, None]
+    recipe = load_recipe(write_recipe(tmp_path, data={"root": "team/speech"}))
+    assert pin(recipe, find_commits(recipe)).data.revision == moved
+    assert pin(recipe, {}) == recipe
 
 
 def test_rare_characters_can_be_left_out(written: Callable[..., Recipe]) -> None:

@@ -245,6 +245,21 @@ def test_a_name_that_is_no_path_stays_a_hub_name(tmp_path: Path, monkeypatch: py
     assert load_recipe(file).model.base == str(tmp_path / "some" / "model")
 
 
+def test_a_base_on_a_hub_names_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path, "model: {base: some/model@refs/pr/1}\ndata: {root: some/data}\n")
+    model = load_recipe(file).model
+    assert (model.base, model.revision) == ("some/model", "refs/pr/1")
+    assert load_recipe(file, ["model.revision=refs/pr/1"]).model == model
+    assert load_recipe(file, ["model.base=other@12e4"]).model.revision == "12e4"
+    with pytest.raises(UserError, match=r"expected one revision, found refs/pr/1 in model.base and v2 in model.rev"):
+        load_recipe(file, ["model.revision=v2"])
+    # A path stays one.
+    (tmp_path / "some" / "model@refs" / "pr" / "1").mkdir(parents=True)
+    assert load_recipe(file).model.base == str(tmp_path / "some/model@refs/pr/1")
+    assert load_recipe(file, ["model.base=./other@v1"]).model.base == str(tmp_path / "other@v1")
+
+
 def test_the_resolved_recipe_loads_back_equal(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     file = write_recipe(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from finetune.data.repositories import say_model
 from finetune.errors import UserError
 
 
@@ -16,14 +17,14 @@ def load_config(base: str, revision: str | None = None) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     except StrictDataclassError as error:
-        raise UserError(f"The config.json of {base} is damaged: {_last_line(error)}") from error
+        raise UserError(f"The config.json of {say_model(base)} is damaged: {_last_line(error)}") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{base} is neither a model folder (with a config.json) nor a model that can be loaded from the hub: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{say_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from the "
+            f"hub: {str(error).strip().splitlines()[0]}"
         ) from error
     if config.model_type != "wav2vec2":
-        raise UserError(f"{base} is a {config.model_type} model; expected a wav2vec2.")
+        raise UserError(f"{say_model(base)} is a {config.model_type} model; expected a wav2vec2.")
     return config
 
 

@@ -15,6 +15,7 @@ from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.layouts import read_layout, split_name
 from finetune.data.manifests import PROBLEM, SUFFIXES, Row, read_manifest
+from finetune.data.repositories import is_hub_name
 from finetune.data.storage import StorageError, find_place, is_url, reporting
 from finetune.errors import UserError
 
@@ -26,7 +27,7 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 # What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
 CLEAN = ".clean"
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,6 @@ class JoinedTables:
         return self.tables[place], row - (self._ends[place - 1] if place else 0)
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a name could be a repository on a hub: NAME or USER/NAME."""
-    return _HUB_NAME.fullmatch(name) is not None
-
-
 def load_splits(source: Source) -> dict[str, Any]:
     """Every split of a folder, a manifest or a data set on a hub, as undecoded `datasets.Dataset`s.
 
@@ -196,7 +192,20 @@ def load_splits(source: Source) -> dict[str, Any]:
             f"{source.root} is neither a folder or file here nor a data set that can be loaded from the hub: "
             f"{_first_line(error)}"
         ) from error
+    if not source.streaming:
+        _require_commit(loaded, source)
     return dict(loaded)
+
+
+def _require_commit(loaded: Any, source: Source) -> None:
+    """Raise UserError where `datasets`, unable to reach the hub, took another commit than the one asked for."""
+    files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
+    cached = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
+    if source.revision and _COMMIT.fullmatch(source.revision) and cached - {source.revision}:
+        raise UserError(
+            f"The hub can't be reached, and of {source.root} another commit was fetched before than {source.revision}: "
+            "try again with a network."
+        )
 
 
 def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:

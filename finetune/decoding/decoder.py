@@ -93,15 +93,15 @@ def load_language_model(folder: Path) -> NGramModel | HashedModel:
     raise UserError(f"There is no language model in {folder}: expected a folder of `finetune lm build`.")
 
 
-def load_decoder(model: str, tokenizer: Any, num_symbols: int) -> BeamSearch | None:
-    """The beam search that is saved with a model in a folder or on a hub; None for one without a language model.
+def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSearch | None:
+    """The beam search that is saved in a model's folder; None for one without a language model.
 
     Raises UserError for a language model of another alphabet, and for files that can't be used.
     """
-    attributes = find_model_file(model, f"{FOLDER}/{ATTRIBUTES}")
+    root = Path(model)
+    attributes = find_model_file(root, f"{FOLDER}/{ATTRIBUTES}")
     if attributes is None:
         return None
-    root = _fetch(model)
     _require_alphabet(root / ALPHABET, tokenizer, num_symbols)
     values = _read_json(attributes)
     settings = _read_json(root / SETTINGS) if (root / SETTINGS).is_file() else {}
@@ -194,15 +194,6 @@ def _load_compiled(root: Path) -> NGramModel | None:
     from finetune.decoding.ngram import NGramModel
 
     return NGramModel.load(root / COMPILED) if (root / COMPILED).is_file() else None
-
-
-def _fetch(model: str) -> Path:
-    """The folder with a model's decoder, fetched where it is on a hub."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=[f"{FOLDER}/*", ALPHABET, SETTINGS, COMPILED]))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

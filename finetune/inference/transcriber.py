@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from safetensors import SafetensorError
 
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config
-from finetune.data.sources import is_hub_name
+from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
-from finetune.errors import UserError
+from finetune.errors import PICKLED, UserError
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
@@ -38,31 +39,33 @@ class Transcriber:
         self.search: BeamSearch | None = None  # None decodes greedily.
 
     @classmethod
-    def load(cls, name: str, device: str | None = None) -> "Transcriber":
+    def load(cls, name: str | Path, device: str | None = None) -> "Transcriber":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
-        A language model that is saved with the model decodes; without one decoding is greedy.
-
-        Raises UserError when there is no such model or it has no CTC head.
+        On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
+        one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
+        PyTorch's restricted unpickler. Raises UserError when there is no such model or it has no CTC head.
         """
         from transformers import Wav2Vec2Processor
 
-        if not Path(name).is_dir() and not is_hub_name(name):
-            raise UserError(f"There is no model at {name}: expected a folder with a config.json, or a name on a hub.")
-        config = load_config(name)
+        folder = fetch_model(name)
+        name = say_model(folder)
+        config = load_config(str(folder))
         if not any(kind.endswith("ForCTC") for kind in config.architectures or ()):
             raise UserError(
                 f"{name} has no CTC head ({', '.join(config.architectures or ['nothing'])}), so it can't transcribe: "
                 "expected a fine-tuned model such as a run's model folder."
             )
         try:
-            processor = Wav2Vec2Processor.from_pretrained(name)
-            model = _load_model(name, config)
+            processor = Wav2Vec2Processor.from_pretrained(folder)
+            model = _load_model(folder, config)
+        except UnpicklingError as error:
+            raise UserError(f"{name} {PICKLED}") from error
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         transcriber = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
-        transcriber.search = load_decoder(name, processor.tokenizer, transcriber.num_symbols)
+        transcriber.search = load_decoder(folder, processor.tokenizer, transcriber.num_symbols)
         return transcriber
 
     @property
@@ -98,31 +101,32 @@ class Transcriber:
         return logits, self.model._get_feat_extract_output_lengths(lengths).tolist()
 
 
-def _load_model(name: str, config: Any) -> Any:
-    """The model in a folder or on a hub; an adapter that lies there alone is merged into the base that it names.
+def _load_model(folder: Path, config: Any) -> Any:
+    """The model in a folder; an adapter that lies there alone is merged into the base that it names.
 
     Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
     """
     from transformers import AutoModelForCTC
 
-    file = find_model_file(name, "adapter_config.json")
+    file = find_model_file(folder, "adapter_config.json")
     if file is None:
-        return AutoModelForCTC.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        return AutoModelForCTC.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise UserError(f"{name} is an adapter, which needs the package peft: pip install 'finetune[lora]'.") from error
+        said = f"{say_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
+        raise UserError(said) from error
     adapter = json.loads(file.read_text(encoding="utf-8"))
     if adapter.get("peft_type") != "LORA" or not adapter.get("base_model_name_or_path"):
-        raise UserError(f"{name} is an adapter of type {adapter.get('peft_type')}; expected LORA that names its base.")
+        kind = adapter.get("peft_type")
+        raise UserError(f"{say_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
     model = AutoModelForCTC.from_pretrained(
-        adapter["base_model_name_or_path"],
+        fetch_model(adapter["base_model_name_or_path"], adapter.get("revision")),
         config=config,
-        revision=adapter.get("revision"),
         dtype=torch.float32,
         ignore_mismatched_sizes=True,  # The head comes with the adapter.
         trust_remote_code=False,
     )
     with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, name).merge_and_unload()
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

@@ -18,17 +18,24 @@ from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.evaluation.scores import count, percent
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
+from finetune.publishing.markup import escape, format_table, quote_code
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 
 RECIPE = "recipe.yaml"
-# A language as ISO 639 has it, alone or with a region, or the hub's word for several.
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
+# A language as ISO 639 has it, with or without a region, which the hub does not take; or the hub's word for several.
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z0-9]+)*|(multilingual)")
 # Of what a report lists under one heading, so many of the best and of the worst.
 _BEST, _WORST = 3, 3
 _HOUSEKEEPING = {"eval_steps", "log_steps", "keep_checkpoints", "keep_best", "num_workers", "trackers", "max_minutes"}
+_ERRORS = {
+    "substitutions": "Confused words",
+    "deletions": "Missed words",
+    "insertions": "Added words",
+    "characters": "Characters",
+}
 _KINDS = {
     "speaker": "Speaker",
     "source": "Source",
@@ -70,7 +77,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         title=escape(record["title"]),
         summary=_summary(record),
         results=_results(record),
-        purpose=describe_purpose(record, escape),
+        purpose=describe_purpose(record),
         use=describe_use(record, preprocessing, decoder),
         slices=_slices(record["results"]),
         errors=_errors(record["results"]),
@@ -83,17 +90,13 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     return str(card)
 
 
-def escape(text: str) -> str:
-    """A text as Markdown that looks like it, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
-
-
 def _fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _metadata(record: Mapping[str, Any]) -> ModelCardData:
-    languages = [code for code in record["languages"] if _LANGUAGE.fullmatch(code)]
+    codes = [match[1] or match[2] for code in record["languages"] if (match := _LANGUAGE.fullmatch(code))]
+    languages = list(dict.fromkeys(codes))
     hub_base = record["base"] if record["base_on_hub"] else None
     data = [source["root"] for source in record["sources"] if is_on_hub(source["root"]) and not source["local"]]
     alone, licence = record["adapter_alone"], describe_licence(record["license"])
@@ -139,19 +142,19 @@ def _results(record: Mapping[str, Any]) -> str:
         "WER, CER and SER (sentence error rate) are errors counted over the whole set, divided by its reference words, "
         "its reference characters (spaces included) and its utterances. In brackets stands the 95 % bootstrap interval."
     )
-    return "\n\n".join([_table(head, rows, left=3), explained, *dict.fromkeys(notes)])
+    return "\n\n".join([format_table(head, rows, left=3), explained, *dict.fromkeys(notes)])
 
 
 def _describe_conditions(scores: Mapping[str, Any]) -> str:
     evaluated, intervals = scores["evaluated"], scores.get("intervals")
-    steps = ", ".join(_code(step) for step in evaluated["normalization"]) or "none"
+    steps = ", ".join(quote_code(step) for step in evaluated["normalization"]) or "none"
     lines = [f"Both texts were normalised for scoring: {steps}."]
     if intervals and intervals["wer"]:
         lines.append(f"The intervals are over {intervals['clusters']} {intervals['resampled']}.")
     if step := evaluated.get("step"):
         lines.append(f"These are the weights of step {step} of a training that goes on, chosen on this split.")
     if evaluated.get("chose_weights"):
-        lines.append("There was no test split: the weights were chosen on this one, so its figures flatter.")
+        lines.append("The weights were chosen on this split, so its figures flatter.")
     return " ".join(lines)
 
 
@@ -171,24 +174,18 @@ def _slices(results: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     about = f"On {escape(name_data(results[0]['evaluated']))}, {escape(results[0]['evaluated']['split'])}:"
-    return f"{about}\n\n" + _table(("By", "Slice", "WER", "CER", "Utterances", "Words"), rows, left=2)
+    return f"{about}\n\n" + format_table(("By", "Slice", "WER", "CER", "Utterances", "Words"), rows, left=2)
 
 
 def _errors(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return ""
     errors, scores = results[0]["errors"], results[0]
-    kinds = {
-        "substitutions": "Confused words",
-        "deletions": "Missed words",
-        "insertions": "Added words",
-        "characters": "Characters",
-    }
     lines = []
-    for kind, name in kinds.items():
-        found = [f"{_pair(each['reference'], each['hypothesis'])} × {each['count']}" for each in errors.get(kind, ())]
+    for kind, name in _ERRORS.items():
+        found = [f"{_pair(each['reference'], each['hypothesis'], kind)} × {each['count']}" for each in errors[kind]]
         lines += [f"- {name}: {', '.join(found)}"] if found else []
-    worst = ", ".join(f"{each['errors']} in {count(each['words'], 'word')}" for each in errors.get("worst", ()))
+    worst = ", ".join(f"{each['errors']} in {count(each['words'], 'word')}" for each in errors["worst"])
     lines += [f"- Errors in the worst utterances: {worst}"] if worst else []
     wrong = f"{scores['wrong_utterances']} of {count(scores['utterances'], 'utterance')} have a word error."
     if not lines:
@@ -196,12 +193,10 @@ def _errors(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{wrong} What was said → what was written, the most frequent first:\n\n" + "\n".join(lines)
 
 
-def _pair(said: str, heard: str) -> str:
-    """What was said and what was recognised; of nothing on one side, the other alone."""
-    pair = [escape(text) if text.strip() else "␣" for text in (said, heard) if text]
-    if len(pair) == 2:
-        return " → ".join(pair)
-    return f"{pair[0]} → (nothing)" if said else f"(nothing) → {pair[0]}"
+def _pair(said: str, heard: str, kind: str) -> str:
+    """What was said and what was recognised, of missed and added words these alone."""
+    sides = [escape(text) if text.strip() else "␣" if text else "nothing" for text in (said, heard)]
+    return {"deletions": sides[0], "insertions": sides[1]}.get(kind, " → ".join(sides))
 
 
 def _data(record: Mapping[str, Any]) -> str:
@@ -218,7 +213,10 @@ def _data(record: Mapping[str, Any]) -> str:
         for role, split in data["splits"].items()
     ]
     head = ("Split", "Utterances", "Hours", "Speakers", "Longest", "Recorded at")
-    parts = [f"Data: {', '.join(_name_source(source) for source in record['sources'])}.", _table(head, rows, left=1)]
+    parts = [
+        f"Data: {', '.join(_name_source(source) for source in record['sources'])}.",
+        format_table(head, rows, left=1),
+    ]
     if data["streamed"]:
         parts.append("The training split was streamed: of it only the first rows were counted.")
     if data["held_out"]:
@@ -237,31 +235,26 @@ def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     for section in ("model", "training", "augmentation"):
         for name, value in recipe.get(section, {}).items():
             if name not in _HOUSEKEEPING and value not in (None, [], {}) and not _is_off(name, value, recipe[section]):
-                rows.append((_code(f"{section}.{name}"), escape(_say(value))))
-    hardware, versions = record["hardware"], record["versions"]
-    processes = hardware["processes"]
+                rows.append((quote_code(f"{section}.{name}"), escape(_say(value))))
+    hardware, energy = record["hardware"], record["energy_kwh"]
+    processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes, each"
     facts = [
-        f"Hardware: {count(processes, 'process').replace('processs', 'processes')}, "
-        f"{'each on ' if processes > 1 else 'on '}{escape(hardware['device'])}.",
+        f"Hardware: {processes} on {escape(hardware['device'])}.",
         f"Training took {say_time(hardware['training_seconds'])}, evaluations in between included.",
-        f"Energy: {record['energy_kwh']:g} kWh, as its author says."
-        if record["energy_kwh"]
-        else "Energy: not measured.",
-        "Software: "
-        + ", ".join(
-            [
-                f"finetune {versions['finetune']}" + (f" (commit {versions['commit']})" if versions["commit"] else ""),
-                f"Python {versions['python']}",
-                *(f"{name} {number}" for name, number in versions["packages"].items()),
-            ]
-        )
-        + ".",
+        f"Energy: {energy:g} kWh, as its author says." if energy else "Energy: not measured.",
+        f"Software: {', '.join(_name_versions(record['versions']))}.",
     ]
-    return "\n\n".join([_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
+    return "\n\n".join([format_table(("Recipe key", "Value"), rows, left=2), "\n".join(f"- {fact}" for fact in facts)])
+
+
+def _name_versions(versions: Mapping[str, Any]) -> list[str]:
+    commit = f" (commit {versions['commit']})" if versions["commit"] else ""
+    packages = [f"{name} {number}" for name, number in versions["packages"].items()]
+    return [f"finetune {versions['finetune']}{commit}", f"Python {versions['python']}", *packages]
 
 
 def _is_off(name: str, value: Any, section: Mapping[str, Any]) -> bool:
-    """Whether a probability is of something that the recipe does not ask for, or a switch is off."""
+    """Whether it is a switch that is off, or the probability of something that the recipe does not ask for."""
     asked = {
         "reverb_probability": ("reverb_seconds", "impulse_response_folder"),
         "noise_probability": ("noise_snr_db", "noise_folder"),
@@ -286,7 +279,7 @@ def _again(record: Mapping[str, Any]) -> str:
 def _name_source(source: Mapping[str, Any]) -> str:
     others = [source.get("configuration"), source.get("revision") and f"revision {source['revision']}"]
     told = [escape(str(each)) for each in others if each]
-    return _code(source["root"]) + (f" ({', '.join(told)})" if told else "")
+    return quote_code(source["root"]) + (f" ({', '.join(told)})" if told else "")
 
 
 def _rate(scores: Mapping[str, Any], rate: str) -> str:
@@ -299,15 +292,4 @@ def _say(value: Any) -> str:
         return ", ".join(f"{name} {_say(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_say, value))
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def _code(text: str) -> str:
-    """A name as code; one that holds a backtick as plain text."""
-    return escape(text) if "`" in text or "|" in text else f"`{text}`"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int) -> str:
-    """A Markdown table; the first `left` columns are aligned left, the others, numbers, right."""
-    marks = [":--" if place < left else "--:" for place in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, marks, *rows])
+    return "yes" if value is True else str(value)

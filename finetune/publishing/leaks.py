@@ -28,6 +28,7 @@ _TOKEN = re.compile(
 _LOGIN_IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@\"'<>]+@")
 # Of "user/name@v1.beta", a model and its revision, nothing is one.
 _EMAIL = re.compile(r"(?<![\w.+/-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}(?![\w-])")
+_WEB_ADDRESS = re.compile(r"https?://\S+")
 _ESCAPED_SPACE = re.compile(r"\\[nrt]")
 
 # Files of words, in which a word such as "and/or", or this user's name, is nothing but one.
@@ -79,34 +80,43 @@ def _find_secrets(line: str) -> list[str]:
 
 
 def _find_places(line: str, names: dict[str, re.Pattern[str]]) -> list[str]:
-    kinds = [kind for kind, pattern in names.items() if pattern.search(line)]
+    apart = _WEB_ADDRESS.sub(" ", line)  # The hub's page of "ann" is no secret.
+    kinds = [kind for kind, pattern in names.items() if pattern.search(apart)]
     # In JSON a path may stand behind an escaped line break.
     is_path = has_local_path(line) or has_local_path(_ESCAPED_SPACE.sub(" ", line))
     return (["an absolute path"] if is_path else []) + kinds
 
 
 def _machine_names() -> dict[str, re.Pattern[str]]:
-    """This user's and this machine's name as patterns; none for names that are anyone's."""
+    """This user's and this machine's name as patterns; none for names that are anyone's.
+
+    Each is looked for where somebody is named: a user "will" or a host "orange" is a word, too.
+    """
     try:
         login = getpass.getuser()
     except (KeyError, OSError):  # A container may run as a number that has no name.
         login = ""
     host = socket.gethostname()
-    # A user "ann" may well have "ann/model" on a hub.
-    patterns = {
-        "a user name": {login: r"(?<![\w-])%s(?![\w-]|/\w)"},
-        "a host name": {host: r"(?<![\w-])%s(?![\w-])", host.partition(".")[0]: r"(?<![\w-])%s(?![\w-])"},
-    }
+    short = host.partition(".")[0]
     found = {}
-    for kind, shapes in patterns.items():
-        known = [
-            shape % re.escape(name)
-            for name, shape in shapes.items()
-            if len(name) >= _SHORTEST_NAME and not _NOBODY.fullmatch(name)
-        ]
-        if known:
-            found[kind] = re.compile("|".join(known))
+    if _is_telling(login):
+        name = re.escape(login)
+        # A user "ann" may well have "ann/model" on a hub.
+        found["a user name"] = re.compile(
+            rf"\b(?i:user|author|owner|login|creator|made|trained|by)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-]|/\w)"
+            rf"|[\\/~]{name}(?=[\\/\s\"']|$)|\b{name}@"
+        )
+    if _is_telling(short):
+        name = re.escape(short)
+        found["a host name"] = re.compile(
+            rf"\b(?i:host|node|machine|computer|server|cluster|on|at)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-])|@{name}\b"
+            + (rf"|\b{re.escape(host)}\b" if "." in host else "")
+        )
     return found
+
+
+def _is_telling(name: str) -> bool:
+    return len(name) >= _SHORTEST_NAME and not _NOBODY.fullmatch(name)
 
 
 def _read_lines(file: Path) -> Iterator[tuple[str, str]]:

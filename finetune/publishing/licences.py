@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# https://huggingface.co/docs/hub/repositories-licenses, read in November 2026.
+# From https://huggingface.co/docs/hub/repositories-licenses: one that is missing is published as "other", by its name.
 _KNOWN = Path(__file__).parent / "licences.txt"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path, PureWindowsPath
 
-import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -39,10 +37,13 @@ def is_on_hub(name: str) -> bool:
 
 def public_name(name: str) -> str:
     """Return a hub name or a web address as it is, and only the last part of a path or of a bucket's URL."""
-    if is_on_hub(name) or name.startswith(("https://", "http://")):
-        return name
+    return name if is_on_hub(name) or name.startswith(("https://", "http://")) else last_part(name)
+
+
+def last_part(path: str) -> str:
+    """Return the name of a file or folder without where it lies."""
     # Windows' rules split at both kinds of slash; a shell's escaped space is no folder.
-    return PureWindowsPath(name.replace("\\ ", " ")).name.strip(".") or "a local folder"
+    return PureWindowsPath(path.replace("\\ ", " ")).name.strip(".") or "a local folder"
 
 
 def public_place(name: str) -> str:
@@ -64,19 +65,3 @@ def scrub_text(text: str) -> str:
     for pattern in (_QUOTED_PATH, _BARE_PATH):
         text = pattern.sub(lambda match: public_name(match[0]), text)
     return text
-
-
-def scrub_yaml(text: str) -> str:
-    """Cut down absolute paths in the values of a YAML text, then in its comments; the rest stays as it is.
-
-    Raises yaml.YAMLError when the text is no YAML.
-    """
-    scalars = (token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken))
-    # A block's end lies behind its last line break: blocks are left to scrub_text.
-    tokens = [token for token in scalars if token.style not in ("|", ">")]
-    for token in reversed(tokens):  # From the end, so that the places of the others stay right.
-        public = scrub_value(token.value)
-        if public != token.value:
-            quoted = json.dumps(public, ensure_ascii=False)
-            text = text[: token.start_mark.index] + quoted + text[token.end_mark.index :]
-    return scrub_text(text)

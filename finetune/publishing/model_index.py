@@ -35,7 +35,7 @@ def build_results(scores: Mapping[str, Any]) -> list[EvalResult]:
     sources, decoder = evaluated["sources"], evaluated["decoder"]
     name = name_data(evaluated)
     alone = sources[0] if len(sources) == 1 else {}
-    is_hub = bool(alone) and is_on_hub(name)
+    is_hub = bool(alone) and not alone.get("local") and is_on_hub(name)
     arguments = {
         "unit": "percent",
         "decoder": dict(decoder),

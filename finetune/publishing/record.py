@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.corpus import Rejection, Split
-from finetune.publishing.local_paths import public_name, scrub_value
+from finetune.publishing.local_paths import last_part, public_name, scrub_value
 
 FILE = "training.json"
 # Of what goes wrong, so much of each kind: a card is read, a report is searched.
@@ -75,7 +75,11 @@ def describe_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_evaluated(evaluated: Mapping[str, Any]) -> dict[str, Any]:
-    sources = [{**source, "root": public_name(source["root"])} for source in evaluated.get("sources", ())]
+    sources = [
+        # Where it was evaluated, "corpora/mine" was a folder: elsewhere it would pass for a hub's.
+        {**source, "root": (last_part if source.get("local") else public_name)(source["root"])}
+        for source in evaluated.get("sources", ())
+    ]
     decoder = dict(evaluated.get("decoder", {}))
     # Hotwords are often names: their number is enough.
     if hotwords := len(decoder.pop("hotwords", {})):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.evaluation.scores import count, percent
+from finetune.publishing.markup import escape
 
 # Below these a card warns; they are round numbers and no science.
 _FEW_HOURS, _FEW_SPEAKERS = 10, 20
 _TELEPHONE_HERTZ = 8000
 
 
-def describe_purpose(record: Mapping[str, Any], escape: Callable[[str], str]) -> str:
+def describe_purpose(record: Mapping[str, Any]) -> str:
     """What the model is for and not for: as its author says, and what follows from what it was trained on."""
     train = record["data"]["splits"]["train"]
     voices = f" by {count(train['speakers'], 'speaker')}" if train["speakers"] else ""

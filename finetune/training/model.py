@@ -1,7 +1,9 @@
 """A pretrained wav2vec2 encoder with a fresh CTC head, and the loss it is trained by."""
 
 import contextlib
+import os
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from finetune.data.batching import Batch
-from finetune.errors import UserError
+from finetune.errors import PICKLED, UserError
 from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
 
 
@@ -35,10 +37,12 @@ def build_model(
 
     The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
     of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
-    that row of the base's head instead. Group norm sees valid frames only. `attention` is Transformers' name of an
-    implementation. With `layer_drop` each transformer layer is left out of a training step with that probability (Fan
-    et al. 2020), and with `gradient_checkpointing` activations are computed twice instead of being kept (Chen et al.
-    2016). With a `language_adapter` only that language's adapters and the head are trained.
+    that row of the base's head instead. The base's weights are safetensors or, where it has none, a pytorch_model.bin,
+    which PyTorch's restricted unpickler reads: no code of a repository runs. Group norm sees valid frames only.
+    `attention` is Transformers' name of an implementation. With `layer_drop` each transformer layer is left out of a
+    training step with that probability (Fan et al. 2020), and with `gradient_checkpointing` activations are computed
+    twice instead of being kept (Chen et al. 2016). With a `language_adapter` only that language's adapters and the head
+    are trained.
     Raises UserError when the base has no usable weights, or no head to take.
     """
     from finetune.group_norm import normalize_valid_frames
@@ -82,6 +86,8 @@ def _load(config: Any, base: str | None, revision: str | None, attention: str | 
     """The model of a configuration, and the names of those of its weights that the base does not have."""
     from transformers import AutoModelForCTC
 
+    # Or Transformers would ask a service to convert a base without safetensors, and send it the user's token.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     options = {"dtype": torch.float32, "attn_implementation": attention, "trust_remote_code": False}
     try:
         if base is None:
@@ -94,6 +100,8 @@ def _load(config: Any, base: str | None, revision: str | None, attention: str | 
             output_loading_info=True,
             **options,
         )
+    except UnpicklingError as error:
+        raise UserError(f"{base} {PICKLED}") from error
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error

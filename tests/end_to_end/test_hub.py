@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hub import COMMIT, Hub, serve
+import yaml
+from hub import COMMIT, TOKEN, Hub, serve
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from programs import execute
 
 # The command, with windows of few rows and without the wait of `datasets` for pyarrow's threads.
@@ -25,7 +27,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture
-def hub(tmp_path: Path, corpus_folder: Path, base_folder: Path) -> Iterator[Hub]:
+def hub(tmp_path: Path, corpus_folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The encoder as team/base, and the tones as team/tones in Parquet, with 72 shards of one training utterance."""
     folder = tmp_path / "hub"
     shutil.copytree(base_folder, folder / "models" / "team" / "base")
@@ -38,6 +40,8 @@ def hub(tmp_path: Path, corpus_folder: Path, base_folder: Path) -> Iterator[Hub]
             cells = [{"bytes": (corpus_folder / split / row[0]).read_bytes(), "path": row[0]} for row in chosen]
             table = pyarrow.table({"audio": cells, "sentence": [row[1] for row in chosen]})
             pyarrow.parquet.write_table(table, data / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+    for name, value in (("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        monkeypatch.setattr(constants, name, value)  # For the tests' own process, which writes to the hub.
     with serve(folder) as served:
         yield served
 
@@ -56,16 +60,69 @@ def finetune(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedPro
     return run
 
 
-def test_a_base_and_a_data_set_by_name(
-    finetune: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, write_recipe: Callable[..., Path]
+def test_a_run_keeps_to_the_commits_that_it_was_begun_with(
+    hub: Hub,
+    finetune: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    base_folder: Path,
 ) -> None:
-    data = {"root": "team/tones", "revision": COMMIT}
-    recipe = write_recipe(tmp_path, model={"base": "team/base"}, data=data, training={"max_steps": 2})
+    """On a base that was fine-tuned with other characters, and that changes its size while the run is interrupted."""
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "vocab.json").write_text(
+        json.dumps({token: i for i, token in enumerate(["<pad>", "|", "<unk>", *"хуёz"])})
+    )
+    tokenizer = Wav2Vec2CTCTokenizer(str(other / "vocab.json"), pad_token="<pad>", unk_token="<unk>")
+    config = Wav2Vec2Config.from_pretrained(base_folder, vocab_size=len(tokenizer))
+    for part in (Wav2Vec2ForCTC(config), tokenizer, Wav2Vec2FeatureExtractor(return_attention_mask=True)):
+        part.save_pretrained(other)
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo("team/other")
+
+    def add(**files: bytes | Path) -> list[CommitOperationAdd]:
+        return [CommitOperationAdd(name.replace("_json", ".json"), content) for name, content in files.items()]
+
+    files = [CommitOperationAdd(file.name, file) for file in other.iterdir()]
+    first = api.create_commit("team/other", files, commit_message="first").oid
+    recipe = write_recipe(tmp_path, model={"base": "team/other@main"}, data={"root": "team/tones"})
     done = finetune("train", str(recipe), "--output", "run")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report" / "scores.json").read_text())
     assert report["utterances"] == 6
-    assert "base_model: team/base" in (tmp_path / "run" / "model" / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "run" / "model" / "README.md")
+    assert (card.data.base_model, card.data.base_model_relation) == ("team/other", "finetune")
+    assert card.data.datasets == ["team/tones"]
+    for result in card.data.eval_results:
+        assert (result.dataset_type, result.dataset_split, result.dataset_revision) == ("team/tones", "test", COMMIT)
+    # The commits that were used are named, and the published recipe keeps to them.
+    assert f"It is `team/other` (revision {first})" in card.text and f"`team/tones` (revision {COMMIT})" in card.text
+    assert "finetune train recipe.yaml\n" in card.text
+    published = yaml.safe_load((tmp_path / "run" / "model" / "recipe.yaml").read_text())
+    assert (published["model"]["base"], published["model"]["revision"]) == ("team/other", first)
+    assert set("abcd") < set(json.loads((tmp_path / "run" / "model" / "vocab.json").read_text()))
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["model"]["revision"] == "main"
+    assert written["provenance"]["commits"] == {"team/other@main": first, "datasets/team/tones": COMMIT}
+
+    # Without its report a run is unfinished, and the same command goes on.
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    for folder in ("report", "model"):
+        shutil.rmtree(tmp_path / "run" / folder)
+    shutil.rmtree(tmp_path / "cache" / "hub" / "models--team--other")
+    values = json.loads((other / "config.json").read_text())
+    changed = json.dumps({**values, "hidden_size": 64}).encode()
+    second = api.create_commit("team/other", add(config_json=changed), commit_message="second").oid
+    assert second != first
+    asked = len(hub.requests)
+    done = finetune("train", str(recipe), "--output", "run")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 4" in done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    fetched = {path for _, path, _ in hub.requests[asked:] if path.startswith("/team/other/resolve/")}
+    assert fetched and all(f"/resolve/{first}/" in path for path in fetched)
 
 
 def test_a_data_set_is_streamed_without_being_fetched_whole(
@@ -88,15 +145,40 @@ def test_a_data_set_is_streamed_without_being_fetched_whole(
 def test_what_the_hub_does_not_have_is_one_sentence(
     finetune: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
-    for data, model in (
-        ({"root": "team/nothing"}, {}),
-        ({"root": "team/tones", "revision": "v9"}, {}),
-        ({}, {"base": "team/nothing"}),
+    for data, model, words in (
+        ({"root": "team/tones", "revision": "v9"}, {}, "team/tones has no revision v9"),
+        ({}, {"base": "team/nothing"}, "team/nothing is neither a model folder here nor a model on http://127.0.0.1"),
     ):
         done = finetune("check", str(write_recipe(tmp_path, data=data, model=model)))
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        assert "team/nothing" in done.stderr or "v9" in done.stderr
+        assert words in done.stderr
+
+
+def test_another_commit_of_the_data_is_not_taken_for_the_one_that_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    """As `datasets` does without a network."""
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    added = [CommitOperationAdd("README.md", b"---\nlanguage: en\n---\n")]
+    moved = api.create_commit("team/tones", added, commit_message="card", repo_type="dataset").oid
+    program = """
+import sys
+from finetune.data.sources import Source, load_splits
+from finetune.errors import UserError
+for revision in sys.argv[1:]:
+    try:
+        print(len(load_splits(Source("team/tones", revision=revision))["test"]))
+    except UserError as error:
+        print(error)
+"""
+    variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    variables["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    assert execute([*command, moved], **variables, HF_HUB_OFFLINE="0").splitlines()[-1] == "6"
+    said = execute([*command, moved, COMMIT], **variables, HF_HUB_OFFLINE="1").splitlines()
+    assert "6" in said
+    assert said[-1].startswith(
+        "The hub can't be reached, and of team/tones another commit was fetched before than c0ff"
+    )
 
 
 def test_what_a_model_may_have_is_asked_of_the_hub_or_known_from_before(hub: Hub, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ RUN_FILES = {
     "checkpoints/step-000400/optimizer.pt",
     "checkpoints/step-000400/progress.json",
     "model/README.md",
+    "model/recipe.yaml",
+    "model/training.json",
     "model/config.json",
     "model/model.safetensors",
     "model/processor_config.json",

@@ -1,5 +1,6 @@
 """Text does not depend on what shares the batch."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2Proc
 
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config, load_feature_extractor
-from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
+from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary, load_base_vocabulary
+from finetune.errors import UserError
 from finetune.inference.transcriber import Transcriber
 from finetune.training.model import build_model
 
@@ -36,6 +38,39 @@ def waveforms() -> list[Waveform]:
     rng = np.random.default_rng(0)
     lengths = np.linspace(4800, 40000, 16).astype(int).tolist()
     return [(0.01 * (i + 1) * rng.standard_normal(n) + 0.02).astype(np.float32) for i, n in enumerate(lengths)]
+
+
+def test_pickled_weights_run_no_code(saved: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return Path.touch, (saved / "attacked",)
+
+    (saved / "model.safetensors").unlink()
+    torch.save({"weight": Attack()}, saved / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has a pytorch_model\.bin that could run code, so it is not read"):
+        Transcriber.load(saved)
+    assert not (saved / "attacked").exists()
+
+
+def test_a_models_own_code_is_never_run(saved: Path) -> None:
+    (saved / "own.py").write_text(f"import pathlib\npathlib.Path({str(saved / 'ran')!r}).touch()\n")
+    classes = {
+        "config.json": {"AutoConfig": "own.Config", "AutoModelForCTC": "own.Model"},
+        "preprocessor_config.json": {"AutoFeatureExtractor": "own.Extractor", "AutoProcessor": "own.Processor"},
+        "processor_config.json": {"AutoProcessor": "own.Processor"},
+        "tokenizer_config.json": {"AutoTokenizer": ["own.Tokenizer", None]},
+    }
+    for name, own in classes.items():
+        values = json.loads((saved / name).read_text()) if (saved / name).is_file() else {}
+        (saved / name).write_text(json.dumps({**values, "auto_map": own}))
+    assert Transcriber.load(saved).transcribe([np.zeros(8000, np.float32)])
+    config = load_config(str(saved))
+    load_feature_extractor(str(saved), config)
+    load_base_vocabulary(str(saved))
+    build_model(
+        config, str(saved), vocabulary=build_vocabulary("ab"), blank=PAD, dropout=0, mask_time_probability=0, seed=0
+    )
+    assert not (saved / "ran").exists()
 
 
 def test_a_batch_of_16_gives_the_logits_and_texts_of_each_alone(saved: Path, waveforms: list[Waveform]) -> None:

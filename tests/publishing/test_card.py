@@ -121,7 +121,8 @@ def test_the_hub_takes_it(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     write(tmp_path, license="Ours", languages=["de", "English"]).validate()
     write(tmp_path, results=[], license=None, base_on_hub=False).validate()
-    assert [(path, status) for _, path, status in hub.requests] == [("/api/validate-yaml", 200)] * 2
+    with pytest.raises(ValueError, match="license"):  # So it was looked at.
+        ModelCard("---\nlicense: ours\n---\n").validate()
 
 
 def test_model_index_has_what_the_hub_shows(tmp_path):
@@ -156,6 +157,12 @@ def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_
     assert "ann lee" not in card.content
 
 
+def test_a_folder_is_no_data_set_of_the_hub_wherever_the_card_is_made(tmp_path):
+    source = {"root": "Corpora/Mine", "configuration": None, "revision": None, "local": True}
+    wer = write(tmp_path, results=[scores(sources=[source])]).data.eval_results[0]
+    assert (wer.dataset_type, wer.dataset_name) == ("mine", "Mine")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -163,6 +170,7 @@ def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_
         ({"license": "Ours, 2nd edition"}, {"license": "other", "license_name": "ours-2nd-edition"}),
         ({"languages": ["de", "gsw"]}, {"language": ["de", "gsw"]}),
         ({"languages": ["English"]}, {"language": None}),
+        ({"languages": ["pt-BR"]}, {"language": "pt"}),
         ({"adapter_alone": True}, {"library_name": "peft", "base_model_relation": "adapter"}),
     ],
 )
@@ -227,6 +235,13 @@ def test_what_only_the_author_knows_comes_first(tmp_path):
     assert "Energy: 1.5 kWh" in text
 
 
+def test_scores_alone_make_a_card_while_training_goes_on(tmp_path):
+    few = {key: value for key, value in scores().items() if key not in ("intervals", "slices", "errors")}
+    card = write(tmp_path, results=[few])
+    assert read_tables(card.text)[0][1][3] == "40.0 %" and "1 of 2 utterances" in card.text
+    assert "interval_95" not in card.data.eval_results[0].metric_args
+
+
 def test_what_the_validation_split_flatters_is_said(tmp_path):
     assert "figures flatter" in write(tmp_path, results=[scores(split="validation", chose_weights=True)]).text
 
@@ -240,7 +255,8 @@ def test_nobody_is_named(tmp_path):
 
 
 def test_of_many_slices_the_best_and_the_worst_are_shown(tmp_path):
-    results = [Result(f"{i}", "a " * 20, "b " * i + "a " * (20 - i), "", 1.0, f"s{i}") for i in range(1, 10)]
+    wrong = [5, 9, 4, 8, 3, 7, 2, 6, 1]
+    results = [Result(f"{n}", "a " * 20, "b " * n + "a " * (20 - n), "", 1.0, f"s{i}") for i, n in enumerate(wrong)]
     rows = [row for row in read_tables(write(tmp_path, results=[scores(results)]).text)[1] if "peaker" in row[0]]
     assert [row[2].split(" (")[0] for row in rows] == ["5.0 %", "10.0 %", "15.0 %", "35.0 %", "40.0 %", "45.0 %"]
     assert rows[0][0] == "Speaker (best and worst of 9)"

@@ -191,17 +191,19 @@ def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub):
     assert said == [f"the card of {NAME} has these scores: nothing to push"]
 
 
-def test_a_commit_that_came_in_between_is_not_lost(report, there, hub):
+def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch):
     """Somebody edits the card after it was read: their text and our figures are both there."""
     theirs = CARD.replace("# Mine", "# Ours")
-    hub.fail("POST", f"/api/models/{NAME}/commit/main", status=412)
+    write = there.write
+
+    def write_second(*ours):
+        monkeypatch.setattr(there, "write", write)
+        write("main", "Theirs", "", "other", [("file", {"path": "README.md", "content": theirs.encode()})], None)
+        return write(*ours)
+
+    monkeypatch.setattr(there, "write", write_second)
     said = []
-
-    def edit(line):
-        said.append(line)
-        there.write("main", "Theirs", "", "other", [("file", {"path": "README.md", "content": theirs.encode()})], None)
-
-    push_scores(report, NAME, say=edit, waits=AT_ONCE)
+    push_scores(report, NAME, say=said.append, waits=AT_ONCE)
     assert said == [f"main of {NAME} has moved on: looking at it again"]
     assert without_index(read(there)) == without_index(theirs) and len(figures(read(there))) == 3
 

@@ -34,6 +34,10 @@ def leaks(folder, text, name="README.md"):
         ('{"text": "see\\n/home/ann/speech"}', "an absolute path"),
         (r'{"base": "C:\\Users\\ann"}', "an absolute path"),
         ("by annlee, 2026", "a user name"),
+        ("author: 'annlee'", "a user name"),
+        ("root: corpora/annlee/speech", "a user name"),
+        ("hostname: gandalf", "a host name"),
+        ("seen at gandalf.example.", "a host name"),
         ("trained on gandalf with love", "a host name"),
         (f"export HF_TOKEN={HUGGING_FACE}", "a token or password"),
         (f"git clone with {GITHUB}", "a token or password"),
@@ -52,6 +56,7 @@ def test_what_must_not_get_out_is_named_with_its_place_and_not_repeated(tmp_path
     "text",
     [
         "base: annlee/wav2vec2@v1.beta",
+        "https://huggingface.co/annlee/wav2vec2 and what annlee and gandalf said",
         "commit: 03d460d8c1f1b1a4ff54f1e7a3f2f5f0d8b3c9aa",
         '"pad_token": "<|endoftext|>", "word_delimiter_token": "|"',
         "torch@2.12.1, https://huggingface.co/facebook/wav2vec2-base",

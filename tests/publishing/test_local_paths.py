@@ -1,9 +1,8 @@
 """No absolute path of the training machine is published; everything else is left alone."""
 
 import pytest
-import yaml
 
-from finetune.publishing.local_paths import is_on_hub, public_name, scrub_text, scrub_value, scrub_yaml
+from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_text, scrub_value
 
 
 @pytest.mark.parametrize(
@@ -45,6 +44,19 @@ def test_a_value_may_hold_spaces():
     assert scrub_value("/home/ann lee/speech of ann/train") == "train"
 
 
+@pytest.mark.parametrize(
+    ("place", "public"),
+    [
+        ("/home/ann/speech", "./speech"),
+        ("s3://clients/speech", "./speech"),
+        ("openslr/librispeech_asr", "openslr/librispeech_asr"),
+        ("https://example.org/speech.tar", "https://example.org/speech.tar"),
+    ],
+)
+def test_a_place_in_a_recipe_is_public_or_beside_it(place, public):
+    assert public_place(place) == public
+
+
 def test_local_folders_are_not_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "base").mkdir(parents=True)
@@ -53,25 +65,3 @@ def test_local_folders_are_not_on_the_hub(tmp_path, monkeypatch):
         assert not is_on_hub(local)
         assert public_name(local) == "base"
     assert public_name("/") == public_name("..") == "a local folder"
-
-
-def test_yaml_keeps_its_values_and_its_look():
-    text = (
-        "# made on /home/ann/work\n"
-        "language: no  # not false\n"
-        "data:\n"
-        "  train: /home/ann lee/my speech/train.tsv\n"
-        "  test: ['/data/ann/test', \"~/ann/dev\"]\n"
-        "learning_rate: 3e-5\n"
-        "model: facebook/wav2vec2-base\n"
-        "notes: |\n"
-        "  kept in /data/ann/notes\n"
-        "  see https://example.org/a\n"
-    )
-    public = scrub_yaml(text)
-    assert "ann" not in public
-    assert public.startswith("# made on work\nlanguage: no  # not false\n")
-    assert "learning_rate: 3e-5\nmodel: facebook/wav2vec2-base\n" in public
-    values = yaml.safe_load(public)
-    assert values["data"] == {"train": "train.tsv", "test": ["test", "dev"]}
-    assert values["notes"] == "kept in notes\nsee https://example.org/a\n"

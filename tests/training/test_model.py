@@ -1,6 +1,7 @@
 """The model has a fresh head of the right size and depends on the batch and the seed alone."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +52,29 @@ def test_rows_of_the_bases_head_are_kept_where_asked(build, tmp_path):
 def test_a_base_without_a_head_has_no_rows_to_keep(build):
     with pytest.raises(UserError, match="no CTC head"):
         build(head_rows=[0, 1, 2, 3, 4, 5, 6])
+
+
+class _Attack:
+    """What a pickle may do where nothing restricts it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_weights_without_safetensors_are_read_and_run_nothing(build, tmp_path):
+    old = build(seed=5)
+    old.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(old.state_dict(), tmp_path / "pytorch_model.bin")
+    assert equal(build(base=str(tmp_path), seed=0).wav2vec2, old.wav2vec2)
+    torch.save({**old.state_dict(), "more": _Attack(tmp_path / "attacked")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has a pytorch_model\.bin that could run code, so it is not read") as refused:
+        build(base=str(tmp_path))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_head_of_another_size_is_replaced(build, tmp_path):

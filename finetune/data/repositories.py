@@ -1,0 +1,157 @@
+"""Repositories on a hub: a name and a revision to a commit, a model's files at that commit to a folder."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from finetune.errors import UserError
+
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_CACHED = re.compile(r".*/models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})")
+
+# What a model is used with beside its weights: configuration, tokenizer, our steps, the decoder. Never code.
+_SMALL = ["*.json", ".gitattributes"]
+_DECODER = ["language_model/*", "language_model.safetensors"]
+# Not adapter.LANGUAGE.safetensors, of which MMS models have more than a thousand.
+_WEIGHTS = ["model.safetensors", "model-*.safetensors", "adapter_model.safetensors"]
+_PICKLED_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name could be a repository on a hub: NAME or USER/NAME."""
+    return _NAME.fullmatch(name) is not None
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`USER/NAME@REVISION` in two; any other name, such as a path with an @, is left whole."""
+    repository, _, revision = name.partition("@")
+    return (repository, revision) if revision and is_hub_name(repository) else (name, None)
+
+
+def find_commit(name: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model") -> str:
+    """The hash of the commit that a revision (a branch, a tag, a hash; None: the newest on main) is now.
+
+    Where the hub can't be reached it is what it was when it was asked last. Raises UserError when there is no such
+    repository or revision, or no right to read it.
+    """
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    with reporting(name, revision, kind):
+        commit = str(HfApi().resolve_revision(name, revision=revision, repo_type=kind).resolved)
+        # Of a gated repository everybody may know the commits, but not read the files.
+        if kind == "model":
+            with suppress(errors.RemoteEntryNotFoundError):
+                hf_hub_download(name, "config.json", revision=commit)
+        else:
+            try:
+                HfApi().auth_check(name, repo_type=kind)
+            except errors.GatedRepoError:
+                raise
+            except _unreachable(errors.HfHubHTTPError):
+                pass  # What was fetched before will do.
+    return commit
+
+
+def fetch_model(name: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """A model's folder: one here as it is, or that of USER/NAME or USER/NAME@REVISION, fetched where it isn't yet.
+
+    All of it is of one commit: weights, processor, normalisation, preprocessing, decoder. With `weights` False only its
+    small files are sure to be there. Raises UserError as `find_commit` does, and where there is no such folder.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    name, named = split_revision(str(name))
+    revision = revision or named
+    if not is_hub_name(name):
+        raise UserError(f"There is no model at {name}: expected a folder with a config.json, or a name on a hub.")
+    commit = find_commit(name, revision)
+    folder = _download(name, commit, [*_SMALL, *(_WEIGHTS + _DECODER if weights else [])])
+    if weights and not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
+        _download(name, commit, _PICKLED_WEIGHTS)
+    return folder
+
+
+def say_model(model: str | Path) -> str:
+    """A model for people: of a folder that was fetched from a hub, the name and the commit."""
+    found = _CACHED.fullmatch(str(model))
+    return f"{found['name'].replace('--', '/')}@{found['commit'][:8]}" if found else str(model)
+
+
+@contextmanager
+def reporting(name: str, revision: str | None = None, kind: str = "model") -> Iterator[None]:
+    """Raise what a hub answers, or that it doesn't, as a UserError that says what to do."""
+    from huggingface_hub import constants, errors
+
+    hub, noun, place = constants.ENDPOINT, "model", "a model folder here"
+    if kind == "dataset":
+        noun, place = "data set", "a folder or file here"
+    log_in = "log in (hf auth login, or a token in HF_TOKEN)"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        page = f"{hub}/{name}" if kind == "model" else f"{hub}/datasets/{name}"
+        raise UserError(
+            f"The {noun} {name} is gated: ask for access at {page}, then {log_in} as who has it."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name} is neither {place} nor a {noun} on {hub} that you may read: check the name, and for a private one "
+            f"{log_in}."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"The {noun} {name} has no revision {revision}: {_list_revisions(name, kind)}.") from error
+    except _unreachable() as error:
+        offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{hub} can't be reached"
+        raise UserError(
+            f"{name} is neither {place} nor a {noun} that was fetched from a hub before, and {offline}: check the "
+            "name, or try again with a network."
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise UserError(f"{hub} refuses the token that you are logged in with: {log_in} again.") from error
+        said = error.server_message or type(error).__name__
+        raise UserError(f"{hub} answers {status} for the {noun} {name}: {said.splitlines()[0]}") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"{name} is no name on a hub: {str(error).splitlines()[0]}") from error
+
+
+def _unreachable(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the client raises where it gets no answer, and others."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
+
+    found = (errors.RevisionResolutionError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    return (*others, *found, httpx.TransportError)
+
+
+def _download(name: str, commit: str, patterns: list[str]) -> Path:
+    """The folder with a commit's files of these names; raises UserError where it can't be known to be whole."""
+    from huggingface_hub import errors, get_cached_repo_tree, snapshot_download
+
+    with reporting(name, commit):
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+    try:
+        get_cached_repo_tree(name, revision=commit)
+    except errors.CachedRepoTreeNotFoundError as error:
+        # Others' downloads leave no list of all files, and this file only when it was all of them.
+        if not (folder / ".gitattributes").exists():
+            raise UserError(
+                f"{name} may have more files than were fetched before, and the hub can't be reached to see: "
+                f"fetch all of it where it can (hf download {name})."
+            ) from error
+    return folder
+
+
+def _list_revisions(name: str, kind: str) -> str:
+    from huggingface_hub import HfApi, errors
+
+    try:
+        found = HfApi().list_repo_refs(name, repo_type=kind)
+    except _unreachable(errors.HfHubHTTPError):
+        return "expected a branch, a tag or a commit's hash"
+    names = [reference.name for reference in (*found.branches, *found.tags)]
+    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    return f"expected a commit's hash, or one of its branches and tags ({shown})"
