@@ -313,7 +313,7 @@ class PublishingSection(Section):
 
     The finished model is pushed to the model hub's `repo_id` (USER/NAME; made, `private` or not, where it is missing),
     and while training goes on also the `best` so far, to main, or the model of `every` evaluation, to the branch
-    `training`, the newest where they come faster than they are sent.
+    `training`, the newest where they come faster than they are sent. A push that fails never fails the run.
     """
 
     title: str | None = None

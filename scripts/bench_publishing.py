@@ -9,7 +9,7 @@ training has ended for, is left out. The hub is that of the tests, as its own pr
 another machine. Evaluations follow each other so closely that there is always something to push with `every`; with
 `best` the first alone is pushed, as nothing is learned from noise.
 
-What must be moved: the weights (38 MB for `small`, 380 MB for wav2vec2-base) are not written again, but read twice,
+What must be moved: the weights (22 MB for `small`, 378 MB for wav2vec2-base) are not written again, but read twice,
 hashed (SHA-256) and sent. In the loop itself a candidate costs a link, some small files and eight utterances read
 again. The process beside takes 0.5 s to import what it needs; plain Transformers, in which the model is tried, some
 4 s, and then the model's time for at most 60 s of speech. All of that has the scheduling class SCHED_IDLE, whose weight
@@ -17,7 +17,10 @@ is 3 against 1024: where training keeps all cores busy, it gets 0.3 % of them, a
 So the limit is 0.3 % and the time in the loop; the goal is less than 2 %. `--threads 1` leaves other cores idle, as
 training on a GPU does: there all is pushed, and what the processes share is caches, memory and the disk.
 
-MEASURED
+Measured with `--steps 30 --eval-steps 5` on 2 cores of an AMD EPYC, little else running, medians of three rounds:
+22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs of one variant differ by up to 7 %. A
+candidate takes 0.04 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push ended in
+that time.
 """
 
 from __future__ import annotations
