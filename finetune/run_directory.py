@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
