@@ -19,8 +19,8 @@ training on a GPU does: there all is pushed, and what the processes share is cac
 
 Measured with `--steps 30 --eval-steps 5` on 2 cores of an AMD EPYC, little else running, medians of three rounds:
 22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs of one variant differ by up to 7 %. A
-candidate takes 0.04 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push ended in
-that time.
+candidate takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push
+ended in that time.
 """
 
 from __future__ import annotations

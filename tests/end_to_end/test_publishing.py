@@ -47,6 +47,7 @@ PATCHED = """
 import os, pathlib, signal, sys, time
 import finetune.snapshots
 from finetune.cli import main
+from finetune.launch import run
 
 folder = pathlib.Path(sys.argv[2])
 
@@ -62,7 +63,7 @@ class Standing(finetune.snapshots.Publisher):
             os.kill(os.getpid(), signal.SIGTERM)
 
 finetune.snapshots.Publisher = Standing
-sys.exit(main(sys.argv[3:]))
+run(lambda: main(sys.argv[3:]))
 """
 
 
