@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
@@ -23,7 +21,6 @@ from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
 from finetune.data.vocabulary import PAD, build_tokenizer
-from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
@@ -53,16 +50,16 @@ from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
+from finetune.training.processes import build_accelerator, describe_shares
 from finetune.training.sharding import (
     autocast,
     gather_optimizer,
     gather_weights,
     is_sharded,
     scatter_weights,
-    set_up_sharding,
 )
-from finetune.training.trackers import flatten, require_trackers
-from finetune.training.zero_redundancy import ZeroState, asks_for_zero, set_up_zero, uses_zero
+from finetune.training.trackers import flatten
+from finetune.training.zero_redundancy import ZeroState, uses_zero
 
 EXAMPLES = 3  # utterances shown at each evaluation
 
@@ -74,27 +71,15 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
     Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
     """
-    _require_precision(recipe)  # Accelerate refuses it in other words.
-    # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.
     training = recipe.training
-    precision = "no" if asks_for_zero() else training.mixed_precision  # DeepSpeed's would round the weights, too.
-    # Accelerate keeps its precision for the whole process, which may have made another run before.
-    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=not torch.cuda.is_available(),
-        log_with=require_trackers(training.trackers) or None,
-        project_dir=output / "trackers" if training.trackers else None,
-    )
-    set_up_sharding(accelerator, training.batch_seconds, training.compile)
-    set_up_zero(
-        accelerator,
-        training.max_gradient_norm,
-        training.batch_seconds,
-        training.compile,
-        training.mixed_precision,
-        recipe.model.layer_drop,
+    accelerator = build_accelerator(
+        precision=training.mixed_precision,
+        trackers=training.trackers,
+        folder=output / "trackers",
+        batch_seconds=training.batch_seconds,
+        compiled=training.compile,
+        max_gradient_norm=training.max_gradient_norm,
+        layer_drop=recipe.model.layer_drop,
     )
     resumes = check_output(output, recipe)
     say = _speaker(accelerator)
@@ -103,14 +88,8 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    if is_sharded(accelerator):
-        say(f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares")
-    if uses_zero(accelerator):
-        stage = accelerator.state.deepspeed_plugin.zero_stage
-        what = "gradients and the optimizer's state lie" if stage == 2 else "the optimizer's state lies"
-        say(f"DeepSpeed: {what} in {accelerator.num_processes} shares")
     experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
-    for line in describe(preparation, recipe, accelerator.num_processes):
+    for line in [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
@@ -499,11 +478,6 @@ class Experiment:
 def _rank(scores: Scores) -> tuple[float, float]:
     """WER, then CER; no score is a bad one."""
     return (1.0 if scores.wer is None else scores.wer, 1.0 if scores.cer is None else scores.cer)
-
-
-def _require_precision(recipe: Recipe) -> None:
-    if recipe.training.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
 
 
 def _speaker(accelerator: Accelerator) -> Callable[[str], None]:
