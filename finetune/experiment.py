@@ -88,8 +88,10 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
+    # On CPUs Accelerate itself forgets that it shards as soon as it has prepared a model.
+    lines = [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]
     experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
-    for line in [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
+    for line in lines:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
