@@ -20,9 +20,9 @@ training on a GPU does: there all is pushed, and what the processes share is cac
 Measured with `--steps 30 --eval-steps 5` on 2 cores of an AMD EPYC, little else running, medians of three rounds:
 22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs of one variant differ by up to 7 %. A
 candidate takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push
-ended in that time. With `--threads 1 --steps 40`, nothing else running, medians of two rounds: 41.3 s without, 42.0 s with
-`best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %, two or three end): a push beside costs 0.6 s, so that 2 % is
-an evaluation every half a minute; here there is one every ten seconds.
+ended in that time. With `--threads 1 --steps 40`, nothing else running, medians of two rounds: 41.3 s
+without, 42.0 s with `best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %, two or three end): a push beside costs
+0.6 s, so that 2 % is an evaluation every half a minute; here there is one every ten seconds.
 """
 
 from __future__ import annotations
