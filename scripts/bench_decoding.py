@@ -36,7 +36,7 @@ Two threads were 1.4 to 1.7 times as fast as one, while the cores were shared. T
 that narrower ones are searched with it, so that a wider beam never has a lower score, came later and takes 1.3 to 1.5
 times as long. On 40 utterances (some 650 words) with 200,000 words ours took 10.4 µs (peaky), 28 (noisy) and 36
 (noisier), with WERs of 0.0, 4.8 and 15.0 %; flashlight 138, 149 and 156 µs, with 0.0, 3.8 and 14.4 %; pyctcdecode 111,
-3274 and 5261 µs, with 6.1, 6.9 and 15.0 %; ours with a beam of 300 took 74 and 95 µs for 2.8 and 10.6 %. That an unknown
+3274 and 5261 µs, with 6.1, 6.9 and 15.0 %; ours with a beam of 300, 74 and 95 µs for 2.8 and 10.6 %. That an unknown
 word costs more when it is long was chosen on ten of the noisier ones: without it ours had 30.0 % there, and 15.6 with
 (pyctcdecode has it too, for a word's beginning).
 
