@@ -191,6 +191,7 @@ def test_of_several_processes_one_pushes(hub: Hub, write_recipe: Callable[..., P
     assert said.count("step-000002: on the hub: URL") == 1 and "not on the hub" not in said
 
 
+@pytest.mark.slow
 def test_kill_in_mid_upload_and_a_hub_that_goes_away_do_not_harm_the_run_which_is_pushed_later(
     hub: Hub, learned_run: Path, write_recipe: Callable[..., Path], corpus_folder: Path, tmp_path: Path
 ) -> None:

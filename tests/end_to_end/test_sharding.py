@@ -111,12 +111,13 @@ def numbers(run, read_lines):
     ("configuration", "asks", "layer_drop", "said_so", "times"),
     [
         (FSDP, "ACCELERATE_USE_FSDP", 0.3, "FSDP: weights, gradients and the optimizer's state lie in 2 shares", 3),
-        (
+        pytest.param(
             DEEPSPEED,
             "ACCELERATE_USE_DEEPSPEED",
             0.0,
             "DeepSpeed: gradients and the optimizer's state lie in 2 shares",
             2,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["FSDP", "DeepSpeed"],
