@@ -47,10 +47,9 @@ def find_commit(name: str, revision: str | None = None, kind: Literal["model", "
         else:
             try:
                 HfApi().auth_check(name, repo_type=kind)
-            except errors.GatedRepoError:
-                raise
-            except _unreachable(errors.HfHubHTTPError):
-                pass  # What was fetched before will do.
+            except _unreachable(errors.HfHubHTTPError) as error:
+                if isinstance(error, errors.GatedRepoError):  # Otherwise what was fetched before will do.
+                    raise
     return commit
 
 

@@ -1,5 +1,6 @@
 """The accelerator of a run: its precision, its trackers, and what is spread over its processes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,9 @@ def build_accelerator(
     # Accelerate keeps its precision for the whole process, which may have made another run before.
     if AcceleratorState._shared_state.get("_mixed_precision", taken) != taken:
         AcceleratorState._reset_state()
+    if not torch.cuda.is_available():
+        # Where DeepSpeed is installed Accelerate imports it now and then, and it would say on stdout that it found none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     accelerator = Accelerator(
         mixed_precision=taken,
         # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
@@ -22,7 +22,8 @@ def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compil
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # Accelerate 1.15 could shard on CPUs, but leaves the configuration out there (AcceleratorState.__init__).
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        accelerator.state.distributed_type = DistributedType.FSDP
+        # Each new AcceleratorState takes it from there.
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     elif not is_sharded(accelerator):
         return
     plugin = accelerator.state.fsdp_plugin

@@ -166,6 +166,7 @@ def asked_for_fsdp(monkeypatch):
     """An accelerator of two CPU processes, as Accelerate makes it, with the configuration's variables set."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(PartialState(), "distributed_type", PartialState().distributed_type)  # Put back afterwards.
     state = SimpleNamespace()
     return SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, state=state, mixed_precision="bf16")
 
@@ -203,8 +204,7 @@ def test_accelerates_own_precision_is_left_out(asked_for_fsdp):
 def asked_for_deepspeed(monkeypatch):
     """An accelerator of two CPU processes, as Accelerate makes it, with the configuration's variables set."""
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    state = PartialState()
-    monkeypatch.setattr(state, "distributed_type", state.distributed_type)  # Put back afterwards.
+    monkeypatch.setattr(PartialState(), "distributed_type", PartialState().distributed_type)  # Put back afterwards.
     return SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, state=SimpleNamespace())
 
 
