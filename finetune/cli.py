@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import __version__
+from finetune.arguments import build_parser
 from finetune.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -19,16 +19,13 @@ if TYPE_CHECKING:
     from finetune.scoring import Decoding
 
 
-_BOOST = 10.0  # pyctcdecode's hotword_weight
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
     0, 2 for a problem that the user can mend, 75 (EX_TEMPFAIL: try again) when training was asked to stop and left a
     checkpoint, 130 when anything else was.
     """
-    parser = _parser()
+    parser = build_parser()
     options, overrides = parser.parse_known_args(arguments)
     # argparse takes overrides that stand behind an option, as in `--output DIR section.key=value`, for unknown ones.
     if overrides and (not hasattr(options, "overrides") or any(text.startswith("-") for text in overrides)):
@@ -40,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
     try:
-        code: int = options.command(options)
+        code: int = _COMMANDS[options.command](options)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"finetune: {error}", file=sys.stderr)
@@ -159,15 +156,6 @@ def _decoding(options: argparse.Namespace) -> "Decoding":
     return Decoding(options.decoder, options.beam_width, dict(options.hotword))
 
 
-def _hotword(text: str) -> tuple[str, float]:
-    """A word or phrase, and its boost behind an equals sign."""
-    word, _, boost = text.partition("=")
-    try:
-        return word, float(boost or _BOOST)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: expected WORD or WORD=BOOST, BOOST a number") from error
-
-
 def _say_rejected(rejected: "Sequence[Rejection]") -> None:
     if os.environ.get("RANK", "0") == "0":
         for rejection in rejected:
@@ -187,7 +175,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
     from finetune.data.preprocessing import build_preprocessor, load_preprocessing
     from finetune.data.repositories import fetch_model
-    from finetune.inference.transcriber import MIN_SECONDS, Transcriber
+    from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 
     def read(file: str, reader: Callable[..., Any], *details: Any) -> Any:
         try:
@@ -200,12 +188,12 @@ def _transcribe(options: argparse.Namespace) -> int:
         if length < MIN_SECONDS:
             raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
     model = fetch_model(options.model)
-    transcriber = Transcriber.load(model)
-    _decoding(options).apply(transcriber)
-    preprocess = build_preprocessor(load_preprocessing(model), transcriber.sampling_rate)
+    recogniser = Recogniser.load(model)
+    _decoding(options).apply(recogniser)
+    preprocess = build_preprocessor(load_preprocessing(model), recogniser.sampling_rate)
     texts = []
     for file in options.files:
-        texts += transcriber.transcribe([preprocess(read(file, read_waveform, transcriber.sampling_rate))])
+        texts += recogniser.recognise([preprocess(read(file, read_waveform, recogniser.sampling_rate))])
     if options.format == "json":
         rows = zip(options.files, seconds, texts, strict=True)
         print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))
@@ -306,126 +294,14 @@ def _write(file: Path, values: object) -> None:
     partial.rename(file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="finetune", description="Fine-tune a pretrained wav2vec2 with CTC.")
-    parser.add_argument("--version", action="version", version=f"finetune {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    train = commands.add_parser("train", help="run a recipe: fine-tune, score, save")
-    _add_recipe(train)
-    train.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
-    train.set_defaults(command=_train)
-
-    model = "a model folder, or on a hub USER/NAME or USER/NAME@REVISION"
-    evaluate = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
-    evaluate.add_argument("models", metavar="MODEL", nargs="+", help=f"{model}; or several")
-    source = "a data set's folder, manifest or hub name"
-    evaluate.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{source}; may be repeated")
-    _add_source(evaluate)
-    _add_decoding(evaluate)
-    evaluate.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
-    evaluate.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
-    evaluate.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
-    evaluate.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
-    evaluate.set_defaults(command=_evaluate)
-
-    compare = commands.add_parser("compare", help="say whether one of two models is better by more than chance")
-    compare.add_argument("a", metavar="A", help="a model, or without --data a saved report's folder")
-    compare.add_argument("b", metavar="B", help="the other one")
-    compare.add_argument("--data", metavar="SOURCE", help=source)
-    _add_source(compare)
-    _add_decoding(compare)
-    compare.add_argument("--json", metavar="FILE", help="also write all differences here")
-    compare.set_defaults(command=_compare)
-
-    transcribe = commands.add_parser("transcribe", help="audio files to text")
-    transcribe.add_argument("model", metavar="MODEL", help=model)
-    transcribe.add_argument("files", metavar="FILE", nargs="+", help="audio files")
-    _add_decoding(transcribe)
-    transcribe.add_argument("--format", choices=("text", "json"), default="text")
-    transcribe.set_defaults(command=_transcribe)
-
-    push = commands.add_parser("push", help="publish a model on a hub, whole or not at all")
-    push.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model's folder, or a report's for its scores")
-    push.add_argument("repo_id", metavar="REPO_ID", help="the repository, USER/NAME; made where there is none")
-    push.add_argument("--private", action="store_true", help="make the repository private, where it is made")
-    push.add_argument("--revision", metavar="NAME", help="a branch, made where there is none (default: main)")
-    push.add_argument("--tag", metavar="NAME", help="a tag for the commit")
-    push.add_argument("--data", metavar="SOURCE", help="speech to check the model on (default: its run's validation)")
-    push.add_argument("--dry-run", action="store_true", help="check everything, say what would be sent, send nothing")
-    push.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
-    push.set_defaults(command=_push)
-
-    check = commands.add_parser("check", help="everything that can be known before training, in seconds")
-    _add_recipe(check)
-    check.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
-    check.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
-    check.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
-    check.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
-    check.set_defaults(command=_check)
-
-    lm = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
-    build = lm.add_parser("build", help="text to an n-gram language model")
-    build.add_argument(
-        "texts", metavar="TEXT", nargs="+", help="text files with a sentence on each line, .gz too, or -"
-    )
-    build.add_argument("-o", "--output", required=True, metavar="DIR", help="the language model's folder")
-    build.add_argument("--order", type=int, default=4, metavar="N", help="words in the longest n-grams (default: 4)")
-    build.add_argument(
-        "--prune", type=int, nargs="+", default=(), metavar="N", help="leave out n-grams seen N times or less: 0 0 1"
-    )
-    build.add_argument("--test", metavar="TEXT", help="measure perplexity here, not on the text itself")
-    steps = build.add_mutually_exclusive_group()
-    steps.add_argument("--model", metavar="MODEL", help="normalise the text as is saved with this model")
-    steps.add_argument("--normalization", nargs="+", metavar="STEP", help="normalise it by these steps or presets")
-    build.set_defaults(command=_build_language_model)
-
-    tune = lm.add_parser("tune", help="choose a language model's weights, and save it with the model")
-    tune.add_argument("model", metavar="MODEL", help="a model's folder, in which the language model is saved")
-    tune.add_argument("language_model", metavar="LM", help="a language model's folder")
-    tune.add_argument("--data", required=True, metavar="SOURCE", help="a data set's folder, manifest or hub name")
-    _add_source(tune, "validation")
-    _add_beam(tune)
-    tune.set_defaults(command=_tune_language_model)
-
-    recipe = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
-    _add_recipe(recipe)
-    recipe.set_defaults(command=_recipe)
-    return parser
-
-
-def _add_beam(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--beam-width",
-        type=int,
-        metavar="N",
-        help="texts followed at a time: 1, 3, 10, 30, 100 (the default), 300 and so on; others are rounded down",
-    )
-    parser.add_argument(
-        "--hotword",
-        type=_hotword,
-        action="append",
-        default=[],
-        metavar="WORD[=BOOST]",
-        help=f"a word or phrase to expect, with a boost (a natural logarithm, default: {_BOOST:g}); may be repeated",
-    )
-
-
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--decoder", choices=("greedy", "beam"), help="default: the language model saved with the model, or else greedy"
-    )
-    _add_beam(parser)
-
-
-def _add_source(parser: argparse.ArgumentParser, split: str = "test, or the only one") -> None:
-    parser.add_argument("--split", metavar="NAME", help=f"default: {split}")
-    for role in ("text", "audio", "speaker"):
-        parser.add_argument(f"--{role}-column", metavar="NAME", help=f"the {role}'s column, where it isn't found")
-    parser.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
-    parser.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's YAML file")
-    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that replace the recipe's")
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "transcribe": _transcribe,
+    "push": _push,
+    "check": _check,
+    "build_language_model": _build_language_model,
+    "tune_language_model": _tune_language_model,
+    "recipe": _recipe,
+}

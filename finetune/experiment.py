@@ -24,7 +24,8 @@ from finetune.data.vocabulary import PAD, build_tokenizer
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
+from finetune.kernels import use_cpu_kernels
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
@@ -43,7 +44,6 @@ from finetune.training.checkpoints import (
     saving,
 )
 from finetune.training.interruption import StopSignals
-from finetune.training.kernels import use_cpu_kernels
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
@@ -88,10 +88,8 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    # On CPUs Accelerate itself forgets that it shards as soon as it has prepared a model.
-    lines = [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]
     experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
-    for line in lines:
+    for line in [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
@@ -154,7 +152,7 @@ class Experiment:
         self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
         if uses_zero(accelerator):
             self.optimizer = ZeroState(self.objective)
-        self.transcriber = Transcriber(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
+        self.recogniser = Recogniser(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first
         self.publishable: Evaluation | None = None  # of the weights that will be saved next
@@ -348,7 +346,7 @@ class Experiment:
         recipe = self.recipe
         self.model.to(self.accelerator.device)
         evaluation = evaluate_split(
-            self.transcriber,
+            self.recogniser,
             split,
             recipe.evaluation.batch_seconds,
             self.accelerator,
@@ -449,7 +447,7 @@ class Experiment:
             write = partial(
                 write_snapshot,
                 checkpoint=self.checkpoints / f"step-{step:06d}",
-                transcriber=self.transcriber,
+                recogniser=self.recogniser,
                 preparation=self.preparation,
                 recipe=self.recipe,
                 run=self.output.name,

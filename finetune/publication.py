@@ -11,7 +11,7 @@ from finetune.data.corpus import Split
 from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.preparation import pin, prepare
 from finetune.publishing.card_scores import push_scores
 from finetune.publishing.parity import Spoken, full_precision
@@ -80,17 +80,17 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
 
     They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
     """
-    transcriber, split = _open(model, run, data)
-    transcriber.search = None
+    recogniser, split = _open(model, run, data)
+    recogniser.search = None
     every = len(split.utterances)
     places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
     chosen = replace(split, utterances=tuple(split.utterances[place] for place in places))
     say(f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}")
     spoken: list[Spoken] = []
     with full_precision():
-        for read, _ in read_batches(chosen, _BATCH_SECONDS, transcriber.sampling_rate):
+        for read, _ in read_batches(chosen, _BATCH_SECONDS, recogniser.sampling_rate):
             if read:
-                texts = transcriber.decode(*transcriber.logits([waveform for _, waveform in read]))
+                texts = recogniser.decode(*recogniser.logits([waveform for _, waveform in read]))
                 named = zip(read, texts, strict=True)
                 spoken += [(utterance.name, waveform, text) for (utterance, waveform), text in named]
     if not spoken:
@@ -100,19 +100,19 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
     return spoken
 
 
-def _open(model: Path, run: Path | None, data: str | None) -> tuple[Transcriber, Split]:
+def _open(model: Path, run: Path | None, data: str | None) -> tuple[Recogniser, Split]:
     if data is not None:
         source = Source(data)
         name = "validation" if "validation" in load_splits(source) else None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        transcriber, splits, _ = open_model(model, [source], name, None, device)
-        return transcriber, next(iter(splits))
+        recogniser, splits, _ = open_model(model, [source], name, None, device)
+        return recogniser, next(iter(splits))
     assert run is not None
     try:
         split = prepare(pin(load_recipe(run / "recipe.yaml"), read_commits(run))).validation
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
-    return Transcriber.load(str(model)), split
+    return Recogniser.load(str(model)), split
 
 
 def _is_run(folder: Path) -> bool:

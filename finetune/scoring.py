@@ -34,7 +34,7 @@ from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
-from finetune.inference.transcriber import MIN_SECONDS, Transcriber
+from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,9 @@ class Decoding:
     beam_width: int | None = None
     hotwords: Mapping[str, float] = field(default_factory=dict)
 
-    def apply(self, transcriber: Transcriber) -> None:
-        """Have a transcriber decode so."""
-        transcriber.search = choose_search(
-            transcriber.search, transcriber.tokenizer, transcriber.num_symbols, **vars(self)
-        )
+    def apply(self, recogniser: Recogniser) -> None:
+        """Have a recogniser decode so."""
+        recogniser.search = choose_search(recogniser.search, recogniser.tokenizer, recogniser.num_symbols, **vars(self))
 
 
 def evaluate(
@@ -145,11 +143,11 @@ def evaluate(
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model = fetch_model(name)
-    transcriber, splits, steps = open_model(model, sources, split, normalization, accelerator.device)
-    decoding.apply(transcriber)
+    recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device)
+    decoding.apply(recogniser)
     training_words = load_training_words(model)
     for prepared in splits:
-        evaluation = evaluate_split(transcriber, prepared, batch_seconds, accelerator, steps, training_words)
+        evaluation = evaluate_split(recogniser, prepared, batch_seconds, accelerator, steps, training_words)
         yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 
 
@@ -159,7 +157,7 @@ def open_model(
     split: str | None,
     normalization: Sequence[Step] | None,
     device: torch.device,
-) -> tuple[Transcriber, Iterator[Split], tuple[Step, ...]]:
+) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
     """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
     Raises UserError as `evaluate` does.
@@ -167,16 +165,16 @@ def open_model(
     splits = [load_splits(source) for source in sources]
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    transcriber = Transcriber.load(model, str(device))
+    recogniser = Recogniser.load(model, str(device))
     steps = tuple(normalization) if normalization is not None else load_normalization(model)
-    steps = _guess_normalization(transcriber) if steps is None else steps
-    limits = Limits(transcriber.sampling_rate, encoder_convolutions(transcriber.model.config), min_seconds=MIN_SECONDS)
+    steps = _guess_normalization(recogniser) if steps is None else steps
+    limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
     prepared = (
         prepare_split(chosen, table, steps, limits, preprocessing=preprocessing)
         for chosen, table in zip(names, tables, strict=True)
     )
-    return transcriber, prepared, steps
+    return recogniser, prepared, steps
 
 
 def evaluate_pair(
@@ -203,7 +201,7 @@ def _choose_split(source: Source, tables: dict[str, object]) -> str:
 
 
 def evaluate_split(
-    transcriber: Transcriber,
+    recogniser: Recogniser,
     split: Split,
     batch_seconds: float,
     accelerator: Accelerator,
@@ -214,22 +212,22 @@ def evaluate_split(
 
     What was recognised is normalised as the split's transcripts were. Raises UserError when no utterance could be read.
     """
-    normalize = build_hypothesis_normalizer(normalization, transcriber)
-    transcriber.model.eval()
+    normalize = build_hypothesis_normalizer(normalization, recogniser)
+    recogniser.model.eval()
     compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
     rejected: list[Rejection] = []
     blanks = frames = 0
     share = (accelerator.process_index, accelerator.num_processes)
-    for read, unreadable in read_batches(split, batch_seconds, transcriber.sampling_rate, share):
+    for read, unreadable in read_batches(split, batch_seconds, recogniser.sampling_rate, share):
         rejected += unreadable
         if not read:
             continue
         began = time.perf_counter()  # The logits come back to the CPU: nothing is left running.
-        logits, num_frames = transcriber.logits([waveform for _, waveform in read])
-        texts = transcriber.decode(logits, num_frames, [utterance.name for utterance, _ in read])
+        logits, num_frames = recogniser.logits([waveform for _, waveform in read])
+        texts = recogniser.decode(logits, num_frames, [utterance.name for utterance, _ in read])
         compute_seconds += time.perf_counter() - began
-        counted = count_blanks(logits, num_frames, transcriber.model.config.pad_token_id)
+        counted = count_blanks(logits, num_frames, recogniser.model.config.pad_token_id)
         blanks, frames = blanks + counted[0], frames + counted[1]
         for (u, waveform), text in zip(read, texts, strict=True):
             result = Result(
@@ -242,7 +240,7 @@ def evaluate_split(
                 columns=u.columns,
                 raw_hypothesis=text,
                 source=u.source,
-                snr_db=estimate_snr(waveform, transcriber.sampling_rate),
+                snr_db=estimate_snr(waveform, recogniser.sampling_rate),
                 unseen_words=_count_unseen(u.transcript, training_words),
             )
             results.append((u.row, result))
@@ -254,17 +252,17 @@ def evaluate_split(
     scores = add_up(gathered, gathered_counts)
     sums = gather_object([(blanks, frames, compute_seconds)])
     blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
-    speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(transcriber.device))
+    speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(recogniser.device))
     ratio = blanks / max(frames, 1)
     rows = [row for row, _ in numbered]
-    decoder = describe_decoder(transcriber.search)
+    decoder = describe_decoder(recogniser.search)
     steps = tuple(normalization)
     return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows)
 
 
-def build_hypothesis_normalizer(steps: Sequence[Step], transcriber: Transcriber) -> Callable[[str], str]:
+def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
     """The same steps for what was recognised, where the unknown character is one of a word."""
-    normalize, unknown = build_normalizer(steps), transcriber.tokenizer.unk_token or ""
+    normalize, unknown = build_normalizer(steps), recogniser.tokenizer.unk_token or ""
     if not unknown:
         return normalize
     # As punctuation its brackets would go, and one wrong character would be three words. No step takes this for text.
@@ -323,9 +321,9 @@ def _read(
     return read, rejected
 
 
-def _guess_normalization(transcriber: Transcriber) -> tuple[Step, ...]:
+def _guess_normalization(recogniser: Recogniser) -> tuple[Step, ...]:
     """The default steps, in capitals for a model that writes capitals."""
-    letters = [token for token in transcriber.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
+    letters = [token for token in recogniser.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
     if letters and all(letter == letter.upper() for letter in letters):
         return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
     return DEFAULT_STEPS

@@ -10,7 +10,7 @@ import torch
 
 from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.scores import percent
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.preparation import Preparation
 from finetune.publishing.background import Publisher, require_hub
 from finetune.publishing.candidate import MODEL, write_candidate
@@ -43,7 +43,7 @@ def write_snapshot(
     folder: Path,
     *,
     checkpoint: Path,
-    transcriber: Transcriber,
+    recogniser: Recogniser,
     preparation: Preparation,
     recipe: Recipe,
     run: str,
@@ -55,7 +55,7 @@ def write_snapshot(
     Its weights are not written again: they get a second name. Only LoRA's are, merged. `run` is the run's name,
     `evaluation` of the validation split with these weights, and `training` of `describe_training`.
     """
-    model, step = transcriber.model, int(checkpoint.name.rpartition("-")[2])
+    model, step = recogniser.model, int(checkpoint.name.rpartition("-")[2])
     partial = folder / f".{MODEL}.partial"
     partial.mkdir()
     if recipe.model.lora:
@@ -74,13 +74,13 @@ def write_snapshot(
         "intervals": intervals.to_json(),
         "evaluated": {**evaluation.evaluated(), "step": step},
     }
-    extractor, tokenizer = preparation.feature_extractor, transcriber.tokenizer
+    extractor, tokenizer = preparation.feature_extractor, recogniser.tokenizer
     complete_model(partial, folder / MODEL, recipe, extractor, tokenizer, [scores], training, run)
     wer = percent(evaluation.scores.wer)
-    write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(transcriber, evaluation))
+    write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))
 
 
-def _choose_spoken(transcriber: Transcriber, evaluation: Evaluation) -> list[Spoken]:
+def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoken]:
     """Some utterances, evenly spread over the split, and what was recognised in them."""
     split, results = evaluation.split, evaluation.results
     step = max(1, len(results) // _MOST_UTTERANCES)
@@ -91,15 +91,15 @@ def _choose_spoken(transcriber: Transcriber, evaluation: Evaluation) -> list[Spo
         seconds += result.seconds
         if chosen and seconds > _MOST_SECONDS:
             break
-        waveform = split.read(utterances[row], transcriber.sampling_rate)
+        waveform = split.read(utterances[row], recogniser.sampling_rate)
         chosen.append((result.name, waveform, result.raw_hypothesis))
-    if transcriber.device.type != "cuda":
+    if recogniser.device.type != "cuda":
         return chosen
-    model = transcriber.model
+    model = recogniser.model
     place, training = model.device, model.training  # Between steps; of a sharded model the whole one is on the CPU.
-    model.to(transcriber.device).eval()
+    model.to(recogniser.device).eval()
     with full_precision():
-        texts = transcriber.transcribe([waveform for _, waveform, _ in chosen])
+        texts = recogniser.recognise([waveform for _, waveform, _ in chosen])
     model.to(place).train(training)
     return [(name, waveform, text) for (name, waveform, _), text in zip(chosen, texts, strict=True)]
 

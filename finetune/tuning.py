@@ -16,7 +16,7 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.decoder import build_search, load_language_model, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.publishing.card import update_card
 from finetune.scoring import build_hypothesis_normalizer, open_model, read_batches
 
@@ -75,19 +75,19 @@ def tune(
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_language_model(Path(language_model))
-    transcriber, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
+    recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
     search = build_search(
-        transcriber.tokenizer, transcriber.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
+        recogniser.tokenizer, recogniser.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
     )
-    transcriber.search = None
-    utterances, greedy = _recognise(transcriber, next(iter(splits)), steps)
-    tuner = _Tuner(search, utterances, transcriber, steps)
+    recogniser.search = None
+    utterances, greedy = _recognise(recogniser, next(iter(splits)), steps)
+    tuner = _Tuner(search, utterances, recogniser, steps)
     best = tuner.choose_width(tuner.choose_weights())
     tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known))
     about = {
         "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
     }
-    save_decoder(Path(model), transcriber.tokenizer, best, about)
+    save_decoder(Path(model), recogniser.tokenizer, best, about)
     return replace(tuning, note=update_card(Path(model)))
 
 
@@ -95,10 +95,10 @@ class _Tuner:
     """Scores searches on utterances, each setting once."""
 
     def __init__(
-        self, search: BeamSearch, utterances: _Utterances, transcriber: Transcriber, steps: Sequence[Step]
+        self, search: BeamSearch, utterances: _Utterances, recogniser: Recogniser, steps: Sequence[Step]
     ) -> None:
         self.search, self.utterances = search, utterances
-        self.normalize = build_hypothesis_normalizer(steps, transcriber)
+        self.normalize = build_hypothesis_normalizer(steps, recogniser)
         self.known: dict[tuple[Weights, int], Scores] = {}
         self.progress = tqdm(desc="tuning", unit=" trials", leave=False, disable=None)
 
@@ -144,17 +144,17 @@ class _Tuner:
         return scores.words.errors, scores.characters.errors
 
 
-def _recognise(transcriber: Transcriber, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
+def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
     """The logits of a split's utterances, and the errors of greedy decoding."""
     logits, references, greedy, rejected = [], [], [], []
     seconds = 0.0
-    normalize = build_hypothesis_normalizer(steps, transcriber)
-    for read, unreadable in read_batches(split, _BATCH_SECONDS, transcriber.sampling_rate):
+    normalize = build_hypothesis_normalizer(steps, recogniser)
+    for read, unreadable in read_batches(split, _BATCH_SECONDS, recogniser.sampling_rate):
         rejected += unreadable
         if not read:
             continue
-        padded, num_frames = transcriber.logits([waveform for _, waveform in read])
-        greedy += [normalize(text) for text in transcriber.decode(padded, num_frames)]
+        padded, num_frames = recogniser.logits([waveform for _, waveform in read])
+        greedy += [normalize(text) for text in recogniser.decode(padded, num_frames)]
         references += [utterance.transcript for utterance, _ in read]
         logits += [each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True)]
         seconds += sum(utterance.seconds for utterance, _ in read)

@@ -29,7 +29,7 @@ so few utterances padding is 9.7, 11.7 and 13.3 %. Memory 1.41, 1.37 and 1.52 GB
 and 125, 56.6 and 56.1, 71.1 and 64.3 s; 2.10 and 1.74 times as fast; 2.00, 2.38 and 2.72 GB. Not run on a GPU.
 
 On one core of it (0.40 TFLOP/s in a large product) a step of `small` over 81 s of speech, which is
-184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/training/kernels.py,
+184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/kernels.py,
 which is the Trainer's best, and 1.96 s with checkpointing. Before, attention took 0.8 s of it (a fused kernel that is
 slow on a CPU), the feature encoder 0.22 s (half of it transposing), the positional convolution 0.16 s (16 narrow
 groups). What is left, by `--profile`: products of the layers 40 %, of attention 21 %, both near the peak; the loss

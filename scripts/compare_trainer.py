@@ -54,7 +54,7 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
     from transformers import Trainer, TrainingArguments, Wav2Vec2ForCTC
 
     from finetune.data.vocabulary import PAD, build_tokenizer
-    from finetune.inference.transcriber import Transcriber
+    from finetune.inference.recogniser import Recogniser
     from finetune.preparation import prepare
     from finetune.scoring import evaluate_split
     from finetune.training.model import build_model
@@ -114,9 +114,9 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
     )
     Trainer(model, arguments, collate, datasets.Dataset.from_list(rows), processing_class=extractor).train()
     accelerator = Accelerator(cpu=not gpu)
-    transcriber = Transcriber(model.eval(), extractor, tokenizer, accelerator.device)
+    recogniser = Recogniser(model.eval(), extractor, tokenizer, accelerator.device)
     scored = preparation.test or preparation.validation
-    return evaluate_split(transcriber, scored, recipe.evaluation.batch_seconds, accelerator).scores
+    return evaluate_split(recogniser, scored, recipe.evaluation.batch_seconds, accelerator).scores
 
 
 def count_utterances(preparation: Any, training: Any) -> float:

@@ -374,7 +374,7 @@ class BeamSearch:
                     starts[begin] * self.seconds_per_frame,
                     ends[end - 1] * self.seconds_per_frame,
                     float(posteriors[span].mean()),
-                    tuple(map(Character, texts[span], starts[span], ends[span])),
+                    tuple(map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())),
                 )
             )
         return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)

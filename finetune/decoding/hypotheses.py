@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Character:
-    """A symbol of a word and when it was emitted; frames are counted from the audio's start, the end is behind it."""
+    """A symbol of a word and when it was emitted; frames are counted from the audio's start, the end is behind it.
+
+    `confidence` is the largest posterior that it has in its frames.
+    """
 
     text: str
     start_frame: int
     end_frame: int
+    confidence: float
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def load_recogniser(folder: Path, device: str) -> Any:
     adapter = folder / "adapter_config.json"
     if not adapter.is_file() or (folder / "model.safetensors").is_file():
         return pipeline(task, model=str(folder), **options)
-    # An adapter alone, which the pipeline can't load itself: see `finetune.inference.transcriber`.
+    # An adapter alone, which the pipeline can't load itself: see `finetune.inference.recogniser`.
     from peft import PeftModel
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 

@@ -36,7 +36,7 @@ def build_accelerator(
     if AcceleratorState._shared_state.get("_mixed_precision", taken) != taken:
         AcceleratorState._reset_state()
     if not torch.cuda.is_available():
-        # Where DeepSpeed is installed Accelerate imports it now and then, and it would say on stdout that it found none.
+        # Where DeepSpeed is installed Accelerate imports it now and then, and it would say on stdout what it lacks.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     accelerator = Accelerator(
         mixed_precision=taken,

@@ -101,16 +101,16 @@ def test_a_recipe_with_an_unknown_step_is_refused(
 def test_the_same_steps_in_training_evaluation_and_transcription(
     tmp_path: Path, corpus_folder: Path, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.inference.transcriber import Transcriber
+    from finetune.inference.recogniser import Recogniser
 
     heard: list[float] = []
-    original = Transcriber.logits
+    original = Recogniser.logits
 
-    def listen(self: Transcriber, waveforms: Any) -> Any:
+    def listen(self: Recogniser, waveforms: Any) -> Any:
         heard.extend(float(np.abs(waveform).max()) for waveform in waveforms)
         return original(self, waveforms)
 
-    monkeypatch.setattr(Transcriber, "logits", listen)
+    monkeypatch.setattr(Recogniser, "logits", listen)
     recipe = write_recipe(tmp_path, data={"preprocessing": [{"peak": -12}]}, training={"max_steps": 1})
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
     model = str(tmp_path / "run" / "model")

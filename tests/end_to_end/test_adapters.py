@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor, Wav2Vec2ForCTC, pipeline
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.experiment import Experiment
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.publishing.parity import require_parity
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "save": "adapter"}
@@ -65,7 +65,7 @@ def test_lora_moves_the_named_projections_and_the_head_alone(lora_run, base_fold
     assert len(head) == 7 and head.all()  # It began with zeros.
 
 
-def test_merged_model_is_an_ordinary_one_and_says_what_the_transcriber_says(
+def test_merged_model_is_an_ordinary_one_and_says_what_the_recogniser_says(
     learned_run, finetune_run, corpus_folder, capsys
 ):
     model = {"base": str(learned_run / "model"), "lora": LORA}
@@ -97,7 +97,7 @@ def test_adapter_alone_gives_the_merged_models_logits(lora_run, base_folder, cor
     assert not torch.allclose(untrained, merged(waveform).logits, atol=1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Notices of one library to the other are not for users.
-        loaded = Transcriber.load(str(folder)).model.state_dict()
+        loaded = Recogniser.load(str(folder)).model.state_dict()
     assert all(torch.equal(loaded[name], weight) for name, weight in merged.state_dict().items())
     scores = [json.loads((lora_run / "report/scores.json").read_text())]
     for model in ("adapter", "model"):
@@ -111,7 +111,7 @@ def test_adapter_alone_gives_the_merged_models_logits(lora_run, base_folder, cor
 
 def test_adapter_alone_passes_the_parity_gate(lora_run, corpus_folder):
     waveform = soundfile.read(corpus_folder / "test/00.wav", dtype="float32")[0]
-    (text,) = Transcriber.load(str(lora_run / "adapter"), "cpu").transcribe([waveform])
+    (text,) = Recogniser.load(str(lora_run / "adapter"), "cpu").recognise([waveform])
     require_parity(lora_run / "adapter", [("00.wav", waveform, text)])
     with pytest.raises(UserError, match="gives other texts"):
         require_parity(lora_run / "adapter", [("00.wav", waveform, text + "!")])

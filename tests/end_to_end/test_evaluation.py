@@ -122,11 +122,11 @@ def test_hypotheses_are_normalised_as_the_references_are(learned_run, corpus_fol
 
 
 def test_an_unknown_character_stays_one(learned_run):
-    from finetune.inference.transcriber import Transcriber
+    from finetune.inference.recogniser import Recogniser
     from finetune.scoring import build_hypothesis_normalizer
 
-    transcriber = Transcriber.load(str(learned_run / "model"), "cpu")
-    normalize = build_hypothesis_normalizer(("nfkc", "lowercase", "remove_punctuation"), transcriber)
+    recogniser = Recogniser.load(str(learned_run / "model"), "cpu")
+    normalize = build_hypothesis_normalizer(("nfkc", "lowercase", "remove_punctuation"), recogniser)
     assert normalize("Ca[UNK]t,  x") == "ca[UNK]t x"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from finetune.cli import main
 from finetune.decoding.decoder import load_decoder, load_language_model
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_tuned_language_model_is_saved_with_the_model_which_then_decodes_with_it
 def test_a_model_laid_out_by_others_decodes(model, language_model, corpus_folder):
     """With what Wav2Vec2ProcessorWithLM saves alone: no file of ours."""
     assert tune(model, language_model, corpus_folder) == 0
-    tokenizer = Transcriber.load(str(model)).tokenizer
+    tokenizer = Recogniser.load(str(model)).tokenizer
     ours = load_decoder(str(model), tokenizer, 7)
     (model / "decoder.json").unlink()
     (model / "language_model.safetensors").unlink()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from finetune.cli import main
 from finetune.data.preprocessing import save_preprocessing
 from finetune.data.transcripts import save_normalization
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 
 
 @pytest.fixture
@@ -110,5 +110,5 @@ def test_an_adapter_alone_finds_its_base_at_the_commit_that_it_was_trained_on(
     operations = [CommitOperationAdd("config.json", changed.encode())]
     HfApi(endpoint=hub.endpoint, token=TOKEN).create_commit("team/base", operations, commit_message="other size")
     waveform = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
-    merged, alone = (Transcriber.load(run / name, "cpu").logits([waveform])[0] for name in ("model", "adapter"))
+    merged, alone = (Recogniser.load(run / name, "cpu").logits([waveform])[0] for name in ("model", "adapter"))
     assert torch.allclose(merged, alone, atol=1e-5)

@@ -13,7 +13,7 @@ from programs import execute, started
 
 from finetune import publication
 from finetune.cli import main
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 
 PIPELINE = """
 import json, sys, soundfile
@@ -132,7 +132,7 @@ def test_a_model_that_others_would_hear_other_texts_from_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As were there an error in this package's own decoding."""
-    monkeypatch.setattr(Transcriber, "decode", lambda self, logits, *_: [f"heard {i}" for i in range(len(logits))])
+    monkeypatch.setattr(Recogniser, "decode", lambda self, logits, *_: [f"heard {i}" for i in range(len(logits))])
     code, _, errors = finetune("push", learned_run, "team/tones")
     assert (code, wrote(hub)) == (2, [])
     assert "must not be published: plain Transformers gives other texts" in errors

@@ -14,7 +14,7 @@ import pytest
 from conftest import speak, tiny_config
 
 from finetune.errors import UserError
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.publishing import plain_pipeline
 from finetune.publishing.parity import Spoken, full_precision, load_utterances, require_parity, save_utterances
 
@@ -51,7 +51,7 @@ def evaluate() -> Evaluate:
     waveforms = [speak(text, rng) for text in ("ab", "cab bad", "dad", "add dab ab", "dab", "bad", "cab")]
 
     def say(folder: Path) -> list[Spoken]:
-        texts = Transcriber.load(str(folder), "cpu").transcribe(waveforms)
+        texts = Recogniser.load(str(folder), "cpu").recognise(waveforms)
         assert len(set(texts)) > 3 and all(set("ab") & set(text) for text in texts), texts
         return [(f"{i}.wav", *spoken) for i, spoken in enumerate(zip(waveforms, texts, strict=True))]
 
@@ -61,7 +61,10 @@ def evaluate() -> Evaluate:
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_ordinary_models_pass(norm: str, evaluate: Evaluate, tmp_path: Path) -> None:
     folder = spread_symbols(tmp_path / "model", norm)
-    require_parity(folder, evaluate(folder))
+    *right, (name, waveform, text) = evaluate(folder)
+    require_parity(folder, right)
+    with pytest.raises(UserError, match=f"for 1 of {len(right) + 1} utterances"):
+        require_parity(folder, [*right, (name, waveform, text + "b")])
 
 
 def test_tampered_tokenizer_is_refused_with_the_lines_that_differ(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2ForCTC
 
-from finetune.training.kernels import attend_by_utterance, use_cpu_kernels
+from finetune.kernels import attend_by_utterance, use_cpu_kernels
 from finetune.training.model import CTCObjective
 
 UTTERANCES = (0, 1, 2, 5)  # 0.5 s to 1.5 s: padding matters

@@ -13,7 +13,7 @@ from finetune.data.audio import Waveform
 from finetune.data.features import load_config, load_feature_extractor
 from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary, load_base_vocabulary
 from finetune.errors import UserError
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.recogniser import Recogniser
 from finetune.training.model import build_model
 
 
@@ -48,7 +48,7 @@ def test_pickled_weights_run_no_code(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
     torch.save({"weight": Attack()}, saved / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has a pytorch_model\.bin that could run code, so it is not read"):
-        Transcriber.load(saved)
+        Recogniser.load(saved)
     assert not (saved / "attacked").exists()
 
 
@@ -63,7 +63,7 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
     for name, own in classes.items():
         values = json.loads((saved / name).read_text()) if (saved / name).is_file() else {}
         (saved / name).write_text(json.dumps({**values, "auto_map": own}))
-    assert Transcriber.load(saved).transcribe([np.zeros(8000, np.float32)])
+    assert Recogniser.load(saved).recognise([np.zeros(8000, np.float32)])
     config = load_config(str(saved))
     load_feature_extractor(str(saved), config)
     load_base_vocabulary(str(saved))
@@ -74,15 +74,15 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
 
 
 def test_a_batch_of_16_gives_the_logits_and_texts_of_each_alone(saved: Path, waveforms: list[Waveform]) -> None:
-    transcriber = Transcriber.load(str(saved), "cpu")
-    together, num_frames = transcriber.logits(waveforms)
-    alone = [transcriber.logits([waveform]) for waveform in waveforms]
+    recogniser = Recogniser.load(str(saved), "cpu")
+    together, num_frames = recogniser.logits(waveforms)
+    alone = [recogniser.logits([waveform]) for waveform in waveforms]
     assert num_frames == [frames for _, (frames,) in alone]
     for row, (logits, (frames,)) in zip(together, alone, strict=True):
         assert logits.shape[1] == frames
         assert torch.allclose(row[:frames], logits[0], atol=1e-3, rtol=0)
-    texts = transcriber.transcribe(waveforms)
-    assert texts == [text for waveform in waveforms for text in transcriber.transcribe([waveform])]
+    texts = recogniser.recognise(waveforms)
+    assert texts == [text for waveform in waveforms for text in recogniser.recognise([waveform])]
     assert len(set(texts)) > 8
 
 
@@ -93,7 +93,7 @@ def test_plain_transformers_gives_the_same_logits_for_an_utterance_alone(
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(saved)
     # No mask helps group norm in plain Transformers: its users are told to give none.
     assert extractor.return_attention_mask == (model.config.feat_extract_norm == "layer")
-    together, num_frames = Transcriber.load(str(saved), "cpu").logits(waveforms)
+    together, num_frames = Recogniser.load(str(saved), "cpu").logits(waveforms)
     for row, frames, waveform in zip(together, num_frames, waveforms, strict=True):
         with torch.inference_mode():
             expected = model(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits[0]

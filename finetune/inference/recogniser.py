@@ -1,4 +1,4 @@
-"""A model directory or a hub name to a transcriber: waveforms in, text out."""
+"""A model directory or a hub name to a recogniser: waveforms in, text out."""
 
 import json
 import warnings
@@ -23,7 +23,7 @@ from finetune.errors import PICKLED, UserError
 MIN_SECONDS = 0.05
 
 
-class Transcriber:
+class Recogniser:
     """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch."""
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class Transcriber:
         self.search: BeamSearch | None = None  # None decodes greedily.
 
     @classmethod
-    def load(cls, name: str | Path, device: str | None = None) -> "Transcriber":
+    def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
@@ -64,16 +64,16 @@ class Transcriber:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        transcriber = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
-        transcriber.search = load_decoder(folder, processor.tokenizer, transcriber.num_symbols)
-        return transcriber
+        recogniser = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
+        recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
+        return recogniser
 
     @property
     def num_symbols(self) -> int:
         """How many symbols the model chooses among in each frame."""
         return int(self.model.config.vocab_size)
 
-    def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
+    def recognise(self, waveforms: Sequence[Waveform]) -> list[str]:
         """Text of each waveform, (samples,) float32 at `sampling_rate`."""
         return self.decode(*self.logits(waveforms))
 
