@@ -19,6 +19,7 @@ from finetune.data.audio import (
     find_reason,
     find_segment,
     find_suffix,
+    mix_channels,
     seek_segment,
 )
 from finetune.data.audio_bytes import WatchedFile, open_bytes, save_bytes
@@ -78,7 +79,7 @@ class AudioStream:
         rate, samples = self._source.sampling_rate, 0
         resampler = Resampler(rate, self.sampling_rate)
         for block in self._source.blocks:
-            tracks = block.T if self._separate else block.mean(axis=1, dtype=np.float32)[None]
+            tracks = block.T if self._separate else mix_channels(block)[None]
             finite = np.isfinite(tracks).all(axis=0)
             if not finite.all():
                 place = (samples + int(np.argmin(finite))) / rate
