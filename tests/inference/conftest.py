@@ -36,7 +36,7 @@ class ToneModel(nn.Module):
         logits = torch.full((*loud.shape, 7), -10.0)
         logits[..., 0] = torch.where(loud | ~near, -10.0, 10.0)
         logits[..., 1] = torch.where(near, -10.0, 10.0)
-        logits[..., 2:6] = torch.where(loud[..., None], 10 * power.softmax(-1), -10.0)
+        logits[..., 2:6][loud[..., None] & (power == power.amax(-1, keepdim=True))] = 10.0
         return SimpleNamespace(logits=logits)
 
 
