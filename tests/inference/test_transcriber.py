@@ -1,5 +1,7 @@
 """Recordings of any length become the words that are said, when they are said, whatever shares the batch."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -203,3 +205,51 @@ def test_what_the_recordings_raise_is_raised(load: Callable[..., Transcriber]) -
 def test_hours_of_silence_say_nothing(load: Callable[..., Transcriber]) -> None:
     transcript = load().transcribe(np.zeros(3600 * 8000, np.int16), sampling_rate=8000)
     assert transcript == Transcript((), 3600.0)
+
+
+_MEASURE = """
+import io, resource, struct, sys
+import numpy as np, torch
+from finetune.inference.transcriber import Transcriber
+
+class Talk(io.RawIOBase):
+    # A WAV file of so many minutes that is nowhere: of each, ten seconds are loud.
+    def __init__(self, minutes):
+        samples = 3000 * np.random.default_rng(0).standard_normal(960_000)
+        samples[160_000:] /= 1000
+        self.minute = samples.astype("<i2").tobytes()
+        size = minutes * len(self.minute)
+        self.header = b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack(
+            "<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", size)
+        self.size, self.place = size + len(self.header), 0
+    def readable(self): return True
+    def seekable(self): return True
+    def tell(self): return self.place
+    def seek(self, offset, whence=0):
+        self.place = offset + (0, self.place, self.size)[whence]
+        return self.place
+    def readinto(self, buffer):
+        if self.place < len(self.header):
+            piece = self.header[self.place:]
+        else:
+            piece = self.minute[(self.place - len(self.header)) % len(self.minute):]
+        piece = piece[:min(len(buffer), self.size - self.place)]
+        buffer[:len(piece)] = piece
+        self.place += len(piece)
+        return len(piece)
+
+torch.set_num_threads(1)
+transcriber = Transcriber(sys.argv[1])
+for minutes in map(int, sys.argv[2:]):
+    transcript = transcriber.transcribe(Talk(minutes))
+    print(transcript.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_hours_take_no_more_memory_than_minutes(model_folder: Path) -> None:
+    program = [sys.executable, "-c", _MEASURE, str(model_folder), "5", "180"]
+    said = subprocess.run(program, capture_output=True, text=True, timeout=120, check=True).stdout.split()
+    seconds, megabytes = [float(each) for each in said[::2]], [float(each) for each in said[1::2]]
+    assert seconds == [300, 10800]
+    # Three hours of samples are 690 MB.
+    assert megabytes[1] < megabytes[0] + 60
