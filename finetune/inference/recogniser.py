@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 
 from finetune.data.audio import Waveform
 from finetune.data.features import length_step, load_config
+from finetune.data.preprocessing import Step, load_preprocessing
 from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
+from finetune.inference.windows import Lengths
 from finetune.kernels import use_cpu_kernels
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
@@ -49,6 +51,8 @@ class Recogniser:
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
+        self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
+        self.trained_lengths = Lengths()
 
     @classmethod
     def load(cls, name: str | Path, device: str | None = None, precision: Precision | str = "float32") -> "Recogniser":
@@ -83,6 +87,8 @@ class Recogniser:
             use_cpu_kernels(model, frozen=True)
         recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
+        recogniser.preprocessing = load_preprocessing(folder)
+        recogniser.trained_lengths = Lengths.load(folder)
         return recogniser
 
     @property
