@@ -20,7 +20,6 @@ from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
 from finetune.inference.windows import Lengths
 
-
 LENGTHS = Lengths(2.0, 5.0)
 
 
