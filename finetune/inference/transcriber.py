@@ -57,7 +57,7 @@ class Transcriber:
         Raises UserError as they do.
         """
         if not isinstance(model, Recogniser):
-            model = Recogniser.load(model, None if device == "auto" else device)
+            model = Recogniser.load(model, device, precision)
         self.recogniser = model
         self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
         rate = model.sampling_rate

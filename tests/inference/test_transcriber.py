@@ -83,7 +83,9 @@ def test_a_recording_as_long_as_those_trained_on_says_what_an_evaluation_scores(
     samples, words, _ = say(3, 0.8)
     transcriber = load(lengths=Lengths(2.0, 20.0))
     [text] = tone_recogniser.recognise([samples])
-    assert transcriber.transcribe(samples, sampling_rate=SAMPLING_RATE).text == " ".join(text.split()) == " ".join(words)
+    assert (
+        transcriber.transcribe(samples, sampling_rate=SAMPLING_RATE).text == " ".join(text.split()) == " ".join(words)
+    )
     pieces, _ = transcriber.compute_logits(samples, sampling_rate=SAMPLING_RATE)
     assert [piece.first_frame for piece in pieces] == [0]
 
