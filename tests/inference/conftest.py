@@ -14,6 +14,8 @@ TONES, LEAST_POWER = (350.0, 800.0, 1600.0, 3200.0), 0.02
 class ToneModel(nn.Module):
     """Its logits say the letter whose tone is in a frame, a word delimiter in silence, and a blank between letters."""
 
+    dtype = torch.float32
+
     def __init__(self) -> None:
         super().__init__()
         self.wav2vec2 = nn.Module()

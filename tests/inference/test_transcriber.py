@@ -1,5 +1,7 @@
 """Recordings of any length become the words that are said, when they are said, whatever shares the batch."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +20,14 @@ from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
 from finetune.inference.windows import Lengths
 
+LENGTHS = Lengths(2.0, 5.0)
+
 
 @pytest.fixture
 def load(tone_recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Transcriber]:
-    """`load(preprocessing=(), lengths=Lengths(2.0, 5.0), **options)` is a transcriber of tones."""
+    """`load(preprocessing=(), lengths=LENGTHS, **options)` is a transcriber of tones."""
 
-    def build(preprocessing: Sequence[Any] = (), lengths: Lengths = Lengths(2.0, 5.0), **options: Any) -> Transcriber:
+    def build(preprocessing: Sequence[Any] = (), lengths: Lengths = LENGTHS, **options: Any) -> Transcriber:
         monkeypatch.setattr(tone_recogniser, "preprocessing", tuple(preprocessing))
         monkeypatch.setattr(tone_recogniser, "trained_lengths", lengths)
         return Transcriber(tone_recogniser, **options)
@@ -38,7 +42,7 @@ def say(count: int, pause: float, seed: int = 0) -> tuple[np.ndarray, list[str],
     now = 0.0
     for _ in range(count):
         said = rng.choice(WORDS, size=3).tolist()
-        for i, word in enumerate(said):
+        for i in range(3):
             starts.append(now + 0.1 + 0.1 * (sum(map(len, said[:i])) + i))
         words += said
         quiet = 0.002 * rng.standard_normal(round(pause * rng.uniform(0.5, 1.5) * SAMPLING_RATE))
@@ -83,9 +87,8 @@ def test_a_recording_as_long_as_those_trained_on_says_what_an_evaluation_scores(
     samples, words, _ = say(3, 0.8)
     transcriber = load(lengths=Lengths(2.0, 20.0))
     [text] = tone_recogniser.recognise([samples])
-    assert (
-        transcriber.transcribe(samples, sampling_rate=SAMPLING_RATE).text == " ".join(text.split()) == " ".join(words)
-    )
+    transcript = transcriber.transcribe(samples, sampling_rate=SAMPLING_RATE)
+    assert transcript.text.split() == text.split() == words
     pieces, _ = transcriber.compute_logits(samples, sampling_rate=SAMPLING_RATE)
     assert [piece.first_frame for piece in pieces] == [0]
 
@@ -205,3 +208,51 @@ def test_what_the_recordings_raise_is_raised(load: Callable[..., Transcriber]) -
 def test_hours_of_silence_say_nothing(load: Callable[..., Transcriber]) -> None:
     transcript = load().transcribe(np.zeros(3600 * 8000, np.int16), sampling_rate=8000)
     assert transcript == Transcript((), 3600.0)
+
+
+_MEASURE = """
+import io, resource, struct, sys
+import numpy as np, torch
+from finetune.inference.transcriber import Transcriber
+
+class Talk(io.RawIOBase):
+    # A WAV file of so many minutes that is nowhere: of each, three seconds are loud.
+    def __init__(self, minutes):
+        samples = 3000 * np.random.default_rng(0).standard_normal(960_000)
+        samples[48_000:] /= 1000
+        self.minute = samples.astype("<i2").tobytes()
+        size = minutes * len(self.minute)
+        self.header = b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack(
+            "<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", size)
+        self.size, self.place = size + len(self.header), 0
+    def readable(self): return True
+    def seekable(self): return True
+    def tell(self): return self.place
+    def seek(self, offset, whence=0):
+        self.place = offset + (0, self.place, self.size)[whence]
+        return self.place
+    def readinto(self, buffer):
+        if self.place < len(self.header):
+            piece = self.header[self.place:]
+        else:
+            piece = self.minute[(self.place - len(self.header)) % len(self.minute):]
+        piece = piece[:min(len(buffer), self.size - self.place)]
+        buffer[:len(piece)] = piece
+        self.place += len(piece)
+        return len(piece)
+
+torch.set_num_threads(1)
+transcriber = Transcriber(sys.argv[1])
+for minutes in map(int, sys.argv[2:]):
+    transcript = transcriber.transcribe(Talk(minutes))
+    print(transcript.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_hours_take_no_more_memory_than_minutes(model_folder: Path) -> None:
+    program = [sys.executable, "-c", _MEASURE, str(model_folder), "5", "60"]
+    said = subprocess.run(program, capture_output=True, text=True, timeout=120, check=True).stdout.split()
+    seconds, megabytes = [float(each) for each in said[::2]], [float(each) for each in said[1::2]]
+    assert seconds == [300, 3600]
+    # An hour's samples are 230 MB.
+    assert megabytes[1] < megabytes[0] + 50
