@@ -25,8 +25,6 @@ _MOST_BYTES = 1.5e9
 class ExportedModel:
     """What `write_model` wrote, called as the `Wav2Vec2ForCTC` that it was; several threads can use one."""
 
-    dtype = torch.float32  # of what it takes
-
     def __init__(self, folder: Path, config: Any) -> None:
         """Raises UserError where ONNX Runtime is not installed, or the file is damaged or of another kind."""
         try:

@@ -51,6 +51,7 @@ class Recogniser:
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer
         self.device = device
+        self.dtype = torch.float32  # of what the model takes
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
         self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
@@ -86,12 +87,13 @@ class Recogniser:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
         if isinstance(model, ExportedModel):
-            place = torch.device("cpu")
+            place, dtype = torch.device("cpu"), torch.float32
         else:
             model = model.to(place, dtype).eval().requires_grad_(False)
             if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
                 use_cpu_kernels(model, frozen=True)
         recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
+        recogniser.dtype = dtype
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = load_preprocessing(folder)
         recogniser.trained_lengths = Lengths.load(folder)
@@ -141,7 +143,7 @@ class Recogniser:
             return_tensors="pt",
         )
         try:
-            return list(self.model(**features.to(self.device, self.model.dtype)).logits.float().cpu())
+            return list(self.model(**features.to(self.device, self.dtype)).logits.float().cpu())
         except torch.OutOfMemoryError as error:
             if len(waveforms) == 1:
                 seconds = longest / self.sampling_rate
