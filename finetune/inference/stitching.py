@@ -32,6 +32,11 @@ class Piece:
         """The number of the frame behind the last."""
         return self.first_frame + len(self.logits)
 
+    def part(self, first_frame: int, end_frame: int) -> "Piece":
+        """The frames from one on and before another."""
+        logits = self.logits[first_frame - self.first_frame : end_frame - self.first_frame]
+        return replace(self, first_frame=first_frame, logits=logits)
+
 
 class Stitcher:
     """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on."""
@@ -43,11 +48,11 @@ class Stitcher:
         """What is settled when the next window's logits are known."""
         held = self._held
         if held is not None:
-            overlap = held.end_frame - piece.first_frame
-            if not piece.after_pause and overlap > 0:
-                cut = _find_cut(held.logits[-overlap:].argmax(1), piece.logits[:overlap].argmax(1))
-                held = replace(held, logits=held.logits[: len(held.logits) - overlap + cut])
-                piece = Piece(piece.first_frame + cut, piece.logits[cut:], after_pause=False)
+            first, behind = max(held.first_frame, piece.first_frame), min(held.end_frame, piece.end_frame)
+            if first < behind:
+                before, after = held.part(first, behind), piece.part(first, behind)
+                cut = first + _find_cut(before.logits.argmax(1), after.logits.argmax(1))
+                held, piece = held.part(held.first_frame, cut), piece.part(cut, piece.end_frame)
             yield held
         self._held = piece
 
@@ -73,7 +78,7 @@ def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp]) -> int:
     a frame later than the other is then neither doubled nor lost.
     """
     middle = len(before) // 2
-    same = before[: len(after)] == after[: len(before)]
+    same = before == after
     safe = np.flatnonzero(same[1:] & same[:-1]) + 1
     return int(safe[np.abs(safe - middle).argmin()]) if len(safe) else middle
 
