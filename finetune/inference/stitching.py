@@ -39,7 +39,10 @@ class Piece:
 
 
 class Stitcher:
-    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on."""
+    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on.
+
+    Of a pause that they share the first says it: CTC emits symbols late, when the word has ended already.
+    """
 
     def __init__(self) -> None:
         self._held: Piece | None = None
@@ -51,7 +54,7 @@ class Stitcher:
             first, behind = max(held.first_frame, piece.first_frame), min(held.end_frame, piece.end_frame)
             if first < behind:
                 before, after = held.part(first, behind), piece.part(first, behind)
-                cut = first + _find_cut(before.logits.argmax(1), after.logits.argmax(1))
+                cut = first + _find_cut(before.logits.argmax(1), after.logits.argmax(1), piece.after_pause)
                 held, piece = held.part(held.first_frame, cut), piece.part(cut, piece.end_frame)
             yield held
         self._held = piece
@@ -71,16 +74,16 @@ def stitch(pieces: Iterable[Piece]) -> Iterator[Piece]:
     yield from stitcher.finish()
 
 
-def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp]) -> int:
-    """How many frames of an overlap to take from the window before: half, or nearly so where it is safer.
+def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp], in_pause: bool) -> int:
+    """How many frames of an overlap to take from the window before: half, of a pause all, or nearly so where safer.
 
     It is safer where both windows have the same best symbols on both sides of the cut: a symbol that one of them puts
     a frame later than the other is then neither doubled nor lost.
     """
-    middle = len(before) // 2
+    wanted = len(before) if in_pause else len(before) // 2
     same = before == after
     safe = np.flatnonzero(same[1:] & same[:-1]) + 1
-    return int(safe[np.abs(safe - middle).argmin()]) if len(safe) else middle
+    return int(safe[np.abs(safe - wanted).argmin()]) if len(safe) else wanted
 
 
 class RecordingDecoder:
