@@ -92,7 +92,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     decoding = _decoding(options)
-    runs = (evaluate(name, sources, options.split, decoding=decoding) for name in options.models)
+    how = {"decoding": decoding, "precision": options.precision}
+    runs = (evaluate(name, sources, options.split, **how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
             continue
@@ -202,6 +203,15 @@ def _transcribe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from finetune.export import export
+
+    say = partial(print, file=sys.stderr, flush=True)
+    how = {"form": options.format, "data": options.data, "tolerance": options.tolerance}
+    print("\n".join(export(options.model, Path(options.output), **how, say=say)))
+    return 0
+
+
 def _push(options: argparse.Namespace) -> int:
     from finetune.publishing.background import end_with_parent
     from finetune.publishing.candidate import is_candidate, push_candidate
@@ -299,6 +309,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "transcribe": _transcribe,
+    "export": _export,
     "push": _push,
     "check": _check,
     "build_language_model": _build_language_model,

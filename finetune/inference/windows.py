@@ -1,0 +1,169 @@
+"""A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.audio import Waveform
+from finetune.data.speech_activity import FRAME_SECONDS, SpeechDetector
+
+# A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
+_MAX_SECONDS = 20.0
+# Of a model of which nobody says what it was trained on: utterances as in the usual corpora of read speech.
+_MEAN_SECONDS = 10.0
+# Where speech doesn't pause two windows share so much, but no more than a third: at the cut each has half around it.
+_OVERLAP_SECONDS = 4.0
+# This much of a pause, if there is so much, stays before and after speech: its ends are faint, and models expect some
+# silence. Windows share a short pause: with half of it for each, AN4's joined utterances had a tenth more word errors.
+_MARGIN_SECONDS = 0.3
+# From which length on a pause ends any window, and its middle is skipped.
+_LONG_PAUSE_SECONDS = 0.6
+# Shorter silences are in words, such as the closures of plosives.
+_MIN_PAUSE_SECONDS = 0.14
+# How sure a detector is of what counts as speech.
+_SPEECH = 0.5
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds that a model's utterances had in training, on average and at most."""
+
+    mean: float = _MEAN_SECONDS
+    longest: float = _MAX_SECONDS
+
+    @classmethod
+    def load(cls, model: Path) -> "Lengths":
+        """What `training.json` in a model's folder says, or what is usual where there is none."""
+        try:
+            train = json.loads((model / "training.json").read_text(encoding="utf-8"))["data"]["splits"]["train"]
+            return cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
+            return cls()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a recording, (samples,), that begins at one of the encoder's frames.
+
+    `after_pause`: no word reaches into it from the window before, with which it may share a short pause; otherwise it
+    overlaps that one in speech.
+    """
+
+    first_frame: int
+    waveform: Waveform
+    after_pause: bool
+
+
+class WindowCutter:
+    """Cuts one channel of a recording, given block by block, holding no more of it than a window and a block.
+
+    Windows are like the utterances that the model learned from: many a model gets worse on longer ones, and when
+    speech is followed by other speech. A recording no longer than the longest of those is one window. A longer one is
+    cut in pauses: in each of 0.6 s, whose middle is skipped, and the longer the speech since the last cut, the shorter
+    a pause will do; from half the mean utterance on, any. Where none comes in time, windows overlap. Silence, and noise
+    in which nobody speaks, are in no window.
+    """
+
+    def __init__(self, detector: SpeechDetector, sampling_rate: int, stride: int, lengths: Lengths = Lengths()) -> None:
+        """`stride` is the number of samples from one of the encoder's frames to the next."""
+        self._detecting = detector.start()
+        self._stride = stride
+        self._frame = round(FRAME_SECONDS * sampling_rate)
+        self._longest = round(min(lengths.longest, _MAX_SECONDS) * sampling_rate)
+        self._overlap = min(round(_OVERLAP_SECONDS * sampling_rate), self._longest // 3)
+        self._enough = lengths.mean / 2 * sampling_rate
+        self._margin = round(_MARGIN_SECONDS * sampling_rate)
+        self._min_pause = round(_MIN_PAUSE_SECONDS * sampling_rate)
+        self._long_pause = round(_LONG_PAUSE_SECONDS * sampling_rate)
+        # All positions are in samples from the recording's start.
+        self._samples: Waveform = np.empty(0, np.float32)
+        self._first = 0  # where these samples begin
+        self._known = 0  # up to where speech was looked for
+        self._speech: list[tuple[int, int]] = []  # from where to where there is speech, in the windows to come
+        self._floor = 0  # where the speech in the window before ended
+        self._begun: int | None = None  # where the next window begins, if it overlaps the one before
+
+    @property
+    def num_samples(self) -> int:
+        """How much of the recording there was until now."""
+        return self._first + len(self._samples)
+
+    def cut(self, samples: Waveform) -> Iterator[Window]:
+        """The windows that end in the next block, (samples,)."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._note_speech(self._detecting.detect(samples))
+        if self.num_samples > self._longest:  # Until then it may be one window.
+            yield from self._cut(final=False)
+
+    def finish(self) -> Iterator[Window]:
+        """The windows that are left when there are no more blocks."""
+        self._note_speech(self._detecting.finish())
+        self._known = self.num_samples
+        if self.num_samples > self._longest:
+            yield from self._cut(final=True)
+        elif self._samples.any():
+            yield Window(0, self._samples, after_pause=True)
+
+    def _note_speech(self, sureness: NDArray[np.float32]) -> None:
+        """Add what the detector says of further frames, (frames,); pauses that are none are closed."""
+        is_speech = np.concatenate([[False], sureness > _SPEECH, [False]])
+        edges = np.flatnonzero(is_speech[1:] != is_speech[:-1])
+        for first, last in edges.reshape(-1, 2).tolist():
+            start, end = self._known + first * self._frame, self._known + last * self._frame
+            if self._speech and start - self._speech[-1][1] < self._min_pause:
+                self._speech[-1] = (self._speech[-1][0], end)
+            else:
+                self._speech.append((start, end))
+        self._known += len(sureness) * self._frame
+
+    def _cut(self, final: bool) -> Iterator[Window]:
+        while self._speech:
+            start = self._begun
+            if start is None:
+                start = max(self._speech[0][0] - self._margin, self._floor)
+            start = start // self._stride * self._stride
+            found = self._find_end(start, final)
+            if found is None:
+                return
+            end, in_pause = found
+            waveform = self._samples[start - self._first : end - self._first].copy()
+            yield Window(start // self._stride, waveform, after_pause=self._begun is None)
+            self._begun = None if in_pause else end - self._overlap
+            self._floor = max(spoken for _, spoken in self._speech if spoken <= end) if in_pause else end
+            self._speech = [stretch for stretch in self._speech if stretch[1] > end]
+            self._forget(self._floor if in_pause else end - self._overlap)
+        self._forget(self._known - self._margin)
+
+    def _find_end(self, start: int, final: bool) -> tuple[int, bool] | None:
+        """Where the window from `start` on ends, and whether in a pause; None where that can't be known yet."""
+        limit = start + self._longest
+        best: tuple[int, int] | None = None  # the longest pause, and where to cut in it
+        for (_, end), following in zip_longest(self._speech, self._speech[1:]):
+            if end > limit:
+                return (limit, False) if best is None else (best[1], True)
+            if following is None and final:
+                return min(end + self._margin, self.num_samples), True
+            pause = (self._known if following is None else following[0]) - end
+            if following is None and pause < self._long_pause:
+                return None  # It may go on.
+            cut = end + min(self._margin, pause)
+            if pause >= self._needed_pause(end - start):
+                return cut, True
+            best = max(best or (0, 0), (pause, cut))
+        return None
+
+    def _needed_pause(self, length: int) -> float:
+        """How long a pause has to be to end a window in which speech is so long: the longer, the less."""
+        share = min(1.0, length / self._enough)
+        return self._long_pause + share * (self._min_pause - self._long_pause)
+
+    def _forget(self, position: int) -> None:
+        """Drop the samples before a position, from the encoder's frame on in which it is."""
+        position = max(position, self._first) // self._stride * self._stride
+        self._samples = self._samples[position - self._first :]
+        self._first = position
