@@ -8,6 +8,7 @@ dynamic programming over a cost of bad cuts, as TeX breaks a paragraph into line
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from finetune.data.transcripts import split_words
-from finetune.inference.transcript import Transcript, Word
+from finetune.inference.transcript import Transcript
 
 LINE_COLUMNS = 42
 _WIDE_COLUMNS = LINE_COLUMNS / 16
@@ -77,8 +78,8 @@ def measure_columns(text: str) -> float:
 def build_cues(transcript: Transcript) -> list[Cue]:
     """The cues of a transcript in order; none overlaps another or ends behind the audio.
 
-    All words are in them but those that the audio doesn't have, and none is broken but in scripts without spaces. A word
-    longer than a line makes one that is too long; where more is said than can be read, cues are too fast.
+    All words are in them but those that the audio doesn't have, and none is broken but in scripts without spaces.
+    A word longer than a line makes one that is too long; where more is said than can be read, cues are too fast.
     """
     total = int(transcript.seconds * 1000)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
@@ -140,7 +141,7 @@ def _choose_cuts(pieces: Sequence[_Piece], total: int) -> list[int]:
                 too_long = end - starts[first] > MAX_MILLISECONDS
                 if too_long or pieces[first + 1].start - pieces[first].end > _MAX_PAUSE_MILLISECONDS:
                     break
-                if not (_fits(pieces[first:last]) if mixed else filled[min(filled[first], len(pieces))] >= last):
+                if not (_fits(pieces[first:last]) if mixed else filled[filled[first]] >= last):
                     break
             room = min(starts[last] - GAP_MILLISECONDS - starts[first], MAX_MILLISECONDS)
             cost = best[first] + cut + going_on[last - 1] - going_on[first]
@@ -189,7 +190,7 @@ def _cost_of_cut(before: _Piece, after: _Piece) -> float:
 
 def _cost_of_going_on(before: _Piece, after: _Piece) -> float:
     pause = after.start - before.end
-    return (0.7, 0.1, 0.0)[_rank(before)] + 1.5 * max(0, pause - 300) / 1000
+    return (0.7, 0.1, 0.0)[_rank(before)] + 3 * max(0, pause - 300) / 1000
 
 
 def _rank(piece: _Piece) -> int:
@@ -234,8 +235,8 @@ def _set_times(groups: Sequence[Sequence[_Piece]], total: int) -> list[tuple[int
     if not groups:
         return []
     # Where the audio is too short for so many cues they share it evenly.
-    step = min(MIN_MILLISECONDS + GAP_MILLISECONDS, (total + GAP_MILLISECONDS) // len(groups))
-    gap = min(GAP_MILLISECONDS, step // 2)
+    gap = min(GAP_MILLISECONDS, total // (2 * len(groups)))
+    step = min(MIN_MILLISECONDS + GAP_MILLISECONDS, (total + gap) // len(groups))
     starts = [group[0].start for group in groups]
     for i in range(1, len(starts)):
         starts[i] = max(starts[i], starts[i - 1] + step)
@@ -250,6 +251,6 @@ def _set_times(groups: Sequence[Sequence[_Piece]], total: int) -> list[tuple[int
         comfortable = min(start + columns * 1000 / COLUMNS_PER_SECOND, spoken + _LINGER_MILLISECONDS)
         wanted = max(spoken, start + step - gap, start + columns * 1000 / MAX_COLUMNS_PER_SECOND, comfortable)
         limit = following - gap
-        end = limit if limit - wanted < _LINGER_MILLISECONDS else int(wanted) + 1
+        end = limit if limit - wanted < _LINGER_MILLISECONDS else math.ceil(wanted)
         times.append((start, min(end, start + MAX_MILLISECONDS)))
     return times
