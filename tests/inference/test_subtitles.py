@@ -119,6 +119,8 @@ def test_lines_are_broken_at_punctuation_and_balanced() -> None:
     ]
     (cue,) = build_cues(say("now and then there was a boat with a light on it", 0.3))
     assert [len(line.text) for line in cue.lines] == [22, 25]  # The picture is better seen above a short line.
+    (cue,) = build_cues(say(f"{'a' * 31} {'b' * 10}, {'c' * 30}", 2.0))
+    assert [len(line.text) for line in cue.lines] == [31, 42]  # Not behind the comma, which doesn't fit.
 
 
 def test_cues_end_with_sentences_and_in_pauses() -> None:
@@ -153,7 +155,7 @@ def test_a_cue_stays_for_its_reader_where_there_is_room() -> None:
     assert long.end_milliseconds == 8000
 
 
-def test_chinese_is_broken_between_characters_but_not_before_punctuation() -> None:
+def test_scripts_without_spaces_are_broken_between_characters_but_not_before_signs_that_belong_to_them() -> None:
     text = "我们昨天晚上一起去看了一部电影，真的很好看，你应该也去看一看。"
     characters = tuple(Character(each, 1 + 0.25 * i, 1.25 + 0.25 * i, 0.9) for i, each in enumerate(text))
     word = Word(text, 1.0, 1 + 0.25 * len(text), 0.9, characters)
@@ -163,6 +165,8 @@ def test_chinese_is_broken_between_characters_but_not_before_punctuation() -> No
     assert not any(line[0] in "，。" for line in lines)
     assert cues[1].start_milliseconds == 1000 + 250 * sum(len(line.text) for line in cues[0].lines)
     assert find_faults(cues, 12.0) == []
+    (cue,) = build_cues(Transcript((Word("あいうえおかきくーけこさしすせそた", 1.0, 5.0, 0.9),), 9.0))
+    assert [len(line.text) for line in cue.lines] == [7, 10]
 
 
 def test_two_channels_at_a_time_are_a_line_each() -> None:
