@@ -166,7 +166,7 @@ def test_scripts_without_spaces_are_broken_between_characters_but_not_before_sig
     assert cues[1].start_milliseconds == 1000 + 250 * sum(len(line.text) for line in cues[0].lines)
     assert find_faults(cues, 12.0) == []
     (cue,) = build_cues(Transcript((Word("あいうえおかきくーけこさしすせそた", 1.0, 5.0, 0.9),), 9.0))
-    assert [len(line.text) for line in cue.lines] == [7, 10]
+    assert [len(line.text) for line in cue.lines] == [9, 8]
 
 
 def test_two_channels_at_a_time_are_a_line_each() -> None:
