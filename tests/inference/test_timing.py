@@ -1,0 +1,41 @@
+"""Words' seconds from the frames of their symbols."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.decoding import hypotheses
+from finetune.inference.timing import place_words
+
+
+def make_word(*frames: tuple[int, int]) -> hypotheses.Word:
+    """A word of symbols that are emitted from one frame to (not including) another."""
+    characters = tuple(hypotheses.Character("x", start, end, 0.9) for start, end in frames)
+    return hypotheses.Word("x" * len(frames), frames[0][0], frames[-1][1], 0.0, 0.0, 0.9, characters)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=1), min_size=1), st.booleans())
+def test_times_are_in_order_and_within_the_audio(emitted: list[list[tuple[int, int]]], in_turn: bool) -> None:
+    if in_turn:
+        at = iter(sorted(start for word in emitted for start, _ in word))
+        emitted = [[(next(at), length) for _, length in word] for word in emitted]
+    words = place_words(
+        [make_word(*[(start, start + length) for start, length in word]) for word in emitted], 0.02, 1.0, channel=2
+    )
+    times = [time for word in words for letter in word.characters for time in (letter.start, letter.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.0
+    assert [(len(word.characters), word.channel) for word in words] == [(len(word), 2) for word in emitted]
+    for word in words:
+        assert (word.start, word.end) == (word.characters[0].start, word.characters[-1].end)
+
+
+def test_symbols_are_said_before_they_are_emitted() -> None:
+    """The figures are those measured: in fluent speech a word lasts until the next one, and a pause parts them."""
+    words = place_words([make_word((20, 21), (24, 25)), make_word((28, 29)), make_word((50, 52))], 0.02, 2.0)
+    times = [(round(word.start, 3), round(word.end, 3)) for word in words]
+    assert times == [(0.3, 0.457), (0.457, 0.545), (0.9, 1.005)]
+    first, second = words[0].characters
+    assert first.end == second.start and round(first.end, 3) == 0.377
+
+
+def test_no_words_have_no_times() -> None:
+    assert place_words([], 0.02, 1.0) == ()
