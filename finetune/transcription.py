@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +49,10 @@ def plan_jobs(
     is written already is left out. A recording that is named twice is done once.
 
     Raises UserError where two recordings would be written to one file, where a file is there already without `resume`,
-    where there is no place to write to, and for several formats to be printed.
+    where there is no folder to write to, and for several formats to be printed.
     """
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a folder for --output, there or not.")
     jobs: list[Job] = []
     taken: dict[Path, Input] = {}
     existing: list[Path] = []
@@ -94,59 +96,88 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
 
     What can't be read is named with its reason at the end, and stops nothing else. Raises UserError for a full disk.
     """
-    failures = [
-        (job.input.name, str(job.input.recording)) for job in jobs if isinstance(job.input.recording, AudioError)
-    ]
-    done, audio_seconds, began = 0, 0.0, time.perf_counter()
-    files = any(job.files for job in jobs)
+    tally = _Tally(len(jobs))
+    writes, code = any(job.files for job in jobs), 0
     try:
-        with (
-            _Bar(jobs) as bar,
-            closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found,
-        ):
+        with _Bar(jobs) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
             for job, transcript in found:
-                try:
-                    if isinstance(transcript, AudioError):
-                        raise transcript
-                    _deliver(job, transcript)
-                except (AudioError, OSError) as error:
-                    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-                        raise _refuse_disk(error, job, done, len(jobs)) from error
-                    failures.append((job.input.name, _say_reason(error)))
-                else:
-                    done += 1
-                    audio_seconds += transcript.seconds
+                _deliver(job, transcript, tally)
                 bar.count()
     except KeyboardInterrupt:
-        rest = "the same command with --resume goes on" if files else "nothing more was printed"
-        print(f"finetune: interrupted; {done} of {len(jobs)} recordings are done; {rest}.", file=sys.stderr)
-        return 130
-    if files and done:
-        print(_summarise(done, audio_seconds, time.perf_counter() - began), file=sys.stderr)
-    if failures:
-        print("\n".join(_list_failures(failures, len(jobs))), file=sys.stderr)
-    return 2 if failures else 0
+        goes_on = "; the same command with --resume goes on" if writes else ""
+        print(f"finetune: interrupted; {tally.say_done()} are done{goes_on}.", file=sys.stderr)
+        code = 130
+    finally:
+        if tally.failures:
+            print("\n".join(tally.list_failures()), file=sys.stderr)
+    if writes and tally.done and not code:
+        print(tally.summarise(), file=sys.stderr)
+    return code or (2 if tally.failures else 0)
+
+
+@dataclass
+class _Tally:
+    """What came of so many recordings."""
+
+    total: int
+    done: int = 0
+    audio_seconds: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def say_done(self) -> str:
+        return f"{self.done} of {self.total} recordings"
+
+    def summarise(self) -> str:
+        clock_seconds = time.perf_counter() - self.began
+        factor = clock_seconds / self.audio_seconds
+        audio, clock = _say_duration(self.audio_seconds), _say_duration(clock_seconds)
+        return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
+
+    def list_failures(self) -> list[str]:
+        if self.total == 1:
+            return [f"finetune: {name}: {reason}" for name, reason in self.failures]
+        told = f"finetune: {len(self.failures)} of {self.total} recordings can't be transcribed:"
+        return [told, *(f"  {name}: {reason}" for name, reason in self.failures)]
 
 
 def _transcribe(
     transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool, bar: "_Bar"
 ) -> Generator[tuple[Job, Transcript | AudioError]]:
-    def recordings() -> Iterator[tuple[Job, Audio]]:
-        for job in jobs:
-            if not isinstance(job.input.recording, AudioError):
-                yield job, job.input.recording or sys.stdin.buffer
+    for job in jobs:
+        if isinstance(job.input.recording, AudioError):
+            yield job, job.input.recording
+    recordings: Iterator[tuple[Job, Audio]] = (
+        (job, job.input.recording or sys.stdin.buffer)
+        for job in jobs
+        if not isinstance(job.input.recording, AudioError)
+    )
+    yield from transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=bar.advance)
 
-    yield from transcriber.transcribe_many(recordings(), separate_channels=separate_channels, on_progress=bar.advance)
 
-
-def _deliver(job: Job, transcript: Transcript) -> None:
+def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
+    """Write or print what a recording says, or note why not; raises UserError for a full disk."""
+    if isinstance(transcript, AudioError):
+        tally.failures.append((job.input.name, str(transcript)))
+        return
     # A file's name need not be text.
     name = job.input.relative.name.encode(errors="replace").decode()
-    if not job.files:
-        print(format_transcript(transcript, job.printed, name), end="", flush=True)
-    for form, file in job.files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, format_transcript(transcript, form, name))
+    try:
+        if not job.files:
+            print(format_transcript(transcript, job.printed, name), end="", flush=True)
+        for form, file in job.files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, format_transcript(transcript, form, name))
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise UserError(
+                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done; make "
+                "room there, and the same command with --resume goes on."
+            ) from error
+        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}: {error.filename}"))
+    else:
+        tally.done += 1
+        tally.audio_seconds += transcript.seconds
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -159,26 +190,9 @@ def write_whole(file: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _refuse_disk(error: OSError, job: Job, done: int, total: int) -> UserError:
-    return UserError(
-        f"What {job.input.name} says can't be written: {error.strerror}. {done} of {total} recordings are done; "
-        "make room there, and the same command with --resume goes on."
-    )
-
-
-def _say_reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"can't be written: {error.strerror}: {error.filename}"
-    return str(error)
-
-
-def _summarise(done: int, audio_seconds: float, clock_seconds: float) -> str:
-    counted = f"{done} recording{'s' if done > 1 else ''}"
-    factor = clock_seconds / max(audio_seconds, 0.001)
-    return (
-        f"{counted}, {audio_seconds / 60:.1f} minutes of audio, in {clock_seconds / 60:.1f} minutes: "
-        f"real-time factor {factor:.2g}"
-    )
+def _say_duration(seconds: float) -> str:
+    unit, name = (3600, "hours") if seconds >= 5400 else (60, "minutes") if seconds >= 90 else (1, "seconds")
+    return f"{seconds / unit:.1f} {name}"
 
 
 def _list_failures(failures: Sequence[tuple[str, str]], total: int) -> list[str]:
@@ -210,7 +224,7 @@ class _Bar:
         audio = self._bar.n + seconds
         factor = (time.perf_counter() - self._began) / audio if audio else 0.0
         self._bar.set_description_str(f"{self._done} of {self._jobs} recordings", refresh=False)
-        self._bar.set_postfix_str(f"{audio / 60:.1f} minutes of audio, real-time factor {factor:.2g}", refresh=False)
+        self._bar.set_postfix_str(f"{_say_duration(audio)} of audio, real-time factor {factor:.2g}", refresh=False)
         self._bar.update(seconds)
 
     def count(self) -> None:
