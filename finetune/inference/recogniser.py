@@ -19,6 +19,7 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
+from finetune.inference.windows import Lengths
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
@@ -39,6 +40,7 @@ class Recogniser:
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
         self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
+        self.trained_lengths = Lengths()
 
     @classmethod
     def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
@@ -69,6 +71,7 @@ class Recogniser:
         recogniser = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = load_preprocessing(folder)
+        recogniser.trained_lengths = Lengths.load(folder)
         return recogniser
 
     @property
