@@ -206,12 +206,14 @@ class _Bar:
     """What is done, how fast, and how much time is left, on a terminal; otherwise nothing."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._done, self._jobs = 0, len(jobs)
+        self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
+        self._began = time.perf_counter()
         total = _add_up(jobs) if sys.stderr.isatty() else None
         shown = "{desc} {percentage:3.0f}% |{bar}| {postfix}, {remaining} left"
-        self._bar = tqdm(total=total, bar_format=shown, smoothing=0.05, leave=False, disable=None)
-        self._began = time.perf_counter()
-        self.advance(0.0)
+        counts, speed = self._say()
+        self._bar = tqdm(
+            total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None
+        )
 
     def __enter__(self) -> "_Bar":
         return self
@@ -219,18 +221,23 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def advance(self, seconds: float) -> None:
-        """So many seconds of audio more are done."""
-        audio = self._bar.n + seconds
-        factor = (time.perf_counter() - self._began) / audio if audio else 0.0
-        self._bar.set_description_str(f"{self._done} of {self._jobs} recordings", refresh=False)
-        self._bar.set_postfix_str(f"{_say_duration(audio)} of audio, real-time factor {factor:.2g}", refresh=False)
-        self._bar.update(seconds)
-
     def count(self) -> None:
         """A recording more is done, or has failed."""
         self._done += 1
         self.advance(0.0)
+
+    def advance(self, seconds: float) -> None:
+        """So many seconds of audio more are done."""
+        self._audio_seconds += seconds
+        counts, speed = self._say()
+        self._bar.set_description_str(counts, refresh=False)
+        self._bar.set_postfix_str(speed, refresh=False)
+        self._bar.update(seconds)
+
+    def _say(self) -> tuple[str, str]:
+        factor = (time.perf_counter() - self._began) / max(self._audio_seconds, 0.001)
+        told = f"{_say_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
+        return f"{self._done} of {self._jobs} recordings", told if self._audio_seconds else "0 seconds of audio"
 
 
 def _add_up(jobs: Sequence[Job]) -> float | None:

@@ -38,7 +38,9 @@ def test_folders_are_searched_for_audio(folder: Path) -> None:
 
 def test_a_file_that_is_named_is_taken_whatever_its_name(folder: Path) -> None:
     (found,) = find_inputs(["talks/notes.txt"])
-    assert found == Input("talks/notes.txt", Recording("talks/notes.txt", None), Path("notes"), Path("talks"), alone=True)
+    assert found == Input(
+        "talks/notes.txt", Recording("talks/notes.txt", None), Path("notes"), Path("talks"), alone=True
+    )
     (folder / "what[1]?.wav").touch()  # No pattern, for there is such a file.
     assert places(find_inputs(["what[1]?.wav", str(folder / "odd.raw")])) == [
         ("what[1]?.wav", "what[1]?"),
