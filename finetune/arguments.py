@@ -49,8 +49,7 @@ def _add_evaluate(commands: _Commands) -> None:
     parser.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
     parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
-    precisions = ("auto", "float32", "bfloat16")
-    parser.add_argument("--precision", choices=precisions, default="float32", help="what it computes in")
+    _add_precision(parser, "float32")
     parser.set_defaults(command="evaluate")
 
 
@@ -86,7 +85,7 @@ def _add_transcribe(commands: _Commands) -> None:
     parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
     parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    _add_precision(parser, "auto")
     parser.add_argument(
         "--batch-seconds", type=_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
     )
@@ -168,6 +167,11 @@ def _add_beam(parser: argparse.ArgumentParser) -> None:
         metavar="WORD[=BOOST]",
         help=f"a word or phrase to expect, with a boost (a natural logarithm, default: {_BOOST:g}); may be repeated",
     )
+
+
+def _add_precision(parser: argparse.ArgumentParser, default: str) -> None:
+    precisions = ("auto", "float32", "bfloat16")
+    parser.add_argument("--precision", choices=precisions, default=default, help=f"of computing (default: {default})")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
