@@ -47,7 +47,9 @@ def reporting(place: str) -> Iterator[None]:
     except Exception as error:
         if not is_url(place):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Of a file that isn't there fsspec says its name alone.
+        missing = "no such file" if isinstance(error, FileNotFoundError) else ""
+        reason = missing or " ".join(str(error).split()) or type(error).__name__
         raise StorageError(f"{place}: {reason}") from error
 
 
