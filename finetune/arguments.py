@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_compare(commands)
     _add_transcribe(commands)
+    _add_export(commands)
     _add_push(commands)
     _add_check(commands)
     lm = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
@@ -94,6 +95,22 @@ def _add_transcribe(commands: _Commands) -> None:
     parser.add_argument("--allow-outside", action="store_true", help="read audio outside a manifest's folder, too")
     _add_decoding(parser)
     parser.set_defaults(command="transcribe")
+
+
+def _add_export(commands: _Commands) -> None:
+    parser = commands.add_parser("export", help="a model in a form that CPUs compute faster, if it says the same")
+    parser.add_argument("model", metavar="MODEL", help=f"a run, {_MODEL}")
+    parser.add_argument("--format", choices=("onnx", "onnx-int8"), required=True, help="with what it is computed")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder, used as any model's")
+    parser.add_argument("--data", metavar="SOURCE", help="speech to compare on (default: the run's validation split)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.2,
+        metavar="POINTS",
+        help="refuse it where its WER is more percentage points higher (default: 0.2)",
+    )
+    parser.set_defaults(command="export")
 
 
 def _add_push(commands: _Commands) -> None:

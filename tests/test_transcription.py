@@ -1,5 +1,7 @@
 """Recordings to files: which are written, what bad input does to the others, and what a stop leaves."""
 
+import functools
+import http.server
 import io
 import json
 import os
@@ -56,6 +58,11 @@ def written(folder: Path) -> dict[str, str]:
         file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".wav", ".flac", ".mp4", ".csv")
     ]
     return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in sorted(files)}
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 Transcribe = Callable[..., tuple[int, str, str]]
@@ -234,6 +241,19 @@ def test_standard_input_is_printed_or_written(
     assert code == 2 and printed == "" and said.startswith("finetune: standard input: ") and "truncated" in said
     _, _, said = piped(0, "--format", "srt", "--format", "vtt")
     assert said == "finetune: Only one format can be printed, not srt and vtt: add --output DIR.\n"
+
+
+def test_recordings_on_a_web_server(talks: Path, transcribe: Transcribe) -> None:
+    expected = transcribe(talks / "one.wav")
+    handler = functools.partial(QuietHandler, directory=talks)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        assert transcribe(f"{root}/one.wav") == expected
+        code, _, said = transcribe(f"{root}/one.wav?token=1", f"{root}/none.wav", "--output", "out")
+        server.shutdown()
+    assert code == 2 and f"{root}/none.wav: unreadable audio: no such file" in said
+    assert written(Path("out")) == {"one.txt": expected[1]}
 
 
 def test_places_that_cant_be_written(talks: Path, transcribe: Transcribe) -> None:

@@ -18,7 +18,7 @@ from finetune.data.storage import is_url, open_file, read_bytes
 Waveform = npt.NDArray[np.float32]
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
-NEEDS_FFMPEG = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr"})
+NEEDS_FFMPEG = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".mov", ".mkv", ".mka", ".avi", ".3gp"})
 
 # No microphone records more, and a header that says so is broken.
 _MAX_SAMPLING_RATE = 192_000
