@@ -26,6 +26,9 @@ Measured on AN4, on which the energy detector's constants were chosen too, in pe
     babble    20     0.0   0.0   93.5      5.6   1.0    4.0
     babble    10     0.0   0.0   99.4      0.0   0.0   97.8
 
+On the quickstart's test sentences, on which nothing was chosen, the energy detector leaves no speech too far away but
+2.3 % in pink noise at 0 dB, and Silero's 2.0 and 2.1 % in white and pink noise at 0 dB.
+
 The energy detector runs at some 2,500 and Silero's at some 250 times real time, on one core of a machine that did
 other work beside.
 """

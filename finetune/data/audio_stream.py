@@ -31,6 +31,8 @@ Audio = str | Path | BinaryIO | npt.NDArray[Any] | Recording
 
 _BLOCK_SECONDS = 10
 
+# As long as a WAV's header can say, and something for other chunks. What is behind it would be left out in silence.
+_WAV_BYTES = 2**32 + 2**20
 # libsndfile's codes for a format and for an encoding that it doesn't know.
 _FOREIGN = (1, 4)
 # More bytes behind an MP3's sound than its last frame and a tag.
@@ -149,6 +151,11 @@ def _open_file(stored: BinaryIO | Recording, recording: Recording, opened: ExitS
     try:
         with _reading(watched):
             file = opened.enter_context(SequentialFile(watched))
+            if file.format in ("WAV", "WAVEX") and watched.size > _WAV_BYTES:
+                raise AudioError(
+                    "a WAV of more than 4 GiB, whose header can't say how much more; write it as FLAC, "
+                    "for example with: ffmpeg -ignore_length 1 -i FILE.wav FILE.flac"
+                )
             promised = seek_segment(file, recording)
             open_ended = file.frames == _UNKNOWN_SAMPLES or (file.format == "MP3" and not _says_length(watched))
     except AudioError as error:
