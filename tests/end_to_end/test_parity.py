@@ -59,7 +59,7 @@ def texts_of_evaluate(model, corpus, folder):
 
 
 def texts_of_transcribe(model, files, folder):
-    arguments = ["--format", "json", "--output", str(folder)]
+    arguments = ["--format", "json", "--output", str(folder), "--precision", "float32"]
     assert main(["transcribe", str(model), *map(str, files), *arguments]) == 0
     return {file.name: json.loads((folder / f"{file.stem}.json").read_text())["text"] for file in files}
 
