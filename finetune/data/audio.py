@@ -4,8 +4,6 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from finetune.data.resampling import resample
 from finetune.data.storage import is_url, open_file, read_bytes
 
 Waveform = npt.NDArray[np.float32]
@@ -29,7 +28,7 @@ _PAST_THE_END_SECONDS = 0.1
 _RUN_UP_SECONDS = 1.0
 
 # TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
-_UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
 
 
 class AudioError(Exception):
@@ -101,15 +100,15 @@ def read_header(recording: Recording) -> Header:
         # `soundfile.info` would also ask for the names of the format, which takes as long again.
         with recording.open(whole=False) as opened, soundfile.SoundFile(opened) as file:
             return Header(file.frames, file.samplerate, file.channels)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if _suffix(recording) in _NEEDS_FFMPEG:
             return _read_ffmpeg_header(_open_with_ffmpeg(recording))
-        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+        raise AudioError(f"unreadable audio: {find_reason(error, recording)}") from error
 
 
 def measure_seconds(recording: Recording, header: Header) -> float:
     """Length in seconds of a recording, or of its segment; raises AudioError when there is no such piece."""
-    first, last = _find_segment(recording, header.samples, header.sampling_rate)
+    first, last = find_segment(recording, header.samples, header.sampling_rate)
     return (last - first) / float(header.sampling_rate)
 
 
@@ -130,30 +129,47 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
 def _decode(recording: Recording) -> tuple[int, int, Waveform]:
     """Sampling rate, number of samples that the header promises, and those there are: (samples, channels)."""
     try:
-        with recording.open() as opened, soundfile.SoundFile(opened) as file:
+        with recording.open() as opened, SequentialFile(opened) as file:
             rate = file.samplerate
-            first, last = _find_segment(recording, file.frames, rate)
-            promised = last - first
-            before = min(first, round(_RUN_UP_SECONDS * rate)) if file.format == "MP3" else 0
-            if first:
-                file.seek(first - before)
-            samples = file.read(before + promised, dtype="float32", always_2d=True)[before:]
-    except _UNREADABLE as error:
+            promised = seek_segment(file, recording)
+            samples = file.read(promised, dtype="float32", always_2d=True)
+    except UNREADABLE as error:
         if _suffix(recording) in _NEEDS_FFMPEG:
             return _decode_with_ffmpeg(recording)
-        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+        raise AudioError(f"unreadable audio: {find_reason(error, recording)}") from error
     return rate, promised, samples
+
+
+class SequentialFile(soundfile.SoundFile):
+    """A sound file that is read on without a seek after each read, as soundfile does it to those that can seek.
+
+    A seek makes MP3's decoder start anew, and fails behind the last sample of a FLAC that came through a pipe.
+    """
+
+    def seekable(self) -> bool:
+        """No, and yet `seek` works."""
+        return False
+
+
+def seek_segment(file: SequentialFile, recording: Recording) -> int:
+    """Go to a recording's first sample in its opened file; how many samples follow. Raises AudioError as others do."""
+    first, last = find_segment(recording, file.frames, file.samplerate)
+    if first:
+        before = min(first, round(_RUN_UP_SECONDS * file.samplerate)) if file.format == "MP3" else 0
+        file.seek(first - before)
+        file.read(before)
+    return last - first
 
 
 def _decode_with_ffmpeg(recording: Recording) -> tuple[int, int, Waveform]:
     decoder = _open_with_ffmpeg(recording)
     header = _read_ffmpeg_header(decoder)
     rate = header.sampling_rate
-    first, last = _find_segment(recording, header.samples, rate)
+    first, last = find_segment(recording, header.samples, rate)
     try:
         decoded = decoder.get_samples_played_in_range(first / rate, last / rate).data.T.numpy()
     except (RuntimeError, ValueError) as error:
-        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+        raise AudioError(f"unreadable audio: {find_reason(error, recording)}") from error
     # Compressed audio's length is known to a frame of about 0.05 s.
     return rate, last - first - round(_PAST_THE_END_SECONDS * rate), decoded[: last - first]
 
@@ -171,7 +187,7 @@ def _open_with_ffmpeg(recording: Recording) -> Any:
         with recording.open() as file:
             return AudioDecoder(file if isinstance(file, str) else file.read())
     except (RuntimeError, ValueError, OSError) as error:
-        raise AudioError(f"unreadable audio: {_reason(error, recording)}") from error
+        raise AudioError(f"unreadable audio: {find_reason(error, recording)}") from error
 
 
 def _read_ffmpeg_header(decoder: Any) -> Header:
@@ -181,28 +197,7 @@ def _read_ffmpeg_header(decoder: Any) -> Header:
     )
 
 
-def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
-    """Band-limited resampling between two rates in Hz; ceil(samples * to_rate / from_rate) samples."""
-    if from_rate == to_rate:
-        return waveform
-    import torch
-
-    resampled: Waveform = _resampler(from_rate, to_rate)(torch.from_numpy(waveform)).numpy()
-    return resampled
-
-
-@lru_cache(maxsize=64)
-def _resampler(from_rate: int, to_rate: int) -> Any:
-    # torchaudio.functional.resample rebuilds its kernel at each call; the transform keeps it.
-    import torchaudio
-
-    # A kernel has a row for each output phase: of a rate like 22,051 Hz it would fill the memory. The nearest ratio
-    # of small numbers is off by less than a millionth.
-    ratio = Fraction(from_rate, to_rate).limit_denominator(1000)
-    return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
-
-
-def _find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int]:
+def find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int]:
     """The first sample of a recording and the one behind its last; raises AudioError where there is no such piece."""
     if frames <= 0:
         raise AudioError("audio of zero length")
@@ -226,6 +221,6 @@ def _suffix(recording: Recording) -> str:
     return Path(recording.path or "").suffix.lower()
 
 
-def _reason(error: Exception, recording: Recording) -> str:
+def find_reason(error: Exception, recording: Recording) -> str:
     # libsndfile puts the source's name first ("Error opening <_io.BytesIO object …>: …").
     return str(error).rsplit(": ", 1)[-1].rstrip(".") or type(error).__name__

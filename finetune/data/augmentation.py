@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.data.audio import SUFFIXES, AudioError, Recording, Waveform, read_seconds, read_waveform, resample
+from finetune.data.audio import SUFFIXES, AudioError, Recording, Waveform, read_seconds, read_waveform
+from finetune.data.resampling import resample
 from finetune.errors import UserError
 
 Range = tuple[float, float]

@@ -37,20 +37,25 @@ def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
     return step
 
 
-def _trim_silence(decibels: float, sampling_rate: int) -> Preprocessor:
+class _TrimSilence:
     """Cut what lies before the first and after the last frame that is within so many dB of the loudest one."""
-    if not 0 < decibels <= 120:
-        raise StepError(f"trim_silence: found {decibels}; expected decibels below the loudest frame, up to 120")
-    frame, margin = round(_FRAME_SECONDS * sampling_rate), round(_MARGIN_SECONDS * sampling_rate)
 
-    def step(waveform: Waveform) -> Waveform:
-        power = np.add.reduceat(waveform.astype(np.float64) ** 2, np.arange(0, len(waveform), frame))
-        loud = np.flatnonzero(power > power.max() * 10 ** (-decibels / 10))
+    def __init__(self, decibels: float, sampling_rate: int) -> None:
+        if not 0 < decibels <= 120:
+            raise StepError(f"trim_silence: found {decibels}; expected decibels below the loudest frame, up to 120")
+        self._decibels = decibels
+        self._frame, self._margin = round(_FRAME_SECONDS * sampling_rate), round(_MARGIN_SECONDS * sampling_rate)
+
+    def __call__(self, waveform: Waveform) -> Waveform:
+        return waveform[self.find(waveform)]
+
+    def find(self, waveform: Waveform) -> slice:
+        """What stays of a waveform."""
+        power = np.add.reduceat(waveform.astype(np.float64) ** 2, np.arange(0, len(waveform), self._frame))
+        loud = np.flatnonzero(power > power.max() * 10 ** (-self._decibels / 10))
         if not len(loud):
-            return waveform
-        return waveform[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
-
-    return step
+            return slice(0, len(waveform))
+        return slice(max(0, loud[0] * self._frame - self._margin), (loud[-1] + 1) * self._frame + self._margin)
 
 
 def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
@@ -97,7 +102,7 @@ def _denoise(sampling_rate: int) -> Preprocessor:
 
 _WITH_ARGUMENT: dict[str, Callable[[float, int], Preprocessor]] = {
     "highpass": _highpass,
-    "trim_silence": _trim_silence,
+    "trim_silence": _TrimSilence,
     "peak": _peak,
     "loudness": _loudness,
 }
@@ -108,12 +113,23 @@ def build_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Preprocesso
 
     Raises StepError for a step that is unknown or has an argument it can't use.
     """
+    preprocess = build_placing_preprocessor(steps, sampling_rate)
+    return lambda waveform: preprocess(waveform)[0]
+
+
+def build_placing_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Callable[[Waveform], tuple[Waveform, int]]:
+    """As `build_preprocessor`, of a function that also says how many samples are gone from the waveform's beginning."""
     built = [_build_step(step, sampling_rate) for step in steps]
 
-    def preprocess(waveform: Waveform) -> Waveform:
+    def preprocess(waveform: Waveform) -> tuple[Waveform, int]:
+        first = 0
         for step in built:
-            waveform = step(waveform)
-        return waveform
+            if isinstance(step, _TrimSilence):
+                stays = step.find(waveform)
+                waveform, first = waveform[stays], first + int(stays.start)
+            else:
+                waveform = step(waveform)
+        return waveform, first
 
     return preprocess
 

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,11 @@ def normalize(text: str, steps: Sequence[Step]) -> str:
 def split_words(text: str) -> list[str]:
     """The words of a text as WER counts them: each Han character or kana is one, as in SCTK and WeNet."""
     return _BESIDE_UNSPACED.sub(" ", text).split()
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Words with a space between, but none between Han characters and kana: what `split_words` parts."""
+    return _BETWEEN_UNSPACED.sub("", " ".join(words))
 
 
 def describe_steps(steps: Sequence[Step]) -> list[str]:

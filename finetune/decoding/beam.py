@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.decoding.hypotheses import Character, Hypothesis, Word
+from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from finetune.decoding.ngram import NGramModel
     from finetune.decoding.prefix_tree import Beams, Tree
 
-# A wav2vec2 encoder makes a frame of 320 samples at 16 kHz.
-SECONDS_PER_FRAME = 0.02
 # A language model of which less can be spelled is another alphabet's; the share at which pyctcdecode warns.
 _LEAST_SPELLED = 0.1
 _FIRST_NODES = 2**14
@@ -184,7 +182,7 @@ class BeamSearch:
         from finetune.decoding.prefix_search import advance_frames
         from finetune.decoding.prefix_tree import EMISSIONS, NODES, make_room
 
-        logits = self._check_logits(logits, name, state.num_frames)
+        logits = check_logits(logits, len(self.symbols), name, state.num_frames)
         done = 0
         while True:
             done += advance_frames(logits[done:], self._search, state.tree, state.beams, state.counts)
@@ -335,20 +333,6 @@ class BeamSearch:
             raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
         return [ids[character] for character in text]
 
-    def _check_logits(self, logits: Any, name: str, first_frame: int) -> NDArray[np.float32]:
-        if hasattr(logits, "detach"):  # A tensor of torch, maybe bf16, which numpy doesn't know.
-            logits = logits.detach().float().cpu().numpy()
-        array = np.ascontiguousarray(logits, np.float32)
-        if array.ndim != 2 or array.shape[1] != len(self.symbols):
-            raise ValueError(f"Got logits of shape {array.shape}: needs (frames, {len(self.symbols)}).")
-        finite = np.isfinite(array).all(axis=1)
-        if not finite.all():
-            raise UserError(
-                f"{name} has logits that are not finite numbers, first in frame {first_frame + int(finite.argmin())} "
-                f"(counted from 0): the model has diverged or its input was not finite; check both."
-            )
-        return array
-
     def _read(
         self,
         ended: _Ended,
@@ -366,17 +350,8 @@ class BeamSearch:
             if begin == end:
                 continue
             span = slice(begin, end)
-            words.append(
-                Word(
-                    "".join(texts[span]),
-                    starts[begin],
-                    ends[end - 1],
-                    starts[begin] * self.seconds_per_frame,
-                    ends[end - 1] * self.seconds_per_frame,
-                    float(posteriors[span].mean()),
-                    tuple(map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())),
-                )
-            )
+            characters = map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())
+            words.append(build_word(tuple(characters), self.seconds_per_frame))
         return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)
 
 

@@ -15,6 +15,7 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
+    from finetune.decoding.greedy import GreedySearch
     from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.ngram import NGramModel
 
@@ -35,7 +36,7 @@ def build_search(
     Raises UserError as `BeamSearch` does.
     """
     symbols = _read_symbols(tokenizer, num_symbols)
-    delimiter = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
+    delimiter = _find_delimiter(tokenizer, num_symbols)
     return BeamSearch(
         symbols,
         blank_id=tokenizer.pad_token_id,
@@ -43,6 +44,18 @@ def build_search(
         special_ids=[number for number, symbol in enumerate(symbols) if len(symbol) != 1 and number != delimiter],
         language_model=language_model,
         **options,
+    )
+
+
+def build_greedy_search(tokenizer: Any, num_symbols: int) -> GreedySearch:
+    """A greedy search over the symbols of a CTC tokenizer, with the texts that the tokenizer itself makes of them."""
+    from finetune.decoding.greedy import GreedySearch
+
+    symbols = tokenizer.convert_ids_to_tokens(list(range(num_symbols)))
+    return GreedySearch(
+        [symbol.lower() if tokenizer.do_lower_case else symbol for symbol in symbols],
+        blank_id=tokenizer.pad_token_id,
+        delimiter_id=_find_delimiter(tokenizer, num_symbols),
     )
 
 
@@ -170,6 +183,12 @@ def _read_symbols(tokenizer: Any, num_symbols: int) -> list[str]:
         if number < num_symbols:
             symbols[number] = token
     return symbols
+
+
+def _find_delimiter(tokenizer: Any, num_symbols: int) -> int | None:
+    """The column of the word delimiter; to a vocabulary without one the tokenizer adds it behind the head's columns."""
+    number = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
+    return number if number is not None and number < num_symbols else None
 
 
 def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:

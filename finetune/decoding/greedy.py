@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, Word, build_word, check_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +58,87 @@ def count_blanks(logits: torch.Tensor, num_frames: Sequence[int], blank_id: int)
     valid = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]  # (batch, frames)
     blanks = (logits.argmax(dim=-1) == blank_id) & valid
     return int(blanks.sum()), int(valid.sum())
+
+
+@dataclass
+class GreedyState:
+    """Where a greedy search stands after some frames; made by `GreedySearch.start`."""
+
+    num_frames: int = 0
+    score: float = 0.0
+    words: list[Word] = field(default_factory=list)
+    characters: list[Character] = field(default_factory=list)  # of the word that is not complete
+    # The symbol of the last frames, from which frame on, and the logarithm of its largest posterior in them.
+    symbol: int | None = None
+    first_frame: int = 0
+    peak: float = 0.0
+
+
+class GreedySearch:
+    """The text of `decode_greedy` with its words' frames and confidences, of frames that come bit by bit.
+
+    It is used as a `BeamSearch` is, and can be used by several threads.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        blank_id: int,
+        delimiter_id: int | None,
+        seconds_per_frame: float = SECONDS_PER_FRAME,
+    ) -> None:
+        """`symbols` has the text of each of the logits' columns; without a `delimiter_id` a text is one word."""
+        self.symbols = tuple(symbols)
+        self.blank_id, self.delimiter_id = blank_id, delimiter_id
+        self.seconds_per_frame = seconds_per_frame
+
+    def start(self) -> GreedyState:
+        """The state before the first frame."""
+        return GreedyState()
+
+    def advance(self, state: GreedyState, logits: Any, name: str = "The utterance") -> GreedyState:
+        """Decode further frames, (frames, vocabulary), logits or log-probabilities; the state given is used up.
+
+        However the frames are divided, words and times are the same. Raises UserError when a logit is not finite.
+        """
+        array = check_logits(logits, len(self.symbols), name, state.num_frames)
+        if not len(array):
+            return state
+        best = array.argmax(axis=1)
+        top = array.max(axis=1, keepdims=True)
+        posteriors = -np.log(np.exp(array - top).sum(axis=1, dtype=np.float64))
+        state.score += float(posteriors.sum())
+        starts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist()]
+        peaks = np.maximum.reduceat(posteriors, starts).tolist()
+        for start, symbol, peak in zip(starts, best[starts].tolist(), peaks, strict=True):
+            if symbol == state.symbol:
+                state.peak = max(state.peak, peak)
+                continue
+            self._emit(state, state.num_frames + start)
+            state.symbol, state.first_frame, state.peak = symbol, state.num_frames + start, peak
+        state.num_frames += len(array)
+        return state
+
+    def finish(self, state: GreedyState, n_best: int = 1) -> list[Hypothesis]:
+        """The text as if the audio ended here; the state stays as it is and can be advanced further."""
+        ended = replace(state, words=list(state.words), characters=list(state.characters))
+        self._emit(ended, ended.num_frames)
+        self._end_word(ended)
+        return [Hypothesis(" ".join(word.text for word in ended.words), tuple(ended.words), ended.score, 0.0)]
+
+    def _emit(self, state: GreedyState, end_frame: int) -> None:
+        """Append the symbol of the last frames to the text."""
+        if state.symbol == self.delimiter_id:
+            self._end_word(state)
+        elif state.symbol is not None and state.symbol != self.blank_id:
+            text, confidence = self.symbols[state.symbol], math.exp(state.peak)
+            state.characters.append(Character(text, state.first_frame, end_frame, confidence))
+
+    def _end_word(self, state: GreedyState) -> None:
+        if state.characters:
+            state.words.append(build_word(state.characters, self.seconds_per_frame))
+            state.characters = []
 
 
 def _check(logits: torch.Tensor, num_frames: Sequence[int]) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import UserError
+
+# A wav2vec2 encoder makes a frame of 320 samples at 16 kHz.
+SECONDS_PER_FRAME = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,36 @@ class Hypothesis:
     def score(self) -> float:
         """What hypotheses are ordered by."""
         return self.logit_score + self.lm_score
+
+
+def build_word(characters: Sequence[Character], seconds_per_frame: float) -> Word:
+    """A word from its characters."""
+    start, end = characters[0].start_frame, characters[-1].end_frame
+    return Word(
+        "".join(character.text for character in characters),
+        start,
+        end,
+        start * seconds_per_frame,
+        end * seconds_per_frame,
+        sum(character.confidence for character in characters) / len(characters),
+        tuple(characters),
+    )
+
+
+def check_logits(logits: Any, num_symbols: int, name: str, first_frame: int) -> NDArray[np.float32]:
+    """Logits as an array (frames, vocabulary), of an utterance with such a name; `first_frame` is its first's number.
+
+    Raises UserError when one is not finite, and ValueError for another shape.
+    """
+    if hasattr(logits, "detach"):  # A tensor of torch, maybe bf16, which numpy doesn't know.
+        logits = logits.detach().float().cpu().numpy()
+    array = np.ascontiguousarray(logits, np.float32)
+    if array.ndim != 2 or array.shape[1] != num_symbols:
+        raise ValueError(f"Got logits of shape {array.shape}: needs (frames, {num_symbols}).")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{name} has logits that are not finite numbers, first in frame {first_frame + int(finite.argmin())} "
+            f"(counted from 0): the model has diverged or its input was not finite; check both."
+        )
+    return array

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config
+from finetune.data.preprocessing import Step, load_preprocessing
 from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
@@ -37,6 +38,7 @@ class Recogniser:
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
+        self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
 
     @classmethod
     def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
@@ -66,6 +68,7 @@ class Recogniser:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         recogniser = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
+        recogniser.preprocessing = load_preprocessing(folder)
         return recogniser
 
     @property

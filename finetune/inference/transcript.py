@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
+from finetune.data.transcripts import join_words
+
 
 @dataclass(frozen=True)
 class Character:
@@ -46,7 +48,7 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All words with a space between, a line for each channel that was transcribed by itself."""
+        """All words, spaced as their script is, a line for each channel that was transcribed by itself."""
         spoken = groupby(sorted(self.words, key=lambda word: word.channel), key=lambda word: word.channel)
-        lines = {channel: " ".join(word.text for word in words) for channel, words in spoken}
+        lines = {channel: join_words(word.text for word in words) for channel, words in spoken}
         return "\n".join(lines.get(channel, "") for channel in range(1, self.channels + 1))

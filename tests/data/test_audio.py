@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform, resample
+from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
+from finetune.data.resampling import resample
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),

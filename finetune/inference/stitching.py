@@ -1,0 +1,173 @@
+"""The logits of a recording's windows to one stream, and that to words."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.transcripts import split_words
+from finetune.decoding.beam import BeamSearch
+from finetune.decoding.greedy import GreedySearch
+from finetune.decoding.hypotheses import Word
+
+# What a frame of ours says of all symbols but one, as a logit.
+_NEVER = -1e3
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Logits of consecutive frames of a recording, (frames, vocabulary), and the number of the first.
+
+    `after_pause`: no word reaches into it from what is before.
+    """
+
+    first_frame: int
+    logits: NDArray[np.float32]
+    after_pause: bool
+
+    @property
+    def end_frame(self) -> int:
+        """The number of the frame behind the last."""
+        return self.first_frame + len(self.logits)
+
+
+class Stitcher:
+    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on."""
+
+    def __init__(self) -> None:
+        self._held: Piece | None = None
+
+    def add(self, piece: Piece) -> Iterator[Piece]:
+        """What is settled when the next window's logits are known."""
+        held = self._held
+        if held is not None:
+            overlap = held.end_frame - piece.first_frame
+            if not piece.after_pause and overlap > 0:
+                cut = _find_cut(held.logits[-overlap:].argmax(1), piece.logits[:overlap].argmax(1))
+                held = replace(held, logits=held.logits[: len(held.logits) - overlap + cut])
+                piece = Piece(piece.first_frame + cut, piece.logits[cut:], after_pause=False)
+            yield held
+        self._held = piece
+
+    def finish(self) -> Iterator[Piece]:
+        """What is left when there are no more windows."""
+        if self._held is not None:
+            yield self._held
+        self._held = None
+
+
+def stitch(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The logits of a recording's windows in their order, as `Stitcher` joins them."""
+    stitcher = Stitcher()
+    for piece in pieces:
+        yield from stitcher.add(piece)
+    yield from stitcher.finish()
+
+
+def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp]) -> int:
+    """How many frames of an overlap to take from the window before: half, or nearly so where it is safer.
+
+    It is safer where both windows have the same best symbols on both sides of the cut: a symbol that one of them puts
+    a frame later than the other is then neither doubled nor lost.
+    """
+    middle = len(before) // 2
+    same = before[: len(after)] == after[: len(before)]
+    safe = np.flatnonzero(same[1:] & same[:-1]) + 1
+    return int(safe[np.abs(safe - middle).argmin()]) if len(safe) else middle
+
+
+class RecordingDecoder:
+    """Stitches the logits of a recording's windows and decodes them as one; words keep their frames in the recording.
+
+    Between two pieces with a pause between it puts a word delimiter, which models often don't write at an utterance's
+    end; otherwise, where frames are missing, a blank.
+    """
+
+    def __init__(self, search: BeamSearch | GreedySearch, name: str = "The recording") -> None:
+        self._search: Any = search
+        self._name = name
+        self._stitcher = Stitcher()
+        self._state = self._search.start()
+        self._num_frames = 0  # that were decoded
+        self._end: int | None = None  # the recording's frame behind the last piece
+        # From which decoded frame on the recording's is so many later.
+        self._starts: list[int] = []
+        self._shifts: list[int] = []
+
+    def advance(self, piece: Piece) -> None:
+        """Decode what the next window's logits settle; raises UserError for those that are not finite numbers."""
+        for settled in self._stitcher.add(piece):
+            self._decode(settled)
+
+    def finish(self) -> list[Word]:
+        """The words of the best text."""
+        for settled in self._stitcher.finish():
+            self._decode(settled)
+        words = self._search.finish(self._state)[0].words
+        return [self._place(word) for word in _part_unspaced(words, self._search.delimiter_id is not None)]
+
+    def _decode(self, piece: Piece) -> None:
+        if self._end is not None and (piece.after_pause or piece.first_frame != self._end):
+            self._advance(self._say_nothing(piece.logits.shape[1], piece.after_pause))
+        shift = piece.first_frame - self._num_frames
+        if not self._shifts or self._shifts[-1] != shift:
+            self._starts.append(self._num_frames)
+            self._shifts.append(shift)
+        self._advance(piece.logits)
+        self._end = piece.end_frame
+
+    def _advance(self, logits: NDArray[np.float32]) -> None:
+        self._state = self._search.advance(self._state, logits, self._name)
+        self._num_frames += len(logits)
+
+    def _say_nothing(self, num_symbols: int, after_pause: bool) -> NDArray[np.float32]:
+        symbol = self._search.blank_id
+        if after_pause and self._search.delimiter_id is not None:
+            symbol = self._search.delimiter_id
+        row = np.full((1, num_symbols), _NEVER, np.float32)
+        row[0, symbol] = 0
+        return row
+
+    def _place(self, word: Word) -> Word:
+        """A word with frames of the recording."""
+        characters = tuple(
+            replace(each, start_frame=self._find(each.start_frame), end_frame=self._find(each.end_frame - 1) + 1)
+            for each in word.characters
+        )
+        first, last = characters[0].start_frame, characters[-1].end_frame
+        seconds = self._search.seconds_per_frame
+        return replace(
+            word,
+            start_frame=first,
+            end_frame=last,
+            start_seconds=first * seconds,
+            end_seconds=last * seconds,
+            characters=characters,
+        )
+
+    def _find(self, frame: int) -> int:
+        return frame + self._shifts[int(np.searchsorted(self._starts, frame, side="right")) - 1]
+
+
+def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]:
+    """Words as they are counted: a Han character or kana is one, and any character where nothing parts words."""
+    for word in words:
+        sizes = [len(part) for part in split_words(word.text)] if has_delimiter else [1] * len(word.text)
+        if len(sizes) == 1:
+            yield word
+            continue
+        rest = list(word.characters)
+        for size in sizes:
+            part = [rest.pop(0)]
+            while rest and sum(len(each.text) for each in part) < size:
+                part.append(rest.pop(0))
+            yield replace(
+                word,
+                text="".join(each.text for each in part),
+                start_frame=part[0].start_frame,
+                end_frame=part[-1].end_frame,
+                confidence=sum(each.confidence for each in part) / len(part),
+                characters=tuple(part),
+            )

@@ -1,0 +1,167 @@
+"""Recordings of any length in, words with times out."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from finetune.data.audio import AudioError
+from finetune.data.audio_stream import Audio
+from finetune.data.features import encoder_convolutions
+from finetune.data.preprocessing import build_placing_preprocessor
+from finetune.data.speech_activity import build_detector
+from finetune.decoding.beam import BeamSearch
+from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
+from finetune.decoding.greedy import GreedySearch
+from finetune.inference.reading import Job, Reader, read_ahead
+from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.stitching import Piece, RecordingDecoder, stitch
+from finetune.inference.timing import place_words
+from finetune.inference.transcript import Transcript
+from finetune.inference.windows import Window
+
+Key = TypeVar("Key")
+
+# Of audio that is computed at once, padding included. A CPU gains nothing from more than a window.
+_CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 20.0, 320.0
+# Among the windows of so many batches those of similar lengths share one.
+_POOLED_BATCHES = 4
+
+
+class Transcriber:
+    """Transcribes recordings of any length at constant memory; several threads can use one.
+
+    A recording of up to 20 seconds is computed whole, as when a model is evaluated; of a longer one the windows of
+    `WindowCutter`, whose logits `Stitcher` joins, and which are decoded as one.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Recogniser,
+        *,
+        device: str = "auto",
+        language_model: str | Path | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        decoder: str | None = None,
+        beam_width: int | None = None,
+        precision: str = "auto",
+        batch_seconds: float | None = None,
+        detector: Literal["energy", "silero"] = "energy",
+    ) -> None:
+        """Load a model from a folder or a hub, as `Recogniser.load` does.
+
+        `language_model` is a folder of `finetune lm build`, used in the place of one that is saved with the model, with
+        the weights of that. `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is how
+        much audio is computed at once; the text does not depend on it.
+
+        Raises UserError as they do.
+        """
+        if not isinstance(model, Recogniser):
+            model = Recogniser.load(model, None if device == "auto" else device)
+        self.recogniser = model
+        self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
+        rate = model.sampling_rate
+        self.stride = math.prod(stride for _, stride in encoder_convolutions(model.model.config))
+        preprocess = build_placing_preprocessor(model.preprocessing, rate)
+        self._reader = Reader(build_detector(detector, rate), preprocess, rate, self.stride, MIN_SECONDS)
+        on_cpu = model.device.type == "cpu"
+        self.batch_seconds = batch_seconds or (_CPU_BATCH_SECONDS if on_cpu else _GPU_BATCH_SECONDS)
+
+    def transcribe(
+        self, audio: Audio, *, sampling_rate: int | None = None, separate_channels: bool = False
+    ) -> Transcript:
+        """What a recording says: a path, a URL, an open file, or an array, (samples,) or (samples, channels).
+
+        `sampling_rate` is that of an array, in Hz. With `separate_channels` each channel is transcribed by itself,
+        otherwise they are mixed. Raises AudioError where the recording can't be read to its end.
+        """
+        recordings = [(None, audio)]
+        [(_, found)] = self.transcribe_many(
+            recordings, sampling_rate=sampling_rate, separate_channels=separate_channels
+        )
+        if isinstance(found, AudioError):
+            raise found
+        return found
+
+    def transcribe_many(
+        self,
+        recordings: Iterable[tuple[Key, Audio]],
+        *,
+        sampling_rate: int | None = None,
+        separate_channels: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[tuple[Key, Transcript | AudioError]]:
+        """What each recording says, in their order, under the key that it came with; an AudioError if it is unusable.
+
+        Windows of several recordings share batches, and another thread, which draws from `recordings`, reads ahead. As
+        recordings are done `on_progress` is told the seconds of audio since it was told last.
+        """
+        items = self._reader.read(recordings, separate_channels, sampling_rate)
+        num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
+        with read_ahead(items, num_samples) as pools:
+            job: Job | None = None
+            for pool in pools:
+                pieces = iter(self._compute([item.window for item in pool if item.window]))
+                for item in pool:
+                    if item.job is not job:
+                        job, done = item.job, 0.0
+                        decoders = [RecordingDecoder(self.search, str(job.key)) for _ in range(job.tracks)]
+                    if item.window:
+                        decoders[item.track].advance(next(pieces))
+                    if on_progress:
+                        on_progress(max(0.0, item.seconds - done))
+                    done = max(done, item.seconds)
+                    if not item.window:
+                        yield job.key, job.error or self._finish(job, decoders)
+
+    def compute_logits(self, audio: Audio, *, sampling_rate: int | None = None) -> tuple[list[Piece], float]:
+        """The logits of a recording's frames, without those of silence, and its length in seconds.
+
+        `audio` and `sampling_rate` are as for `transcribe`, and an AudioError is raised as there.
+        """
+        items = self._reader.read([(None, audio)], False, sampling_rate)
+        pieces: list[Piece] = []
+        num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
+        with read_ahead(items, num_samples) as pools:
+            for pool in pools:
+                pieces += self._compute([item.window for item in pool if item.window])
+        job = pool[-1].job
+        if job.error:
+            raise job.error
+        return list(stitch(pieces)), job.seconds
+
+    def _compute(self, windows: Sequence[Window]) -> list[Piece]:
+        """The logits of each window, in batches of similar lengths."""
+        order = sorted(range(len(windows)), key=lambda i: -len(windows[i].waveform))
+        pieces: dict[int, Piece] = {}
+        while order:
+            longest = len(windows[order[0]].waveform) / self.recogniser.sampling_rate
+            count = max(1, int(self.batch_seconds // longest))
+            batch, order = order[:count], order[count:]
+            logits, num_frames = self.recogniser.logits([windows[i].waveform for i in batch])
+            for i, row, frames in zip(batch, logits, num_frames, strict=True):
+                pieces[i] = Piece(windows[i].first_frame, row[:frames].numpy(), windows[i].after_pause)
+        return [pieces[i] for i in range(len(windows))]
+
+    def _finish(self, job: Job, decoders: Sequence[RecordingDecoder]) -> Transcript:
+        frame_seconds = self.stride / self.recogniser.sampling_rate
+        words = [
+            word
+            for channel, decoder in enumerate(decoders, 1)
+            for word in place_words(decoder.finish(), frame_seconds, job.seconds, channel)
+        ]
+        return Transcript(tuple(sorted(words, key=lambda word: (word.start, word.channel))), job.seconds, job.tracks)
+
+
+def _choose_search(
+    recogniser: Recogniser,
+    language_model: str | Path | None,
+    decoder: str | None,
+    beam_width: int | None,
+    hotwords: Mapping[str, float] | None,
+) -> BeamSearch | GreedySearch:
+    saved, symbols = recogniser.search, (recogniser.tokenizer, recogniser.num_symbols)
+    if language_model is not None:
+        tuned: dict[str, Any] = {} if saved is None else {"weights": saved.weights, "hotwords": saved.hotwords}
+        saved = build_search(*symbols, load_language_model(Path(language_model)), **tuned)
+    return choose_search(saved, *symbols, decoder, beam_width, hotwords) or build_greedy_search(*symbols)

@@ -1,0 +1,144 @@
+"""A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.audio import Waveform
+from finetune.data.speech_activity import SpeechDetector
+
+# A window is no longer than this but for a margin: what a model was trained on is rarely longer, and attention's cost
+# grows with the square.
+MAX_SECONDS = 20.0
+# Where speech doesn't pause two windows share so much: at the cut each frame has half of it around it.
+OVERLAP_SECONDS = 4.0
+# This much of a pause stays before and after speech, whose ends a detector finds late or not at all.
+_MARGIN_SECONDS = 0.3
+# Shorter silences are parts of words, such as the closure of a stop.
+_MIN_PAUSE_SECONDS = 0.2
+# From here on a pause always ends a window, and its middle is skipped.
+_LONG_PAUSE_SECONDS = 1.0
+# One frame of a detector, and from how sure on it is speech.
+_DETECTOR_SECONDS, _SPEECH = 0.02, 0.5
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a recording, (samples,), that begins at one of the encoder's frames.
+
+    `after_pause`: no word reaches into it from the window before; otherwise it overlaps that one.
+    """
+
+    first_frame: int
+    waveform: Waveform
+    after_pause: bool
+
+
+class WindowCutter:
+    """Cuts one channel of a recording, given block by block, holding no more of it than a window and a block.
+
+    A recording no longer than a window is one window. A longer one is cut in each pause of a second or more, whose
+    middle is skipped, and where a window would become too long in its longest pause, of those in its second half if
+    there are any. Silence and noise in which nobody speaks are in no window.
+    """
+
+    def __init__(
+        self,
+        detector: SpeechDetector,
+        sampling_rate: int,
+        stride: int,
+        max_seconds: float = MAX_SECONDS,
+        overlap_seconds: float = OVERLAP_SECONDS,
+    ) -> None:
+        """`stride` is the number of samples from one of the encoder's frames to the next."""
+        self._detecting = detector.start()
+        self._stride = stride
+        self._frame = round(_DETECTOR_SECONDS * sampling_rate)
+        self._longest, self._overlap = round(max_seconds * sampling_rate), round(overlap_seconds * sampling_rate)
+        self._margin = round(_MARGIN_SECONDS * sampling_rate)
+        self._min_pause = round(_MIN_PAUSE_SECONDS * sampling_rate)
+        self._long_pause = round(_LONG_PAUSE_SECONDS * sampling_rate)
+        # All positions are in samples from the recording's start.
+        self._samples: Waveform = np.empty(0, np.float32)
+        self._first = 0  # where these samples begin
+        self._known = 0  # up to where speech was looked for
+        self._speech: list[tuple[int, int]] = []  # from where to where there is speech, in the windows to come
+        self._floor = 0  # where the window before ended
+        self._begun: int | None = None  # where the next window begins, if it overlaps the one before
+
+    @property
+    def num_samples(self) -> int:
+        """How much of the recording there was until now."""
+        return self._first + len(self._samples)
+
+    def cut(self, samples: Waveform) -> Iterator[Window]:
+        """The windows that end in the next block, (samples,)."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._note_speech(self._detecting.detect(samples))
+        if self.num_samples > self._longest:  # Until then it may be one window.
+            yield from self._cut(final=False)
+
+    def finish(self) -> Iterator[Window]:
+        """The windows that are left when there are no more blocks."""
+        self._note_speech(self._detecting.finish())
+        self._known = self.num_samples
+        if self.num_samples > self._longest:
+            yield from self._cut(final=True)
+        elif self._samples.any():
+            yield Window(0, self._samples, after_pause=True)
+
+    def _note_speech(self, sureness: NDArray[np.float32]) -> None:
+        """Add what the detector says of further frames, (frames,); pauses that are none are closed."""
+        is_speech = np.concatenate([[False], sureness > _SPEECH, [False]])
+        edges = np.flatnonzero(is_speech[1:] != is_speech[:-1])
+        for first, last in edges.reshape(-1, 2).tolist():
+            start, end = self._known + first * self._frame, self._known + last * self._frame
+            if self._speech and start - self._speech[-1][1] < self._min_pause:
+                self._speech[-1] = (self._speech[-1][0], end)
+            else:
+                self._speech.append((start, end))
+        self._known += len(sureness) * self._frame
+
+    def _cut(self, final: bool) -> Iterator[Window]:
+        while self._speech:
+            start = self._begun
+            if start is None:
+                start = max(self._speech[0][0] - self._margin, self._floor)
+            start = start // self._stride * self._stride
+            found = self._find_end(start, final)
+            if found is None:
+                return
+            end, in_pause = found
+            waveform = self._samples[start - self._first : end - self._first].copy()
+            yield Window(start // self._stride, waveform, after_pause=self._begun is None)
+            self._begun = None if in_pause else end - self._overlap
+            self._floor = end
+            self._speech = [stretch for stretch in self._speech if stretch[1] > end]
+            self._forget(end if in_pause else end - self._overlap)
+        self._forget(self._known - self._margin)
+
+    def _find_end(self, start: int, final: bool) -> tuple[int, bool] | None:
+        """Where the window from `start` on ends, and whether in a pause; None where that can't be known yet."""
+        limit = start + self._longest
+        best: tuple[bool, int, int] | None = None
+        for (_, end), following in zip_longest(self._speech, self._speech[1:]):
+            if end > limit:
+                return (limit, False) if best is None else (best[2], True)
+            pause = (self._known if following is None else following[0]) - end
+            cut = end + min(self._margin, pause // 2)
+            if pause >= self._long_pause:
+                return cut, True
+            if following is None:
+                return (min(end + self._margin, self.num_samples), True) if final else None
+            candidate = (cut - start > self._longest // 2, pause, cut)
+            best = candidate if best is None else max(best, candidate)
+        return None
+
+    def _forget(self, position: int) -> None:
+        """Drop the samples before a position, from the encoder's frame on in which it is."""
+        position = max(self._first, self._floor if position < self._floor else position) // self._stride * self._stride
+        self._samples = self._samples[position - self._first :]
+        self._first = position
