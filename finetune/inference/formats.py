@@ -1,0 +1,159 @@
+"""A transcript as the files that editors and tools of the field read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from finetune.inference.subtitles import Cue, build_cues
+from finetune.inference.transcript import Character, Transcript, Word
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a transcript is written: its file's suffix, and what makes the file's text of it and the recording's name."""
+
+    suffix: str
+    write: Callable[[Transcript, str], str]
+
+
+def format_transcript(transcript: Transcript, form: str, name: str = "audio") -> str:
+    """A transcript in one of `FORMATS`, as a file's whole text with its last line end.
+
+    `name` is the recording's, which CTM repeats in each line. Subtitles, CTM and TextGrid leave out the words that
+    the audio doesn't have (`Word.found`); JSON says which those are.
+    """
+    return FORMATS[form].write(transcript, name)
+
+
+def describe_transcript(transcript: Transcript) -> dict[str, Any]:
+    """What JSON holds of a transcript: times in seconds, to the millisecond."""
+    return {
+        "seconds": round(transcript.seconds, 3),
+        "channels": transcript.channels,
+        "text": transcript.text,
+        "words": [_describe_word(word) for word in transcript.words],
+    }
+
+
+def _describe_word(word: Word) -> dict[str, Any]:
+    described = {**_describe(word), "channel": word.channel, "found": word.found}
+    return described | {"characters": [_describe(character) for character in word.characters]}
+
+
+def _describe(part: Word | Character) -> dict[str, Any]:
+    times = {"start": round(part.start, 3), "end": round(part.end, 3)}
+    return {"text": part.text, **times, "confidence": round(part.confidence, 4)}
+
+
+def _write_text(transcript: Transcript, name: str) -> str:
+    return transcript.text + "\n"
+
+
+def _write_json(transcript: Transcript, name: str) -> str:
+    return json.dumps(describe_transcript(transcript), ensure_ascii=False, indent=2) + "\n"
+
+
+def _write_srt(transcript: Transcript, name: str) -> str:
+    """SubRip: numbered cues; the arrow of its time lines can't stand in a text."""
+    cues = enumerate(build_cues(transcript), 1)
+    texts = ((number, cue, "\n".join(line.text.replace("-->", "→") for line in cue.lines)) for number, cue in cues)
+    return "\n".join(f"{number}\n{_say_times(cue, ',')}\n{text}\n" for number, cue, text in texts)
+
+
+def _write_vtt(transcript: Transcript, name: str) -> str:
+    """WebVTT (https://www.w3.org/TR/webvtt1/); channels that were transcribed separately are its voices."""
+    cues = ["WEBVTT\n"]
+    for cue in build_cues(transcript):
+        lines = [
+            f"<v Channel {line.channel}>{_escape(line.text)}" if transcript.channels > 1 else _escape(line.text)
+            for line in cue.lines
+        ]
+        cues.append("\n".join([_say_times(cue, "."), *lines, ""]))
+    return "\n".join(cues)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _say_times(cue: Cue, point: str) -> str:
+    return f"{_say_time(cue.start_milliseconds, point)} --> {_say_time(cue.end_milliseconds, point)}"
+
+
+def _say_time(milliseconds: int, point: str) -> str:
+    seconds, thousandths = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{thousandths:03d}"
+
+
+def _write_ctm(transcript: Transcript, name: str) -> str:
+    """NIST's CTM, as sclite reads it: recording, channel, start, duration, word, confidence; no field has a space."""
+    recording = "_".join(name.split()).replace(";;", "__") or "audio"
+    lines = []
+    for word in sorted(_found(transcript), key=lambda word: (word.channel, word.start)):
+        start, end = round(word.start, 3), round(word.end, 3)
+        text = "_".join(word.text.split())
+        lines.append(f"{recording} {word.channel} {start:.3f} {end - start:.3f} {text} {word.confidence:.4f}\n")
+    return "".join(lines)
+
+
+def _write_textgrid(transcript: Transcript, name: str) -> str:
+    """Praat's long text format: a tier of words and one of characters for each channel, without holes."""
+    total = round(transcript.seconds * 1000)
+    tiers: list[tuple[str, list[tuple[int, int, str]]]] = []
+    for channel in range(1, transcript.channels + 1):
+        words = [word for word in _found(transcript) if word.channel == channel]
+        suffix = f" {channel}" if transcript.channels > 1 else ""
+        tiers.append((f"words{suffix}", _fill_tier(words, total)))
+        tiers.append((f"characters{suffix}", _fill_tier((part for word in words for part in word.characters), total)))
+    end = f"xmax = {total / 1000:.3f}"
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", end, "tiers? <exists>"]
+    lines += [f"size = {len(tiers)}", "item []:"]
+    for number, (title, intervals) in enumerate(tiers, 1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{title}"']
+        lines += ["        xmin = 0", f"        {end}", f"        intervals: size = {len(intervals)}"]
+        for place, (start, stop, text) in enumerate(intervals, 1):
+            lines += [f"        intervals [{place}]:", f"            xmin = {start / 1000:.3f}"]
+            lines += [
+                f"            xmax = {stop / 1000:.3f}",
+                '            text = "{}"'.format(text.replace('"', '""')),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _fill_tier(parts: Iterable[Word | Character], total: int) -> list[tuple[int, int, str]]:
+    """Intervals (milliseconds) that follow each other from 0 to the end, each of some length."""
+    intervals: list[tuple[int, int, str]] = []
+    behind = 0
+    # What is no millisecond long shares the next one's interval, or at the very end the last one's.
+    for end, same in groupby(parts, key=lambda part: min(round(part.end * 1000), total)):
+        spoken = list(same)
+        text = " ".join(" ".join(part.text.split()) for part in spoken)
+        start = max(behind, round(spoken[0].start * 1000))
+        if start >= end:
+            end = min(start + 1, total)
+        if start >= end:
+            *intervals, (start, end, said) = intervals or [(0, total, "")]
+            text = f"{said} {text}".strip()
+        elif start > behind:
+            intervals.append((behind, start, ""))
+        intervals.append((start, end, text))
+        behind = end
+    return intervals if behind >= total else [*intervals, (behind, total, "")]
+
+
+def _found(transcript: Transcript) -> list[Word]:
+    return [word for word in transcript.words if word.found and word.text.split()]
+
+
+FORMATS = {
+    "text": Format(".txt", _write_text),
+    "json": Format(".json", _write_json),
+    "srt": Format(".srt", _write_srt),
+    "vtt": Format(".vtt", _write_vtt),
+    "ctm": Format(".ctm", _write_ctm),
+    "textgrid": Format(".TextGrid", _write_textgrid),
+}
