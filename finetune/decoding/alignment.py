@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.decoding.compilation import compiled
-from finetune.decoding.hypotheses import Character, Word
-from finetune.errors import UserError
+from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Word, check_logits
 
 # What has fewer cells, frames times symbols, is solved with all scores remembered, 16 bytes for each cell.
 _MOST_CELLS = 2**22
@@ -25,10 +24,13 @@ class Costs:
     """What may differ between text and audio and for how much, in natural logarithms of probability.
 
     `skip` is for each symbol of a word that is left out, `foreign` for each frame of symbols that are not in the text.
+    With the defaults 1 of 1000 words that are said is left out, and 96 of 100 words of the corpus that stand in the
+    place of those that are said, on the quickstart recipe's sentences by ten voices that its model never heard (on AN4,
+    most of whose words are single letters: 5 of 1000, and 93 of 100).
     """
 
-    skip: float = 4.0
-    foreign: float = 4.0
+    skip: float = 3.0
+    foreign: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def align(
     blank_id: int,
     delimiter_id: int | None,
     costs: Costs = Costs(),
-    seconds_per_frame: float = 0.02,
+    seconds_per_frame: float = SECONDS_PER_FRAME,
 ) -> Alignment:
     """Find the frames in which a text's symbols are emitted, in its order (Viterbi 1967), exactly.
 
@@ -87,8 +89,7 @@ def align(
     """
     if not all(len(word) for word in words):
         raise ValueError("Got a word without symbols.")
-    if not np.isfinite(logits).all():
-        raise UserError("The model's logits are not finite numbers: it has diverged or its input was not finite.")
+    logits = check_logits(logits, len(symbols), "The recording", 0)
     emissions, free = _score_frames(logits, blank_id, delimiter_id, costs.foreign)
     text = _spell(words, logits.shape[1], blank_id, costs.skip)
     before = np.full((2, len(text.symbols)), -np.inf)

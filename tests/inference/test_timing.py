@@ -37,5 +37,16 @@ def test_symbols_are_said_before_they_are_emitted() -> None:
     assert first.end == second.start and round(first.end, 3) == 0.377
 
 
+def test_a_word_that_was_not_found_is_between_those_beside_it() -> None:
+    missing = [hypotheses.Word("no", frame, frame, 0.0, 0.0, 0.0, ()) for frame in (0, 30, 49, 50, 200)]
+    first, second = make_word((20, 21), (24, 25)), make_word((50, 52))
+    words = place_words([missing[0], first, missing[1], missing[2], second, missing[3], missing[4]], 0.02, 2.0)
+    assert [word.found for word in words] == [False, True, False, False, True, False, False]
+    times = [(round(word.start, 3), round(word.end, 3)) for word in words]
+    assert times[1] == (0.3, 0.465) and times[4] == (0.9, 1.005)
+    assert [start for start, _ in times] == [0, 0.3, 0.6, 0.9, 0.9, 1.005, 2.0]
+    assert [word.end for word in words if not word.found] == [word.start for word in words if not word.found]
+
+
 def test_no_words_have_no_times() -> None:
     assert place_words([], 0.02, 1.0) == ()
