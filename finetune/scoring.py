@@ -22,11 +22,9 @@ from finetune.data.sources import JoinedTables, Source, load_splits, select_tabl
 from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
 from finetune.data.transcripts import (
-    DEFAULT_STEPS,
     Step,
     build_normalizer,
     describe_steps,
-    load_normalization,
     split_words,
 )
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
@@ -166,8 +164,7 @@ def open_model(
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
     recogniser = Recogniser.load(model, str(device))
-    steps = tuple(normalization) if normalization is not None else load_normalization(model)
-    steps = _guess_normalization(recogniser) if steps is None else steps
+    steps = tuple(normalization) if normalization is not None else recogniser.normalization
     limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
     prepared = (
@@ -319,11 +316,3 @@ def _read(
         except AudioError as error:
             rejected.append(split.reject(utterance.row, error))
     return read, rejected
-
-
-def _guess_normalization(recogniser: Recogniser) -> tuple[Step, ...]:
-    """The default steps, in capitals for a model that writes capitals."""
-    letters = [token for token in recogniser.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
-    if letters and all(letter == letter.upper() for letter in letters):
-        return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
-    return DEFAULT_STEPS

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config
-from finetune.data.preprocessing import Step, load_preprocessing
 from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
@@ -38,7 +38,9 @@ class Recogniser:
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
-        self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
+        # What recordings go through before; `logits` leaves it to others. And what texts go through to be comparable.
+        self.preprocessing: tuple[preprocessing.Step, ...] = ()
+        self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
 
     @classmethod
     def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
@@ -68,7 +70,9 @@ class Recogniser:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         recogniser = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
-        recogniser.preprocessing = load_preprocessing(folder)
+        recogniser.preprocessing = preprocessing.load_preprocessing(folder)
+        saved = transcripts.load_normalization(folder)
+        recogniser.normalization = recogniser.normalization if saved is None else saved
         return recogniser
 
     @property

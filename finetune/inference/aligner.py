@@ -1,0 +1,102 @@
+"""A recording and its text in, the text's words with times out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.audio_stream import Audio
+from finetune.data.transcripts import Step, build_normalizer, split_words
+from finetune.decoding.alignment import align
+from finetune.decoding.hypotheses import Word
+from finetune.errors import UserError
+from finetune.inference.stitching import Piece
+from finetune.inference.timing import place_words
+from finetune.inference.transcriber import Transcriber
+from finetune.inference.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A word as it is written, and those that are said for it, by the ids of their symbols, None for any symbol."""
+
+    text: str
+    said: tuple[tuple[int | None, ...], ...]
+
+
+def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_rate: int | None = None) -> Transcript:
+    """When the words of a text are said in a recording of any length; those that it doesn't have are not `found`.
+
+    `audio` and `sampling_rate` are as for `Transcriber.transcribe`. Words are written as in the text, with the
+    punctuation that stands alone behind them; they are found as the model's normalisation writes each of them, so that
+    steps which look at several words do nothing here. A character that the model can't write may be any.
+
+    Raises UserError for a text without words, AudioError where the recording can't be read to its end.
+    """
+    search, recogniser = transcriber.search, transcriber.recogniser
+    parted = search.delimiter_id is not None
+    words = _spell(text, recogniser.normalization, recogniser.tokenizer.get_vocab(), parted)
+    if not words:
+        raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
+    pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate)
+    logits, frames = _join(pieces, len(search.symbols))
+    frame_seconds = transcriber.stride / recogniser.sampling_rate
+    aligned = align(
+        logits,
+        [said for word in words for said in word.said],
+        search.symbols,
+        blank_id=search.blank_id,
+        delimiter_id=search.delimiter_id,
+        seconds_per_frame=frame_seconds,
+    )
+    found = iter(aligned.words)
+    written = [_write(word.text, list(islice(found, len(word.said))), frames, frame_seconds) for word in words]
+    return Transcript(place_words(written, frame_seconds, seconds), seconds)
+
+
+def _spell(text: str, normalization: Sequence[Step], ids: Mapping[str, int], parted: bool) -> list[_Written]:
+    """The words of a text, or its characters where nothing parts words; what is not said goes with the word before."""
+    normalize = build_normalizer(normalization)
+    words: list[_Written] = []
+    before = ""  # What is written before the next word and not said.
+    for chunk in text.split():
+        space = " "
+        for unit in split_words(chunk) if parted else chunk:
+            said = tuple(tuple(map(ids.get, word)) for word in normalize(unit).split())
+            if said:
+                words.append(_Written(before + unit, said))
+                before = ""
+            elif words:
+                words[-1] = replace(words[-1], text=words[-1].text + space + unit)
+            else:
+                before += unit + " "
+            space = ""
+    return words
+
+
+def _join(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The logits of all pieces, (frames, symbols), and the recording's frame that each is."""
+    logits = [np.empty((0, num_symbols), np.float32), *(piece.logits for piece in pieces)]
+    frames = [np.empty(0, np.int64), *(np.arange(piece.first_frame, piece.end_frame) for piece in pieces)]
+    return np.concatenate(logits), np.concatenate(frames)
+
+
+def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_seconds: float) -> Word:
+    """The word that is written of those that are said for it, in frames of the recording."""
+    characters = tuple(
+        replace(
+            character,
+            start_frame=int(frames[character.start_frame]),
+            end_frame=int(frames[character.end_frame - 1]) + 1,
+        )
+        for word in said
+        for character in word.characters
+    )
+    if characters:
+        start, end = characters[0].start_frame, characters[-1].end_frame
+    else:
+        start = end = int(frames[min(said[0].start_frame, len(frames) - 1)]) if len(frames) else 0
+    confidence = sum(word.confidence for word in said) / len(said)
+    return Word(text, start, end, start * frame_seconds, end * frame_seconds, confidence, characters)
