@@ -13,6 +13,7 @@ from finetune.data.speech_activity import SpeechDetector
 # A window is no longer than this but for a margin: what a model was trained on is rarely longer, and attention's cost
 # grows with the square.
 MAX_SECONDS = 20.0
+TYPICAL_SECONDS = 8.0
 # Where speech doesn't pause two windows share so much: at the cut each frame has half of it around it.
 OVERLAP_SECONDS = 4.0
 # This much of a pause stays before and after speech, whose ends a detector finds late or not at all.
@@ -51,6 +52,7 @@ class WindowCutter:
         sampling_rate: int,
         stride: int,
         max_seconds: float = MAX_SECONDS,
+        typical_seconds: float = TYPICAL_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
     ) -> None:
         """`stride` is the number of samples from one of the encoder's frames to the next."""
@@ -58,6 +60,7 @@ class WindowCutter:
         self._stride = stride
         self._frame = round(_DETECTOR_SECONDS * sampling_rate)
         self._longest, self._overlap = round(max_seconds * sampling_rate), round(overlap_seconds * sampling_rate)
+        self._typical = typical_seconds * sampling_rate
         self._margin = round(_MARGIN_SECONDS * sampling_rate)
         self._min_pause = round(_MIN_PAUSE_SECONDS * sampling_rate)
         self._long_pause = round(_LONG_PAUSE_SECONDS * sampling_rate)
@@ -129,13 +132,18 @@ class WindowCutter:
                 return (limit, False) if best is None else (best[2], True)
             pause = (self._known if following is None else following[0]) - end
             cut = end + min(self._margin, pause // 2)
-            if pause >= self._long_pause:
+            if pause >= self._needed_pause(end - start):
                 return cut, True
             if following is None:
                 return (min(end + self._margin, self.num_samples), True) if final else None
             candidate = (cut - start > self._longest // 2, pause, cut)
             best = candidate if best is None else max(best, candidate)
         return None
+
+    def _needed_pause(self, length: int) -> float:
+        """How long a pause has to be to end a window in which speech is so long: the longer, the less."""
+        share = min(1.0, length / self._typical)
+        return self._long_pause + share * (self._min_pause - self._long_pause)
 
     def _forget(self, position: int) -> None:
         """Drop the samples before a position, from the encoder's frame on in which it is."""
