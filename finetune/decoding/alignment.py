@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -69,8 +69,8 @@ class _Text(NamedTuple):
 
 def align(
     logits: NDArray[np.float32],
-    words: Sequence[Sequence[int | None]],
-    symbols: Sequence[str],
+    words: Sequence[str],
+    ids: Mapping[str, int],
     *,
     blank_id: int,
     delimiter_id: int | None,
@@ -79,25 +79,25 @@ def align(
 ) -> Alignment:
     """Find the frames in which a text's symbols are emitted, in its order (Viterbi 1967), exactly.
 
-    `logits` is (frames, vocabulary), with the text of each column in `symbols`. A word is its symbols' ids; None stands
-    for any symbol. Between two words there is a frame or more of blanks, delimiters and, at a cost, symbols that are
+    `logits` is (frames, vocabulary), and `ids` says the column of each character; one that has none may be any symbol.
+    Between two words there is a frame or more of blanks, delimiters and, at a cost, symbols that are
     not in the text; words may be left out, at a cost.
 
     Memory is the logits' and some 600 bytes for each symbol: the path's states are found in a few frames first, then
-    between them (after Hirschberg 1975, doi:10.1145/360825.360861). Raises ValueError for a word without symbols, and
+    between them (after Hirschberg 1975, doi:10.1145/360825.360861). Raises ValueError for an empty word, and
     UserError for logits that are not finite.
     """
-    if not all(len(word) for word in words):
-        raise ValueError("Got a word without symbols.")
-    logits = check_logits(logits, len(symbols), "The recording", 0)
+    if not all(words):
+        raise ValueError("Got an empty word.")
+    logits = check_logits(logits, logits.shape[1], "The recording", 0)
     emissions, free = _score_frames(logits, blank_id, delimiter_id, costs.foreign)
-    text = _spell(words, logits.shape[1], blank_id, costs.skip)
+    text = _spell(words, ids, logits.shape[1], blank_id, costs.skip)
     before = np.full((2, len(text.symbols)), -np.inf)
     before[0, 0] = 0.0
     path = np.zeros(len(emissions) + 1, np.int64)
     path[-1] = 2 * (len(text.symbols) - 1)
     score = _find_path(emissions, text, 0, before, path)
-    return Alignment(tuple(_read(path[2:-1], text, emissions[1:-1], words, symbols, seconds_per_frame)), free - score)
+    return Alignment(tuple(_read(path[2:-1], text, emissions[1:-1], words, seconds_per_frame)), free - score)
 
 
 def _score_frames(
@@ -122,8 +122,8 @@ def _score_frames(
     return emissions, float(np.maximum(silent, inside[:, vocabulary + 1]).sum(dtype=np.float64))
 
 
-def _spell(words: Sequence[Sequence[int | None]], vocabulary: int, blank_id: int, skip: float) -> _Text:
-    symbols = [vocabulary + 1 if symbol is None else symbol for word in words for symbol in word]
+def _spell(words: Sequence[str], ids: Mapping[str, int], vocabulary: int, blank_id: int, skip: float) -> _Text:
+    symbols = [ids.get(character, vocabulary + 1) for word in words for character in word]
     lengths = np.array([len(word) for word in words], np.int64)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     row = np.array([*symbols, blank_id], np.uint32)
@@ -232,8 +232,7 @@ def _read(
     states: NDArray[np.int64],
     text: _Text,
     emissions: NDArray[np.float32],
-    words: Sequence[Sequence[int | None]],
-    symbols: Sequence[str],
+    words: Sequence[str],
     seconds_per_frame: float,
 ) -> Iterator[Word]:
     """The words from the states after each frame."""
@@ -241,14 +240,13 @@ def _read(
     starts = np.searchsorted(states, emitted, "left").tolist()
     ends = np.searchsorted(states, emitted, "right").tolist()
     columns = text.symbols.tolist()
-    for ids, (first, behind) in zip(words, pairwise(text.words.tolist()), strict=True):
-        spelling = ["" if symbol is None else symbols[symbol] for symbol in ids]
+    for word, (first, behind) in zip(words, pairwise(text.words.tolist()), strict=True):
         characters = tuple(
             Character(letter, starts[i], ends[i], float(np.exp(emissions[starts[i] : ends[i], columns[i]].max())))
-            for letter, i in zip(spelling, range(first, behind), strict=True)
+            for letter, i in zip(word, range(first, behind), strict=True)
             if ends[i] > starts[i]  # A word that is left out has no state.
         )
         start, end = starts[first], ends[behind - 1]
         times = start * seconds_per_frame, end * seconds_per_frame
-        confidence = sum(character.confidence for character in characters) / len(ids)
-        yield Word("".join(spelling), start, end, *times, confidence, characters)
+        confidence = sum(character.confidence for character in characters) / len(word)
+        yield Word(word, start, end, *times, confidence, characters)

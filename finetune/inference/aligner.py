@@ -1,6 +1,6 @@
 """A recording and its text in, the text's words with times out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.audio_stream import Audio
-from finetune.data.transcripts import Step, build_normalizer, split_words
+from finetune.data.transcripts import build_normalizer, split_words
 from finetune.decoding.alignment import align
 from finetune.decoding.hypotheses import Word
 from finetune.errors import UserError
@@ -20,10 +20,10 @@ from finetune.inference.transcript import Transcript
 
 @dataclass(frozen=True)
 class _Written:
-    """A word as it is written, and those that are said for it, by the ids of their symbols, None for any symbol."""
+    """A word as it is written, and the normalised words that are said for it."""
 
     text: str
-    said: tuple[tuple[int | None, ...], ...]
+    said: tuple[str, ...]
 
 
 def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_rate: int | None = None) -> Transcript:
@@ -37,7 +37,7 @@ def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_ra
     """
     search, recogniser = transcriber.search, transcriber.recogniser
     parted = search.delimiter_id is not None
-    words = _spell(text, recogniser.normalization, recogniser.tokenizer.get_vocab(), parted)
+    words = _spell(text, build_normalizer(recogniser.normalization), parted)
     if not words:
         raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
     pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate)
@@ -46,7 +46,7 @@ def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_ra
     aligned = align(
         logits,
         [said for word in words for said in word.said],
-        search.symbols,
+        recogniser.tokenizer.get_vocab(),
         blank_id=search.blank_id,
         delimiter_id=search.delimiter_id,
         seconds_per_frame=frame_seconds,
@@ -56,15 +56,14 @@ def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_ra
     return Transcript(place_words(written, frame_seconds, seconds), seconds)
 
 
-def _spell(text: str, normalization: Sequence[Step], ids: Mapping[str, int], parted: bool) -> list[_Written]:
+def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
     """The words of a text, or its characters where nothing parts words; what is not said goes with the word before."""
-    normalize = build_normalizer(normalization)
     words: list[_Written] = []
     before = ""  # What is written before the next word and not said.
     for chunk in text.split():
         space = " "
         for unit in split_words(chunk) if parted else chunk:
-            said = tuple(tuple(map(ids.get, word)) for word in normalize(unit).split())
+            said = tuple(normalize(unit).split())
             if said:
                 words.append(_Written(before + unit, said))
                 before = ""
