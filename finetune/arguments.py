@@ -1,6 +1,7 @@
 """What the command line takes: commands, their arguments, and what is said of them."""
 
 import argparse
+import math
 from typing import TypeAlias
 
 from finetune import __version__
@@ -63,11 +64,34 @@ def _add_compare(commands: _Commands) -> None:
 
 
 def _add_transcribe(commands: _Commands) -> None:
-    parser = commands.add_parser("transcribe", help="audio files to text")
+    parser = commands.add_parser("transcribe", help="recordings of any length to text, subtitles and times")
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
-    parser.add_argument("files", metavar="FILE", nargs="+", help="audio files")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="audio files, folders, quoted patterns, manifests, URLs, or - for standard input",
+    )
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        choices=("text", "json", "srt", "vtt", "ctm", "textgrid"),
+        help="may be repeated; without it and without --output a single recording's text is printed (default: text)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="write here, not beside each recording")
+    parser.add_argument("--resume", action="store_true", help="leave out what is written already")
+    parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
+    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument(
+        "--batch-seconds", type=_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
+    )
+    parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
+    parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
+    parser.add_argument("--allow-outside", action="store_true", help="read audio outside a manifest's folder, too")
     _add_decoding(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.set_defaults(command="transcribe")
 
 
@@ -136,7 +160,7 @@ def _add_beam(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hotword",
-        type=_hotword,
+        type=read_hotword,
         action="append",
         default=[],
         metavar="WORD[=BOOST]",
@@ -164,7 +188,20 @@ def _add_recipe_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that replace the recipe's")
 
 
-def _hotword(text: str) -> tuple[str, float]:
+def _batch_seconds(text: str) -> float | None:
+    """A number of seconds above zero; None for `auto`."""
+    if text == "auto":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected auto, or a number of seconds above 0")
+    return seconds
+
+
+def read_hotword(text: str) -> tuple[str, float]:
     """A word or phrase, and its boost behind an equals sign."""
     word, _, boost = text.partition("=")
     try:

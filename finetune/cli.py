@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"finetune: stopped after step {stopped}; the same command goes on from there.", file=sys.stderr)
         return 75
     except KeyboardInterrupt:
-        print("finetune: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        rest = "; the same command goes on from the last checkpoint" if options.command == "train" else ""
+        print(f"finetune: interrupted{rest}.", file=sys.stderr)
         return 130
     return code
 
@@ -172,34 +173,48 @@ def _sources(options: argparse.Namespace) -> "list[Source]":
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
-    from finetune.data.preprocessing import build_preprocessor, load_preprocessing
-    from finetune.data.repositories import fetch_model
-    from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+    from finetune.inputs import find_inputs
+    from finetune.transcription import plan_jobs, run_jobs
 
-    def read(file: str, reader: Callable[..., Any], *details: Any) -> Any:
-        try:
-            return reader(Recording(path=file, data=None), *details)
-        except AudioError as error:
-            raise UserError(f"{file}: {error}") from error
+    inputs = find_inputs(options.inputs, options.allow_outside)
+    printed = options.formats is None and [each.alone for each in inputs] == [True]
+    formats = tuple(dict.fromkeys(options.formats or ["text"]))
+    output = Path(options.output) if options.output else None
+    hotwords = {**_read_hotwords(options.hotwords), **dict(options.hotword)}
+    jobs = plan_jobs(inputs, formats, output, resume=options.resume, printed=printed)
+    if not jobs:
+        print("finetune: everything is transcribed already.", file=sys.stderr)
+        return 0
+    from finetune.inference.transcriber import Transcriber
 
-    seconds = [read(file, read_seconds) for file in options.files]
-    for file, length in zip(options.files, seconds, strict=True):
-        if length < MIN_SECONDS:
-            raise UserError(f"{file}: too short: {length:.3f} s; expected {MIN_SECONDS} s or more.")
-    model = fetch_model(options.model)
-    recogniser = Recogniser.load(model)
-    _decoding(options).apply(recogniser)
-    preprocess = build_preprocessor(load_preprocessing(model), recogniser.sampling_rate)
-    texts = []
-    for file in options.files:
-        texts += recogniser.recognise([preprocess(read(file, read_waveform, recogniser.sampling_rate))])
-    if options.format == "json":
-        rows = zip(options.files, seconds, texts, strict=True)
-        print(json.dumps([{"file": f, "seconds": s, "text": t} for f, s, t in rows], ensure_ascii=False, indent=2))
-    else:
-        print("\n".join(texts))
-    return 0
+    transcriber = Transcriber(
+        options.model,
+        device=options.device,
+        language_model=options.language_model,
+        hotwords=hotwords,
+        decoder=options.decoder,
+        beam_width=options.beam_width,
+        precision=options.precision,
+        batch_seconds=options.batch_seconds,
+        detector=options.vad,
+    )
+    return run_jobs(transcriber, jobs, options.channels)
+
+
+def _read_hotwords(file: str | None) -> dict[str, float]:
+    """The hotwords of a file, one on each line; raises UserError."""
+    if file is None:
+        return {}
+    from finetune.arguments import read_hotword
+    from finetune.data.layouts import read_text
+
+    try:
+        lines = [line.strip() for line in read_text(Path(file)).splitlines()]
+        return dict(read_hotword(line) for line in lines if line)
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}.") from error
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{file}: {error}.") from error
 
 
 def _push(options: argparse.Namespace) -> int:

@@ -18,6 +18,8 @@ Waveform = npt.NDArray[np.float32]
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 _NEEDS_FFMPEG = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr"})
+# What is taken for a recording by its name, where nobody named it itself.
+RECORDING_SUFFIXES = SUFFIXES | _NEEDS_FFMPEG | {".sph"}
 
 # No microphone records more, and a header that says so is broken.
 _MAX_SAMPLING_RATE = 192_000

@@ -230,6 +230,23 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
             )
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))
+    return _build_table(source, rows, audio, text, speaker)
+
+
+def load_audio(file: Path, allow_outside: bool = False) -> Table:
+    """A manifest's rows for their audio alone, with or without transcripts: the audio's column stands for the text's.
+
+    Raises UserError where there is none, or no row.
+    """
+    source = Source(str(file), allow_outside=allow_outside)
+    rows = _read_manifest(file, None)
+    if len(rows) == 0:
+        raise UserError(f"{file} is empty: expected rows with a recording each.")
+    audio = _find_column(rows, None, AUDIO_COLUMNS, "audio", source)
+    return _build_table(source, rows, audio, audio, None)
+
+
+def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str | None) -> Table:
     timed = "start" in rows.column_names and "end" in rows.column_names
     inside = None
     root = find_place(source.root)

@@ -50,8 +50,6 @@ _LEAST_DECIBELS, _SHARE, _OFFSET, _LIMIT = 4.5, 0.6, 7.0, 30.0
 _RECENT_PAST, _RECENT_AHEAD = 500, 50
 # And it is no more than 40 dB below the loudest, so that a room's noise between digital silences is none.
 _RANGE_DECIBELS, _RANGE_SOFTNESS = 40.0, 2.0
-# What is speech now was so 60 ms ago and stays so for 120 ms: closures of plosives, weak beginnings and ends.
-_HELD_PAST, _HELD_AHEAD = 6, 3
 # In each band, where full scale is 1: about the dither of 16 bits. It is what digital silence measures as.
 _LEAST_POWER = 1e-10
 
@@ -59,7 +57,8 @@ _LEAST_POWER = 1e-10
 class EnergyDetector:
     """Finds speech by its energy in eight bands above the least of the seconds around it.
 
-    It needs nothing but numpy, and is blind to level. Whatever comes and goes as speech does, like music or voices in
+    It needs nothing but numpy, and is blind to level. Closures of plosives and weak ends are no speech to it: who cuts
+    leaves a margin. Whatever comes and goes as speech does, like music or voices in
     the background, is speech to it. Its answers come 2.1 s late.
     """
 
@@ -95,7 +94,6 @@ class _EnergyState:
         self._smoothed = _Surroundings(_SMOOTHED, _SMOOTHED, _mean)
         self._noise = _Surroundings(_NOISE_PAST, _NOISE_AHEAD, _least)
         self._recent = _Surroundings(_RECENT_PAST, _RECENT_AHEAD, _most)
-        self._steady = _Surroundings(_HELD_PAST, _HELD_AHEAD, _most)
 
     def detect(self, samples: FloatArray) -> FloatArray:
         """The frames known by now; see `DetectorState`."""
@@ -130,8 +128,7 @@ class _EnergyState:
         measured, recent = self._recent.push(measured, last)
         threshold = np.maximum(_SHARE * recent[:, 0] - _OFFSET, _LEAST_DECIBELS)
         sure = _squash(measured[:, 0] - threshold)
-        sure *= _squash((measured[:, 1] - recent[:, 1] + _RANGE_DECIBELS) / _RANGE_SOFTNESS)
-        return self._steady.push(sure[:, None], last)[1][:, 0]
+        return sure * _squash((measured[:, 1] - recent[:, 1] + _RANGE_DECIBELS) / _RANGE_SOFTNESS)
 
 
 class _Surroundings:

@@ -1,6 +1,7 @@
 """Files here, at URLs elsewhere (s3://, gs://, https://) and of models on a hub."""
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,31 @@ def open_file(place: str) -> Iterator[BinaryIO]:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
     with file:
         yield file
+
+
+def list_files(place: str) -> tuple[str, list[str]] | None:
+    """The URLs of all files in a folder elsewhere, or that a pattern there matches, and the folder that all are in.
+
+    None for a file. Web servers have neither folders nor patterns: what they serve is a file.
+    """
+    if place.startswith(("http://", "https://")):
+        return None
+    with reporting(place):
+        filesystem, path = _connect(place)
+        if has_wildcards(path):
+            parts = path.split("/")
+            root = "/".join(itertools.takewhile(lambda part: not has_wildcards(part), parts))
+            found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
+        elif filesystem.isdir(path):
+            root, found = path.rstrip("/"), filesystem.find(path)
+        else:
+            return None
+        return filesystem.unstrip_protocol(root), [filesystem.unstrip_protocol(name) for name in sorted(found)]
+
+
+def has_wildcards(place: str) -> bool:
+    """Whether a place is a pattern as shells have them: `*`, `?`, `[a-z]`, and `**` for folders of any depth."""
+    return any(sign in place for sign in "*?[")
 
 
 def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.audio_stream import Audio, open_stream
 from finetune.data.speech_activity import SpeechDetector
-from finetune.inference.windows import Window, WindowCutter
+from finetune.inference.windows import Lengths, Window, WindowCutter
 
 # How often a thread that waits looks whether it is still wanted, and how long it may take to end: it may wait for a
 # pipe that nothing comes through.
@@ -46,6 +46,7 @@ class Reader:
         preprocess: Callable[[Waveform], tuple[Waveform, int]],
         sampling_rate: int,
         stride: int,
+        lengths: Lengths,
         min_seconds: float,
     ) -> None:
         """`preprocess` also says how many samples it cuts off before; what is shorter than `min_seconds` can't be used.
@@ -53,7 +54,8 @@ class Reader:
         `stride` is the number of samples from one of the encoder's frames to the next.
         """
         self._detector, self._preprocess = detector, preprocess
-        self._rate, self._stride, self._min_seconds = sampling_rate, stride, min_seconds
+        self._rate, self._stride, self._lengths = sampling_rate, stride, lengths
+        self._min_seconds = min_seconds
 
     def read(
         self, recordings: Iterable[tuple[Any, Audio]], separate_channels: bool, source_rate: int | None
@@ -70,7 +72,7 @@ class Reader:
     def _read_one(self, job: Job, audio: Audio, separate_channels: bool, source_rate: int | None) -> Iterator[Item]:
         with open_stream(audio, self._rate, separate_channels=separate_channels, source_rate=source_rate) as stream:
             job.tracks = stream.channels if separate_channels else 1
-            cutters = [WindowCutter(self._detector, self._rate, self._stride) for _ in range(job.tracks)]
+            cutters = [WindowCutter(self._detector, self._rate, self._stride, self._lengths) for _ in range(job.tracks)]
             for block in stream.blocks():
                 for track, (cutter, samples) in enumerate(zip(cutters, block, strict=True)):
                     yield from self._prepare(job, track, cutter.cut(samples))

@@ -19,6 +19,7 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
+from finetune.inference.windows import Lengths
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
@@ -38,9 +39,10 @@ class Recogniser:
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
-        # What recordings go through before; `logits` leaves it to others. And what texts go through to be comparable.
-        self.preprocessing: tuple[preprocessing.Step, ...] = ()
+        self.preprocessing: tuple[preprocessing.Step, ...] = ()  # What recordings go through before `logits`,
+        # and texts to be comparable.
         self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
+        self.trained_lengths = Lengths()
 
     @classmethod
     def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
@@ -73,6 +75,7 @@ class Recogniser:
         recogniser.preprocessing = preprocessing.load_preprocessing(folder)
         saved = transcripts.load_normalization(folder)
         recogniser.normalization = recogniser.normalization if saved is None else saved
+        recogniser.trained_lengths = Lengths.load(folder)
         return recogniser
 
     @property

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from finetune.data.transcripts import split_words
+from finetune.data.transcripts import join_words, split_words
 from finetune.inference.transcript import Transcript
 
 LINE_COLUMNS = 42
@@ -90,6 +90,7 @@ def build_cues(transcript: Transcript) -> list[Cue]:
 
 
 def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
+    before: dict[int, str] = {}  # What was said last in each channel.
     for word in transcript.words:
         parts = _cut_word(word.text) if word.found else []
         place, length = 0, sum(map(len, parts))
@@ -101,7 +102,9 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
                 seconds = (word.end - word.start) / length
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
             first = min(max(int(start * 1000), 0), total)
-            yield _Piece(part, first, min(max(int(end * 1000), first), total), word.channel, spaced=place == 0)
+            spaced = place == 0 and " " in join_words((before.get(word.channel, "a"), part))
+            yield _Piece(part, first, min(max(int(end * 1000), first), total), word.channel, spaced)
+            before[word.channel] = part
             place += len(part)
 
 

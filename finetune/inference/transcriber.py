@@ -31,8 +31,8 @@ _POOLED_BATCHES = 4
 class Transcriber:
     """Transcribes recordings of any length at constant memory; several threads can use one.
 
-    A recording of up to 20 seconds is computed whole, as when a model is evaluated; of a longer one the windows of
-    `WindowCutter`, whose logits `Stitcher` joins, and which are decoded as one.
+    A recording no longer than what the model was trained on is computed whole, as when the model is evaluated; of a
+    longer one the windows of `WindowCutter`, whose logits `Stitcher` joins, and which are decoded as one.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Transcriber:
         rate = model.sampling_rate
         self.stride = math.prod(stride for _, stride in encoder_convolutions(model.model.config))
         preprocess = build_placing_preprocessor(model.preprocessing, rate)
-        self._reader = Reader(build_detector(detector, rate), preprocess, rate, self.stride, MIN_SECONDS)
+        self._reader = Reader(
+            build_detector(detector, rate), preprocess, rate, self.stride, model.trained_lengths, MIN_SECONDS
+        )
         on_cpu = model.device.type == "cpu"
         self.batch_seconds = batch_seconds or (_CPU_BATCH_SECONDS if on_cpu else _GPU_BATCH_SECONDS)
 

@@ -1,29 +1,48 @@
 """A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.audio import Waveform
-from finetune.data.speech_activity import SpeechDetector
+from finetune.data.speech_activity import FRAME_SECONDS, SpeechDetector
 
-# A window is no longer than this but for a margin: what a model was trained on is rarely longer, and attention's cost
-# grows with the square.
-MAX_SECONDS = 20.0
-TYPICAL_SECONDS = 8.0
-# Where speech doesn't pause two windows share so much: at the cut each frame has half of it around it.
-OVERLAP_SECONDS = 4.0
-# This much of a pause stays before and after speech, whose ends a detector finds late or not at all.
+# A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
+_MAX_SECONDS = 20.0
+# Of a model of which nobody says what it was trained on: utterances as in the usual corpora of read speech.
+_MEAN_SECONDS = 10.0
+# Where speech doesn't pause two windows share so much, but no more than a third: at the cut each has half around it.
+_OVERLAP_SECONDS = 4.0
+# This much of a pause stays before and after speech, whose ends are faint.
 _MARGIN_SECONDS = 0.3
-# Shorter silences are parts of words, such as the closure of a stop.
-_MIN_PAUSE_SECONDS = 0.2
-# From here on a pause always ends a window, and its middle is skipped.
-_LONG_PAUSE_SECONDS = 1.0
-# One frame of a detector, and from how sure on it is speech.
-_DETECTOR_SECONDS, _SPEECH = 0.02, 0.5
+# From which length on a pause ends any window, and its middle is skipped.
+_LONG_PAUSE_SECONDS = 0.6
+# Shorter silences are in words, such as the closures of plosives.
+_MIN_PAUSE_SECONDS = 0.14
+# How sure a detector is of what counts as speech.
+_SPEECH = 0.5
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds that a model's utterances had in training, on average and at most."""
+
+    mean: float = _MEAN_SECONDS
+    longest: float = _MAX_SECONDS
+
+    @classmethod
+    def load(cls, model: Path) -> "Lengths":
+        """What `training.json` in a model's folder says, or what is usual where there is none."""
+        try:
+            train = json.loads((model / "training.json").read_text(encoding="utf-8"))["data"]["splits"]["train"]
+            return cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
+            return cls()
 
 
 @dataclass(frozen=True)
@@ -41,26 +60,21 @@ class Window:
 class WindowCutter:
     """Cuts one channel of a recording, given block by block, holding no more of it than a window and a block.
 
-    A recording no longer than a window is one window. A longer one is cut in each pause of a second or more, whose
-    middle is skipped, and where a window would become too long in its longest pause, of those in its second half if
-    there are any. Silence and noise in which nobody speaks are in no window.
+    Windows are like the utterances that the model learned from: many a model gets worse on longer ones, and when
+    speech is followed by other speech. A recording no longer than the longest of those is one window. A longer one is
+    cut in pauses: in each of 0.6 s, whose middle is skipped, and the longer the speech since the last cut, the shorter
+    a pause will do; from half the mean utterance on, any. Where none comes in time, windows overlap. Silence, and noise
+    in which nobody speaks, are in no window.
     """
 
-    def __init__(
-        self,
-        detector: SpeechDetector,
-        sampling_rate: int,
-        stride: int,
-        max_seconds: float = MAX_SECONDS,
-        typical_seconds: float = TYPICAL_SECONDS,
-        overlap_seconds: float = OVERLAP_SECONDS,
-    ) -> None:
+    def __init__(self, detector: SpeechDetector, sampling_rate: int, stride: int, lengths: Lengths = Lengths()) -> None:
         """`stride` is the number of samples from one of the encoder's frames to the next."""
         self._detecting = detector.start()
         self._stride = stride
-        self._frame = round(_DETECTOR_SECONDS * sampling_rate)
-        self._longest, self._overlap = round(max_seconds * sampling_rate), round(overlap_seconds * sampling_rate)
-        self._typical = typical_seconds * sampling_rate
+        self._frame = round(FRAME_SECONDS * sampling_rate)
+        self._longest = round(min(lengths.longest, _MAX_SECONDS) * sampling_rate)
+        self._overlap = min(round(_OVERLAP_SECONDS * sampling_rate), self._longest // 3)
+        self._enough = lengths.mean / 2 * sampling_rate
         self._margin = round(_MARGIN_SECONDS * sampling_rate)
         self._min_pause = round(_MIN_PAUSE_SECONDS * sampling_rate)
         self._long_pause = round(_LONG_PAUSE_SECONDS * sampling_rate)
@@ -126,27 +140,28 @@ class WindowCutter:
     def _find_end(self, start: int, final: bool) -> tuple[int, bool] | None:
         """Where the window from `start` on ends, and whether in a pause; None where that can't be known yet."""
         limit = start + self._longest
-        best: tuple[bool, int, int] | None = None
+        best: tuple[int, int] | None = None  # the longest pause, and where to cut in it
         for (_, end), following in zip_longest(self._speech, self._speech[1:]):
             if end > limit:
-                return (limit, False) if best is None else (best[2], True)
+                return (limit, False) if best is None else (best[1], True)
+            if following is None and final:
+                return min(end + self._margin, self.num_samples), True
             pause = (self._known if following is None else following[0]) - end
+            if following is None and pause < self._long_pause:
+                return None  # It may go on.
             cut = end + min(self._margin, pause // 2)
             if pause >= self._needed_pause(end - start):
                 return cut, True
-            if following is None:
-                return (min(end + self._margin, self.num_samples), True) if final else None
-            candidate = (cut - start > self._longest // 2, pause, cut)
-            best = candidate if best is None else max(best, candidate)
+            best = max(best or (0, 0), (pause, cut))
         return None
 
     def _needed_pause(self, length: int) -> float:
         """How long a pause has to be to end a window in which speech is so long: the longer, the less."""
-        share = min(1.0, length / self._typical)
+        share = min(1.0, length / self._enough)
         return self._long_pause + share * (self._min_pause - self._long_pause)
 
     def _forget(self, position: int) -> None:
         """Drop the samples before a position, from the encoder's frame on in which it is."""
-        position = max(self._first, self._floor if position < self._floor else position) // self._stride * self._stride
+        position = max(position, self._first) // self._stride * self._stride
         self._samples = self._samples[position - self._first :]
         self._first = position

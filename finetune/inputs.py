@@ -1,0 +1,136 @@
+"""What a command line names to recordings: files, folders, patterns, manifests, URLs, standard input."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from finetune.data.audio import RECORDING_SUFFIXES, AudioError, Recording
+from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
+from finetune.data.sources import load_audio
+from finetune.data.storage import StorageError, has_wildcards, is_url, list_files
+from finetune.errors import UserError
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A recording, by the `name` that a person finds it by; None is standard input, an AudioError can't be used.
+
+    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and `folder`
+    the local one that it lies in, None for what lies elsewhere. `alone` says that it was named itself.
+    """
+
+    name: str
+    recording: Recording | AudioError | None
+    relative: Path
+    folder: Path | None
+    alone: bool = False
+
+
+def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Input]:
+    """The recordings at all places, in order.
+
+    In folders, and by patterns that end in no suffix, files whose names are those of audio are taken. A manifest's
+    audio must lie below it, unless `allow_outside` is set. Raises UserError for a place where there is nothing.
+    """
+    return [each for place in places for each in _find(place, allow_outside)]
+
+
+def _find(place: str, allow_outside: bool) -> Iterator[Input]:
+    path = Path(place).expanduser()
+    if place == STANDARD_INPUT:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UserError("Standard input is a terminal: expected a recording that is piped in.")
+        yield Input("standard input", None, Path("stdin"), None, alone=True)
+    elif is_url(place):
+        yield from _find_elsewhere(place)
+    elif path.is_dir():
+        files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        yield from _take_files(place, sorted(files), path, lenient=False)
+    elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
+        yield from _read_manifest(path, allow_outside)
+    elif path.exists():
+        yield replace(_take_file(path, path.parent), alone=True)
+    elif has_wildcards(place):
+        fixed = next(number for number, part in enumerate(path.parts) if has_wildcards(part))
+        root, pattern = Path(*path.parts[:fixed]), "/".join(path.parts[fixed:])
+        files = sorted(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+        yield from _take_files(place, files, root, lenient=_names_suffix(path.name))
+    else:
+        raise UserError(
+            f"There is no {place}: expected a file, a folder, a pattern, a manifest, a URL, or - for a pipe."
+        )
+
+
+def _names_suffix(name: str) -> bool:
+    suffix = Path(name).suffix
+    return bool(suffix) and not has_wildcards(suffix)
+
+
+def _take_files(place: str, files: Sequence[Path], root: Path, lenient: bool) -> Iterator[Input]:
+    """The files that are audio by their names, or if `lenient` all."""
+    taken = [file for file in files if file.is_file() and (lenient or _is_recording(file.name))]
+    if not taken:
+        raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
+    for file in taken:
+        yield _take_file(file, root)
+
+
+def _is_recording(name: str) -> bool:
+    # Hidden ones are what systems leave beside files, such as ._speech.wav.
+    return Path(name).suffix.lower() in RECORDING_SUFFIXES and not name.startswith(".")
+
+
+def _take_file(file: Path, root: Path) -> Input:
+    return Input(str(file), Recording(str(file), None), file.relative_to(root).with_name(file.stem), file.parent)
+
+
+def _find_elsewhere(place: str) -> Iterator[Input]:
+    try:
+        listed = list_files(place)
+    except StorageError as error:
+        raise UserError(f"What is to be transcribed can't be found. {error}") from error
+    if listed is None:
+        relative = Path(PurePosixPath(place.split("?")[0]).stem or "audio")
+        yield Input(place, Recording(place, None), relative, None, alone=True)
+        return
+    root, files = listed
+    lenient = _names_suffix(place.rsplit("/", 1)[-1])
+    taken = [file for file in files if lenient or _is_recording(file.rsplit("/", 1)[-1])]
+    if not taken:
+        raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
+    for file in taken:
+        relative = Path(file.removeprefix(root).lstrip("/"))
+        yield Input(file, Recording(file, None), relative.with_name(relative.stem), None)
+
+
+def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
+    """A manifest's recordings; a piece of a longer one has its times (s) in its name."""
+    table = load_audio(file, allow_outside)
+    for row, values in enumerate(table.values()):
+        name = f"{file}: {table.name(row, values)}"
+        try:
+            recording = table.recording(row, values)
+        except AudioError as error:
+            yield Input(name, error, Path(file.stem) / str(row), None)
+            continue
+        if recording.path is None:
+            yield Input(name, AudioError("no audio"), Path(file.stem) / str(row), None)
+            continue
+        piece = "" if recording.end is None and not recording.start else f"_{recording.start:.2f}"
+        piece += "" if recording.end is None else f"-{recording.end:.2f}"
+        found = _find_recording(recording, file.parent)
+        yield replace(found, name=name + piece, relative=found.relative.with_name(found.relative.name + piece))
+
+
+def _find_recording(recording: Recording, root: Path) -> Input:
+    """A manifest's recording; what lies outside the manifest's folder has its name alone."""
+    path = recording.path or ""
+    if is_url(path):
+        return Input(path, recording, Path(PurePosixPath(path.split("?")[0]).stem), None)
+    inside = os.path.relpath(path, root)
+    relative = Path(Path(path).name if inside.startswith("..") else inside)
+    return Input(path, recording, relative.with_name(relative.stem), Path(path).parent)

@@ -1,0 +1,255 @@
+"""Recordings to files of what they say: which files, what is done already, and what went wrong."""
+
+import errno
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from finetune.data.audio import AudioError, Recording, read_seconds
+from finetune.data.audio_stream import Audio
+from finetune.data.storage import is_url
+from finetune.errors import UserError
+from finetune.inference.formats import FORMATS, format_transcript
+from finetune.inference.transcript import Transcript
+from finetune.inputs import Input
+
+if TYPE_CHECKING:
+    from finetune.inference.transcriber import Transcriber
+
+# A disk that says this takes nothing more; whatever else goes wrong in writing is one file's trouble.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording and the files to be written of it, by their formats; where there are none it is printed."""
+
+    input: Input
+    files: Mapping[str, Path]
+    printed: str = "text"
+
+
+def plan_jobs(
+    inputs: Sequence[Input],
+    formats: Sequence[str],
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    printed: bool = False,
+) -> list[Job]:
+    """What is to be done: a file of each format beside each input, or below `output` as it lay below its folder.
+
+    Standard input, and everything if it is to be `printed`, is printed unless there is an `output`. With `resume` what
+    is written already is left out. A recording that is named twice is done once.
+
+    Raises UserError where two recordings would be written to one file, where a file is there already without `resume`,
+    where there is no folder to write to, and for several formats to be printed.
+    """
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a folder for --output, there or not.")
+    jobs: list[Job] = []
+    taken: dict[Path, Input] = {}
+    existing: list[Path] = []
+    for each in inputs:
+        if isinstance(each.recording, AudioError):
+            jobs.append(Job(each, {}))
+            continue
+        if output is None and (printed or each.recording is None):
+            if len(formats) > 1:
+                raise UserError(f"Only one format can be printed, not {' and '.join(formats)}: add --output DIR.")
+            jobs.append(Job(each, {}, formats[0]))
+            continue
+        folder = each.folder if output is None else output / each.relative.parent
+        if folder is None:
+            raise UserError(f"Nothing is written beside {each.name}: say where with --output DIR.")
+        files = {form: folder / (each.relative.name + FORMATS[form].suffix) for form in formats}
+        first = files[formats[0]]
+        if (other := taken.setdefault(first.resolve(), each)) is not each:
+            if other.recording != each.recording:
+                raise UserError(
+                    f"{other.name} and {each.name} would both be written to {first}: transcribe them one after the "
+                    "other, each with an --output DIR of its own."
+                )
+            continue
+        there = [file for file in files.values() if file.exists()]
+        existing += there
+        left = {form: file for form, file in files.items() if file not in there}
+        if left:
+            jobs.append(Job(each, left))
+    if existing and not resume:
+        others = f", as are {len(existing) - 1} other files" if existing[1:] else ""
+        raise UserError(
+            f"{existing[0]} is there already{others}, and nothing is overwritten: --resume leaves out what is done, "
+            "and --output DIR writes elsewhere."
+        )
+    return jobs
+
+
+def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
+    """Transcribe, write and print; returns the exit code: 0, 2 where anything failed, 130 after Ctrl-C.
+
+    What can't be read is named with its reason at the end, and stops nothing else. Raises UserError for a full disk.
+    """
+    tally = _Tally(len(jobs))
+    writes, code = any(job.files for job in jobs), 0
+    try:
+        with _Bar(jobs) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
+            for job, transcript in found:
+                _deliver(job, transcript, tally)
+                bar.count()
+    except KeyboardInterrupt:
+        goes_on = "; the same command with --resume goes on" if writes else ""
+        print(f"finetune: interrupted; {tally.say_done()} are done{goes_on}.", file=sys.stderr)
+        code = 130
+    finally:
+        if tally.failures:
+            print("\n".join(tally.list_failures()), file=sys.stderr)
+    if writes and tally.done and not code:
+        print(tally.summarise(), file=sys.stderr)
+    return code or (2 if tally.failures else 0)
+
+
+@dataclass
+class _Tally:
+    """What came of so many recordings."""
+
+    total: int
+    done: int = 0
+    audio_seconds: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def say_done(self) -> str:
+        return f"{self.done} of {self.total} recordings"
+
+    def summarise(self) -> str:
+        clock_seconds = time.perf_counter() - self.began
+        factor = clock_seconds / self.audio_seconds
+        audio, clock = _say_duration(self.audio_seconds), _say_duration(clock_seconds)
+        return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
+
+    def list_failures(self) -> list[str]:
+        if self.total == 1:
+            return [f"finetune: {name}: {reason}" for name, reason in self.failures]
+        told = f"finetune: {len(self.failures)} of {self.total} recordings can't be transcribed:"
+        return [told, *(f"  {name}: {reason}" for name, reason in self.failures)]
+
+
+def _transcribe(
+    transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool, bar: "_Bar"
+) -> Generator[tuple[Job, Transcript | AudioError]]:
+    for job in jobs:
+        if isinstance(job.input.recording, AudioError):
+            yield job, job.input.recording
+    recordings: Iterator[tuple[Job, Audio]] = (
+        (job, job.input.recording or sys.stdin.buffer)
+        for job in jobs
+        if not isinstance(job.input.recording, AudioError)
+    )
+    yield from transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=bar.advance)
+
+
+def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
+    """Write or print what a recording says, or note why not; raises UserError for a full disk."""
+    if isinstance(transcript, AudioError):
+        tally.failures.append((job.input.name, str(transcript)))
+        return
+    # A file's name need not be text.
+    name = job.input.relative.name.encode(errors="replace").decode()
+    try:
+        if not job.files:
+            print(format_transcript(transcript, job.printed, name), end="", flush=True)
+        for form, file in job.files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, format_transcript(transcript, form, name))
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise UserError(
+                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done; make "
+                "room there, and the same command with --resume goes on."
+            ) from error
+        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}: {error.filename}"))
+    else:
+        tally.done += 1
+        tally.audio_seconds += transcript.seconds
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file beside its place and rename it: whatever stops that, there is all of it or nothing."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _say_duration(seconds: float) -> str:
+    unit, name = (3600, "hours") if seconds >= 5400 else (60, "minutes") if seconds >= 90 else (1, "seconds")
+    return f"{seconds / unit:.1f} {name}"
+
+
+def _list_failures(failures: Sequence[tuple[str, str]], total: int) -> list[str]:
+    if total == 1:
+        return [f"finetune: {name}: {reason}" for name, reason in failures]
+    told = [f"finetune: {len(failures)} of {total} recordings can't be transcribed:"]
+    return told + [f"  {name}: {reason}" for name, reason in failures]
+
+
+class _Bar:
+    """What is done, how fast, and how much time is left, on a terminal; otherwise nothing."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
+        self._began = time.perf_counter()
+        total = _add_up(jobs) if sys.stderr.isatty() else None
+        shown = "{desc} {percentage:3.0f}% |{bar}| {postfix}, {remaining} left"
+        counts, speed = self._say()
+        self._bar = tqdm(
+            total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None
+        )
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def count(self) -> None:
+        """A recording more is done, or has failed."""
+        self._done += 1
+        self.advance(0.0)
+
+    def advance(self, seconds: float) -> None:
+        """So many seconds of audio more are done."""
+        self._audio_seconds += seconds
+        counts, speed = self._say()
+        self._bar.set_description_str(counts, refresh=False)
+        self._bar.set_postfix_str(speed, refresh=False)
+        self._bar.update(seconds)
+
+    def _say(self) -> tuple[str, str]:
+        factor = (time.perf_counter() - self._began) / max(self._audio_seconds, 0.001)
+        told = f"{_say_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
+        return f"{self._done} of {self._jobs} recordings", told if self._audio_seconds else "0 seconds of audio"
+
+
+def _add_up(jobs: Sequence[Job]) -> float | None:
+    """Seconds of all recordings, as their headers say; None where that can't be known at once."""
+    total = 0.0
+    for job in jobs:
+        recording = job.input.recording
+        if recording is None or (isinstance(recording, Recording) and is_url(recording.path or "")):
+            return None
+        if isinstance(recording, Recording):
+            try:
+                total += read_seconds(recording)
+            except AudioError:
+                continue  # It is told when its turn comes.
+    return total or None
