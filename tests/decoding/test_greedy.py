@@ -1,6 +1,8 @@
 """Greedy text: letters doubled when they should be, words apart, nothing from the padding."""
 
+import itertools
 import json
+import math
 import string
 
 import numpy
@@ -14,7 +16,10 @@ from transformers import (
     Wav2Vec2ForCTC,
 )
 
-from finetune.decoding.greedy import count_blanks, decode_greedy
+from finetune.decoding.decoder import build_greedy_search
+from finetune.decoding.decoder import build_search as build_search_of_beams
+from finetune.decoding.greedy import GreedySearch, count_blanks, decode_greedy
+from finetune.errors import UserError
 
 SYMBOLS = ["[PAD]", "|", *string.ascii_lowercase, "[UNK]"]
 IDS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
@@ -120,3 +125,55 @@ def test_lengths_that_do_not_fit_are_refused(tokenizer, num_frames):
         decode_greedy(logits, num_frames, tokenizer)
     with pytest.raises(ValueError, match="frames"):
         count_blanks(logits, num_frames, blank_id=0)
+
+
+def build_search() -> GreedySearch:
+    return GreedySearch(SYMBOLS, blank_id=0, delimiter_id=1)
+
+
+def test_a_search_gives_the_tokenizers_text_however_the_frames_come(tokenizer):
+    rng = numpy.random.default_rng(0)
+    logits = rng.standard_normal((400, len(SYMBOLS))).astype(numpy.float32)
+    logits[:, :2] += 1.5  # Blanks and word delimiters are more frequent.
+    [expected] = decode_greedy(torch.from_numpy(logits)[None], [400], tokenizer)
+    search = build_greedy_search(tokenizer, len(SYMBOLS))
+    [whole] = search.finish(search.advance(search.start(), logits))
+    assert whole.text == " ".join(expected.split())
+    assert len(whole.words) > 20
+    state = search.start()
+    for first, last in itertools.pairwise([0, 0, 1, 2, 50, 399, 400]):
+        state = search.advance(state, torch.from_numpy(logits[first:last]))
+        assert search.finish(state)[0].words == search.finish(state)[0].words
+    assert search.finish(state)[0].words == whole.words
+
+
+def test_words_have_frames_and_confidences():
+    logits, _ = logits_of("_hhe_l_l|_|o_")
+    logits[0, 2, IDS["h"]] = 5.0
+    search = build_search()
+    [found] = search.finish(search.advance(search.start(), logits[0]))
+    assert [(word.text, word.start_frame, word.end_frame) for word in found.words] == [("hell", 1, 8), ("o", 11, 12)]
+    h, e = found.words[0].characters[:2]
+    assert (h.start_frame, h.end_frame, e.start_frame, e.end_frame) == (1, 3, 3, 4)
+    rest = len(SYMBOLS) - 1
+    assert h.confidence == pytest.approx(math.exp(5) / (math.exp(5) + rest))
+    assert e.confidence == pytest.approx(math.e / (math.e + rest))
+    assert found.words[0].start_seconds == pytest.approx(0.02)
+    assert search.finish(search.start())[0].words == ()
+
+
+def test_a_search_refuses_logits_that_are_not_finite():
+    logits, _ = logits_of("_ab_")
+    logits[0, 2, 0] = math.nan
+    search = build_search()
+    state = search.advance(search.start(), logits[0, :1])
+    with pytest.raises(UserError, match=r"talk\.wav has logits that are not finite numbers, first in frame 2"):
+        search.advance(state, logits[0, 1:], "talk.wav")
+
+
+def test_a_vocabulary_without_a_word_delimiter_has_none(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"[PAD]": 0, "[UNK]": 1, "a": 2}))
+    # The tokenizer adds one itself, behind the head's columns.
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]")
+    assert build_greedy_search(tokenizer, 3).delimiter_id is None
+    assert build_search_of_beams(tokenizer, 3).delimiter_id is None
