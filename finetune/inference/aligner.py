@@ -26,10 +26,17 @@ class _Written:
     said: tuple[str, ...]
 
 
-def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_rate: int | None = None) -> Transcript:
+def align_text(
+    transcriber: Transcriber,
+    audio: Audio,
+    text: str,
+    *,
+    sampling_rate: int | None = None,
+    on_progress: Callable[[float], object] | None = None,
+) -> Transcript:
     """When the words of a text are said in a recording of any length; those that it doesn't have are not `found`.
 
-    `audio` and `sampling_rate` are as for `Transcriber.transcribe`. Words are written as in the text, with the
+    `audio` and the others are as for `Transcriber.transcribe_many`. Words are written as in the text, with the
     punctuation that stands alone behind them; they are found as the model's normalisation writes each of them, so that
     steps which look at several words do nothing here. A character that the model can't write may be any.
 
@@ -40,7 +47,7 @@ def align_text(transcriber: Transcriber, audio: Audio, text: str, *, sampling_ra
     words = _spell(text, build_normalizer(recogniser.normalization), parted)
     if not words:
         raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
-    pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate)
+    pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate, on_progress=on_progress)
     logits, frames = _join(pieces, len(search.symbols))
     frame_seconds = transcriber.stride / recogniser.sampling_rate
     aligned = align(

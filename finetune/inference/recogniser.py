@@ -39,8 +39,8 @@ class Recogniser:
         self.device = device
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
-        self.preprocessing: tuple[preprocessing.Step, ...] = ()  # What recordings go through before `logits`,
-        # and texts to be comparable.
+        # What recordings go through before `logits`, and texts before they are compared with what is recognised.
+        self.preprocessing: tuple[preprocessing.Step, ...] = ()
         self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
         self.trained_lengths = Lengths()
 
