@@ -126,6 +126,9 @@ def _add_check(commands: _Commands) -> None:
     parser = commands.add_parser("check", help="everything that can be known before training, in seconds")
     _add_recipe_file(parser)
     parser.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    parser.add_argument(
+        "--align", metavar="MODEL", help="find texts that are not what a model hears, which takes longer"
+    )
     parser.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
     parser.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,6 +290,11 @@ def _check(options: argparse.Namespace) -> int:
     recipe = pin(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
+    if options.align:
+        from finetune.scoring import find_mismatches
+
+        found = find_mismatches(options.align, preparation.splits)
+        examination = replace(examination, findings=(*examination.findings, *found))
     print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]

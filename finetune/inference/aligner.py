@@ -7,11 +7,14 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.audio import Waveform
 from finetune.data.audio_stream import Audio
 from finetune.data.transcripts import build_normalizer, split_words
 from finetune.decoding.alignment import align
+from finetune.decoding.decoder import build_greedy_search
 from finetune.decoding.hypotheses import Word
 from finetune.errors import UserError
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.stitching import Piece
 from finetune.inference.timing import place_words
 from finetune.inference.transcriber import Transcriber
@@ -61,6 +64,25 @@ def align_text(
     found = iter(aligned.words)
     written = [_write(word.text, list(islice(found, len(word.said))), frames, frame_seconds) for word in words]
     return Transcript(place_words(written, frame_seconds, seconds), seconds)
+
+
+def measure_mismatches(
+    recogniser: Recogniser, waveforms: Sequence[Waveform], texts: Sequence[str]
+) -> list[float | None]:
+    """How much less likely each waveform's text is than what the model hears, (samples,) each; 0 is not at all.
+
+    It is the cost of the alignment, a natural logarithm, for each of the text's symbols; None for a text without any.
+    """
+    search = build_greedy_search(recogniser.tokenizer, recogniser.num_symbols)
+    normalize, ids = build_normalizer(recogniser.normalization), recogniser.tokenizer.get_vocab()
+    logits, num_frames = recogniser.logits(waveforms)
+    mismatches: list[float | None] = []
+    for row, frames, text in zip(logits, num_frames, texts, strict=True):
+        parted = search.delimiter_id is not None
+        words = [said for word in _spell(text, normalize, parted) for said in word.said]
+        aligned = align(row[:frames].numpy(), words, ids, blank_id=search.blank_id, delimiter_id=search.delimiter_id)
+        mismatches.append(aligned.cost / sum(map(len, words)) if words else None)
+    return mismatches
 
 
 def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
