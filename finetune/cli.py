@@ -291,9 +291,10 @@ def _check(options: argparse.Namespace) -> int:
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
     if options.align:
+        from finetune.inference.recogniser import Recogniser
         from finetune.scoring import find_mismatches
 
-        found = find_mismatches(options.align, preparation.splits)
+        found = find_mismatches(Recogniser.load(options.align), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
     print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
     if options.json:
