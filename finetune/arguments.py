@@ -51,6 +51,8 @@ def _add_evaluate(commands: _Commands) -> None:
     parser.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
     parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
+    precisions = ("auto", "float32", "bfloat16")
+    parser.add_argument("--precision", choices=precisions, default="float32", help="what it computes in")
     parser.set_defaults(command="evaluate")
 
 

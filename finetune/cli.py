@@ -94,7 +94,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     decoding = _decoding(options)
-    runs = (evaluate(name, sources, options.split, decoding=decoding) for name in options.models)
+    how = {"decoding": decoding, "precision": options.precision}
+    runs = (evaluate(name, sources, options.split, **how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
             continue

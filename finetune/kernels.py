@@ -16,8 +16,12 @@ _GROUP_CHANNELS = 128
 _FRAMES = 32
 
 
-def use_cpu_kernels(model: Any) -> None:
-    """Have a `Wav2Vec2ForCTC` compute with the functions below; its parameters keep their names and values."""
+def use_cpu_kernels(model: Any, *, frozen: bool = False) -> None:
+    """Have a `Wav2Vec2ForCTC` compute with the functions below; its parameters keep their names and values.
+
+    Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a fifth of the time
+    of the small base on utterances of 3 s (scripts/bench_transcription.py).
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -29,8 +33,10 @@ def use_cpu_kernels(model: Any) -> None:
     if encoder.config.feat_extract_norm == "layer":
         for layer in encoder.feature_extractor.conv_layers:
             layer.forward = MethodType(convolve_frames, layer)
+            layer.kept = _lay_together(layer.conv) if frozen else None
     positions = encoder.encoder.pos_conv_embed
     positions.forward = MethodType(embed_positions, positions)
+    positions.kept = _fold(positions.conv, positions.conv.weight) if frozen else None
 
 
 def convolve_frames(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -39,16 +45,21 @@ def convolve_frames(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     In memory the channels of a frame stay together from layer to layer, as the norm wants them. `conv1d` would have
     them apart, and each layer transpose twice.
     """
-    conv, together = layer.conv, torch.channels_last
+    conv = layer.conv
     if conv.in_channels == 1:  # Laid so, it would take oneDNN half a second to begin with each new length.
         windows = hidden[:, 0].unfold(-1, *conv.kernel_size, *conv.stride)  # (batch, frames, kernel)
         convolved = nn.functional.linear(windows, conv.weight[:, 0], conv.bias)
     else:
-        weight = conv.weight[:, :, None].contiguous(memory_format=together)
+        weight = _lay_together(conv) if layer.kept is None else layer.kept
         convolved = nn.functional.conv2d(hidden[:, :, None], weight, conv.bias, (1, *conv.stride))
         convolved = convolved[:, :, 0].transpose(1, 2)  # (batch, frames, channels)
     activated: torch.Tensor = layer.activation(layer.layer_norm(convolved))
     return activated.transpose(1, 2)
+
+
+def _lay_together(conv: nn.Conv1d) -> torch.Tensor:
+    """A convolution's weight, (out, in, 1, kernel), with the input's channels side by side in memory."""
+    return conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
 def embed_positions(embedding: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -59,24 +70,27 @@ def embed_positions(embedding: Any, hidden: torch.Tensor) -> torch.Tensor:
     computed in vain is the kernel's ends, `fold - 1` frames in its length.
     """
     conv, (batch, frames, channels) = embedding.conv, hidden.shape
-    weight, groups = conv.weight.to(hidden.dtype), conv.groups
-    fold, kernel = max(1, _GROUP_CHANNELS * groups // channels), weight.shape[-1]
-    places, taps = -(-frames // fold), -(-(kernel + fold - 1) // fold)
-    before = conv.padding[0]
+    wide, bias = embedding.kept or _fold(conv, conv.weight.to(hidden.dtype))
+    fold, taps = len(bias) // channels, wide.shape[-1]
+    places, before = -(-frames // fold), conv.padding[0]
     padded = nn.functional.pad(hidden.transpose(1, 2), (before, (places + taps - 1) * fold - frames - before))
     folded = padded.view(batch, channels, -1, fold).transpose(2, 3).reshape(batch, channels * fold, -1)
-    # The kernel for a place's a-th frame is the same one, a frames later.
-    shifted = nn.functional.pad(weight, (fold - 1, taps * fold - kernel)).unfold(-1, taps * fold, 1).flip(2)
-    wide = shifted.unflatten(-1, (taps, fold)).permute(0, 2, 1, 4, 3)  # (channels, fold, in a group, fold, taps)
-    output = nn.functional.conv1d(
-        folded,
-        wide.reshape(channels * fold, -1, taps),
-        conv.bias.repeat_interleave(fold),
-        groups=groups,
-    )
+    output = nn.functional.conv1d(folded, wide, bias, groups=conv.groups)
     unfolded = output.view(batch, channels, fold, places).permute(0, 3, 2, 1).reshape(batch, -1, channels)
     activated: torch.Tensor = embedding.activation(unfolded[:, :frames])
     return activated
+
+
+def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positional convolution's weight and bias for `fold` frames side by side."""
+    channels, groups, kernel = conv.out_channels, conv.groups, weight.shape[-1]
+    fold = max(1, _GROUP_CHANNELS * groups // channels)
+    taps = -(-(kernel + fold - 1) // fold)
+    # The kernel for a place's a-th frame is the same one, a frames later.
+    shifted = nn.functional.pad(weight, (fold - 1, taps * fold - kernel)).unfold(-1, taps * fold, 1).flip(2)
+    wide = shifted.unflatten(-1, (taps, fold)).permute(0, 2, 1, 4, 3)  # (channels, fold, in a group, fold, taps)
+    assert conv.bias is not None
+    return wide.reshape(channels * fold, -1, taps), conv.bias.repeat_interleave(fold)
 
 
 def attend_by_utterance(

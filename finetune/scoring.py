@@ -142,16 +142,17 @@ def evaluate(
     normalization: Sequence[Step] | None = None,
     batch_seconds: float = 80.0,
     decoding: Decoding = Decoding(),
+    precision: str = "float32",
 ) -> Iterator[Evaluation]:
     """Score a model on a split of each source in turn, each utterance once.
 
     It is a folder, or on a hub USER/NAME or USER/NAME@REVISION. The split is the test split, or the only one, unless
-    named. References and hypotheses are normalised as saved with the model, or as given here. Raises UserError for a
-    model or a source that can't be used.
+    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` is that of
+    `Recogniser.load`. Raises UserError for a model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model = fetch_model(name)
-    recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device)
+    recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device, precision)
     decoding.apply(recogniser)
     training_words = load_training_words(model)
     for prepared in splits:
@@ -165,6 +166,7 @@ def open_model(
     split: str | None,
     normalization: Sequence[Step] | None,
     device: torch.device,
+    precision: str = "float32",
 ) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
     """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
@@ -173,7 +175,7 @@ def open_model(
     splits = [load_splits(source) for source in sources]
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    recogniser = Recogniser.load(model, str(device))
+    recogniser = Recogniser.load(model, str(device), precision)
     steps = tuple(normalization) if normalization is not None else recogniser.normalization
     limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)

@@ -250,7 +250,8 @@ def draw_librispeech_seconds(count: int, rng: np.random.Generator) -> list[float
 
 def bench_padding() -> None:
     """Print the share of padding for several batch sizes, and of random batches."""
-    from finetune.data.batching import GPU_PADDING_SAMPLES, bucket, length_step
+    from finetune.data.batching import GPU_PADDING_SAMPLES, bucket
+    from finetune.data.features import length_step
 
     rng = np.random.default_rng(0)
     seconds = draw_librispeech_seconds(28000, rng)

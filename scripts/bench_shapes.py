@@ -40,8 +40,8 @@ def measure(variant: str, warm_up: int, steps: int) -> float:
     import yaml
     from transformers import Wav2Vec2ForCTC
 
-    from finetune.data.batching import bucket, length_step
-    from finetune.data.features import build_config
+    from finetune.data.batching import bucket
+    from finetune.data.features import build_config, length_step
 
     architecture = yaml.safe_load(RECIPE.read_text())["model"]["architecture"]
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ import torch
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.augmentation import Augmentation, draw_mask, generator
 from finetune.data.corpus import Limits, Rejection, Split
+from finetune.data.features import length_step
 from finetune.data.vocabulary import encode
 
 # Purposes of random numbers, so that no two draws share a stream.
@@ -99,15 +100,6 @@ def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Genera
 
 # On a GPU, whose kernels are not made for each shape, batches are as long as the next 0.1 s at 16 kHz.
 GPU_PADDING_SAMPLES = 1600
-
-
-def length_step(samples: int) -> int:
-    """What the length of a batch is a multiple of on a CPU: the power of two up to 1/25 of it.
-
-    Each new shape costs a CPU the making of its kernels, and the memory to keep them. So there are 25 to 50 lengths
-    between one and twice as much, for 1.5 % more padding on average (scripts/bench_shapes.py).
-    """
-    return 1 << max((samples // 25).bit_length() - 1, 0)
 
 
 def stream(

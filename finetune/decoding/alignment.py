@@ -17,6 +17,8 @@ from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Word, che
 _MOST_CELLS = 2**22
 # More is cut into so many stretches.
 _STRETCHES = 64
+# So likely a symbol is in a frame that is its own, as a natural logarithm.
+_SURE = float(np.log(0.5))
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def align(
     path = np.zeros(len(emissions) + 1, np.int64)
     path[-1] = 2 * (len(text.symbols) - 1)
     score = _find_path(emissions, text, 0, before, path)
-    return Alignment(tuple(_read(path[2:-1], text, emissions[1:-1], words, seconds_per_frame)), free - score)
+    return Alignment(
+        tuple(_read(path[2:-1], text, emissions[1:-1], words, delimiter_id, seconds_per_frame)), free - score
+    )
 
 
 def _score_frames(
@@ -233,6 +237,7 @@ def _read(
     text: _Text,
     emissions: NDArray[np.float32],
     words: Sequence[str],
+    delimiter_id: int | None,
     seconds_per_frame: float,
 ) -> Iterator[Word]:
     """The words from the states after each frame."""
@@ -240,13 +245,20 @@ def _read(
     starts = np.searchsorted(states, emitted, "left").tolist()
     ends = np.searchsorted(states, emitted, "right").tolist()
     columns = text.symbols.tolist()
+    delimiters = np.array([], np.int64) if delimiter_id is None else np.flatnonzero(emissions[:, delimiter_id] > _SURE)
+    before = 0  # Where the word before ends.
     for word, (first, behind) in zip(words, pairwise(text.words.tolist()), strict=True):
+        start, end = starts[first], ends[behind - 1]
+        times = start * seconds_per_frame, end * seconds_per_frame
+        if start == end:  # A word that is left out has no state.
+            yield Word(word, start, end, *times, 0.0, ())
+            continue
         characters = tuple(
             Character(letter, starts[i], ends[i], float(np.exp(emissions[starts[i] : ends[i], columns[i]].max())))
             for letter, i in zip(word, range(first, behind), strict=True)
-            if ends[i] > starts[i]  # A word that is left out has no state.
         )
-        start, end = starts[first], ends[behind - 1]
-        times = start * seconds_per_frame, end * seconds_per_frame
         confidence = sum(character.confidence for character in characters) / len(word)
-        yield Word(word, start, end, *times, confidence, characters)
+        last = int(np.searchsorted(delimiters, start)) - 1
+        delimiter_frame = int(delimiters[last]) + 1 if last >= 0 and delimiters[last] >= before else None
+        yield Word(word, start, end, *times, confidence, characters, delimiter_frame)
+        before = end

@@ -127,4 +127,6 @@ def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_sec
     else:
         start = end = int(frames[min(said[0].start_frame, len(frames) - 1)]) if len(frames) else 0
     confidence = sum(word.confidence for word in said) / len(said)
-    return Word(text, start, end, start * frame_seconds, end * frame_seconds, confidence, characters)
+    behind = said[0].delimiter_frame
+    delimiter_frame = None if behind is None else int(frames[behind - 1]) + 1
+    return Word(text, start, end, start * frame_seconds, end * frame_seconds, confidence, characters, delimiter_frame)

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
 
 from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
-from finetune.data.features import load_config
+from finetune.data.features import length_step, load_config
 from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
@@ -20,13 +20,25 @@ from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
 from finetune.inference.windows import Lengths
+from finetune.kernels import use_cpu_kernels
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
 
+# What a model may compute in; `auto` is bfloat16 where the device has instructions for it.
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# On a CPU lengths are multiples of up to this share of themselves: 8 to 16 between one and twice as much. In training
+# there are more, for there are more steps of each.
+_LENGTH_SHARE = 8
+
 
 class Recogniser:
-    """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch."""
+    """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch.
+
+    On a CPU it is to the last bit, for each waveform is computed alone: padded batches gain nothing there
+    (scripts/bench_transcription.py). Nothing in it changes as it computes: several threads can use one.
+    """
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
         """Group norm in `model` is made to see valid frames only; nothing else about it changes."""
@@ -45,15 +57,18 @@ class Recogniser:
         self.trained_lengths = Lengths()
 
     @classmethod
-    def load(cls, name: str | Path, device: str | None = None) -> "Recogniser":
+    def load(cls, name: str | Path, device: str | None = None, precision: Precision | str = "float32") -> "Recogniser":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
         one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
-        PyTorch's restricted unpickler. Raises UserError when there is no such model or it has no CTC head.
+        PyTorch's restricted unpickler. Raises UserError when there is no such model, it has no CTC head, or the device
+        or the precision isn't known here.
         """
         from transformers import Wav2Vec2Processor
 
+        place = _find_device(device)
+        dtype = choose_precision(precision, place)
         folder = fetch_model(name)
         name = say_model(folder)
         config = load_config(str(folder))
@@ -69,8 +84,10 @@ class Recogniser:
             raise UserError(f"{name} {PICKLED}") from error
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        recogniser = cls(model.to(place).eval(), processor.feature_extractor, processor.tokenizer, place)
+        model = model.to(place, dtype).eval().requires_grad_(False)
+        if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
+            use_cpu_kernels(model, frozen=True)
+        recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = preprocessing.load_preprocessing(folder)
         saved = transcripts.load_normalization(folder)
@@ -98,17 +115,67 @@ class Recogniser:
 
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, list[int]]:
-        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames."""
+        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames.
+
+        Where a GPU's memory doesn't hold the batch, it is computed in halves. Raises UserError where one waveform alone
+        is too much.
+        """
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        num_frames: list[int] = self.model._get_feat_extract_output_lengths(lengths).tolist()
+        batches = [[waveform] for waveform in waveforms] if self.device.type == "cpu" else [waveforms]
+        rows = [row for batch in batches for row in self._compute(batch)]
+        valid = [row[:frames] for row, frames in zip(rows, num_frames, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(valid, batch_first=True), num_frames
+
+    def _compute(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
+        """Each waveform's logits (frames, vocabulary), with those of padding."""
+        longest = max(map(len, waveforms))
         features = self.feature_extractor(
             list(waveforms),
             sampling_rate=self.sampling_rate,
             padding=True,
+            pad_to_multiple_of=length_step(longest, _LENGTH_SHARE) if self.device.type == "cpu" else None,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.device)
-        logits = self.model(**features).logits.float().cpu()
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        return logits, self.model._get_feat_extract_output_lengths(lengths).tolist()
+        )
+        try:
+            return list(self.model(**features.to(self.device, self.model.dtype)).logits.float().cpu())
+        except torch.OutOfMemoryError as error:
+            if len(waveforms) == 1:
+                seconds = longest / self.sampling_rate
+                raise UserError(f"{seconds:.0f} s of audio at once are too much for this GPU's memory.") from error
+        middle = len(waveforms) // 2  # Out here nothing holds the tensors of the failed attempt.
+        return self._compute(waveforms[:middle]) + self._compute(waveforms[middle:])
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type that a model's weights get on a device; raises UserError for a precision that isn't one.
+
+    A CPU without instructions for bfloat16 would compute in float32 all the same and round in between.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"{precision} is no precision: expected one of {', '.join(get_args(Precision))}.")
+    if precision != "auto":
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _find_device(name: str | None) -> torch.device:
+    """The device of that name, or the first GPU where there is one; raises UserError where there is none such."""
+    if name in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(str(name))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name} can't be used as a device ({reason}); expected cpu, cuda or auto.") from error
+    return device
 
 
 def _load_model(folder: Path, config: Any) -> Any:

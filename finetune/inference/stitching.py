@@ -145,7 +145,13 @@ class RecordingDecoder:
             start_seconds=first * seconds,
             end_seconds=last * seconds,
             characters=characters,
+            delimiter_frame=self._find_delimiter(word),
         )
+
+    def _find_delimiter(self, word: Word) -> int | None:
+        """The frame behind the delimiter before a word; one that we put into a pause says nothing."""
+        behind = word.delimiter_frame
+        return None if behind is None or behind in self._starts else self._find(behind - 1) + 1
 
     def _find(self, frame: int) -> int:
         return frame + self._shifts[int(np.searchsorted(self._starts, frame, side="right")) - 1]
@@ -159,7 +165,7 @@ def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]
             yield word
             continue
         rest = list(word.characters)
-        for size in sizes:
+        for place, size in enumerate(sizes):
             part = [rest.pop(0)]
             while rest and sum(len(each.text) for each in part) < size:
                 part.append(rest.pop(0))
@@ -170,4 +176,5 @@ def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]
                 end_frame=part[-1].end_frame,
                 confidence=sum(each.confidence for each in part) / len(part),
                 characters=tuple(part),
+                delimiter_frame=None if place else word.delimiter_frame,
             )

@@ -12,11 +12,15 @@ from finetune.inference.transcript import Character, Word
 
 # CTC emits a symbol late: when it has heard enough of it. Measured on a model of the quickstart recipe, with the word
 # events of espeak-ng as truth and ten voices that it never heard (medians, in seconds):
-_ONSET_DELAY = 0.10  # from a word's beginning to its first symbol,
-_OFFSET_DELAY = 0.035  # from its end to the end of its last symbol,
+_ONSET_DELAY = 0.1  # from a word's beginning to its first symbol,
+_DELIMITER_DELAY = 0.095  # and to the end of the delimiter before it,
+_OFFSET_DELAY = 0.035  # from a word's end to the end of its last symbol,
 _BORDER_DELAY = 0.073  # from where one symbol turns into the next to the middle between the two.
-# Between words that are further apart than this there is a pause; in fluent speech 1 of 100 is.
-_LONGEST_GAP = 0.15
+# So close to each other two words' symbols are of fluent speech.
+_SHORT_GAP = 0.15
+# Shorter pauses are taken for the rest of the word before: its last symbol may come long before its end, as in the
+# name of a letter.
+_SHORTEST_PAUSE = 0.15
 
 
 def place_words(
@@ -28,7 +32,7 @@ def place_words(
     is one that was not found: it is between the words beside it. `frame_seconds` is from one frame to the next.
     """
     words = list(words)
-    spoken = [word.characters for word in words if word.characters]
+    spoken = [word for word in words if word.characters]
     characters = iter(_place_characters(spoken, frame_seconds, audio_seconds))
     placed: list[Word] = []
     for word in words:
@@ -46,15 +50,14 @@ def place_words(
     return tuple(placed)
 
 
-def _place_characters(
-    words: Sequence[Sequence[hypotheses.Character]], frame_seconds: float, audio_seconds: float
-) -> list[Character]:
-    emitted = [character for word in words for character in word]
-    if not emitted:
+def _place_characters(words: Sequence[hypotheses.Word], frame_seconds: float, audio_seconds: float) -> list[Character]:
+    if not words:
         return []
+    emitted = [character for word in words for character in word.characters]
     spans = np.array([(character.start_frame, character.end_frame) for character in emitted]) * frame_seconds
-    firsts = np.cumsum([len(word) for word in words])[:-1]
-    times = np.clip(_correct(spans, firsts), 0.0, audio_seconds)
+    firsts = np.cumsum([len(word.characters) for word in words])[:-1]
+    delimiters = np.array([word.delimiter_frame or np.nan for word in words[1:]], np.float64) * frame_seconds
+    times = np.clip(_correct(spans, firsts, delimiters), 0.0, audio_seconds)
     times = np.maximum.accumulate(times.ravel()).reshape(-1, 2)  # What was emitted out of turn has no length.
     return [
         Character(character.text, start, end, character.confidence)
@@ -62,16 +65,22 @@ def _place_characters(
     ]
 
 
-def _correct(spans: NDArray[np.float64], firsts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """When symbols are said, (symbols, 2), from when they are emitted; a word begins at each of `firsts` but the first.
+def _correct(
+    spans: NDArray[np.float64], firsts: NDArray[np.int64], delimiters: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """When symbols are said, (symbols, 2), from when they are emitted.
 
-    All in seconds.
+    At each of `firsts` a word begins, as at the very first symbol, behind the end of a delimiter (NaN where there was
+    none). All in seconds.
     """
     gaps = spans[1:, 0] - spans[:-1, 1]
-    pauses = np.zeros(len(gaps), bool)
-    pauses[firsts - 1] = gaps[firsts - 1] > _LONGEST_GAP
     borders = spans[:-1, 1] + gaps / 2 - _BORDER_DELAY
     corrected = spans - (_ONSET_DELAY, _OFFSET_DELAY)
-    corrected[1:, 0] = np.where(pauses, corrected[1:, 0], borders)
-    corrected[:-1, 1] = np.where(pauses, corrected[:-1, 1], borders)
+    ends = corrected[firsts - 1, 1]
+    begins = np.where(np.isnan(delimiters), corrected[firsts, 0], np.maximum(delimiters - _DELIMITER_DELAY, ends))
+    apart = gaps[firsts - 1] > _SHORT_GAP
+    pauses = apart & (begins - ends >= _SHORTEST_PAUSE)
+    corrected[1:, 0] = corrected[:-1, 1] = borders
+    corrected[firsts, 0] = np.where(apart, begins, borders[firsts - 1])
+    corrected[firsts - 1, 1] = np.where(pauses, ends, corrected[firsts, 0])
     return corrected

@@ -48,7 +48,7 @@ class Transcriber:
         batch_seconds: float | None = None,
         detector: Literal["energy", "silero"] = "energy",
     ) -> None:
-        """Load a model from a folder or a hub, as `Recogniser.load` does.
+        """Load a model from a folder or a hub, as `Recogniser.load` does with `device` and `precision`.
 
         `language_model` is a folder of `finetune lm build`, used in the place of one that is saved with the model, with
         the weights of that. `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is how
@@ -57,7 +57,7 @@ class Transcriber:
         Raises UserError as they do.
         """
         if not isinstance(model, Recogniser):
-            model = Recogniser.load(model, None if device == "auto" else device)
+            model = Recogniser.load(model, device, precision)
         self.recogniser = model
         self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
         rate = model.sampling_rate

@@ -23,11 +23,10 @@ from finetune.data.batching import (
     bucket,
     deal,
     leave_signals_to_training,
-    length_step,
     stream,
 )
 from finetune.data.corpus import Limits, Rejection, prepare_split
-from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.features import encoder_convolutions, length_step, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.vocabulary import build_vocabulary, count_characters, encode
 

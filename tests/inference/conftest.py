@@ -14,6 +14,8 @@ TONES, LEAST_POWER = (350.0, 800.0, 1600.0, 3200.0), 0.02
 class ToneModel(nn.Module):
     """Its logits say the letter whose tone is in a frame, a word delimiter in silence, and a blank between letters."""
 
+    dtype = torch.float32
+
     def __init__(self) -> None:
         super().__init__()
         self.wav2vec2 = nn.Module()
@@ -36,7 +38,7 @@ class ToneModel(nn.Module):
         logits = torch.full((*loud.shape, 7), -10.0)
         logits[..., 0] = torch.where(loud | ~near, -10.0, 10.0)
         logits[..., 1] = torch.where(near, -10.0, 10.0)
-        logits[..., 2:6] = torch.where(loud[..., None], 10 * power.softmax(-1), -10.0)
+        logits[..., 2:6][loud[..., None] & (power == power.amax(-1, keepdim=True))] = 10.0
         return SimpleNamespace(logits=logits)
 
 

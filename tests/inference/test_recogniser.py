@@ -1,6 +1,7 @@
 """Text does not depend on what shares the batch."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,63 @@ def test_plain_transformers_gives_the_same_logits_for_an_utterance_alone(
         with torch.inference_mode():
             expected = model(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits[0]
         assert torch.allclose(row[:frames], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_on_a_cpu_the_batch_changes_no_bit(saved: Path, waveforms: list[Waveform], precision: str) -> None:
+    recogniser = Recogniser.load(saved, "cpu", precision)
+    together, num_frames = recogniser.logits(waveforms)
+    for row, frames, waveform in zip(together, num_frames, waveforms, strict=True):
+        alone, _ = recogniser.logits([waveform])
+        assert torch.equal(row[:frames], alone[0])
+
+
+def test_bfloat16_differs_by_its_rounding_alone(saved: Path, waveforms: list[Waveform]) -> None:
+    exact, rounded = (Recogniser.load(saved, "cpu", precision) for precision in ("float32", "bfloat16"))
+    assert {parameter.dtype for parameter in rounded.model.parameters()} == {torch.bfloat16}
+    (expected, num_frames), (logits, _) = exact.logits(waveforms), rounded.logits(waveforms)
+    assert logits.dtype == torch.float32
+    for row, other, frames in zip(logits, expected, num_frames, strict=True):
+        difference = (row - other)[:frames]
+        assert 0 < float(difference.norm() / other[:frames].norm()) < 0.03
+
+
+def test_threads_share_a_recogniser(saved: Path, waveforms: list[Waveform]) -> None:
+    recogniser = Recogniser.load(saved, "cpu", "bfloat16")
+    expected = [recogniser.logits([waveform])[0] for waveform in waveforms]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda waveform: recogniser.logits([waveform])[0], waveforms))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    saved: Path, waveforms: list[Waveform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser = Recogniser.load(saved, "cpu")
+    expected, num_frames = recogniser.logits(waveforms)
+    forward, sizes = recogniser.model.forward, []
+
+    def run_out(input_values: torch.Tensor, **others: Any) -> Any:
+        """Stands in for a GPU whose memory holds three waveforms."""
+        sizes.append(len(input_values))
+        if len(input_values) > room:
+            raise torch.OutOfMemoryError
+        return forward(input_values, **others)
+
+    monkeypatch.setattr(recogniser.model, "forward", run_out)
+    room = 3
+    rows = recogniser._compute(waveforms)
+    assert sizes[:4] == [16, 8, 4, 2]
+    for row, other, frames in zip(rows, expected, num_frames, strict=True):
+        assert torch.allclose(row[:frames], other[:frames], atol=1e-3, rtol=0)
+    room = 0
+    with pytest.raises(UserError, match=r"too much for this GPU's memory"):
+        recogniser.logits(waveforms[:1])
+
+
+def test_a_precision_or_a_device_that_is_none_is_named(saved: Path) -> None:
+    with pytest.raises(UserError, match=r"fp8 is no precision: expected one of auto, float32, bfloat16"):
+        Recogniser.load(saved, "cpu", "fp8")
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(UserError, match=f"{device} can't be used as a device"):
+            Recogniser.load(saved, device)

@@ -59,3 +59,19 @@ def test_the_saved_model_is_an_ordinary_one(build, make_batch, tmp_path):
     with torch.no_grad():
         logits = [m(batch.input_values, attention_mask=batch.attention_mask).logits for m in (model, saved)]
     assert torch.allclose(*logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["base_folder", "group_norm_base_folder"])
+def test_what_is_made_of_frozen_weights_is_kept(build, make_batch, request, base):
+    model, batch = build(str(request.getfixturevalue(base))).eval(), make_batch(*UTTERANCES)
+
+    def compute():
+        with torch.no_grad():
+            return model(batch.input_values, attention_mask=batch.attention_mask).logits
+
+    use_cpu_kernels(model)
+    expected = compute()
+    use_cpu_kernels(model, frozen=True)
+    assert torch.equal(compute(), expected)
+    model.wav2vec2.encoder.pos_conv_embed.conv.bias.data += 1  # They are not frozen after all: nobody looks again.
+    assert torch.equal(compute(), expected)
