@@ -95,6 +95,7 @@ class RecordingDecoder:
         # From which decoded frame on the recording's is so many later.
         self._starts: list[int] = []
         self._shifts: list[int] = []
+        self._behind_ours: set[int] = set()  # the decoded frames behind those that we put between pieces
 
     def advance(self, piece: Piece) -> None:
         """Decode what the next window's logits settle; raises UserError for those that are not finite numbers."""
@@ -111,6 +112,7 @@ class RecordingDecoder:
     def _decode(self, piece: Piece) -> None:
         if self._end is not None and (piece.after_pause or piece.first_frame != self._end):
             self._advance(self._say_nothing(piece.logits.shape[1], piece.after_pause))
+            self._behind_ours.add(self._num_frames)
         shift = piece.first_frame - self._num_frames
         if not self._shifts or self._shifts[-1] != shift:
             self._starts.append(self._num_frames)
@@ -149,9 +151,9 @@ class RecordingDecoder:
         )
 
     def _find_delimiter(self, word: Word) -> int | None:
-        """The frame behind the delimiter before a word; one that we put into a pause says nothing."""
+        """The frame behind the delimiter before a word; one of ours says nothing."""
         behind = word.delimiter_frame
-        return None if behind is None or behind in self._starts else self._find(behind - 1) + 1
+        return None if behind is None or behind in self._behind_ours else self._find(behind - 1) + 1
 
     def _find(self, frame: int) -> int:
         return frame + self._shifts[int(np.searchsorted(self._starts, frame, side="right")) - 1]

@@ -110,6 +110,7 @@ def test_symbols_lie_where_they_are_emitted() -> None:
     assert frames_of(aligned) == [("a", 2, 4), ("a", 5, 6), ("b", 6, 7), ("c", 10, 11)]
     assert [(word.text, word.start_frame, word.end_frame) for word in aligned.words] == [("aab", 2, 7), ("c", 10, 11)]
     assert aligned.cost == pytest.approx(0, abs=1e-3)
+    assert [word.delimiter_frame for word in aligned.words] == [None, 8]
     assert aligned.words[0].confidence > 0.99 and aligned.words[0].start_seconds == 0.04
 
 
