@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_transcribe(commands)
     _add_align(commands)
+    _add_export(commands)
     _add_push(commands)
     _add_check(commands)
     lm = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
@@ -51,8 +52,7 @@ def _add_evaluate(commands: _Commands) -> None:
     parser.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
     parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
-    precisions = ("auto", "float32", "bfloat16")
-    parser.add_argument("--precision", choices=precisions, default="float32", help="what it computes in")
+    _add_precision(parser, "float32")
     parser.set_defaults(command="evaluate")
 
 
@@ -88,7 +88,7 @@ def _add_transcribe(commands: _Commands) -> None:
     parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
     parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    _add_precision(parser, "auto")
     parser.add_argument(
         "--batch-seconds", type=_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
     )
@@ -109,6 +109,22 @@ def _add_align(commands: _Commands) -> None:
     parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
     parser.set_defaults(command="align")
+
+
+def _add_export(commands: _Commands) -> None:
+    parser = commands.add_parser("export", help="a model in a form that CPUs compute faster, if it says the same")
+    parser.add_argument("model", metavar="MODEL", help=f"a run, {_MODEL}")
+    parser.add_argument("--format", choices=("onnx", "onnx-int8"), required=True, help="with what it is computed")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder, used as any model's")
+    parser.add_argument("--data", metavar="SOURCE", help="speech to compare on (default: the run's validation split)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.2,
+        metavar="POINTS",
+        help="refuse it where its WER is more percentage points higher (default: 0.2)",
+    )
+    parser.set_defaults(command="export")
 
 
 def _add_push(commands: _Commands) -> None:
@@ -185,6 +201,11 @@ def _add_beam(parser: argparse.ArgumentParser) -> None:
         metavar="WORD[=BOOST]",
         help=f"a word or phrase to expect, with a boost (a natural logarithm, default: {_BOOST:g}); may be repeated",
     )
+
+
+def _add_precision(parser: argparse.ArgumentParser, default: str) -> None:
+    precisions = ("auto", "float32", "bfloat16")
+    parser.add_argument("--precision", choices=precisions, default=default, help=f"of computing (default: {default})")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:

@@ -261,6 +261,15 @@ def _align(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from finetune.export import export
+
+    say = partial(print, file=sys.stderr, flush=True)
+    how = {"form": options.format, "data": options.data, "tolerance": options.tolerance}
+    print("\n".join(export(options.model, Path(options.output), **how, say=say)))
+    return 0
+
+
 def _push(options: argparse.Namespace) -> int:
     from finetune.publishing.background import end_with_parent
     from finetune.publishing.candidate import is_candidate, push_candidate
@@ -374,6 +383,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "transcribe": _transcribe,
     "align": _align,
+    "export": _export,
     "push": _push,
     "check": _check,
     "build_language_model": _build_language_model,

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from finetune.data.audio import RECORDING_SUFFIXES, AudioError, Recording
+from finetune.data.audio import NEEDS_FFMPEG, SUFFIXES, AudioError, Recording
 from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
 from finetune.data.storage import StorageError, has_wildcards, is_url, list_files
 from finetune.errors import UserError
 
 STANDARD_INPUT = "-"
+
+# What is taken for a recording by its name, where nobody named it itself.
+RECORDING_SUFFIXES = SUFFIXES | NEEDS_FFMPEG | {".sph"}
 
 
 @dataclass(frozen=True)

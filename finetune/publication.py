@@ -9,6 +9,7 @@ import torch
 
 from finetune.data.corpus import Split
 from finetune.data.sources import Source, load_splits
+from finetune.data.transcripts import Step, load_normalization
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
 from finetune.inference.recogniser import Recogniser
@@ -80,7 +81,8 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
 
     They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
     """
-    recogniser, split = _open(model, run, data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recogniser, split, _ = open_validation(model, run, data, device)
     recogniser.search = None
     every = len(split.utterances)
     places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
@@ -100,19 +102,24 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
     return spoken
 
 
-def _open(model: Path, run: Path | None, data: str | None) -> tuple[Recogniser, Split]:
+def open_validation(
+    model: Path, run: Path | None, data: str | None, device: torch.device
+) -> tuple[Recogniser, Split, tuple[Step, ...]]:
+    """A model, the speech at `data` or else its run's validation split, and its normalisation.
+
+    Raises UserError for a model or speech that can't be used.
+    """
     if data is not None:
         source = Source(data)
         name = "validation" if "validation" in load_splits(source) else None
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        recogniser, splits, _ = open_model(model, [source], name, None, device)
-        return recogniser, next(iter(splits))
+        recogniser, splits, steps = open_model(model, [source], name, None, device)
+        return recogniser, next(iter(splits)), steps
     assert run is not None
     try:
-        split = prepare(pin(load_recipe(run / "recipe.yaml"), read_commits(run))).validation
+        preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_commits(run)))
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
-    return Recogniser.load(str(model)), split
+    return Recogniser.load(model, str(device)), preparation.validation, load_normalization(model) or ()
 
 
 def _is_run(folder: Path) -> bool:

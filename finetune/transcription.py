@@ -209,7 +209,7 @@ class _Bar:
         self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
         self._began = time.perf_counter()
         total = _add_up(jobs) if sys.stderr.isatty() else None
-        shown = "{desc} {percentage:3.0f}% |{bar}| {postfix}, {remaining} left"
+        shown = "{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left"
         counts, speed = self._say()
         self._bar = tqdm(
             total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None

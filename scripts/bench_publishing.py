@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import LARGE, SMALL, make_corpus
+from parts import start_part
 
 VARIANTS = ("none", "best", "every")
 
@@ -134,22 +135,6 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     return measured | {"processors": children.ru_utime + children.ru_stime}
 
 
-def start(
-    arguments: Sequence[str], variant: str, folder: Path, threads: int | None, environment: dict[str, str]
-) -> dict[str, float]:
-    """Train once in a process of its own."""
-    command = [sys.executable, __file__, *arguments, "--part", variant, "--folder", str(folder)]
-    environment = {**os.environ, **environment} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    for line in done.stderr.splitlines():
-        if line.startswith("note:"):
-            print(line)
-    values: dict[str, float] = json.loads(done.stdout.strip().split("\n")[-1])
-    return values
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -171,9 +156,15 @@ def main(arguments: Sequence[str]) -> None:
         folder = Path(place)
         make_corpus(folder / "corpus", options.utterances, validation=8)
         with serve_hub(folder / "hub") as environment:
+            if options.threads:
+                environment["OMP_NUM_THREADS"] = str(options.threads)
             for number in range(options.rounds):
                 for variant in VARIANTS:
-                    result = start(arguments, variant, folder, options.threads, environment)
+                    done = start_part(__file__, arguments, variant, folder, environment)
+                    for line in done.said.splitlines():
+                        if line.startswith("note:"):
+                            print(line)
+                    result = done.values
                     results[variant].append(result)
                     print(
                         f"round {number + 1}, {variant}: {result['seconds']:.2f} s, of them "

@@ -42,13 +42,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from parts import start_part
 
 SMALL = Path(__file__).parent.parent / "recipes" / "base" / "recipe.yaml"
 LARGE = {
@@ -262,22 +263,6 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
     return training.train_ours() if options.part == "finetune" else training.train_theirs(options.part == "best")
 
 
-def start_part(arguments: Sequence[str], part: str, folder: Path, device: str) -> dict[str, float]:
-    """Do one part in a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ONEDNN")}
-    if device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, __file__, *arguments, "--part", part, "--folder", str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    *said, result = done.stdout.strip().split("\n")
-    if "--profile" in arguments:
-        print("\n".join(said))
-    values: dict[str, float] = json.loads(result)
-    return values
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -295,21 +280,22 @@ def main(arguments: Sequence[str]) -> None:
     if options.part:
         print("\n" + json.dumps(run_part(options)))
         return
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_corpus(folder / "corpus", options.utterances)
         if options.profile:
-            start_part(arguments, "finetune", folder, options.device)
+            print("\n".join(start_part(__file__, arguments, "finetune", folder, environment).printed))
             return
-        written = start_part(arguments, "input_values", folder, options.device)
+        written = start_part(__file__, arguments, "input_values", folder, environment).values
         print(f"input_values written for the Trainer in {written['seconds']:.1f} s, which are not counted", flush=True)
         peaks = []
         results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
         for number in range(options.rounds):
-            peaks.append(start_part(arguments, "matrix", folder, options.device)["flops"])
+            peaks.append(start_part(__file__, arguments, "matrix", folder, environment).values["flops"])
             print(f"round {number + 1}: matrix product {peaks[-1] / 1e12:.3f} TFLOP/s", flush=True)
             for variant in VARIANTS:
-                result = start_part(arguments, variant, folder, options.device)
+                result = start_part(__file__, arguments, variant, folder, environment).values
                 results[variant].append(result)
                 share = result["speed"] * written["operations"] / peaks[-1]
                 print(

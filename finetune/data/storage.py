@@ -47,12 +47,14 @@ def reporting(place: str) -> Iterator[None]:
     except Exception as error:
         if not is_url(place):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Of a file that isn't there fsspec says its name alone.
+        missing = "no such file" if isinstance(error, FileNotFoundError) else ""
+        reason = missing or " ".join(str(error).split()) or type(error).__name__
         raise StorageError(f"{place}: {reason}") from error
 
 
 @contextmanager
-def open_file(place: str) -> Iterator[BinaryIO]:
+def open_file(place: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[BinaryIO]:
     """Open a file here or elsewhere for reading; elsewhere only the blocks that are read are fetched."""
     if not is_url(place):
         with Path(place).open("rb") as file:
@@ -60,7 +62,7 @@ def open_file(place: str) -> Iterator[BinaryIO]:
         return
     with reporting(place):
         filesystem, path = _connect(place)
-        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+        file = filesystem.open(path, "rb", block_size=block_bytes)
     with file:
         yield file
 

@@ -19,6 +19,7 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
+from finetune.inference.exported import FILE, ExportedModel
 from finetune.inference.windows import Lengths
 from finetune.kernels import use_cpu_kernels
 
@@ -42,13 +43,15 @@ class Recogniser:
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
         """Group norm in `model` is made to see valid frames only; nothing else about it changes."""
-        from finetune.group_norm import normalize_valid_frames
+        if isinstance(model, torch.nn.Module):  # An exported one was made so before.
+            from finetune.group_norm import normalize_valid_frames
 
-        normalize_valid_frames(model)
+            normalize_valid_frames(model)
         self.model = model
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer
         self.device = device
+        self.dtype = torch.float32  # of what the model takes
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
         # What recordings go through before `logits`, and texts before they are compared with what is recognised.
@@ -62,8 +65,9 @@ class Recogniser:
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
         one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
-        PyTorch's restricted unpickler. Raises UserError when there is no such model, it has no CTC head, or the device
-        or the precision isn't known here.
+        PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
+        the device. Raises UserError when there is no such model, it has no CTC head, or the device or the precision
+        can't be had.
         """
         from transformers import Wav2Vec2Processor
 
@@ -79,15 +83,19 @@ class Recogniser:
             )
         try:
             processor = Wav2Vec2Processor.from_pretrained(folder)
-            model = _load_model(folder, config)
+            model = _load_exported(folder, config, precision) or _load_model(folder, config)
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
-        model = model.to(place, dtype).eval().requires_grad_(False)
-        if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
-            use_cpu_kernels(model, frozen=True)
+        if isinstance(model, ExportedModel):
+            place, dtype = torch.device("cpu"), torch.float32
+        else:
+            model = model.to(place, dtype).eval().requires_grad_(False)
+            if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
+                use_cpu_kernels(model, frozen=True)
         recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
+        recogniser.dtype = dtype
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = preprocessing.load_preprocessing(folder)
         saved = transcripts.load_normalization(folder)
@@ -139,7 +147,7 @@ class Recogniser:
             return_tensors="pt",
         )
         try:
-            return list(self.model(**features.to(self.device, self.model.dtype)).logits.float().cpu())
+            return list(self.model(**features.to(self.device, self.dtype)).logits.float().cpu())
         except torch.OutOfMemoryError as error:
             if len(waveforms) == 1:
                 seconds = longest / self.sampling_rate
@@ -176,6 +184,17 @@ def _find_device(name: str | None) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} can't be used as a device ({reason}); expected cpu, cuda or auto.") from error
     return device
+
+
+def _load_exported(folder: Path, config: Any, precision: str) -> ExportedModel | None:
+    """What `finetune export` wrote; None for any other model, also one that has its own weights beside an ONNX file."""
+    if not (folder / FILE).is_file() or any(folder.glob("*.safetensors.index.json")):
+        return None
+    if any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin", "adapter_config.json")):
+        return None
+    if precision == "bfloat16":
+        raise UserError(f"{folder} was exported, and computes as it was written: leave out the precision bfloat16.")
+    return ExportedModel(folder, config)
 
 
 def _load_model(folder: Path, config: Any) -> Any:

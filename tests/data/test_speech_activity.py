@@ -62,22 +62,52 @@ def test_speech_is_found_and_pauses_are_not(
 
 def test_speech_that_never_pauses_is_found_from_its_first_word(speech: tuple[np.ndarray, np.ndarray]) -> None:
     samples, inside = speech
-    found = detect(build_detector("energy", 16000), samples[np.repeat(inside, FRAME)])
-    assert (found > 0.5).mean() > 0.8 and found[:10].max() > 0.5
+    noisy = samples + 1e-2 * make_noise("white", len(samples))
+    found = detect(build_detector("energy", 16000), noisy[np.repeat(inside, FRAME)])
+    assert (found > 0.5).mean() > 0.9
+    second_sentence = np.flatnonzero(np.diff(inside.astype(int)) == 1)[0] + 1
+    found = detect(build_detector("energy", 16000), noisy[second_sentence * FRAME :])
+    assert (found[:50] > 0.5).mean() > 0.9
+
+
+def test_a_closure_within_a_word_is_speech() -> None:
+    samples = 1e-3 * make_noise("white", 16000 * 10)
+    tone = 0.1 * np.sin(2 * np.pi * 400 * np.arange(8 * FRAME) / 16000)
+    for first in (250, 266):  # 160 ms each, and as long between them.
+        samples[first * FRAME : (first + 8) * FRAME] += tone.astype(np.float32)
+    found = detect(build_detector("energy", 16000), samples) > 0.5
+    assert found[250:274].all() and not found[:240].any() and not found[290:].any()
 
 
 @pytest.mark.parametrize("kind", ["white", "brown", "silence", "then noise"])
 @pytest.mark.parametrize("level", [1e-4, 0.1])
 def test_nothing_is_found_where_nobody_speaks(kind: str, level: float) -> None:
-    samples = make_noise("white" if kind == "then noise" else kind, 16000 * 120) * np.float32(level)
+    samples = make_noise("white" if kind == "then noise" else kind, 16000 * 120 + 17) * np.float32(level)
     if kind == "silence":
         samples[:] = 0
     elif kind == "then noise":
         samples[: 16000 * 60] = 0
     found = detect(build_detector("energy", 16000), samples)
-    assert len(found) == 6000
+    assert len(found) == 6001
     # A noise that sets in at once may pass for speech until it is known for 2 s.
     assert (found > 0.5).sum() <= (120 if kind == "then noise" else 0)
+
+
+def test_a_restless_background_is_no_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
+    samples, inside = speech
+    swell = 2 + np.sin(2 * np.pi * np.arange(len(samples)) / 16000)  # By 9.5 dB, each second.
+    found = detect(build_detector("energy", 16000), samples + 3e-3 * swell * make_noise("white", len(samples)))
+    far = np.convolve(inside, np.ones(51), "same") == 0
+    assert (found[far] > 0.5).mean() < 0.25
+
+
+def test_a_room_that_is_faded_out_is_no_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
+    samples, inside = speech
+    audible = np.convolve(inside, np.ones(101), "same") > 0  # A second on both sides, then digital silence.
+    room = 3e-4 * make_noise("white", len(samples)) * np.repeat(audible, FRAME)
+    found = detect(build_detector("energy", 16000), samples + room.astype(np.float32))
+    far = np.convolve(inside, np.ones(51), "same") == 0
+    assert (found[far] > 0.5).mean() < 0.1
 
 
 def test_a_short_word_between_digital_silences_is_found() -> None:

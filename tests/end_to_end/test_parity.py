@@ -58,17 +58,15 @@ def texts_of_evaluate(model, corpus, folder):
     return {row["name"]: row["raw_hypothesis"] for row in json.loads((folder / "scores.json").read_text())["results"]}
 
 
-def texts_of_transcribe(model, files, capsys):
-    capsys.readouterr()
-    assert main(["transcribe", str(model), *map(str, files), "--format", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["file"] for row in rows] == list(map(str, files))
-    return {file.name: row["text"] for file, row in zip(files, rows, strict=True)}
+def texts_of_transcribe(model, files, folder):
+    arguments = ["--format", "json", "--output", str(folder)]
+    assert main(["transcribe", str(model), *map(str, files), *arguments]) == 0
+    return {file.name: json.loads((folder / f"{file.stem}.json").read_text())["text"] for file in files}
 
 
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_pipeline_evaluate_and_transcribe_give_the_same_texts(
-    norm, learned_run, finetune_run, group_norm_base_folder, corpus_folder, tmp_path, capsys
+    norm, learned_run, finetune_run, group_norm_base_folder, corpus_folder, tmp_path
 ):
     if norm == "layer":
         run = learned_run
@@ -81,7 +79,7 @@ def test_pipeline_evaluate_and_transcribe_give_the_same_texts(
     assert all(expected.values())
     assert len(set(expected.values())) > 1
     assert texts_of_evaluate(run / "model", corpus_folder, tmp_path) == expected
-    assert texts_of_transcribe(run / "model", files, capsys) == expected
+    assert texts_of_transcribe(run / "model", files, tmp_path / "texts") == expected
     reported = map(json.loads, (run / "report/utterances.jsonl").read_text().splitlines())
     assert {row["name"]: row["raw_hypothesis"] for row in reported} == expected
 

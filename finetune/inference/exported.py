@@ -1,0 +1,131 @@
+"""A model as ONNX: written by torch's exporter, computed by ONNX Runtime on a CPU."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.errors import UserError
+
+FILE = "model.onnx"
+
+_INPUT, _OUTPUT = "input_values", "logits"
+_LONGEST = 1 << 24  # samples: 17 minutes; more than anybody computes at once
+
+# Protocol buffers hold 2 GB; what is near that has its weights in a file beside.
+_MOST_BYTES = 1.5e9
+
+
+class ExportedModel:
+    """What `write_model` wrote, called as the `Wav2Vec2ForCTC` that it was; several threads can use one."""
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        """Raises UserError where ONNX Runtime is not installed, or the file is damaged or of another kind."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            said = f"{folder} is an exported model, which needs the package onnxruntime: pip install 'finetune[onnx]'."
+            raise UserError(said) from error
+        self.config = config
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.enable_mem_pattern = False  # Nearly every waveform has another length, of which each would be kept.
+        options.log_severity_level = 3  # errors
+        try:
+            self._session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # Its errors have no class in common.
+            raise UserError(f"{folder / FILE} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        names = [[each.name for each in side] for side in (self._session.get_inputs(), self._session.get_outputs())]
+        if names != [[_INPUT], [_OUTPUT]]:
+            said = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
+            raise UserError(f"{said}: expected a model that finetune export wrote.")
+
+    def __call__(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        """Logits (batch, frames, vocabulary) of waveforms (batch, samples), each of which is computed alone."""
+        rows = []
+        for waveform, length in zip(input_values, attention_mask.sum(-1).tolist(), strict=True):
+            (logits,) = self._session.run([_OUTPUT], {_INPUT: waveform[None, :length].numpy()})
+            rows.append(torch.from_numpy(logits[0]))
+        return SimpleNamespace(logits=nn.utils.rnn.pad_sequence(rows, batch_first=True))
+
+    def eval(self) -> "ExportedModel":
+        """Itself: it can't do anything else than infer."""
+        return self
+
+    def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        from transformers import Wav2Vec2PreTrainedModel
+
+        counted: torch.Tensor = Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
+        return counted
+
+
+def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
+    """Write a `Wav2Vec2ForCTC` in float32 on a CPU, or with products of weights in 8 bits, into a folder.
+
+    Of one waveform it takes (1, samples), without padding. Its positional convolution loses its weight norm: its weight
+    stays what it is. With `int8` each column of a weight and each activation has its own scale, chosen as it comes; the
+    convolutions stay in float32, for in 8 bits they cost accuracy. Raises UserError where packages are missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise UserError(f"Exporting needs the package {error.name}: pip install 'finetune[onnx]'.") from error
+    positions: Any = model.get_submodule("wav2vec2.encoder.pos_conv_embed.conv")
+    if nn.utils.parametrize.is_parametrized(positions):
+        nn.utils.parametrize.remove_parametrizations(positions, "weight")
+    large = sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES
+    exact = folder / ("float32.onnx" if int8 else FILE)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Logits(model).eval(),
+            (torch.zeros(1, 16000),),
+            dynamo=True,
+            input_names=[_INPUT],
+            output_names=[_OUTPUT],
+            dynamic_shapes={_INPUT: {1: torch.export.Dim("samples", min=400, max=_LONGEST)}},
+            verbose=False,
+        )
+        assert program is not None
+        program.save(exact, external_data=large)
+        if int8:
+            quantize_dynamic(
+                exact,
+                folder / FILE,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+            )
+            for file in folder.glob(f"{exact.name}*"):
+                file.unlink()
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_values).logits
+        return logits
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what the exporter and the quantiser say to programmers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

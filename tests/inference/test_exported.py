@@ -1,0 +1,101 @@
+"""What is exported computes what the model did, and nothing else is taken for it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from transformers import Wav2Vec2Processor
+
+from finetune.data.features import load_config, load_feature_extractor
+from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
+from finetune.errors import UserError
+from finetune.inference.exported import FILE, write_model
+from finetune.inference.recogniser import Recogniser
+from finetune.training.model import build_model
+
+SECONDS = (0.05, 0.3, 1.0, 2.5)
+
+
+@pytest.fixture(scope="module", params=["layer norm", "group norm"])
+def original(
+    request: pytest.FixtureRequest, base_folder: Path, group_norm_base_folder: Path, tmp_path_factory: Any
+) -> Path:
+    """A model's folder: a head that says nonsense."""
+    base = str(base_folder if request.param == "layer norm" else group_norm_base_folder)
+    config, vocabulary = load_config(base), build_vocabulary("abcd")
+    model: Any = build_model(
+        config, base, vocabulary=vocabulary, blank=PAD, dropout=0.0, mask_time_probability=0.0, seed=0
+    )
+    torch.nn.init.normal_(model.lm_head.weight)
+    folder: Path = tmp_path_factory.mktemp("original")
+    model.save_pretrained(folder)
+    Wav2Vec2Processor(load_feature_extractor(base, config), build_tokenizer(vocabulary)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def export(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """`export(int8)` is the folder of an exported model, made once: it takes seconds."""
+    folders: dict[bool, Path] = {}
+
+    def write(int8: bool) -> Path:
+        if int8 not in folders:
+            folders[int8] = tmp_path_factory.mktemp("exported")
+            write_model(Recogniser.load(original, "cpu").model, folders[int8], int8=int8)
+            for file in original.glob("*.json"):
+                (folders[int8] / file.name).write_bytes(file.read_bytes())
+        return folders[int8]
+
+    return write
+
+
+@pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.03)])
+def test_the_logits_of_any_length_stay(
+    original: Path, export: Callable[[bool], Path], int8: bool, tolerance: float
+) -> None:
+    rng = np.random.default_rng(0)
+    waveforms = [0.1 * rng.standard_normal(int(16000 * seconds)).astype(np.float32) for seconds in SECONDS]
+    expected, num_frames = Recogniser.load(original, "cpu").logits(waveforms)
+    exported = Recogniser.load(export(int8), precision="auto")
+    logits, frames = exported.logits(waveforms)
+    assert frames == num_frames
+    for row, other, count in zip(logits, expected, frames, strict=True):
+        difference = (row - other)[:count].norm() / other[:count].norm()
+        assert float(difference) < tolerance
+        assert not int8 or float(difference) > 1e-5
+
+
+def test_only_products_of_weights_are_in_8_bits(export: Callable[[bool], Path]) -> None:
+    folder = export(True)
+    kinds = [node.op_type for node in onnx.load(folder / FILE).graph.node]
+    assert kinds.count("MatMulInteger") == 2 * 6 + 2  # of two layers, the projection of features, and the head
+    assert kinds.count("Conv") in (6, 7, 8)
+    assert not {"ConvInteger", "QLinearConv"} & set(kinds)
+    assert [file.name for file in folder.glob("*.onnx*")] == [FILE]
+
+
+def test_what_was_not_exported_is_not_taken_for_it(original: Path, tmp_path: Path) -> None:
+    for file in original.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / FILE).write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"model\.onnx can't be loaded: "):
+        Recogniser.load(tmp_path)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", [value], [other])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / FILE)
+    with pytest.raises(UserError, match=r"takes x and gives y: expected a model that finetune export wrote"):
+        Recogniser.load(tmp_path)
+    with pytest.raises(UserError, match=r"leave out the precision bfloat16"):
+        Recogniser.load(tmp_path, precision="bfloat16")
+    (tmp_path / "model.safetensors").write_bytes((original / "model.safetensors").read_bytes())
+    assert (
+        Recogniser.load(tmp_path).model.config.architectures
+        == json.loads((original / "config.json").read_text())["architectures"]
+    )  # Its own weights come before an ONNX file beside them.
