@@ -61,6 +61,15 @@ def test_a_cut_is_in_the_middle_or_where_the_windows_agree_nearest_to_it() -> No
     assert cut("___a___", "__a____").count("a") == 1
 
 
+def test_in_a_pause_that_windows_share_symbols_come_late() -> None:
+    def cut(before: str, after: str) -> str:
+        pieces = stitch([Piece(0, say("c" + before), True), Piece(1, say(after + "c"), True)])
+        return "".join(SYMBOLS[i] for piece in pieces for i in piece.logits.argmax(1))
+
+    assert cut("____ab__", "________") == "c____ab__c"
+    assert cut("____a___", "_______b") == "c____a__bc"
+
+
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
 def test_words_do_not_run_together_over_a_pause_and_keep_their_frames(kind: str) -> None:
     assert decode(kind, (10, "_ab", True), (100, "ca_", True)) == [("ab", 11, 13), ("ca", 100, 102)]
