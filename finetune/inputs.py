@@ -46,7 +46,7 @@ def _find(place: str, allow_outside: bool) -> Iterator[Input]:
     path = Path(place).expanduser()
     if place == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():
-            raise UserError("Standard input is a terminal: expected a recording that is piped in.")
+            raise UserError("Standard input is closed or a terminal: expected a recording that is piped in.")
         yield Input("standard input", None, Path("stdin"), None, alone=True)
     elif is_url(place):
         yield from _find_elsewhere(place)

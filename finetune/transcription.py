@@ -148,11 +148,16 @@ def _transcribe(
         if isinstance(job.input.recording, AudioError):
             yield job, job.input.recording
     recordings: Iterator[tuple[Job, Audio]] = (
-        (job, job.input.recording or sys.stdin.buffer)
+        (job, job.input.recording or _open_standard_input())
         for job in jobs
         if not isinstance(job.input.recording, AudioError)
     )
     yield from transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=bar.advance)
+
+
+def _open_standard_input() -> Audio:
+    # Not Python's own stream: a thread that waits in its buffer for a pipe would keep the program from ending.
+    return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
 
 
 def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
@@ -170,11 +175,12 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             write_whole(file, format_transcript(transcript, form, name))
     except OSError as error:
         if error.errno in _DISK_ERRORS:
+            goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
             raise UserError(
-                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done; make "
-                "room there, and the same command with --resume goes on."
+                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done{goes_on}."
             ) from error
-        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}: {error.filename}"))
+        place = f": {error.filename}" if error.filename else ""
+        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}{place}"))
     else:
         tally.done += 1
         tally.audio_seconds += transcript.seconds

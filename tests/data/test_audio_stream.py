@@ -147,7 +147,7 @@ def test_a_wav_longer_than_a_header_can_say_is_refused(tmp_path: Path) -> None:
             opened.seek(place)
             opened.write(b"\xff\xff\xff\xff")
         opened.truncate(5 * 10**9)  # A hole in the file, which takes no place.
-    with pytest.raises(AudioError, match="a WAV of more than 4 GiB, .* write it as FLAC"):
+    with pytest.raises(AudioError, match=r"a WAV of more than 4 GiB, .* write it as FLAC"):
         open_stream(file, 16000)
     file.unlink()
 

@@ -26,8 +26,8 @@ def make_noise(kind: str, samples: int) -> np.ndarray:
     """White or brown noise of power 1."""
     noise = np.random.default_rng(3).normal(size=samples)
     if kind == "brown":
-        spectrum = np.fft.rfft(noise)
-        noise = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(samples, 1 / 16000), 30), samples)
+        spectrum = np.fft.rfft(noise, 2**21)
+        noise = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(2**21, 1 / 16000), 30))[:samples]
     return (noise / noise.std()).astype(np.float32)
 
 
