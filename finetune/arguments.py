@@ -8,6 +8,7 @@ from finetune import __version__
 
 _BOOST = 10.0  # pyctcdecode's hotword_weight
 _MODEL = "a model folder, or on a hub USER/NAME or USER/NAME@REVISION"
+_FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 _SOURCE = "a data set's folder, manifest or hub name"
 
 # Its type has no public name.
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_compare(commands)
     _add_transcribe(commands)
+    _add_align(commands)
     _add_export(commands)
     _add_push(commands)
     _add_check(commands)
@@ -78,7 +80,7 @@ def _add_transcribe(commands: _Commands) -> None:
         "--format",
         dest="formats",
         action="append",
-        choices=("text", "json", "srt", "vtt", "ctm", "textgrid"),
+        choices=_FORMATS,
         help="may be repeated; without it and without --output a single recording's text is printed (default: text)",
     )
     parser.add_argument("--output", metavar="DIR", help="write here, not beside each recording")
@@ -95,6 +97,18 @@ def _add_transcribe(commands: _Commands) -> None:
     parser.add_argument("--allow-outside", action="store_true", help="read audio outside a manifest's folder, too")
     _add_decoding(parser)
     parser.set_defaults(command="transcribe")
+
+
+def _add_align(commands: _Commands) -> None:
+    parser = commands.add_parser("align", help="a recording and its text to the times of its words")
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("audio", metavar="AUDIO", help="an audio file of any length, a URL, or - for standard input")
+    parser.add_argument("text", metavar="TEXT", help="a text file, in UTF-8, of what is said in it, or -")
+    parser.add_argument("--format", choices=_FORMATS, default="json", help="default: json")
+    parser.add_argument("--output", metavar="FILE", help="write here; without it the result is printed")
+    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    parser.set_defaults(command="align")
 
 
 def _add_export(commands: _Commands) -> None:
@@ -130,6 +144,9 @@ def _add_check(commands: _Commands) -> None:
     parser = commands.add_parser("check", help="everything that can be known before training, in seconds")
     _add_recipe_file(parser)
     parser.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    parser.add_argument(
+        "--align", metavar="MODEL", help="find texts that are not what a model hears, which takes longer"
+    )
     parser.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
     parser.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,18 +205,60 @@ def _transcribe(options: argparse.Namespace) -> int:
 
 def _read_hotwords(file: str | None) -> dict[str, float]:
     """The hotwords of a file, one on each line; raises UserError."""
-    if file is None:
-        return {}
     from finetune.arguments import read_hotword
-    from finetune.data.layouts import read_text
 
+    lines = [line.strip() for line in _read(file).splitlines()] if file else []
     try:
-        lines = [line.strip() for line in read_text(Path(file)).splitlines()]
         return dict(read_hotword(line) for line in lines if line)
-    except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}.") from error
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{file}: {error}.") from error
+
+
+def _align(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from finetune.data.audio import AudioError
+    from finetune.inference.aligner import align_text
+    from finetune.inference.formats import format_transcript
+    from finetune.inference.transcriber import Transcriber
+    from finetune.inputs import STANDARD_INPUT, find_inputs
+    from finetune.transcription import write_whole
+
+    _require_writable(options.output)
+    if options.output and Path(options.output).exists():
+        raise UserError(f"{options.output} is there already, and nothing is overwritten: choose another --output.")
+    if options.audio == options.text == STANDARD_INPUT:
+        raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
+    inputs = find_inputs([options.audio])
+    if len(inputs) != 1:
+        raise UserError(f"{options.audio} has {len(inputs)} recordings: expected one, which the text is of.")
+    text = sys.stdin.read() if options.text == STANDARD_INPUT else _read(options.text)
+    recording = inputs[0].recording
+    try:
+        if isinstance(recording, AudioError):
+            raise recording
+        transcriber = Transcriber(options.model, device=options.device, detector=options.vad)
+        with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
+            audio = sys.stdin.buffer if recording is None else recording
+            transcript = align_text(transcriber, audio, text, on_progress=bar.update)
+    except AudioError as error:
+        raise UserError(f"{inputs[0].name}: {error}") from error
+    formatted = format_transcript(transcript, options.format, inputs[0].relative.name)
+    if not options.output:
+        print(formatted, end="")
+    else:
+        try:
+            write_whole(Path(options.output), formatted)
+        except OSError as error:
+            raise UserError(f"{options.output} can't be written: {error.strerror}.") from error
+    missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
+    if missing:
+        others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
+        told = (
+            f"{len(missing)} of {len(transcript.words)} words are not in the audio: {', '.join(missing[:10])}{others}"
+        )
+        print(f"finetune: {told}", file=sys.stderr)
+    return 0
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -257,6 +300,12 @@ def _check(options: argparse.Namespace) -> int:
     recipe = pin(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
+    if options.align:
+        from finetune.inference.recogniser import Recogniser
+        from finetune.scoring import find_mismatches
+
+        found = find_mismatches(Recogniser.load(options.align), preparation.splits)
+        examination = replace(examination, findings=(*examination.findings, *found))
     print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
@@ -313,6 +362,15 @@ def _require_writable(file: str | None) -> None:
         raise UserError(f"{file} can't be written: expected a file's name in a folder that exists.")
 
 
+def _read(file: str) -> str:
+    from finetune.data.layouts import read_text
+
+    try:
+        return read_text(Path(file))
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}.") from error
+
+
 def _write(file: Path, values: object) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -324,6 +382,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "transcribe": _transcribe,
+    "align": _align,
     "export": _export,
     "push": _push,
     "check": _check,

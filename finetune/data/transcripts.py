@@ -227,3 +227,11 @@ def save_normalization(model: Path, steps: Sequence[Step]) -> None:
 def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
     """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make."""
     return load_steps(model, NORMALIZATION_FILE, build_normalizer)
+
+
+def guess_normalization(vocabulary: Iterable[str]) -> tuple[Step, ...]:
+    """The default steps, in capitals for a model that writes capitals."""
+    letters = [token for token in vocabulary if len(token) == 1 and token.isalpha()]
+    if letters and all(letter == letter.upper() for letter in letters):
+        return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
+    return DEFAULT_STEPS

@@ -351,7 +351,8 @@ class BeamSearch:
                 continue
             span = slice(begin, end)
             characters = map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())
-            words.append(build_word(tuple(characters), self.seconds_per_frame))
+            delimiter_frame = ends[begin - 1] if begin else None
+            words.append(build_word(tuple(characters), self.seconds_per_frame, delimiter_frame))
         return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)
 
 

@@ -68,6 +68,7 @@ class GreedyState:
     score: float = 0.0
     words: list[Word] = field(default_factory=list)
     characters: list[Character] = field(default_factory=list)  # of the word that is not complete
+    delimiter_frame: int | None = None  # behind the delimiter before it
     # The symbol of the last frames, from which frame on, and the logarithm of its largest posterior in them.
     symbol: int | None = None
     first_frame: int = 0
@@ -129,15 +130,16 @@ class GreedySearch:
 
     def _emit(self, state: GreedyState, end_frame: int) -> None:
         """Append the symbol of the last frames to the text."""
-        if state.symbol == self.delimiter_id:
+        if state.symbol is not None and state.symbol == self.delimiter_id:
             self._end_word(state)
+            state.delimiter_frame = end_frame
         elif state.symbol is not None and state.symbol != self.blank_id:
             text, confidence = self.symbols[state.symbol], math.exp(state.peak)
             state.characters.append(Character(text, state.first_frame, end_frame, confidence))
 
     def _end_word(self, state: GreedyState) -> None:
         if state.characters:
-            state.words.append(build_word(state.characters, self.seconds_per_frame))
+            state.words.append(build_word(state.characters, self.seconds_per_frame, state.delimiter_frame))
             state.characters = []
 
 

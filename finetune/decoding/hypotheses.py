@@ -36,6 +36,9 @@ class Word:
     peaks, so a word is rather longer than it seems. `confidence` is the mean over the symbols of the largest posterior
     that each has in its frames, which needs no other hypotheses and means the same for any beam width and language
     model (frame posteriors aggregated over a word: Laptev and Ginsburg 2022, arXiv 2212.08703).
+
+    `delimiter_frame` is behind the last frame of the word delimiter before it, None where there is none: a model emits
+    that one as soon as it hears that another word begins.
     """
 
     text: str
@@ -45,6 +48,7 @@ class Word:
     end_seconds: float
     confidence: float
     characters: tuple[Character, ...]
+    delimiter_frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Hypothesis:
         return self.logit_score + self.lm_score
 
 
-def build_word(characters: Sequence[Character], seconds_per_frame: float) -> Word:
-    """A word from its characters."""
+def build_word(characters: Sequence[Character], seconds_per_frame: float, delimiter_frame: int | None = None) -> Word:
+    """A word from its characters, and the frame behind the delimiter before it."""
     start, end = characters[0].start_frame, characters[-1].end_frame
     return Word(
         "".join(character.text for character in characters),
@@ -77,6 +81,7 @@ def build_word(characters: Sequence[Character], seconds_per_frame: float) -> Wor
         end * seconds_per_frame,
         sum(character.confidence for character in characters) / len(characters),
         tuple(characters),
+        delimiter_frame,
     )
 
 

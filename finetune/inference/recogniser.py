@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors import SafetensorError
 
+from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
 from finetune.data.features import length_step, load_config
-from finetune.data.preprocessing import Step, load_preprocessing
 from finetune.data.repositories import fetch_model, say_model
 from finetune.data.storage import find_model_file
 from finetune.decoding.beam import BeamSearch
@@ -54,7 +54,9 @@ class Recogniser:
         self.dtype = torch.float32  # of what the model takes
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
-        self.preprocessing: tuple[Step, ...] = ()  # What recordings go through before; `logits` leaves it to others.
+        # What recordings go through before `logits`, and texts before they are compared with what is recognised.
+        self.preprocessing: tuple[preprocessing.Step, ...] = ()
+        self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
         self.trained_lengths = Lengths()
 
     @classmethod
@@ -95,7 +97,9 @@ class Recogniser:
         recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
         recogniser.dtype = dtype
         recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
-        recogniser.preprocessing = load_preprocessing(folder)
+        recogniser.preprocessing = preprocessing.load_preprocessing(folder)
+        saved = transcripts.load_normalization(folder)
+        recogniser.normalization = recogniser.normalization if saved is None else saved
         recogniser.trained_lengths = Lengths.load(folder)
         return recogniser
 

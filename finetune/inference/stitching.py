@@ -103,6 +103,7 @@ class RecordingDecoder:
         # From which decoded frame on the recording's is so many later.
         self._starts: list[int] = []
         self._shifts: list[int] = []
+        self._behind_ours: set[int] = set()  # the decoded frames behind those that we put between pieces
 
     def advance(self, piece: Piece) -> None:
         """Decode what the next window's logits settle; raises UserError for those that are not finite numbers."""
@@ -119,6 +120,7 @@ class RecordingDecoder:
     def _decode(self, piece: Piece) -> None:
         if self._end is not None and (piece.after_pause or piece.first_frame != self._end):
             self._advance(self._say_nothing(piece.logits.shape[1], piece.after_pause))
+            self._behind_ours.add(self._num_frames)
         shift = piece.first_frame - self._num_frames
         if not self._shifts or self._shifts[-1] != shift:
             self._starts.append(self._num_frames)
@@ -153,7 +155,13 @@ class RecordingDecoder:
             start_seconds=first * seconds,
             end_seconds=last * seconds,
             characters=characters,
+            delimiter_frame=self._find_delimiter(word),
         )
+
+    def _find_delimiter(self, word: Word) -> int | None:
+        """The frame behind the delimiter before a word; one of ours says nothing."""
+        behind = word.delimiter_frame
+        return None if behind is None or behind in self._behind_ours else self._find(behind - 1) + 1
 
     def _find(self, frame: int) -> int:
         return frame + self._shifts[int(np.searchsorted(self._starts, frame, side="right")) - 1]
@@ -167,7 +175,7 @@ def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]
             yield word
             continue
         rest = list(word.characters)
-        for size in sizes:
+        for place, size in enumerate(sizes):
             part = [rest.pop(0)]
             while rest and sum(len(each.text) for each in part) < size:
                 part.append(rest.pop(0))
@@ -178,4 +186,5 @@ def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]
                 end_frame=part[-1].end_frame,
                 confidence=sum(each.confidence for each in part) / len(part),
                 characters=tuple(part),
+                delimiter_frame=None if place else word.delimiter_frame,
             )

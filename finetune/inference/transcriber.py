@@ -91,7 +91,7 @@ class Transcriber:
         *,
         sampling_rate: int | None = None,
         separate_channels: bool = False,
-        on_progress: Callable[[float], None] | None = None,
+        on_progress: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Key, Transcript | AudioError]]:
         """What each recording says, in their order, under the key that it came with; an AudioError if it is unusable.
 
@@ -116,17 +116,23 @@ class Transcriber:
                     if not item.window:
                         yield job.key, job.error or self._finish(job, decoders)
 
-    def compute_logits(self, audio: Audio, *, sampling_rate: int | None = None) -> tuple[list[Piece], float]:
+    def compute_logits(
+        self, audio: Audio, *, sampling_rate: int | None = None, on_progress: Callable[[float], object] | None = None
+    ) -> tuple[list[Piece], float]:
         """The logits of a recording's frames, without those of silence, and its length in seconds.
 
-        `audio` and `sampling_rate` are as for `transcribe`, and an AudioError is raised as there.
+        The arguments are as for `transcribe_many`, and an AudioError is raised as by `transcribe`.
         """
         items = self._reader.read([(None, audio)], False, sampling_rate)
         pieces: list[Piece] = []
+        done = 0.0
         num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
         with read_ahead(items, num_samples) as pools:
             for pool in pools:
                 pieces += self._compute([item.window for item in pool if item.window])
+                if on_progress:
+                    on_progress(max(0.0, pool[-1].seconds - done))
+                done = pool[-1].seconds
         job = pool[-1].job
         if job.error:
             raise job.error

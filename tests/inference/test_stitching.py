@@ -91,6 +91,15 @@ def test_a_han_character_is_a_word_also_beside_letters(kind: str) -> None:
     assert found == [("ab", 1, 3), ("好", 3, 4), ("世", 5, 6), ("c", 7, 8)]
 
 
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+@pytest.mark.parametrize("second", [5, 6, 9])
+def test_the_delimiter_before_a_word_has_its_frame_in_the_recording_and_ours_has_none(kind: str, second: int) -> None:
+    decoder = RecordingDecoder(build_search(kind))
+    decoder.advance(Piece(0, say("a||_b"), True))
+    decoder.advance(Piece(second, say("_c_|_a"), True))
+    assert [word.delimiter_frame for word in decoder.finish()] == [None, 3, None, second + 4]
+
+
 def test_a_word_of_several_windows_has_the_frames_of_each() -> None:
     pieces = [(0, "a_b_", True), (2, "b__c", False), (20, "_a", True)]
     assert decode("greedy", *pieces) == decode("beam", *pieces) == [("abc", 0, 6), ("a", 21, 22)]

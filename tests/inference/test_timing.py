@@ -7,19 +7,26 @@ from finetune.decoding import hypotheses
 from finetune.inference.timing import place_words
 
 
-def make_word(*frames: tuple[int, int]) -> hypotheses.Word:
+def make_word(*frames: tuple[int, int], delimiter_frame: int | None = None) -> hypotheses.Word:
     """A word of symbols that are emitted from one frame to (not including) another."""
     characters = tuple(hypotheses.Character("x", start, end, 0.9) for start, end in frames)
-    return hypotheses.Word("x" * len(frames), frames[0][0], frames[-1][1], 0.0, 0.0, 0.9, characters)
+    return hypotheses.Word("x" * len(frames), frames[0][0], frames[-1][1], 0.0, 0.0, 0.9, characters, delimiter_frame)
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=1), min_size=1), st.booleans())
-def test_times_are_in_order_and_within_the_audio(emitted: list[list[tuple[int, int]]], in_turn: bool) -> None:
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=1), min_size=1),
+    st.booleans(),
+    st.booleans(),
+)
+def test_times_are_in_order_and_within_the_audio(
+    emitted: list[list[tuple[int, int]]], in_turn: bool, delimited: bool
+) -> None:
     if in_turn:
         at = iter(sorted(start for word in emitted for start, _ in word))
         emitted = [[(next(at), length) for _, length in word] for word in emitted]
+    frames = [[(start, start + length) for start, length in word] for word in emitted]
     words = place_words(
-        [make_word(*[(start, start + length) for start, length in word]) for word in emitted], 0.02, 1.0, channel=2
+        [make_word(*word, delimiter_frame=word[0][0] if delimited else None) for word in frames], 0.02, 1.0, channel=2
     )
     times = [time for word in words for letter in word.characters for time in (letter.start, letter.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.0
@@ -35,6 +42,24 @@ def test_symbols_are_said_before_they_are_emitted() -> None:
     assert times == [(0.3, 0.457), (0.457, 0.545), (0.9, 1.005)]
     first, second = words[0].characters
     assert first.end == second.start and round(first.end, 3) == 0.377
+
+
+def test_a_word_begins_where_its_delimiter_says_so() -> None:
+    """Its first symbol may be as late as that of a letter's name; the word before lasts until then, but for a pause."""
+    words = [make_word((20, 21)), make_word((40, 41), delimiter_frame=30), make_word((70, 72), delimiter_frame=60)]
+    times = [(round(word.start, 3), round(word.end, 3)) for word in place_words(words, 0.02, 2.0)]
+    assert times == [(0.3, 0.505), (0.505, 0.785), (1.105, 1.405)]
+
+
+def test_a_word_that_was_not_found_is_between_those_beside_it() -> None:
+    missing = [hypotheses.Word("no", frame, frame, 0.0, 0.0, 0.0, ()) for frame in (0, 30, 49, 50, 200)]
+    first, second = make_word((20, 21), (24, 25)), make_word((50, 52))
+    words = place_words([missing[0], first, missing[1], missing[2], second, missing[3], missing[4]], 0.02, 2.0)
+    assert [word.found for word in words] == [False, True, False, False, True, False, False]
+    times = [(round(word.start, 3), round(word.end, 3)) for word in words]
+    assert times[1] == (0.3, 0.465) and times[4] == (0.9, 1.005)
+    assert [start for start, _ in times] == [0, 0.3, 0.6, 0.9, 0.9, 1.005, 2.0]
+    assert [word.end for word in words if not word.found] == [word.start for word in words if not word.found]
 
 
 def test_no_words_have_no_times() -> None:

@@ -1,0 +1,132 @@
+"""A recording and its text in, the text's words with times out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.audio import Waveform
+from finetune.data.audio_stream import Audio
+from finetune.data.transcripts import build_normalizer, split_words
+from finetune.decoding.alignment import align
+from finetune.decoding.decoder import build_greedy_search
+from finetune.decoding.hypotheses import Word
+from finetune.errors import UserError
+from finetune.inference.recogniser import Recogniser
+from finetune.inference.stitching import Piece
+from finetune.inference.timing import place_words
+from finetune.inference.transcriber import Transcriber
+from finetune.inference.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A word as it is written, and the normalised words that are said for it."""
+
+    text: str
+    said: tuple[str, ...]
+
+
+def align_text(
+    transcriber: Transcriber,
+    audio: Audio,
+    text: str,
+    *,
+    sampling_rate: int | None = None,
+    on_progress: Callable[[float], object] | None = None,
+) -> Transcript:
+    """When the words of a text are said in a recording of any length; those that it doesn't have are not `found`.
+
+    `audio` and the others are as for `Transcriber.transcribe_many`. Words are written as in the text, with the
+    punctuation that stands alone behind them; they are found as the model's normalisation writes each of them, so that
+    steps which look at several words do nothing here. A character that the model can't write may be any.
+
+    Raises UserError for a text without words, AudioError where the recording can't be read to its end.
+    """
+    search, recogniser = transcriber.search, transcriber.recogniser
+    parted = search.delimiter_id is not None
+    words = _spell(text, build_normalizer(recogniser.normalization), parted)
+    if not words:
+        raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
+    pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate, on_progress=on_progress)
+    logits, frames = _join(pieces, len(search.symbols))
+    frame_seconds = transcriber.stride / recogniser.sampling_rate
+    aligned = align(
+        logits,
+        [said for word in words for said in word.said],
+        recogniser.tokenizer.get_vocab(),
+        blank_id=search.blank_id,
+        delimiter_id=search.delimiter_id,
+        seconds_per_frame=frame_seconds,
+    )
+    found = iter(aligned.words)
+    written = [_write(word.text, list(islice(found, len(word.said))), frames, frame_seconds) for word in words]
+    return Transcript(place_words(written, frame_seconds, seconds), seconds)
+
+
+def measure_mismatches(
+    recogniser: Recogniser, waveforms: Sequence[Waveform], texts: Sequence[str]
+) -> list[float | None]:
+    """How much less likely each waveform's text is than what the model hears, (samples,) each; 0 is not at all.
+
+    It is the cost of the alignment, a natural logarithm, for each of the text's symbols; None for a text without any.
+    """
+    search = build_greedy_search(recogniser.tokenizer, recogniser.num_symbols)
+    normalize, ids = build_normalizer(recogniser.normalization), recogniser.tokenizer.get_vocab()
+    logits, num_frames = recogniser.logits(waveforms)
+    mismatches: list[float | None] = []
+    for row, frames, text in zip(logits, num_frames, texts, strict=True):
+        parted = search.delimiter_id is not None
+        words = [said for word in _spell(text, normalize, parted) for said in word.said]
+        aligned = align(row[:frames].numpy(), words, ids, blank_id=search.blank_id, delimiter_id=search.delimiter_id)
+        mismatches.append(aligned.cost / sum(map(len, words)) if words else None)
+    return mismatches
+
+
+def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
+    """The words of a text, or its characters where nothing parts words; what is not said goes with the word before."""
+    words: list[_Written] = []
+    before = ""  # What is written before the next word and not said.
+    for chunk in text.split():
+        space = " "
+        for unit in split_words(chunk) if parted else chunk:
+            said = tuple(normalize(unit).split())
+            if said:
+                words.append(_Written(before + unit, said))
+                before = ""
+            elif words:
+                words[-1] = replace(words[-1], text=words[-1].text + space + unit)
+            else:
+                before += unit + " "
+            space = ""
+    return words
+
+
+def _join(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The logits of all pieces, (frames, symbols), and the recording's frame that each is."""
+    logits = [np.empty((0, num_symbols), np.float32), *(piece.logits for piece in pieces)]
+    frames = [np.empty(0, np.int64), *(np.arange(piece.first_frame, piece.end_frame) for piece in pieces)]
+    return np.concatenate(logits), np.concatenate(frames)
+
+
+def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_seconds: float) -> Word:
+    """The word that is written of those that are said for it, in frames of the recording."""
+    characters = tuple(
+        replace(
+            character,
+            start_frame=int(frames[character.start_frame]),
+            end_frame=int(frames[character.end_frame - 1]) + 1,
+        )
+        for word in said
+        for character in word.characters
+    )
+    if characters:
+        start, end = characters[0].start_frame, characters[-1].end_frame
+    else:
+        start = end = int(frames[min(said[0].start_frame, len(frames) - 1)]) if len(frames) else 0
+    confidence = sum(word.confidence for word in said) / len(said)
+    behind = said[0].delimiter_frame
+    delimiter_frame = None if behind is None else int(frames[behind - 1]) + 1
+    return Word(text, start, end, start * frame_seconds, end * frame_seconds, confidence, characters, delimiter_frame)
