@@ -51,10 +51,12 @@ class Resampler:
 
 @lru_cache(maxsize=64)
 def _build_filters(from_rate: int, to_rate: int) -> Any:
-    # torchaudio.functional.resample rebuilds its kernel at each call; the transform keeps it.
-    import torchaudio
-
     # A kernel has a row for each output phase: of a rate like 22,051 Hz it would fill the memory. The nearest ratio
     # of small numbers is off by less than a millionth.
     ratio = Fraction(from_rate, to_rate).limit_denominator(1000)
-    return None if ratio == 1 else torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
+    if ratio == 1:
+        return None
+    # torchaudio.functional.resample rebuilds its kernel at each call; the transform keeps it.
+    import torchaudio
+
+    return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)

@@ -45,7 +45,7 @@ _SMOOTHED = 2
 # statistics", 2001).
 _NOISE_PAST, _NOISE_AHEAD = 100, 50
 # Speech is so many dB above its noise: 4.5 where the loudest of 10 s past and 1 s to come is 19, 11 where it is
-# 30 or more. The straight line between them, and the bands, were found on AN4 in noise.
+# 30 or more. The straight line between them, and the bands, were found on AN4 in noise (scripts/bench_detection.py).
 _LEAST_DECIBELS, _SHARE, _OFFSET, _LIMIT = 4.5, 0.6, 7.0, 30.0
 _RECENT_PAST, _RECENT_AHEAD = 500, 50
 # And it is no more than 40 dB below the loudest, so that a room's noise between digital silences is none.

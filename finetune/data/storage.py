@@ -51,7 +51,7 @@ def reporting(place: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_file(place: str) -> Iterator[BinaryIO]:
+def open_file(place: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[BinaryIO]:
     """Open a file here or elsewhere for reading; elsewhere only the blocks that are read are fetched."""
     if not is_url(place):
         with Path(place).open("rb") as file:
@@ -59,7 +59,7 @@ def open_file(place: str) -> Iterator[BinaryIO]:
         return
     with reporting(place):
         filesystem, path = _connect(place)
-        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+        file = filesystem.open(path, "rb", block_size=block_bytes)
     with file:
         yield file
 

@@ -32,9 +32,17 @@ class Piece:
         """The number of the frame behind the last."""
         return self.first_frame + len(self.logits)
 
+    def part(self, first_frame: int, end_frame: int) -> "Piece":
+        """The frames from one on and before another."""
+        logits = self.logits[first_frame - self.first_frame : end_frame - self.first_frame]
+        return replace(self, first_frame=first_frame, logits=logits)
+
 
 class Stitcher:
-    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on."""
+    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on.
+
+    Of a pause that they share the first says it: CTC emits symbols late, when the word has ended already.
+    """
 
     def __init__(self) -> None:
         self._held: Piece | None = None
@@ -43,11 +51,11 @@ class Stitcher:
         """What is settled when the next window's logits are known."""
         held = self._held
         if held is not None:
-            overlap = held.end_frame - piece.first_frame
-            if not piece.after_pause and overlap > 0:
-                cut = _find_cut(held.logits[-overlap:].argmax(1), piece.logits[:overlap].argmax(1))
-                held = replace(held, logits=held.logits[: len(held.logits) - overlap + cut])
-                piece = Piece(piece.first_frame + cut, piece.logits[cut:], after_pause=False)
+            first, behind = max(held.first_frame, piece.first_frame), min(held.end_frame, piece.end_frame)
+            if first < behind:
+                before, after = held.part(first, behind), piece.part(first, behind)
+                cut = first + _find_cut(before.logits.argmax(1), after.logits.argmax(1), piece.after_pause)
+                held, piece = held.part(held.first_frame, cut), piece.part(cut, piece.end_frame)
             yield held
         self._held = piece
 
@@ -66,16 +74,16 @@ def stitch(pieces: Iterable[Piece]) -> Iterator[Piece]:
     yield from stitcher.finish()
 
 
-def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp]) -> int:
-    """How many frames of an overlap to take from the window before: half, or nearly so where it is safer.
+def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp], in_pause: bool) -> int:
+    """How many frames of an overlap to take from the window before: half, of a pause all, or nearly so where safer.
 
     It is safer where both windows have the same best symbols on both sides of the cut: a symbol that one of them puts
     a frame later than the other is then neither doubled nor lost.
     """
-    middle = len(before) // 2
-    same = before[: len(after)] == after[: len(before)]
+    wanted = len(before) if in_pause else len(before) // 2
+    same = before == after
     safe = np.flatnonzero(same[1:] & same[:-1]) + 1
-    return int(safe[np.abs(safe - middle).argmin()]) if len(safe) else middle
+    return int(safe[np.abs(safe - wanted).argmin()]) if len(safe) else wanted
 
 
 class RecordingDecoder:

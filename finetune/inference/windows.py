@@ -18,7 +18,8 @@ _MAX_SECONDS = 20.0
 _MEAN_SECONDS = 10.0
 # Where speech doesn't pause two windows share so much, but no more than a third: at the cut each has half around it.
 _OVERLAP_SECONDS = 4.0
-# This much of a pause stays before and after speech, whose ends are faint.
+# This much of a pause, if there is so much, stays before and after speech: its ends are faint, and models expect some
+# silence. Windows share a short pause: with half of it for each, AN4's joined utterances had a tenth more word errors.
 _MARGIN_SECONDS = 0.3
 # From which length on a pause ends any window, and its middle is skipped.
 _LONG_PAUSE_SECONDS = 0.6
@@ -49,7 +50,8 @@ class Lengths:
 class Window:
     """A piece of a recording, (samples,), that begins at one of the encoder's frames.
 
-    `after_pause`: no word reaches into it from the window before; otherwise it overlaps that one.
+    `after_pause`: no word reaches into it from the window before, with which it may share a short pause; otherwise it
+    overlaps that one in speech.
     """
 
     first_frame: int
@@ -83,7 +85,7 @@ class WindowCutter:
         self._first = 0  # where these samples begin
         self._known = 0  # up to where speech was looked for
         self._speech: list[tuple[int, int]] = []  # from where to where there is speech, in the windows to come
-        self._floor = 0  # where the window before ended
+        self._floor = 0  # where the speech in the window before ended
         self._begun: int | None = None  # where the next window begins, if it overlaps the one before
 
     @property
@@ -132,9 +134,9 @@ class WindowCutter:
             waveform = self._samples[start - self._first : end - self._first].copy()
             yield Window(start // self._stride, waveform, after_pause=self._begun is None)
             self._begun = None if in_pause else end - self._overlap
-            self._floor = end
+            self._floor = max(spoken for _, spoken in self._speech if spoken <= end) if in_pause else end
             self._speech = [stretch for stretch in self._speech if stretch[1] > end]
-            self._forget(end if in_pause else end - self._overlap)
+            self._forget(self._floor if in_pause else end - self._overlap)
         self._forget(self._known - self._margin)
 
     def _find_end(self, start: int, final: bool) -> tuple[int, bool] | None:
@@ -149,7 +151,7 @@ class WindowCutter:
             pause = (self._known if following is None else following[0]) - end
             if following is None and pause < self._long_pause:
                 return None  # It may go on.
-            cut = end + min(self._margin, pause // 2)
+            cut = end + min(self._margin, pause)
             if pause >= self._needed_pause(end - start):
                 return cut, True
             best = max(best or (0, 0), (pause, cut))

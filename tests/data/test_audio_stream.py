@@ -1,6 +1,8 @@
 """A recording read in blocks is the recording read whole, whatever it is read from."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,43 @@ def test_a_file_cut_off_while_it_is_read_is_refused(tmp_path: Path, name: str) -
             opened.truncate(file.stat().st_size // 2)
         with pytest.raises(AudioError, match=r"truncated audio: \d+ of \d+ samples|unreadable audio: "):
             list(blocks)
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU"])
+def test_half_of_what_its_header_speaks_of_is_refused(tmp_path: Path, container: str) -> None:
+    file = tmp_path / "half"
+    soundfile.write(file, make_noise(4, 16000), 16000, format=container, subtype="PCM_16")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    for read_it in (read, lambda half: read_waveform(Recording(str(half), None), 16000)):
+        with pytest.raises(AudioError, match=r"truncated audio: 319\d\d of 6[34]\d{3} samples"):
+            read_it(file)
+    assert read(Recording(str(file), None, start=0.5, end=1.5)).shape == (1, 16000)
+    file.write_bytes(content[:-400])  # Headers that are wrong by a little are common.
+    assert read(file).shape == (1, 4 * 16000 - 200)
+
+
+def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from finetune.data.audio_stream import open_stream\n"
+        "from finetune.data.speech_activity import build_detector\n"
+        "state = build_detector('energy', 16000).start()\n"
+        "with open_stream(sys.argv[1], 16000) as stream:\n"
+        "    found = sum((state.detect(block[0]) > 0.5).sum() for block in stream.blocks())\n"
+        "print(found + (state.finish() > 0.5).sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for seconds in (60, 3600):
+        file = tmp_path / "silence.wav"
+        soundfile.write(file, np.zeros(16000, np.float32), 16000, subtype="PCM_16")
+        with file.open("r+b") as opened:  # The rest is a hole in the file.
+            opened.truncate(44 + 32000 * seconds)
+            for place, value in ((4, 36 + 32000 * seconds), (40, 32000 * seconds)):
+                opened.seek(place)
+                opened.write(value.to_bytes(4, "little"))
+        done = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True, check=True)
+        found, peak = map(int, done.stdout.split())
+        assert found == 0
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0]

@@ -151,7 +151,8 @@ def test_words_have_frames_and_confidences():
     logits, _ = logits_of("_hhe_l_l|_|o_")
     logits[0, 2, IDS["h"]] = 5.0
     search = build_search()
-    [found] = search.finish(search.advance(search.start(), logits[0]))
+    state = search.advance(search.start(), logits[0, :2])  # In the middle of the h.
+    [found] = search.finish(search.advance(state, logits[0, 2:]))
     assert [(word.text, word.start_frame, word.end_frame) for word in found.words] == [("hell", 1, 8), ("o", 11, 12)]
     h, e = found.words[0].characters[:2]
     assert (h.start_frame, h.end_frame, e.start_frame, e.end_frame) == (1, 3, 3, 4)

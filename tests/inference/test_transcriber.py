@@ -125,6 +125,32 @@ def np_to(values: np.ndarray, like: Any) -> Any:
     return like.new_tensor(values)
 
 
+def test_windows_of_several_recordings_share_batches_and_progress_is_told(
+    load: Callable[..., Transcriber], tone_recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+    compute = tone_recogniser.logits
+
+    def note(waveforms: Sequence[np.ndarray]) -> Any:
+        batches.append([len(waveform) for waveform in waveforms])
+        return compute(waveforms)
+
+    monkeypatch.setattr(tone_recogniser, "logits", note)
+    recordings = [say(6, 0.7, seed) for seed in range(4)]
+    done: list[float] = []
+    found = load(batch_seconds=20.0).transcribe_many(
+        enumerate(samples for samples, _, _ in recordings), sampling_rate=SAMPLING_RATE, on_progress=done.append
+    )
+    texts = [transcript.text.split() for _, transcript in found if isinstance(transcript, Transcript)]
+    assert texts == [words for _, words, _ in recordings]
+    # More than one recording has windows, of similar lengths, padded to no more than was asked for.
+    assert max(map(len, batches)) > 6
+    assert all(len(batch) * max(batch) <= 20 * SAMPLING_RATE for batch in batches)
+    assert all(min(batch) > 0.6 * max(batch) for batch in batches[:-1])
+    assert sum(done) == pytest.approx(sum(len(samples) for samples, _, _ in recordings) / SAMPLING_RATE)
+    assert min(done) >= 0 and len(done) > len(batches)
+
+
 def test_one_that_cannot_be_read_stops_no_other(load: Callable[..., Transcriber], tmp_path: Path) -> None:
     samples, words, _ = say(8, 0.5)
     soundfile.write(tmp_path / "good.wav", samples, SAMPLING_RATE)
