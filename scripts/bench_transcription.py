@@ -231,10 +231,12 @@ def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
                 for other in ("pipeline float32", "pipeline bfloat16", "float32")
                 if other != variant
             )
+            alone = wers["files", variant]
+            relative = 100 * (wers[name, variant] / alone - 1) if alone else float("nan")
             print(
                 f"{name}, {variant}: as fast as {faster}; WER {wers[name, variant]:.2f} %, "
                 f"{wers[name, variant] - wers[name, 'float32']:+.2f} points to float32, "
-                f"{100 * (wers[name, variant] / wers['files', variant] - 1):+.1f} % of that of the files"
+                f"{wers[name, variant] - alone:+.2f} points to the files ({relative:+.1f} % of theirs)"
             )
 
 
