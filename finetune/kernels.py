@@ -19,8 +19,8 @@ _FRAMES = 32
 def use_cpu_kernels(model: Any, *, frozen: bool = False) -> None:
     """Have a `Wav2Vec2ForCTC` compute with the functions below; its parameters keep their names and values.
 
-    Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a fifth of the time
-    of the small base on utterances of 3 s (scripts/bench_transcription.py).
+    Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a third of the time
+    of the small base on utterances of 3.5 s (scripts/bench_transcription.py).
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask

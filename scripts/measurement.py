@@ -47,6 +47,11 @@ def watch_memory() -> Callable[[], float]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated
+    return watch_pages()
+
+
+def watch_pages() -> Callable[[], float]:
+    """What tells the most pages of its own that this process had since, in bytes: not those of files it has mapped."""
     peak = 0
 
     def watch() -> None:

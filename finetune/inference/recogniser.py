@@ -29,8 +29,8 @@ MIN_SECONDS = 0.05
 # What a model may compute in; `auto` is bfloat16 where the device has instructions for it.
 Precision = Literal["auto", "float32", "bfloat16"]
 
-# On a CPU lengths are multiples of up to this share of themselves: 8 to 16 between one and twice as much. In training
-# there are more, for there are more steps of each.
+# In bfloat16 on a CPU lengths are multiples of up to this share of themselves: 8 to 16 between one and twice as much.
+# In training there are more, for there are more steps of each.
 _LENGTH_SHARE = 8
 
 
@@ -138,11 +138,13 @@ class Recogniser:
     def _compute(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Each waveform's logits (frames, vocabulary), with those of padding."""
         longest = max(map(len, waveforms))
+        # In float32 kernels are made for few shapes, and padding would gain nothing.
+        many_kernels = self.device.type == "cpu" and self.dtype == torch.bfloat16
         features = self.feature_extractor(
             list(waveforms),
             sampling_rate=self.sampling_rate,
             padding=True,
-            pad_to_multiple_of=length_step(longest, _LENGTH_SHARE) if self.device.type == "cpu" else None,
+            pad_to_multiple_of=length_step(longest, _LENGTH_SHARE) if many_kernels else None,
             return_attention_mask=True,
             return_tensors="pt",
         )

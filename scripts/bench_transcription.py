@@ -1,0 +1,291 @@
+"""Transcribing against `transformers.pipeline`: same model, same audio, in turn, each in a process of its own.
+
+    python scripts/bench_transcription.py --model MODEL --data FOLDER [--rounds 3] [--files 104] [--minutes 10]
+    python scripts/bench_transcription.py --shape base|large --data FOLDER
+    python scripts/bench_transcription.py --model MODEL --data FOLDER --memory
+
+`FOLDER` holds utterances and their metadata.csv with `file_name` and `text`. `files` are its utterances as they are;
+`pauses` is one recording, in which they follow each other with 0.3 s to 2 s of faint noise between; `joined` is one in
+which they don't pause. Those two are of `--minutes`, the utterances again and again. With `--shape` the model has the
+shape of wav2vec2-base or wav2vec2-large-lv60 and random weights, so that only its speed means something.
+
+Ours is `Transcriber`: `float32`, `auto` (bfloat16 where the device has instructions for it) and, on a CPU, `int8` of
+`finetune export`. Theirs is the pipeline with `chunk_length_s=20`, given samples that soundfile reads, in float32 as it
+comes and in bfloat16, each with the batch size of `--batch-sizes` that is fastest on a part of the audio. The clock
+runs from the first file that is opened to the last text; loading the model is left out, the making of kernels is not.
+
+The real-time factor is seconds of computing for a second of audio; medians of the rounds are compared. The limit on a
+CPU is its matrix product: wav2vec2-base needs some 14 GFLOP for a second of speech, 7 GFLOP of them in the transformer.
+How ours computes was chosen by processor time on one thread of an AMD EPYC with bf16, other work beside it, on 24
+utterances of 1 to 6 s of noise in bfloat16, in seconds of audio a second: the small base alone 120 and, with what is
+made of its weights kept, 187, in padded batches of 40 s 175; wav2vec2-base alone 14.5, kept 17.3, in batches 14.8. In
+float32 alone 80 and 5.0, in batches 72 and 5.2. Two Python threads with a thread each were as fast as one with two.
+
+WER is against the texts of metadata.csv, normalised as is saved with the model. With `--memory` what is measured is the
+most of the process' own pages at any time, for 5 minutes and for three hours of `pauses`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_training import LARGE
+from parts import start_part
+
+SAMPLING_RATE = 16000
+RECORDINGS = ("files", "pauses", "joined")
+CHUNK_SECONDS = 20
+TRIAL_SECONDS = 120.0  # of audio, on which the pipeline's batch size is chosen
+
+
+def read_utterances(data: Path, most: int) -> list[tuple[Path, str]]:
+    """(file, transcript) of a folder's utterances, of many some, evenly spread."""
+    with (data / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(data / row["file_name"], row["text"]) for row in csv.DictReader(file)]
+    return rows[:: max(1, len(rows) // most)][:most]
+
+
+def make_recordings(folder: Path, data: Path, options: argparse.Namespace) -> None:
+    """Write what is transcribed, and `recordings.json`: each one's files with their texts, and its seconds."""
+    import numpy as np
+    import soundfile
+
+    from finetune.data.audio import Recording, read_waveform
+
+    rng = np.random.default_rng(0)
+    utterances = read_utterances(data, options.files)
+    waveforms = [read_waveform(Recording(path=str(file), data=None), SAMPLING_RATE) for file, _ in utterances]
+    described: dict[str, Any] = {}
+
+    def describe(name: str, files: Sequence[tuple[str, str]], num_samples: int) -> None:
+        described[name] = {"files": files, "seconds": num_samples / SAMPLING_RATE}
+
+    def join(name: str, minutes: float, pauses: bool) -> None:
+        texts: list[str] = []
+        length = 0
+        with soundfile.SoundFile(folder / f"{name}.flac", "w", SAMPLING_RATE, 1) as output:
+            while length < minutes * 60 * SAMPLING_RATE:
+                number = len(texts) % len(utterances)
+                pause = int(rng.uniform(0.3, 2) * SAMPLING_RATE) if pauses else 0
+                output.write(np.append(waveforms[number], 1e-3 * rng.standard_normal(pause)))
+                texts.append(utterances[number][1])
+                length += len(waveforms[number]) + pause
+        describe(name, [(str(folder / f"{name}.flac"), " ".join(texts))], length)
+
+    for i, waveform in enumerate(waveforms):
+        soundfile.write(folder / f"{i}.flac", waveform, SAMPLING_RATE)
+    files = [(str(folder / f"{i}.flac"), text) for i, (_, text) in enumerate(utterances)]
+    describe("files", files, sum(map(len, waveforms)))
+    some = files[: max(1, int(np.searchsorted(np.cumsum([len(w) for w in waveforms]) / SAMPLING_RATE, TRIAL_SECONDS)))]
+    describe("some files", some, sum(len(waveform) for waveform in waveforms[: len(some)]))
+    join("some pauses", TRIAL_SECONDS / 60, True)
+    if options.memory:
+        join("5 minutes", 5, True)
+        join("3 hours", 180, True)
+    else:
+        join("pauses", options.minutes, True)
+        join("joined", options.minutes, False)
+    (folder / "recordings.json").write_text(json.dumps(described))
+
+
+def make_models(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Write the model and what it is exported to, with all that belongs to it."""
+    from finetune.inference.exported import write_model
+    from finetune.inference.recogniser import Recogniser
+
+    model = folder / "model"
+    if options.shape:
+        import torch
+        from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
+
+        from finetune.data.vocabulary import build_tokenizer, build_vocabulary
+
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
+        shape = LARGE if options.shape == "large" else {}
+        config = Wav2Vec2Config(**shape, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+        Wav2Vec2ForCTC(config).save_pretrained(model)
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=options.shape == "large")
+        Wav2Vec2Processor(extractor, tokenizer).save_pretrained(model)
+    else:
+        shutil.copytree(options.model, model)
+    int8 = folder / "int8"
+    shutil.copytree(model, int8, ignore=shutil.ignore_patterns("*.safetensors"))
+    write_model(Recogniser.load(model, "cpu").model, int8, int8=True)
+    return {}
+
+
+def transcribe_ours(folder: Path, variant: str, files: Sequence[str], device: str) -> tuple[float, list[str]]:
+    """Seconds from the first file to the last text, and the texts."""
+    from finetune.data.audio import AudioError
+    from finetune.inference.transcriber import Transcriber
+
+    model, precision = (folder / "int8", "auto") if variant == "int8" else (folder / "model", variant)
+    transcriber = Transcriber(model, device=device, precision=precision)
+    started, texts = time.perf_counter(), []
+    for file, found in transcriber.transcribe_many((file, file) for file in files):
+        assert not isinstance(found, AudioError), f"{file}: {found}"
+        texts.append(found.text)
+    return time.perf_counter() - started, texts
+
+
+def transcribe_theirs(
+    folder: Path, precision: str, batch_size: int, files: Sequence[str], device: str
+) -> tuple[float, list[str]]:
+    """Seconds from the first file to the last text, and the texts."""
+    import soundfile
+    import torch
+    from transformers import pipeline
+
+    recogniser = pipeline(
+        "automatic-speech-recognition",
+        model=str(folder / "model"),
+        device=0 if device == "auto" and torch.cuda.is_available() else "cpu",
+        dtype=getattr(torch, precision),
+    )
+
+    def read() -> Iterator[dict[str, Any]]:
+        for file in files:
+            samples, rate = soundfile.read(file, dtype="float32")
+            yield {"raw": samples, "sampling_rate": rate}
+
+    started = time.perf_counter()
+    found = recogniser(read(), chunk_length_s=CHUNK_SECONDS, batch_size=batch_size)
+    texts = [each["text"] for each in found]
+    return time.perf_counter() - started, texts
+
+
+def run_part(options: argparse.Namespace) -> dict[str, float]:
+    """Do one part of the benchmark in this process: models, or RECORDING/VARIANT or RECORDING/PRECISION/BATCH SIZE."""
+    if options.part == "models":
+        return make_models(options.folder, options)
+    from measurement import watch_pages
+
+    from finetune.data.transcripts import build_normalizer, load_normalization
+    from finetune.evaluation.scores import score
+
+    peak = watch_pages()
+    name, variant, *batch_size = options.part.split("/")
+    recording = json.loads((options.folder / "recordings.json").read_text())[name]
+    files, references = zip(*recording["files"], strict=True)
+    if batch_size:
+        size = int(batch_size[0])
+        seconds, texts = transcribe_theirs(options.folder, variant, size, files, options.device)
+    else:
+        seconds, texts = transcribe_ours(options.folder, variant, files, options.device)
+    memory = peak()
+    wer = None
+    if not options.shape and not options.memory:
+        normalize = build_normalizer(load_normalization(options.folder / "model") or ())
+        wer = score([normalize(text) for text in references], [normalize(text) for text in texts]).wer
+    percent = float("nan") if wer is None else 100 * wer
+    return {"factor": seconds / recording["seconds"], "wer": percent, "memory": memory}
+
+
+def choose_batch_sizes(arguments: Sequence[str], options: argparse.Namespace) -> dict[tuple[str, str], str]:
+    """For short files and for long ones, the pipeline's fastest batch size in each precision."""
+    chosen: dict[tuple[str, str], str] = {}
+    for name in ("some files", "some pauses"):
+        for precision in ("float32", "bfloat16"):
+            factors = {}
+            for size in options.batch_sizes:
+                done = start_part(__file__, arguments, f"{name}/{precision}/{size}", options.folder)
+                factors[size] = done.values["factor"]
+            best = min(factors, key=factors.__getitem__)
+            tried = ", ".join(f"{size}: {factor:.4f}" for size, factor in factors.items())
+            print(f"pipeline, {precision}, {name}: real-time factor by batch size {tried}", flush=True)
+            chosen[name.removeprefix("some "), precision] = f"{precision}/{best}"
+    return chosen
+
+
+def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
+    """Measure all variants on all recordings in turn, and print ratios of medians."""
+    batch_sizes = choose_batch_sizes(arguments, options)
+    ours = ("float32", "auto", "int8") if options.on_cpu else ("float32", "auto")
+    results: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for number in range(options.rounds):
+        for name in RECORDINGS:
+            theirs = {
+                f"pipeline {precision}": batch_sizes["files" if name == "files" else "pauses", precision]
+                for precision in ("float32", "bfloat16")
+            }
+            for variant, part in {**{each: each for each in ours}, **theirs}.items():
+                values = start_part(__file__, arguments, f"{name}/{part}", options.folder).values
+                results.setdefault((name, variant), []).append(values)
+                print(
+                    f"round {number + 1}, {name}, {variant}: real-time factor {values['factor']:.4f}, "
+                    f"WER {values['wer']:.2f} %, {values['memory'] / 1e6:.0f} MB",
+                    flush=True,
+                )
+    factors = {key: statistics.median(each["factor"] for each in values) for key, values in results.items()}
+    wers = {key: values[0]["wer"] for key, values in results.items()}
+    for name in RECORDINGS:
+        for variant in ours:
+            faster = ", ".join(
+                f"{factors[name, other] / factors[name, variant]:.2f} times {other}"
+                for other in ("pipeline float32", "pipeline bfloat16", "float32")
+                if other != variant
+            )
+            alone = wers["files", variant]
+            relative = 100 * (wers[name, variant] / alone - 1) if alone else float("nan")
+            print(
+                f"{name}, {variant}: as fast as {faster}; WER {wers[name, variant]:.2f} %, "
+                f"{wers[name, variant] - wers[name, 'float32']:+.2f} points to float32, "
+                f"{wers[name, variant] - alone:+.2f} points to the files ({relative:+.1f} % of theirs)"
+            )
+
+
+def compare_memory(arguments: Sequence[str], options: argparse.Namespace) -> None:
+    """Print the most memory for three hours and for five minutes."""
+    for variant in ("auto", f"float32/{options.batch_sizes[0]}"):
+        peaks = []
+        for name in ("5 minutes", "3 hours"):
+            values = start_part(__file__, arguments, f"{name}/{variant}", options.folder).values
+            peaks.append(values["memory"])
+            said = "pipeline" if "/" in variant else "ours"
+            memory, factor = values["memory"] / 1e6, values["factor"]
+            print(f"{said}, {name}: at most {memory:.0f} MB, real-time factor {factor:.4f}", flush=True)
+        print(f"{said}: {peaks[1] / peaks[0]:.2f} times as much for three hours as for five minutes", flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path)
+    what.add_argument("--shape", choices=("base", "large"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--files", type=int, default=104)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=(1, 4, 16))
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
+    parser.add_argument("--memory", action="store_true", help="only measure memory")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        print("\n" + json.dumps(run_part(options)))
+        return
+    import torch
+
+    options.on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    with tempfile.TemporaryDirectory() as place:
+        options.folder = Path(place)
+        make_recordings(options.folder, options.data, options)
+        start_part(__file__, arguments, "models", options.folder)
+        (compare_memory if options.memory else compare)(arguments, options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
