@@ -201,13 +201,6 @@ def _say_duration(seconds: float) -> str:
     return f"{seconds / unit:.1f} {name}"
 
 
-def _list_failures(failures: Sequence[tuple[str, str]], total: int) -> list[str]:
-    if total == 1:
-        return [f"finetune: {name}: {reason}" for name, reason in failures]
-    told = [f"finetune: {len(failures)} of {total} recordings can't be transcribed:"]
-    return told + [f"  {name}: {reason}" for name, reason in failures]
-
-
 class _Bar:
     """What is done, how fast, and how much time is left, on a terminal; otherwise nothing."""
 
