@@ -1,13 +1,14 @@
 """Transcribing against `transformers.pipeline`: same model, same audio, in turn, each in a process of its own.
 
-    python scripts/bench_transcription.py --model MODEL --data FOLDER [--rounds 3] [--files 104] [--minutes 10]
+    python scripts/bench_transcription.py --model MODEL --data FOLDER [--rounds 3] [--files 104] [--passes 1]
     python scripts/bench_transcription.py --shape base|large --data FOLDER
     python scripts/bench_transcription.py --model MODEL --data FOLDER --memory
 
 `FOLDER` holds utterances and their metadata.csv with `file_name` and `text`. `files` are its utterances as they are;
 `pauses` is one recording, in which they follow each other with 0.3 s to 2 s of faint noise between; `joined` is one in
-which they don't pause. Those two are of `--minutes`, the utterances again and again. With `--shape` the model has the
-shape of wav2vec2-base or wav2vec2-large-lv60 and random weights, so that only its speed means something.
+which they don't pause; both hold all of them `--passes` times, each time in another order, so that their WER can be
+compared with that of `files`. With `--shape` the model has the shape of wav2vec2-base or wav2vec2-large-lv60 and random
+weights, so that only its speed means something.
 
 Ours is `Transcriber`: `float32`, `auto` (bfloat16 where the device has instructions for it) and, on a CPU, `int8` of
 `finetune export`. Theirs is the pipeline with `chunk_length_s=20`, given samples that soundfile reads, in float32 as it
@@ -21,8 +22,10 @@ utterances of 1 to 6 s of noise in bfloat16, in seconds of audio a second: the s
 made of its weights kept, 187, in padded batches of 40 s 175; wav2vec2-base alone 14.5, kept 17.3, in batches 14.8. In
 float32 alone 80 and 5.0, in batches 72 and 5.2. Two Python threads with a thread each were as fast as one with two.
 
-WER is against the texts of metadata.csv, normalised as is saved with the model. With `--memory` what is measured is the
-most of the process' own pages at any time, for 5 minutes and for three hours of `pauses`.
+WER is against the texts of metadata.csv, normalised as is saved with the model. `times as alone` is the share of words,
+of those that are recognised both ways, that begin and end within 60 ms of when they do in their utterance alone. With
+`--memory` what is measured is the most of the process' own pages at any time, for 5 minutes and for three hours of
+`pauses`.
 """
 
 from __future__ import annotations
@@ -30,22 +33,30 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench_training import LARGE
 from parts import start_part
+
+if TYPE_CHECKING:
+    from finetune.inference.transcriber import Transcriber
+    from finetune.inference.transcript import Transcript, Word
 
 SAMPLING_RATE = 16000
 RECORDINGS = ("files", "pauses", "joined")
 CHUNK_SECONDS = 20
 TRIAL_SECONDS = 120.0  # of audio, on which the pipeline's batch size is chosen
+PAUSES = (0.3, 2.0)  # seconds
+NEAR_SECONDS = 0.06
 
 
 def read_utterances(data: Path, most: int) -> list[tuple[Path, str]]:
@@ -70,17 +81,24 @@ def make_recordings(folder: Path, data: Path, options: argparse.Namespace) -> No
     def describe(name: str, files: Sequence[tuple[str, str]], num_samples: int) -> None:
         described[name] = {"files": files, "seconds": num_samples / SAMPLING_RATE}
 
-    def join(name: str, minutes: float, pauses: bool) -> None:
-        texts: list[str] = []
-        length = 0
+    def join(name: str, order: Sequence[int], pauses: bool) -> None:
+        length, starts = 0, []
         with soundfile.SoundFile(folder / f"{name}.flac", "w", SAMPLING_RATE, 1) as output:
-            while length < minutes * 60 * SAMPLING_RATE:
-                number = len(texts) % len(utterances)
-                pause = int(rng.uniform(0.3, 2) * SAMPLING_RATE) if pauses else 0
+            for number in order:
+                starts.append((str(folder / f"{number}.flac"), length / SAMPLING_RATE))
+                pause = int(rng.uniform(*PAUSES) * SAMPLING_RATE) if pauses else 0
                 output.write(np.append(waveforms[number], 1e-3 * rng.standard_normal(pause)))
-                texts.append(utterances[number][1])
                 length += len(waveforms[number]) + pause
-        describe(name, [(str(folder / f"{name}.flac"), " ".join(texts))], length)
+        describe(name, [(str(folder / f"{name}.flac"), " ".join(utterances[n][1] for n in order))], length)
+        described[name]["starts"] = starts
+
+    def repeat(minutes: float) -> list[int]:
+        seconds = sum(map(len, waveforms)) / SAMPLING_RATE + sum(PAUSES) / 2 * len(waveforms)
+        passes = minutes * 60 / seconds
+        return shuffle(math.ceil(passes))[: math.ceil(passes * len(waveforms))]
+
+    def shuffle(passes: int) -> list[int]:
+        return [int(number) for _ in range(passes) for number in rng.permutation(len(waveforms))]
 
     for i, waveform in enumerate(waveforms):
         soundfile.write(folder / f"{i}.flac", waveform, SAMPLING_RATE)
@@ -88,13 +106,13 @@ def make_recordings(folder: Path, data: Path, options: argparse.Namespace) -> No
     describe("files", files, sum(map(len, waveforms)))
     some = files[: max(1, int(np.searchsorted(np.cumsum([len(w) for w in waveforms]) / SAMPLING_RATE, TRIAL_SECONDS)))]
     describe("some files", some, sum(len(waveform) for waveform in waveforms[: len(some)]))
-    join("some pauses", TRIAL_SECONDS / 60, True)
+    join("some pauses", repeat(TRIAL_SECONDS / 60), True)
     if options.memory:
-        join("5 minutes", 5, True)
-        join("3 hours", 180, True)
+        join("5 minutes", repeat(5), True)
+        join("3 hours", repeat(180), True)
     else:
-        join("pauses", options.minutes, True)
-        join("joined", options.minutes, False)
+        join("pauses", shuffle(options.passes), True)
+        join("joined", shuffle(options.passes), False)
     (folder / "recordings.json").write_text(json.dumps(described))
 
 
@@ -125,18 +143,28 @@ def make_models(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {}
 
 
-def transcribe_ours(folder: Path, variant: str, files: Sequence[str], device: str) -> tuple[float, list[str]]:
-    """Seconds from the first file to the last text, and the texts."""
+def transcribe_ours(transcriber: Transcriber, files: Sequence[str]) -> tuple[float, list[Transcript]]:
+    """Seconds from the first file to the last transcript, and the transcripts."""
     from finetune.data.audio import AudioError
-    from finetune.inference.transcriber import Transcriber
 
-    model, precision = (folder / "int8", "auto") if variant == "int8" else (folder / "model", variant)
-    transcriber = Transcriber(model, device=device, precision=precision)
-    started, texts = time.perf_counter(), []
+    started, transcripts = time.perf_counter(), []
     for file, found in transcriber.transcribe_many((file, file) for file in files):
         assert not isinstance(found, AudioError), f"{file}: {found}"
-        texts.append(found.text)
-    return time.perf_counter() - started, texts
+        transcripts.append(found)
+    return time.perf_counter() - started, transcripts
+
+
+def compare_times(transcriber: Transcriber, words: Sequence[Word], starts: Sequence[tuple[str, float]]) -> float:
+    """The percentage of a recording's words whose times are those of its utterances alone, which begin at `starts`."""
+    alone = [
+        (word.text, word.start + start, word.end + start)
+        for file, start in starts
+        for word in transcriber.transcribe(file).words
+    ]
+    matcher = SequenceMatcher(None, [text for text, _, _ in alone], [word.text for word in words], autojunk=False)
+    same = [(alone[a + i], words[b + i]) for a, b, size in matcher.get_matching_blocks() for i in range(size)]
+    near = sum(max(abs(w.start - start), abs(w.end - end)) <= NEAR_SECONDS for (_, start, end), w in same)
+    return 100 * near / max(len(same), 1)
 
 
 def transcribe_theirs(
@@ -173,23 +201,30 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
 
     from finetune.data.transcripts import build_normalizer, load_normalization
     from finetune.evaluation.scores import score
+    from finetune.inference.transcriber import Transcriber
 
     peak = watch_pages()
     name, variant, *batch_size = options.part.split("/")
     recording = json.loads((options.folder / "recordings.json").read_text())[name]
     files, references = zip(*recording["files"], strict=True)
+    values = {"wer": float("nan"), "times": float("nan")}
     if batch_size:
         size = int(batch_size[0])
         seconds, texts = transcribe_theirs(options.folder, variant, size, files, options.device)
+        values["memory"] = peak()
     else:
-        seconds, texts = transcribe_ours(options.folder, variant, files, options.device)
-    memory = peak()
-    wer = None
+        model, precision = ("int8", "auto") if variant == "int8" else ("model", variant)
+        transcriber = Transcriber(options.folder / model, device=options.device, precision=precision)
+        seconds, transcripts = transcribe_ours(transcriber, files)
+        values["memory"] = peak()
+        texts = [transcript.text for transcript in transcripts]
+        if "starts" in recording and not options.shape and not options.memory:
+            values["times"] = compare_times(transcriber, transcripts[0].words, recording["starts"])
     if not options.shape and not options.memory:
         normalize = build_normalizer(load_normalization(options.folder / "model") or ())
         wer = score([normalize(text) for text in references], [normalize(text) for text in texts]).wer
-    percent = float("nan") if wer is None else 100 * wer
-    return {"factor": seconds / recording["seconds"], "wer": percent, "memory": memory}
+        values["wer"] = float("nan") if wer is None else 100 * wer
+    return {"factor": seconds / recording["seconds"], **values}
 
 
 def choose_batch_sizes(arguments: Sequence[str], options: argparse.Namespace) -> dict[tuple[str, str], str]:
@@ -224,7 +259,8 @@ def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
                 results.setdefault((name, variant), []).append(values)
                 print(
                     f"round {number + 1}, {name}, {variant}: real-time factor {values['factor']:.4f}, "
-                    f"WER {values['wer']:.2f} %, {values['memory'] / 1e6:.0f} MB",
+                    f"WER {values['wer']:.2f} %, {values['memory'] / 1e6:.0f} MB"
+                    + (f", times as alone {values['times']:.1f} %" if values["times"] == values["times"] else ""),
                     flush=True,
                 )
     factors = {key: statistics.median(each["factor"] for each in values) for key, values in results.items()}
@@ -266,7 +302,7 @@ def main(arguments: Sequence[str]) -> None:
     what.add_argument("--shape", choices=("base", "large"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--files", type=int, default=104)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(1, 4, 16))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
