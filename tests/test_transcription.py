@@ -168,7 +168,7 @@ def test_bad_recordings_are_named_with_their_reasons_and_the_others_are_done(
     first, *reasons = said.splitlines()[:-1]
     assert first == "finetune: 9 of 12 recordings can't be transcribed:"
     for name, words in {
-        "empty.wav": "unreadable audio",
+        "empty.wav": "unreadable audio: the file is empty",
         "words.wav": "unreadable audio",
         "film.mp4": "unreadable audio",
         "none.wav": "audio of zero length",

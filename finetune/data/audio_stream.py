@@ -148,6 +148,8 @@ def _open_file(stored: BinaryIO | Recording, recording: Recording, opened: ExitS
         watched = open_bytes(stored, opened)
     except OSError as error:
         raise AudioError(f"unreadable audio: {find_reason(error)}") from error
+    if watched.size == 0:
+        raise AudioError("unreadable audio: the file is empty")
     try:
         with _reading(watched):
             file = opened.enter_context(SequentialFile(watched))

@@ -18,6 +18,8 @@ import numpy as np
 from finetune.data.audio import AudioError, Waveform
 
 _SAMPLE_BYTES = 4
+# What FFmpeg says of anything that isn't sound or film.
+_UNKNOWN_FORMAT = "Invalid data found when processing input"
 # A list of other files to play, in a file that calls itself audio, shall not be followed to a network.
 _ALLOWED = ("-protocol_whitelist", "file,pipe")
 
@@ -43,7 +45,8 @@ def find_sound(path: str) -> Sound:
     command = ["ffprobe", "-v", "error", *_ALLOWED, "-select_streams", "a:0", "-show_entries", asked, "-of", "json"]
     probed = subprocess.run([*command, f"file:{path}"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if probed.returncode:
-        raise AudioError(f"unreadable audio: {_last_line(probed.stderr)}")
+        reason = _last_line(probed.stderr).replace(_UNKNOWN_FORMAT, "neither libsndfile nor FFmpeg knows its format")
+        raise AudioError(f"unreadable audio: {reason}")
     answer: dict[str, Any] = json.loads(probed.stdout)
     if not answer.get("streams"):
         raise AudioError("no audio track")
