@@ -27,14 +27,14 @@ of those that are recognised both ways, that begin and end within 60 ms of when 
 `--memory` what is measured is the most of the process' own pages at any time, for 5 minutes and for three hours of
 `pauses`.
 
-On two cores of an AMD EPYC with bf16, two rounds: with the shape of wav2vec2-base (`--shape base --files 12`) bfloat16 was
-2.7 times as fast as the pipeline in float32 on files and 4.3 to 4.7 times on long recordings, where the pipeline's
-chunks overlap by a third (int8 2.7, and 4.0 to 4.9), and 2.4 to 2.7 times as fast as ours in float32.
-With a model of the small base on AN4's 104 validation utterances (5 minutes), where half of the time is no product, it was
-1.7 and 2.8 times as fast as the pipeline on files in two runs, 2.1 and 3.1 on long recordings with pauses, 1.9 and 2.6
-without; int8 1.8 and 3.0, 2.3 and 2.9, 1.8 and 2.4. WER was 10.3 % on files in all, on one recording with pauses 10.3 %
-(float32 10.6, the pipeline 44), and without 9.7 % (float32 and int8 9.4, the pipeline 30), and times as alone 98 to 99 %.
-Memory for three hours was 1.13 times that for five minutes (664 and 590 MB), the pipeline's 2.4 times (1313 and 556 MB).
+On two cores of an AMD EPYC with bf16, two rounds: with the shape of wav2vec2-base (`--shape base --files 12`) bfloat16
+was 2.7 times as fast as the pipeline in float32 on files and 4.3 to 4.7 times on long recordings, where the pipeline's
+chunks overlap by a third (int8 2.7, and 4.0 to 4.9), and 2.4 to 2.7 times as fast as ours in float32. With a model of
+the small base on AN4's 104 validation utterances (5 minutes), where half of the time is no product, it was 1.7 and 2.8
+times as fast as the pipeline on files in two runs, 2.1 and 3.1 on long recordings with pauses, 1.9 and 2.6 without;
+int8 1.8 and 3.0, 2.3 and 2.9, 1.8 and 2.4. WER was 10.3 % on files in all, on one recording with pauses 10.3 % (float32
+10.6, the pipeline 44), and without 9.7 % (float32 and int8 9.4, the pipeline 30), and times as alone 98 to 99 %.
+Memory for three hours was 1.13 times that for five minutes (664 and 590 MB), the pipeline's 2.4 times (1313 and 556).
 """
 
 from __future__ import annotations
