@@ -97,6 +97,12 @@ def test_the_longer_a_window_gets_the_shorter_a_pause_ends_it() -> None:
     assert all(window.after_pause for window in [*few, *many])
 
 
+def test_the_closures_of_plosives_end_no_window() -> None:
+    windows = cut(record(*[(0.5, 0.12)] * 60), mean=2)
+    assert [window.after_pause for window in windows] == [True] + [False] * (len(windows) - 1)
+    assert len(windows) > 3
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_all_speech_is_in_windows_and_blocks_change_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
