@@ -28,7 +28,6 @@ without, 42.0 s with `best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -42,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import LARGE, SMALL, make_corpus
-from parts import start_part
+from parts import parse_arguments, start_part
 
 VARIANTS = ("none", "best", "every")
 
@@ -145,12 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--eval-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of training (default: as many as there are cores)")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.part:
-        print("\n" + json.dumps(train(options)))
-        return
+    options = parse_arguments(parser, arguments, train)
     results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -39,7 +39,6 @@ groups). What is left, by `--profile`: products of the layers 40 %, of attention
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -49,7 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parts import start_part
+from parts import parse_arguments, start_part
 
 SMALL = Path(__file__).parent.parent / "recipes" / "base" / "recipe.yaml"
 LARGE = {
@@ -274,12 +273,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=max(1, min(4, (os.cpu_count() or 1) - 1)))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--profile", action="store_true", help="only print where the time of one step of ours goes")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.part:
-        print("\n" + json.dumps(run_part(options)))
-        return
+    options = parse_arguments(parser, arguments, run_part)
     environment = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -54,7 +54,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_training import LARGE
-from parts import start_part
+from parts import parse_arguments, start_part
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -316,12 +316,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(1, 4, 16))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--memory", action="store_true", help="only measure memory")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.part:
-        print("\n" + json.dumps(run_part(options)))
-        return
+    options = parse_arguments(parser, arguments, run_part)
     import torch
 
     options.on_cpu = options.device == "cpu" or not torch.cuda.is_available()

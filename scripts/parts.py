@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,3 +35,18 @@ def start_part(
         sys.exit(done.stderr)
     *printed, result = done.stdout.strip().split("\n")
     return Done(json.loads(result), printed, done.stderr)
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    run_part: Callable[[argparse.Namespace], dict[str, float]],
+) -> argparse.Namespace:
+    """A script's options; in a process that `start_part` began its part is run here, and all ends."""
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        print("\n" + json.dumps(run_part(options)))
+        sys.exit()
+    return options
