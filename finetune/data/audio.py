@@ -245,6 +245,7 @@ def find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int
 
 
 def find_suffix(recording: Recording) -> str:
+    """The suffix of a recording's file, small, with its dot; of bytes there is none."""
     return Path(recording.path or "").suffix.lower()
 
 

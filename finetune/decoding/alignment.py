@@ -1,4 +1,8 @@
-"""When a known text was said: the best path of its symbols through a model's logits."""
+"""When a known text was said: the best path of its symbols through a model's logits.
+
+torchaudio's `forced_align` remembers a byte for each frame and symbol, 18 GB for an hour with its chapter, and leaves
+no word out.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from finetune.data.speech_activity import build_detector
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
 from finetune.decoding.greedy import GreedySearch
-from finetune.inference.reading import Job, Reader, read_ahead
+from finetune.inference.reading import Item, Job, Reader, read_ahead
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.stitching import Piece, RecordingDecoder, stitch
 from finetune.inference.timing import place_words
@@ -99,22 +100,19 @@ class Transcriber:
         recordings are done `on_progress` is told the seconds of audio since it was told last.
         """
         items = self._reader.read(recordings, separate_channels, sampling_rate)
-        num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
-        with read_ahead(items, num_samples) as pools:
-            job: Job | None = None
-            for pool in pools:
-                pieces = iter(self._compute([item.window for item in pool if item.window]))
-                for item in pool:
-                    if item.job is not job:
-                        job, done = item.job, 0.0
-                        decoders = [RecordingDecoder(self.search, str(job.key)) for _ in range(job.tracks)]
-                    if item.window:
-                        decoders[item.track].advance(next(pieces))
-                    if on_progress:
-                        on_progress(max(0.0, item.seconds - done))
-                    done = max(done, item.seconds)
-                    if not item.window:
-                        yield job.key, job.error or self._finish(job, decoders)
+        job: Job | None = None
+        with self._compute_ahead(items) as computed:
+            for item, piece in computed:
+                if item.job is not job:
+                    job, done = item.job, 0.0
+                    decoders = [RecordingDecoder(self.search, str(job.key)) for _ in range(job.tracks)]
+                if piece:
+                    decoders[item.track].advance(piece)
+                if on_progress:
+                    on_progress(max(0.0, item.seconds - done))
+                done = max(done, item.seconds)
+                if not piece:
+                    yield job.key, job.error or self._finish(job, decoders)
 
     def compute_logits(
         self, audio: Audio, *, sampling_rate: int | None = None, on_progress: Callable[[float], object] | None = None
@@ -126,17 +124,27 @@ class Transcriber:
         items = self._reader.read([(None, audio)], False, sampling_rate)
         pieces: list[Piece] = []
         done = 0.0
+        with self._compute_ahead(items) as computed:
+            for item, piece in computed:
+                pieces += [piece] if piece else []
+                if on_progress:
+                    on_progress(max(0.0, item.seconds - done))
+                done = max(done, item.seconds)
+        if item.job.error:
+            raise item.job.error
+        return list(stitch(pieces)), item.job.seconds
+
+    @contextmanager
+    def _compute_ahead(self, items: Iterable[Item]) -> Iterator[Iterator[tuple[Item, Piece | None]]]:
+        """Each item with the logits of its window, where it has one, while further ones are read."""
         num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
         with read_ahead(items, num_samples) as pools:
-            for pool in pools:
-                pieces += self._compute([item.window for item in pool if item.window])
-                if on_progress:
-                    on_progress(max(0.0, pool[-1].seconds - done))
-                done = pool[-1].seconds
-        job = pool[-1].job
-        if job.error:
-            raise job.error
-        return list(stitch(pieces)), job.seconds
+            yield (pair for pool in pools for pair in self._compute_pool(pool))
+
+    def _compute_pool(self, pool: Sequence[Item]) -> Iterator[tuple[Item, Piece | None]]:
+        pieces = iter(self._compute([item.window for item in pool if item.window]))
+        for item in pool:
+            yield item, next(pieces) if item.window else None
 
     def _compute(self, windows: Sequence[Window]) -> list[Piece]:
         """The logits of each window, in batches of similar lengths."""
