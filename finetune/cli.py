@@ -215,49 +215,14 @@ def _read_hotwords(file: str | None) -> dict[str, float]:
 
 
 def _align(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from finetune.transcription import align_recording
 
-    from finetune.data.audio import AudioError
-    from finetune.inference.aligner import align_text
-    from finetune.inference.formats import format_transcript
-    from finetune.inference.transcriber import Transcriber
-    from finetune.inputs import STANDARD_INPUT, find_inputs
-    from finetune.transcription import write_whole
-
-    _require_writable(options.output)
-    if options.output and Path(options.output).exists():
-        raise UserError(f"{options.output} is there already, and nothing is overwritten: choose another --output.")
-    if options.audio == options.text == STANDARD_INPUT:
+    if options.audio == options.text == "-":
         raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
-    inputs = find_inputs([options.audio])
-    if len(inputs) != 1:
-        raise UserError(f"{options.audio} has {len(inputs)} recordings: expected one, which the text is of.")
-    text = sys.stdin.read() if options.text == STANDARD_INPUT else _read(options.text)
-    recording = inputs[0].recording
-    try:
-        if isinstance(recording, AudioError):
-            raise recording
-        transcriber = Transcriber(options.model, device=options.device, detector=options.vad)
-        with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
-            audio = sys.stdin.buffer if recording is None else recording
-            transcript = align_text(transcriber, audio, text, on_progress=bar.update)
-    except AudioError as error:
-        raise UserError(f"{inputs[0].name}: {error}") from error
-    formatted = format_transcript(transcript, options.format, inputs[0].relative.name)
-    if not options.output:
-        print(formatted, end="")
-    else:
-        try:
-            write_whole(Path(options.output), formatted)
-        except OSError as error:
-            raise UserError(f"{options.output} can't be written: {error.strerror}.") from error
-    missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
-    if missing:
-        others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
-        told = (
-            f"{len(missing)} of {len(transcript.words)} words are not in the audio: {', '.join(missing[:10])}{others}"
-        )
-        print(f"finetune: {told}", file=sys.stderr)
+    _require_writable(options.output)
+    output = Path(options.output) if options.output else None
+    text = sys.stdin.read() if options.text == "-" else _read(options.text)
+    align_recording(options.model, options.audio, text, options.format, output, device=options.device, vad=options.vad)
     return 0
 
 

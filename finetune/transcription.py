@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from finetune.data.storage import is_url
 from finetune.errors import UserError
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
-from finetune.inputs import Input
+from finetune.inputs import Input, find_inputs
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -184,6 +184,46 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
     else:
         tally.done += 1
         tally.audio_seconds += transcript.seconds
+
+
+def align_recording(
+    model: str, place: str, text: str, form: str, output: Path | None, *, device: str, vad: Literal["energy", "silero"]
+) -> None:
+    """Write the words of a recording's text with their times, or print them without an `output`.
+
+    Words that the audio doesn't have are named on standard error. Raises UserError for a place that is no single
+    recording, one that can't be read, a text without words, and an output that is there already or can't be written.
+    """
+    from finetune.inference.aligner import align_text
+    from finetune.inference.transcriber import Transcriber
+
+    if output is not None and output.exists():
+        raise UserError(f"{output} is there already, and nothing is overwritten: choose another --output.")
+    inputs = find_inputs([place])
+    if len(inputs) != 1:
+        raise UserError(f"{place} has {len(inputs)} recordings: expected one, which the text is of.")
+    recording = inputs[0].recording
+    try:
+        if isinstance(recording, AudioError):
+            raise recording
+        transcriber = Transcriber(model, device=device, detector=vad)
+        with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
+            transcript = align_text(transcriber, recording or sys.stdin.buffer, text, on_progress=bar.update)
+    except AudioError as error:
+        raise UserError(f"{inputs[0].name}: {error}") from error
+    formatted = format_transcript(transcript, form, inputs[0].relative.name)
+    try:
+        if output is None:
+            print(formatted, end="")
+        else:
+            write_whole(output, formatted)
+    except OSError as error:
+        raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
+    missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
+    if missing:
+        others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
+        counted = f"{len(missing)} of {len(transcript.words)} words"
+        print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
 
 
 def write_whole(file: Path, text: str) -> None:
