@@ -26,11 +26,12 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.recogniser import Recogniser
 from finetune.kernels import use_cpu_kernels
+from finetune.machine import Precision
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
-from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits, read_precision
 from finetune.scoring import Evaluation, describe_device, evaluate_split
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
@@ -50,7 +51,7 @@ from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective, build_model
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
-from finetune.training.processes import build_accelerator, describe_shares
+from finetune.training.processes import build_accelerator, describe_shares, settle_precision
 from finetune.training.sharding import (
     autocast,
     gather_optimizer,
@@ -72,8 +73,10 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
     """
     training = recipe.training
+    resumes = check_output(output, recipe)
+    precision, notes = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
     accelerator = build_accelerator(
-        precision=training.mixed_precision,
+        precision=precision,
         trackers=training.trackers,
         folder=output / "trackers",
         batch_seconds=training.batch_seconds,
@@ -81,22 +84,22 @@ def run(recipe: Recipe, output: Path) -> Analysis:
         max_gradient_norm=training.max_gradient_norm,
         layer_drop=recipe.model.layer_drop,
     )
-    resumes = check_output(output, recipe)
     say = _speaker(accelerator)
     publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
     # All processes train on the same commits, also when a branch moves while they start.
     commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
-    for line in [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
+    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher, precision)
+    for line in [*notes, *describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
         with saving(str(output), "Nothing is there yet"):
             transcripts = [utterance.transcript for utterance in preparation.train.utterances]
             # Of a stream no more than the beginning is known.
-            begin_run(output, written, preparation.rejected, None if preparation.stream else transcripts, commits)
+            known = None if preparation.stream else transcripts
+            begin_run(output, written, preparation.rejected, known, commits, precision)
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
@@ -131,6 +134,7 @@ class Experiment:
         accelerator: Accelerator,
         say: Callable[[str], None],
         publisher: Publisher | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.recipe, self.output, self.preparation = recipe, output, preparation
         self.accelerator, self.say, self.publisher = accelerator, say, publisher
@@ -148,7 +152,7 @@ class Experiment:
             training.layer_decay,
         )
         objective = CTCObjective(self.trained, training.compile)
-        autocast(accelerator, objective, training.mixed_precision)
+        autocast(accelerator, objective, precision)
         self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
         if uses_zero(accelerator):
             self.optimizer = ZeroState(self.objective)

@@ -1,8 +1,8 @@
 """What this machine has to compute with: instruction sets, cores, memory, and the precision that follows.
 
 No other module asks. All of it can be lowered from outside: instruction sets by `ATEN_CPU_CAPABILITY` and
-`ONEDNN_MAX_CPU_ISA`, as torch and oneDNN read them; cores by the process's affinity and by a cgroup's quota; memory by a
-cgroup's limit. `FINETUNE_MACHINE_ROOT` names a folder to read `proc` and `sys` from in place of `/`.
+`ONEDNN_MAX_CPU_ISA`, as torch and oneDNN read them; cores by the process's affinity and by a cgroup's quota; memory by
+a cgroup's limit. `FINETUNE_MACHINE_ROOT` names a folder to read `proc` and `sys` from in place of `/`.
 """
 
 import math
@@ -89,10 +89,8 @@ def choose_precision(asked: str, device: "torch.device", *, training: bool = Fal
         return "fp16" if training and device.type == "cuda" else "float32"
     precision = _PRECISIONS.get(asked)
     if precision is None:
-        raise UserError(f"{asked} is no precision: expected one of auto, {', '.join(_PRECISIONS)}.")
-    ways = (
-        "training.mixed_precision=auto or no" if training else "--precision auto or float32"
-    )  # What the two commands call it.
+        raise UserError(f"{asked} is no precision: expected auto, float32, bf16 or fp16.")
+    ways = "training.mixed_precision=auto or no" if training else "--precision auto or float32"
     if precision == "bf16" and not has_fast_bf16(device):
         what = "GPU" if device.type == "cuda" else "CPU"
         sets = "" if device.type == "cuda" else f" (it has {', '.join(list_instruction_sets()) or 'none that matter'})"

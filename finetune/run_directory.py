@@ -57,16 +57,25 @@ def read_commits(output: Path) -> dict[str, str]:
     return dict(provenance.get("commits") or {})
 
 
+def read_precision(output: Path) -> str | None:
+    """The precision that an unfinished run was begun in; None where that isn't known."""
+    recipe = load_recipe(output / "recipe.yaml")
+    asked = recipe.training.mixed_precision
+    named = {"auto": None, "no": "float32"}.get(asked, asked)
+    return (recipe.provenance or {}).get("precision") or named
+
+
 def begin_run(
     output: Path,
     recipe: Recipe,
     rejected: Sequence[Rejection],
     transcripts: Sequence[str] | None,
     commits: Mapping[str, str],
+    precision: str,
 ) -> None:
     """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
 
-    `commits` are those of the base and the data on a hub.
+    `commits` are those of the base and the data on a hub, and `precision` is what the run computes in.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
@@ -75,7 +84,7 @@ def begin_run(
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"
-    provenance = _provenance() | ({"commits": dict(commits)} if commits else {})
+    provenance = _provenance() | {"precision": precision} | ({"commits": dict(commits)} if commits else {})
     partial.write_text(recipe.model_copy(update={"provenance": provenance}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
 

@@ -260,7 +260,8 @@ class TrainingSection(Section):
 
     The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
     model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
-    after `max_minutes`. `compile` is torch.compile's, with few padded lengths.
+    after `max_minutes`. `compile` is torch.compile's, with few padded lengths. `mixed_precision: auto` is bf16 where
+    the device multiplies in it, fp16 on other GPUs, and `no` (float32) on other CPUs; a run keeps what it began with.
     """
 
     max_steps: int = Field(1000, gt=0)
@@ -281,7 +282,7 @@ class TrainingSection(Section):
     mask_time_length: int = Field(10, gt=0)
     mask_feature_probability: float = Field(0.0, ge=0, lt=1)
     mask_feature_length: int = Field(10, gt=0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
     eval_steps: int = Field(200, gt=0)

@@ -186,7 +186,14 @@ def write_recipe(base_folder: Path, corpus_folder: Path) -> Callable[..., Path]:
         values: dict[str, dict[str, Any]] = {
             "model": {"base": str(base_folder)},
             "data": {"root": str(corpus_folder)},
-            "training": {"max_steps": 4, "batch_seconds": 8, "eval_steps": 2, "log_steps": 1, "num_workers": 0},
+            "training": {
+                "max_steps": 4,
+                "batch_seconds": 8,
+                "eval_steps": 2,
+                "log_steps": 1,
+                "num_workers": 0,
+                "mixed_precision": "no",  # The same on every machine.
+            },
         }
         for name, section in sections.items():
             merged = {**values.get(name, {}), **section}

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,12 @@ from finetune.errors import PICKLED, UserError
 from finetune.inference.exported import FILE, ExportedModel
 from finetune.inference.windows import Lengths
 from finetune.kernels import use_cpu_kernels
+from finetune.machine import choose_precision
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
 
-# What a model may compute in; `auto` is bfloat16 where the device has instructions for it.
-Precision = Literal["auto", "float32", "bfloat16"]
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # In bfloat16 on a CPU lengths are multiples of up to this share of themselves: 8 to 16 between one and twice as much.
 # In training there are more, for there are more steps of each.
@@ -60,19 +60,19 @@ class Recogniser:
         self.trained_lengths = Lengths()
 
     @classmethod
-    def load(cls, name: str | Path, device: str | None = None, precision: Precision | str = "float32") -> "Recogniser":
+    def load(cls, name: str | Path, device: str | None = None, precision: str = "float32") -> "Recogniser":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
         one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
         PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
-        the device. Raises UserError when there is no such model, it has no CTC head, or the device or the precision
-        can't be had.
+        the device. `precision` is as `choose_precision` takes it. Raises UserError when there is no such model, it has
+        no CTC head, or the device or the precision can't be had.
         """
         from transformers import Wav2Vec2Processor
 
         place = _find_device(device)
-        dtype = choose_precision(precision, place)
+        dtype = _DTYPES[choose_precision(precision, place)]
         folder = fetch_model(name)
         name = say_model(folder)
         config = load_config(str(folder))
@@ -156,23 +156,6 @@ class Recogniser:
                 raise UserError(f"{seconds:.0f} s of audio at once are too much for this GPU's memory.") from error
         middle = len(waveforms) // 2  # Out here nothing holds the tensors of the failed attempt.
         return self._compute(waveforms[:middle]) + self._compute(waveforms[middle:])
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type that a model's weights get on a device; raises UserError for a precision that isn't one.
-
-    A CPU without instructions for bfloat16 would compute in float32 all the same and round in between.
-    """
-    if precision not in get_args(Precision):
-        raise UserError(f"{precision} is no precision: expected one of {', '.join(get_args(Precision))}.")
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _find_device(name: str | None) -> torch.device:

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from finetune.errors import UserError
+from finetune.machine import Precision, choose_precision, has_fast_bf16
 from finetune.training.sharding import is_sharded, set_up_sharding
 from finetune.training.trackers import require_trackers
 from finetune.training.zero_redundancy import asks_for_zero, set_up_zero, uses_zero
@@ -16,7 +18,7 @@ from finetune.training.zero_redundancy import asks_for_zero, set_up_zero, uses_z
 
 def build_accelerator(
     *,
-    precision: str,
+    precision: Precision,
     trackers: Sequence[str],
     folder: Path,
     batch_seconds: float | str,
@@ -26,12 +28,10 @@ def build_accelerator(
 ) -> Accelerator:
     """Accelerate's object for all processes, with FSDP or DeepSpeed where its configuration asks for them.
 
-    Trackers write into `folder`. Raises UserError for a precision that the device does not have, and for settings that
-    do not go together.
+    Trackers write into `folder`. Raises UserError for settings that do not go together.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("training.mixed_precision: fp16 needs a GPU; expected no or bf16 on a CPU.")
-    taken = "no" if asks_for_zero() else precision  # DeepSpeed's would round the weights, too.
+    # DeepSpeed's would round the weights, too.
+    taken = "no" if asks_for_zero() or precision == "float32" else precision
     # Accelerate keeps its precision for the whole process, which may have made another run before.
     if AcceleratorState._shared_state.get("_mixed_precision", taken) != taken:
         AcceleratorState._reset_state()
@@ -48,6 +48,33 @@ def build_accelerator(
     set_up_sharding(accelerator, batch_seconds, compiled)
     set_up_zero(accelerator, max_gradient_norm, batch_seconds, compiled, precision, layer_drop)
     return accelerator
+
+
+def settle_precision(asked: str, begun: str | None) -> tuple[Precision, list[str]]:
+    """The precision of a run, and what is to be said of it; a resumed one keeps that which it was `begun` in.
+
+    Raises UserError for a precision that the device does not have.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if begun is None:
+        return choose_precision(asked, device, training=True), []
+    precision = cast(Precision, begun)
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("This run was begun in fp16, which needs a GPU: go on with it on one, or begin another run.")
+    chosen = choose_precision("auto", device, training=True)
+    if chosen == precision or asked != "auto":
+        return precision, _warn_emulated(precision, device)
+    notes = [f"note: this run was begun in {precision} and goes on in it; a new run would take {chosen} here"]
+    return precision, [*notes, *_warn_emulated(precision, device)]
+
+
+def _warn_emulated(precision: Precision, device: torch.device) -> list[str]:
+    if precision != "bf16" or has_fast_bf16(device):
+        return []
+    return [
+        "note: this device only emulates bf16, which is many times slower than float32: a new run with "
+        "training.mixed_precision=auto may be done sooner"
+    ]
 
 
 def describe_shares(accelerator: Accelerator) -> list[str]:

@@ -22,6 +22,7 @@ LEARNING = {
     "eval_steps": 100,
     "log_steps": 50,
     "num_workers": 0,
+    "mixed_precision": "no",
 }
 
 

@@ -154,7 +154,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
 
 
 def test_a_precision_or_a_device_that_is_none_is_named(saved: Path) -> None:
-    with pytest.raises(UserError, match=r"fp8 is no precision: expected one of auto, float32, bfloat16"):
+    with pytest.raises(UserError, match=r"fp8 is no precision: expected auto, float32, bf16 or fp16"):
         Recogniser.load(saved, "cpu", "fp8")
     for device in ("gpu", "cuda:99"):
         with pytest.raises(UserError, match=f"{device} can't be used as a device"):
