@@ -104,6 +104,8 @@ class WindowCutter:
         """The windows that are left when there are no more blocks."""
         self._note_speech(self._detecting.finish())
         self._known = self.num_samples
+        # The last frame is padded: speech in it would reach beyond the last sample.
+        self._speech = [(start, min(end, self._known)) for start, end in self._speech if start < self._known]
         if self.num_samples > self._longest:
             yield from self._cut(final=True)
         elif self._samples.any():

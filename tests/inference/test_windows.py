@@ -60,6 +60,20 @@ def spans(windows: list[Window]) -> np.ndarray:
     return np.array([(first := w.first_frame * STRIDE, first + len(w.waveform)) for w in windows]) / RATE
 
 
+@pytest.mark.parametrize("block", [1000, 10 * RATE])
+def test_a_recording_may_end_in_speech_anywhere_in_a_frame(block: int) -> None:
+    whole = record((3, 0.5), (3, 0.5), (3, 0.5), (4, 0))
+    for missing in range(0, 2 * FRAME, 37):
+        samples = whole[: len(whole) - missing]
+        windows = cut(samples, block)
+        first, last = windows[-1].first_frame * STRIDE, windows[-1].first_frame * STRIDE + len(windows[-1].waveform)
+        assert last == len(samples)
+        assert np.array_equal(windows[-1].waveform, samples[first:])
+        # With silence behind, the same windows; the last one holds some of it.
+        padded = cut(np.concatenate([samples, np.zeros(RATE, np.float32)]), block)
+        assert [window.first_frame for window in padded] == [window.first_frame for window in windows]
+
+
 def test_a_recording_that_is_no_longer_than_a_window_is_one() -> None:
     samples = np.concatenate([record((1, 3), (2, 2), (1, 0.5)), np.full(100, 0.5, np.float32)])
     for block in (1000, 10 * RATE):
