@@ -71,9 +71,9 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 def report_machine(asked: str | None, device: str = "auto") -> Precision:
     """Print one line on what the figures that follow are measured with; the precision that `asked` means on `device`.
 
-    The line names a GPU where one is used, the CPU with its instruction sets, usable cores, torch's threads, its version
-    and the precision. `device` is `auto` or `cpu`; `asked` is None for a benchmark that computes no model. Where the
-    device has no instructions for the precision the process ends with a sentence.
+    The line names a GPU where one is used, the CPU with its instruction sets, usable cores, torch's threads and its
+    version, and the precision. `device` is `auto` or `cpu`; `asked` is None for a benchmark that computes no model.
+    Where the device has no instructions for the precision the process ends with a sentence.
     """
     import torch
 
