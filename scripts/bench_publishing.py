@@ -1,10 +1,10 @@
 """What pushing in the background adds to training time: the same run without it, with `best` and with `every`, in turn.
 
     python scripts/bench_publishing.py [--shape small|base|large] [--steps 60] [--eval-steps 10] [--rounds 3]
-                                        [--threads N]
+                                        [--threads N] [--precision auto|float32|bf16]
 
-Each run is in a process of its own, on bench_training.py's corpus of noise, by its recipe (bf16). The clock runs from
-the first step to the last, evaluations, checkpoints and candidates included; the push of the finished model, which
+Each run is in a process of its own, on bench_training.py's corpus of noise, by its recipe. The clock runs from the
+first step to the last, evaluations, checkpoints and candidates included; the push of the finished model, which
 training has ended for, is left out. The hub is that of the tests, as its own process at idle priority: it stands for
 another machine. Evaluations follow each other so closely that there is always something to push with `every`; with
 `best` the first alone is pushed, as nothing is learned from noise.
@@ -17,12 +17,12 @@ is 3 against 1024: where training keeps all cores busy, it gets 0.3 % of them, a
 So the limit is 0.3 % and the time in the loop; the goal is less than 2 %. `--threads 1` leaves other cores idle, as
 training on a GPU does: there all is pushed, and what the processes share is caches, memory and the disk.
 
-Measured with `--steps 30 --eval-steps 5` on 2 cores of an AMD EPYC, little else running, medians of three rounds:
-22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs of one variant differ by up to 7 %. A
-candidate takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four seconds. With both cores busy no push
-ended in that time. With `--threads 1 --steps 40`, nothing else running, medians of two rounds: 41.3 s
-without, 42.0 s with `best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %, two or three end): a push beside costs
-0.6 s, so that 2 % is an evaluation every half a minute; here there is one every ten seconds.
+Measured with `--steps 30 --eval-steps 5` in bf16 on 2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), little
+else running, medians of three rounds: 22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs
+of one variant differ by up to 7 %. A candidate takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four
+seconds. With both cores busy no push ended in that time. With `--threads 1 --steps 40`, nothing else running, medians
+of two rounds: 41.3 s without, 42.0 s with `best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %, two or three
+end): a push beside costs 0.6 s, so that 2 % is an evaluation every half a minute; here there is one every ten seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import LARGE, SMALL, make_corpus
-from parts import parse_arguments, start_part
+from parts import add_precision, parse_arguments, report_machine, start_part
 
 VARIANTS = ("none", "best", "every")
 
@@ -93,7 +93,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         "max_steps": options.steps,
         "eval_steps": options.eval_steps,
         "batch_seconds": options.batch_seconds,
-        "mixed_precision": "bf16",
+        "mixed_precision": "bf16" if options.precision == "bf16" else "no",
         "learning_rate": 1e-4,
         "num_workers": 1,
     }
@@ -144,7 +144,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--eval-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of training (default: as many as there are cores)")
+    add_precision(parser)
     options = parse_arguments(parser, arguments, train)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)  # As in the processes that train, for the line on the machine.
+    arguments = [*arguments, "--precision", report_machine(options.precision)]
     results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -1,6 +1,7 @@
 """Transcribing against `transformers.pipeline`: same model, same audio, in turn, each in a process of its own.
 
     python scripts/bench_transcription.py --model MODEL --data FOLDER [--rounds 3] [--files 104] [--passes 1]
+                                          [--precision auto|float32|bf16]
     python scripts/bench_transcription.py --shape base|large --data FOLDER
     python scripts/bench_transcription.py --model MODEL --data FOLDER --memory
 
@@ -10,31 +11,33 @@ which they don't pause; both hold all of them `--passes` times, each time in ano
 compared with that of `files`. With `--shape` the model has the shape of wav2vec2-base or wav2vec2-large-lv60 and random
 weights, so that only its speed means something.
 
-Ours is `Transcriber`: `float32`, `auto` (bfloat16 where the device has instructions for it) and, on a CPU, `int8` of
-`finetune export`. Theirs is the pipeline with `chunk_length_s=20`, given samples that soundfile reads, in float32 as it
-comes and in bfloat16, each with the batch size of `--batch-sizes` that is fastest on a part of the audio. The clock
+Ours is `Transcriber`: in `float32`, in the `--precision` where that is another, and, on a CPU, `int8` of `finetune
+export`. Theirs is the pipeline with `chunk_length_s=20`, given samples that soundfile reads, in float32 as it comes and
+in that precision, each with the batch size of `--batch-sizes` that is fastest on a part of the audio. The clock
 runs from the first file that is opened to the last text; loading the model is left out, the making of kernels is not.
 
 The real-time factor is seconds of computing for a second of audio; medians of the rounds are compared. The limit on a
 CPU is its matrix product: wav2vec2-base needs some 14 GFLOP for a second of speech, 7 GFLOP of them in the transformer.
-How ours computes was chosen by processor time on one thread of an AMD EPYC with bf16, other work beside it, on 24
-utterances of 1 to 6 s of noise in bfloat16, in seconds of audio a second: the small base alone 120 and, with what is
-made of its weights kept, 187, in padded batches of 40 s 175; wav2vec2-base alone 14.5, kept 17.3, in batches 14.8. In
-float32 alone 80 and 5.0, in batches 72 and 5.2. Two Python threads with a thread each were as fast as one with two.
+How ours computes was chosen by processor time on one thread of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), other
+work beside it, on 24 utterances of 1 to 6 s of noise in bfloat16, in seconds of audio a second: the small base alone
+120 and, with what is made of its weights kept, 187, in padded batches of 40 s 175; wav2vec2-base alone 14.5, kept 17.3,
+in batches 14.8. In float32 alone 80 and 5.0, in batches 72 and 5.2. Two Python threads with a thread each were as fast
+as one with two.
 
 WER is against the texts of metadata.csv, normalised as is saved with the model. `times as alone` is the share of words,
 of those that are recognised both ways, that begin and end within 60 ms of when they do in their utterance alone. With
 `--memory` what is measured is the most of the process' own pages at any time, for 5 minutes and for three hours of
 `pauses`.
 
-On two cores of an AMD EPYC with bf16, two rounds: with the shape of wav2vec2-base (`--shape base --files 12`) bfloat16
-was 2.7 times as fast as the pipeline in float32 on files and 4.3 to 4.7 times on long recordings, where the pipeline's
-chunks overlap by a third (int8 2.7, and 4.0 to 4.9), and 2.4 to 2.7 times as fast as ours in float32. With a model of
-the small base on AN4's 104 validation utterances (5 minutes), where half of the time is no product, it was 1.7 and 2.8
-times as fast as the pipeline on files in two runs, 2.1 and 3.1 on long recordings with pauses, 1.9 and 2.6 without;
-int8 1.8 and 3.0, 2.3 and 2.9, 1.8 and 2.4. WER was 10.3 % on files in all, on one recording with pauses 10.3 % (float32
-10.6, the pipeline 44), and without 9.7 % (float32 and int8 9.4, the pipeline 30), and times as alone 98 to 99 %.
-Memory for three hours was 1.13 times that for five minutes (664 and 590 MB), the pipeline's 2.4 times (1313 and 556).
+On 2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), two rounds: with the shape of wav2vec2-base (`--shape base
+--files 12`) bfloat16 was 2.7 times as fast as the pipeline in float32 on files and 4.3 to 4.7 times on long recordings,
+where the pipeline's chunks overlap by a third (int8 2.7, and 4.0 to 4.9), and 2.4 to 2.7 times as fast as ours in
+float32. With a model of the small base on AN4's 104 validation utterances (5 minutes), where half of the time is no
+product, it was 1.7 and 2.8 times as fast as the pipeline on files in two runs, 2.1 and 3.1 on long recordings with
+pauses, 1.9 and 2.6 without; int8 1.8 and 3.0, 2.3 and 2.9, 1.8 and 2.4. WER was 10.3 % on files in all, on one
+recording with pauses 10.3 % (float32 10.6, the pipeline 44), and without 9.7 % (float32 and int8 9.4, the pipeline 30),
+and times as alone 98 to 99 %. Memory for three hours was 1.13 times that for five minutes (664 and 590 MB), the
+pipeline's 2.4 times (1313 and 556).
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_training import LARGE
-from parts import parse_arguments, start_part
+from parts import add_precision, parse_arguments, report_machine, start_part
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -188,7 +191,7 @@ def transcribe_theirs(
         "automatic-speech-recognition",
         model=str(folder / "model"),
         device=0 if device == "auto" and torch.cuda.is_available() else "cpu",
-        dtype=getattr(torch, precision),
+        dtype={"float32": torch.float32, "bf16": torch.bfloat16}[precision],
     )
 
     def read() -> Iterator[dict[str, Any]]:
@@ -222,7 +225,8 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
         seconds, texts = transcribe_theirs(options.folder, variant, size, files, options.device)
         values["memory"] = peak()
     else:
-        model, precision = ("int8", "auto") if variant == "int8" else ("model", variant)
+        model = "int8" if variant == "int8" else "model"
+        precision = "bfloat16" if variant == "bf16" else "float32"
         transcriber = Transcriber(options.folder / model, device=options.device, precision=precision)
         seconds, transcripts = transcribe_ours(transcriber, files)
         values["memory"] = peak()
@@ -236,11 +240,16 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
     return {"factor": seconds / recording["seconds"], **values}
 
 
+def list_precisions(options: argparse.Namespace) -> list[str]:
+    """float32 and, where it is another, the precision that was chosen."""
+    return list(dict.fromkeys(("float32", options.precision)))
+
+
 def choose_batch_sizes(arguments: Sequence[str], options: argparse.Namespace) -> dict[tuple[str, str], str]:
     """For short files and for long ones, the pipeline's fastest batch size in each precision."""
     chosen: dict[tuple[str, str], str] = {}
     for name in ("some files", "some pauses"):
-        for precision in ("float32", "bfloat16"):
+        for precision in list_precisions(options):
             factors = {}
             for size in options.batch_sizes:
                 done = start_part(__file__, arguments, f"{name}/{precision}/{size}", options.folder)
@@ -255,13 +264,14 @@ def choose_batch_sizes(arguments: Sequence[str], options: argparse.Namespace) ->
 def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
     """Measure all variants on all recordings in turn, and print ratios of medians."""
     batch_sizes = choose_batch_sizes(arguments, options)
-    ours = ("float32", "auto", "int8") if options.on_cpu else ("float32", "auto")
+    precisions = list_precisions(options)
+    ours = [*precisions, *(["int8"] if options.on_cpu else [])]
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for name in RECORDINGS:
             theirs = {
                 f"pipeline {precision}": batch_sizes["files" if name == "files" else "pauses", precision]
-                for precision in ("float32", "bfloat16")
+                for precision in precisions
             }
             for variant, part in {**{each: each for each in ours}, **theirs}.items():
                 values = start_part(__file__, arguments, f"{name}/{part}", options.folder).values
@@ -278,7 +288,7 @@ def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
         for variant in ours:
             faster = ", ".join(
                 f"{factors[name, other] / factors[name, variant]:.2f} times {other}"
-                for other in ("pipeline float32", "pipeline bfloat16", "float32")
+                for other in (*(f"pipeline {precision}" for precision in precisions), "float32")
                 if other != variant
             )
             alone = wers["files", variant]
@@ -292,7 +302,7 @@ def compare(arguments: Sequence[str], options: argparse.Namespace) -> None:
 
 def compare_memory(arguments: Sequence[str], options: argparse.Namespace) -> None:
     """Print the most memory for three hours and for five minutes."""
-    for variant in ("auto", f"float32/{options.batch_sizes[0]}"):
+    for variant in (options.precision, f"float32/{options.batch_sizes[0]}"):
         peaks = []
         for name in ("5 minutes", "3 hours"):
             values = start_part(__file__, arguments, f"{name}/{variant}", options.folder).values
@@ -316,10 +326,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(1, 4, 16))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--memory", action="store_true", help="only measure memory")
+    add_precision(parser)
     options = parse_arguments(parser, arguments, run_part)
     import torch
 
     options.on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    options.precision = report_machine(options.precision, options.device)
     with tempfile.TemporaryDirectory() as place:
         options.folder = Path(place)
         make_recordings(options.folder, options.data, options)

@@ -10,6 +10,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.machine import Precision
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,11 @@ def start_part(
 ) -> Done:
     """Run a script with `--part` and `--folder`, whose last line of output is JSON; where it fails, all ends here.
 
-    `environment` is added to this process's own, of which no variable of oneDNN is left.
+    `environment` is added to this process's own, of which no variable of oneDNN is left but its instruction sets' cap.
     """
-    own = {key: value for key, value in os.environ.items() if not key.startswith("ONEDNN")}
+    own = {
+        key: value for key, value in os.environ.items() if key == "ONEDNN_MAX_CPU_ISA" or not key.startswith("ONEDNN")
+    }
     command = [sys.executable, script, *arguments, "--part", part, "--folder", str(folder)]
     done = subprocess.run(command, env={**own, **(environment or {})}, capture_output=True, check=False, text=True)
     if done.returncode:
@@ -50,3 +56,40 @@ def parse_arguments(
         print("\n" + json.dumps(run_part(options)))
         sys.exit()
     return options
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`, which `report_machine` takes."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="auto",
+        help="what is computed in; auto (default) is bf16 where the device has instructions for it, otherwise float32",
+    )
+
+
+def report_machine(asked: str | None, device: str = "auto") -> Precision:
+    """Print one line on what the figures that follow are measured with; the precision that `asked` means on `device`.
+
+    The line names a GPU where one is used, the CPU with its instruction sets, usable cores, torch's threads and its
+    version, and the precision. `device` is `auto` or `cpu`; `asked` is None for a benchmark that computes no model.
+    Where the device has no instructions for the precision the process ends with a sentence.
+    """
+    import torch
+
+    from finetune.errors import UserError
+    from finetune.machine import choose_precision, count_cores, list_instruction_sets
+    from finetune.scoring import describe_device
+
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    on_gpu = asked is not None and device == "auto" and torch.cuda.is_available()
+    try:
+        precision = choose_precision(asked or "float32", gpu if on_gpu else cpu)
+    except UserError as error:
+        sys.exit(str(error))
+    names = [describe_device(gpu)] if on_gpu else []
+    names.append(f"{describe_device(cpu)} ({', '.join(list_instruction_sets())})")
+    names.append(f"{count_cores():g} usable cores")
+    names.append(f"torch {torch.__version__}")
+    print(f"machine: {', '.join([*names, precision if asked else 'no model'])}", flush=True)
+    return precision

@@ -14,7 +14,8 @@ def test_each_noise_has_its_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(bench_detection, "NOISES", [("none", 0), ("white", 10)])
     monkeypatch.setattr(sys, "argv", ["bench_detection.py", str(CORPUS), "--utterances", "6"])
     bench_detection.main()
-    _, quiet, noisy = capsys.readouterr().out.splitlines()
+    machine, _, quiet, noisy = capsys.readouterr().out.splitlines()
+    assert machine.startswith("machine: ") and machine.endswith("no model")
     assert quiet.startswith("none ") and noisy.startswith("white   10 ")
     for row in (quiet, noisy):
         for missed, lost, kept in re.findall(r": missed +([\d.]+) +([\d.]+) kept +([\d.]+)", row):
