@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from transformers import Wav2Vec2Processor
 
 from finetune.data.features import load_config, load_feature_extractor
@@ -78,6 +79,44 @@ def test_only_products_of_weights_are_in_8_bits(export: Callable[[bool], Path]) 
     assert kinds.count("Conv") in (6, 7, 8)
     assert not {"ConvInteger", "QLinearConv"} & set(kinds)
     assert [file.name for file in folder.glob("*.onnx*")] == [FILE]
+
+
+def _read_weights(file: Path) -> list[np.ndarray]:
+    """The weights (inputs, outputs) of all products of integers in an ONNX file."""
+    graph = onnx.load(file).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return [values[node.input[1]] for node in graph.node if node.op_type == "MatMulInteger"]
+
+
+def _multiply_without_vnni(activations: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The product of u8 (frames, inputs) and s8 (inputs, outputs) as `pmaddubsw` has it: pairs saturate in 16 bits."""
+    odd = weight.shape[0] % 2
+    a = np.pad(activations.astype(np.int32), ((0, 0), (0, odd)))
+    w = np.pad(weight.astype(np.int32), ((0, odd), (0, 0)))
+    pairs = a[:, 0::2, None] * w[None, 0::2] + a[:, 1::2, None] * w[None, 1::2]
+    return np.clip(pairs, -(2**15), 2**15 - 1).sum(1)  # type: ignore[no-any-return]
+
+
+def test_no_product_saturates_on_cpus_without_vnni(export: Callable[[bool], Path], tmp_path: Path) -> None:
+    def saturates(file: Path) -> bool:
+        weights = _read_weights(file)
+        assert len(weights) == 2 * 6 + 2
+        assert {weight.dtype for weight in weights} == {np.dtype(np.int8)}
+        # The worst that activations can do: all are 255, on the sum of two neighbouring weights.
+        worst = max(255 * int(np.abs(w.astype(np.int32)[:-1] + w.astype(np.int32)[1:]).max()) for w in weights)
+        rng = np.random.default_rng(0)
+        differ = False
+        for weight in weights:
+            activations = rng.integers(0, 256, (64, weight.shape[0]), dtype=np.uint8)
+            exact = activations.astype(np.int32) @ weight.astype(np.int32)
+            differ |= not np.array_equal(_multiply_without_vnni(activations, weight), exact)
+        assert differ == (worst > 2**15 - 1)
+        return differ
+
+    assert not saturates(export(True) / FILE)
+    # Weights in 8 bits do.
+    quantize_dynamic(export(False) / FILE, tmp_path / FILE, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+    assert saturates(tmp_path / FILE)
 
 
 def test_what_was_not_exported_is_not_taken_for_it(original: Path, tmp_path: Path) -> None:
