@@ -26,12 +26,13 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.recogniser import Recogniser
 from finetune.kernels import use_cpu_kernels
+from finetune.machine import count_workers, describe_device, say_precision
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
-from finetune.scoring import Evaluation, describe_device, evaluate_split
+from finetune.scoring import Evaluation, evaluate_split
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
@@ -240,7 +241,8 @@ class Experiment:
         weights = [utterance.weight for utterance in preparation.train.utterances]
         weighted = weights if set(weights) != {1.0} else None
         batches = stream(seconds, self.batch_seconds, training.seed, weighted)
-        return data.loader(deal(batches, *share, *process), training.num_workers)
+        workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
+        return data.loader(deal(batches, *share, *process), workers)
 
     def _learning_rate(self, step: int) -> float:
         training = self.recipe.training
@@ -282,6 +284,7 @@ class Experiment:
             rejected,
             streamed=self.preparation.stream is not None,
             device=describe_device(self.accelerator.device),
+            precision=say_precision(self.accelerator.mixed_precision),
             processes=self.accelerator.num_processes,
             seconds=seconds,
         )
