@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lm_build(lm)
     _add_lm_tune(lm)
     _add_recipe(commands)
+    _add_env(commands)
     return parser
 
 
@@ -184,6 +185,12 @@ def _add_recipe(commands: _Commands) -> None:
     parser = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
     _add_recipe_file(parser)
     parser.set_defaults(command="recipe")
+
+
+def _add_env(commands: _Commands) -> None:
+    parser = commands.add_parser("env", help="what this machine has and what follows; put it into bug reports")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(command="env")
 
 
 def _add_beam(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.arguments import build_parser
 from finetune.errors import Interrupted, UserError
+from finetune.launch import limit_threads
 
 if TYPE_CHECKING:
     from finetune.data.corpus import Rejection
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
+    limit_threads()
     try:
         code: int = _COMMANDS[options.command](options)
     except UserError as error:
@@ -295,6 +297,14 @@ def _recipe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _env(options: argparse.Namespace) -> int:
+    from finetune.environment import describe_environment, examine_environment
+
+    found = examine_environment()
+    print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(describe_environment(found)))
+    return 0
+
+
 def _build_language_model(options: argparse.Namespace) -> int:
     from finetune.data.transcripts import DEFAULT_STEPS
     from finetune.language_model import build_language_model, load_steps
@@ -354,4 +364,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "build_language_model": _build_language_model,
     "tune_language_model": _tune_language_model,
     "recipe": _recipe,
+    "env": _env,
 }

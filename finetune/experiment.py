@@ -26,13 +26,22 @@ from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.recogniser import Recogniser
 from finetune.kernels import use_cpu_kernels
+<<<<<<< HEAD
 from finetune.machine import Precision
+=======
+from finetune.machine import count_workers, describe_device, say_precision
+>>>>>>> env
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
+<<<<<<< HEAD
 from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits, read_precision
 from finetune.scoring import Evaluation, describe_device, evaluate_split
+=======
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
+from finetune.scoring import Evaluation, evaluate_split
+>>>>>>> env
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import add_lora, save_language_adapter, save_lora
@@ -244,7 +253,8 @@ class Experiment:
         weights = [utterance.weight for utterance in preparation.train.utterances]
         weighted = weights if set(weights) != {1.0} else None
         batches = stream(seconds, self.batch_seconds, training.seed, weighted)
-        return data.loader(deal(batches, *share, *process), training.num_workers)
+        workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
+        return data.loader(deal(batches, *share, *process), workers)
 
     def _learning_rate(self, step: int) -> float:
         training = self.recipe.training
@@ -286,6 +296,7 @@ class Experiment:
             rejected,
             streamed=self.preparation.stream is not None,
             device=describe_device(self.accelerator.device),
+            precision=say_precision(self.accelerator.mixed_precision),
             processes=self.accelerator.num_processes,
             seconds=seconds,
         )

@@ -21,6 +21,7 @@ from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
 from finetune.errors import StepError, UserError
+from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
 
@@ -147,7 +148,9 @@ def _estimate(text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple
 
 
 def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:
-    command = [lmplz, "--order", str(order), "--text", str(text), "--arpa", str(arpa)]
+    # Unless told it takes four fifths of the machine's memory, whatever a cgroup allows.
+    memory = f"{measure_memory().available * 4 // 5 >> 20}M"
+    command = [lmplz, "--order", str(order), "--text", str(text), "--arpa", str(arpa), "--memory", memory]
     command += ["--temp_prefix", f"{arpa.parent}/", "--prune", *map(str, prune), "--discount_fallback"]
     finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode != 0:

@@ -1,4 +1,4 @@
-"""What must be settled before torch is loaded and when all is over: how many processes, their kernels, their end."""
+"""What must be settled before torch is loaded and when all is over: processes, threads, kernels, their end."""
 
 import atexit
 import os
@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from finetune.machine import find_thread_limit
 
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
@@ -20,25 +22,43 @@ def join_processes() -> None:
     """
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
         return
-    processes = _asked_for()
+    processes, threads = _asked_for()
     if processes > 1:
+        # Accelerate gives each process one thread unless told; torchrun keeps to what is set.
+        os.environ["OMP_NUM_THREADS"] = threads or str(find_thread_limit(processes))
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         os.execv(sys.executable, [sys.executable, *torchrun, "-m", "finetune", *sys.argv[1:]])
 
 
-def _asked_for() -> int:
-    """`--num_processes` of the launcher that started this process, 1 where another program did."""
+def _asked_for() -> tuple[int, str | None]:
+    """`--num_processes` of the launcher that started this process, 1 where another program did, and threads of each.
+
+    These are None unless the launcher was given `--num_cpu_threads_per_process` or `OMP_NUM_THREADS`.
+    """
     import psutil
     from accelerate.commands.launch import launch_command_parser
 
-    command = psutil.Process(os.getppid()).cmdline()
+    parent = psutil.Process(os.getppid())
+    command = parent.cmdline()
     launcher = next((i for i, part in enumerate(command) if Path(part).name in _LAUNCHERS), None)
     if launcher is None:
-        return 1
+        return 1, None
     options, _ = launch_command_parser().parse_known_args(command[launcher + 1 :])
-    return int(options.num_processes or 1)
+    threads = options.num_cpu_threads_per_process or parent.environ().get("OMP_NUM_THREADS")
+    return int(options.num_processes or 1), None if threads is None else str(threads)
+
+
+def limit_threads() -> None:
+    """Have torch and NumPy compute with no more threads than a cgroup's quota has cores; before either is loaded.
+
+    They follow the process's affinity but not a quota, whose cores their threads would take turns on. What
+    `OMP_NUM_THREADS` says already stands. Commands that a command starts inherit it.
+    """
+    threads = find_thread_limit()
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def keep_kernels() -> None:

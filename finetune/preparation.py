@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune.data.augmentation import Augmentation, list_recordings
 from finetune.data.batching import GPU_PADDING_SAMPLES, SpeechBatches
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
@@ -22,6 +20,7 @@ from finetune.data.storage import is_url
 from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
 from finetune.data.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters, load_base_vocabulary
 from finetune.errors import UserError
+from finetune.machine import choose_device
 from finetune.recipe import Recipe
 from finetune.sections import AugmentationSection, TrainingSection
 from finetune.training.adapters import find_language_adapter, require_peft
@@ -82,7 +81,7 @@ class Preparation:
     def _padding_samples(self, compiled: bool) -> int | None:
         """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
         if not compiled:
-            return GPU_PADDING_SAMPLES if torch.cuda.is_available() else None
+            return GPU_PADDING_SAMPLES if choose_device().type == "cuda" else None
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
         return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 

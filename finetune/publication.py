@@ -13,6 +13,7 @@ from finetune.data.transcripts import Step, load_normalization
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
 from finetune.inference.recogniser import Recogniser
+from finetune.machine import choose_device
 from finetune.preparation import pin, prepare
 from finetune.publishing.card_scores import push_scores
 from finetune.publishing.parity import Spoken, full_precision
@@ -81,7 +82,7 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
 
     They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     recogniser, split, _ = open_validation(model, run, data, device)
     recogniser.search = None
     every = len(split.utterances)

@@ -18,6 +18,7 @@ from finetune.data.preprocessing import save_preprocessing
 from finetune.data.training_words import save_training_words
 from finetune.data.transcripts import save_normalization
 from finetune.errors import UserError
+from finetune.machine import describe_machine
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
 from finetune.publishing.record import describe_scores
@@ -195,6 +196,7 @@ def _provenance() -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
+        "machine": describe_machine(),
     }
 
 

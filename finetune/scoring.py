@@ -1,6 +1,5 @@
 """A model and a split to scores, each utterance on exactly one process."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.aligner import measure_mismatches
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.machine import choose_device, describe_device, describe_machine, say_machine
 
 # An utterance whose text is so much less likely than what is heard, as a natural logarithm for each of its characters,
 # has another one. Measured on 300 sentences of the quickstart recipe by voices that the model never heard, and 130 of
@@ -90,6 +90,7 @@ class Evaluation:
     decoder: dict[str, Any]
     split: Split
     rows: list[int]
+    precision: str
 
     def recording(self, place: int) -> Recording:
         """The audio of the result at a place, unread; raises AudioError."""
@@ -119,6 +120,8 @@ class Evaluation:
             "Decoder": say_decoder(self.decoder),
             "Normalisation": ", ".join(describe_steps(self.normalization)) or "none",
             "Speed": self.speed.summary(),
+            "Machine": say_machine(describe_machine()),
+            "Precision": self.precision,
         }
 
 
@@ -150,7 +153,7 @@ def evaluate(
     named. References and hypotheses are normalised as saved with the model, or as given here; `precision` is that of
     `Recogniser.load`. Raises UserError for a model or a source that can't be used.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=choose_device().type == "cpu")
     model = fetch_model(name)
     recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device, precision)
     decoding.apply(recogniser)
@@ -266,7 +269,8 @@ def evaluate_split(
     rows = [row for row, _ in numbered]
     decoder = describe_decoder(recogniser.search)
     steps = tuple(normalization)
-    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows)
+    precision = str(recogniser.dtype).removeprefix("torch.")
+    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows, precision)
 
 
 def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iterator[Finding]:
@@ -299,18 +303,6 @@ def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -
         return normalize
     # As punctuation its brackets would go, and one wrong character would be three words. No step takes this for text.
     return lambda text: normalize(text.replace(unknown, "\ue000")).replace("\ue000", unknown)
-
-
-def describe_device(device: torch.device) -> str:
-    """A device's name, and of a CPU the number of threads."""
-    if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{threads} thread{'s' if threads > 1 else ''} of {name}"
 
 
 def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int | None:

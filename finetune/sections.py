@@ -252,16 +252,25 @@ class AugmentationSection(Section):
 class TrainingSection(Section):
     """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
 
-    With batch_seconds `auto` it is as much as fits into the GPU. The rate rises for `warmup_ratio` of the steps and
+    With batch_seconds `auto` it is as much as fits into the GPU, or into half of the CPU's free memory, up to 80 s.
+    The rate rises for `warmup_ratio` of the steps and
     then falls by its `schedule`; `tri_stage` (Park et al. 2019) first holds it for `hold_ratio`. The head may have a
     rate of its own, and with `layer_decay` each layer learns that much slower than the one above (Howard and Ruder
     2018). For the first `freeze_transformer_steps` only the head learns (fairseq's freeze_finetune_updates).
     Masks are SpecAugment's (Park et al. 2019), over time and over features, as in wav2vec 2.0.
 
     The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
+<<<<<<< HEAD
     model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
     after `max_minutes`. `compile` is torch.compile's, with few padded lengths. `mixed_precision: auto` is bf16 where
     the device multiplies in it, fp16 on other GPUs, and `no` (float32) on other CPUs; a run keeps what it began with.
+=======
+    model if their average is no worse. `num_workers` processes read audio beside each that trains; `auto` follows the
+    usable cores, and any number gives the same batches.
+
+    Training ends early after `patience` evaluations without a better one, and
+    after `max_minutes`. `compile` is torch.compile's, with few padded lengths.
+>>>>>>> env
     """
 
     max_steps: int = Field(1000, gt=0)
@@ -290,7 +299,7 @@ class TrainingSection(Section):
     keep_checkpoints: int = Field(2, gt=0)
     keep_best: int = Field(1, gt=0)
     average_best: int = Field(1, gt=0)
-    num_workers: int = Field(1, ge=0)
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     seed: int = Field(0, ge=0)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -17,6 +16,7 @@ from finetune.decoding.decoder import build_search, load_language_model, save_de
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.recogniser import Recogniser
+from finetune.machine import choose_device
 from finetune.publishing.card import update_card
 from finetune.scoring import build_hypothesis_normalizer, open_model, read_batches
 
@@ -73,7 +73,7 @@ def tune(
     """
     if not Path(model).is_dir():
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     loaded = load_language_model(Path(language_model))
     recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
     search = build_search(

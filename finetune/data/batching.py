@@ -14,6 +14,7 @@ from finetune.data.augmentation import Augmentation, draw_mask, generator
 from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.features import length_step
 from finetune.data.vocabulary import encode
+from finetune.machine import choose_device
 
 # Purposes of random numbers, so that no two draws share a stream.
 ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
@@ -230,7 +231,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
             batch_sampler=batches,  # any iterable of index lists will do
             collate_fn=self.collate,
             num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=choose_device().type == "cuda",
             prefetch_factor=4 if num_workers else None,
             worker_init_fn=leave_signals_to_training,
         )

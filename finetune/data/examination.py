@@ -17,6 +17,7 @@ from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import CLEAN
 from finetune.data.vocabulary import count_characters
 from finetune.errors import UserError
+from finetune.machine import count_threads
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # An utterance this many median absolute deviations from the median speaks at no human rate, or its text is another's.
@@ -186,7 +187,8 @@ def _listen(role: str, split: Split, sampling_rate: int) -> Iterator[Finding]:
         except AudioError as error:
             return utterance, str(error).partition(":")[0], True
 
-    with ThreadPoolExecutor() as pool:  # Decoding holds no lock.
+    # Decoding holds no lock. Four more than there are cores read meanwhile, as many as Python itself would take.
+    with ThreadPoolExecutor(count_threads() + 4) as pool:
         heard = pool.map(listen, split.utterances)
         shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
         for utterance, kind, unusable in shown:

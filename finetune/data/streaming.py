@@ -14,6 +14,7 @@ from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatche
 from finetune.data.corpus import Rejection, Split
 from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
+from finetune.machine import choose_device
 
 SAMPLE = 1000
 """The first rows of a stream: what is known of it before training, its vocabulary among it."""
@@ -158,7 +159,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
             self,
             batch_size=None,
             num_workers=1,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=choose_device().type == "cuda",
             prefetch_factor=4,
             worker_init_fn=leave_signals_to_training,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
 from finetune.errors import UserError
+from finetune.machine import count_threads
 
 if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel
@@ -240,7 +240,7 @@ class BeamSearch:
         threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best texts of each utterance of a batch, (batch, frames, vocabulary), over as many threads as cores.
+        """The best texts of each utterance of a batch, (batch, frames, vocabulary), a thread for each usable core.
 
         `num_frames` holds the number of valid frames of each: what lies behind them is padding.
 
@@ -253,7 +253,7 @@ class BeamSearch:
             name = names[row] if names else f"Utterance {row + 1} of {len(num_frames)}"
             return self.decode(logits[row][: num_frames[row]], n_best, name)
 
-        threads = threads or os.cpu_count() or 1
+        threads = threads or count_threads()
         if threads == 1 or len(num_frames) < 2:
             return [decode_one(row) for row in range(len(num_frames))]
         with ThreadPoolExecutor(threads) as pool:

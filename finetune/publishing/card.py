@@ -16,6 +16,7 @@ from finetune.data.preprocessing import load_preprocessing
 from finetune.data.transcripts import describe_steps
 from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.evaluation.scores import count, percent
+from finetune.machine import say_machine
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
 from finetune.publishing.markup import escape, format_table, quote_code
@@ -238,8 +239,11 @@ def _training(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
                 rows.append((quote_code(f"{section}.{name}"), escape(_say(value))))
     hardware, energy = record["hardware"], record["energy_kwh"]
     processes = "1 process" if hardware["processes"] == 1 else f"{hardware['processes']} processes, each"
+    machine, precision = record["versions"].get("machine"), hardware.get("precision")
     facts = [
         f"Hardware: {processes} on {escape(hardware['device'])}.",
+        *([f"Machine: {escape(say_machine(machine))}."] if machine else []),
+        *([f"Precision: {escape(precision)}."] if precision else []),
         f"Training took {say_time(hardware['training_seconds'])}, evaluations in between included.",
         f"Energy: {energy:g} kWh, as its author says." if energy else "Energy: not measured.",
         f"Software: {', '.join(_name_versions(record['versions']))}.",

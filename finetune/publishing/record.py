@@ -23,12 +23,14 @@ def describe_training(
     *,
     streamed: bool,
     device: str,
+    precision: str,
     processes: int,
     seconds: float,
 ) -> dict[str, Any]:
     """What a run was trained on, and on what machine: counts alone, no names of speakers or files.
 
-    `splits` are by role; a `streamed` training split is known by its first rows only. `seconds` is the training time.
+    `splits` are by role; a `streamed` training split is known by its first rows only. `precision` is what was
+    computed in, and `seconds` the training time.
     """
     counts: dict[str, Counter[str]] = {}
     for rejection in rejected:
@@ -40,7 +42,12 @@ def describe_training(
             "streamed": streamed,
             "rejected": {split: dict(reasons.most_common()) for split, reasons in counts.items()},
         },
-        "hardware": {"device": device, "processes": processes, "training_seconds": round(seconds, 1)},
+        "hardware": {
+            "device": device,
+            "precision": precision,
+            "processes": processes,
+            "training_seconds": round(seconds, 1),
+        },
     }
 
 

@@ -1,6 +1,7 @@
-"""How many seconds of audio fit into a GPU's memory at a time."""
+"""How many seconds of audio fit into the memory of a GPU, or of the process that trains on a CPU, at a time."""
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,14 @@ from torch import nn
 
 from finetune.data.batching import Batch
 from finetune.errors import UserError
+from finetune.machine import count_local_processes, measure_growth, measure_memory
 
 # Left free: what the allocator loses between blocks of many sizes, and what else lives on the GPU.
 MARGIN = 0.1
-# Without a GPU memory is not what limits a batch.
+# On a CPU a step may take so much of what is free. The rest is for what is not there in the first step: kernels and
+# blocks of memory for other lengths, a checkpoint in the making, an evaluation, and the machine's other programs.
+CPU_MEMORY_SHARE = 0.5
+# More at a time makes a CPU no faster.
 CPU_BATCH_SECONDS = 80.0
 
 _CHARACTERS_PER_SECOND = 15
@@ -28,35 +33,43 @@ def find_batch_seconds(
 ) -> float:
     """The most seconds of padded audio that one process can train on at a time, found by trying; leaves no gradient.
 
-    The same number on every process. The longest utterances are tried, whose attention needs the most.
-    Raises UserError where not even one of them fits.
+    The same number on every process. The longest utterances are tried, whose attention needs the most. On a CPU, where
+    the kernel would end what takes too much, one is tried and so many are taken to need so many times as much.
+    Raises UserError where not even one of them fits into a GPU.
     """
-    if accelerator.device.type != "cuda":
-        return max(CPU_BATCH_SECONDS, max_seconds)
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adam = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
 
-    def peak_bytes(count: int) -> int | None:
-        """The most memory of a step of so many utterances, or None where it is too small."""
+    def compute(count: int) -> None:
         batch = _make_batch(count, round(max_seconds * sampling_rate), num_frames)
-        torch.cuda.reset_peak_memory_stats()
         try:
             with accelerator.no_sync(objective):
                 loss, _ = objective(batch.to(accelerator.device), False)
                 accelerator.backward(loss)
-            return adam + torch.cuda.max_memory_allocated()
-        except torch.OutOfMemoryError:
-            return None
         finally:
             for parameter in trained:
                 parameter.grad = None
             gc.collect()
+
+    if accelerator.device.type != "cuda":
+        free = measure_memory().available / count_local_processes()
+        needed = measure_growth(lambda: compute(1))
+        fitting = _least(accelerator, math.floor((CPU_MEMORY_SHARE * free - adam) / needed))
+        return max(1, min(fitting, math.floor(CPU_BATCH_SECONDS / max_seconds))) * max_seconds
+
+    def peak_bytes(count: int) -> int | None:
+        """The most memory of a step of so many utterances, or None where it is too small."""
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            compute(count)
+            return adam + torch.cuda.max_memory_allocated()
+        except torch.OutOfMemoryError:
+            return None
+        finally:
             torch.cuda.empty_cache()
 
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    count = torch.tensor(largest_count(peak_bytes, round((1 - MARGIN) * free)), device=accelerator.device)
-    counts: Any = accelerator.gather(count[None])
-    fitting = int(counts.min())
+    fitting = _least(accelerator, largest_count(peak_bytes, round((1 - MARGIN) * free)))
     if fitting == 0:
         raise UserError(
             f"An utterance of {max_seconds:g} s does not fit into this GPU's memory: lower data.max_seconds, or set "
@@ -84,6 +97,11 @@ def largest_count(peak_bytes: Callable[[int], int | None], limit: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def _least(accelerator: Accelerator, count: int) -> int:
+    counts: Any = accelerator.gather(torch.tensor([count], device=accelerator.device))
+    return int(counts.min())
 
 
 def _make_batch(count: int, samples: int, num_frames: Callable[[int], int]) -> Batch:
