@@ -50,8 +50,11 @@ def describe_use(record: Mapping[str, Any], preprocessing: Sequence[str], decode
     `preprocessing` are the steps that all audio takes, `decoder` is what is saved of a beam search.
     """
     start = _ADAPTER.format(base=record["base"]) if record["adapter_alone"] else _PLAIN
+    rate = record["sampling_rate"]
     notes = [
-        f"Recordings at another rate than {record['sampling_rate']} Hz are resampled, for which torchaudio is needed."
+        f"Recordings at another rate than {rate} Hz must be resampled before, for example with "
+        f"`soxr.resample(samples, sampling_rate, {rate})`: `pipeline` does it itself only with torchaudio, whose last "
+        "release fits torch up to 2.12."
     ]
     if preprocessing:
         steps = ", ".join(f"`{step}`" for step in preprocessing)
