@@ -53,8 +53,8 @@ def describe_use(record: Mapping[str, Any], preprocessing: Sequence[str], decode
     rate = record["sampling_rate"]
     notes = [
         f"Recordings at another rate than {rate} Hz must be resampled before, for example with "
-        f"`soxr.resample(samples, sampling_rate, {rate})`: `pipeline` does it itself only with torchaudio, whose last "
-        "release fits torch up to 2.12."
+        f"`soxr.resample(samples, sampling_rate, {rate})`. `pipeline` does it itself only where torchaudio is "
+        "installed, whose last release, 2.11, does not fit every torch."
     ]
     if preprocessing:
         steps = ", ".join(f"`{step}`" for step in preprocessing)
