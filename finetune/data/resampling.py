@@ -1,7 +1,8 @@
 """Band-limited resampling, of a whole waveform or of one that comes block by block: the same samples either way.
 
-The kernel is that of `torchaudio.transforms.Resample` with its defaults (a sinc that reaches six zero crossings to each
-side, in a Hann window), bit for bit, without torchaudio: its last release, 2.11, imports only beside torch for CUDA 13.0.
+The kernel is that of `torchaudio.transforms.Resample` with its defaults: a sinc that reaches six zero crossings to each
+side, in a Hann window. It is computed here because the last torchaudio, 2.11, does not fit every torch: it imports
+beside those built for CUDA 13.0.
 """
 
 import math
