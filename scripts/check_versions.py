@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -71,11 +70,9 @@ def check_environment(name: str, tests: Sequence[str], torch: str | None = None)
         code = f"from importlib.metadata import version\nprint(*(n + ' ' + version(n) for n in {_SHOWN}), sep=', ')"
         versions = run(folder, own, "-c", "import platform\nprint('Python', platform.python_version())\n" + code)
         tested = run(folder, own, "-m", "pytest", "-q", "--basetemp", str(folder / "tests"), *tests)
-        counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-        counts |= {kind: int(number) for number, kind in re.findall(r"(\d+) (\w+)", tested.stdout.rpartition("\n=")[2])}
-    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+    said = tested.stdout.strip().rpartition("\n")[2]  # "1 failed, 271 passed, 13 skipped in 63.34s"
     facts = ", ".join(versions.stdout.split("\n")).strip(", ")
-    print(f"{name}: {facts}: {said} in {time.monotonic() - started:.0f} s with installation", flush=True)
+    print(f"{name}: {facts}: {said}, {time.monotonic() - started:.0f} s with installation", flush=True)
     if tested.returncode:
         print(tested.stdout[-6000:], tested.stderr[-2000:], file=sys.stderr, flush=True)
     return int(tested.returncode != 0)
