@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.audio import Waveform
+from finetune.data.filters import filter_highpass, measure_loudness
 from finetune.data.storage import load_steps, save_steps
 from finetune.errors import StepError
 
@@ -28,11 +29,7 @@ def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
         raise StepError(f"highpass: found {hertz}; expected hertz, between 0 and {sampling_rate // 2}")
 
     def step(waveform: Waveform) -> Waveform:
-        import torch
-        from torchaudio.functional import highpass_biquad
-
-        filtered: Waveform = highpass_biquad(torch.from_numpy(waveform), sampling_rate, float(hertz)).numpy()
-        return filtered
+        return filter_highpass(waveform, hertz, sampling_rate)
 
     return step
 
@@ -78,10 +75,7 @@ def _loudness(lufs: float, sampling_rate: int) -> Preprocessor:
     def step(waveform: Waveform) -> Waveform:
         if len(waveform) < _LOUDNESS_SECONDS * sampling_rate:
             return waveform
-        import torch
-        from torchaudio.functional import loudness
-
-        measured = float(loudness(torch.from_numpy(waveform)[None], sampling_rate))
+        measured = measure_loudness(waveform, sampling_rate)
         return waveform * np.float32(10 ** ((lufs - measured) / 20)) if np.isfinite(measured) else waveform
 
     return step

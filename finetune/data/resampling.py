@@ -1,5 +1,12 @@
-"""Band-limited resampling, of a whole waveform or of one that comes block by block: the same samples either way."""
+"""Band-limited resampling, of a whole waveform or of one that comes block by block: the same samples either way.
 
+The kernel is that of `torchaudio.transforms.Resample` with its defaults: a sinc that reaches six zero crossings to each
+side, in a Hann window. It is computed here because the last torchaudio, 2.11, does not fit every torch: it imports
+beside those built for CUDA 13.0.
+"""
+
+import math
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -8,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+
+# torchaudio's defaults: zero crossings of the sinc to each side, and its cutoff as a share of the lower Nyquist rate.
+_ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
 
 
 def resample(waveform: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
@@ -19,29 +29,19 @@ class Resampler:
     """Resamples a stream between two rates in Hz, holding back the few samples that later ones still change."""
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
-        self._filters = _build_filters(from_rate, to_rate)
+        self._kernel = _build_kernel(from_rate, to_rate)
         self._held: FloatArray | None = None
         self._first = self._taken = self._given = 0  # Groups before what is held, and samples.
 
     def push(self, samples: FloatArray, last: bool = False) -> FloatArray:
         """Take the next (…, samples); return what is settled by now, and after the `last` ones all the rest."""
-        if self._filters is None or (samples.size == 0 and not last):
+        if self._kernel is None or (samples.size == 0 and not last):
             return samples
-        import torch
-
-        # Each group of so many samples becomes one of so many others, by filters that reach `width` to both sides.
-        group, made = (rate // self._filters.gcd for rate in (self._filters.orig_freq, self._filters.new_freq))
-        width = self._filters.width
+        group, made, width = self._kernel.group, self._kernel.made, self._kernel.width
         held = samples if self._held is None else np.concatenate([self._held, samples], axis=-1)
         self._taken += samples.shape[-1]
-        if last:
-            # torchaudio counts in float32 and may leave out the last sample: it is asked for a group more.
-            held = np.concatenate([held, np.zeros((*held.shape[:-1], group), np.float32)], axis=-1)
-            end = -(-self._taken * made // group)
-        else:
-            end = max(self._taken - width, 0) // group * made
-        resampled: FloatArray = self._filters(torch.from_numpy(held)).numpy()
-        given = resampled[..., self._given - self._first * made : end - self._first * made]
+        end = -(-self._taken * made // group) if last else max(self._taken - width, 0) // group * made
+        given = self._kernel.apply(held)[..., self._given - self._first * made : end - self._first * made]
         self._given = end
         first = max(0, self._given // made - -(-width // group))
         self._held = held[..., (first - self._first) * group :].copy()
@@ -49,14 +49,41 @@ class Resampler:
         return given
 
 
-@lru_cache(maxsize=64)
-def _build_filters(from_rate: int, to_rate: int) -> Any:
-    # A kernel has a row for each output phase: of a rate like 22,051 Hz it would fill the memory. The nearest ratio
-    # of small numbers is off by less than a millionth.
-    ratio = Fraction(from_rate, to_rate).limit_denominator(1000)
-    if ratio == 1:
-        return None
-    # torchaudio.functional.resample rebuilds its kernel at each call; the transform keeps it.
-    import torchaudio
+@dataclass(frozen=True)
+class _Kernel:
+    """Filters that turn each `group` of samples into `made` others, reaching `width` samples to both sides."""
 
-    return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
+    filters: Any  # A tensor: (made, 1, width + group + width).
+    group: int
+    made: int
+    width: int
+
+    def apply(self, waveform: FloatArray) -> FloatArray:
+        """Resample (…, samples) as if zeros stood around them; `made` samples for each group, full or not, and more."""
+        import torch
+        from torch.nn.functional import conv1d, pad
+
+        rows = torch.from_numpy(waveform.reshape(-1, 1, waveform.shape[-1]))
+        resampled = conv1d(pad(rows, (self.width, self.width + self.group)), self.filters, stride=self.group)
+        samples: FloatArray = resampled.transpose(1, 2).reshape(*waveform.shape[:-1], -1).numpy()
+        return samples
+
+
+@lru_cache(maxsize=64)
+def _build_kernel(from_rate: int, to_rate: int) -> _Kernel | None:
+    # The filters have a row for each output phase: of a rate like 22,051 Hz they would fill the memory. The nearest
+    # ratio of small numbers is off by less than a millionth.
+    group, made = Fraction(from_rate, to_rate).limit_denominator(1000).as_integer_ratio()
+    if group == made:
+        return None
+    import torch
+
+    cutoff = min(group, made) * _ROLLOFF
+    width = math.ceil(_ZERO_CROSSINGS * group / cutoff)
+    # Times in units of a group, of each output (rows, in float32 as in torchaudio) from each input.
+    taken = torch.arange(-width, width + group, dtype=torch.float64) / group
+    times = (torch.arange(0, -made, -1)[:, None, None] / made + taken) * cutoff
+    times = times.clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
+    window = torch.cos(times * math.pi / _ZERO_CROSSINGS / 2) ** 2
+    filters = torch.sinc(times) * (window * (cutoff / group))
+    return _Kernel(filters.float(), group, made, width)

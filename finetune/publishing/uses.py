@@ -50,8 +50,11 @@ def describe_use(record: Mapping[str, Any], preprocessing: Sequence[str], decode
     `preprocessing` are the steps that all audio takes, `decoder` is what is saved of a beam search.
     """
     start = _ADAPTER.format(base=record["base"]) if record["adapter_alone"] else _PLAIN
+    rate = record["sampling_rate"]
     notes = [
-        f"Recordings at another rate than {record['sampling_rate']} Hz are resampled, for which torchaudio is needed."
+        f"Recordings at another rate than {rate} Hz must be resampled before, for example with "
+        f"`soxr.resample(samples, sampling_rate, {rate})`. `pipeline` does it itself only where torchaudio is "
+        "installed, whose last release, 2.11, does not fit every torch."
     ]
     if preprocessing:
         steps = ", ".join(f"`{step}`" for step in preprocessing)
