@@ -1,12 +1,11 @@
 """One recipe to one run directory: the only place that wires the rooms."""
 
-import copy
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,25 +15,25 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.batching import begin, deal, stream
+from finetune.data.batching import begin, deal
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
-from finetune.data.vocabulary import PAD, build_tokenizer
+from finetune.data.vocabulary import build_tokenizer
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.recogniser import Recogniser
-from finetune.kernels import use_cpu_kernels
+from finetune.planning import build_trained, plan_run, resolve_length, state_length
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
-from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_beginning
 from finetune.scoring import Evaluation, describe_device, evaluate_split
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
-from finetune.training.adapters import add_lora, save_language_adapter, save_lora
+from finetune.training.adapters import save_language_adapter, save_lora
 from finetune.training.checkpoints import (
     list_checkpoints,
     load_model,
@@ -42,12 +41,13 @@ from finetune.training.checkpoints import (
     save_checkpoint,
     save_model,
     saving,
+    step_of,
 )
 from finetune.training.interruption import StopSignals
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
-from finetune.training.model import CTCObjective, build_model
+from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
 from finetune.training.processes import build_accelerator, describe_shares
@@ -85,18 +85,22 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     say = _speaker(accelerator)
     publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
     # All processes train on the same commits, also when a branch moves while they start.
-    commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
+    known, resolved = read_beginning(output) if resumes else ({}, {})
+    commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher)
-    for line in [*describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
+    for line in [*describe_shares(accelerator), *describe(preparation, recipe)]:
+        say(line)
+    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher, resolved)
+    for line in experiment.plan():
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
         with saving(str(output), "Nothing is there yet"):
             transcripts = [utterance.transcript for utterance in preparation.train.utterances]
             # Of a stream no more than the beginning is known.
-            begin_run(output, written, preparation.rejected, None if preparation.stream else transcripts, commits)
+            known_transcripts = None if preparation.stream else transcripts
+            begin_run(output, written, preparation.rejected, known_transcripts, commits, experiment.resolved)
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
@@ -110,6 +114,25 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     for tracker in accelerator.trackers:
         tracker.finish()
     return analysis
+
+
+def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]:
+    """What `run` would say of its length, time, memory and disk, found with random weights: none are downloaded.
+
+    Raises UserError where the model or the device do not allow the run. Nothing is written.
+    """
+    training = recipe.training
+    accelerator = build_accelerator(
+        precision=training.mixed_precision,
+        trackers=(),
+        folder=output,
+        batch_seconds=training.batch_seconds,
+        compiled=training.compile,
+        max_gradient_norm=training.max_gradient_norm,
+        layer_drop=recipe.model.layer_drop,
+    )
+    untrained = recipe.model_copy(update={"model": recipe.model.model_copy(update={"random_weights": True})})
+    return Experiment(untrained, output, preparation, accelerator, _speaker(accelerator)).plan()
 
 
 class Best(NamedTuple):
@@ -131,13 +154,16 @@ class Experiment:
         accelerator: Accelerator,
         say: Callable[[str], None],
         publisher: Publisher | None = None,
+        resolved: Mapping[str, Any] | None = None,
     ) -> None:
+        """`resolved` is what `resolved` was when an unfinished run was begun."""
         self.recipe, self.output, self.preparation = recipe, output, preparation
         self.accelerator, self.say, self.publisher = accelerator, say, publisher
         model, training = recipe.model, recipe.training
-        self.model, self.lora = self._build_model()
+        self.model, self.lora = build_trained(recipe, preparation, accelerator.device)
         # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
-        self.trained = self._build_model()[0] if is_sharded(accelerator) else self.model
+        sharded = is_sharded(accelerator)
+        self.trained = build_trained(recipe, preparation, accelerator.device)[0] if sharded else self.model
         self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
         self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
         self.optimizer: Any = build_optimizer(
@@ -156,35 +182,42 @@ class Experiment:
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first
         self.publishable: Evaluation | None = None  # of the weights that will be saved next
-        self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
+        self.batch_seconds: float = (resolved or {}).get("batch_seconds") or self._find_batch_seconds()
+        self.length = resolve_length(recipe, preparation, self.batch_seconds, accelerator.num_processes, resolved)
+        self.asked, self.recipe = recipe, state_length(recipe, self.length)
         self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
         self.rejected: list[Rejection] = []
 
-    def _build_model(self) -> tuple[Any, Any]:
-        """The model to train, and peft's around it where there is one."""
-        model, training, preparation = self.recipe.model, self.recipe.training, self.preparation
-        built = build_model(
-            copy.deepcopy(preparation.config),  # `build_model` changes it.
-            None if model.random_weights else model.base,
-            vocabulary=preparation.vocabulary,
-            blank=PAD,
-            dropout=model.dropout,
-            mask_time_probability=training.mask_time_probability,
-            seed=training.seed,
-            head_rows=preparation.head_rows,
-            revision=model.revision,
-            freeze_feature_encoder=model.freeze_feature_encoder,
-            attention=model.attention,
-            layer_drop=model.layer_drop,
-            gradient_checkpointing=training.gradient_checkpointing,
-            language_adapter=model.language_adapter,
+    def _find_batch_seconds(self) -> float:
+        """The recipe's, or as many as fit into memory."""
+        seconds, limits = self.recipe.training.batch_seconds, self.preparation.limits
+        if seconds != "auto":
+            return seconds
+        found = find_batch_seconds(
+            self.accelerator, self.objective, limits.max_seconds, limits.sampling_rate, limits.num_frames
         )
-        if self.accelerator.device.type == "cpu" and not training.compile:
-            use_cpu_kernels(built)
-        if not model.lora:
-            return built, None
-        lora = model.lora.model_dump(exclude={"save"})
-        return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
+        self.say(f"training.batch_seconds: {found:g} s at a time")
+        return found
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What depends on the data, the device and the number of processes, and must stay when the run goes on."""
+        return {**vars(self.length), "batch_seconds": self.batch_seconds}
+
+    def plan(self) -> list[str]:
+        """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        return plan_run(
+            self.asked,
+            self.preparation,
+            self.length,
+            self.batch_seconds,
+            self.accelerator,
+            self.objective,
+            self.recogniser,
+            self.output,
+            step_of(checkpoints[-1]) if checkpoints else 0,
+        ).describe()
 
     def train(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, from the newest checkpoint where there is one; raises Interrupted when asked to."""
@@ -195,11 +228,11 @@ class Experiment:
         if self._is_stale(first_step) or (max_seconds <= 0 and self.best):
             return
         schedule = Schedule(
-            max_steps=training.max_steps,
+            max_steps=self.length.max_steps,
             learning_rate=self._learning_rate,
             max_gradient_norm=training.max_gradient_norm,
             micro_batches=training.accumulation,
-            eval_steps=training.eval_steps,
+            eval_steps=self.length.eval_steps,
             log_steps=training.log_steps,
             seed=training.seed,
             sampling_rate=self.preparation.limits.sampling_rate,
@@ -223,29 +256,17 @@ class Experiment:
         """This process's batches, beginning with those of a step."""
         training, accelerator, preparation = self.recipe.training, self.accelerator, self.preparation
         data = preparation.batches(training)
-        if self.batch_seconds is None:
-            self.batch_seconds = find_batch_seconds(
-                accelerator,
-                self.objective,
-                preparation.limits.max_seconds,
-                preparation.limits.sampling_rate,
-                preparation.limits.num_frames,
-            )
-            self.say(f"training.batch_seconds: {self.batch_seconds:g} s at a time")
         share = (first_step, training.accumulation * accelerator.num_processes)
         process = (accelerator.process_index, accelerator.num_processes)
         if preparation.stream:
             return StreamedBatches(preparation.stream, data, self.batch_seconds, *share, *process).loader()
-        seconds = [utterance.seconds for utterance in preparation.train.utterances]
-        weights = [utterance.weight for utterance in preparation.train.utterances]
-        weighted = weights if set(weights) != {1.0} else None
-        batches = stream(seconds, self.batch_seconds, training.seed, weighted)
+        batches = preparation.order(self.batch_seconds, training.seed)
         return data.loader(deal(batches, *share, *process), training.num_workers)
 
     def _learning_rate(self, step: int) -> float:
         training = self.recipe.training
         return training.learning_rate * learning_rate_factor(
-            step, training.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
+            step, self.length.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
         )
 
     def finish(self) -> Analysis:
@@ -338,8 +359,8 @@ class Experiment:
         if self.publisher:
             self.publisher.poll()
         if "step_seconds" in values and not sys.stderr.isatty():
-            left = (self.recipe.training.max_steps - step) * values["step_seconds"]
-            done = f"step {step}/{self.recipe.training.max_steps}"
+            left = (self.length.max_steps - step) * values["step_seconds"]
+            done = f"step {step}/{self.length.max_steps}"
             self.say(f"{done}: {describe_step(values)}, {left / 60:.1f} min left")
 
     def _evaluate(self, split: Split, training_words: frozenset[str] | None = None) -> Evaluation:
@@ -371,8 +392,8 @@ class Experiment:
         self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio})
         if self.accelerator.is_main_process:
             self.say(
-                f"step {step}/{training.max_steps}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; "
-                f"{self._judge()}"
+                f"step {step}/{self.length.max_steps}: validation WER {percent(scores.wer)}, "
+                f"CER {percent(scores.cer)}; {self._judge()}"
             )
         for result in evaluation.results[:EXAMPLES]:
             self.say(f"  {result.reference}\n  → {result.hypothesis}")
@@ -397,14 +418,14 @@ class Experiment:
         impossible, utterances = (
             sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
         )
-        return health.describe(history, self.recipe.training.max_steps, impossible, utterances)
+        return health.describe(history, self.length.max_steps, impossible, utterances)
 
     def _is_stale(self, step: int) -> bool:
         """Whether so many evaluations have brought nothing better that training ends."""
         training = self.recipe.training
         if training.patience is None or not self.best:
             return False
-        return step - self.best[0].step >= training.patience * training.eval_steps
+        return step - self.best[0].step >= training.patience * self.length.eval_steps
 
     def _gather(self) -> None:
         """Let `model` be what is trained."""

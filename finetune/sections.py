@@ -258,12 +258,17 @@ class TrainingSection(Section):
     2018). For the first `freeze_transformer_steps` only the head learns (fairseq's freeze_finetune_updates).
     Masks are SpecAugment's (Park et al. 2019), over time and over features, as in wav2vec 2.0.
 
+    A run has `max_steps`, or `max_epochs`, or by default 30 epochs, but at least 1,000 and at most 80,000 steps; a
+    stream, whose length is unknown, 1,000. It is evaluated every `eval_steps`: by default a tenth of it, at least 200
+    and at most 2,000.
+
     The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
     model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
     after `max_minutes`. `compile` is torch.compile's, with few padded lengths.
     """
 
-    max_steps: int = Field(1000, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    max_epochs: float | None = Field(None, gt=0)
     max_minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, gt=0)
     batch_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = 80.0
@@ -284,7 +289,7 @@ class TrainingSection(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
-    eval_steps: int = Field(200, gt=0)
+    eval_steps: int | None = Field(None, gt=0)
     log_steps: int = Field(20, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     keep_best: int = Field(1, gt=0)
@@ -295,6 +300,8 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "TrainingSection":
+        if self.max_steps is not None and self.max_epochs is not None:
+            raise ValueError("expected either training.max_steps or training.max_epochs, not both")
         if self.average_best > self.keep_best:
             raise ValueError("expected training.average_best to be at most training.keep_best")
         if self.schedule == "tri_stage" and self.warmup_ratio + self.hold_ratio >= 1:
