@@ -272,8 +272,8 @@ def _check(options: argparse.Namespace) -> int:
 
         found = find_mismatches(Recogniser.load(options.align), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
-    print("\n".join(describe(preparation, recipe, examination)), flush=True)
-    print("\n".join([*preview(recipe, _run_folder(options.recipe), preparation), *examination.summary()]))
+    plan = preview(recipe, _run_folder(options.recipe), preparation)
+    print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         _write(Path(options.json), {**examination.to_json(), "rejected": rejected})

@@ -89,10 +89,8 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    for line in [*describe_shares(accelerator), *describe(preparation, recipe)]:
-        say(line)
     experiment = Experiment(recipe, output, preparation, accelerator, say, publisher, resolved)
-    for line in experiment.plan():
+    for line in [*describe_shares(accelerator), *describe(preparation, recipe), *experiment.plan()]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
