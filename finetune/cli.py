@@ -65,7 +65,7 @@ def _train(options: argparse.Namespace) -> int:
     from finetune.recipe import load_recipe
 
     recipe = load_recipe(Path(options.recipe), options.overrides)
-    output = Path(options.output) if options.output else Path("runs") / _run_name(Path(options.recipe))
+    output = Path(options.output) if options.output else _run_folder(options.recipe)
     analysis = run(recipe, output)
     if os.environ.get("RANK", "0") == "0":
         print(analysis.summary())
@@ -258,6 +258,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from finetune.experiment import preview
     from finetune.preparation import describe, find_commits, pin, prepare
     from finetune.recipe import load_recipe
 
@@ -273,7 +274,8 @@ def _check(options: argparse.Namespace) -> int:
 
         found = find_mismatches(Recogniser.load(options.align), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
-    print("\n".join([*describe(preparation, recipe, examination=examination), *examination.summary()]))
+    plan = preview(recipe, _run_folder(options.recipe), preparation)
+    print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         _write(Path(options.json), {**examination.to_json(), "rejected": rejected})
@@ -330,6 +332,10 @@ def _tune_language_model(options: argparse.Namespace) -> int:
 
 def _run_name(recipe: Path) -> str:
     return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
+
+
+def _run_folder(recipe: str) -> Path:
+    return Path("runs") / _run_name(Path(recipe))
 
 
 def _require_writable(file: str | None) -> None:

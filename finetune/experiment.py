@@ -1,12 +1,11 @@
 """One recipe to one run directory: the only place that wires the rooms."""
 
-import copy
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,35 +15,26 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.batching import begin, deal, stream
+from finetune.data.batching import begin, deal
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
-from finetune.data.vocabulary import PAD, build_tokenizer
+from finetune.data.vocabulary import build_tokenizer
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
 from finetune.inference.recogniser import Recogniser
-from finetune.kernels import use_cpu_kernels
-<<<<<<< HEAD
-from finetune.machine import Precision
-=======
-from finetune.machine import count_workers, describe_device, say_precision
->>>>>>> env
+from finetune.machine import Precision, count_workers, describe_device
+from finetune.planning import build_trained, plan_run, resolve_length, state_length
 from finetune.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.publishing.background import Publisher
 from finetune.publishing.record import describe_training
 from finetune.recipe import Recipe
-<<<<<<< HEAD
-from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits, read_precision
-from finetune.scoring import Evaluation, describe_device, evaluate_split
-=======
-from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_commits
+from finetune.run_directory import begin_run, check_output, complete_model, cut_metrics, read_beginning, read_precision
 from finetune.scoring import Evaluation, evaluate_split
->>>>>>> env
 from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
-from finetune.training.adapters import add_lora, save_language_adapter, save_lora
+from finetune.training.adapters import save_language_adapter, save_lora
 from finetune.training.checkpoints import (
     list_checkpoints,
     load_model,
@@ -52,12 +42,13 @@ from finetune.training.checkpoints import (
     save_checkpoint,
     save_model,
     saving,
+    step_of,
 )
 from finetune.training.interruption import StopSignals
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
 from finetune.training.memory import find_batch_seconds
-from finetune.training.model import CTCObjective, build_model
+from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
 from finetune.training.processes import build_accelerator, describe_shares, settle_precision
@@ -84,31 +75,24 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     training = recipe.training
     resumes = check_output(output, recipe)
     precision, notes = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
-    accelerator = build_accelerator(
-        precision=precision,
-        trackers=training.trackers,
-        folder=output / "trackers",
-        batch_seconds=training.batch_seconds,
-        compiled=training.compile,
-        max_gradient_norm=training.max_gradient_norm,
-        layer_drop=recipe.model.layer_drop,
-    )
+    accelerator = _accelerate(recipe, precision, training.trackers, output)
     say = _speaker(accelerator)
     publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
     # All processes train on the same commits, also when a branch moves while they start.
-    commits = read_commits(output) if resumes else broadcast_object_list([find_commits(recipe)])[0]
+    known, resolved = read_beginning(output) if resumes else ({}, {})
+    commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher, precision)
-    for line in [*notes, *describe_shares(accelerator), *describe(preparation, recipe, accelerator.num_processes)]:
+    experiment = Experiment(recipe, output, preparation, accelerator, say, publisher, precision, resolved)
+    for line in [*notes, *describe_shares(accelerator), *describe(preparation, recipe), *experiment.plan()]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     if accelerator.is_main_process and not resumes:
         with saving(str(output), "Nothing is there yet"):
             transcripts = [utterance.transcript for utterance in preparation.train.utterances]
             # Of a stream no more than the beginning is known.
-            known = None if preparation.stream else transcripts
-            begin_run(output, written, preparation.rejected, known, commits, precision)
+            known_transcripts = None if preparation.stream else transcripts
+            begin_run(output, written, preparation.rejected, known_transcripts, commits, precision, experiment.resolved)
     accelerator.wait_for_everyone()
     if training.trackers:
         accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
@@ -122,6 +106,30 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     for tracker in accelerator.trackers:
         tracker.finish()
     return analysis
+
+
+def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]:
+    """What `run` would say of its length, time, memory and disk, found with random weights: none are downloaded.
+
+    Raises UserError where the model or the device do not allow the run. Nothing is written.
+    """
+    precision, _ = settle_precision(recipe.training.mixed_precision, None)
+    accelerator = _accelerate(recipe, precision, (), output)
+    untrained = recipe.model_copy(update={"model": recipe.model.model_copy(update={"random_weights": True})})
+    return Experiment(untrained, output, preparation, accelerator, _speaker(accelerator), precision=precision).plan()
+
+
+def _accelerate(recipe: Recipe, precision: Precision, trackers: Sequence[str], output: Path) -> Accelerator:
+    training = recipe.training
+    return build_accelerator(
+        precision=precision,
+        trackers=trackers,
+        folder=output / "trackers",
+        batch_seconds=training.batch_seconds,
+        compiled=training.compile,
+        max_gradient_norm=training.max_gradient_norm,
+        layer_drop=recipe.model.layer_drop,
+    )
 
 
 class Best(NamedTuple):
@@ -144,13 +152,16 @@ class Experiment:
         say: Callable[[str], None],
         publisher: Publisher | None = None,
         precision: Precision = "float32",
+        resolved: Mapping[str, Any] | None = None,
     ) -> None:
+        """`resolved` is what `resolved` was when an unfinished run was begun."""
         self.recipe, self.output, self.preparation = recipe, output, preparation
         self.accelerator, self.say, self.publisher = accelerator, say, publisher
         model, training = recipe.model, recipe.training
-        self.model, self.lora = self._build_model()
+        self.model, self.lora = build_trained(recipe, preparation, accelerator.device)
         # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
-        self.trained = self._build_model()[0] if is_sharded(accelerator) else self.model
+        sharded = is_sharded(accelerator)
+        self.trained = build_trained(recipe, preparation, accelerator.device)[0] if sharded else self.model
         self.saves_adapter = model.lora is not None and model.lora.save == "adapter"
         self.tokenizer = build_tokenizer(preparation.vocabulary, model.language_adapter)
         self.optimizer: Any = build_optimizer(
@@ -162,6 +173,7 @@ class Experiment:
         )
         objective = CTCObjective(self.trained, training.compile)
         autocast(accelerator, objective, precision)
+        self.precision = precision
         self.objective, self.prepared_optimizer = accelerator.prepare(objective, self.optimizer)
         if uses_zero(accelerator):
             self.optimizer = ZeroState(self.objective)
@@ -169,35 +181,43 @@ class Experiment:
         self.checkpoints = output / "checkpoints"
         self.best: list[Best] = []  # the best first
         self.publishable: Evaluation | None = None  # of the weights that will be saved next
-        self.batch_seconds: float | None = None if training.batch_seconds == "auto" else training.batch_seconds
+        self.batch_seconds: float = (resolved or {}).get("batch_seconds") or self._find_batch_seconds()
+        self.length = resolve_length(recipe, preparation, self.batch_seconds, accelerator.num_processes, resolved)
+        self.asked, self.recipe = recipe, state_length(recipe, self.length)
         self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
         self.rejected: list[Rejection] = []
 
-    def _build_model(self) -> tuple[Any, Any]:
-        """The model to train, and peft's around it where there is one."""
-        model, training, preparation = self.recipe.model, self.recipe.training, self.preparation
-        built = build_model(
-            copy.deepcopy(preparation.config),  # `build_model` changes it.
-            None if model.random_weights else model.base,
-            vocabulary=preparation.vocabulary,
-            blank=PAD,
-            dropout=model.dropout,
-            mask_time_probability=training.mask_time_probability,
-            seed=training.seed,
-            head_rows=preparation.head_rows,
-            revision=model.revision,
-            freeze_feature_encoder=model.freeze_feature_encoder,
-            attention=model.attention,
-            layer_drop=model.layer_drop,
-            gradient_checkpointing=training.gradient_checkpointing,
-            language_adapter=model.language_adapter,
+    def _find_batch_seconds(self) -> float:
+        """The recipe's, or as many as fit into memory."""
+        seconds, limits = self.recipe.training.batch_seconds, self.preparation.limits
+        if seconds != "auto":
+            return seconds
+        found = find_batch_seconds(
+            self.accelerator, self.objective, limits.max_seconds, limits.sampling_rate, limits.num_frames
         )
-        if self.accelerator.device.type == "cpu" and not training.compile:
-            use_cpu_kernels(built)
-        if not model.lora:
-            return built, None
-        lora = model.lora.model_dump(exclude={"save"})
-        return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
+        self.say(f"training.batch_seconds: {found:g} s at a time")
+        return found
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What depends on the data, the device and the number of processes, and must stay when the run goes on."""
+        return {**vars(self.length), "batch_seconds": self.batch_seconds}
+
+    def plan(self) -> list[str]:
+        """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        return plan_run(
+            self.asked,
+            self.preparation,
+            self.length,
+            self.batch_seconds,
+            self.accelerator,
+            self.objective,
+            self.recogniser,
+            self.output,
+            self.precision,
+            step_of(checkpoints[-1]) if checkpoints else 0,
+        ).describe()
 
     def train(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, from the newest checkpoint where there is one; raises Interrupted when asked to."""
@@ -208,11 +228,11 @@ class Experiment:
         if self._is_stale(first_step) or (max_seconds <= 0 and self.best):
             return
         schedule = Schedule(
-            max_steps=training.max_steps,
+            max_steps=self.length.max_steps,
             learning_rate=self._learning_rate,
             max_gradient_norm=training.max_gradient_norm,
             micro_batches=training.accumulation,
-            eval_steps=training.eval_steps,
+            eval_steps=self.length.eval_steps,
             log_steps=training.log_steps,
             seed=training.seed,
             sampling_rate=self.preparation.limits.sampling_rate,
@@ -236,30 +256,18 @@ class Experiment:
         """This process's batches, beginning with those of a step."""
         training, accelerator, preparation = self.recipe.training, self.accelerator, self.preparation
         data = preparation.batches(training)
-        if self.batch_seconds is None:
-            self.batch_seconds = find_batch_seconds(
-                accelerator,
-                self.objective,
-                preparation.limits.max_seconds,
-                preparation.limits.sampling_rate,
-                preparation.limits.num_frames,
-            )
-            self.say(f"training.batch_seconds: {self.batch_seconds:g} s at a time")
         share = (first_step, training.accumulation * accelerator.num_processes)
         process = (accelerator.process_index, accelerator.num_processes)
         if preparation.stream:
             return StreamedBatches(preparation.stream, data, self.batch_seconds, *share, *process).loader()
-        seconds = [utterance.seconds for utterance in preparation.train.utterances]
-        weights = [utterance.weight for utterance in preparation.train.utterances]
-        weighted = weights if set(weights) != {1.0} else None
-        batches = stream(seconds, self.batch_seconds, training.seed, weighted)
+        batches = preparation.order(self.batch_seconds, training.seed)
         workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
         return data.loader(deal(batches, *share, *process), workers)
 
     def _learning_rate(self, step: int) -> float:
         training = self.recipe.training
         return training.learning_rate * learning_rate_factor(
-            step, training.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
+            step, self.length.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
         )
 
     def finish(self) -> Analysis:
@@ -296,7 +304,7 @@ class Experiment:
             rejected,
             streamed=self.preparation.stream is not None,
             device=describe_device(self.accelerator.device),
-            precision=say_precision(self.accelerator.mixed_precision),
+            precision=self.precision,
             processes=self.accelerator.num_processes,
             seconds=seconds,
         )
@@ -353,8 +361,8 @@ class Experiment:
         if self.publisher:
             self.publisher.poll()
         if "step_seconds" in values and not sys.stderr.isatty():
-            left = (self.recipe.training.max_steps - step) * values["step_seconds"]
-            done = f"step {step}/{self.recipe.training.max_steps}"
+            left = (self.length.max_steps - step) * values["step_seconds"]
+            done = f"step {step}/{self.length.max_steps}"
             self.say(f"{done}: {describe_step(values)}, {left / 60:.1f} min left")
 
     def _evaluate(self, split: Split, training_words: frozenset[str] | None = None) -> Evaluation:
@@ -386,8 +394,8 @@ class Experiment:
         self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio})
         if self.accelerator.is_main_process:
             self.say(
-                f"step {step}/{training.max_steps}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; "
-                f"{self._judge()}"
+                f"step {step}/{self.length.max_steps}: validation WER {percent(scores.wer)}, "
+                f"CER {percent(scores.cer)}; {self._judge()}"
             )
         for result in evaluation.results[:EXAMPLES]:
             self.say(f"  {result.reference}\n  → {result.hypothesis}")
@@ -412,14 +420,14 @@ class Experiment:
         impossible, utterances = (
             sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
         )
-        return health.describe(history, self.recipe.training.max_steps, impossible, utterances)
+        return health.describe(history, self.length.max_steps, impossible, utterances)
 
     def _is_stale(self, step: int) -> bool:
         """Whether so many evaluations have brought nothing better that training ends."""
         training = self.recipe.training
         if training.patience is None or not self.best:
             return False
-        return step - self.best[0].step >= training.patience * training.eval_steps
+        return step - self.best[0].step >= training.patience * self.length.eval_steps
 
     def _gather(self) -> None:
         """Let `model` be what is trained."""

@@ -129,11 +129,6 @@ def choose_precision(asked: str, device: "torch.device", *, training: bool = Fal
     return precision
 
 
-def say_precision(name: str) -> str:
-    """The precision that a library calls by its own name, `no` or `bfloat16`, as we call it."""
-    return _PRECISIONS.get(name, name)
-
-
 def count_cores() -> float:
     """The cores that this process may use: by its affinity and its cgroup's quota; half a core is 0.5."""
     cores: float = _count_affinity()

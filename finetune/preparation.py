@@ -1,16 +1,17 @@
 """A recipe to everything that is known before training: splits, vocabulary, limits, and what was left out."""
 
+import itertools
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune.data.augmentation import Augmentation, list_recordings
-from finetune.data.batching import GPU_PADDING_SAMPLES, SpeechBatches
+from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, stream
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
@@ -77,6 +78,16 @@ class Preparation:
             (training.mask_feature_probability, training.mask_feature_length, self.config.hidden_size),
             self._padding_samples(training.compile),
         )
+
+    def order(self, batch_seconds: float, seed: int) -> Iterator[list[Key]]:
+        """The training utterances in batches, epoch after epoch without end; of a stream those of its beginning."""
+        seconds = [utterance.seconds for utterance in self.train.utterances]
+        weights = [utterance.weight for utterance in self.train.utterances]
+        return stream(seconds, batch_seconds, seed, weights if set(weights) != {1.0} else None)
+
+    def list_epoch(self, batch_seconds: float, seed: int) -> list[list[Key]]:
+        """The batches of the first epoch."""
+        return list(itertools.takewhile(lambda batch: batch[0][0] == 0, self.order(batch_seconds, seed)))
 
     def _padding_samples(self, compiled: bool) -> int | None:
         """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
@@ -292,9 +303,7 @@ def choose_vocabulary(
     return vocabulary, head_rows
 
 
-def describe(
-    preparation: Preparation, recipe: Recipe, num_processes: int = 1, examination: Examination | None = None
-) -> list[str]:
+def describe(preparation: Preparation, recipe: Recipe, examination: Examination | None = None) -> list[str]:
     """What there is, and what to look at before training, as lines for people."""
     lines = []
     for role, split in preparation.splits.items():
@@ -307,15 +316,6 @@ def describe(
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
     lines += _describe_adapter(preparation, recipe)
-    training = recipe.training
-    if training.batch_seconds == "auto":
-        lines.append(f"training: {training.max_steps} steps of as many seconds as fit into memory")
-    else:
-        step_seconds = training.batch_seconds * training.accumulation * num_processes
-        epoch_seconds = sum(utterance.seconds * utterance.weight for utterance in preparation.train.utterances)
-        epochs = training.max_steps * step_seconds / max(epoch_seconds, 1e-9)
-        known = "" if preparation.stream else f", about {epochs:.1f} epochs"
-        lines.append(f"training: {training.max_steps} steps of {step_seconds:g} s{known}")
     lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
     return lines
 

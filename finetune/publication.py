@@ -20,7 +20,7 @@ from finetune.publishing.parity import Spoken, full_precision
 from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 from finetune.recipe import load_recipe
-from finetune.run_directory import read_commits
+from finetune.run_directory import read_beginning
 from finetune.scoring import open_model, read_batches
 
 # So many utterances show what a model does; more would only take longer.
@@ -117,7 +117,7 @@ def open_validation(
         return recogniser, next(iter(splits)), steps
     assert run is not None
     try:
-        preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_commits(run)))
+        preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
     return Recogniser.load(model, str(device)), preparation.validation, load_normalization(model) or ()

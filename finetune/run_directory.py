@@ -52,10 +52,10 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     return True
 
 
-def read_commits(output: Path) -> dict[str, str]:
-    """The commits that an unfinished run was begun with, as `preparation.find_commits` gave them."""
+def read_beginning(output: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The commits and the length that an unfinished run was begun with, as `begin_run` was given them."""
     provenance = load_recipe(output / "recipe.yaml").provenance or {}
-    return dict(provenance.get("commits") or {})
+    return dict(provenance.get("commits") or {}), dict(provenance.get("length") or {})
 
 
 def read_precision(output: Path) -> str | None:
@@ -73,10 +73,12 @@ def begin_run(
     transcripts: Sequence[str] | None,
     commits: Mapping[str, str],
     precision: str,
+    length: Mapping[str, Any],
 ) -> None:
     """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
 
-    `commits` are those of the base and the data on a hub, and `precision` is what the run computes in.
+    `commits` are those of the base and the data on a hub, `precision` is what the run computes in, and `length` is what
+    a run that goes on must keep, on however many processes: its steps and the seconds of a batch.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
@@ -85,7 +87,8 @@ def begin_run(
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
     partial = output / "recipe.yaml.partial"
-    provenance = _provenance() | {"precision": precision} | ({"commits": dict(commits)} if commits else {})
+    provenance = _provenance() | {"precision": precision, "length": dict(length)}
+    provenance |= {"commits": dict(commits)} if commits else {}
     partial.write_text(recipe.model_copy(update={"provenance": provenance}).to_yaml(), encoding="utf-8")
     partial.rename(output / "recipe.yaml")
 

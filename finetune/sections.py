@@ -253,27 +253,27 @@ class TrainingSection(Section):
     """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
 
     With batch_seconds `auto` it is as much as fits into the GPU, or into half of the CPU's free memory, up to 80 s.
-    The rate rises for `warmup_ratio` of the steps and
-    then falls by its `schedule`; `tri_stage` (Park et al. 2019) first holds it for `hold_ratio`. The head may have a
-    rate of its own, and with `layer_decay` each layer learns that much slower than the one above (Howard and Ruder
-    2018). For the first `freeze_transformer_steps` only the head learns (fairseq's freeze_finetune_updates).
+    The rate rises for `warmup_ratio` of the steps and then falls by its `schedule`; `tri_stage` (Park et al. 2019)
+    first holds it for `hold_ratio`. The head may have a rate of its own; with `layer_decay` each layer learns that much
+    slower than the one above (Howard and Ruder 2018). For the first `freeze_transformer_steps` only the head learns
+    (fairseq's freeze_finetune_updates).
     Masks are SpecAugment's (Park et al. 2019), over time and over features, as in wav2vec 2.0.
 
-    The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
-<<<<<<< HEAD
-    model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
-    after `max_minutes`. `compile` is torch.compile's, with few padded lengths. `mixed_precision: auto` is bf16 where
-    the device multiplies in it, fp16 on other GPUs, and `no` (float32) on other CPUs; a run keeps what it began with.
-=======
-    model if their average is no worse. `num_workers` processes read audio beside each that trains; `auto` follows the
-    usable cores, and any number gives the same batches.
+    A run has `max_steps`, or `max_epochs`, or by default 30 epochs, but at least 1,000 and at most 80,000 steps; a
+    stream, whose length is unknown, 1,000. It is evaluated every `eval_steps`: by default a tenth of it, at least 200
+    and at most 2,000.
 
-    Training ends early after `patience` evaluations without a better one, and
-    after `max_minutes`. `compile` is torch.compile's, with few padded lengths.
->>>>>>> env
+    The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
+    model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
+    after `max_minutes`. `num_workers` processes read audio beside each that trains; `auto` follows the usable cores,
+    and any number gives the same batches. `compile` is torch.compile's, with few padded lengths.
+
+    `mixed_precision: auto` is bf16 where the device multiplies in it, fp16 on other GPUs, and `no` (float32) on other
+    CPUs; a resumed run keeps what it began with.
     """
 
-    max_steps: int = Field(1000, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    max_epochs: float | None = Field(None, gt=0)
     max_minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, gt=0)
     batch_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = 80.0
@@ -294,7 +294,7 @@ class TrainingSection(Section):
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
-    eval_steps: int = Field(200, gt=0)
+    eval_steps: int | None = Field(None, gt=0)
     log_steps: int = Field(20, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     keep_best: int = Field(1, gt=0)
@@ -305,6 +305,8 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "TrainingSection":
+        if self.max_steps is not None and self.max_epochs is not None:
+            raise ValueError("expected either training.max_steps or training.max_epochs, not both")
         if self.average_best > self.keep_best:
             raise ValueError("expected training.average_best to be at most training.keep_best")
         if self.schedule == "tri_stage" and self.warmup_ratio + self.hold_ratio >= 1:

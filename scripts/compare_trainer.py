@@ -39,7 +39,7 @@ def load(recipe_file: str, overrides: Sequence[str], seed: int, precision: str) 
 
     mixed = "bf16" if precision == "bf16" else "no"
     recipe = load_recipe(Path(recipe_file), [*overrides, f"training.seed={seed}", f"training.mixed_precision={mixed}"])
-    training = recipe.training.model_copy(update={"eval_steps": recipe.training.max_steps})
+    training = recipe.training.model_copy(update={"eval_steps": 10**9})
     return recipe.model_copy(update={"training": training, "augmentation": AugmentationSection()})
 
 
@@ -59,11 +59,13 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
 
     from finetune.data.vocabulary import PAD, build_tokenizer
     from finetune.inference.recogniser import Recogniser
+    from finetune.planning import resolve_length
     from finetune.preparation import prepare
     from finetune.scoring import evaluate_split
     from finetune.training.model import build_model
 
     preparation, training = prepare(recipe), recipe.training
+    max_steps = resolve_length(recipe, preparation, training.batch_seconds, 1).max_steps
     extractor, tokenizer = preparation.feature_extractor, build_tokenizer(preparation.vocabulary)
     built: Any = build_model(
         preparation.config,
@@ -99,10 +101,10 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),
-        max_steps=training.max_steps,
+        max_steps=max_steps,
         per_device_train_batch_size=round(count_utterances(preparation, training)),
         learning_rate=training.learning_rate,
-        warmup_steps=round(training.warmup_ratio * training.max_steps),
+        warmup_steps=round(training.warmup_ratio * max_steps),
         weight_decay=training.weight_decay,
         adam_beta2=0.98,
         max_grad_norm=training.max_gradient_norm,

@@ -78,8 +78,7 @@ def report_machine(asked: str | None, device: str = "auto") -> Precision:
     import torch
 
     from finetune.errors import UserError
-    from finetune.machine import choose_precision, count_cores, list_instruction_sets
-    from finetune.scoring import describe_device
+    from finetune.machine import choose_precision, count_cores, describe_device
 
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     on_gpu = asked is not None and device == "auto" and torch.cuda.is_available()
@@ -88,7 +87,7 @@ def report_machine(asked: str | None, device: str = "auto") -> Precision:
     except UserError as error:
         sys.exit(str(error))
     names = [describe_device(gpu)] if on_gpu else []
-    names.append(f"{describe_device(cpu)} ({', '.join(list_instruction_sets())})")
+    names.append(describe_device(cpu))
     names.append(f"{count_cores():g} usable cores")
     names.append(f"torch {torch.__version__}")
     print(f"machine: {', '.join([*names, precision if asked else 'no model'])}", flush=True)

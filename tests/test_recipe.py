@@ -278,8 +278,15 @@ def test_the_resolved_recipe_loads_back_equal(tmp_path: Path, write_recipe: Call
 
 def test_the_resolved_recipe_says_the_defaults_too(tmp_path: Path) -> None:
     values = yaml.safe_load(load_recipe(write(tmp_path, SMALLEST)).to_yaml())
-    assert values["training"]["max_steps"] == 1000
+    assert values["training"]["batch_seconds"] == 80
     assert set(values) >= {"model", "data", "text", "augmentation", "training", "evaluation", "publishing"}
+
+
+def test_a_run_has_steps_or_epochs(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALLEST + "training: {max_steps: 7}\n")
+    with pytest.raises(UserError, match=r"expected either training\.max_steps or training\.max_epochs, not both"):
+        load_recipe(file, ["training.max_epochs=2"])
+    assert load_recipe(file, ["training.max_epochs=0.5", "training.max_steps=null"]).training.max_epochs == 0.5
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)

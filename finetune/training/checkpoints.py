@@ -56,7 +56,12 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=lambda checkpoint: int(checkpoint.name.removeprefix(_PREFIX)))
+    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:

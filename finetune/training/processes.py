@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from finetune.errors import UserError
-from finetune.machine import Precision, choose_precision, has_fast_bf16
+from finetune.machine import Precision, choose_device, choose_precision, has_fast_bf16
 from finetune.training.sharding import is_sharded, set_up_sharding
 from finetune.training.trackers import require_trackers
 from finetune.training.zero_redundancy import asks_for_zero, set_up_zero, uses_zero
@@ -55,7 +55,7 @@ def settle_precision(asked: str, begun: str | None) -> tuple[Precision, list[str
 
     Raises UserError for a precision that the device does not have.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     if begun is None:
         return choose_precision(asked, device, training=True), []
     precision = cast(Precision, begun)

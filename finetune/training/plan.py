@@ -1,0 +1,222 @@
+"""What a run will take before it begins: how many steps it has, and its time, memory and disk on this device."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune.errors import UserError
+from finetune.training.timing import Timing
+
+# Where a recipe gives neither steps nor epochs. 30 epochs are those of "Fine-tuning XLS-R for Multi-Lingual ASR" (von
+# Platen 2021) and within what users of wav2vec2 take, 20 to 40.
+DEFAULT_EPOCHS = 30
+# A small folder needs more epochs, for CTC writes nothing in its first steps: up to 300 in healthy runs
+# (`health._PLATEAU_STEPS`), and these may be a third of a run (`health.describe`).
+MIN_STEPS = 1000
+# The updates of wav2vec 2.0's recipe for 100 hours (Baevski et al. 2020, appendix B).
+MAX_STEPS = 80_000
+# A tenth of a run passes between evaluations, but at least and at most so many steps: less costs time on small runs,
+# more loses hours at an interruption, for checkpoints are written with evaluations.
+_EVALUATIONS, _MIN_EVAL_STEPS, _MAX_EVAL_STEPS = 10, 200, 2000
+
+# What is out of proportion; our choice. More epochs than this are fine where a folder is so small that they take no
+# more than `MIN_STEPS`.
+_MANY_EPOCHS = 200
+_LONG_HOURS = {"cpu": 24, "cuda": 72}
+# Of all memory; the rest is the system's.
+_MEMORY_SHARE = 0.9
+
+_ADAM_STATES = 2  # AdamW's moments of each trained weight
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many optimizer steps a run has, and after how many of them it is evaluated each time."""
+
+    max_steps: int
+    eval_steps: int
+
+
+def choose_length(
+    max_steps: int | None, max_epochs: float | None, eval_steps: int | None, steps_per_epoch: float | None
+) -> Length:
+    """A run's length, as the recipe gives it or by default; `steps_per_epoch` is None where it is not known.
+
+    By default a run has `DEFAULT_EPOCHS`, but at least `MIN_STEPS` and at most `MAX_STEPS`; where an epoch's length is
+    unknown it has `MIN_STEPS`. Raises UserError for epochs of unknown length.
+    """
+    if max_epochs is not None and steps_per_epoch is None:
+        raise UserError(
+            f"training.max_epochs={max_epochs:g} needs the length of an epoch, which is unknown of a stream: "
+            "set training.max_steps instead."
+        )
+    if max_steps is None:
+        if max_epochs is not None and steps_per_epoch is not None:
+            max_steps = max(1, round(max_epochs * steps_per_epoch))
+        elif steps_per_epoch is None:
+            max_steps = MIN_STEPS
+        else:
+            max_steps = min(max(round(DEFAULT_EPOCHS * steps_per_epoch), MIN_STEPS), MAX_STEPS)
+    if eval_steps is None:
+        eval_steps = min(max(math.ceil(max_steps / _EVALUATIONS), _MIN_EVAL_STEPS), _MAX_EVAL_STEPS)
+    return Length(max_steps, eval_steps)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes: of all weights, of those that are trained, free on the disk of `folder`, there already, and of memory."""
+
+    weights: int
+    trained: int
+    folder: str
+    free: int
+    written: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it begins, or goes on after `done_steps`.
+
+    `key` is the recipe's key for its length. A step is of `step_seconds` of audio, padding included, over all
+    processes, an epoch of `steps_per_epoch` (None of a stream). `validation_seconds` of audio are scored at each
+    evaluation by one process, and `final_seconds` at the end.
+    """
+
+    length: Length
+    key: str
+    done_steps: int
+    step_seconds: float
+    steps_per_epoch: float | None
+    validation_seconds: float
+    final_seconds: float
+    frozen_steps: int
+    max_minutes: float | None
+    keep_checkpoints: int
+    keep_best: int
+    room: Room
+    device_type: str
+    device: str
+    timing: Timing | None = None
+
+    @property
+    def epochs(self) -> float | None:
+        """How often the whole run hears each utterance; None of a stream."""
+        return None if self.steps_per_epoch is None else self.length.max_steps / self.steps_per_epoch
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Of all steps that are left, without evaluations."""
+        if self.timing is None:
+            return None
+        frozen = max(0, min(self.frozen_steps, self.length.max_steps) - self.done_steps)
+        left = self.length.max_steps - self.done_steps
+        return frozen * self.timing.frozen_step_seconds + (left - frozen) * self.timing.step_seconds
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        """Of all evaluations that are left, the last one on the test split included."""
+        if self.timing is None or self.timing.evaluation_rate is None:
+            return None
+        audio = self._evaluations * self.validation_seconds + self.final_seconds
+        return audio * self.timing.evaluation_rate
+
+    @property
+    def disk_bytes(self) -> int:
+        """The most that checkpoints and the model take: each file is written beside the one that it replaces."""
+        checkpoint = self.room.weights + _ADAM_STATES * self.room.trained
+        return (self.keep_checkpoints + 1) * checkpoint + (self.keep_best + 2) * self.room.weights
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a step takes in memory, with the optimizer's state."""
+        return None if self.timing is None else self.timing.memory + _ADAM_STATES * self.room.trained
+
+    def describe(self) -> list[str]:
+        """The plan for people, and a note on whatever is out of proportion."""
+        length = self.length
+        epochs = "" if self.epochs is None else f", about {_round(self.epochs)} epochs"
+        left = f"; {length.max_steps - self.done_steps} are left" if self.done_steps else ""
+        lines = [
+            f"training: {length.max_steps} steps of {self.step_seconds:g} s{epochs}{left}; "
+            f"evaluated every {length.eval_steps} steps"
+        ]
+        training, memory = self.training_seconds, self.memory_bytes
+        if training is not None and self.timing is not None and memory is not None:
+            evaluation = self.evaluation_seconds or 0.0
+            lines.append(
+                f"time: about {say_duration(training + evaluation)} on {self.device}: "
+                f"{self.timing.step_seconds:.2g} s a step, {say_duration(evaluation)} for evaluations"
+            )
+            lines.append(f"space: about {say_bytes(memory)} of memory, up to {say_bytes(self.disk_bytes)} on the disk")
+        else:
+            lines.append(f"space: up to {say_bytes(self.disk_bytes)} on the disk")
+        return lines + [f"note: {sentence}" for sentence in self._list_excesses()]
+
+    @property
+    def _evaluations(self) -> int:
+        done, (last, every) = self.done_steps, (self.length.max_steps, self.length.eval_steps)
+        return last // every - done // every + (last % every > 0)
+
+    def _list_excesses(self) -> Iterator[str]:
+        """A sentence on each thing that is out of proportion, with the key to change."""
+        steps, epochs = self.length.max_steps, self.epochs
+        if epochs is not None and epochs > _MANY_EPOCHS and steps > MIN_STEPS:
+            usual = choose_length(None, None, None, self.steps_per_epoch).max_steps
+            yield f"{epochs:,.0f} epochs are more than so little speech needs: lower {self.key} ({self._say(usual)})"
+        if epochs is not None and epochs < 1:
+            yield (
+                f"{100 * epochs:.0f} % of the training speech is heard, and the rest never: raise {self.key} "
+                f"({self._say(math.ceil(self.steps_per_epoch or 1))} is one epoch)"
+            )
+        hours = ((self.training_seconds or 0.0) + (self.evaluation_seconds or 0.0)) / 3600
+        if self.max_minutes is not None and 60 * hours > self.max_minutes:
+            share = self.max_minutes / 60 / hours
+            yield (
+                f"training.max_minutes={self.max_minutes:g} ends the run after about {100 * share:.0f} % of its steps, "
+                f"with the learning rate still high: lower {self.key} instead"
+            )
+        elif hours > _LONG_HOURS.get(self.device_type, 24):
+            gpu = ", or train on a GPU" if self.device_type == "cpu" else ""
+            yield f"{say_duration(3600 * hours)} is a long run: lower {self.key}, take a smaller model.base{gpu}"
+        if self.timing is not None and self.timing.waits_for_loading:
+            yield "audio is read and augmented more slowly than the model learns from it: raise training.num_workers"
+        memory = self.memory_bytes
+        if memory is not None and memory > _MEMORY_SHARE * self.room.memory:
+            yield (
+                f"a step needs about {say_bytes(memory)} of memory, and there are {say_bytes(self.room.memory)}: lower "
+                "training.batch_seconds and raise training.accumulation, or set training.gradient_checkpointing=true"
+            )
+        if self.disk_bytes > self.room.free + self.room.written:
+            yield (
+                f"checkpoints and model need up to {say_bytes(self.disk_bytes)}, and {self.room.folder} has "
+                f"{say_bytes(self.room.free)} free: lower training.keep_checkpoints, or train with --output on a "
+                "larger disk"
+            )
+
+    def _say(self, steps: int) -> str:
+        if self.key == "training.max_epochs" and self.steps_per_epoch:
+            return f"{self.key}={steps / self.steps_per_epoch:.0f}"
+        return f"{self.key}={steps}"
+
+
+def say_duration(seconds: float) -> str:
+    """Seconds in the two largest units that they fill: 6 h 40 min."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    for size, smaller, names in ((60, 1, ("min", "s")), (3600, 60, ("h", "min")), (86400, 3600, ("days", "h"))):
+        # From ten of the larger unit on the smaller one is more exact than an estimate can be.
+        rest = 0 if seconds >= 10 * size else round(seconds % size / smaller)
+        whole = round(seconds / size) if seconds >= 10 * size else int(seconds // size) + (rest * smaller == size)
+        if whole * size < {60: 3600, 3600: 172800}.get(size, math.inf):
+            return f"{whole} {names[0]}" + (f" {rest} {names[1]}" if 0 < rest * smaller < size else "")
+    raise AssertionError("the last unit has no limit")
+
+
+def say_bytes(size: float) -> str:
+    """Bytes in MB or GB, powers of ten."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, size / 1e6):.0f} MB"
+
+
+def _round(epochs: float) -> str:
+    return f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.1f}"

@@ -1,0 +1,85 @@
+"""Steps are timed as they are in training, within a bound, and leave everything as it was."""
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.training import timing
+from finetune.training.model import CTCObjective
+from finetune.training.timing import Sample, time_step
+
+CPU = torch.device("cpu")
+
+
+class Slow(torch.nn.Module):
+    """An objective that takes 20 ms and writes down how many utterances each pass has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.passes: list[int] = []
+
+    def forward(self, batch: Any, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.02)
+        self.passes.append(len(batch.num_frames))
+        return self.weight.sum(), torch.zeros(1, dtype=torch.bool)
+
+
+def test_a_step_is_timed_and_nothing_is_changed(build, make_batch) -> None:
+    objective = CTCObjective(build()).eval()
+    objective.model.dropout.train()  # Modes are restored one by one.
+    weights = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    modes = [module.training for module in objective.modules()]
+    torch.manual_seed(3)
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+
+    def score() -> float:
+        assert not objective.training
+        time.sleep(0.01)
+        random.random(), np.random.rand(), torch.rand(1)
+        return 2.0
+
+    batch = make_batch(0, 1)
+    samples = [Sample(2.0, lambda: batch)] * 2
+    found = time_step(objective, samples, 4.0, num_workers=0, device=CPU, evaluate=score)
+    assert found is not None and min(found.forward, found.backward, found.update) > 0
+    assert found.evaluation_rate == pytest.approx(0.005, rel=0.5)
+    assert found.memory > 2**26  # Of this process: torch alone takes more.
+    assert states == [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    assert modes == [module.training for module in objective.modules()]
+    assert all(parameter.grad is None for parameter in objective.parameters())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in objective.state_dict().items())
+
+
+def test_times_are_for_as_much_audio_as_a_step_has(make_batch) -> None:
+    found = time_step(Slow(), [Sample(2.0, lambda: make_batch(0, 1))], 20.0, num_workers=0, device=CPU)
+    assert found is not None and found.forward == pytest.approx(0.2, rel=0.5)
+
+
+def test_on_a_slow_device_one_pass_over_a_piece_must_do(make_batch, monkeypatch) -> None:
+    monkeypatch.setattr(timing, "_SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(timing, "_BUDGET_SECONDS", 0.03)
+    objective = Slow()
+    samples = [Sample(40.0, lambda: make_batch(*range(4)))] * 3
+    found = time_step(objective, samples, 40.0, num_workers=0, device=CPU)
+    assert objective.passes == [1]  # Of 10 s, where 12 are tried.
+    assert found is not None and found.forward == pytest.approx(0.08, rel=0.5)
+
+
+def test_what_memory_does_not_hold_is_not_tried(make_batch, monkeypatch) -> None:
+    monkeypatch.setattr(timing, "_measure_free", lambda device: -1)
+    objective = Slow()
+    time_step(objective, [Sample(40.0, lambda: make_batch(*range(4)))] * 3, 40.0, num_workers=0, device=CPU)
+    assert objective.passes == [1, 1]
+
+
+def test_where_a_step_does_not_fit_nothing_is_known(make_batch) -> None:
+    class TooLarge(Slow):
+        def forward(self, batch: Any, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            raise torch.OutOfMemoryError("too large")
+
+    assert time_step(TooLarge(), [Sample(2.0, lambda: make_batch(0))], 2.0, num_workers=0, device=CPU) is None
