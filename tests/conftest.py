@@ -76,6 +76,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CPU with instructions for bf16")
 
 
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """What torch calls the GPU, for tests with the marker `gpu`."""
+    return "cuda"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _remove_the_cache() -> Iterator[None]:
     yield
@@ -193,7 +199,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_recipe(base_folder: Path, corpus_folder: Path) -> Callable[..., Path]:
     """`write_recipe(folder, training={"max_steps": 3}, …)` writes `folder/recipe.yaml` and returns its path.
 
