@@ -16,11 +16,15 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # Before any of the libraries reads it: no test waits for a network.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # Nothing is read from or left in the user's own.
+# One thread for each worker, and for each process that a test starts: more would fight over the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
+from finetune.machine import count_threads, has_fast_bf16
 
 torch.set_num_threads(1)
 
@@ -56,6 +60,26 @@ def write_corpus(
             soundfile.write(folder / f"{i:02d}.wav", speak(transcript, rng), SAMPLING_RATE)
             writer.writerow([f"{i:02d}.wav", transcript, speakers[i] if speakers else f"s{i % 4}"])
     return folder
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker for each usable core with `-n auto`, and none beside the main process on a single core."""
+    threads = count_threads()
+    return threads if threads > 1 else 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` where there is no GPU, and what is marked `bf16` where the CPU would emulate it."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU (CUDA)")
+    if item.get_closest_marker("bf16") and not has_fast_bf16(torch.device("cpu")):
+        pytest.skip("needs a CPU with instructions for bf16")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """What torch calls the GPU, for tests with the marker `gpu`."""
+    return "cuda"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -175,7 +199,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_recipe(base_folder: Path, corpus_folder: Path) -> Callable[..., Path]:
     """`write_recipe(folder, training={"max_steps": 3}, …)` writes `folder/recipe.yaml` and returns its path.
 

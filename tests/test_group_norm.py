@@ -52,9 +52,10 @@ def treated(model: Any) -> Any:
 
 def pad(waveforms: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The waveforms with 0.1 s of padding behind the longest, and their mask."""
-    values = torch.nn.utils.rnn.pad_sequence([*waveforms, torch.zeros(25600)], batch_first=True)[:-1]
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    return {"input_values": values, "attention_mask": (torch.arange(25600) < lengths[:, None]).int()}
+    device = waveforms[0].device
+    values = torch.nn.utils.rnn.pad_sequence([*waveforms, torch.zeros(25600, device=device)], batch_first=True)[:-1]
+    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=device)
+    return {"input_values": values, "attention_mask": (torch.arange(25600, device=device) < lengths[:, None]).int()}
 
 
 def largest_difference(model: Any, plain: Any, waveforms: list[torch.Tensor]) -> float:
@@ -155,3 +156,14 @@ def test_silence_stays_finite(plain: Any) -> None:
 def test_compiles_whole(plain: Any, waveforms: list[torch.Tensor]) -> None:
     compiled: Callable[..., Any] = torch.compile(treated(plain), backend="eager", fullgraph=True)
     assert largest_difference(compiled, plain, waveforms) < 1e-5
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_padded_batch_gives_what_each_utterance_alone_gives(
+    plain: Any, waveforms: list[torch.Tensor], gpu: str
+) -> None:
+    """Without TF32, which rounds to ten bits."""
+    plain, waveforms = plain.to(gpu), [waveform.to(gpu) for waveform in waveforms]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert largest_difference(plain, plain, waveforms) > 0.01
+        assert largest_difference(treated(plain), plain, waveforms) < 1e-4

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,23 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hu
     huggingface_hub.close_session()
 
 
-@pytest.fixture
-def finetune_run(write_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """`finetune_run("name", training={…})` runs a recipe of a few steps and returns the run's folder."""
+@pytest.fixture(scope="session")
+def finetune_run_in(write_recipe: Callable[..., Path]) -> Callable[..., Path]:
+    """`finetune_run_in(folder, "name", training={…})` runs a recipe of a few steps and returns the run's folder."""
     from finetune.experiment import run
     from finetune.recipe import load_recipe
 
-    def train(name: str, **sections: dict[str, Any]) -> Path:
-        run(load_recipe(write_recipe(tmp_path, **sections)), tmp_path / name)
-        return tmp_path / name
+    def train(folder: Path, name: str, **sections: dict[str, Any]) -> Path:
+        run(load_recipe(write_recipe(folder, **sections)), folder / name)
+        return folder / name
 
     return train
+
+
+@pytest.fixture
+def finetune_run(finetune_run_in: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`finetune_run("name", training={…})` runs a recipe of a few steps in the test's folder."""
+    return partial(finetune_run_in, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,10 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_p
 TRAINING = {"max_steps": 6, "eval_steps": 3, "learning_rate": 1e-2, "weight_decay": 0.1}
 
 
-@pytest.fixture
-def lora_run(finetune_run):
-    """A finished run of six steps with LoRA, the adapter kept alone too."""
-    return finetune_run("lora", model={"lora": LORA}, training=TRAINING)
+@pytest.fixture(scope="module")
+def lora_run(finetune_run_in, tmp_path_factory):
+    """A finished run of six steps with LoRA, the adapter kept alone too; tests read it and do not change it."""
+    return finetune_run_in(tmp_path_factory.mktemp("lora"), "lora", model={"lora": LORA}, training=TRAINING)
 
 
 @pytest.fixture
@@ -256,8 +256,9 @@ def test_without_peft_a_sentence_says_what_to_install(
         assert "needs the package peft: pip install 'finetune[lora]'" in capsys.readouterr().err
 
 
-def test_adapters_that_cannot_be_used_are_refused(lora_run, corpus_folder, capsys):
-    file = lora_run / "adapter/adapter_config.json"
+def test_adapters_that_cannot_be_used_are_refused(lora_run, corpus_folder, tmp_path, capsys):
+    adapter = shutil.copytree(lora_run / "adapter", tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
     config = json.loads(file.read_text())
     for change, words in (
         ({"peft_type": "IA3"}, "is an adapter of type IA3; expected LORA that names its base"),
@@ -265,5 +266,5 @@ def test_adapters_that_cannot_be_used_are_refused(lora_run, corpus_folder, capsy
         ({"base_model_name_or_path": "/nowhere/base"}, "/nowhere/base"),
     ):
         file.write_text(json.dumps(config | change))
-        assert main(["transcribe", str(lora_run / "adapter"), str(corpus_folder / "test/00.wav")]) == 2
+        assert main(["transcribe", str(adapter), str(corpus_folder / "test/00.wav")]) == 2
         assert words in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from programs import started
+from programs import execute
 
 from finetune.cli import main
 from finetune.data.sources import Source
@@ -181,13 +181,15 @@ import resource, signal, sys
 from finetune.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-sys.exit(main(sys.argv[1:]))
+for option, place in zip(sys.argv[1::2], sys.argv[2::2]):
+    print("exit code", main(["evaluate", MODEL, "--data", DATA, option, place]), flush=True)
 """
-    command = [sys.executable, "-c", program, "evaluate", learned_run / "model", "--data", corpus_folder]
-    for option in (["--report", tmp_path / "report"], ["--json", tmp_path / "scores.json"]):
-        with started([*command, *option]) as process:
-            said = process.wait().strip().splitlines()
-        assert process.process.returncode == 2, said
-        assert f"{option[1]} can't be written: " in said[-1]
-        assert not option[1].exists()
+    program = program.replace("MODEL", repr(str(learned_run / "model"))).replace("DATA", repr(str(corpus_folder)))
+    places = [tmp_path / "report", tmp_path / "scores.json"]
+    said = execute([sys.executable, "-c", program, "--report", places[0], "--json", places[1]]).splitlines()
+    ends = [i for i, line in enumerate(said) if line.startswith("exit code")]
+    assert [said[end] for end in ends] == ["exit code 2"] * 2, said
+    for place, end in zip(places, ends, strict=True):
+        assert f"{place} can't be written: " in said[end - 1]
+        assert not place.exists()
     assert not (tmp_path / "report").exists() and not list(tmp_path.glob(".report*"))

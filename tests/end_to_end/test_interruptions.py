@@ -55,8 +55,16 @@ def assert_same_result(run: Path, whole: Path, read_lines) -> None:
             assert (run / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+@pytest.fixture(scope="module")
+def whole(finetune_run_in, tmp_path_factory):
+    """The uninterrupted run, which tests compare with others and do not change."""
+    return finetune_run_in(tmp_path_factory.mktemp("whole"), "whole", **SECTIONS)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(number, write_recipe, finetune_run, read_lines, tmp_path):
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(
+    number, write_recipe, finetune_run, whole, read_lines, tmp_path
+):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     # As a terminal does with Ctrl-C and a scheduler with SIGTERM: to the whole group, the loader's worker too.
     with started(command_for(recipe, run)) as program:
@@ -70,7 +78,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(number, write_recipe, 
     assert f"finetune: stopped after step {step}; the same command goes on from there." in said
     assert f"{number.name}: stopping after this step" in said
     assert "Traceback" not in said
-    assert_same_result(finetune_run("run", **SECTIONS), finetune_run("whole", **SECTIONS), read_lines)
+    assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
 def test_second_signal_stops_at_once():
@@ -107,7 +115,9 @@ def can_mount() -> bool:
         return False
 
 
-def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, finetune_run, read_lines, tmp_path):
+def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
+    write_recipe, finetune_run, whole, read_lines, tmp_path
+):
     """On a small file system of its own; where none may be mounted, with a limit on the size of files instead."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     with started(command_for(recipe, run)) as program:
@@ -140,7 +150,7 @@ def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(write_recipe, f
     assert "can't be written: " in sentence and "The last checkpoint is" in sentence and "step-000020" in sentence
     assert "Traceback" not in done.stderr
     assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
-    assert_same_result(finetune_run("run", **SECTIONS), finetune_run("whole", **SECTIONS), read_lines)
+    assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
 @pytest.mark.slow

@@ -203,6 +203,7 @@ def test_tensorboard_is_told_what_the_log_says(finetune_run, read_lines):
     assert {event.step for event in found.Scalars("validation_wer")} == {2, 4}
 
 
+@pytest.mark.bf16
 def test_one_process_makes_runs_of_different_precision(finetune_run, read_lines):
     runs = [
         finetune_run(f"{i}-{name}", training={"mixed_precision": name}) for i, name in enumerate(("no", "bf16", "no"))

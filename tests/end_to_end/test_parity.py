@@ -58,8 +58,8 @@ def texts_of_evaluate(model, corpus, folder):
     return {row["name"]: row["raw_hypothesis"] for row in json.loads((folder / "scores.json").read_text())["results"]}
 
 
-def texts_of_transcribe(model, files, folder):
-    arguments = ["--format", "json", "--output", str(folder), "--precision", "float32"]
+def texts_of_transcribe(model, files, folder, *options):
+    arguments = [*options, "--format", "json", "--output", str(folder), "--precision", "float32"]
     assert main(["transcribe", str(model), *map(str, files), *arguments]) == 0
     return {file.name: json.loads((folder / f"{file.stem}.json").read_text())["text"] for file in files}
 
@@ -89,3 +89,14 @@ def test_evaluate_agrees_with_the_report_of_the_run(learned_run, corpus_folder, 
     found = json.loads((tmp_path / "scores.json").read_text())
     reported = json.loads((learned_run / "report/scores.json").read_text())
     assert {key: found[key] for key in reported} == reported
+
+
+@pytest.mark.gpu
+def test_transcribing_on_a_gpu_gives_the_texts_of_the_cpu(learned_run, corpus_folder, tmp_path, gpu):
+    files = sorted((corpus_folder / "test").glob("*.wav"))
+    texts = [
+        texts_of_transcribe(learned_run / "model", files, tmp_path / folder, "--device", device)
+        for folder, device in (("there", gpu), ("here", "cpu"))
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0].values())) > 1

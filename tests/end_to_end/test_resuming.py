@@ -50,11 +50,16 @@ def assert_same_run(resumed, whole, read_lines):
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+@pytest.fixture(scope="module")
+def whole(finetune_run_in, tmp_path_factory):
+    """The uninterrupted run, which tests compare with others and do not change."""
+    return finetune_run_in(tmp_path_factory.mktemp("whole"), "whole", **SECTIONS)
+
+
 @pytest.mark.parametrize(
     "interruptions", [[6], [1], [6, 9]], ids=["after a checkpoint", "before the first checkpoint", "twice"]
 )
-def test_resumed_run_equals_the_uninterrupted_one(finetune_run, monkeypatch, read_lines, interruptions):
-    whole = finetune_run("whole", **SECTIONS)
+def test_resumed_run_equals_the_uninterrupted_one(finetune_run, whole, monkeypatch, read_lines, interruptions):
     for step in interruptions:
         with monkeypatch.context() as patch:
             interrupt_at(patch, step)

@@ -101,7 +101,10 @@ def test_plain_transformers_gives_the_same_logits_for_an_utterance_alone(
         assert torch.allclose(row[:frames], expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+PRECISIONS = ["float32", pytest.param("bfloat16", marks=pytest.mark.bf16)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_on_a_cpu_the_batch_changes_no_bit(saved: Path, waveforms: list[Waveform], precision: str) -> None:
     recogniser = Recogniser.load(saved, "cpu", precision)
     together, num_frames = recogniser.logits(waveforms)
@@ -110,6 +113,7 @@ def test_on_a_cpu_the_batch_changes_no_bit(saved: Path, waveforms: list[Waveform
         assert torch.equal(row[:frames], alone[0])
 
 
+@pytest.mark.bf16
 def test_bfloat16_differs_by_its_rounding_alone(saved: Path, waveforms: list[Waveform]) -> None:
     exact, rounded = (Recogniser.load(saved, "cpu", precision) for precision in ("float32", "bfloat16"))
     assert {parameter.dtype for parameter in rounded.model.parameters()} == {torch.bfloat16}
@@ -120,8 +124,9 @@ def test_bfloat16_differs_by_its_rounding_alone(saved: Path, waveforms: list[Wav
         assert 0 < float(difference.norm() / other[:frames].norm()) < 0.03
 
 
-def test_threads_share_a_recogniser(saved: Path, waveforms: list[Waveform]) -> None:
-    recogniser = Recogniser.load(saved, "cpu", "bfloat16")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_threads_share_a_recogniser(saved: Path, waveforms: list[Waveform], precision: str) -> None:
+    recogniser = Recogniser.load(saved, "cpu", precision)
     expected = [recogniser.logits([waveform])[0] for waveform in waveforms]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda waveform: recogniser.logits([waveform])[0], waveforms))
@@ -159,3 +164,14 @@ def test_a_precision_or_a_device_that_is_none_is_named(saved: Path) -> None:
     for device in ("gpu", "cuda:99"):
         with pytest.raises(UserError, match=f"{device} can't be used as a device"):
             Recogniser.load(saved, device)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_logits_are_those_of_the_cpu(saved: Path, waveforms: list[Waveform], gpu: str) -> None:
+    """In a padded batch, where the CPU computes each waveform alone; without TF32, which rounds to ten bits."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found, frames = Recogniser.load(saved, gpu).logits(waveforms)
+    expected, num_frames = Recogniser.load(saved, "cpu").logits(waveforms)
+    assert frames == num_frames
+    for row, other, count in zip(found, expected, num_frames, strict=True):
+        assert torch.allclose(row[:count], other[:count], atol=1e-3, rtol=0)
