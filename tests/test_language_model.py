@@ -15,6 +15,7 @@ from finetune.cli import main
 from finetune.data.transcripts import save_normalization
 from finetune.decoding.arpa import read_arpa
 from finetune.decoding.ngram import NGramModel
+from finetune.machine import Memory
 
 TEXT = "The cat sat on the mat.\n\n  the DOG sat\nthe cat ran\n"
 FILES = ["lm.arpa", "lm.safetensors", "unigrams.txt"]
@@ -125,10 +126,11 @@ shutil.copy("estimated.arpa", options[5])
 print("Statistics:\\n1 5 D1=0.5 D2=1 D3+=1.5\\n2 2/9 D1=0.25 D2=1.25 D3+=1.75", file=sys.stderr)
 """
     write_lmplz(tmp_path / "bin", script, monkeypatch)
+    monkeypatch.setattr("finetune.language_model.measure_memory", lambda: Memory(10 << 20, 5 << 20, limited=True))
     told = build("text.txt", "-o", "lm", "--order", "2", "--prune", "0", "1").splitlines()
     partial = tmp_path / "lm.partial"
     assert (tmp_path / "seen").read_text().splitlines() == [
-        f"--order 2 --text {partial}/normalised.txt --arpa {partial}/lm.arpa --temp_prefix {partial}/ "
+        f"--order 2 --text {partial}/normalised.txt --arpa {partial}/lm.arpa --memory 4M --temp_prefix {partial}/ "
         "--prune 0 1 --discount_fallback",
         "the cat sat on the mat",
         "the dog sat",
