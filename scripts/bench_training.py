@@ -62,6 +62,7 @@ LARGE = {
 }
 VARIANTS = ("finetune", "documented", "best")
 SAMPLING_RATE = 16000
+MIXED_PRECISION = {"float32": "no", "bf16": "bf16"}  # What recipes call them.
 
 
 def make_corpus(folder: Path, utterances: int, validation: int = 1) -> None:
@@ -99,7 +100,7 @@ class Training:
         training = {
             "batch_seconds": options.batch_seconds,
             "num_workers": options.workers,
-            "mixed_precision": "bf16",
+            "mixed_precision": MIXED_PRECISION[options.precision],
             "learning_rate": 1e-4,
         }
         values = {
@@ -150,7 +151,8 @@ class Training:
         output = self.options.folder / "run"
         output.mkdir(exist_ok=True)
         (output / "metrics.jsonl").write_text("")
-        accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+        precision = MIXED_PRECISION[self.options.precision]
+        accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
         experiment = (Profiled if self.options.profile else Unscored)(
             self.recipe, output, self.preparation, accelerator, print
         )
@@ -191,12 +193,13 @@ class Training:
             batch["labels"] = labels.input_ids.masked_fill(labels.attention_mask.ne(1), -100)
             return batch
 
-        gpu = torch.cuda.is_available()
+        mixed = self.options.precision == "bf16"
+        fp16 = mixed and not best and torch.cuda.is_available()  # What the documented command says.
         size = max(1, round(self.seconds * self.options.epochs / self.steps / self.mean_seconds))
-        changes: dict[str, Any] = {"gradient_checkpointing": True, "fp16": gpu, "bf16": not gpu}
+        changes: dict[str, Any] = {"gradient_checkpointing": True, "fp16": fp16, "bf16": mixed and not fp16}
         if best:
             workers = {"dataloader_num_workers": self.options.workers, "dataloader_persistent_workers": True}
-            changes = {"bf16": True, "optim": "adamw_torch_fused", **(workers if self.options.workers else {})}
+            changes = {"bf16": mixed, "optim": "adamw_torch_fused", **(workers if self.options.workers else {})}
         arguments = TrainingArguments(
             output_dir=str(self.options.folder / "trainer"),
             num_train_epochs=self.options.epochs,
@@ -208,7 +211,7 @@ class Training:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=not gpu,
+            use_cpu=not torch.cuda.is_available(),
             **changes,
         )
         data = datasets.Dataset.from_file(str(self.options.folder / "input_values.arrow"))
@@ -246,16 +249,29 @@ class Training:
         return {"seconds": time.perf_counter() - started, "operations": operations / self.seconds}
 
 
+def _choose_precision(asked: str) -> str:
+    """`float32` or `bf16`: what was asked for, or the fastest that the device computes well."""
+    import torch
+
+    from finetune.machine import choose_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = choose_precision(asked, device)
+    return chosen if chosen in MIXED_PRECISION else "float32"
+
+
 def run_part(options: argparse.Namespace) -> dict[str, float]:
     """Do one part of the benchmark in this process."""
     from finetune.launch import keep_kernels
 
     if options.part == "finetune":
         keep_kernels()  # As `finetune train` does, before torch is loaded.
+    options.precision = _choose_precision(options.precision)
     if options.part == "matrix":
+        import torch
         from measurement import measure_matrix_peak
 
-        return {"flops": measure_matrix_peak()}
+        return {"flops": measure_matrix_peak(torch.bfloat16 if options.precision == "bf16" else torch.float32)}
     training = Training(options)
     if options.part == "input_values":
         return training.write_input_values()
@@ -273,6 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=max(1, min(4, (os.cpu_count() or 1) - 1)))
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--profile", action="store_true", help="only print where the time of one step of ours goes")
+    parser.add_argument("--precision", choices=("auto", *MIXED_PRECISION), default="auto")
     options = parse_arguments(parser, arguments, run_part)
     environment = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     with tempfile.TemporaryDirectory() as place:

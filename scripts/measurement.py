@@ -90,10 +90,10 @@ def count_operations(config: Any, samples: int, vocabulary: int) -> float:
     return convolutions + 3 * (rest + config.num_hidden_layers * layer)
 
 
-def measure_matrix_peak() -> float:
-    """FLOP/s of the product of two large bf16 matrices, the best of twenty."""
+def measure_matrix_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of the product of two large matrices of a precision, the best of twenty."""
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(20):
         started = now()
