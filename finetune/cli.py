@@ -60,11 +60,12 @@ def _train(options: argparse.Namespace) -> int:
     from finetune.launch import join_processes, keep_kernels
 
     join_processes()
-    keep_kernels()
-    from finetune.experiment import run
     from finetune.recipe import load_recipe
 
     recipe = load_recipe(Path(options.recipe), options.overrides)
+    keep_kernels(recipe.training.mixed_precision)
+    from finetune.experiment import run
+
     output = Path(options.output) if options.output else _run_folder(options.recipe)
     analysis = run(recipe, output)
     if os.environ.get("RANK", "0") == "0":

@@ -80,7 +80,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     """Train once; returns seconds of training, of them in the loop for candidates, and of the pushes' processors."""
     from finetune.launch import keep_kernels
 
-    keep_kernels()  # As `finetune train` does, before torch is loaded.
+    keep_kernels(options.precision)  # As `finetune train` does.
     import yaml
 
     import finetune.experiment

@@ -37,7 +37,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     variant, warm_up = options.part, options.warm_up
     if variant != VARIANTS[0]:
-        keep_kernels()  # Before torch is loaded.
+        keep_kernels(options.precision)  # Before torch computes.
     import numpy as np
     import torch
     import yaml

@@ -39,7 +39,6 @@ groups). What is left, by `--profile`: products of the layers 40 %, of attention
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -48,7 +47,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parts import parse_arguments, start_part
+from parts import add_precision, parse_arguments, report_machine, start_part
 
 SMALL = Path(__file__).parent.parent / "recipes" / "base" / "recipe.yaml"
 LARGE = {
@@ -249,24 +248,12 @@ class Training:
         return {"seconds": time.perf_counter() - started, "operations": operations / self.seconds}
 
 
-def _choose_precision(asked: str) -> str:
-    """`float32` or `bf16`: what was asked for, or the fastest that the device computes well."""
-    import torch
-
-    from finetune.machine import choose_precision
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = choose_precision(asked, device)
-    return chosen if chosen in MIXED_PRECISION else "float32"
-
-
 def run_part(options: argparse.Namespace) -> dict[str, float]:
     """Do one part of the benchmark in this process."""
     from finetune.launch import keep_kernels
 
     if options.part == "finetune":
-        keep_kernels()  # As `finetune train` does, before torch is loaded.
-    options.precision = _choose_precision(options.precision)
+        keep_kernels(MIXED_PRECISION[options.precision])  # As `finetune train` does.
     if options.part == "matrix":
         import torch
         from measurement import measure_matrix_peak
@@ -286,11 +273,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--utterances", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=2, help="the first is a warm-up")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=max(1, min(4, (os.cpu_count() or 1) - 1)))
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--profile", action="store_true", help="only print where the time of one step of ours goes")
-    parser.add_argument("--precision", choices=("auto", *MIXED_PRECISION), default="auto")
+    add_precision(parser)
     options = parse_arguments(parser, arguments, run_part)
+    arguments = [*arguments, "--precision", report_machine(options.precision, options.device)]
     environment = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> None:
         from finetune.launch import keep_kernels
 
         if options.variant == "finetune":
-            keep_kernels()  # As `finetune train` does, before torch is loaded.
+            keep_kernels(options.precision)  # As `finetune train` does.
         recipe = load(options.recipe, options.overrides, options.seed, options.precision)
         with tempfile.TemporaryDirectory() as folder:
             train = train_ours if options.variant == "finetune" else train_theirs

@@ -59,14 +59,24 @@ def write_tone(file: Path, seconds: float = 1.0) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(None, "4000"), ("99", "99")])
-def test_training_keeps_the_kernels_of_many_shapes_unless_told_otherwise(
-    refuse: Refusal, monkeypatch: pytest.MonkeyPatch, asked: str | None, kept: str
+@pytest.mark.parametrize(
+    ("precision", "asked", "kept"), [("bf16", None, "4000"), ("no", None, "16"), ("bf16", "99", "99")]
+)
+def test_training_keeps_the_kernels_of_many_shapes_in_bf16_unless_told_otherwise(
+    refuse: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    precision: str,
+    asked: str | None,
+    kept: str,
 ) -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    recipe = write_recipe(tmp_path, training={"mixed_precision": precision}, data={"root": "nowhere/at/all"})
     environment = {key: value for key, value in os.environ.items() if key != name}
     monkeypatch.setattr(os, "environ", environment if asked is None else {**environment, name: asked})
-    refuse("train", "none.yaml")
+    monkeypatch.setattr("finetune.machine.has_fast_bf16", lambda device: True)
+    refuse("train", recipe)
     assert os.environ[name] == kept
 
 
