@@ -12,11 +12,18 @@ import torch
 from torch import nn
 
 from finetune.errors import UserError
+from finetune.machine import list_instruction_sets
 
 FILE = "model.onnx"
 
 _INPUT, _OUTPUT = "input_values", "logits"
 _LONGEST = 1 << 24  # samples: 17 minutes; more than anybody computes at once
+
+# What says in the file that weights are from -64 to 64, and which program an ONNX file with integer products is of.
+_WEIGHT_BITS = ("weight_bits", "7")
+_QUANTIZER = "onnx.quantize"
+# With one of them sums of products with activations in 8 bits are exact whatever the weights in 8 bits are.
+_EXACT = {"avx_vnni", "avx512_vnni", "neon"}
 
 # Protocol buffers hold 2 GB; what is near that has its weights in a file beside.
 _MOST_BYTES = 1.5e9
@@ -26,7 +33,10 @@ class ExportedModel:
     """What `write_model` wrote, called as the `Wav2Vec2ForCTC` that it was; several threads can use one."""
 
     def __init__(self, folder: Path, config: Any) -> None:
-        """Raises UserError where ONNX Runtime is not installed, or the file is damaged or of another kind."""
+        """Raises UserError without ONNX Runtime, or where the file is damaged, of another kind, or wrong on this CPU.
+
+        Wrong are weights of more than 7 bits, which earlier versions exported, on CPUs without VNNI: see `write_model`.
+        """
         try:
             import onnxruntime
         except ImportError as error:
@@ -45,6 +55,13 @@ class ExportedModel:
         if names != [[_INPUT], [_OUTPUT]]:
             said = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
             raise UserError(f"{said}: expected a model that finetune export wrote.")
+        found = self._session.get_modelmeta()
+        safe = found.producer_name != _QUANTIZER or _WEIGHT_BITS in found.custom_metadata_map.items()
+        if not safe and _EXACT.isdisjoint(list_instruction_sets()):
+            raise UserError(
+                f"{folder} was exported by an earlier version, and its products in 8 bits overflow on this CPU, which "
+                "has no VNNI: export the model again."
+            )
 
     def __call__(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
         """Logits (batch, frames, vocabulary) of waveforms (batch, samples), each of which is computed alone."""
@@ -96,6 +113,8 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
             verbose=False,
         )
         assert program is not None
+        if int8:
+            program.model.metadata_props.update([_WEIGHT_BITS])
         program.save(exact, external_data=large)
         if int8:
             quantize_dynamic(
