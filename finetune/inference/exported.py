@@ -91,13 +91,13 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     add two products with activations of 0 to 255 in 16 bits, which saturates with larger weights (255 * 2 * 64 is
     32640, and the limit 32767). Raises UserError where packages are missing.
 
-    On 2 cores of an AMD EPYC (Zen 4) capped to AVX2, 12 utterances of 1.5 to 8.3 s, medians: with the shape of
-    wav2vec2-base `int8` computes 14.3 s of audio a second, 1.31 times ONNX Runtime's float32 and 1.50 times torch's
-    (uncapped, with VNNI, 16.5, 1.48 and 1.76 times); a quickstart model 1.18 and 1.41 times (uncapped 1.22 and 1.92).
-    Without VNNI 32 products in 8 bits take two multiplications and in float32 four, so twice as fast is the most, and
-    46 % of the time is the convolutions. With all but the first as products in 7 bits it would be 1.55 and 1.77 times,
-    but a quickstart model's WER on its 700 test words rises from 11.3 % to 11.7 %; as it is, it is 11.1 %, on both kinds
-    of CPU.
+    On 2 cores of an AMD EPYC (Zen 4: avx512_vnni) capped to AVX2, 12 utterances of 1.5 to 8.3 s, medians: with the
+    shape of wav2vec2-base `int8` computes 14.3 s of audio a second, 1.31 times ONNX Runtime's float32 and 1.50 times
+    torch's (uncapped 16.5, 1.48 and 1.76 times); a quickstart model 1.18 and 1.41 times (uncapped 1.22 and 1.92).
+    Without VNNI 32 products take two multiplications in 8 bits and four in float32: twice as fast is the most, and in
+    that shape 46 % of the time is the convolutions in float32. With those of the feature encoder but the first as
+    products in 7 bits it is 1.55 and 1.77 times, but a quickstart model's WER on 700 words of its test split rises
+    from 11.3 % to 11.7 %; as it is, it is 11.1 %, on AVX2 and with VNNI.
     """
     try:
         import onnx  # noqa: F401
