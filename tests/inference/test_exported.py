@@ -1,6 +1,7 @@
 """What is exported computes what the model did, and nothing else is taken for it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import Wav2Vec2Processor
 from finetune.data.features import load_config, load_feature_extractor
 from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
 from finetune.errors import UserError
+from finetune.inference import exported
 from finetune.inference.exported import FILE, write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.training.model import build_model
@@ -63,8 +65,7 @@ def test_the_logits_of_any_length_stay(
     rng = np.random.default_rng(0)
     waveforms = [0.1 * rng.standard_normal(int(16000 * seconds)).astype(np.float32) for seconds in SECONDS]
     expected, num_frames = Recogniser.load(original, "cpu").logits(waveforms)
-    exported = Recogniser.load(export(int8), precision="auto")
-    logits, frames = exported.logits(waveforms)
+    logits, frames = Recogniser.load(export(int8), precision="auto").logits(waveforms)
     assert frames == num_frames
     for row, other, count in zip(logits, expected, frames, strict=True):
         difference = (row - other)[:count].norm() / other[:count].norm()
@@ -117,6 +118,22 @@ def test_no_product_saturates_on_cpus_without_vnni(export: Callable[[bool], Path
     # Weights in 8 bits do.
     quantize_dynamic(export(False) / FILE, tmp_path / FILE, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
     assert saturates(tmp_path / FILE)
+
+
+def test_weights_in_8_bits_of_an_earlier_version_are_refused_without_vnni(
+    original: Path, export: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(export(False), tmp_path, dirs_exist_ok=True)
+    quantize_dynamic(export(False) / FILE, tmp_path / FILE, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+    for sets in (["avx2", "avx_vnni"], ["avx2", "avx512_f", "avx512_vnni"], ["neon"]):
+        monkeypatch.setattr(exported, "list_instruction_sets", lambda sets=sets: sets)
+        assert Recogniser.load(tmp_path).num_symbols == Recogniser.load(original, "cpu").num_symbols
+    for sets in ([], ["avx2"], ["avx2", "avx512_f"]):
+        monkeypatch.setattr(exported, "list_instruction_sets", lambda sets=sets: sets)
+        with pytest.raises(UserError, match=r"was exported by an earlier version, .* export the model again"):
+            Recogniser.load(tmp_path)
+        for int8 in (False, True):
+            assert Recogniser.load(export(int8)).num_symbols == Recogniser.load(original, "cpu").num_symbols
 
 
 def test_what_was_not_exported_is_not_taken_for_it(original: Path, tmp_path: Path) -> None:
