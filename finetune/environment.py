@@ -32,8 +32,8 @@ from finetune.machine import (
 
 # What runs depend on, in the order in which a bug report is read.
 _PACKAGES = (
-    *("torch", "torchaudio", "transformers", "datasets", "accelerate", "huggingface_hub", "evaluate", "jiwer"),
-    *("numba", "numpy", "pydantic", "safetensors", "soundfile"),
+    *("torch", "torchaudio", "transformers", "datasets", "accelerate", "huggingface_hub", "jiwer", "numba"),
+    *("numpy", "soundfile"),
 )
 # The extras of pyproject.toml with the packages of each, and what nobody can do without them.
 EXTRAS = {
@@ -46,7 +46,7 @@ EXTRAS = {
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "finetune export, and what it writes"),
     "s3": (("s3fs",), "corpora at s3:// URLs"),
     "gcs": (("gcsfs",), "corpora at gs:// URLs"),
-    "kenlm": (("kenlm",), "tests that compare with KenLM"),
+    "kenlm": (("kenlm",), ""),  # only for our tests
 }
 _PROGRAMS = {
     "git": "the commit in a run's recipe.yaml",
@@ -98,14 +98,14 @@ def describe_environment(found: Mapping[str, Any]) -> list[str]:
     rows.append(("memory", f"{say_gib(memory['available'])} free of {say_gib(memory['total'])}{limit}"))
     rows += [("GPU", _describe_gpu(gpu)) for gpu in found["gpus"]] or [("GPU", "none")]
     rows.append(("precision", _describe_precision(found)))
-    disk = [f"{name} {say_gib(each['free'])} ({each['folder']})" for name, each in found["disk"].items()]
+    disk = [f"{name} {say_gib(each['free'])}" for name, each in found["disk"].items()]
     rows.append(("free disk", ", ".join(disk)))
     rows.append(("hub", _describe_hub(found["hub"])))
     extras = [name for name, there in found["extras"].items() if there]
     programs = [name for name, there in found["programs"].items() if there]
     rows.append(("there", ", ".join([*(f"finetune[{name}]" for name in extras), *programs]) or "no extra, no program"))
     for name, there in found["extras"].items():
-        if not there:
+        if not there and EXTRAS[name][1]:
             rows.append(("missing", f"{EXTRAS[name][1]}: pip install 'finetune[{name}]'"))
     rows += [
         ("missing", f"{what}: {name} is not on the PATH")
@@ -141,13 +141,14 @@ def _find_version(package: str) -> str | None:
 
 
 def _find_broken(packages: tuple[str, ...]) -> dict[str, str]:
-    """Those that can't be imported, with the reason: whatever goes wrong there is what a bug report is about."""
+    """The first that can't be imported, with the reason: whatever goes wrong there is what a bug report is about."""
     broken = {}
     for name in packages:
         try:
             importlib.import_module(name)
         except Exception as error:
             broken[name] = _hide_home(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+            break  # The others need it.
     return broken
 
 

@@ -84,9 +84,9 @@ def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(wr
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, tmp_path):
-    (tmp_path / "probe.py").write_text("from finetune.launch import _asked_for\nprint('processes', _asked_for())\n")
-    said = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path)
-    assert said.splitlines()[-1] == "processes 3"
+    (tmp_path / "probe.py").write_text("from finetune.launch import _asked_for\nprint('processes', *_asked_for())\n")
+    said = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path, OMP_NUM_THREADS="5")
+    assert said.splitlines()[-1] == "processes 3 5"
 
 
 @pytest.mark.parametrize(

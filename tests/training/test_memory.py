@@ -1,7 +1,9 @@
 """The largest batch that fits is found by trying, with a GPU's memory made up of numbers."""
 
 import pytest
+import torch
 
+from finetune.machine import Memory
 from finetune.training.memory import find_batch_seconds, largest_count
 
 
@@ -23,6 +25,35 @@ def test_nothing_fits_where_one_is_too_many():
     assert largest_count(lambda count: 101, 100) == 0
 
 
-def test_without_a_gpu_nothing_is_tried(accelerator):
-    assert find_batch_seconds(accelerator, None, 20.0, 16000, None) == 80.0
-    assert find_batch_seconds(accelerator, None, 90.0, 16000, None) == 90.0
+@pytest.mark.parametrize(
+    ("max_seconds", "free_mib", "processes", "seconds"),
+    [(10.0, 64, 1, 20.0), (10.0, 64, 2, 10.0), (10.0, 4096, 1, 80.0), (10.0, 1, 1, 10.0), (90.0, 4096, 1, 90.0)],
+    ids=["half of what is free", "shared by two processes", "no more than helps", "one at least", "one that is long"],
+)
+def test_a_cpu_takes_half_of_the_free_memory(accelerator, monkeypatch, max_seconds, free_mib, processes, seconds):
+    """One utterance is tried for real; what it needs is made up: 12 MiB, and 4 MiB for AdamW."""
+    tried = []
+    weight = torch.nn.Parameter(torch.zeros(1 << 19))
+
+    class Objective(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, batch, _):
+            tried.append(tuple(batch.input_values.shape))
+            return self.weight.sum() + batch.input_values.sum(), None
+
+    def grow(work):
+        work()
+        return 12 << 20
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr("finetune.training.memory.measure_growth", grow)
+    monkeypatch.setattr(
+        "finetune.training.memory.measure_memory", lambda: Memory(1 << 33, (free_mib << 20), limited=True)
+    )
+    found = find_batch_seconds(accelerator, Objective(), max_seconds, 16000, lambda samples: samples // 320)
+    assert found == seconds
+    assert tried == [(1, round(max_seconds * 16000))]
+    assert weight.grad is None
