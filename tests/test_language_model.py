@@ -15,6 +15,7 @@ from finetune.cli import main
 from finetune.data.transcripts import save_normalization
 from finetune.decoding.arpa import read_arpa
 from finetune.decoding.ngram import NGramModel
+from finetune.machine import Memory
 
 TEXT = "The cat sat on the mat.\n\n  the DOG sat\nthe cat ran\n"
 FILES = ["lm.arpa", "lm.safetensors", "unigrams.txt"]
@@ -125,8 +126,11 @@ shutil.copy("estimated.arpa", options[5])
 print("Statistics:\\n1 5 D1=0.5 D2=1 D3+=1.5\\n2 2/9 D1=0.25 D2=1.25 D3+=1.75", file=sys.stderr)
 """
     write_lmplz(tmp_path / "bin", script, monkeypatch)
+    free = Memory(8 << 30, 15 << 29, limited=True)
+    monkeypatch.setattr("finetune.language_model.measure_memory", lambda: free)
     told = build("text.txt", "-o", "lm", "--order", "2", "--prune", "0", "1").splitlines()
     partial = tmp_path / "lm.partial"
+    memory = f"{6 << 10}M"  # four fifths of what may be used
     assert (tmp_path / "seen").read_text().splitlines() == [
         f"--order 2 --text {partial}/normalised.txt --arpa {partial}/lm.arpa --temp_prefix {partial}/ "
         "--prune 0 1 --discount_fallback",
