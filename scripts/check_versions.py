@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="these tests only; all by default")
     parser.add_argument("--torch", metavar="VERSION", help="this torch in all but oldest, whatever pyproject.toml says")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Cleans up as Ctrl-C does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     return max([check_environment(name, options.tests, options.torch) for name in options.environments])
 
 
@@ -76,6 +77,13 @@ def check_environment(name: str, tests: Sequence[str], torch: str | None = None)
     if tested.returncode:
         print(tested.stdout[-6000:], tested.stderr[-2000:], file=sys.stderr, flush=True)
     return int(tested.returncode != 0)
+
+
+def stop(number: int, frame: object) -> None:
+    """Leave by way of the cleaning up, which takes some time and which another signal must not stop."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
