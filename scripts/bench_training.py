@@ -1,6 +1,7 @@
 """Training against the Transformers `Trainer` as its CTC example uses it: same model, same speech, same epochs.
 
     python scripts/bench_training.py [--shape small|base|large] [--batch-seconds 80] [--utterances 300] [--rounds 3]
+                                     [--precision auto|float32|bf16]
     python scripts/bench_training.py --profile
 
 Three variants in turn, each in a process of its own, on a corpus that is made: FLAC files of noise with the durations
@@ -8,7 +9,7 @@ of LibriSpeech's train-clean-100 and random transcripts. `small` is recipes/base
 `large` have the shapes of wav2vec2-base and wav2vec2-large-lv60, for a GPU. All start from the same random weights,
 without dropout and with the feature encoder frozen, as that example does unless told; the first epoch warms up.
 
-`finetune`: the run that `finetune train` makes of a recipe (bf16), without its evaluation and checkpoint at the end.
+`finetune`: the run that `finetune train` makes of a recipe, without its evaluation and checkpoint at the end.
 `documented`: the command of examples/pytorch/speech-recognition/README.md: mixed precision (fp16; bf16 on a CPU, which
 has no other), length grouping, gradient checkpointing, `input_values` written by `datasets.map` before the clock
 starts.
@@ -20,13 +21,27 @@ Speed is seconds of speech, padding left out, a second, loading included. Memory
 torch allocated, on a CPU the process's own pages (not files it has mapped, as `datasets` does). The loader's workers
 are not counted.
 
-The limit is the matrix-product peak: the FLOP/s of one large bf16 product, measured in the same run. How
-many operations a model needs is in scripts/measurement.py, for the speech alone, without padding.
+The limit is the matrix-product peak: the FLOP/s of one large product in the precision that is benchmarked, measured in
+the same run. How many operations a model needs is in scripts/measurement.py, for the speech alone, without padding.
 
-Measured with `--rounds 3 --utterances 60` on 2 cores of an AMD EPYC with bf16, nothing else running, medians: finetune
-122 s of speech a second at 35 % of the peak (0.80 TFLOP/s), documented 53.5, best 65.5: 2.29 and 1.87 times as fast. In
-so few utterances padding is 9.7, 11.7 and 13.3 %. Memory 1.41, 1.37 and 1.52 GB. With 300 utterances, two rounds: 111
-and 125, 56.6 and 56.1, 71.1 and 64.3 s; 2.10 and 1.74 times as fast; 2.00, 2.38 and 2.72 GB. Not run on a GPU.
+In float32 with the instruction sets capped to AVX2 (`ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`, `--precision
+float32 --utterances 40 --batch-seconds 60 --rounds 2`) on 2 cores of an AMD EPYC (Zen 4), nothing else running:
+
+| | s of speech a second | of the peak (0.174 TFLOP/s) | padding | memory |
+|---|---|---|---|---|
+| finetune | 48.9, 51.8 | 65 % | 7.8 % | 1.30 GB |
+| documented | 30.9, 34.8 | 43 % | 14.7 % | 1.38 GB |
+| best | 36.1, 38.0 | 48 % | 18.4 % | 1.36 GB |
+
+That is 1.53 and 1.36 times as fast. At the whole peak it would be 77 s of speech a second: 2.34 and 2.07 times.
+
+In bf16 with `--rounds 3 --utterances 60` on 2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), nothing else
+running, medians, before valid frames were packed: finetune 122 s of speech a second at 35 % of the peak (0.80 TFLOP/s),
+documented 53.5, best 65.5: 2.29 and 1.87 times as fast. In so few utterances padding is 9.7, 11.7 and 13.3 %. Memory
+1.41, 1.37 and 1.52 GB. With 300 utterances, two rounds: 111 and 125, 56.6 and 56.1, 71.1 and 64.3 s; 2.10 and 1.74
+times as fast; 2.00, 2.38 and 2.72 GB. With packed frames on such a machine whose peak was 0.405 TFLOP/s that day, one
+round of `--utterances 60`: 95.4 (54 % of the peak), 47.6 and 55.9; 2.00 and 1.71 times; 1.36, 1.38 and 1.55
+GB. Not run on a GPU.
 
 On one core of it (0.40 TFLOP/s in a large product) a step of `small` over 81 s of speech, which is
 184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/kernels.py,
