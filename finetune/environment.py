@@ -189,10 +189,9 @@ def _examine_hub() -> dict[str, Any]:
         return {**found, "reachable": None}
     try:
         urllib.request.urlopen(urllib.request.Request(found["endpoint"], method="HEAD"), timeout=_HUB_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # It has answered, if only that it doesn't know the page.
-    except (OSError, ValueError):
-        return {**found, "reachable": False}
+    except (OSError, ValueError) as error:
+        # An HTTP error is an answer: the hub is there, and only that page is not.
+        return {**found, "reachable": isinstance(error, urllib.error.HTTPError)}
     return {**found, "reachable": True}
 
 
