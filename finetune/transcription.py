@@ -15,6 +15,7 @@ from finetune.data.audio import AudioError, Recording, read_seconds
 from finetune.data.audio_stream import Audio
 from finetune.data.storage import is_url
 from finetune.errors import UserError
+from finetune.files import write_text
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.inputs import Input, find_inputs
@@ -172,7 +173,7 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             print(format_transcript(transcript, job.printed, name), end="", flush=True)
         for form, file in job.files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, format_transcript(transcript, form, name))
+            write_text(file, format_transcript(transcript, form, name))
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
@@ -216,7 +217,7 @@ def align_recording(
         if output is None:
             print(formatted, end="")
         else:
-            write_whole(output, formatted)
+            write_text(output, formatted)
     except OSError as error:
         raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
     missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
@@ -224,16 +225,6 @@ def align_recording(
         others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
         counted = f"{len(missing)} of {len(transcript.words)} words"
         print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place and rename it: whatever stops that, there is all of it or nothing."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _say_duration(seconds: float) -> str:
