@@ -21,12 +21,8 @@ from finetune.data.snr import estimate_snr
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
-from finetune.data.transcripts import (
-    Step,
-    build_normalizer,
-    describe_steps,
-    split_words,
-)
+from finetune.data.transcripts import Step, build_normalizer, describe_steps
+from finetune.data.word_units import split_words
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
