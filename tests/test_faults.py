@@ -87,9 +87,7 @@ def recordings() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("broken", PLACES)
-@pytest.mark.parametrize(
-    "error", [ValueError(EMPTY), KeyError("x"), MemoryError("64 GiB"), OSError(5)]
-)
+@pytest.mark.parametrize("error", [ValueError(EMPTY), KeyError("x"), MemoryError("64 GiB"), OSError(5)])
 def test_the_others_are_transcribed_and_the_fault_keeps_its_type_and_place(
     recordings: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, broken: Any, error: Exception
 ) -> None:
