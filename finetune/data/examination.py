@@ -204,7 +204,7 @@ def judge(waveform: Waveform) -> str | None:
     magnitude = np.abs(waveform)
     peak = float(magnitude.max())
     flat = magnitude >= 0.999 * peak
-    if float(np.mean(flat[1:] & flat[:-1])) > _CLIPPED_SHARE:
+    if np.count_nonzero(flat[1:] & flat[:-1]) > _CLIPPED_SHARE * (len(flat) - 1):
         return "clipped audio"
     if 10 * np.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12) < _QUIET_DBFS:
         return "hardly any sound"
