@@ -28,6 +28,8 @@ _FEWEST_FOR_OUTLIERS = 30
 # Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
 _CLIPPED_SHARE = 0.001
 _QUIET_DBFS = -55.0
+# Less than a sample of any rate, and more than rounding adds up to.
+_SAME_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Examination:
 
     splits: dict[str, SplitSummary]
     findings: tuple[Finding, ...] = field(default=())
+    # Of each split that was listened to.
+    decoded_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The whole as plain values."""
@@ -80,6 +84,8 @@ class Examination:
                 f"{role}: {low:.1f} to {high:.1f} s (median {middle:.1f}), "
                 f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters a second; {rates}"
             )
+            if role in self.decoded_seconds:
+                lines.append(f"{role}: {_compare_seconds(split.seconds, self.decoded_seconds[role])}")
         return lines
 
 
@@ -97,10 +103,18 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
         if role != "train":
             findings += _find_leaks(role, split, train)
             findings += _find_unwritable(role, split, set(writable))
+    decoded_seconds: dict[str, float] = {}
     if sampling_rate is not None:
         for role, split in splits.items():
-            findings += _listen(role, split, sampling_rate)
-    return Examination({role: summarise(split) for role, split in splits.items()}, tuple(findings))
+            found, decoded_seconds[role] = _listen(role, split, sampling_rate)
+            findings += found
+    summaries = {role: summarise(split) for role, split in splits.items()}
+    return Examination(summaries, tuple(findings), decoded_seconds)
+
+
+def _compare_seconds(said: float, decoded: float) -> str:
+    agreement = "they agree" if abs(said - decoded) < _SAME_SECONDS else f"they differ by {abs(said - decoded):.2f} s"
+    return f"{said / 3600:.3f} hours by headers, {decoded / 3600:.3f} hours decoded: {agreement}"
 
 
 def summarise(split: Split) -> SplitSummary:
@@ -179,25 +193,36 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
         yield _finding("unseen characters", role, sentence, unseen)
 
 
-def _listen(role: str, split: Split, sampling_rate: int) -> Iterator[Finding]:
-    """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there."""
+def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
+    """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there; and seconds decoded."""
     found: dict[tuple[str, bool], list[Utterance]] = {}
 
-    def listen(utterance: Utterance) -> tuple[Utterance, str | None, bool]:
+    def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
         try:
-            return utterance, judge(split.read(utterance, sampling_rate)), False
+            decoded = split.decode(utterance, sampling_rate)
+            kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
         except AudioError as error:
-            return utterance, str(error).partition(":")[0], True
+            return utterance, [str(error).partition(":")[0]], True, 0.0
+        if decoded.cancelled:
+            kinds.append("channels that cancel each other, of which one is taken")
+        if abs(decoded.seconds - utterance.seconds) > _SAME_SECONDS:
+            kinds.append("another length than the header says")
+        return utterance, [kind for kind in kinds if kind is not None], False, decoded.seconds
 
     # Decoding holds no lock. Four more than there are cores read meanwhile, as many as Python itself would take.
+    seconds = 0.0
     with ThreadPoolExecutor(count_threads() + 4) as pool:
         heard = pool.map(listen, split.utterances)
         shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
-        for utterance, kind, unusable in shown:
-            if kind is not None:
+        for utterance, kinds, unusable, decoded_seconds in shown:
+            seconds += decoded_seconds
+            for kind in kinds:
                 found.setdefault((kind, unusable), []).append(utterance)
-    for (kind, unusable), utterances in sorted(found.items()):
-        yield _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
+    findings = [
+        _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
+        for (kind, unusable), utterances in sorted(found.items())
+    ]
+    return findings, seconds
 
 
 def judge(waveform: Waveform) -> str | None:

@@ -7,7 +7,7 @@ is a path; `start` and `end` are seconds into it, where an utterance is a piece 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from finetune.data.manifests import PROBLEM, Row
+from finetune.data.manifests import CHANNEL, PROBLEM, Row
 from finetune.errors import UserError
 
 Splits = dict[str, list[Row]]
@@ -66,10 +66,12 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
         if segment_lines is None:
             row["audio"] = str(folder / place)
         else:
-            recording, start, end = [*place.split(), "", "", ""][:3]
+            recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
             file = recordings.get(recording)
             row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
+            if channel:
+                row[CHANNEL] = channel
         yield row
 
 
