@@ -115,7 +115,9 @@ def prepare_split(
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
-    With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
+    With `training` an utterance must also have words, and leave CTC enough frames; in a test set a short one still
+    counts, and of one without words (noise, a cough) what a model writes is an error. One whose transcript is not known
+    (None) is left out of both.
     Raises UserError with counts by reason when nothing is left, if that is required.
     """
     normalize = build_normalizer(steps)
@@ -125,11 +127,13 @@ def prepare_split(
     progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
         for row, (raw, speaker, values) in enumerate(progress):
-            transcript = normalize(raw)
+            transcript = normalize(raw or "")
             try:
                 recording = table.recording(row, values)
                 header = headers.read(recording)
                 seconds = measure_seconds(recording, header)
+                if raw is None:
+                    raise AudioError("no transcript")
                 _require(transcript, seconds, limits, training)
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
@@ -206,7 +210,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
-    if not transcript:
+    if training and not transcript:
         raise AudioError("empty transcript: nothing is left after normalisation")
     if seconds < limits.min_seconds:
         raise AudioError(f"too short: {seconds:.2f} s")
