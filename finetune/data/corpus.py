@@ -159,6 +159,7 @@ def prepare_split(
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
     if require:
         require_any(split)
+        _require_kept_words(split)
     return split
 
 
@@ -168,6 +169,16 @@ def require_any(split: Split) -> None:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.")
+
+
+def _require_kept_words(split: Split) -> None:
+    """Raise UserError where normalisation leaves nothing of any transcript: then it is not noise that is scored."""
+    lost = next((u.raw_transcript for u in split.utterances if u.raw_transcript.strip()), None)
+    if lost is not None and not any(u.transcript for u in split.utterances):
+        raise UserError(
+            f"Normalisation leaves nothing of any transcript of the split '{split.name}', such as '{lost[:80]}': "
+            "look at text.normalization, or what is saved with the model."
+        )
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
