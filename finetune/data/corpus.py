@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, measure_seconds, read_waveform
+from finetune.data.audio import AudioError, Waveform, fault_as_reason, measure_seconds, read_waveform
 from finetune.data.headers import HeaderIndex
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
+from finetune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Split:
         """What to say of a row that can't be used, from an error whose message is "reason: detail"."""
         return _reject(self.name, self.table, row, error)
 
+    @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
         """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
         waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
@@ -127,14 +129,15 @@ def prepare_split(
     progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
         for row, (raw, speaker, values) in enumerate(progress):
-            transcript = normalize(raw or "")
             try:
-                recording = table.recording(row, values)
-                header = headers.read(recording)
-                seconds = measure_seconds(recording, header)
-                if raw is None:
-                    raise AudioError("no transcript")
-                _require(transcript, seconds, limits, training)
+                with fault_as_reason():
+                    transcript = normalize(raw or "")
+                    recording = table.recording(row, values)
+                    header = headers.read(recording)
+                    seconds = measure_seconds(recording, header)
+                    if raw is None:
+                        raise AudioError("no transcript")
+                    _require(transcript, seconds, limits, training)
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
                 continue
@@ -215,9 +218,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "row", "name", "reason", "detail", "source"])
     writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.rename(file)
+    write_text(file, text.getvalue())
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
