@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import CLEAN
+from finetune.data.tags import find_parentheses, find_tags
+from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
@@ -91,6 +93,7 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
     for role, split in splits.items():
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
+        findings += _find_tags(role, split)
     train = splits["train"]
     for role, split in splits.items():
         if role != "train":
@@ -150,6 +153,44 @@ def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
     if twice:
         sentence = f"{len(twice)} pieces of audio stand there more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
+
+
+def _find_tags(role: str, split: Split) -> Iterator[Finding]:
+    """What is in brackets and becomes words, though it may not be said."""
+    normalize = build_normalizer(split.normalization)
+    for kind, find, advice in (
+        (
+            "annotation tags",
+            find_tags,
+            "become words: the step remove_tags removes them, map_tags writes others for them, and drop_tagged leaves "
+            "out such utterances; put it first in text.normalization",
+        ),
+        (
+            "parentheses",
+            find_parentheses,
+            "become words: right where they are said; else {remove_tags: ['()']} removes them, and {drop_tagged: "
+            "['()']} leaves out such utterances",
+        ),
+    ):
+        counts: Counter[str] = Counter()
+        holding = []
+        for utterance in split.utterances:
+            raw = utterance.raw_transcript
+            tags = list(find(raw))
+            without = raw
+            for tag in tags:
+                without = without.replace(tag, " ", 1)
+            if tags and normalize(without) != utterance.transcript:
+                counts.update(tags)
+                holding.append(utterance)
+        if holding:
+            sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
+            yield _finding(kind, role, sentence, holding)
+
+
+def _list_counts(counts: Counter[str], most: int = 10) -> str:
+    listed = ", ".join(f"{text} × {count}" for text, count in counts.most_common(most))
+    return listed + (f" and {len(counts) - most} others" if len(counts) > most else "")
 
 
 def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.storage import load_steps, save_steps
+from finetune.data.tags import build_mapping, build_refusal, build_removal
 from finetune.data.word_units import join_han
 from finetune.errors import StepError
 
@@ -130,6 +131,7 @@ PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "remove_arabic_marks": lambda text: _ARABIC_MARKS.sub("", text),
     "remove_joiners": lambda text: text.translate(_JOINERS),
     "join_han": join_han,
+    "remove_tags": build_removal(),
 }
 STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "lowercase": _lowercase_in,
@@ -137,7 +139,11 @@ STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "keep": _keep,
     "replace": _replace,
     "numbers_to_words": _numbers_to_words,
+    "remove_tags": build_removal,
+    "map_tags": build_mapping,
 }
+# Steps that refuse a transcript; where nothing can be left out, as in what was recognised, the others take their place.
+REFUSING_STEPS = {"drop_tagged": (build_refusal, build_removal)}
 
 # A preset stands for its steps: `finetune recipe` shows them. Numbers stay digits, because whether "1990" was said as
 # a year or as a number is known only to the one who transcribed it; put `{numbers_to_words: LANGUAGE}` before.
@@ -155,7 +161,9 @@ PRESETS: dict[str, tuple[Step, ...]] = {
 
 
 # Everything that may stand in a recipe's list.
-NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *PRESETS]))
+NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *REFUSING_STEPS, *PRESETS]))
+_TAG_STEPS = {"remove_tags", "map_tags", "drop_tagged"}
+_TAGS = "<ab> [ab] {ab} (ab) %ab ++ab++"
 
 
 def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -163,14 +171,23 @@ def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(each for step in steps for each in (PRESETS.get(step, (step,)) if isinstance(step, str) else (step,)))
 
 
-def build_normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
+def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[str], str]:
     """A function that applies the steps in order, then parts words by single spaces.
 
     `|` stands for the space between words in a CTC vocabulary, so one in a transcript becomes a space;
-    characters that nobody sees (soft hyphen, zero-width space) are dropped first.
-    Raises StepError for a step that is unknown or has an argument it can't use.
+    characters that nobody sees (soft hyphen, zero-width space) are dropped first. With `refuse` it raises
+    TranscriptError for a transcript that a step wants left out; otherwise such a step removes what it looks for.
+    Raises StepError for a step that is unknown, has an argument it can't use, or comes too late to do anything.
     """
-    functions = [_build_step(step) for step in expand(steps)]
+    functions: list[Callable[[str], str]] = []
+    tags = _TAGS
+    for step in expand(steps):
+        function = _build_step(step, refuse)
+        if _name(step) not in _TAG_STEPS:
+            tags = function(tags)
+        elif not set(tags) & set("<[{(%+"):
+            raise StepError(f"{_name(step)}: the steps before it leave no brackets to find; put it first")
+        functions.append(function)
 
     def normalize(text: str) -> str:
         text = text.translate(_INVISIBLE)
@@ -191,17 +208,24 @@ def describe_steps(steps: Sequence[Step]) -> list[str]:
     return [step if isinstance(step, str) else json.dumps(step, ensure_ascii=False) for step in steps]
 
 
-def _build_step(step: Step) -> Callable[[str], str]:
-    if isinstance(step, str) and step in PLAIN_STEPS:
-        return PLAIN_STEPS[step]
-    if isinstance(step, dict) and len(step) == 1:
-        name, argument = next(iter(step.items()))
-        if name in STEPS_WITH_ARGUMENT:
-            return STEPS_WITH_ARGUMENT[name](argument)
-        if name in PLAIN_STEPS:
-            raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes nothing")
-    if isinstance(step, str) and step in STEPS_WITH_ARGUMENT:
-        raise StepError(f"{step}: expected an argument, as in `{{{step}: …}}`")
+def _name(step: Step) -> str:
+    return step if isinstance(step, str) else next(iter(step), "")
+
+
+def _build_step(step: Step, refuse: bool) -> Callable[[str], str]:
+    if not isinstance(step, str) and not (isinstance(step, dict) and len(step) == 1):
+        raise StepError(f"unknown step {step!r}")
+    name, argument = (step, None) if isinstance(step, str) else next(iter(step.items()))
+    if name in REFUSING_STEPS:
+        return REFUSING_STEPS[name][0 if refuse else 1](argument)
+    if isinstance(step, str) and name in PLAIN_STEPS:
+        return PLAIN_STEPS[name]
+    if isinstance(step, dict) and name in STEPS_WITH_ARGUMENT:
+        return STEPS_WITH_ARGUMENT[name](argument)
+    if name in PLAIN_STEPS:
+        raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes nothing")
+    if name in STEPS_WITH_ARGUMENT:
+        raise StepError(f"{name}: expected an argument, as in `{{{name}: …}}`")
     raise StepError(f"unknown step {step!r}")
 
 
