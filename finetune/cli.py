@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.arguments import build_parser
 from finetune.errors import Interrupted, UserError
+from finetune.files import write_json
 from finetune.launch import limit_threads
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
     if options.json and written:
         with saving(options.json, "Nothing was left there"):
-            _write(Path(options.json), written[0] if len(written) == 1 else written)
+            write_json(Path(options.json), written[0] if len(written) == 1 else written)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
     return 0
@@ -151,7 +152,7 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     comparison = compare(a, b)
     if options.json:
-        _write(Path(options.json), {"names": names, **comparison.to_json()})
+        write_json(Path(options.json), {"names": names, **comparison.to_json()})
     print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
     return 0
 
@@ -279,7 +280,7 @@ def _check(options: argparse.Namespace) -> int:
     print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
-        _write(Path(options.json), {**examination.to_json(), "rejected": rejected})
+        write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})
     if options.fix:
         from finetune.data.examination import write_clean_manifests
 
@@ -351,12 +352,6 @@ def _read(file: str) -> str:
         return read_text(Path(file))
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}.") from error
-
-
-def _write(file: Path, values: object) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    partial.rename(file)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -22,6 +22,7 @@ from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
 from finetune.errors import StepError, TranscriptError, UserError
+from finetune.files import delete, replace_folder
 from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -49,8 +50,8 @@ def build_language_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
     partial = output.absolute().with_name(output.absolute().name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
+        delete(partial)
         partial.mkdir()
     except OSError as error:
         raise UserError(f"{output} can't be made: {error.strerror}: {output.parent}.") from error
@@ -72,7 +73,7 @@ def build_language_model(
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
             told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
         normalised.unlink()
-        partial.rename(output)
+        replace_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*told, f"language model: {output}"]

@@ -18,6 +18,7 @@ from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
+from finetune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "row", "name", "reason", "detail", "source"])
     writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.rename(file)
+    write_text(file, text.getvalue())
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:

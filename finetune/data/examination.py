@@ -21,6 +21,7 @@ from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
+from finetune.files import new_file
 from finetune.machine import count_threads
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -304,11 +305,9 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
         if file.exists():
             raise UserError(f"{file} exists already: remove it, or rename it.")
     for file, rows in manifests.items():
-        partial = file.with_name(file.name + ".partial")
-        with partial.open("w", encoding="utf-8", newline="") as lines:
+        with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             writer = csv.writer(lines, lineterminator="\n")
             writer.writerows([["file_name", "text", "speaker", "start", "end"], *rows])
-        partial.rename(file)
     return [(file, len(rows)) for file, rows in manifests.items()]
 
 

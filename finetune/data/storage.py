@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from finetune.errors import StepError, UserError
+from finetune.files import write_json
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
@@ -135,8 +136,7 @@ def find_model_file(model: str | Path, name: str, revision: str | None = None) -
 
 def save_steps(file: Path, steps: Sequence[Any], version: int | None = None) -> None:
     """Write the named steps of a recipe, in their order, into a model's directory, with their meaning's version."""
-    values = {"steps": list(steps)} if version is None else {"version": version, "steps": list(steps)}
-    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(file, {"steps": list(steps)} if version is None else {"version": version, "steps": list(steps)})
 
 
 def load_steps(
