@@ -75,13 +75,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Split:
-    """The utterances of one split that are used, and how to read them."""
+    """The utterances of one split that are used, and how to read them; transcripts are normalised by these steps."""
 
     name: str
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
     preprocessing: tuple[AudioStep, ...] = ()
+    normalization: tuple[Step, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -122,7 +123,7 @@ def prepare_split(
     (None) is left out of both.
     Raises UserError with counts by reason when nothing is left, if that is required.
     """
-    normalize = build_normalizer(steps)
+    normalize = build_normalizer(steps, refuse=True)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
     pairs = zip(table.texts(), table.speakers(), table.values(), strict=True)
@@ -159,7 +160,7 @@ def prepare_split(
                     {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )
-    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
+    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
     if require:
         require_any(split)
         _require_kept_words(split)
