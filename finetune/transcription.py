@@ -181,6 +181,8 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             write_text(file, text)
     except UnicodeError as error:
         tally.failures.append((job.input.name, f"can't be written: {error}"))
+    except BrokenPipeError:  # Nobody reads what comes after.
+        raise
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
