@@ -1,6 +1,7 @@
 """Sound files of many formats, as FFmpeg's libraries write them into a file or into a pipe."""
 
 import io
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -24,7 +25,7 @@ def encode(
         if bit_rate:
             stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format="flt", layout=layout)
-        frame.sample_rate = rate
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         # Not all of FFmpeg's encoders take any number of samples.
         cutter = av.AudioResampler(stream.format, stream.layout, rate, frame_size=stream.frame_size or 1024)
         for piece in [*cutter.resample(frame), *cutter.resample(None)]:

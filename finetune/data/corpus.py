@@ -37,7 +37,7 @@ class Utterance:
     source: str = ""
     weight: float = 1.0
     sampling_rate: int = 0
-    audio_key: tuple[str, float, float | None] | None = None  # the same for the same piece of a file
+    audio_key: tuple[str, float, float | None, int | None] | None = None  # the same for the same piece of a file
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -165,7 +165,7 @@ def prepare_split(
                     header.sampling_rate,
                     None
                     if recording.data or recording.piece
-                    else (str(recording.path), recording.start, recording.end),
+                    else (str(recording.path), recording.start, recording.end, recording.channel),
                     {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
+from finetune.data.manifests import CHANNEL
 from finetune.data.numbers import count_number_words
 from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
@@ -260,7 +261,7 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
 
 
 def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
-    """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there; and seconds decoded."""
+    """What only decoding shows: audio that breaks off, is clipped or hardly there; and the seconds decoded."""
     found: dict[tuple[str, bool], list[Utterance]] = {}
 
     def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
@@ -320,11 +321,12 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             if (role, utterance.row) in unusable or utterance.audio_key is None or not root.exists():
                 continue
             folder = root if root.is_dir() else root.parent
-            path, start, end = utterance.audio_key
+            path, start, end, channel = utterance.audio_key
             name = os.path.relpath(path, folder)
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
-            rows.append([name, utterance.raw_transcript, utterance.speaker or "", *segment])
+            cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
+            rows.append([name, utterance.raw_transcript, *cells])
     if not manifests:
         raise UserError("There is no local corpus to write a clean manifest beside.")
     for file in manifests:
@@ -333,7 +335,7 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
     for file, rows in manifests.items():
         with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([["file_name", "text", "speaker", "start", "end"], *rows])
+            writer.writerows([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows])
     return [(file, len(rows)) for file, rows in manifests.items()]
 
 
