@@ -132,10 +132,11 @@ def speaking_rate(utterance: Utterance) -> float:
 
 
 def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
-    if len(split.utterances) < _FEWEST_FOR_OUTLIERS:
+    spoken = [u for u in split.utterances if u.transcript]
+    if len(spoken) < _FEWEST_FOR_OUTLIERS:
         return
     # Rates spread by factors: half as fast is as far away as twice as fast.
-    rates = np.log([speaking_rate(u) for u in split.utterances])
+    rates = np.log([speaking_rate(u) for u in spoken])
     middle = float(np.median(rates))
     deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
     distances = (rates - middle) / deviation
@@ -146,7 +147,7 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
         far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
         worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
         if worst:
-            yield _finding(kind, role, f"{len(worst)} utterances {words}", [split.utterances[i] for i in worst])
+            yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
 
 
 def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
