@@ -20,6 +20,7 @@ from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
 from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
+from finetune.data.word_marks import find_invisible
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -97,6 +98,7 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
         findings += _find_tags(role, split)
+        findings += _find_invisible(role, split)
     findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
@@ -191,6 +193,17 @@ def _find_tags(role: str, split: Split) -> Iterator[Finding]:
         if holding:
             sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
             yield _finding(kind, role, sentence, holding)
+
+
+def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
+    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if holding:
+        counts = Counter(name for _, found in holding for name in found)
+        sentence = (
+            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
+            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+        )
+        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
 
 
 def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
