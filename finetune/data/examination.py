@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,12 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
+from finetune.data.numbers import count_number_words
 from finetune.data.sources import CLEAN
+from finetune.data.tags import find_parentheses, find_tags
+from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
+from finetune.data.word_marks import find_invisible
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -92,6 +97,9 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
     for role, split in splits.items():
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
+        findings += _find_tags(role, split)
+        findings += _find_invisible(role, split)
+    findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
         if role != "train":
@@ -125,10 +133,11 @@ def speaking_rate(utterance: Utterance) -> float:
 
 
 def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
-    if len(split.utterances) < _FEWEST_FOR_OUTLIERS:
+    spoken = [u for u in split.utterances if u.transcript]
+    if len(spoken) < _FEWEST_FOR_OUTLIERS:
         return
     # Rates spread by factors: half as fast is as far away as twice as fast.
-    rates = np.log([speaking_rate(u) for u in split.utterances])
+    rates = np.log([speaking_rate(u) for u in spoken])
     middle = float(np.median(rates))
     deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
     distances = (rates - middle) / deviation
@@ -139,7 +148,7 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
         far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
         worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
         if worst:
-            yield _finding(kind, role, f"{len(worst)} utterances {words}", [split.utterances[i] for i in worst])
+            yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
 
 
 def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
@@ -151,6 +160,77 @@ def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
     if twice:
         sentence = f"{len(twice)} pieces of audio stand there more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
+
+
+def _find_tags(role: str, split: Split) -> Iterator[Finding]:
+    """What is in brackets and becomes words, though it may not be said."""
+    normalize = build_normalizer(split.normalization)
+    for kind, find, advice in (
+        (
+            "annotation tags",
+            find_tags,
+            "become words: the step remove_tags removes them, map_tags writes others for them, and drop_tagged leaves "
+            "out such utterances; put it first in text.normalization",
+        ),
+        (
+            "parentheses",
+            find_parentheses,
+            "become words: right where they are said; else {remove_tags: ['()']} removes them, and {drop_tagged: "
+            "['()']} leaves out such utterances",
+        ),
+    ):
+        counts: Counter[str] = Counter()
+        holding = []
+        for utterance in split.utterances:
+            raw = utterance.raw_transcript
+            tags = list(find(raw))
+            without = raw
+            for tag in tags:
+                without = without.replace(tag, " ", 1)
+            if tags and normalize(without) != utterance.transcript:
+                counts.update(tags)
+                holding.append(utterance)
+        if holding:
+            sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
+            yield _finding(kind, role, sentence, holding)
+
+
+def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
+    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if holding:
+        counts = Counter(name for _, found in holding for name in found)
+        sentence = (
+            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
+            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+        )
+        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
+
+
+def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Digits, which have no sound of their own, and whether numbers are written in words elsewhere."""
+    holding = {
+        role: [u for u in split.utterances if any(c.isnumeric() and not c.isalpha() for c in u.transcript)]
+        for role, split in splits.items()
+    }
+    if not any(holding.values()):
+        return
+    words = count_number_words(u.transcript for split in splits.values() for u in split.utterances)
+    language = words[0] if words else "LANGUAGE"
+    mixed = f" beside number words ({_list_counts(words[1], 5)}), so that one sound has two spellings" if words else ""
+    for role, utterances in holding.items():
+        if utterances:
+            numbers = Counter(w for u in utterances for w in u.transcript.split() if any(c.isnumeric() for c in w))
+            sentence = (
+                f"{len(utterances)} utterances of {role} hold digits ({_list_counts(numbers)}){mixed}: the step "
+                f"{{numbers_to_words: {language}}}, before others that change them, writes what is said"
+            )
+            yield _finding("digits", role, sentence, utterances)
+
+
+def _list_counts(counts: Counter[str], most: int = 10) -> str:
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    listed = ", ".join(f"{text} × {count}" for text, count in common)
+    return listed + (f" and {len(counts) - most} others" if len(counts) > most else "")
 
 
 def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
@@ -233,7 +313,8 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             name = os.path.relpath(path, folder)
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
-            rows.append([name, utterance.raw_transcript, utterance.speaker or "", *segment])
+            # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
+            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), utterance.speaker or "", *segment])
     if not manifests:
         raise UserError("There is no local corpus to write a clean manifest beside.")
     for file in manifests:
