@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
 from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
+from finetune.data.word_marks import find_invisible
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -103,6 +105,7 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
         findings += _find_tags(role, split)
+        findings += _find_invisible(role, split)
     findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
@@ -205,6 +208,17 @@ def _find_tags(role: str, split: Split) -> Iterator[Finding]:
         if holding:
             sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
             yield _finding(kind, role, sentence, holding)
+
+
+def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
+    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if holding:
+        counts = Counter(name for _, found in holding for name in found)
+        sentence = (
+            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
+            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+        )
+        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
 
 
 def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
@@ -326,7 +340,8 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
             cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
-            rows.append([name, utterance.raw_transcript, *cells])
+            # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
+            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
     if not manifests:
         raise UserError("There is no local corpus to write a clean manifest beside.")
     for file in manifests:
