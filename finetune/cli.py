@@ -5,14 +5,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.arguments import build_parser
-from finetune.errors import Interrupted, UserError
+from finetune.errors import Interrupted, Note, UserError
 from finetune.launch import limit_threads
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
     limit_threads()
     try:
-        code: int = _COMMANDS[options.command](options)
+        with _telling_notes():
+            code: int = _COMMANDS[options.command](options)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"finetune: {error}", file=sys.stderr)
@@ -54,6 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"finetune: interrupted{rest}.", file=sys.stderr)
         return 130
     return code
+
+
+@contextmanager
+def _telling_notes() -> Iterator[None]:
+    """Print each Note once as a line; other warnings are shown as ever."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("once", category=Note)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *others: Any, **options: Any) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *others, **options)
+            elif os.environ.get("RANK", "0") == "0":
+                print(f"finetune: note: {message}", file=sys.stderr)
+
+        warnings.showwarning = tell
+        yield
 
 
 def _train(options: argparse.Namespace) -> int:
