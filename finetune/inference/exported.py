@@ -68,7 +68,7 @@ class ExportedModel:
     def _require_fit(self, folder: Path) -> None:
         """Raise UserError for an export of another vocabulary, or of weights that are not finite."""
         silence = torch.zeros(1, _PROBED)
-        logits = self(silence, torch.ones_like(silence)).logits
+        logits = self(silence, torch.ones_like(silence, dtype=torch.long)).logits
         if logits.shape[-1] != self.config.vocab_size or not logits.isfinite().all():
             raise UserError(
                 f"{folder / FILE} gives {logits.shape[-1]} logits in a frame, "
