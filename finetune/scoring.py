@@ -297,12 +297,20 @@ def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iter
 
 
 def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
-    """The same steps for what was recognised, where the unknown character is one of a word."""
-    normalize, unknown = build_normalizer(steps), recogniser.tokenizer.unk_token or ""
-    if not unknown:
-        return normalize
-    # As punctuation its brackets would go, and one wrong character would be three words. No step takes this for text.
-    return lambda text: normalize(text.replace(unknown, "\ue000")).replace("\ue000", unknown)
+    """The same steps for what was recognised, where the unknown character and other marks are characters of a word."""
+    normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
+
+    def normalize_around(text: str) -> str:
+        # As punctuation their brackets would go, and one wrong character would be three words. No step takes these
+        # for text.
+        for number, mark in enumerate(marks):
+            text = text.replace(mark, chr(0xE000 + number))
+        text = normalize(text)
+        for number, mark in enumerate(marks):
+            text = text.replace(chr(0xE000 + number), mark)
+        return text
+
+    return normalize_around
 
 
 def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int | None:

@@ -12,6 +12,7 @@ from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
 from finetune.data.features import length_step, load_config
 from finetune.data.repositories import fetch_model, say_model
+from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
@@ -54,7 +55,10 @@ class Recogniser:
         self.search: BeamSearch | None = None  # None decodes greedily.
         # What recordings go through before `logits`, and texts before they are compared with what is recognised.
         self.preprocessing: tuple[preprocessing.Step, ...] = ()
-        self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
+        self.alphabet = read_alphabet(tokenizer, self.num_symbols)
+        self.normalization: tuple[transcripts.Step, ...] = ()  # Phones are no words that steps are made for.
+        if not self.alphabet.symbols_are_words:
+            self.normalization = transcripts.guess_normalization(self.alphabet.letters)
         self.trained_lengths = Lengths()
 
     @classmethod
