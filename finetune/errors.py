@@ -1,4 +1,9 @@
-"""What a user can mend."""
+"""What a user can mend, and how a fault of the package itself is named."""
+
+import traceback
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
 
 # What is said of a model whose weights PyTorch's restricted unpickler refuses.
 PICKLED = "has a pytorch_model.bin that could run code, so it is not read: take a model whose weights are safetensors."
@@ -24,3 +29,22 @@ class StepError(ValueError):
 
 class Interrupted(Exception):
     """Training was asked to stop, and did so after a step (its argument) and a checkpoint."""
+
+
+def describe_fault(error: Exception) -> str:
+    """The reason that an error gives for leaving out the recording or row that it came from, as "reason: detail".
+
+    A UserError gives its own message. Anything else is a fault of the package, which stays findable: its type and the
+    innermost line of the package that it passed through are part of the reason.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+    place = ""
+    if inside:
+        file = Path(inside[-1].filename).relative_to(_PACKAGE.parent).as_posix()
+        place = f" in {file}:{inside[-1].lineno}"
+    kind = "out of memory" if isinstance(error, MemoryError) else "internal error"
+    message = " ".join(str(error).split())
+    return f"{kind} {type(error).__name__}{place}" + (f": {message}" if message else "")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from finetune.data.audio import NEEDS_FFMPEG, SUFFIXES, AudioError, Recording
+from finetune.data.audio import NEEDS_FFMPEG, SUFFIXES, AudioError, Recording, fault_as_reason
 from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
 from finetune.data.storage import StorageError, has_wildcards, is_url, list_files
@@ -116,7 +116,8 @@ def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
     for row, values in enumerate(table.values()):
         name = f"{file}: {table.name(row, values)}"
         try:
-            recording = table.recording(row, values)
+            with fault_as_reason():
+                recording = table.recording(row, values)
         except AudioError as error:
             yield Input(name, error, Path(file.stem) / str(row), None)
             continue

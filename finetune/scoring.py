@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Recording, Waveform
+from finetune.data.audio import AudioError, Recording, Waveform, fault_as_reason
 from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.examination import Finding
 from finetune.data.features import encoder_convolutions
@@ -21,12 +22,8 @@ from finetune.data.snr import estimate_snr
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
-from finetune.data.transcripts import (
-    Step,
-    build_normalizer,
-    describe_steps,
-    split_words,
-)
+from finetune.data.transcripts import Step, build_normalizer, describe_steps
+from finetune.data.word_units import split_words
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
@@ -35,6 +32,8 @@ from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.aligner import measure_mismatches
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.machine import choose_device, describe_device, describe_machine, say_machine
+
+Computed = TypeVar("Computed")
 
 # An utterance whose text is so much less likely than what is heard, as a natural logarithm for each of its characters,
 # has another one. Measured on 300 sentences of the quickstart recipe by voices that the model never heard, and 130 of
@@ -236,12 +235,11 @@ def evaluate_split(
         if not read:
             continue
         began = time.perf_counter()  # The logits come back to the CPU: nothing is left running.
-        logits, num_frames = recogniser.logits([waveform for _, waveform in read])
-        texts = recogniser.decode(logits, num_frames, [utterance.name for utterance, _ in read])
+        recognised, failed = compute_each(split, read, partial(_recognise, recogniser))
         compute_seconds += time.perf_counter() - began
-        counted = count_blanks(logits, num_frames, recogniser.model.config.pad_token_id)
-        blanks, frames = blanks + counted[0], frames + counted[1]
-        for (u, waveform), text in zip(read, texts, strict=True):
+        rejected += failed
+        for u, waveform, (text, counted) in recognised:
+            blanks, frames = blanks + counted[0], frames + counted[1]
             result = Result(
                 name=u.name,
                 reference=u.transcript,
@@ -273,20 +271,58 @@ def evaluate_split(
     return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows, precision)
 
 
+def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, tuple[int, int]]]:
+    """Each utterance's text, and its blank frames with its frames."""
+    logits, num_frames = recogniser.logits([waveform for _, waveform in read])
+    texts = recogniser.decode(logits, num_frames, ["the utterance"] * len(read))
+    blank = recogniser.model.config.pad_token_id
+    counted = [count_blanks(logits[i : i + 1], num_frames[i : i + 1], blank) for i in range(len(read))]
+    return list(zip(texts, counted, strict=True))
+
+
+def compute_each(
+    split: Split,
+    read: Sequence[tuple[Utterance, Waveform]],
+    compute: Callable[[Sequence[tuple[Utterance, Waveform]]], Sequence[Computed]],
+) -> tuple[list[tuple[Utterance, Waveform, Computed]], list[Rejection]]:
+    """What is computed of each of a batch's utterances, and of which it can't be, whatever the reason.
+
+    Where it fails for the batch it is computed for each alone: a fault in one utterance is not the others'.
+    """
+    try:
+        with fault_as_reason():
+            return [(*pair, value) for pair, value in zip(read, compute(read), strict=True)], []
+    except AudioError as error:
+        if len(read) == 1:
+            return [], [split.reject(read[0][0].row, error)]
+    parts = [compute_each(split, [each], compute) for each in read]
+    return [value for values, _ in parts for value in values], [each for _, failed in parts for each in failed]
+
+
 def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iterator[Finding]:
     """The utterances of splits, by their roles, whose text is not what a model hears, the worst first.
 
-    The model's own normalisation and preprocessing are used. What can't be read is passed over.
+    The model's own normalisation and preprocessing are used. What can't be read or aligned is a finding of its own.
     """
+
+    def measure(read: Sequence[tuple[Utterance, Waveform]]) -> list[float | None]:
+        texts = [utterance.raw_transcript for utterance, _ in read]
+        return measure_mismatches(recogniser, [waveform for _, waveform in read], texts)
+
     for role, split in splits.items():
-        mismatches: list[tuple[float, Utterance]] = []
+        aligned: list[tuple[float | None, Utterance]] = []
+        reasons: list[str] = []
         heard = replace(split, preprocessing=recogniser.preprocessing)
-        for read, _ in read_batches(heard, _ALIGNED_SECONDS, recogniser.sampling_rate):
-            if read:
-                texts = [utterance.raw_transcript for utterance, _ in read]
-                measured = measure_mismatches(recogniser, [waveform for _, waveform in read], texts)
-                utterances = [utterance for utterance, _ in read]
-                mismatches += [(value, u) for value, u in zip(measured, utterances, strict=True) if value is not None]
+        for read, unreadable in read_batches(heard, _ALIGNED_SECONDS, recogniser.sampling_rate):
+            measured, failed = compute_each(heard, read, measure) if read else ([], [])
+            aligned += [(value, utterance) for utterance, _, value in measured]
+            reasons += [rejection.reason for rejection in (*unreadable, *failed)]
+        if reasons:
+            rows = {utterance.row for _, utterance in aligned}
+            sentence = f"{len(reasons)} utterances of {role} can't be aligned: {', '.join(dict.fromkeys(reasons))}"
+            lost = tuple((u.row, u.name) for u in split.utterances if u.row not in rows)
+            yield Finding("not aligned", role, sentence, lost)
+        mismatches = [(value, utterance) for value, utterance in aligned if value is not None]
         found = sorted((each for each in mismatches if each[0] > _MISMATCH), key=lambda each: -each[0])
         if not found:
             continue

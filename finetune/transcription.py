@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from finetune.data.audio import AudioError, Recording, read_seconds
+from finetune.data.audio import AudioError, Recording, fault_as_reason, read_seconds
 from finetune.data.audio_stream import Audio
 from finetune.data.storage import is_url
-from finetune.errors import UserError
+from finetune.errors import UserError, describe_fault
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.inputs import Input, find_inputs
@@ -162,17 +162,24 @@ def _open_standard_input() -> Audio:
 
 def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
     """Write or print what a recording says, or note why not; raises UserError for a full disk."""
-    if isinstance(transcript, AudioError):
-        tally.failures.append((job.input.name, str(transcript)))
+    try:
+        if isinstance(transcript, AudioError):
+            raise transcript
+        # A file's name need not be text.
+        name = job.input.relative.name.encode(errors="replace").decode()
+        with fault_as_reason():
+            texts = [format_transcript(transcript, form, name) for form in job.files or (job.printed,)]
+    except AudioError as error:
+        tally.failures.append((job.input.name, str(error)))
         return
-    # A file's name need not be text.
-    name = job.input.relative.name.encode(errors="replace").decode()
     try:
         if not job.files:
-            print(format_transcript(transcript, job.printed, name), end="", flush=True)
-        for form, file in job.files.items():
+            print(texts[0], end="", flush=True)
+        for file, text in zip(job.files.values(), texts, strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, format_transcript(transcript, form, name))
+            write_whole(file, text)
+    except UnicodeError as error:
+        tally.failures.append((job.input.name, f"can't be written: {error}"))
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
@@ -203,15 +210,18 @@ def align_recording(
     if len(inputs) != 1:
         raise UserError(f"{place} has {len(inputs)} recordings: expected one, which the text is of.")
     recording = inputs[0].recording
+    if isinstance(recording, AudioError):
+        raise UserError(f"{inputs[0].name}: {recording}")
+    transcriber = Transcriber(model, device=device, detector=vad)
     try:
-        if isinstance(recording, AudioError):
-            raise recording
-        transcriber = Transcriber(model, device=device, detector=vad)
         with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
             transcript = align_text(transcriber, recording or sys.stdin.buffer, text, on_progress=bar.update)
-    except AudioError as error:
-        raise UserError(f"{inputs[0].name}: {error}") from error
-    formatted = format_transcript(transcript, form, inputs[0].relative.name)
+        formatted = format_transcript(transcript, form, inputs[0].relative.name)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = error if isinstance(error, AudioError) else describe_fault(error)
+        raise UserError(f"{inputs[0].name}: {reason}") from error
     try:
         if output is None:
             print(formatted, end="")

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from finetune.data.corpus import Split, require_any
+from finetune.data.audio import Waveform
+from finetune.data.corpus import Rejection, Split, Utterance, require_any
 from finetune.data.sources import Source
 from finetune.data.transcripts import Step
 from finetune.decoding.beam import BeamSearch, Weights
@@ -18,7 +20,7 @@ from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.recogniser import Recogniser
 from finetune.machine import choose_device
 from finetune.publishing.card import update_card
-from finetune.scoring import build_hypothesis_normalizer, open_model, read_batches
+from finetune.scoring import build_hypothesis_normalizer, compute_each, open_model, read_batches
 
 # Where the search begins: each pair of the weight and the word bonus.
 _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
@@ -31,12 +33,13 @@ _BATCH_SECONDS = 80.0
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was chosen, in how many trials, the errors without it and with it, and a note on the model's card."""
+    """What was chosen, in how many trials, the errors without it and with it, what was left out, a note on the card."""
 
     search: BeamSearch
     greedy: Scores
     tuned: Scores
     trials: int
+    rejected: tuple[Rejection, ...] = ()
     note: str | None = None
 
     def summary(self) -> list[str]:
@@ -47,17 +50,19 @@ class Tuning:
             f"with the language model: WER {percent(self.tuned.wer)}, CER {percent(self.tuned.cer)}",
             f"alpha {weights.alpha:g}, beta {weights.beta:g}, unk_score_offset {weights.unk_score_offset:g}, beam "
             f"{self.search.beam_width}, chosen in {self.trials} trials on {self.tuned.utterances} utterances",
+            *(f"left out: {each.name}: {each.reason}" for each in self.rejected),
             *([f"note: {self.note}"] if self.note else []),
         ]
 
 
 @dataclass(frozen=True)
 class _Utterances:
-    """A split's logits, each (frames, vocabulary), with its references, normalised."""
+    """A split's logits, each (frames, vocabulary), with its references, normalised, and what was left out."""
 
     logits: list[NDArray[np.float32]]
     references: list[str]
     seconds: float
+    rejected: tuple[Rejection, ...]
 
 
 def tune(
@@ -83,7 +88,7 @@ def tune(
     utterances, greedy = _recognise(recogniser, next(iter(splits)), steps)
     tuner = _Tuner(search, utterances, recogniser, steps)
     best = tuner.choose_width(tuner.choose_weights())
-    tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known))
+    tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known), utterances.rejected)
     about = {
         "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
     }
@@ -146,20 +151,27 @@ class _Tuner:
 
 def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
     """The logits of a split's utterances, and the errors of greedy decoding."""
-    logits, references, greedy, rejected = [], [], [], []
+    logits, references, greedy = [], [], []
+    rejected = list(split.rejected)
     seconds = 0.0
     normalize = build_hypothesis_normalizer(steps, recogniser)
-    for read, unreadable in read_batches(split, _BATCH_SECONDS, recogniser.sampling_rate):
-        rejected += unreadable
-        if not read:
-            continue
+
+    def recognise(read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, Any]]:
         padded, num_frames = recogniser.logits([waveform for _, waveform in read])
-        greedy += [normalize(text) for text in recogniser.decode(padded, num_frames)]
-        references += [utterance.transcript for utterance, _ in read]
-        logits += [each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True)]
-        seconds += sum(utterance.seconds for utterance, _ in read)
+        texts = recogniser.decode(padded, num_frames)
+        rows = (each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True))
+        return [(normalize(text), row) for text, row in zip(texts, rows, strict=True)]
+
+    for read, unreadable in read_batches(split, _BATCH_SECONDS, recogniser.sampling_rate):
+        computed, failed = compute_each(split, read, recognise) if read else ([], [])
+        rejected += [*unreadable, *failed]
+        for utterance, _, (text, row) in computed:
+            greedy.append(text)
+            references.append(utterance.transcript)
+            logits.append(row)
+            seconds += utterance.seconds
     require_any(replace(split, utterances=split.utterances if logits else (), rejected=tuple(rejected)))
-    utterances = _Utterances(logits, references, seconds)
+    utterances = _Utterances(logits, references, seconds, tuple(rejected))
     return utterances, _score(utterances, greedy)
 
 

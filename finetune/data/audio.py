@@ -14,6 +14,7 @@ import soundfile
 
 from finetune.data.resampling import resample
 from finetune.data.storage import is_url, open_file, read_bytes
+from finetune.errors import describe_fault
 
 Waveform = npt.NDArray[np.float32]
 
@@ -39,6 +40,21 @@ UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
 
 class AudioError(Exception):
     """One recording that can't be used; the message is the reason, as it stands in `rejected.csv`."""
+
+
+@contextmanager
+def fault_as_reason() -> Iterator[None]:
+    """Raise whatever goes wrong with one recording as its AudioError: its fault stops no other recording.
+
+    MemoryError is such a fault: what the recording took is free again. KeyboardInterrupt and SystemExit pass. The error
+    is the cause of the AudioError, whose message keeps the type and place of what is not a recording's fault but ours.
+    """
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        raise AudioError(describe_fault(error)) from error
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ def read_seconds(recording: Recording) -> float:
     return measure_seconds(recording, read_header(recording))
 
 
+@fault_as_reason()
 def read_header(recording: Recording) -> Header:
     """The header of a recording's file, without decoding; raises AudioError when there is no readable audio."""
     try:
@@ -118,6 +135,7 @@ def measure_seconds(recording: Recording, header: Header) -> float:
     return (last - first) / float(header.sampling_rate)
 
 
+@fault_as_reason()
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """Decode, mix to mono and resample to `sampling_rate` (Hz): float32, shape (samples,).
 

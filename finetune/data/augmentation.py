@@ -1,5 +1,7 @@
 """Changes to training speech and SpecAugment masks, each drawn from (seed, epoch, utterance) and nothing else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +84,8 @@ class Augmentation:
     def _draw_impulse_response(self, rng: np.random.Generator) -> Waveform:
         if self.impulse_responses:
             file = self.impulse_responses[int(rng.integers(len(self.impulse_responses)))]
-            return read_waveform(Recording(file, None), self.sampling_rate)
+            with _naming(file):
+                return read_waveform(Recording(file, None), self.sampling_rate)
         assert self.reverb_seconds is not None
         return make_impulse_response(
             rng.uniform(*self.reverb_seconds), rng.uniform(*_REVERBERANT_DB), self.sampling_rate, rng
@@ -92,12 +95,23 @@ class Augmentation:
         if not self.noise_files:
             return make_noise(samples, rng)
         file = Recording(self.noise_files[int(rng.integers(len(self.noise_files)))], None)
-        seconds = read_seconds(file)
-        start = rng.uniform(0, max(0.0, seconds - _NOISE_SECONDS))
-        noise = read_waveform(replace(file, start=start, end=min(seconds, start + _NOISE_SECONDS)), self.sampling_rate)
+        with _naming(str(file.path)):
+            seconds = read_seconds(file)
+            start = rng.uniform(0, max(0.0, seconds - _NOISE_SECONDS))
+            part = replace(file, start=start, end=min(seconds, start + _NOISE_SECONDS))
+            noise = read_waveform(part, self.sampling_rate)
         # Shorter noise comes again and again, from a random place on.
         first = int(rng.integers(len(noise)))
         return np.resize(np.roll(noise, -first), samples)
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Have the reason for which an utterance is left out say which file of the augmentation is meant."""
+    try:
+        yield
+    except AudioError as error:
+        raise AudioError(f"unusable file of the augmentation: {file}: {error}") from error
 
 
 def list_recordings(folder: str, key: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.data.audio import AudioError, Waveform
+from finetune.data.audio import AudioError, Waveform, fault_as_reason
 from finetune.data.augmentation import Augmentation, draw_mask, generator
 from finetune.data.corpus import Limits, Rejection, Split
 from finetune.data.features import length_step
@@ -168,13 +168,14 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
     def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
         epoch, index, copy = key
         utterance = self.split.utterances[index]
+        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM, copy)
         try:
             waveform = self.split.read(utterance, self.limits.sampling_rate)
+            with fault_as_reason():
+                return key, self.augmentation.apply(waveform, rng), None
         except AudioError as error:
             silence = np.zeros(self.limits.sampling_rate, dtype=np.float32)
             return key, silence, self.split.reject(utterance.row, error)
-        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM, copy)
-        return key, self.augmentation.apply(waveform, rng), None
 
     def collate(self, examples: Sequence[tuple[Key, Waveform, Rejection | None]]) -> Batch:
         """Normalise and pad as the model's feature extractor says, encode labels, draw masks."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, measure_seconds, read_waveform
+from finetune.data.audio import AudioError, Waveform, fault_as_reason, measure_seconds, read_waveform
 from finetune.data.headers import HeaderIndex
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
@@ -91,6 +91,7 @@ class Split:
         """What to say of a row that can't be used, from an error whose message is "reason: detail"."""
         return _reject(self.name, self.table, row, error)
 
+    @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
         """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
         waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
@@ -125,12 +126,13 @@ def prepare_split(
     progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
         for row, (raw, speaker, values) in enumerate(progress):
-            transcript = normalize(raw)
             try:
-                recording = table.recording(row, values)
-                header = headers.read(recording)
-                seconds = measure_seconds(recording, header)
-                _require(transcript, seconds, limits, training)
+                with fault_as_reason():
+                    transcript = normalize(raw)
+                    recording = table.recording(row, values)
+                    header = headers.read(recording)
+                    seconds = measure_seconds(recording, header)
+                    _require(transcript, seconds, limits, training)
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
                 continue

@@ -16,6 +16,7 @@ from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import CLEAN
 from finetune.data.vocabulary import count_characters
+from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.machine import count_threads
 
@@ -108,7 +109,7 @@ def summarise(split: Split) -> SplitSummary:
         utterances=len(utterances),
         seconds=split.seconds,
         speakers=len({u.speaker for u in utterances} - {None}),
-        words=sum(len(u.transcript.split()) for u in utterances),
+        words=sum(len(split_words(u.transcript)) for u in utterances),
         left_out=dict(Counter(r.reason for r in split.rejected).most_common()),
         sampling_rates=dict(Counter(u.sampling_rate for u in utterances).most_common()),
         characters=dict(count_characters(u.transcript for u in utterances).most_common()),
@@ -162,7 +163,7 @@ def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
         yield _finding("shared audio", role, f"{len(same)} recordings of {role} are also in train", same)
     # A command or a digit may be said by anyone; a sentence that training has word for word is half learned.
     known = {u.transcript for u in train.utterances}
-    same = [u for u in split.utterances if u.transcript in known and len(u.transcript.split()) > 3]
+    same = [u for u in split.utterances if u.transcript in known and len(split_words(u.transcript)) > 3]
     if same:
         share = len(same) / len(split.utterances)
         sentence = f"{len(same)} transcripts of {role} ({share:.0%}) stand word for word in train"
@@ -203,7 +204,7 @@ def judge(waveform: Waveform) -> str | None:
     magnitude = np.abs(waveform)
     peak = float(magnitude.max())
     flat = magnitude >= 0.999 * peak
-    if float(np.mean(flat[1:] & flat[:-1])) > _CLIPPED_SHARE:
+    if np.count_nonzero(flat[1:] & flat[:-1]) > _CLIPPED_SHARE * (len(flat) - 1):
         return "clipped audio"
     if 10 * np.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12) < _QUIET_DBFS:
         return "hardly any sound"

@@ -62,7 +62,9 @@ def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
 
     def step(waveform: Waveform) -> Waveform:
         largest = np.abs(waveform).max()
-        return waveform * np.float32(10 ** (dbfs / 20) / largest) if largest > 0 else waveform
+        # What is smaller can't be scaled up in float32: the factor would be infinite.
+        audible = largest >= np.finfo(np.float32).tiny
+        return waveform * np.float32(10 ** (dbfs / 20) / largest) if audible else waveform
 
     return step
 
@@ -89,6 +91,8 @@ def _denoise(sampling_rate: int) -> Preprocessor:
         raise StepError("denoise needs noisereduce: pip install 'finetune[denoise]'") from error
 
     def step(waveform: Waveform) -> Waveform:
+        if not waveform.any():  # It would divide zero by zero.
+            return waveform
         return np.asarray(noisereduce.reduce_noise(waveform, sampling_rate), dtype=np.float32)
 
     return step

@@ -263,6 +263,8 @@ class _SileroState:
         windows = (np.arange(self._frames, until + 1) * _SILERO_FRAME + _SILERO_FRAME // 2) // _SILERO_WINDOW
         windows -= self._windows
         given = self._sure[np.minimum(windows[:-1], len(self._sure) - 1)]
-        self._sure = self._sure[windows[-1] :]
-        self._windows, self._frames = self._windows + int(windows[-1]), until
+        # The last window stays: it stands for a last frame whose middle lies behind it.
+        gone = min(int(windows[-1]), max(len(self._sure) - 1, 0))
+        self._sure = self._sure[gone:]
+        self._windows, self._frames = self._windows + gone, until
         return given

@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_words
 from finetune.errors import UserError
 
 FILE = "training_words.txt.gz"
@@ -28,6 +28,7 @@ def load_training_words(model: str | Path) -> frozenset[str] | None:
     if not file.is_file():
         return None
     try:
-        return frozenset(gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")) - {""}
+        # An older file has whole sentences where today's words are characters.
+        return frozenset(split_words(gzip.decompress(file.read_bytes()).decode("utf-8")))
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.storage import load_steps, save_steps
+from finetune.data.word_units import join_han
 from finetune.errors import StepError
 
 NORMALIZATION_FILE = "text_normalization.json"
@@ -27,11 +28,6 @@ _ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc
 
 # Zero-width non-joiner and joiner: in Indic scripts they choose a glyph, not a letter.
 _JOINERS = str.maketrans(dict.fromkeys("\u200c\u200d"))
-
-# Han characters and kana, which are written without spaces between words.
-_UNSPACED = "\u3005\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])|(?=[{_UNSPACED}])")
-_BETWEEN_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+(?=[{_UNSPACED}])")
 
 _LONGEST_NUMBER = 20  # More digits, as of a card or a phone, are said one by one.
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -133,7 +129,7 @@ PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "remove_punctuation": _remove_punctuation,
     "remove_arabic_marks": lambda text: _ARABIC_MARKS.sub("", text),
     "remove_joiners": lambda text: text.translate(_JOINERS),
-    "join_han": lambda text: _BETWEEN_UNSPACED.sub("", text),
+    "join_han": join_han,
 }
 STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "lowercase": _lowercase_in,
@@ -188,16 +184,6 @@ def build_normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
 def normalize(text: str, steps: Sequence[Step]) -> str:
     """One text through `build_normalizer`."""
     return build_normalizer(steps)(text)
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text as WER counts them: each Han character or kana is one, as in SCTK and WeNet."""
-    return _BESIDE_UNSPACED.sub(" ", text).split()
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Words with a space between, but none between Han characters and kana: what `split_words` parts."""
-    return _BETWEEN_UNSPACED.sub("", " ".join(words))
 
 
 def describe_steps(steps: Sequence[Step]) -> list[str]:

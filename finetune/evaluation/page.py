@@ -15,7 +15,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_words
 from finetune.evaluation.analysis import Analysis
 from finetune.evaluation.errors import Confusion, Errors, rank_worst
 from finetune.evaluation.intervals import Interval

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from finetune.data.audio import Waveform
 from finetune.data.audio_stream import Audio
-from finetune.data.transcripts import build_normalizer, split_words
+from finetune.data.transcripts import build_normalizer
+from finetune.data.word_units import split_timed_words
 from finetune.decoding.alignment import align
 from finetune.decoding.alphabet import Alphabet
 from finetune.decoding.hypotheses import Word
@@ -96,7 +97,7 @@ def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Wr
     before = ""  # What is written before the next word and not said.
     for chunk in text.split():
         space = " "
-        for unit in split_words(chunk) if parted else chunk:
+        for unit in split_timed_words(chunk) if parted else chunk:
             said = tuple(normalize(unit).split())
             if said:
                 words.append(_Written(before + unit, said))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from queue import Full, Queue
 from typing import Any
 
-from finetune.data.audio import AudioError, Waveform
+from finetune.data.audio import AudioError, Waveform, fault_as_reason
 from finetune.data.audio_stream import Audio, open_stream
 from finetune.data.speech_activity import SpeechDetector
 from finetune.inference.windows import Lengths, Window, WindowCutter
@@ -64,7 +64,8 @@ class Reader:
         for key, audio in recordings:
             job = Job(key)
             try:
-                yield from self._read_one(job, audio, separate_channels, source_rate)
+                with fault_as_reason():
+                    yield from self._read_one(job, audio, separate_channels, source_rate)
             except AudioError as error:
                 job.error = error
             yield Item(job, job.seconds)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_timed_words
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.greedy import GreedySearch
 from finetune.decoding.hypotheses import Word
@@ -170,7 +170,7 @@ class RecordingDecoder:
 def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]:
     """Words as they are counted: a Han character or kana is one, and any character where nothing parts words."""
     for word in words:
-        sizes = [len(part) for part in split_words(word.text)] if has_delimiter else [1] * len(word.text)
+        sizes = [len(part) for part in split_timed_words(word.text)] if has_delimiter else [1] * len(word.text)
         if len(sizes) == 1:
             yield word
             continue

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from finetune.data.audio import AudioError
+from finetune.data.audio import AudioError, fault_as_reason
 from finetune.data.audio_stream import Audio
 from finetune.data.features import encoder_convolutions
 from finetune.data.preprocessing import build_placing_preprocessor
@@ -94,8 +94,9 @@ class Transcriber:
         separate_channels: bool = False,
         on_progress: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Key, Transcript | AudioError]]:
-        """What each recording says, in their order, under the key that it came with; an AudioError if it is unusable.
+        """What each recording says, in their order, under the key that it came with, or an AudioError.
 
+        That is the recording's reason, whatever went wrong with it (see `fault_as_reason`): it stops no other.
         Windows of several recordings share batches, and another thread, which draws from `recordings`, reads ahead. As
         recordings are done `on_progress` is told the seconds of audio since it was told last.
         """
@@ -105,14 +106,13 @@ class Transcriber:
             for item, piece in computed:
                 if item.job is not job:
                     job, done = item.job, 0.0
-                    decoders = [RecordingDecoder(self.search, str(job.key)) for _ in range(job.tracks)]
-                if piece:
-                    decoders[item.track].advance(piece)
+                    decoders = [RecordingDecoder(self.search) for _ in range(job.tracks)]
+                found = self._decode(item, piece, decoders)
                 if on_progress:
                     on_progress(max(0.0, item.seconds - done))
                 done = max(done, item.seconds)
-                if not piece:
-                    yield job.key, job.error or self._finish(job, decoders)
+                if found:
+                    yield job.key, found
 
     def compute_logits(
         self, audio: Audio, *, sampling_rate: int | None = None, on_progress: Callable[[float], object] | None = None
@@ -126,6 +126,8 @@ class Transcriber:
         done = 0.0
         with self._compute_ahead(items) as computed:
             for item, piece in computed:
+                if isinstance(piece, AudioError):
+                    raise piece
                 pieces += [piece] if piece else []
                 if on_progress:
                     on_progress(max(0.0, item.seconds - done))
@@ -135,29 +137,58 @@ class Transcriber:
         return list(stitch(pieces)), item.job.seconds
 
     @contextmanager
-    def _compute_ahead(self, items: Iterable[Item]) -> Iterator[Iterator[tuple[Item, Piece | None]]]:
-        """Each item with the logits of its window, where it has one, while further ones are read."""
+    def _compute_ahead(self, items: Iterable[Item]) -> Iterator[Iterator[tuple[Item, Piece | AudioError | None]]]:
+        """Each item with the logits of its window, or why there are none, while further ones are read."""
         num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
         with read_ahead(items, num_samples) as pools:
             yield (pair for pool in pools for pair in self._compute_pool(pool))
 
-    def _compute_pool(self, pool: Sequence[Item]) -> Iterator[tuple[Item, Piece | None]]:
+    def _compute_pool(self, pool: Sequence[Item]) -> Iterator[tuple[Item, Piece | AudioError | None]]:
         pieces = iter(self._compute([item.window for item in pool if item.window]))
         for item in pool:
             yield item, next(pieces) if item.window else None
 
-    def _compute(self, windows: Sequence[Window]) -> list[Piece]:
-        """The logits of each window, in batches of similar lengths."""
+    def _compute(self, windows: Sequence[Window]) -> list[Piece | AudioError]:
+        """The logits of each window, in batches of similar lengths, or why it has none."""
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i].waveform))
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, Piece | AudioError] = {}
         while order:
             longest = len(windows[order[0]].waveform) / self.recogniser.sampling_rate
             count = max(1, int(self.batch_seconds // longest))
             batch, order = order[:count], order[count:]
-            logits, num_frames = self.recogniser.logits([windows[i].waveform for i in batch])
-            for i, row, frames in zip(batch, logits, num_frames, strict=True):
-                pieces[i] = Piece(windows[i].first_frame, row[:frames].numpy(), windows[i].after_pause)
+            pieces |= zip(batch, self._compute_batch([windows[i] for i in batch]), strict=True)
         return [pieces[i] for i in range(len(windows))]
+
+    def _compute_batch(self, windows: Sequence[Window]) -> Sequence[Piece | AudioError]:
+        """The logits of windows computed together; if that fails, of each alone, for the others may be right."""
+        try:
+            with fault_as_reason():
+                logits, num_frames = self.recogniser.logits([window.waveform for window in windows])
+                return [
+                    Piece(window.first_frame, row[:frames].numpy(), window.after_pause)
+                    for window, row, frames in zip(windows, logits, num_frames, strict=True)
+                ]
+        except AudioError as error:
+            if len(windows) == 1:
+                return [error]
+        return [piece for window in windows for piece in self._compute_batch([window])]
+
+    def _decode(
+        self, item: Item, piece: Piece | AudioError | None, decoders: Sequence[RecordingDecoder]
+    ) -> Transcript | AudioError | None:
+        """Decode a window's logits; with a recording's last item what it says, or what went wrong first."""
+        job = item.job
+        try:
+            with fault_as_reason():
+                if isinstance(piece, AudioError):
+                    raise piece
+                if piece and not job.error:
+                    decoders[item.track].advance(piece)
+                if not item.window and not job.error:
+                    return self._finish(job, decoders)
+        except AudioError as error:
+            job.error = job.error or error
+        return None if item.window else job.error
 
     def _finish(self, job: Job, decoders: Sequence[RecordingDecoder]) -> Transcript:
         frame_seconds = self.stride / self.recogniser.sampling_rate

@@ -1,6 +1,7 @@
 """A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.audio import Waveform
+from finetune.data.audio import AudioError, Waveform
 from finetune.data.speech_activity import FRAME_SECONDS, SpeechDetector
 
 # A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
 _MAX_SECONDS = 20.0
+# And none is shorter, though a model was trained on single short words.
+_MIN_SECONDS = 1.0
 # Of a model of which nobody says what it was trained on: utterances as in the usual corpora of read speech.
 _MEAN_SECONDS = 10.0
 # Where speech doesn't pause two windows share so much, but no more than a third: at the cut each has half around it.
@@ -38,12 +41,13 @@ class Lengths:
 
     @classmethod
     def load(cls, model: Path) -> "Lengths":
-        """What `training.json` in a model's folder says, or what is usual where there is none."""
+        """What `training.json` in a model's folder says, or what is usual where it says nothing or nonsense."""
         try:
             train = json.loads((model / "training.json").read_text(encoding="utf-8"))["data"]["splits"]["train"]
-            return cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
+            lengths = cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
         except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
             return cls()
+        return lengths if 0 < lengths.mean < math.inf and 0 < lengths.longest < math.inf else cls()
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class WindowCutter:
         self._detecting = detector.start()
         self._stride = stride
         self._frame = round(FRAME_SECONDS * sampling_rate)
-        self._longest = round(min(lengths.longest, _MAX_SECONDS) * sampling_rate)
+        self._longest = round(max(_MIN_SECONDS, min(lengths.longest, _MAX_SECONDS)) * sampling_rate)
         self._overlap = min(round(_OVERLAP_SECONDS * sampling_rate), self._longest // 3)
         self._enough = lengths.mean / 2 * sampling_rate
         self._margin = round(_MARGIN_SECONDS * sampling_rate)
@@ -112,7 +116,12 @@ class WindowCutter:
             yield Window(0, self._samples, after_pause=True)
 
     def _note_speech(self, sureness: NDArray[np.float32]) -> None:
-        """Add what the detector says of further frames, (frames,); pauses that are none are closed."""
+        """Add what the detector says of further frames, (frames,); pauses that are none are closed.
+
+        Raises AudioError where it says no numbers: nothing would be heard, and that would not be known.
+        """
+        if np.isnan(sureness).any():
+            raise AudioError("audio holds values so large that their power is no number: expected about -1 to 1")
         is_speech = np.concatenate([[False], sureness > _SPEECH, [False]])
         edges = np.flatnonzero(is_speech[1:] != is_speech[:-1])
         for first, last in edges.reshape(-1, 2).tolist():

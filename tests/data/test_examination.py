@@ -79,6 +79,14 @@ def test_leaks_between_splits_are_found(tmp_path: Path) -> None:
     assert "can't write: ä" in said
 
 
+def test_sentences_without_spaces_have_as_many_words_as_characters(tmp_path: Path) -> None:
+    train = write_split(tmp_path, "train", [("a.wav", 2.0, "สวัสดี", "anna"), ("b.wav", 2.0, "我爱你们", "anna")])
+    test = write_split(tmp_path, "test", [("c.wav", 2.0, "我爱你们", "ben")])
+    examination = examine({"train": train, "test": test}, "ส\u0e27\u0e31ด\u0e35我爱你们")
+    assert examination.splits["train"].words == 4 + 4
+    assert found(examination) == {("shared transcripts", "test"): 1}
+
+
 def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
     write_split(tmp_path, "train", sentences(3, "anna"))
     manifest = tmp_path / "train" / "metadata.jsonl"

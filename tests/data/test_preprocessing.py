@@ -14,6 +14,8 @@ from finetune.data.filters import measure_loudness
 from finetune.data.preprocessing import build_preprocessor, load_preprocessing, save_preprocessing
 from finetune.errors import StepError, UserError
 
+STEPS: list[Any] = [{"highpass": 80}, {"trim_silence": 30}, "denoise", {"loudness": -20}, {"peak": 0}]
+
 
 def make_tone(hertz: float, seconds: float = 1.0, peak: float = 0.5) -> np.ndarray:
     return (peak * np.sin(2 * np.pi * hertz * np.arange(round(16000 * seconds)) / 16000)).astype(np.float32)
@@ -64,6 +66,16 @@ def test_noise_reduction_reduces_noise() -> None:
 @pytest.mark.parametrize("step", [{"peak": -3}, {"loudness": -23}, {"trim_silence": 40}, {"highpass": 80}])
 def test_silence_stays_silent(step: Any) -> None:
     assert not apply(step, np.zeros(16000, dtype=np.float32)).any()
+
+
+@pytest.mark.parametrize("steps", [[step] for step in STEPS] + [STEPS], ids=str)
+@pytest.mark.parametrize("level", [0.0, 1e-45, 1e-38, 1e-3, 1.0, 100.0])
+def test_the_shortest_and_the_faintest_stay_numbers(steps: list[Any], level: float) -> None:
+    for samples in (1, 2, 319, 321, 399, 400, 401, 1023, 6399, 6400, 6401):
+        noise = np.random.default_rng(samples).standard_normal(samples)
+        for waveform in (noise, np.sign(noise), np.ones(samples), np.eye(1, samples, samples - 1)[0]):
+            processed = build_preprocessor(steps, 16000)((level * waveform).astype(np.float32))
+            assert len(processed) and np.isfinite(processed).all()
 
 
 def test_steps_come_in_their_order() -> None:

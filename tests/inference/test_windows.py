@@ -1,6 +1,7 @@
 """Windows hold all speech, begin on frames, are cut in pauses where there are any, and leave silence out."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -161,6 +162,8 @@ def test_lengths_are_those_of_training(tmp_path: Path) -> None:
     train = {"utterances": 4, "seconds": 10.0, "longest_seconds": 6.4}
     file.write_text(json.dumps({"data": {"splits": {"train": train}}}))
     assert Lengths.load(tmp_path) == Lengths(2.5, 6.4)
-    for damaged in ("", "[]", "{}", json.dumps({"data": {"splits": {"train": {**train, "utterances": 0}}}})):
+    nonsense = ({"utterances": 0}, {"seconds": -1.0}, {"seconds": math.nan}, {"longest_seconds": 0.0})
+    others = [json.dumps({"data": {"splits": {"train": {**train, **each}}}}) for each in nonsense]
+    for damaged in ("", "[]", "{}", *others):
         file.write_text(damaged)
         assert Lengths.load(tmp_path) == Lengths()
