@@ -23,6 +23,10 @@ class Note(UserWarning):
     """
 
 
+class TranscriptError(UserError):
+    """A transcript that a step of the normalisation refuses, as "reason: detail"."""
+
+
 class StepError(ValueError):
     """A step of text or audio that is unknown or has an argument it can't use: what was found and expected."""
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def run(recipe: Recipe, output: Path) -> Analysis:
 
     Returns what was found on the test split, or on the validation split where there is no test split.
     Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
-    Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
+    Interrupted after a checkpoint when SIGINT, SIGTERM or SIGHUP asked to stop.
     """
     training = recipe.training
     resumes = check_output(output, recipe)
@@ -506,6 +506,7 @@ def _rank(scores: Scores) -> tuple[float, float]:
 def _speaker(accelerator: Accelerator) -> Callable[[str], None]:
     def say(line: str) -> None:
         if accelerator.is_main_process:
-            tqdm.write(line, file=sys.stderr)
+            with suppress(OSError):  # A terminal that has closed, or a full log: the run is worth more.
+                tqdm.write(line, file=sys.stderr)
 
     return say

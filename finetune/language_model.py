@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, des
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
-from finetune.errors import StepError, UserError
+from finetune.errors import StepError, TranscriptError, UserError
+from finetune.files import delete, replace_folder
 from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -48,8 +50,8 @@ def build_language_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
     partial = output.absolute().with_name(output.absolute().name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
+        delete(partial)
         partial.mkdir()
     except OSError as error:
         raise UserError(f"{output} can't be made: {error.strerror}: {output.parent}.") from error
@@ -66,12 +68,12 @@ def build_language_model(
         words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
         (partial / UNIGRAMS_FILE).write_text(words, encoding="utf-8")
         if test is not None:
-            _normalise([test], steps, normalised)
+            told.append(f"test {_normalise([test], steps, normalised)}")
         with normalised.open(encoding="utf-8") as file:
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
             told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
         normalised.unlink()
-        partial.rename(output)
+        replace_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*told, f"language model: {output}"]
@@ -88,9 +90,10 @@ def load_steps(model: str) -> tuple[Step, ...]:
 
 
 def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
-    """Write all sentences that have words, normalised; returns how many."""
+    """Write all sentences that have words, normalised; returns how many, and why others were left out."""
+    left_out: Counter[str] = Counter()
     try:
-        normalise = build_normalizer(steps)
+        normalise = build_normalizer(steps, refuse=True)
     except StepError as error:
         raise UserError(f"The normalisation can't be used: {error}.") from error
     num_sentences = num_words = 0
@@ -98,16 +101,23 @@ def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
         for text in texts:
             lines = tqdm(_read_lines(text), f"reading {text}", unit=" lines", leave=False, disable=None)
             for number, line in enumerate(lines, start=1):
-                words = normalise(line).split()
+                try:
+                    words = normalise(line).split()
+                except TranscriptError as error:
+                    left_out[str(error).partition(":")[0]] += 1
+                    continue
                 if mark := next((mark for mark in MARKS if mark in words), None):
-                    raise UserError(f"{text}, line {number}: found {mark}, the language model's own: remove it.")
+                    raise UserError(
+                        f"{text}, line {number}: found {mark}, the language model's own: remove it (remove_tags does)."
+                    )
                 if words:
                     normalised.write(" ".join(words) + "\n")
                 num_sentences += bool(words)
                 num_words += len(words)
     if not num_words:
         raise UserError(f"{', '.join(texts)}: found no words; expected text with a sentence on each line.")
-    return f"text: {num_sentences} sentences, {num_words} words"
+    reasons = "".join(f", left out {count} × {reason}" for reason, count in left_out.most_common())
+    return f"text: {num_sentences} sentences, {num_words} words{reasons}"
 
 
 def _read_lines(text: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from finetune.data.preprocessing import save_preprocessing
 from finetune.data.training_words import save_training_words
 from finetune.data.transcripts import save_normalization
 from finetune.errors import UserError
+from finetune.files import replace_folder, write_text
 from finetune.machine import describe_machine
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
@@ -86,11 +86,9 @@ def begin_run(
         save_training_words(output, transcripts)
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
-    partial = output / "recipe.yaml.partial"
     provenance = _provenance() | {"precision": precision, "length": dict(length)}
     provenance |= {"commits": dict(commits)} if commits else {}
-    partial.write_text(recipe.model_copy(update={"provenance": provenance}).to_yaml(), encoding="utf-8")
-    partial.rename(output / "recipe.yaml")
+    write_text(output / "recipe.yaml", recipe.model_copy(update={"provenance": provenance}).to_yaml())
 
 
 def complete_model(
@@ -128,8 +126,7 @@ def complete_model(
         "results": [describe_scores(scores) for scores in results],
     }
     write_card(partial, record)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    replace_folder(partial, final)
 
 
 def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -206,9 +203,7 @@ def _provenance() -> dict[str, Any]:
 def cut_metrics(file: Path, step: int) -> None:
     """Drop the lines of steps that will be done again, and one that a full disk or a power cut left half-written."""
     lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in lines))
-    partial.rename(file)
+    write_text(file, "".join(line + "\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

@@ -15,6 +15,7 @@ from finetune.data.audio import AudioError, Recording, fault_as_reason, read_sec
 from finetune.data.audio_stream import Audio
 from finetune.data.storage import is_url
 from finetune.errors import UserError, describe_fault
+from finetune.files import write_text
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.inputs import Input, find_inputs
@@ -177,9 +178,11 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             print(texts[0], end="", flush=True)
         for file, text in zip(job.files.values(), texts, strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, text)
+            write_text(file, text)
     except UnicodeError as error:
         tally.failures.append((job.input.name, f"can't be written: {error}"))
+    except BrokenPipeError:  # Nobody reads what comes after.
+        raise
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
@@ -226,7 +229,7 @@ def align_recording(
         if output is None:
             print(formatted, end="")
         else:
-            write_whole(output, formatted)
+            write_text(output, formatted)
     except OSError as error:
         raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
     missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
@@ -234,16 +237,6 @@ def align_recording(
         others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
         counted = f"{len(missing)} of {len(transcript.words)} words"
         print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place and rename it: whatever stops that, there is all of it or nothing."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _say_duration(seconds: float) -> str:

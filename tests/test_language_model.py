@@ -97,6 +97,19 @@ def test_text_is_normalised_as_a_models_transcripts_were(
     assert set((tmp_path / "lm" / "unigrams.txt").read_text().split()) == words
 
 
+def test_lines_that_a_step_refuses_are_left_out_and_counted(
+    build: Callable[..., str], tmp_path: Path, base_folder: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((base_folder / "config.json").read_bytes())
+    save_normalization(model, ["drop_tagged", "lowercase"])
+    (tmp_path / "tagged.txt").write_text(TEXT + "the <unk> ran\n")
+    told = build("tagged.txt", "-o", "lm", "--model", "model", "--test", "tagged.txt")
+    assert "\ntext: 3 sentences, 12 words, left out 1 × annotation tag\n" in told
+    assert "\ntest text: 3 sentences, 12 words, left out 1 × annotation tag\n" in told
+
+
 def test_compressed_and_piped_text(build: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("text.txt", "-o", "plain")
     lines = TEXT.splitlines(keepends=True)

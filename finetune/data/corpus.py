@@ -18,6 +18,7 @@ from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
+from finetune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Split:
-    """The utterances of one split that are used, and how to read them."""
+    """The utterances of one split that are used, and how to read them; transcripts are normalised by these steps."""
 
     name: str
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
     preprocessing: tuple[AudioStep, ...] = ()
+    normalization: tuple[Step, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -119,7 +121,7 @@ def prepare_split(
     With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
     Raises UserError with counts by reason when nothing is left, if that is required.
     """
-    normalize = build_normalizer(steps)
+    normalize = build_normalizer(steps, refuse=True)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
     pairs = zip(table.texts(), table.speakers(), table.values(), strict=True)
@@ -154,7 +156,7 @@ def prepare_split(
                     {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )
-    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
+    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
     if require:
         require_any(split)
     return split
@@ -202,9 +204,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "row", "name", "reason", "detail", "source"])
     writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.rename(file)
+    write_text(file, text.getvalue())
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:

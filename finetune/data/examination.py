@@ -14,10 +14,14 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
+from finetune.data.numbers import count_number_words
 from finetune.data.sources import CLEAN
+from finetune.data.tags import find_parentheses, find_tags
+from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
+from finetune.files import new_file
 from finetune.machine import count_threads
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -91,6 +95,8 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
     for role, split in splits.items():
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
+        findings += _find_tags(role, split)
+    findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
         if role != "train":
@@ -150,6 +156,66 @@ def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
     if twice:
         sentence = f"{len(twice)} pieces of audio stand there more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
+
+
+def _find_tags(role: str, split: Split) -> Iterator[Finding]:
+    """What is in brackets and becomes words, though it may not be said."""
+    normalize = build_normalizer(split.normalization)
+    for kind, find, advice in (
+        (
+            "annotation tags",
+            find_tags,
+            "become words: the step remove_tags removes them, map_tags writes others for them, and drop_tagged leaves "
+            "out such utterances; put it first in text.normalization",
+        ),
+        (
+            "parentheses",
+            find_parentheses,
+            "become words: right where they are said; else {remove_tags: ['()']} removes them, and {drop_tagged: "
+            "['()']} leaves out such utterances",
+        ),
+    ):
+        counts: Counter[str] = Counter()
+        holding = []
+        for utterance in split.utterances:
+            raw = utterance.raw_transcript
+            tags = list(find(raw))
+            without = raw
+            for tag in tags:
+                without = without.replace(tag, " ", 1)
+            if tags and normalize(without) != utterance.transcript:
+                counts.update(tags)
+                holding.append(utterance)
+        if holding:
+            sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
+            yield _finding(kind, role, sentence, holding)
+
+
+def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Digits, which have no sound of their own, and whether numbers are written in words elsewhere."""
+    holding = {
+        role: [u for u in split.utterances if any(c.isnumeric() and not c.isalpha() for c in u.transcript)]
+        for role, split in splits.items()
+    }
+    if not any(holding.values()):
+        return
+    words = count_number_words(u.transcript for split in splits.values() for u in split.utterances)
+    language = words[0] if words else "LANGUAGE"
+    mixed = f" beside number words ({_list_counts(words[1], 5)}), so that one sound has two spellings" if words else ""
+    for role, utterances in holding.items():
+        if utterances:
+            numbers = Counter(w for u in utterances for w in u.transcript.split() if any(c.isnumeric() for c in w))
+            sentence = (
+                f"{len(utterances)} utterances of {role} hold digits ({_list_counts(numbers)}){mixed}: the step "
+                f"{{numbers_to_words: {language}}}, before others that change them, writes what is said"
+            )
+            yield _finding("digits", role, sentence, utterances)
+
+
+def _list_counts(counts: Counter[str], most: int = 10) -> str:
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    listed = ", ".join(f"{text} × {count}" for text, count in common)
+    return listed + (f" and {len(counts) - most} others" if len(counts) > most else "")
 
 
 def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
@@ -239,11 +305,9 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
         if file.exists():
             raise UserError(f"{file} exists already: remove it, or rename it.")
     for file, rows in manifests.items():
-        partial = file.with_name(file.name + ".partial")
-        with partial.open("w", encoding="utf-8", newline="") as lines:
+        with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             writer = csv.writer(lines, lineterminator="\n")
             writer.writerows([["file_name", "text", "speaker", "start", "end"], *rows])
-        partial.rename(file)
     return [(file, len(rows)) for file, rows in manifests.items()]
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from finetune.decoding.compilation import compiled
 from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
 from finetune.errors import Note, UserError
+from finetune.files import new_file
 
 _BLOCK_BYTES = 1 << 23
 _MAX_LINE_BYTES = 1 << 16
@@ -430,11 +431,10 @@ def _fill_slots(words: _Words) -> int:
 
 
 def write_arpa(model: NGramModel, path: Path) -> None:
-    """Write a model as an ARPA file, beside and renamed; reading it gives the same float32 values."""
+    """Write a model as an ARPA file, whole or not at all; reading it gives the same float32 values."""
     trie = model.trie
     starts = np.cumsum([0, *model.counts])
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n" + "".join(f"ngram {k}={count}\n" for k, count in enumerate(model.counts, start=1)))
         ids = np.empty((1, 0), np.int32)
         for order, (start, end) in enumerate(pairwise(starts), start=1):
@@ -457,4 +457,3 @@ def write_arpa(model: NGramModel, path: Path) -> None:
                 fields = [log_prob, *columns, *([backoff] if order < model.order else [])]
                 file.writelines(line % row for row in zip(*fields, strict=True))
         file.write("\n\\end\\\n")
-    partial.rename(path)

@@ -1,7 +1,6 @@
 """Write, find, prune and restore checkpoints: each is whole or absent."""
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.errors import UserError
+from finetune.files import new_file, new_folder
 from finetune.training.sharding import scatter_optimizer
 from finetune.weights import match_weights
 
@@ -32,25 +32,18 @@ def save_checkpoint(
     progress: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/step-NNNNNN` beside its place, rename it, and delete all but the newest `keep`.
+    """Write `folder/step-NNNNNN`, whole or not at all, and delete all but the newest `keep`.
 
     `progress` is JSON: what the caller needs to go on (best WER so far and the like). The schedule, the place in the
     epoch and all random numbers follow from the step and the recipe's seed (`seed_step`).
     """
     final = folder / f"{_PREFIX}{step:06d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(partial / "model.safetensors", model)
-    torch.save(optimizer_state, partial / "optimizer.pt")
-    if scaler is not None:
-        torch.save(scaler.state_dict(), partial / "scaler.pt")
-    (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
-    for file in partial.iterdir():
-        _reach_the_disk(file)
-    if final.exists():  # A run that went on from an older checkpoint than its newest.
-        shutil.rmtree(final)
-    partial.rename(final)
+    with new_folder(final) as partial:
+        save_model(partial / "model.safetensors", model)
+        torch.save(optimizer_state, partial / "optimizer.pt")
+        if scaler is not None:
+            torch.save(scaler.state_dict(), partial / "scaler.pt")
+        (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -87,18 +80,16 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
 
 
 def save_model(file: Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, beside and renamed: the same bytes as Transformers' `save_pretrained`."""
+    """Write a model's weights as safetensors, whole or absent: the same bytes as Transformers' `save_pretrained`."""
     save_weights(file, model.state_dict())
 
 
 def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """The same of a model's state."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(plain, partial, metadata={"format": "pt"})
-    _reach_the_disk(partial)
-    partial.rename(file)
+    with new_file(file) as partial:
+        save_file(plain, partial, metadata={"format": "pt"})
 
 
 def load_model(files: Sequence[Path], model: nn.Module) -> None:
@@ -151,9 +142,3 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
-
-
-def _reach_the_disk(file: Path) -> None:
-    """Wait until a file's bytes are on the disk, so that no power cut leaves a renamed but empty one."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
