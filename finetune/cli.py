@@ -141,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     decoding = _decoding(options)
-    how = {"decoding": decoding, "precision": options.precision}
+    how = {"decoding": decoding, "precision": options.precision, "language": options.language}
     runs = (evaluate(name, sources, options.split, **how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
@@ -247,6 +247,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         precision=options.precision,
         batch_seconds=options.batch_seconds,
         detector=options.vad,
+        language=options.language,
     )
     return run_jobs(transcriber, jobs, options.channels)
 

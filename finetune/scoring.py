@@ -145,16 +145,19 @@ def evaluate(
     batch_seconds: float = 80.0,
     decoding: Decoding = Decoding(),
     precision: str = "float32",
+    language: str | None = None,
 ) -> Iterator[Evaluation]:
     """Score a model on a split of each source in turn, each utterance once.
 
     It is a folder, or on a hub USER/NAME or USER/NAME@REVISION. The split is the test split, or the only one, unless
-    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` is that of
-    `Recogniser.load`. Raises UserError for a model or a source that can't be used.
+    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` and
+    `language` are those of `Recogniser.load`. Raises UserError for a model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=choose_device().type == "cpu")
     model = fetch_model(name)
-    recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device, precision)
+    recogniser, splits, steps = open_model(
+        model, sources, split, normalization, accelerator.device, precision, language
+    )
     decoding.apply(recogniser)
     training_words = load_training_words(model)
     for prepared in splits:
@@ -169,6 +172,7 @@ def open_model(
     normalization: Sequence[Step] | None,
     device: torch.device,
     precision: str = "float32",
+    language: str | None = None,
 ) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
     """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
@@ -177,7 +181,7 @@ def open_model(
     splits = [load_splits(source) for source in sources]
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    recogniser = Recogniser.load(model, str(device), precision)
+    recogniser = Recogniser.load(model, str(device), precision, language)
     steps = tuple(normalization) if normalization is not None else recogniser.normalization
     limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)

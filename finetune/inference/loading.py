@@ -5,17 +5,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetune.data.repositories import fetch_model, say_model
+from finetune.data.processors import get_own_language
+from finetune.data.repositories import fetch_model, fetch_more, say_model
 from finetune.data.storage import find_model_file
 from finetune.errors import UserError
 from finetune.inference.exported import FILE, ExportedModel
-from finetune.weights import HEAD, load_ctc_model, match_weights
+from finetune.language_adapters import load_language_adapter, name_file
+from finetune.weights import ADAPTER, HEAD, load_ctc_model, match_weights
 
 _ADAPTER = "adapter_config.json"  # peft's
 
 
-def load_model(folder: Path, config: Any, precision: str) -> Any:
+def load_model(folder: Path, config: Any, precision: str, language: str | None = None) -> Any:
     """The model in a folder with its configuration: a `Wav2Vec2ForCTC`, or an `ExportedModel`.
+
+    Of a model with languages it has the named one's adapters and head, where the folder has a file of them.
 
     Raises UserError for weights that are not the configuration's, an adapter that can't be merged, an export with
     another precision, and what Transformers raises.
@@ -26,7 +30,16 @@ def load_model(folder: Path, config: Any, precision: str) -> Any:
         return ExportedModel(folder, config)
     if (file := find_model_file(folder, _ADAPTER)) is not None:
         return _load_merged(folder, config, file)
-    return load_ctc_model(folder, say_model(folder), config=config)[0]
+    file = None if language is None else fetch_more(folder, name_file(language))
+    if language is None or file is None:
+        if language not in (None, get_own_language(folder)):
+            raise UserError(
+                f"{say_model(folder)} has no {name_file(language)}, though its vocab.json has the language."
+            )
+        return load_ctc_model(folder, say_model(folder), config=config)[0]
+    model, _ = load_ctc_model(folder, say_model(folder), new=[HEAD, ADAPTER], config=config)
+    load_language_adapter(model, str(file.parent), language)
+    return model
 
 
 def require_head_size(name: str, num_symbols: int, tokenizer: Any) -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
 from finetune.data.features import length_step, load_config
+from finetune.data.processors import choose_language, load_processor
 from finetune.data.repositories import fetch_model, say_model
 from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
@@ -62,18 +63,18 @@ class Recogniser:
         self.trained_lengths = Lengths()
 
     @classmethod
-    def load(cls, name: str | Path, device: str | None = None, precision: str = "float32") -> "Recogniser":
+    def load(
+        cls, name: str | Path, device: str | None = None, precision: str = "float32", language: str | None = None
+    ) -> "Recogniser":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
         one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
         PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
-        the device. `precision` is as `choose_precision` takes it. Raises UserError when there is no such model, it has
-        no CTC head, or the device or the precision can't be had, and
-        for weights that are not all there or not finite, see `finetune.weights`.
+        the device. `precision` is as `choose_precision` takes it, and `language` names one of an MMS model's. Raises
+        UserError when there is no such model, it has no CTC head or not the language, or the device or the precision
+        can't be had, and for weights that are not all there or not finite, see `finetune.weights`.
         """
-        from transformers import Wav2Vec2Processor
-
         place = _find_device(device)
         dtype = _DTYPES[choose_precision(precision, place)]
         folder = fetch_model(name)
@@ -85,22 +86,23 @@ class Recogniser:
                 "expected a fine-tuned model such as a run's model folder."
             )
         try:
-            processor = Wav2Vec2Processor.from_pretrained(folder)
-            model = load_model(folder, config, precision)
+            language = choose_language(folder, language)
+            extractor, tokenizer = load_processor(folder, language)
+            model = load_model(folder, config, precision, language)
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
-        require_head_size(name, config.vocab_size, processor.tokenizer)
+        require_head_size(name, model.config.vocab_size, tokenizer)
         if isinstance(model, ExportedModel):
             place, dtype = torch.device("cpu"), torch.float32
         else:
             model = model.to(place, dtype).eval().requires_grad_(False)
             if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
                 use_cpu_kernels(model, frozen=True)
-        recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
+        recogniser = cls(model, extractor, tokenizer, place)
         recogniser.dtype = dtype
-        recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
+        recogniser.search = load_decoder(folder, tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = preprocessing.load_preprocessing(folder)
         saved = transcripts.load_normalization(folder)
         recogniser.normalization = recogniser.normalization if saved is None else saved

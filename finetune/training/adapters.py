@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from finetune.data.languages import suggest_language
 from finetune.data.storage import find_model_file
 from finetune.errors import UserError
 from finetune.language_adapters import load_language_adapter, name_file
@@ -79,6 +80,9 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
             f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."
         )
+    if len(language) == 2:  # Or adapters for a language that has them would be drawn anew.
+        meant = " or ".join(suggest_language(language, ())) or "its three-letter code of ISO 639-3"
+        raise UserError(f"model.language_adapter: {language} has two letters, where {base} has three: set {meant}.")
     return find_model_file(base, name_file(language), revision) is not None
 
 
