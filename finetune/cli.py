@@ -255,8 +255,9 @@ def _transcribe(options: argparse.Namespace) -> int:
 def _read_hotwords(file: str | None) -> dict[str, float]:
     """The hotwords of a file, one on each line; raises UserError."""
     from finetune.arguments import read_hotword
+    from finetune.data.lines import split_lines
 
-    lines = [line.strip() for line in _read(file).splitlines()] if file else []
+    lines = [line.strip() for line in split_lines(_read(file))] if file else []
     try:
         return dict(read_hotword(line) for line in lines if line)
     except argparse.ArgumentTypeError as error:
@@ -391,7 +392,7 @@ def _require_writable(file: str | None) -> None:
 
 
 def _read(file: str) -> str:
-    from finetune.data.layouts import read_text
+    from finetune.data.lines import read_text
 
     try:
         return read_text(Path(file))

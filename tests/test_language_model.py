@@ -61,7 +61,7 @@ def test_the_folder_holds_the_same_model_twice(build: Callable[..., str], tmp_pa
     assert (tmp_path / "lm" / "unigrams.txt").read_text().split() == ["cat", "dog", "mat", "on", "ran", "sat", "the"]
     sentences = [line.split() for line in ("the cat sat on the mat", "the dog sat", "the cat ran")]
     assert told == [
-        "normalisation: nfkc, lowercase, remove_punctuation",
+        "normalisation: remove_invisible, nfkc, lowercase, remove_punctuation",
         "text: 3 sentences, 12 words",
         "estimated by modified Kneser-Ney smoothing",
         "1-grams: 10, discounts 0.556 1.167 3.000",

@@ -118,7 +118,9 @@ def prepare_split(
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
-    With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
+    With `training` an utterance must also have words, and leave CTC enough frames; in a test set a short one still
+    counts, and of one without words (noise, a cough) what a model writes is an error. One whose transcript is not known
+    (None) is left out of both.
     Raises UserError with counts by reason when nothing is left, if that is required.
     """
     normalize = build_normalizer(steps, refuse=True)
@@ -130,10 +132,12 @@ def prepare_split(
         for row, (raw, speaker, values) in enumerate(progress):
             try:
                 with fault_as_reason():
-                    transcript = normalize(raw)
+                    transcript = normalize(raw or "")
                     recording = table.recording(row, values)
                     header = headers.read(recording)
                     seconds = measure_seconds(recording, header)
+                    if raw is None:
+                        raise AudioError("no transcript")
                     _require(transcript, seconds, limits, training)
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
@@ -159,6 +163,7 @@ def prepare_split(
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
     if require:
         require_any(split)
+        _require_kept_words(split)
     return split
 
 
@@ -168,6 +173,16 @@ def require_any(split: Split) -> None:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.")
+
+
+def _require_kept_words(split: Split) -> None:
+    """Raise UserError where normalisation leaves nothing of any transcript: then it is not noise that is scored."""
+    lost = next((u.raw_transcript for u in split.utterances if u.raw_transcript.strip()), None)
+    if lost is not None and not any(u.transcript for u in split.utterances):
+        raise UserError(
+            f"Normalisation leaves nothing of any transcript of the split '{split.name}', such as '{lost[:80]}': "
+            "look at text.normalization, or what is saved with the model."
+        )
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -208,7 +223,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
-    if not transcript:
+    if training and not transcript:
         raise AudioError("empty transcript: nothing is left after normalisation")
     if seconds < limits.min_seconds:
         raise AudioError(f"too short: {seconds:.2f} s")

@@ -19,6 +19,7 @@ from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
 from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
+from finetune.data.word_marks import find_invisible
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -96,6 +97,7 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
         findings += _find_outliers(role, split)
         findings += _find_duplicates(role, split)
         findings += _find_tags(role, split)
+        findings += _find_invisible(role, split)
     findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
@@ -130,10 +132,11 @@ def speaking_rate(utterance: Utterance) -> float:
 
 
 def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
-    if len(split.utterances) < _FEWEST_FOR_OUTLIERS:
+    spoken = [u for u in split.utterances if u.transcript]
+    if len(spoken) < _FEWEST_FOR_OUTLIERS:
         return
     # Rates spread by factors: half as fast is as far away as twice as fast.
-    rates = np.log([speaking_rate(u) for u in split.utterances])
+    rates = np.log([speaking_rate(u) for u in spoken])
     middle = float(np.median(rates))
     deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
     distances = (rates - middle) / deviation
@@ -144,7 +147,7 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
         far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
         worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
         if worst:
-            yield _finding(kind, role, f"{len(worst)} utterances {words}", [split.utterances[i] for i in worst])
+            yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
 
 
 def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
@@ -189,6 +192,17 @@ def _find_tags(role: str, split: Split) -> Iterator[Finding]:
         if holding:
             sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
             yield _finding(kind, role, sentence, holding)
+
+
+def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
+    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if holding:
+        counts = Counter(name for _, found in holding for name in found)
+        sentence = (
+            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
+            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+        )
+        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
 
 
 def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:

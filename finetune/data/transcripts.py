@@ -10,12 +10,13 @@ from typing import Any
 from finetune.data.numbers import build_first_number_words, build_number_words, build_strict_number_words
 from finetune.data.storage import load_steps, save_steps
 from finetune.data.tags import build_mapping, build_refusal, build_removal
+from finetune.data.word_marks import WORD_MARKS, build_punctuation_removal, remove_invisible
 from finetune.data.word_units import join_han
 from finetune.errors import StepError
 
 NORMALIZATION_FILE = "text_normalization.json"
 VERSION = 2  # of what steps mean; a file without one is of version 1.
-DEFAULT_STEPS: "tuple[Step, ...]" = ("nfkc", "lowercase", "remove_punctuation")
+DEFAULT_STEPS: "tuple[Step, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
 
 Step = str | dict[str, Any]
 """A step's name, or its name and argument: `lowercase`, `{lowercase: tr}`, `{replace: [PATTERN, TEXT]}`."""
@@ -84,6 +85,7 @@ PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
     "lowercase": str.lower,
     "uppercase": str.upper,
+    "remove_invisible": remove_invisible,
     "remove_punctuation": _remove_punctuation,
     "remove_arabic_marks": lambda text: _ARABIC_MARKS.sub("", text),
     "remove_joiners": lambda text: text.translate(_JOINERS),
@@ -93,6 +95,7 @@ PLAIN_STEPS: dict[str, Callable[[str], str]] = {
 STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "lowercase": _lowercase_in,
     "uppercase": _uppercase_in,
+    "remove_punctuation": build_punctuation_removal,
     "keep": _keep,
     "replace": _replace,
     "numbers_to_words_1": build_first_number_words,  # as it was in version 1
@@ -107,16 +110,18 @@ REFUSING_STEPS: dict[str, tuple[Callable[[Any], Callable[[str], str]], Callable[
 
 # A preset stands for its steps: `finetune recipe` shows them. Numbers stay digits, because whether "1990" was said as
 # a year or as a number is known only to the one who transcribed it; put `{numbers_to_words: LANGUAGE}` before.
+# Those of languages in WORD_MARKS have its marks inside words, the others an apostrophe alone.
 PRESETS: dict[str, tuple[Step, ...]] = {
     "english": DEFAULT_STEPS,
     "german": DEFAULT_STEPS,
     # An apostrophe parts an elided article from its word, and stays: l'homme.
     "french": DEFAULT_STEPS,
-    "turkish": ("nfkc", {"lowercase": "tr"}, "remove_punctuation"),
-    "arabic": ("nfkc", "remove_arabic_marks", "remove_punctuation"),
-    "hindi": ("nfkc", "remove_joiners", "remove_punctuation"),
+    "turkish": ("remove_invisible", "nfkc", {"lowercase": "tr"}, "remove_punctuation"),
+    "arabic": ("remove_invisible", "nfkc", "remove_arabic_marks", "remove_joiners", "remove_punctuation"),
+    "hindi": ("remove_invisible", "nfkc", "remove_joiners", "remove_punctuation"),
     "vietnamese": DEFAULT_STEPS,
-    "mandarin": ("nfkc", "lowercase", "remove_punctuation", "join_han"),
+    "mandarin": ("remove_invisible", "nfkc", "lowercase", "remove_punctuation", "join_han"),
+    **{name: ("remove_invisible", "nfkc", "lowercase", {"remove_punctuation": name}) for name in WORD_MARKS},
 }
 
 

@@ -72,7 +72,10 @@ def test_shards_are_sorted_into_splits(tmp_path: Path) -> None:
     [
         ({"a.txt": b"no sound"}, "no audio"),
         ({"a.flac": b"", "a.txt": b"empty"}, "unreadable audio: "),
-        ({"a.flac": encode_tone(0.5), "a.txt": b"\xff\xfe"}, "unreadable .txt in the tar: "),
+        (
+            {"a.flac": encode_tone(0.5), "a.txt": b"Gr\xfc\xdfe"},
+            "unreadable .txt in the tar: the byte 0xFC",
+        ),
         ({"a.flac": encode_tone(0.5), "a.json": b"{"}, "unreadable .json in the tar: "),
     ],
 )

@@ -87,6 +87,13 @@ def test_sentences_without_spaces_have_as_many_words_as_characters(tmp_path: Pat
     assert found(examination) == {("shared transcripts", "test"): 1}
 
 
+def test_check_names_invisible_characters(tmp_path: Path) -> None:
+    train = write_split(tmp_path, "train", [("a.wav", 1.0, "one\u200f two", "anna"), ("b.wav", 1.0, "six", "ben")])
+    examination = examine({"train": train}, "onetwsix\u200f")
+    assert found(examination) == {("invisible characters", "train"): 1}
+    assert "(U+200F RIGHT-TO-LEFT MARK × 1): the step remove_invisible" in examination.findings[0].sentence
+
+
 def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
     write_split(tmp_path, "train", sentences(3, "anna"))
     manifest = tmp_path / "train" / "metadata.jsonl"
