@@ -50,7 +50,7 @@ def test_other_classes_are_one_sentence(copied: Path, file: str, key: str, found
 def test_phone_tokenizer_writes_phones(copied: Path) -> None:
     symbols = ["[PAD]", "t", "ʈʰ", "oʊ", "ˈa", "s", "[UNK]"]
     (copied / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
-    for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "normalization.json"):
+    for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "text_normalization.json"):
         (copied / name).unlink(missing_ok=True)
     Wav2Vec2PhonemeCTCTokenizer(
         str(copied / "vocab.json"), pad_token="[PAD]", unk_token="[UNK]", bos_token=None, eos_token=None
