@@ -1,0 +1,94 @@
+"""Files with bytes flipped, parts cut out and lengths replaced: a waveform or a reason, soon and in bounded memory."""
+
+import resource
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from encoding import encode
+
+from finetune.data.audio import AudioError, Recording, decode, read_seconds
+from finetune.data.audio_stream import open_stream
+
+RATE = 16000
+KINDS = {
+    "wav": ("wav", "pcm_s16le"),
+    "flac": ("flac", "flac"),
+    "mp3": ("mp3", "libmp3lame"),
+    "opus": ("ogg", "libopus"),
+    "vorbis": None,
+    "m4a": ("ipod", "aac"),
+    "webm": ("webm", "libopus"),
+    "aac": ("adts", "aac"),
+    "wma": ("asf", "wmav2"),
+    "aiff": ("aiff", "pcm_s16be"),
+}
+_MOST_SECONDS, _MOST_KIB = 10.0, 1_000_000
+
+
+def make(kind: str) -> bytes:
+    noise = 0.1 * np.random.default_rng(0).normal(size=(RATE, 1)).astype(np.float32)
+    if (how := KINDS[kind]) is not None:
+        return encode(noise, 48000 if how[1] == "libopus" else RATE, *how, bit_rate=48_000)
+    import io
+
+    file = io.BytesIO()
+    soundfile.write(file, noise, RATE, format="OGG", subtype="VORBIS")
+    return file.getvalue()
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    changed = bytearray(content)
+    head = min(len(changed), 400) if rng.random() < 0.6 else len(changed)
+    for _ in range(rng.integers(1, 6)):
+        place = int(rng.integers(0, head))
+        match rng.integers(0, 4):
+            case 0:
+                changed[place % len(changed)] ^= 1 << int(rng.integers(0, 8))
+            case 1:
+                number = int(rng.choice([0, 1, 100, 2**16, 2**31 - 1, 2**31, 2**32 - 1, len(content)]))
+                changed[place : place + 4] = number.to_bytes(4, "little" if rng.random() < 0.5 else "big")
+            case 2:
+                del changed[max(1, int(rng.integers(1, len(changed) + 1))) :]
+            case _:
+                del changed[place : place + int(rng.integers(1, 200))]
+                changed = changed or bytearray(b"\0")
+    return bytes(changed)
+
+
+def check(kind: str, number: int) -> None:
+    content, read, peak = make(kind), 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(number):
+        recording = Recording(None, mutate(content, np.random.default_rng(seed)))
+        began = time.process_time()
+        lengths: list[float | None] = []
+        for measure in (read_seconds, lambda one: decode(one, RATE).seconds, _stream):
+            try:
+                lengths.append(measure(recording))
+            except AudioError as error:
+                assert not str(error).startswith(("internal error", "out of memory")), (seed, str(error))
+                lengths.append(None)
+        assert time.process_time() - began < _MOST_SECONDS, seed
+        if lengths[0] is not None and lengths[1] is not None:
+            assert lengths[0] == lengths[1], (seed, lengths)
+        assert (lengths[1] is None) == (lengths[2] is None), (seed, lengths)
+        read += lengths[1] is not None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < _MOST_KIB
+    assert read < number
+
+
+def _stream(recording: Recording) -> float:
+    with open_stream(recording, RATE) as stream:
+        return sum(block.shape[1] for block in stream.blocks()) / RATE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_a_waveform_or_a_reason(kind: str) -> None:
+    check(kind, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_thousand_damaged_files_are_waveforms_or_reasons(kind: str) -> None:
+    check(kind, 2000)
