@@ -7,14 +7,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.arguments import build_parser
-from finetune.errors import Interrupted, UserError
+from finetune.errors import Interrupted, Note, UserError
 from finetune.files import write_json
 from finetune.launch import limit_threads
 
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     limit_threads()
     try:
-        code: int = _COMMANDS[options.command](options)
+        with _telling_notes():
+            code: int = _COMMANDS[options.command](options)
         sys.stdout.flush()
     except UserError as error:
         _say(f"{error}")
@@ -66,6 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"interrupted{rest}.")
         return 130
     return code
+
+
+@contextmanager
+def _telling_notes() -> Iterator[None]:
+    """Print each Note once as a line; other warnings are shown as ever."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("once", category=Note)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *others: Any, **options: Any) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *others, **options)
+            else:
+                _say(f"note: {message}")
+
+        warnings.showwarning = tell
+        yield
 
 
 def _say(line: str) -> None:
@@ -121,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     decoding = _decoding(options)
-    how = {"decoding": decoding, "precision": options.precision}
+    how = {"decoding": decoding, "precision": options.precision, "language": options.language}
     runs = (evaluate(name, sources, options.split, **how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
@@ -227,6 +247,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         precision=options.precision,
         batch_seconds=options.batch_seconds,
         detector=options.vad,
+        language=options.language,
     )
     return run_jobs(transcriber, jobs, options.channels)
 

@@ -5,8 +5,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from finetune.errors import UserError
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -83,6 +87,30 @@ def delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep each other process that locks a folder out of it, and delete what killed ones left half-written.
+
+    On a file system without locks there is none. Raises UserError where another process has it, and OSError.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+            held.callback((folder / LOCK).unlink, missing_ok=True)
+        except Timeout as error:
+            raise UserError(
+                f"Another process is writing to {folder}: wait for its end, or give another folder."
+            ) from error
+        except NotImplementedError:
+            (folder / LOCK).unlink(missing_ok=True)
+        for partial in folder.glob(".*.partial"):
+            delete(partial)
+        yield
 
 
 def _sync(path: Path) -> None:

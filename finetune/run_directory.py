@@ -14,10 +14,11 @@ from typing import Any
 from finetune import __version__
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.preprocessing import save_preprocessing
+from finetune.data.training_words import FILE as TRAINING_WORDS
 from finetune.data.training_words import save_training_words
 from finetune.data.transcripts import save_normalization
 from finetune.errors import UserError
-from finetune.files import replace_folder, write_text
+from finetune.files import LOCK, replace_folder, write_text
 from finetune.machine import describe_machine
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
@@ -41,6 +42,8 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     if output.is_dir() and not any(output.iterdir()):
         return False
     if not (output / "recipe.yaml").is_file():
+        if output.is_dir() and all(_is_of_beginning(file) for file in output.iterdir()):
+            return False  # A run that was killed before its recipe was there.
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
     if (output / "report").exists():
         raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
@@ -50,6 +53,12 @@ def check_output(output: Path, recipe: Recipe) -> bool:
             "give another folder with --output, or remove it."
         )
     return True
+
+
+def _is_of_beginning(file: Path) -> bool:
+    """Whether `begin_run` may have written a file before a run's recipe."""
+    empty_log = file.name == "metrics.jsonl" and file.stat().st_size == 0
+    return empty_log or file.name in ("rejected.csv", TRAINING_WORDS, LOCK) or file.name.endswith(".partial")
 
 
 def read_beginning(output: Path) -> tuple[dict[str, str], dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform, fault_as_reason, measure_seconds, read_waveform
+from finetune.data.folders import AUDIO_FOLDERS
 from finetune.data.headers import HeaderIndex
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
@@ -172,7 +173,16 @@ def require_any(split: Split) -> None:
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
-        raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.")
+        missing = next((r.detail for r in split.rejected if r.reason == "no such file"), None)
+        places = (
+            ""
+            if missing is None
+            else (
+                f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
+                "there, or name the column that holds its paths with data.audio_column (--audio-column)."
+            )
+        )
+        raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
 
 
 def _require_kept_words(split: Split) -> None:

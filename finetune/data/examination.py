@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -312,7 +313,8 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             name = os.path.relpath(path, folder)
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
-            rows.append([name, utterance.raw_transcript, utterance.speaker or "", *segment])
+            # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
+            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), utterance.speaker or "", *segment])
     if not manifests:
         raise UserError("There is no local corpus to write a clean manifest beside.")
     for file in manifests:

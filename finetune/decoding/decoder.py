@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.storage import find_model_file
+from finetune.decoding.alphabet import get_delimiter, read_alphabet
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
 from finetune.files import delete, new_folder, write_json, write_text
@@ -36,28 +37,26 @@ def build_search(
 
     Raises UserError as `BeamSearch` does.
     """
-    symbols = _read_symbols(tokenizer, num_symbols)
-    delimiter = _find_delimiter(tokenizer, num_symbols)
-    return BeamSearch(
-        symbols,
-        blank_id=tokenizer.pad_token_id,
-        delimiter_id=delimiter,
-        special_ids=[number for number, symbol in enumerate(symbols) if len(symbol) != 1 and number != delimiter],
-        language_model=language_model,
-        **options,
-    )
+    return BeamSearch(**_name_columns(tokenizer, num_symbols), language_model=language_model, **options)
 
 
 def build_greedy_search(tokenizer: Any, num_symbols: int) -> GreedySearch:
     """A greedy search over the symbols of a CTC tokenizer, with the texts that the tokenizer itself makes of them."""
     from finetune.decoding.greedy import GreedySearch
 
-    symbols = tokenizer.convert_ids_to_tokens(list(range(num_symbols)))
-    return GreedySearch(
-        [symbol.lower() if tokenizer.do_lower_case else symbol for symbol in symbols],
-        blank_id=tokenizer.pad_token_id,
-        delimiter_id=_find_delimiter(tokenizer, num_symbols),
-    )
+    return GreedySearch(**_name_columns(tokenizer, num_symbols))
+
+
+def _name_columns(tokenizer: Any, num_symbols: int) -> dict[str, Any]:
+    """The arguments that both searches take of an alphabet."""
+    alphabet = read_alphabet(tokenizer, num_symbols)
+    return {
+        "symbols": alphabet.symbols,
+        "blank_id": alphabet.blank_id,
+        "delimiter_id": alphabet.delimiter_id,
+        "special_ids": alphabet.silent_ids,
+        "symbols_are_words": alphabet.symbols_are_words,
+    }
 
 
 def choose_search(
@@ -180,25 +179,10 @@ def say_decoder(described: Mapping[str, Any]) -> str:
     return ", ".join([str(name[1]), *(f"{key.replace('_', ' ')} {value}" for key, value in others if value != {})])
 
 
-def _read_symbols(tokenizer: Any, num_symbols: int) -> list[str]:
-    """The text of each column of the logits; of columns that no token has, nothing."""
-    symbols = [""] * num_symbols
-    for token, number in tokenizer.get_vocab().items():
-        if number < num_symbols:
-            symbols[number] = token
-    return symbols
-
-
-def _find_delimiter(tokenizer: Any, num_symbols: int) -> int | None:
-    """The column of the word delimiter; to a vocabulary without one the tokenizer adds it behind the head's columns."""
-    number = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
-    return number if number is not None and number < num_symbols else None
-
-
 def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:
     """The symbols under pyctcdecode's names."""
-    ours = {tokenizer.pad_token: "", tokenizer.word_delimiter_token: " ", tokenizer.unk_token: _UNKNOWN}
-    return [ours.get(symbol, symbol) for symbol in _read_symbols(tokenizer, num_symbols)]
+    ours = {tokenizer.pad_token: "", get_delimiter(tokenizer): " ", tokenizer.unk_token: _UNKNOWN}
+    return [ours.get(symbol, symbol) for symbol in tokenizer.convert_ids_to_tokens(list(range(num_symbols)))]
 
 
 def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from finetune.errors import UserError
 from finetune.files import new_file, new_folder
 from finetune.training.sharding import scatter_optimizer
+from finetune.weights import match_weights
 
 _PREFIX = "step-"
 
@@ -58,14 +60,22 @@ def step_of(checkpoint: Path) -> int:
 
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
-    """Put a checkpoint's state into the given objects; returns its progress, with the key `step`."""
+    """Put a checkpoint's state into the given objects; returns its progress, with the key `step`.
+
+    Raises UserError for a checkpoint that is damaged or another model's.
+    """
     load_model([checkpoint / "model.safetensors"], model)
-    # Tensors and plain containers only: nothing in the file is run.
-    state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(scatter_optimizer(state, optimizer))
-    if scaler is not None and (checkpoint / "scaler.pt").is_file():
-        scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
-    progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
+    try:
+        # Tensors and plain containers only: nothing in the file is run.
+        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(scatter_optimizer(state, optimizer))
+        if scaler is not None and (checkpoint / "scaler.pt").is_file():
+            scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
+        progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise _damaged(checkpoint, error) from error
     return progress
 
 
@@ -86,13 +96,30 @@ def load_model(files: Sequence[Path], model: nn.Module) -> None:
     """Read weights written by `save_model` into a model of the same shape; of several files, their average.
 
     The average of the last or best checkpoints of one run often beats each (Vaswani et al. 2017, section 6.1).
+    Raises UserError for a file that is damaged or another model's.
     """
-    weights = load_file(files[0])
+    expected = model.state_dict()
+    weights = _read_weights(files[0], expected)
     for number, file in enumerate(files[1:], start=1):
-        for name, tensor in load_file(file).items():
+        for name, tensor in _read_weights(file, expected).items():
             if tensor.is_floating_point():
                 weights[name] += (tensor - weights[name]) / (number + 1)
     model.load_state_dict(weights)
+
+
+def _read_weights(file: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(file, error) from error
+    return match_weights(str(file), found, expected)
+
+
+def _damaged(place: Path, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, UnpicklingError):
+        reason = "it holds more than tensors and plain values, or is damaged, and could run code"
+    return UserError(f"{place} can't be read: {reason}. Remove this checkpoint, and the run goes on from another one.")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import soundfile
 
 from finetune.cli import main
 from finetune.data.corpus import Limits, Split, prepare_split
-from finetune.data.examination import Examination, examine, judge
+from finetune.data.examination import Examination, examine, judge, write_clean_manifests
 from finetune.data.examination_page import draw_histogram, write_page
 from finetune.data.sources import Source, load_splits, select_table
 
@@ -177,6 +177,17 @@ def test_check_writes_a_clean_manifest_that_training_can_use(
     assert "train: 2 utterances" in said and "validation: 4 utterances" in said and "left out" not in said
     assert main(["check", str(recipe), "--fix"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_clean_manifest_reads_back_whatever_is_in_the_texts(tmp_path: Path) -> None:
+    texts = ['he said "no', "two\nlines", "a\r\nb", 'x,"y",\u2028z', '"']
+    for number in range(len(texts)):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * np.sin(np.arange(16000) / 5), 16000)
+    lines = [json.dumps({"file_name": f"{number}.wav", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    write_clean_manifests({"train": read_split(tmp_path, "train")}, [])
+    again = read_split(tmp_path, "train.clean")
+    assert [u.transcript.split() for u in again.utterances] == [text.split() for text in texts] and not again.rejected
 
 
 def test_check_writes_what_it_found(

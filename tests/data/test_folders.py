@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.audio import AudioError
+from finetune.data.corpus import Limits, prepare_split
 from finetune.data.layouts import name_splits, split_name
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.errors import UserError
@@ -123,6 +124,14 @@ AUDIO = {"clips/a.mp3": "", "audios/b.wav": "", "audio/train/c.flac": "", "d.1.w
 def test_audio_is_found_in_usual_folders_and_without_its_suffix(tmp_path: Path, cell: str, place: str) -> None:
     make(tmp_path, {**AUDIO, "train.csv": f"file_name,text\n{cell},one\n"})
     assert read(tmp_path) == {"train": [(place, "one")]}
+
+
+def test_where_no_audio_is_found_the_places_and_the_key_are_said(tmp_path: Path) -> None:
+    make(tmp_path, {"deep/down/a.wav": "", "metadata.csv": "file_name,text\na.wav,one\n"})
+    source = Source(str(tmp_path))
+    table = select_table(load_splits(source), "train", source)
+    with pytest.raises(UserError, match=r"1 × no such file\. There is no .*a\.wav, nor .* audio, .*audio_column"):
+        prepare_split("train", table, (), Limits(16000, ((10, 5),)))
 
 
 def test_a_name_that_several_files_have_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from programs import started
 
+from finetune.cli import main
+from finetune.files import lock_folder
+
 # All that is random is switched on, and a worker loads the data.
 SECTIONS = {
     "model": {"dropout": 0.2, "layer_drop": 0.2},
@@ -138,6 +141,22 @@ def test_signals_are_as_before_when_training_is_over():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     assert [signal.getsignal(number) for number in numbers] == before
     signal.signal(signal.SIGHUP, hangup)
+
+
+def test_a_run_has_one_process_and_its_beginning_may_have_been_cut_off(
+    write_recipe, finetune_run, whole, read_lines, tmp_path, capsys
+):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
+    run.mkdir()
+    for name in ("rejected.csv", "metrics.jsonl", ".recipe.yaml.01ab.partial"):
+        (run / name).touch()
+    with lock_folder(run):
+        assert main(["train", str(recipe), "--output", str(run)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"finetune: Another process is writing to {run}: wait for its end, or give another folder."
+    )
+    assert sorted(file.name for file in run.iterdir()) == ["metrics.jsonl", "rejected.csv"]
+    assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
 def can_mount() -> bool:
