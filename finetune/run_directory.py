@@ -195,7 +195,7 @@ def _scrub(value: Any, key: str = "") -> Any:
 
 @cache
 def _provenance() -> dict[str, Any]:
-    packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile")
+    packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
     folder = Path(__file__).parent
     commit = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, fault_as_reason, measure_seconds, read_waveform
+from finetune.data.audio import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
 from finetune.data.folders import AUDIO_FOLDERS
 from finetune.data.headers import HeaderIndex
 from finetune.data.preprocessing import Step as AudioStep
@@ -38,7 +38,7 @@ class Utterance:
     source: str = ""
     weight: float = 1.0
     sampling_rate: int = 0
-    audio_key: tuple[str, float, float | None] | None = None  # the same for the same piece of a file
+    audio_key: tuple[str, float, float | None, int | None] | None = None  # the same for the same piece of a file
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,9 +97,18 @@ class Split:
     @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
         """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
-        waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
-        if not waveform.any():
+        return self.preprocess(self.decode(utterance, sampling_rate).waveform, sampling_rate)
+
+    def decode(self, utterance: Utterance, sampling_rate: int) -> Decoded:
+        """The utterance's audio before any preprocessing; raises AudioError as `read` does."""
+        decoded = decode(self.table.recording(utterance.row), sampling_rate)
+        if not decoded.waveform.any():
             raise AudioError("silent audio: every sample is zero")
+        return decoded
+
+    @fault_as_reason()
+    def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
+        """A decoded waveform as the model hears it."""
         return build_preprocessor(self.preprocessing, sampling_rate)(waveform)
 
 
@@ -157,7 +166,7 @@ def prepare_split(
                     header.sampling_rate,
                     None
                     if recording.data or recording.piece
-                    else (str(recording.path), recording.start, recording.end),
+                    else (str(recording.path), recording.start, recording.end, recording.channel),
                     {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import AudioError, Waveform
 from finetune.data.corpus import Split, Utterance
+from finetune.data.manifests import CHANNEL
 from finetune.data.numbers import count_number_words
 from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
@@ -33,6 +34,8 @@ _FEWEST_FOR_OUTLIERS = 30
 # Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
 _CLIPPED_SHARE = 0.001
 _QUIET_DBFS = -55.0
+# Less than a sample of any rate, and more than rounding adds up to.
+_SAME_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Examination:
 
     splits: dict[str, SplitSummary]
     findings: tuple[Finding, ...] = field(default=())
+    # Of each split that was listened to.
+    decoded_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The whole as plain values."""
@@ -85,6 +90,8 @@ class Examination:
                 f"{role}: {low:.1f} to {high:.1f} s (median {middle:.1f}), "
                 f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters a second; {rates}"
             )
+            if role in self.decoded_seconds:
+                lines.append(f"{role}: {_compare_seconds(split.seconds, self.decoded_seconds[role])}")
         return lines
 
 
@@ -105,10 +112,18 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
         if role != "train":
             findings += _find_leaks(role, split, train)
             findings += _find_unwritable(role, split, set(writable))
+    decoded_seconds: dict[str, float] = {}
     if sampling_rate is not None:
         for role, split in splits.items():
-            findings += _listen(role, split, sampling_rate)
-    return Examination({role: summarise(split) for role, split in splits.items()}, tuple(findings))
+            found, decoded_seconds[role] = _listen(role, split, sampling_rate)
+            findings += found
+    summaries = {role: summarise(split) for role, split in splits.items()}
+    return Examination(summaries, tuple(findings), decoded_seconds)
+
+
+def _compare_seconds(said: float, decoded: float) -> str:
+    agreement = "they agree" if abs(said - decoded) < _SAME_SECONDS else f"they differ by {abs(said - decoded):.2f} s"
+    return f"{said / 3600:.3f} hours by headers, {decoded / 3600:.3f} hours decoded: {agreement}"
 
 
 def summarise(split: Split) -> SplitSummary:
@@ -259,25 +274,36 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
         yield _finding("unseen characters", role, sentence, unseen)
 
 
-def _listen(role: str, split: Split, sampling_rate: int) -> Iterator[Finding]:
-    """What only decoding shows: audio that breaks off, holds nothing, is clipped or hardly there."""
+def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
+    """What only decoding shows: audio that breaks off, is clipped or hardly there; and the seconds decoded."""
     found: dict[tuple[str, bool], list[Utterance]] = {}
 
-    def listen(utterance: Utterance) -> tuple[Utterance, str | None, bool]:
+    def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
         try:
-            return utterance, judge(split.read(utterance, sampling_rate)), False
+            decoded = split.decode(utterance, sampling_rate)
+            kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
         except AudioError as error:
-            return utterance, str(error).partition(":")[0], True
+            return utterance, [str(error).partition(":")[0]], True, 0.0
+        if decoded.cancelled:
+            kinds.append("channels that cancel each other, of which one is taken")
+        if abs(decoded.seconds - utterance.seconds) > _SAME_SECONDS:
+            kinds.append("another length than the header says")
+        return utterance, [kind for kind in kinds if kind is not None], False, decoded.seconds
 
     # Decoding holds no lock. Four more than there are cores read meanwhile, as many as Python itself would take.
+    seconds = 0.0
     with ThreadPoolExecutor(count_threads() + 4) as pool:
         heard = pool.map(listen, split.utterances)
         shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
-        for utterance, kind, unusable in shown:
-            if kind is not None:
+        for utterance, kinds, unusable, decoded_seconds in shown:
+            seconds += decoded_seconds
+            for kind in kinds:
                 found.setdefault((kind, unusable), []).append(utterance)
-    for (kind, unusable), utterances in sorted(found.items()):
-        yield _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
+    findings = [
+        _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
+        for (kind, unusable), utterances in sorted(found.items())
+    ]
+    return findings, seconds
 
 
 def judge(waveform: Waveform) -> str | None:
@@ -309,12 +335,13 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             if (role, utterance.row) in unusable or utterance.audio_key is None or not root.exists():
                 continue
             folder = root if root.is_dir() else root.parent
-            path, start, end = utterance.audio_key
+            path, start, end, channel = utterance.audio_key
             name = os.path.relpath(path, folder)
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
+            cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
             # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
-            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), utterance.speaker or "", *segment])
+            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
     if not manifests:
         raise UserError("There is no local corpus to write a clean manifest beside.")
     for file in manifests:
@@ -323,7 +350,7 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
     for file, rows in manifests.items():
         with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
             writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([["file_name", "text", "speaker", "start", "end"], *rows])
+            writer.writerows([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows])
     return [(file, len(rows)) for file, rows in manifests.items()]
 
 

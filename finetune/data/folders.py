@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data.audio import NEEDS_FFMPEG, SUFFIXES
+from finetune.data.audio import CONTAINERS, SUFFIXES
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
@@ -14,7 +14,7 @@ from finetune.errors import UserError
 
 # Folders beside a table that its audio may lie in, where its cells name the files alone.
 AUDIO_FOLDERS = ("audio", "audios", "clips", "wav", "wavs", "recordings")
-_AUDIO_SUFFIXES = SUFFIXES | NEEDS_FFMPEG
+_AUDIO_SUFFIXES = SUFFIXES | CONTAINERS
 
 Columns = tuple[str | None, str | None]
 """The names of the columns of audio and text, where somebody gave them."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from finetune.data.lines import read_text, split_lines
-from finetune.data.manifests import PROBLEM, Row, is_header, read_manifest
+from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
 
 Splits = dict[str, list[Row]]
@@ -96,10 +96,12 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
         if segment_lines is None:
             row["audio"] = str(folder / place)
         else:
-            recording, start, end = [*place.split(), "", "", ""][:3]
+            recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
             file = recordings.get(recording)
             row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
+            if channel and not channel.startswith("-"):  # -1 stands for all of them.
+                row[CHANNEL] = channel
         yield row
     listing = "wav.scp" if segment_lines is None else "segments"
     for utterance, text in text_lines:

@@ -13,6 +13,8 @@ from finetune.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PROBLEM = "unreadable_row"
 """A row's key that says why it can't be used, as it stands in `rejected.csv`."""
+CHANNEL = "audio_channel"
+"""A row's key for the channel of its audio that is read, the first of which is 0; without it all are mixed."""
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
 from finetune.data.layouts import read_layout
-from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
+from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
 from finetune.data.repositories import is_hub_name
 from finetune.data.storage import StorageError, find_place, is_url, reporting
 from finetune.errors import UserError
@@ -103,6 +103,7 @@ class Table:
         path = recording.path if recording.data is None else None
         if self.inside is not None and path and not _lies_in(path, self.inside):
             raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {path}")
+        recording = replace(recording, channel=_read_channel(values.get(CHANNEL)))
         if self.start is None or self.end is None:
             return recording
         start, end = _read_time(values[self.start], "start"), _read_time(values[self.end], "end")
@@ -355,6 +356,14 @@ def _build_cell(cell: object) -> object:
 
 def _replace_halves(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_channel(cell: object) -> int | None:
+    if cell is None or cell == "":
+        return None
+    if not str(cell).isdecimal():
+        raise AudioError(f"no such channel: {cell} (expected a number; the first is 0)")
+    return int(str(cell))
 
 
 def _read_time(cell: object, role: str) -> float | None:
