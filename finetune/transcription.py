@@ -1,11 +1,13 @@
 """Recordings to files of what they say: which files, what is done already, and what went wrong."""
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +24,8 @@ from finetune.inputs import Input, find_inputs
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
 
+# What most file systems allow.
+_MAX_NAME_BYTES = 255
 # A disk that says this takes nothing more; whatever else goes wrong in writing is one file's trouble.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
@@ -77,7 +81,7 @@ def plan_jobs(
                     "other, each with an --output DIR of its own."
                 )
             continue
-        there = [file for file in files.values() if file.exists()]
+        there = [file for file in files.values() if _is_written(file)]
         existing += there
         left = {form: file for form, file in files.items() if file not in there}
         if left:
@@ -89,6 +93,11 @@ def plan_jobs(
             "and --output DIR writes elsewhere."
         )
     return jobs
+
+
+def _is_written(file: Path) -> bool:
+    """Whether a file is there; of a name that the file system doesn't allow, writing will say so."""
+    return os.path.exists(file) and not file.is_dir()  # noqa: PTH110 (the path's own method raises for it)
 
 
 def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
@@ -135,10 +144,17 @@ class _Tally:
         return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
 
     def list_failures(self) -> list[str]:
+        # A name may hold line ends: each recording has its line all the same.
+        lines = [
+            "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{name}: {reason}")
+            for name, reason in self.failures
+        ]
         if self.total == 1:
-            return [f"finetune: {name}: {reason}" for name, reason in self.failures]
-        told = f"finetune: {len(self.failures)} of {self.total} recordings can't be transcribed:"
-        return [told, *(f"  {name}: {reason}" for name, reason in self.failures)]
+            return [f"finetune: {line}" for line in lines]
+        return [
+            f"finetune: {len(lines)} of {self.total} recordings can't be transcribed:",
+            *(f"  {line}" for line in lines),
+        ]
 
 
 def _transcribe(
@@ -158,6 +174,11 @@ def _transcribe(
 def _open_standard_input() -> Audio:
     # Not Python's own stream: a thread that waits in its buffer for a pipe would keep the program from ending.
     return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+
+
+def _drop_standard_output() -> None:
+    """Let what is still to be printed go nowhere: Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
@@ -180,6 +201,9 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             write_whole(file, text)
     except UnicodeError as error:
         tally.failures.append((job.input.name, f"can't be written: {error}"))
+    except BrokenPipeError as error:
+        _drop_standard_output()
+        raise UserError(f"What {job.input.name} says can't be printed: nobody reads it any more.") from error
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
@@ -239,6 +263,8 @@ def align_recording(
 def write_whole(file: Path, text: str) -> None:
     """Write a file beside its place and rename it: whatever stops that, there is all of it or nothing."""
     partial = file.with_name(f".{file.name}.partial")
+    if len(os.fsencode(partial.name)) > _MAX_NAME_BYTES:
+        partial = file.with_name(f".{sha256(os.fsencode(file.name)).hexdigest()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         partial.rename(file)
