@@ -54,6 +54,7 @@ def _add_evaluate(commands: _Commands) -> None:
     parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
     _add_precision(parser, "float32")
+    _add_language(parser)
     parser.set_defaults(command="evaluate")
 
 
@@ -90,6 +91,7 @@ def _add_transcribe(commands: _Commands) -> None:
     parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
     _add_precision(parser, "auto")
+    _add_language(parser)
     parser.add_argument(
         "--batch-seconds", type=_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
     )
@@ -213,6 +215,10 @@ def _add_beam(parser: argparse.ArgumentParser) -> None:
 def _add_precision(parser: argparse.ArgumentParser, default: str) -> None:
     precisions = ("auto", "float32", "bfloat16")
     parser.add_argument("--precision", choices=precisions, default=default, help=f"of computing (default: {default})")
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--language", metavar="CODE", help="which of an MMS model's languages is spoken: deu")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:

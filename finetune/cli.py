@@ -1,18 +1,23 @@
 """Arguments in, one call out; each part is imported only when its command runs."""
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.arguments import build_parser
-from finetune.errors import Interrupted, UserError
+from finetune.errors import Interrupted, Note, UserError
+from finetune.files import write_json
 from finetune.launch import limit_threads
 
 if TYPE_CHECKING:
@@ -25,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
     0, 2 for a problem that the user can mend, 75 (EX_TEMPFAIL: try again) when training was asked to stop and left a
-    checkpoint, 130 when anything else was.
+    checkpoint, 130 when anything else was, 141 when the reader of the output has gone.
     """
     parser = build_parser()
     options, overrides = parser.parse_known_args(arguments)
@@ -38,22 +43,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal of few characters gets the others as escapes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     limit_threads()
     try:
-        code: int = _COMMANDS[options.command](options)
+        with _telling_notes():
+            code: int = _COMMANDS[options.command](options)
+        sys.stdout.flush()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"finetune: {error}", file=sys.stderr)
+        _say(f"{error}")
         return 2
     except Interrupted as stopped:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"finetune: stopped after step {stopped}; the same command goes on from there.", file=sys.stderr)
+        _say(f"stopped after step {stopped}; the same command goes on from there.")
         return 75
+    except BrokenPipeError:  # Who read the output has enough, as `head` does; a shell would report SIGPIPE.
+        _abandon_output()
+        return 141
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"{place}{error.strerror or error}.")
+        _abandon_output()
+        return 2
     except KeyboardInterrupt:
         rest = "; the same command goes on from the last checkpoint" if options.command == "train" else ""
-        print(f"finetune: interrupted{rest}.", file=sys.stderr)
+        _say(f"interrupted{rest}.")
         return 130
     return code
+
+
+@contextmanager
+def _telling_notes() -> Iterator[None]:
+    """Print each Note once as a line; other warnings are shown as ever."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("once", category=Note)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *others: Any, **options: Any) -> None:
+            if not issubclass(category, Note):
+                show(message, category, *others, **options)
+            else:
+                _say(f"note: {message}")
+
+        warnings.showwarning = tell
+        yield
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):  # The exit code says it too where the terminal has closed.
+            print(f"finetune: {line}", file=sys.stderr, flush=True)
+
+
+def _abandon_output() -> None:
+    """Drop what could not be written to the standard output, or Python would try again at its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # Of an output without a file nothing waits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -97,18 +141,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     decoding = _decoding(options)
-    how = {"decoding": decoding, "precision": options.precision}
+    how = {"decoding": decoding, "precision": options.precision, "language": options.language}
     runs = (evaluate(name, sources, options.split, **how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if os.environ.get("RANK", "0") != "0":
             continue
         model, data = pairs[len(found)]
         analysis = analyse(evaluation.results, evaluation.counts)
-        _say_rejected(evaluation.rejected)
-        lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
-        lines += show_worst(analysis, options.show, has_colours(sys.stdout))
-        decoder = f"decoder: {say_decoder(evaluation.decoder)}"
-        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
         if folders:
             details = {"Model": model, "Data": data, **evaluation.details()}
             recording = evaluation.recording if options.audio else None
@@ -121,9 +160,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         names = {"model": model, "data": data, "decoder": evaluation.decoder, "evaluated": evaluation.evaluated()}
         speed = {"speed": evaluation.speed.to_json()}
         written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
-    if options.json and written:
-        with saving(options.json, "Nothing was left there"):
-            _write(Path(options.json), written[0] if len(written) == 1 else written)
+        if options.json:
+            with saving(options.json, "Nothing was left there"):
+                write_json(Path(options.json), written[0] if len(pairs) == 1 else written)
+        # Last, for who reads this may have gone.
+        _say_rejected(evaluation.rejected)
+        lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
+        lines += show_worst(analysis, options.show, has_colours(sys.stdout))
+        decoder = f"decoder: {say_decoder(evaluation.decoder)}"
+        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
     return 0
@@ -151,7 +196,7 @@ def _compare(options: argparse.Namespace) -> int:
         return 0
     comparison = compare(a, b)
     if options.json:
-        _write(Path(options.json), {"names": names, **comparison.to_json()})
+        write_json(Path(options.json), {"names": names, **comparison.to_json()})
     print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
     return 0
 
@@ -202,6 +247,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         precision=options.precision,
         batch_seconds=options.batch_seconds,
         detector=options.vad,
+        language=options.language,
     )
     return run_jobs(transcriber, jobs, options.channels)
 
@@ -209,8 +255,9 @@ def _transcribe(options: argparse.Namespace) -> int:
 def _read_hotwords(file: str | None) -> dict[str, float]:
     """The hotwords of a file, one on each line; raises UserError."""
     from finetune.arguments import read_hotword
+    from finetune.data.lines import split_lines
 
-    lines = [line.strip() for line in _read(file).splitlines()] if file else []
+    lines = [line.strip() for line in split_lines(_read(file))] if file else []
     try:
         return dict(read_hotword(line) for line in lines if line)
     except argparse.ArgumentTypeError as error:
@@ -279,7 +326,7 @@ def _check(options: argparse.Namespace) -> int:
     print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
-        _write(Path(options.json), {**examination.to_json(), "rejected": rejected})
+        write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})
     if options.fix:
         from finetune.data.examination import write_clean_manifests
 
@@ -345,7 +392,7 @@ def _require_writable(file: str | None) -> None:
 
 
 def _read(file: str) -> str:
-    from finetune.data.layouts import read_text
+    from finetune.data.lines import read_text
 
     try:
         return read_text(Path(file))
@@ -360,12 +407,6 @@ def _read_standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"Standard input can't be read: byte {error.start} is not UTF-8.") from error
-
-
-def _write(file: Path, values: object) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    partial.rename(file)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

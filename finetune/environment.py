@@ -34,13 +34,12 @@ from finetune.machine import (
 # What runs depend on, in the order in which a bug report is read.
 _PACKAGES = (
     *("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "jiwer", "numba"),
-    *("numpy", "scipy", "soundfile"),
+    *("numpy", "scipy", "soundfile", "av"),
 )
 # The extras of pyproject.toml with the packages of each, and what nobody can do without them.
 EXTRAS = {
     "numbers": (("num2words",), "digits in transcripts to words"),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),
-    "ffmpeg": (("torchcodec",), "M4A, AAC and WebM in corpora"),
     "lora": (("peft",), "model.lora"),
     "deepspeed": (("deepspeed",), "training with recipes/accelerate/deepspeed.yaml"),
     "silero": (("onnxruntime", "silero-vad"), "--vad silero"),
@@ -51,7 +50,6 @@ EXTRAS = {
 }
 _PROGRAMS = {
     "git": "the commit in a run's recipe.yaml",
-    "ffmpeg": "transcribing M4A, MP4, MKV and WebM",
     "lmplz": "language models of billions of words",
 }
 _HUB_SECONDS = 1.0  # A hub that takes longer counts as not reachable.

@@ -16,6 +16,17 @@ class UserError(Exception):
     """
 
 
+class Note(UserWarning):
+    """What was mended or chosen in what the user gave; the command line prints it as a line that begins with `note:`.
+
+    The message says what was found and how it was read.
+    """
+
+
+class TranscriptError(UserError):
+    """A transcript that a step of the normalisation refuses, as "reason: detail"."""
+
+
 class StepError(ValueError):
     """A step of text or audio that is unknown or has an argument it can't use: what was found and expected."""
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,11 @@ from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
 from finetune.data.vocabulary import build_tokenizer
+from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import Scores, percent
+from finetune.files import lock_folder
 from finetune.inference.recogniser import Recogniser
 from finetune.machine import Precision, count_workers, describe_device
 from finetune.planning import build_trained, plan_run, resolve_length, state_length
@@ -70,7 +72,7 @@ def run(recipe: Recipe, output: Path) -> Analysis:
 
     Returns what was found on the test split, or on the validation split where there is no test split.
     Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
-    Interrupted after a checkpoint when SIGINT or SIGTERM asked to stop.
+    Interrupted after a checkpoint when SIGINT, SIGTERM or SIGHUP asked to stop.
     """
     training = recipe.training
     resumes = check_output(output, recipe)
@@ -87,16 +89,24 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     for line in [*notes, *describe_shares(accelerator), *describe(preparation, recipe), *experiment.plan()]:
         say(line)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
-    if accelerator.is_main_process and not resumes:
-        with saving(str(output), "Nothing is there yet"):
-            transcripts = [utterance.transcript for utterance in preparation.train.utterances]
-            # Of a stream no more than the beginning is known.
-            known_transcripts = None if preparation.stream else transcripts
-            begin_run(output, written, preparation.rejected, known_transcripts, commits, precision, experiment.resolved)
-    accelerator.wait_for_everyone()
-    if training.trackers:
-        accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
-    with closing(publisher) if publisher else nullcontext():
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            with saving(str(output), "Nothing is there yet"):
+                output.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock_folder(output))
+                if check_output(output, written) != resumes:
+                    raise UserError(f"Another process has just begun a run in {output}: start this one again.")
+                if not resumes:
+                    transcripts = [utterance.transcript for utterance in preparation.train.utterances]
+                    # Of a stream no more than the beginning is known.
+                    known_words = None if preparation.stream else transcripts
+                    begun = (commits, precision, experiment.resolved)
+                    begin_run(output, written, preparation.rejected, known_words, *begun)
+        if publisher:
+            held.enter_context(closing(publisher))
+        accelerator.wait_for_everyone()
+        if training.trackers:
+            accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
         with StopSignals(announce=accelerator.is_main_process) as signals:
             experiment.train(signals.asked)
         analysis = experiment.finish()
@@ -506,6 +516,7 @@ def _rank(scores: Scores) -> tuple[float, float]:
 def _speaker(accelerator: Accelerator) -> Callable[[str], None]:
     def say(line: str) -> None:
         if accelerator.is_main_process:
-            tqdm.write(line, file=sys.stderr)
+            with suppress(OSError):  # A terminal that has closed, or a full log: the run is worth more.
+                tqdm.write(line, file=sys.stderr)
 
     return say

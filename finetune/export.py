@@ -15,6 +15,7 @@ from finetune.data.repositories import fetch_model
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, percent
+from finetune.files import replace_folder
 from finetune.inference.exported import write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.publication import find_model, open_validation
@@ -94,7 +95,7 @@ def export(
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         (folder / RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(output)
+        replace_folder(folder, output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     return [comparison.summary(), f"{output}: {say_size(size)}; finetune transcribe and finetune evaluate take it"]
 

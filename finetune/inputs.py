@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from finetune.data.audio import NEEDS_FFMPEG, SUFFIXES, AudioError, Recording, fault_as_reason
+from finetune.data.audio import CONTAINERS, SUFFIXES, AudioError, Recording, fault_as_reason
 from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
 from finetune.data.storage import StorageError, has_wildcards, is_url, list_files
@@ -15,7 +15,7 @@ from finetune.errors import UserError
 STANDARD_INPUT = "-"
 
 # What is taken for a recording by its name, where nobody named it itself.
-RECORDING_SUFFIXES = SUFFIXES | NEEDS_FFMPEG | {".sph"}
+RECORDING_SUFFIXES = SUFFIXES | CONTAINERS | {".sph"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Inpu
 
 
 def _find(place: str, allow_outside: bool) -> Iterator[Input]:
+    if not place:  # As a path it would be the current folder.
+        raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
     path = Path(place).expanduser()
     if place == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():

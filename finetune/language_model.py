@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,12 @@ from finetune.data.features import load_config
 from finetune.data.repositories import fetch_model
 from finetune.data.storage import open_file
 from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps, load_normalization
+from finetune.data.word_units import split_words
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
-from finetune.errors import StepError, UserError
+from finetune.errors import StepError, TranscriptError, UserError
+from finetune.files import delete, replace_folder
 from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -37,7 +40,8 @@ def build_language_model(
 ) -> list[str]:
     """Estimate a language model from texts with a sentence on each line and write its folder; returns what to tell.
 
-    A text is a file, plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
+    Words are those of `split_words`: in scripts without spaces between words each character is one. A text is a file,
+    plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
     PATH, else `finetune.decoding.kneser_ney`. The folder gets `lm.arpa`, the same as `lm.safetensors`, which loads
     faster, and `unigrams.txt` with the words. Perplexity is measured on the texts themselves, or on `test`.
 
@@ -48,8 +52,8 @@ def build_language_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
     partial = output.absolute().with_name(output.absolute().name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
+        delete(partial)
         partial.mkdir()
     except OSError as error:
         raise UserError(f"{output} can't be made: {error.strerror}: {output.parent}.") from error
@@ -66,12 +70,12 @@ def build_language_model(
         words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
         (partial / UNIGRAMS_FILE).write_text(words, encoding="utf-8")
         if test is not None:
-            _normalise([test], steps, normalised)
+            told.append(f"test {_normalise([test], steps, normalised)}")
         with normalised.open(encoding="utf-8") as file:
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
             told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
         normalised.unlink()
-        partial.rename(output)
+        replace_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*told, f"language model: {output}"]
@@ -88,9 +92,10 @@ def load_steps(model: str) -> tuple[Step, ...]:
 
 
 def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
-    """Write all sentences that have words, normalised; returns how many."""
+    """Write all sentences that have words, normalised; returns how many, and why others were left out."""
+    left_out: Counter[str] = Counter()
     try:
-        normalise = build_normalizer(steps)
+        normalise = build_normalizer(steps, refuse=True)
     except StepError as error:
         raise UserError(f"The normalisation can't be used: {error}.") from error
     num_sentences = num_words = 0
@@ -98,16 +103,23 @@ def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
         for text in texts:
             lines = tqdm(_read_lines(text), f"reading {text}", unit=" lines", leave=False, disable=None)
             for number, line in enumerate(lines, start=1):
-                words = normalise(line).split()
+                try:
+                    words = split_words(normalise(line))
+                except TranscriptError as error:
+                    left_out[str(error).partition(":")[0]] += 1
+                    continue
                 if mark := next((mark for mark in MARKS if mark in words), None):
-                    raise UserError(f"{text}, line {number}: found {mark}, the language model's own: remove it.")
+                    raise UserError(
+                        f"{text}, line {number}: found {mark}, the language model's own: remove it (remove_tags does)."
+                    )
                 if words:
                     normalised.write(" ".join(words) + "\n")
                 num_sentences += bool(words)
                 num_words += len(words)
     if not num_words:
         raise UserError(f"{', '.join(texts)}: found no words; expected text with a sentence on each line.")
-    return f"text: {num_sentences} sentences, {num_words} words"
+    reasons = "".join(f", left out {count} × {reason}" for reason, count in left_out.most_common())
+    return f"text: {num_sentences} sentences, {num_words} words{reasons}"
 
 
 def _read_lines(text: str) -> Iterator[str]:

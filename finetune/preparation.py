@@ -136,6 +136,8 @@ def prepare(recipe: Recipe) -> Preparation:
                 "data.validation_split, or add a source that has one to data.sources."
             )
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
+    elif not any(utterance.transcript for utterance in validation.utterances):
+        raise UserError(f"No transcript of the split '{validation.name}' has a word: expected speech to validate on.")
     vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
     return Preparation(
         config,
@@ -311,6 +313,9 @@ def describe(preparation: Preparation, recipe: Recipe, examination: Examination 
         voices = f", {len(speakers)} speakers" if speakers else ""
         streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
         lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
+        wordless = sum(not utterance.transcript for utterance in split.utterances)
+        if wordless:
+            lines.append(f"{role}: {wordless} utterances without words, in which what is recognised counts as added")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,9 +14,11 @@ from typing import Any
 from finetune import __version__
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.data.preprocessing import save_preprocessing
+from finetune.data.training_words import FILE as TRAINING_WORDS
 from finetune.data.training_words import save_training_words
 from finetune.data.transcripts import save_normalization
 from finetune.errors import UserError
+from finetune.files import LOCK, replace_folder, write_text
 from finetune.machine import describe_machine
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
@@ -41,6 +42,8 @@ def check_output(output: Path, recipe: Recipe) -> bool:
     if output.is_dir() and not any(output.iterdir()):
         return False
     if not (output / "recipe.yaml").is_file():
+        if output.is_dir() and all(_is_of_beginning(file) for file in output.iterdir()):
+            return False  # A run that was killed before its recipe was there.
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
     if (output / "report").exists():
         raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
@@ -50,6 +53,12 @@ def check_output(output: Path, recipe: Recipe) -> bool:
             "give another folder with --output, or remove it."
         )
     return True
+
+
+def _is_of_beginning(file: Path) -> bool:
+    """Whether `begin_run` may have written a file before a run's recipe."""
+    empty_log = file.name == "metrics.jsonl" and file.stat().st_size == 0
+    return empty_log or file.name in ("rejected.csv", TRAINING_WORDS, LOCK) or file.name.endswith(".partial")
 
 
 def read_beginning(output: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -86,11 +95,9 @@ def begin_run(
         save_training_words(output, transcripts)
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
-    partial = output / "recipe.yaml.partial"
     provenance = _provenance() | {"precision": precision, "length": dict(length)}
     provenance |= {"commits": dict(commits)} if commits else {}
-    partial.write_text(recipe.model_copy(update={"provenance": provenance}).to_yaml(), encoding="utf-8")
-    partial.rename(output / "recipe.yaml")
+    write_text(output / "recipe.yaml", recipe.model_copy(update={"provenance": provenance}).to_yaml())
 
 
 def complete_model(
@@ -128,8 +135,7 @@ def complete_model(
         "results": [describe_scores(scores) for scores in results],
     }
     write_card(partial, record)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    replace_folder(partial, final)
 
 
 def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def _scrub(value: Any, key: str = "") -> Any:
 
 @cache
 def _provenance() -> dict[str, Any]:
-    packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile")
+    packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
     folder = Path(__file__).parent
     commit = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -206,9 +212,7 @@ def _provenance() -> dict[str, Any]:
 def cut_metrics(file: Path, step: int) -> None:
     """Drop the lines of steps that will be done again, and one that a full disk or a power cut left half-written."""
     lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in lines))
-    partial.rename(file)
+    write_text(file, "".join(line + "\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

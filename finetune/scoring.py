@@ -22,12 +22,8 @@ from finetune.data.snr import estimate_snr
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.storage import find_place, is_url
 from finetune.data.training_words import load_training_words
-from finetune.data.transcripts import (
-    Step,
-    build_normalizer,
-    describe_steps,
-    split_words,
-)
+from finetune.data.transcripts import Step, build_normalizer, describe_steps
+from finetune.data.word_units import split_words
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
@@ -149,16 +145,19 @@ def evaluate(
     batch_seconds: float = 80.0,
     decoding: Decoding = Decoding(),
     precision: str = "float32",
+    language: str | None = None,
 ) -> Iterator[Evaluation]:
     """Score a model on a split of each source in turn, each utterance once.
 
     It is a folder, or on a hub USER/NAME or USER/NAME@REVISION. The split is the test split, or the only one, unless
-    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` is that of
-    `Recogniser.load`. Raises UserError for a model or a source that can't be used.
+    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` and
+    `language` are those of `Recogniser.load`. Raises UserError for a model or a source that can't be used.
     """
     accelerator = Accelerator(cpu=choose_device().type == "cpu")
     model = fetch_model(name)
-    recogniser, splits, steps = open_model(model, sources, split, normalization, accelerator.device, precision)
+    recogniser, splits, steps = open_model(
+        model, sources, split, normalization, accelerator.device, precision, language
+    )
     decoding.apply(recogniser)
     training_words = load_training_words(model)
     for prepared in splits:
@@ -173,6 +172,7 @@ def open_model(
     normalization: Sequence[Step] | None,
     device: torch.device,
     precision: str = "float32",
+    language: str | None = None,
 ) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
     """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
@@ -181,7 +181,7 @@ def open_model(
     splits = [load_splits(source) for source in sources]
     names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    recogniser = Recogniser.load(model, str(device), precision)
+    recogniser = Recogniser.load(model, str(device), precision, language)
     steps = tuple(normalization) if normalization is not None else recogniser.normalization
     limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
@@ -337,12 +337,20 @@ def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iter
 
 
 def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
-    """The same steps for what was recognised, where the unknown character is one of a word."""
-    normalize, unknown = build_normalizer(steps), recogniser.tokenizer.unk_token or ""
-    if not unknown:
-        return normalize
-    # As punctuation its brackets would go, and one wrong character would be three words. No step takes this for text.
-    return lambda text: normalize(text.replace(unknown, "\ue000")).replace("\ue000", unknown)
+    """The same steps for what was recognised, where the unknown character and other marks are characters of a word."""
+    normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
+
+    def normalize_around(text: str) -> str:
+        # As punctuation their brackets would go, and one wrong character would be three words. No step takes these
+        # for text.
+        for number, mark in enumerate(marks):
+            text = text.replace(mark, chr(0xE000 + number))
+        text = normalize(text)
+        for number, mark in enumerate(marks):
+            text = text.replace(chr(0xE000 + number), mark)
+        return text
+
+    return normalize_around
 
 
 def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int | None:

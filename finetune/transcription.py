@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +16,7 @@ from finetune.data.audio import AudioError, Recording, fault_as_reason, read_sec
 from finetune.data.audio_stream import Audio
 from finetune.data.storage import is_url
 from finetune.errors import UserError, describe_fault
+from finetune.files import write_text
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.inputs import Input, find_inputs
@@ -24,8 +24,6 @@ from finetune.inputs import Input, find_inputs
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
 
-# What most file systems allow.
-_MAX_NAME_BYTES = 255
 # A disk that says this takes nothing more; whatever else goes wrong in writing is one file's trouble.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
@@ -176,11 +174,6 @@ def _open_standard_input() -> Audio:
     return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
 
 
-def _drop_standard_output() -> None:
-    """Let what is still to be printed go nowhere: Python would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
     """Write or print what a recording says, or note why not; raises UserError for a full disk."""
     try:
@@ -198,12 +191,11 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             print(texts[0], end="", flush=True)
         for file, text in zip(job.files.values(), texts, strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, text)
+            write_text(file, text)
     except UnicodeError as error:
         tally.failures.append((job.input.name, f"can't be written: {error}"))
-    except BrokenPipeError as error:
-        _drop_standard_output()
-        raise UserError(f"What {job.input.name} says can't be printed: nobody reads it any more.") from error
+    except BrokenPipeError:  # Nobody reads what comes after.
+        raise
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
@@ -250,7 +242,7 @@ def align_recording(
         if output is None:
             print(formatted, end="")
         else:
-            write_whole(output, formatted)
+            write_text(output, formatted)
     except OSError as error:
         raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
     missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
@@ -258,18 +250,6 @@ def align_recording(
         others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
         counted = f"{len(missing)} of {len(transcript.words)} words"
         print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place and rename it: whatever stops that, there is all of it or nothing."""
-    partial = file.with_name(f".{file.name}.partial")
-    if len(os.fsencode(partial.name)) > _MAX_NAME_BYTES:
-        partial = file.with_name(f".{sha256(os.fsencode(file.name)).hexdigest()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _say_duration(seconds: float) -> str:

@@ -70,7 +70,7 @@ def check_environment(name: str, tests: Sequence[str], torch: str | None = None)
             return 1
         code = f"from importlib.metadata import version\nprint(*(n + ' ' + version(n) for n in {_SHOWN}), sep=', ')"
         versions = run(folder, own, "-c", "import platform\nprint('Python', platform.python_version())\n" + code)
-        tested = run(folder, own, "-m", "pytest", "-q", "--basetemp", str(folder / "tests"), *tests)
+        tested = run(folder, own, "-m", "pytest", "-q", "-rfE", "--basetemp", str(folder / "tests"), *tests)
     said = tested.stdout.strip().rpartition("\n")[2]  # "1 failed, 271 passed, 13 skipped in 63.34s"
     facts = ", ".join(versions.stdout.split("\n")).strip(", ")
     print(f"{name}: {facts}: {said}, {time.monotonic() - started:.0f} s with installation", flush=True)

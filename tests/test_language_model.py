@@ -61,7 +61,7 @@ def test_the_folder_holds_the_same_model_twice(build: Callable[..., str], tmp_pa
     assert (tmp_path / "lm" / "unigrams.txt").read_text().split() == ["cat", "dog", "mat", "on", "ran", "sat", "the"]
     sentences = [line.split() for line in ("the cat sat on the mat", "the dog sat", "the cat ran")]
     assert told == [
-        "normalisation: nfkc, lowercase, remove_punctuation",
+        "normalisation: remove_invisible, nfkc, lowercase, remove_punctuation",
         "text: 3 sentences, 12 words",
         "estimated by modified Kneser-Ney smoothing",
         "1-grams: 10, discounts 0.556 1.167 3.000",
@@ -95,6 +95,26 @@ def test_text_is_normalised_as_a_models_transcripts_were(
     build("text.txt", "-o", "lm", "--model", "model")
     words = {"A", "CAT", "DOG", "MAT.", "ON", "RAN", "SAT"}
     assert set((tmp_path / "lm" / "unigrams.txt").read_text().split()) == words
+
+
+def test_text_without_spaces_has_a_unit_for_each_character(build: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("我爱你 hello\n今日は\nสวัสดี\n", encoding="utf-8")
+    assert "\ntext: 3 sentences, 11 words\n" in build("text.txt", "-o", "lm")
+    units = {"我", "爱", "你", "hello", "今", "日", "は", "ส", "วั", "ดี"}
+    assert set((tmp_path / "lm" / "unigrams.txt").read_text(encoding="utf-8").split()) == units
+
+
+def test_lines_that_a_step_refuses_are_left_out_and_counted(
+    build: Callable[..., str], tmp_path: Path, base_folder: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((base_folder / "config.json").read_bytes())
+    save_normalization(model, ["drop_tagged", "lowercase"])
+    (tmp_path / "tagged.txt").write_text(TEXT + "the <unk> ran\n")
+    told = build("tagged.txt", "-o", "lm", "--model", "model", "--test", "tagged.txt")
+    assert "\ntext: 3 sentences, 12 words, left out 1 × annotation tag\n" in told
+    assert "\ntest text: 3 sentences, 12 words, left out 1 × annotation tag\n" in told
 
 
 def test_compressed_and_piped_text(build: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.data.transcripts import DEFAULT_STEPS
+from finetune.data.transcripts import DEFAULT_STEPS, PRESETS
 from finetune.errors import UserError
 from finetune.recipe import load_recipe
 
@@ -30,7 +30,7 @@ def test_a_recipe_states_differences_from_the_defaults(tmp_path: Path) -> None:
 def test_presets_are_spelled_out_and_may_stand_among_steps(tmp_path: Path) -> None:
     text = "text: {normalization: [{replace: [a, b]}, turkish]}\n"
     recipe = load_recipe(write(tmp_path, SMALLEST + text))
-    assert recipe.text.normalization == ({"replace": ["a", "b"]}, "nfkc", {"lowercase": "tr"}, "remove_punctuation")
+    assert recipe.text.normalization == ({"replace": ["a", "b"]}, *PRESETS["turkish"])
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
     alone = load_recipe(write(tmp_path, SMALLEST + "text: {normalization: german}\n"))

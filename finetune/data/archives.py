@@ -7,6 +7,7 @@ from typing import IO, cast
 
 from finetune.data.audio import SUFFIXES
 from finetune.data.layouts import Splits, split_name
+from finetune.data.lines import decode_text
 from finetune.data.manifests import PROBLEM, Row
 from finetune.data.storage import open_file
 from finetune.errors import UserError
@@ -53,9 +54,20 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
     stem, _, extension = name.partition(".")
     if not stem:  # .DS_Store and its like
         return
-    row = rows.setdefault(f"{folder}/{stem}", {"id": stem, "audio": None, "text": None})
-    if f".{extension.lower()}" in SUFFIXES:
-        row["audio"] = {"path": str(file), "member": member.name, "offset": member.offset_data, "size": member.size}
+    key, extension = f"{folder}/{stem}", extension.lower()
+    is_audio = f".{extension.rpartition('.')[2]}" in SUFFIXES
+    problem = None
+    if is_audio and "." in extension:
+        key, problem = f"{folder}/{name}", f"dots in a name: an utterance's name ends at the first: {name}"
+    elif is_audio and rows.get(key, {}).get("audio"):
+        key, problem = f"{folder}/{name}", f"second recording of one name: {name}"
+    # A name in another encoding has halves of characters, which no table can hold.
+    shown = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in (stem, member.name)]
+    row = rows.setdefault(key, {"id": shown[0], "audio": None, "text": None})
+    if problem:
+        row[PROBLEM] = problem
+    if is_audio:
+        row["audio"] = {"path": str(file), "member": shown[1], "offset": member.offset_data, "size": member.size}
     elif extension in ("txt", "json"):
         content = archive.extractfile(member)
         assert content is not None
@@ -64,7 +76,7 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
 
 def _describe(row: Row, extension: str, content: bytes) -> None:
     try:
-        text = content.decode("utf-8-sig")
+        text = decode_text(content)
         described = json.loads(text) if extension == "json" else {"text": text.strip()}
     except ValueError as error:  # UnicodeDecodeError is one too.
         row[PROBLEM] = f"unreadable .{extension} in the tar: {error}"

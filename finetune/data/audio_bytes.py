@@ -1,7 +1,6 @@
 """The bytes of a recording, wherever they come from, so that a decoder can read them in any order."""
 
 import io
-import os
 import shutil
 import stat
 import tempfile
@@ -9,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from finetune.data.audio import AudioError, Recording
+from finetune.data.recordings import AudioError, Recording
 from finetune.data.storage import is_url, open_file, reporting
 
 # Of a URL so much is fetched at a time: a recording is read to its end, but for a few looks at its beginning and end.
@@ -116,15 +115,3 @@ def _watch(file: BinaryIO, name: str, opened: ExitStack) -> WatchedFile:
     except OSError as error:
         reason = error.strerror or str(error)
         raise AudioError(f"{name} can't be kept in {tempfile.gettempdir()} to be read: {reason}") from error
-
-
-def save_bytes(watched: WatchedFile, opened: ExitStack) -> str:
-    """The path of a temporary copy, for a program that reads no other; it is removed with `opened`."""
-    descriptor, path = tempfile.mkstemp(prefix="finetune-")
-    opened.callback(os.unlink, path)
-    with os.fdopen(descriptor, "wb") as copy:
-        watched.seek(0)
-        while chunk := watched.read(_FETCHED_BYTES):
-            copy.write(chunk)
-    watched.raise_error()
-    return path

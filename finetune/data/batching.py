@@ -257,5 +257,6 @@ def _pass_on(batches: Iterator[Batch], workers: Iterable[Any]) -> Generator[Batc
 
 def leave_signals_to_training(_: int) -> None:
     """Make a loader's worker go on when somebody asks the whole group of processes to stop: training decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP.
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

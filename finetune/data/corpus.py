@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform, fault_as_reason, measure_seconds, read_waveform
+from finetune.data.audio import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
+from finetune.data.folders import AUDIO_FOLDERS
 from finetune.data.headers import HeaderIndex
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
+from finetune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Utterance:
     source: str = ""
     weight: float = 1.0
     sampling_rate: int = 0
-    audio_key: tuple[str, float, float | None] | None = None  # the same for the same piece of a file
+    audio_key: tuple[str, float, float | None, int | None] | None = None  # the same for the same piece of a file
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,13 +76,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Split:
-    """The utterances of one split that are used, and how to read them."""
+    """The utterances of one split that are used, and how to read them; transcripts are normalised by these steps."""
 
     name: str
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
     preprocessing: tuple[AudioStep, ...] = ()
+    normalization: tuple[Step, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -94,9 +97,18 @@ class Split:
     @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
         """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
-        waveform = read_waveform(self.table.recording(utterance.row), sampling_rate)
-        if not waveform.any():
+        return self.preprocess(self.decode(utterance, sampling_rate).waveform, sampling_rate)
+
+    def decode(self, utterance: Utterance, sampling_rate: int) -> Decoded:
+        """The utterance's audio before any preprocessing; raises AudioError as `read` does."""
+        decoded = decode(self.table.recording(utterance.row), sampling_rate)
+        if not decoded.waveform.any():
             raise AudioError("silent audio: every sample is zero")
+        return decoded
+
+    @fault_as_reason()
+    def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
+        """A decoded waveform as the model hears it."""
         return build_preprocessor(self.preprocessing, sampling_rate)(waveform)
 
 
@@ -116,10 +128,12 @@ def prepare_split(
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
 
-    With `training` an utterance must also leave CTC enough frames; in a test set a short one still counts.
+    With `training` an utterance must also have words, and leave CTC enough frames; in a test set a short one still
+    counts, and of one without words (noise, a cough) what a model writes is an error. One whose transcript is not known
+    (None) is left out of both.
     Raises UserError with counts by reason when nothing is left, if that is required.
     """
-    normalize = build_normalizer(steps)
+    normalize = build_normalizer(steps, refuse=True)
     utterances: list[Utterance] = []
     rejected: list[Rejection] = []
     pairs = zip(table.texts(), table.speakers(), table.values(), strict=True)
@@ -128,10 +142,12 @@ def prepare_split(
         for row, (raw, speaker, values) in enumerate(progress):
             try:
                 with fault_as_reason():
-                    transcript = normalize(raw)
+                    transcript = normalize(raw or "")
                     recording = table.recording(row, values)
                     header = headers.read(recording)
                     seconds = measure_seconds(recording, header)
+                    if raw is None:
+                        raise AudioError("no transcript")
                     _require(transcript, seconds, limits, training)
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
@@ -150,13 +166,14 @@ def prepare_split(
                     header.sampling_rate,
                     None
                     if recording.data or recording.piece
-                    else (str(recording.path), recording.start, recording.end),
+                    else (str(recording.path), recording.start, recording.end, recording.channel),
                     {name: str(values[name]) for name in source.columns if values.get(name) is not None},
                 )
             )
-    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing))
+    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
     if require:
         require_any(split)
+        _require_kept_words(split)
     return split
 
 
@@ -165,7 +182,26 @@ def require_any(split: Split) -> None:
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
-        raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.")
+        missing = next((r.detail for r in split.rejected if r.reason == "no such file"), None)
+        places = (
+            ""
+            if missing is None
+            else (
+                f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
+                "there, or name the column that holds its paths with data.audio_column (--audio-column)."
+            )
+        )
+        raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
+
+
+def _require_kept_words(split: Split) -> None:
+    """Raise UserError where normalisation leaves nothing of any transcript: then it is not noise that is scored."""
+    lost = next((u.raw_transcript for u in split.utterances if u.raw_transcript.strip()), None)
+    if lost is not None and not any(u.transcript for u in split.utterances):
+        raise UserError(
+            f"Normalisation leaves nothing of any transcript of the split '{split.name}', such as '{lost[:80]}': "
+            "look at text.normalization, or what is saved with the model."
+        )
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -202,13 +238,11 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "row", "name", "reason", "detail", "source"])
     writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.rename(file)
+    write_text(file, text.getvalue())
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
-    if not transcript:
+    if training and not transcript:
         raise AudioError("empty transcript: nothing is left after normalisation")
     if seconds < limits.min_seconds:
         raise AudioError(f"too short: {seconds:.2f} s")

@@ -12,6 +12,7 @@ import soundfile
 from finetune.data.audio import AudioError
 from finetune.data.corpus import Split, Utterance
 from finetune.data.examination import Examination, Finding, SplitSummary, speaking_rate
+from finetune.files import write_text
 
 # A page with more clips is slow to open; the JSON names more utterances.
 _LISTED, _CLIPS = 20, 3
@@ -28,9 +29,7 @@ def write_page(file: Path, title: str, examination: Examination, splits: Mapping
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>{body}</body></html>\n'
     )
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.rename(file)
+    write_text(file, page)
 
 
 def _split_section(role: str, summary: SplitSummary, split: Split) -> str:

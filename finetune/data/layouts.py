@@ -4,27 +4,54 @@ Each reader returns None for a folder that is not laid out in its way, and else 
 is a path; `start` and `end` are seconds into it, where an utterance is a piece of a longer recording.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from finetune.data.manifests import PROBLEM, Row
+from finetune.data.lines import read_text, split_lines
+from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
 
 Splits = dict[str, list[Row]]
 
-# What `audiofolder` accepts as a split's folder or file.
+# What the folder builders of `datasets` take for a split's name (SPLIT_KEYWORDS in its data_files.py), in its order.
 _SPLITS = {
+    "train": "train",
     "training": "train",
+    "validation": "validation",
     "valid": "validation",
-    "val": "validation",
     "dev": "validation",
+    "val": "validation",
+    "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
 
 
 def split_name(name: str) -> str:
-    """A split's usual name for one of its other names: `dev` is `validation`."""
-    return _SPLITS.get(name, name)
+    """A split's usual name for one of its other names: `dev` is `validation`, `eval` is `test`."""
+    return _SPLITS.get(name.lower(), name)
+
+
+def is_split(name: str) -> bool:
+    """Whether a name is one of a split's: `dev` is, `dev93` is not."""
+    return name.lower() in _SPLITS
+
+
+def name_splits(names: Iterable[str]) -> dict[str, str]:
+    """The split that each folder or table is, by its name.
+
+    Where two have names of one split (`dev` and `val`), the one that `datasets` lists first is it, and the other is a
+    split of its own name.
+    """
+    order = list(_SPLITS)
+    ranked = sorted(names, key=lambda name: (order.index(name.lower()) if is_split(name) else len(order), name))
+    splits: dict[str, str] = {}
+    for name in ranked:
+        split = split_name(name)
+        splits[name] = name if split in splits.values() else split
+    return splits
 
 
 def read_layout(root: Path) -> Splits | None:
@@ -40,16 +67,18 @@ def read_kaldi(root: Path) -> Splits | None:
     """Kaldi: `wav.scp`, `text`, perhaps `segments` and `utt2spk`, in the folder or in one for each split."""
     if (root / "wav.scp").is_file():
         return {"train": list(_kaldi_rows(root))}
-    folders = [file.parent for file in sorted(root.glob("*/wav.scp"))]
-    return {split_name(folder.name): list(_kaldi_rows(folder)) for folder in folders} or None
+    folders = {file.parent.name: file.parent for file in sorted(root.glob("*/wav.scp"))}
+    return {split: list(_kaldi_rows(folders[name])) for name, split in name_splits(folders).items()} or None
 
 
 def _kaldi_rows(folder: Path) -> Iterator[Row]:
+    """A row for each utterance, and one with a `PROBLEM` for each line that is of none, or of one that was before."""
     recording_lines = _keyed_lines(folder / "wav.scp")
+    text_lines = _keyed_lines(folder / "text")
     segment_lines = _keyed_lines(folder / "segments") if (folder / "segments").is_file() else None
     # Of several lines with one key the first counts.
     recordings = dict(reversed(recording_lines))
-    texts = dict(reversed(_keyed_lines(folder / "text")))
+    texts = dict(reversed(text_lines))
     speakers = dict(reversed(_keyed_lines(folder / "utt2spk"))) if (folder / "utt2spk").is_file() else {}
     for recording, place in recordings.items():
         if place.endswith("|"):
@@ -57,30 +86,59 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
                 f"{folder / 'wav.scp'} makes the audio of {recording} by a command, which is never run here: "
                 "expected the path of a file; write the command's output into one."
             )
+    utterance_lines = recording_lines if segment_lines is None else segment_lines
     seen: set[str] = set()
-    for utterance, place in recording_lines if segment_lines is None else segment_lines:
-        row: Row = {"id": utterance, "text": texts.get(utterance, ""), "speaker": speakers.get(utterance)}
+    for utterance, place in utterance_lines:
+        row: Row = {"id": utterance, "text": texts.get(utterance), "speaker": speakers.get(utterance)}
         if utterance in seen:
             row[PROBLEM] = f"duplicate id: {utterance}"
         seen.add(utterance)
         if segment_lines is None:
             row["audio"] = str(folder / place)
         else:
-            recording, start, end = [*place.split(), "", "", ""][:3]
+            recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
             file = recordings.get(recording)
             row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
+            if channel and not channel.startswith("-"):  # -1 stands for all of them.
+                row[CHANNEL] = channel
         yield row
+    listing = "wav.scp" if segment_lines is None else "segments"
+    for utterance, text in text_lines:
+        if utterance not in seen:
+            yield {"id": utterance, "text": text, PROBLEM: f"no audio: {utterance} of text is not in {listing}"}
+    repeated = [("text", _find_repeated(text_lines))]
+    if segment_lines is not None:
+        repeated.append(("wav.scp", _find_repeated(recording_lines)))
+    for name, keys in repeated:
+        for key in keys:
+            yield {"id": key, PROBLEM: f"duplicate id: {key} is in {name} before"}
 
 
 def _keyed_lines(file: Path) -> list[tuple[str, str]]:
-    """The `KEY VALUE` lines of a file of Kaldi's."""
+    """The lines of a file of Kaldi's: a key and, behind spaces or tabs, a value."""
     if not file.is_file():
         raise UserError(
             f"There is no {file.name} in {file.parent}: expected Kaldi's wav.scp and text beside each other."
         )
-    parted = (line.strip().partition(" ") for line in read_text(file).splitlines())
-    return [(key, value.strip()) for key, _, value in parted if key]
+    return [split_key(line) for line in split_lines(read_text(file)) if line.strip(_BLANKS)]
+
+
+_BLANKS = " \t\r"
+
+
+def split_key(line: str) -> tuple[str, str]:
+    """A line's first word and what is behind it; only spaces and tabs part them, as anything else may be text."""
+    key, *value = re.split(r"[ \t]+", line.strip(_BLANKS), maxsplit=1)
+    return key, value[0] if value else ""
+
+
+def _find_repeated(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
+    seen: set[str] = set()
+    for key, _ in lines:
+        if key in seen:
+            yield key
+        seen.add(key)
 
 
 def read_librispeech(root: Path) -> Splits | None:
@@ -115,11 +173,9 @@ def _transcripts(folder: Path) -> list[Path]:
 
 
 def _chapter_rows(file: Path) -> Iterator[Row]:
-    for line in read_text(file).splitlines():
-        utterance, _, text = line.strip().partition(" ")
-        if utterance:
-            audio = file.with_name(f"{utterance}.flac")
-            yield {"id": utterance, "audio": str(audio), "text": text, "speaker": file.parent.parent.name}
+    for utterance, text in _keyed_lines(file):
+        audio = file.with_name(f"{utterance}.flac")
+        yield {"id": utterance, "audio": str(audio), "text": text, "speaker": file.parent.parent.name}
 
 
 def read_ljspeech(root: Path) -> Splits | None:
@@ -127,54 +183,36 @@ def read_ljspeech(root: Path) -> Splits | None:
     file = root / "metadata.csv"
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
-    lines = read_text(file).splitlines()
-    if not lines or lines[0].count("|") not in (1, 2):
+    lines = split_lines(read_text(file))
+    if not lines or lines[0].count("|") not in (1, 2) or is_header(lines[0].split("|")):
         return None
-    rows = []
-    for line in lines:
-        if line.strip():
-            name, *texts = line.split("|")
-            rows.append({"id": name, "audio": str(root / "wavs" / f"{name}.wav"), "text": texts[-1] if texts else ""})
-    return {"train": rows}
+    return {"train": [_ljspeech_row(root, number, line) for number, line in enumerate(lines, 1) if line.strip(" ")]}
+
+
+def _ljspeech_row(root: Path, number: int, line: str) -> Row:
+    name, *texts = line.split("|")
+    row: Row = {"id": name, "audio": str(root / "wavs" / f"{name.removesuffix('.wav')}.wav")}
+    if len(texts) not in (1, 2):
+        return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
+    return row | {"text": texts[-1]}
 
 
 def read_common_voice(root: Path) -> Splits | None:
     """A Common Voice release: train.tsv, dev.tsv and test.tsv (path, sentence, client_id and more), and clips/."""
     if not (root / "clips").is_dir():
         return None
-    splits: Splits = {}
-    for name in ("train", "dev", "test", "validated", "other", "invalidated"):
-        file = root / f"{name}.tsv"
-        if file.is_file():
-            splits[split_name(name)] = list(_clip_rows(file))
-    return splits or None
+    names = ("train", "dev", "test", "validated", "other", "invalidated")
+    files = {split_name(name): root / f"{name}.tsv" for name in names if (root / f"{name}.tsv").is_file()}
+    splits = {split: read_manifest(file) for split, file in files.items()}
+    if any({"path", "sentence"} - row.keys() for rows in splits.values() for row in rows if PROBLEM not in row):
+        return None
+    return {split: [_clip_row(root / "clips", row) for row in rows] for split, rows in splits.items()} or None
 
 
-def _clip_rows(file: Path) -> Iterator[Row]:
-    header, *lines = read_text(file).split("\n")  # Sentences hold quotation marks that quote nothing.
-    columns = header.rstrip("\r").split("\t")
-    for number, line in enumerate(lines, 2):
-        if not line.strip():
-            continue
-        cells = line.rstrip("\r").split("\t")
-        row: Row = dict(zip(columns, cells, strict=False))
-        if "path" not in row or "sentence" not in row:
-            raise UserError(
-                f"{file}, line {number}: expected the columns path and sentence, found {', '.join(columns)}."
-            )
-        clip = row.pop("path")
-        row["audio"] = str(file.parent / "clips" / (clip if Path(clip).suffix else f"{clip}.mp3")) if clip else None
-        yield row | {"text": row.pop("sentence"), "speaker": row.pop("client_id", None)}
-
-
-def read_text(file: Path) -> str:
-    """A text file of a corpus; raises UserError where it is not UTF-8."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} can't be read: byte {error.start} is not UTF-8; convert it, for example with iconv."
-        ) from error
+def _clip_row(clips: Path, row: Row) -> Row:
+    clip = row.pop("path", None)
+    audio = str(clips / (clip if Path(clip).suffix else f"{clip}.mp3")) if clip else None
+    return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
 _READERS: tuple[Callable[[Path], Splits | None], ...] = (

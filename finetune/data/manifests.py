@@ -1,86 +1,151 @@
-"""A CSV, TSV or JSON-lines file to rows; a line that can't be read is a row with a `PROBLEM`, and the others count."""
+"""A CSV, TSV or JSON file to rows; a line that can't be read is a row with a `PROBLEM`, and the others count."""
 
 import csv
-import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune.data.lines import read_text, split_lines
 from finetune.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PROBLEM = "unreadable_row"
 """A row's key that says why it can't be used, as it stands in `rejected.csv`."""
+CHANNEL = "audio_channel"
+"""A row's key for the channel of its audio that is read, the first of which is 0; without it all are mixed."""
 
 Row = dict[str, Any]
+
+# Names that public corpora give to the same column, the commonest first.
+TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text")
+AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 # A transcript of a megabyte is a file that lost its line ends.
 _LONGEST_LINE = 1_000_000
 
+# What parts the cells of a .csv: the one that comes first in its first line.
+_DELIMITERS = ",;\t|"
 
-def read_manifest(file: Path) -> list[Row]:
+
+def is_header(cells: Iterable[str], others: Iterable[str | None] = ()) -> bool:
+    """Whether one of a table's first cells is the usual name of a column, or one of some others."""
+    known = {*TEXT_COLUMNS, *AUDIO_COLUMNS, *SPEAKER_COLUMNS, *others}
+    return any(cell.strip() in known for cell in cells)
+
+
+def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | None] = lambda cells: None) -> list[Row]:
     """The rows of a manifest, each a dictionary of the cells as they stand there.
 
-    Raises UserError for a file of another kind, and where not one row can be read.
+    Each line of a table is a row by itself, and its first the header, unless `name_columns` makes names of its cells:
+    then it is a row too. A table of tabs or bars has no quotation marks that mean anything, one of commas or semicolons
+    has. JSON is an object on each line, or one array of them.
+
+    Raises UserError for a file of another kind or encoding, and where not one row can be read.
     """
     # `load_dataset` would turn the transcript "NA" into nothing and "007" into 7, drop rows whose audio is
     # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
-    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    rows = list(_json_rows(text) if file.suffix in (".jsonl", ".json") else _table_rows(text, file.suffix))
-    for row in rows:
-        _mend_encoding(row)
+    text = read_text(file)
+    if file.suffix not in (".jsonl", ".json"):
+        rows = list(_read_table(file, split_lines(text), name_columns))
+    elif text.lstrip()[:1] == "[":
+        rows = _read_array(file, text)
+    else:
+        rows = list(_read_json_lines(split_lines(text)))
     if rows and all(PROBLEM in row for row in rows):
         raise UserError(f"{file} can't be read as {file.suffix[1:].upper()}: {rows[0][PROBLEM]}")
     return rows
 
 
-def _json_rows(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
+def _read_array(file: Path, text: str) -> list[Row]:
+    try:
+        found = _parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} can't be read: it begins with [ and is no JSON array: {error}; expected an array of objects, or "
+            "an object on each line."
+        ) from error
+    return [_check_object(row, f"item {number}") for number, row in enumerate(found, 1)]
+
+
+def _read_json_lines(lines: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        if len(line) > _LONGEST_LINE:
-            yield {PROBLEM: f"line too long: line {number} has {len(line)} characters"}
+        if problem := _find_excess(line, number):
+            yield {PROBLEM: problem}
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = _parse_json(line)
+        except (ValueError, RecursionError) as error:
             yield {PROBLEM: f"not JSON: line {number}: {error}"}
             continue
-        yield row if isinstance(row, dict) else {PROBLEM: f"not one JSON object: line {number}: {line[:80]}"}
+        yield _check_object(row, f"line {number}")
 
 
-def _table_rows(text: str, suffix: str) -> Iterator[Row]:
-    limit = csv.field_size_limit(_LONGEST_LINE)
+def _parse_json(text: str) -> Any:
+    # NaN is what pandas and NumPy write for nothing; as a word it would be learned.
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _check_object(row: Any, place: str) -> Row:
+    if isinstance(row, dict):
+        return row
+    return {PROBLEM: f"not one JSON object: {place}: {json.dumps(row)[:80]}"}
+
+
+def _read_table(
+    file: Path, lines: Iterable[str], name_columns: Callable[[list[str]], list[str] | None]
+) -> Iterator[Row]:
+    delimiter, header = "", None
+    for number, line in enumerate(lines, 1):
+        if not line.strip(" "):
+            continue
+        problem = _find_excess(line, number)
+        if not delimiter:
+            delimiter = "\t" if file.suffix == ".tsv" else next((sign for sign in line if sign in _DELIMITERS), ",")
+        cells: list[str] = []
+        if problem is None:
+            cells, problem = _split_cells(line, number, delimiter)
+        if header is None:
+            if problem:
+                raise UserError(f"{file} can't be read: its first line should name the columns: {problem}")
+            named = name_columns(cells)
+            header = _check_header(file, cells) if named is None else named
+            if named is None:
+                continue
+        if problem is None and len(cells) != len(header):
+            problem = f"ragged row: line {number} has {len(cells)} cells where the header has {len(header)}"
+        yield dict(zip(header, cells, strict=False)) | ({PROBLEM: problem} if problem else {})
+
+
+def _check_header(file: Path, cells: Iterable[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise UserError(f"{file} has {' and '.join(twice)} more than once in its first line: rename a column.")
+    return header
+
+
+def _split_cells(line: str, number: int, delimiter: str) -> tuple[list[str], str | None]:
+    """The cells of a line, and what is wrong with it."""
+    if '"' not in line or delimiter in ("\t", "|"):
+        return line.split(delimiter), None
+    # A cell that goes on over the line's end takes the next line too: a quotation mark that nothing closes would take
+    # all rows up to the next one.
+    reader = csv.reader([line, ""], delimiter=delimiter)
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
-        header: list[str] | None = None
-        while True:
-            try:
-                cells = next(lines)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield {PROBLEM: f"line too long: line {lines.line_num}: {error}"}
-                continue
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-            elif len(cells) == len(header):
-                yield dict(zip(header, cells, strict=True))
-            else:
-                found = f"line {lines.line_num} has {len(cells)} cells where the header has {len(header)}"
-                yield {**dict(zip(header, cells, strict=False)), PROBLEM: f"ragged row: {found}"}
-    finally:
-        csv.field_size_limit(limit)
+        cells = next(reader)
+    except csv.Error as error:
+        return [], f"unreadable row: line {number}: {error}"
+    if reader.line_num > 1:
+        return [], f"unclosed quotation mark: line {number} ends inside a cell; expected each row on one line"
+    return cells, None
 
 
-def _mend_encoding(row: Row) -> None:
-    """Put the replacement character where a cell's bytes were not UTF-8, and say so."""
-    for name, cell in list(row.items()):
-        if isinstance(cell, str) and any("\udc80" <= character <= "\udcff" for character in cell):
-            row[name] = cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            row.setdefault(PROBLEM, f"not UTF-8: {row[name]}")
+def _find_excess(line: str, number: int) -> str | None:
+    return f"line too long: line {number} has {len(line)} characters" if len(line) > _LONGEST_LINE else None

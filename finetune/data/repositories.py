@@ -72,6 +72,21 @@ def fetch_model(name: str | Path, revision: str | None = None, weights: bool = T
     return folder
 
 
+def fetch_more(folder: Path, name: str) -> Path | None:
+    """A further file of a model's folder; of one that was fetched from a hub it is fetched now; None without it."""
+    found = _CACHED.fullmatch(str(folder))
+    if (folder / name).is_file() or not found:
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import errors, hf_hub_download
+
+    repository, commit = found["name"].replace("--", "/"), found["commit"]
+    try:
+        with reporting(repository, commit):
+            return Path(hf_hub_download(repository, name, revision=commit))
+    except errors.EntryNotFoundError:
+        return None
+
+
 def say_model(model: str | Path) -> str:
     """A model for people: of a folder that was fetched from a hub, the name and the commit."""
     found = _CACHED.fullmatch(str(model))

@@ -2,30 +2,30 @@
 
 import bisect
 import itertools
+import json
 import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
-from finetune.data.layouts import read_layout, split_name
-from finetune.data.manifests import PROBLEM, SUFFIXES, Row, read_manifest
+from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
+from finetune.data.layouts import read_layout
+from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
 from finetune.data.repositories import is_hub_name
 from finetune.data.storage import StorageError, find_place, is_url, reporting
 from finetune.errors import UserError
 
-# Names that public corpora give to the same column, the commonest first.
-TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text")
-AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
-SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-
 # What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
 CLEAN = ".clean"
+
+# A folder without a corpus may hold one in a folder of a folder, as Common Voice's archives unpack.
+_DEEPEST = 2
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -73,9 +73,9 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def texts(self) -> list[str]:
-        """Each row's transcript as it stands there; "" where there is none."""
-        return ["" if text is None else str(text) for text in self.rows[self.text][:]]
+    def texts(self) -> list[str | None]:
+        """Each row's transcript as it stands there; None where there is none, which "" is not."""
+        return [None if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
         """Each row's speaker, where they are known."""
@@ -103,6 +103,7 @@ class Table:
         path = recording.path if recording.data is None else None
         if self.inside is not None and path and not _lies_in(path, self.inside):
             raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {path}")
+        recording = replace(recording, channel=_read_channel(values.get(CHANNEL)))
         if self.start is None or self.end is None:
             return recording
         start, end = _read_time(values[self.start], "start"), _read_time(values[self.end], "end")
@@ -125,7 +126,7 @@ class JoinedTables:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def texts(self) -> list[str]:
+    def texts(self) -> list[str | None]:
         """Each row's transcript."""
         return [text for table in self.tables for text in table.texts()]
 
@@ -213,7 +214,10 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     import datasets
 
     if split not in splits:
-        raise UserError(f"{source.root} has no split '{split}'; it has {', '.join(sorted(splits))}.")
+        raise UserError(
+            f"{source.root} has no split '{split}'; it has {', '.join(sorted(splits))}: name one (data.train_split, "
+            "data.validation_split, data.test_split, or --split)."
+        )
     rows = splits[split]
     if len(rows) == 0:
         raise UserError(f"The split '{split}' of {source.root} is empty.")
@@ -239,7 +243,7 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
     Raises UserError where there is none, or no row.
     """
     source = Source(str(file), allow_outside=allow_outside)
-    rows = _read_manifest(file, None)
+    rows = _build_dataset(read_table(file))
     if len(rows) == 0:
         raise UserError(f"{file} is empty: expected rows with a recording each.")
     audio = _find_column(rows, None, AUDIO_COLUMNS, "audio", source)
@@ -258,14 +262,30 @@ def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str 
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:
     if source.streaming:
         return _load_parquet(_require_parquet(find_parquet(root), source), streaming=True)
-    clean = {file.stem: file for file in sorted(root.glob(f"*{CLEAN}.csv"))}
+    folders = [root]
+    for _ in range(_DEEPEST + 1):
+        found = {folder: splits for folder in folders if (splits := _load_corpus(folder, source))}
+        if len(found) > 1:
+            raise UserError(
+                f"{root} holds several corpora: {', '.join(map(str, found))}; name one of them, as "
+                f"data.root={next(iter(found))}, or list them as data.sources."
+            )
+        if found:
+            return next(iter(found.values()))
+        folders = [below for folder in folders for below in sorted(folder.iterdir()) if below.is_dir()]
+    raise UserError(describe_missing(root))
+
+
+def _load_corpus(root: Path, source: Source) -> dict[str, Any]:
+    """The splits of a folder that is a corpus itself, or none."""
+    columns = (source.audio_column, source.text_column)
     layout = read_layout(root) or read_archives(root)
-    tables = None if layout is not None else find_parquet(root)
-    files = clean if layout is not None or tables is not None else {**clean, **_find_manifests(root)}
-    splits = {split: _read_manifest(file, source.audio_column) for split, file in sorted(files.items())}
-    if tables is not None:
-        splits = _load_parquet(tables) | splits
-    return {split: _build_dataset(rows) for split, rows in (layout or {}).items()} | splits
+    parquet = find_parquet(root) if layout is None else None
+    if layout is None and parquet is None:
+        layout = read_tables(root, columns)
+    clean = {file.stem: read_table(file, columns) for file in sorted(root.glob(f"*{CLEAN}.csv"))}
+    splits = {split: _build_dataset(rows) for split, rows in ((layout or {}) | clean).items()}
+    return (_load_parquet(parquet) if parquet else {}) | splits
 
 
 def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dict[str, list[Path]]:
@@ -285,7 +305,8 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
         return {"train": _build_dataset(read_archive(file))}
     if file.suffix == ".parquet":
         return _load_parquet({"train": [file]})
-    return {"train": _read_manifest(file, source.audio_column)}
+    splits = read_whole(file, (source.audio_column, source.text_column))
+    return {split: _build_dataset(rows) for split, rows in splits.items()}
 
 
 def find_parquet(root: Path) -> dict[str, list[Path]] | None:
@@ -309,52 +330,40 @@ def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) 
     return dict(loaded)
 
 
-def _find_manifests(root: Path) -> dict[str, Path]:
-    """A folder's manifest for each split: train.csv …, train/metadata.csv … or one metadata.csv for all."""
-    files = sorted(file for file in root.glob("*") if file.suffix in SUFFIXES and file.is_file())
-    manifests = {name: file for file in files if (name := split_name(file.stem)) in ("train", "validation", "test")}
-    for file in sorted(root.glob("*/metadata.*")):
-        if file.suffix in SUFFIXES:
-            manifests.setdefault(split_name(file.parent.name), file)
-    whole = next((file for file in files if file.stem == "metadata"), None)
-    if whole and not manifests:
-        manifests["train"] = whole
-    if not manifests:
-        raise UserError(
-            f"The folder {root} holds no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
-            "file_name and text beside the audio, one such folder for each split, or train.csv and test.csv."
-        )
-    return manifests
-
-
-def _read_manifest(file: Path, audio_column: str | None) -> Any:
-    rows = read_manifest(file)
-    for row in rows:
-        _place_in_time(row)
-    audio = audio_column or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
-    for row in rows:
-        if place := row.get(audio):
-            row[audio] = str(place) if is_url(str(place)) else str(file.parent / str(place))
-    return _build_dataset(rows)
-
-
-def _place_in_time(row: Row) -> None:
-    """NeMo's `offset` and `duration` as `start` and `end`; a duration alone is the whole file's."""
-    if "offset" not in row or "duration" not in row:
-        return
-    try:
-        start, seconds = float(row["offset"]), float(row["duration"])
-    except (TypeError, ValueError):  # What stands there is shown when the row is left out.
-        row["start"], row["end"] = row["offset"], row["duration"]
-    else:
-        row["start"], row["end"] = str(start), str(start + seconds)
-
-
-def _build_dataset(rows: Sequence[Row]) -> Any:
+def _build_dataset(rows: Iterable[Row]) -> Any:
     import datasets
 
-    names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
-    return datasets.Dataset.from_dict({name: [_as_cell(row.get(name)) for row in rows] for name in names})
+    cells = [_build_cells(row) for row in rows]
+    names = list(dict.fromkeys(name for row in cells for name in row))
+    return datasets.Dataset.from_dict({name: [row.get(name) for row in cells] for name in names})
+
+
+def _build_cells(row: Row) -> dict[str, Any]:
+    """A row as it is kept; one with half a character, which JSON's escapes can write, can't be used."""
+    cells = {_replace_halves(name): _build_cell(cell) for name, cell in row.items()}
+    for name, cell in cells.items():
+        if isinstance(cell, str) and (mended := _replace_halves(cell)) != cell:
+            cells[name] = mended
+            row = {PROBLEM: f"half a character: {mended}", **row}
+    return cells | ({PROBLEM: _replace_halves(row[PROBLEM])} if PROBLEM in row else {})
+
+
+def _build_cell(cell: object) -> object:
+    if cell is None or (isinstance(cell, dict) and "member" in cell):
+        return cell
+    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, dict | list) else str(cell)
+
+
+def _replace_halves(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_channel(cell: object) -> int | None:
+    if cell is None or cell == "":
+        return None
+    if not str(cell).isdecimal():
+        raise AudioError(f"no such channel: {cell} (expected a number; the first is 0)")
+    return int(str(cell))
 
 
 def _read_time(cell: object, role: str) -> float | None:
@@ -375,10 +384,6 @@ def _lies_in(place: str, folder: str) -> bool:
         return False
     normalize, separator = (posixpath.normpath, "/") if is_url(folder) else (os.path.abspath, os.sep)
     return normalize(place).startswith(normalize(folder).rstrip(separator) + separator)
-
-
-def _as_cell(cell: object) -> object:
-    return cell if cell is None or isinstance(cell, dict) else str(cell)
 
 
 def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: str, source: Source) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from finetune.errors import StepError, UserError
+from finetune.files import write_json
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
@@ -133,25 +134,32 @@ def find_model_file(model: str | Path, name: str, revision: str | None = None) -
         return None
 
 
-def save_steps(file: Path, steps: Sequence[Any]) -> None:
-    """Write the named steps of a recipe, in their order, into a model's directory."""
-    file.write_text(json.dumps({"steps": list(steps)}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def save_steps(file: Path, steps: Sequence[Any], version: int | None = None) -> None:
+    """Write the named steps of a recipe, in their order, into a model's directory, with their meaning's version."""
+    write_json(file, {"steps": list(steps)} if version is None else {"version": version, "steps": list(steps)})
 
 
-def load_steps(model: str | Path, name: str, build: Callable[[tuple[Any, ...]], object]) -> tuple[Any, ...] | None:
+def load_steps(
+    model: str | Path,
+    name: str,
+    build: Callable[[tuple[Any, ...]], object],
+    read_version: Callable[[int, tuple[Any, ...]], tuple[Any, ...]] = lambda version, steps: steps,
+) -> tuple[Any, ...] | None:
     """The steps that a model in a folder or on a hub has in a file of this name, or None without one.
 
+    `read_version` gives the steps that those of a version are today; a file without one is of version 1.
     Raises UserError for a damaged file, and for steps that `build` refuses with a StepError.
     """
     file = find_model_file(model, name)
     if file is None:
         return None
     try:
-        steps = tuple(json.loads(file.read_text(encoding="utf-8"))["steps"])
+        values = json.loads(file.read_text(encoding="utf-8"))
+        steps = read_version(int(values.get("version", 1)), tuple(values["steps"]))
         build(steps)
     except StepError as error:
         raise UserError(f"{file} has a step that can't be used: {error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
     return steps
 

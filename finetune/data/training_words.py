@@ -4,8 +4,9 @@ import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_words
 from finetune.errors import UserError
+from finetune.files import write_bytes
 
 FILE = "training_words.txt.gz"
 
@@ -14,9 +15,7 @@ def save_training_words(run: Path, transcripts: Iterable[str]) -> None:
     """Write each word once, sorted, into a run's folder."""
     words = sorted({word for transcript in transcripts for word in split_words(transcript)})
     text = "".join(word + "\n" for word in words)
-    partial = run / f"{FILE}.partial"
-    partial.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
-    partial.rename(run / FILE)
+    write_bytes(run / FILE, gzip.compress(text.encode("utf-8"), mtime=0))
 
 
 def load_training_words(model: str | Path) -> frozenset[str] | None:
@@ -28,6 +27,7 @@ def load_training_words(model: str | Path) -> frozenset[str] | None:
     if not file.is_file():
         return None
     try:
-        return frozenset(gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")) - {""}
+        # An older file has whole sentences where today's words are characters.
+        return frozenset(split_words(gzip.decompress(file.read_bytes()).decode("utf-8")))
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error

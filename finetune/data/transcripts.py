@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.numbers import build_first_number_words, build_number_words, build_strict_number_words
 from finetune.data.storage import load_steps, save_steps
+from finetune.data.tags import build_mapping, build_refusal, build_removal
+from finetune.data.word_marks import WORD_MARKS, build_punctuation_removal, remove_invisible
+from finetune.data.word_units import join_han
 from finetune.errors import StepError
 
 NORMALIZATION_FILE = "text_normalization.json"
-DEFAULT_STEPS: "tuple[Step, ...]" = ("nfkc", "lowercase", "remove_punctuation")
+VERSION = 2  # of what steps mean; a file without one is of version 1.
+DEFAULT_STEPS: "tuple[Step, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
 
 Step = str | dict[str, Any]
 """A step's name, or its name and argument: `lowercase`, `{lowercase: tr}`, `{replace: [PATTERN, TEXT]}`."""
@@ -27,18 +32,6 @@ _ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc
 
 # Zero-width non-joiner and joiner: in Indic scripts they choose a glyph, not a letter.
 _JOINERS = str.maketrans(dict.fromkeys("\u200c\u200d"))
-
-# Han characters and kana, which are written without spaces between words.
-_UNSPACED = "\u3005\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])|(?=[{_UNSPACED}])")
-_BETWEEN_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+(?=[{_UNSPACED}])")
-
-_LONGEST_NUMBER = 20  # More digits, as of a card or a phone, are said one by one.
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-# Languages that write 1.000,5 where English writes 1,000.5.
-_DECIMAL_COMMA = frozenset(
-    {"cs", "da", "de", "es", "fi", "fr", "id", "it", "nl", "no", "pl", "pt", "ru", "sv", "tr", "uk", "vi"}
-)
 
 
 def _remove_punctuation(text: str) -> str:
@@ -86,80 +79,56 @@ def _replace(pair: list[str]) -> Callable[[str], str]:
     return lambda text: pattern.sub(pair[1], text)
 
 
-def _numbers_to_words(language: str) -> Callable[[str], str]:
-    """Digits as the words that are said for them, by num2words; 1,000.5 or 1.000,5 as the language writes it."""
-    try:
-        import num2words
-    except ImportError as error:
-        raise StepError("numbers_to_words needs num2words: pip install 'finetune[numbers]'") from error
-    known = sorted(num2words.CONVERTER_CLASSES)
-    if language not in known:
-        raise StepError(f"numbers_to_words: found {language!r}; expected one of {', '.join(known)}")
-    comma = language in _DECIMAL_COMMA
-    group, point = (".", ",") if comma else (",", ".")
-
-    def in_words(number: int | str) -> str:
-        try:
-            return str(num2words.num2words(number, lang=language))
-        except OverflowError:  # Larger than the language has names for.
-            return " ".join(
-                num2words.num2words(int(digit), lang=language) for digit in str(number) if digit.isdecimal()
-            )
-
-    def say(match: re.Match[str]) -> str:
-        digits = match.group()
-        if len(digits) > _LONGEST_NUMBER:
-            return " ".join(in_words(int(digit)) for digit in digits if digit.isdecimal())
-        grouped = re.fullmatch(rf"\d{{1,3}}(?:{re.escape(group)}\d{{3}})+(?:{re.escape(point)}\d+)?", digits)
-        whole, found, fraction = (digits.replace(group, "") if grouped else digits).partition(point)
-        if not found and whole.isdecimal():
-            # A leading zero is said: 007 is a number on a door, not seven.
-            parts = list(whole) if len(whole) > 1 and int(whole[0]) == 0 else [whole]
-            return " ".join(in_words(int(part)) for part in parts)
-        if whole.isdecimal() and fraction.isdecimal():
-            return in_words(f"{int(whole)}.{''.join(str(int(digit)) for digit in fraction)}")
-        # Neither a whole number nor a decimal: a date or a version, said part by part.
-        return " ".join(in_words(int(part)) for part in re.split("[.,]", digits))
-
-    return lambda text: _NUMBER.sub(lambda match: f" {say(match)} ", text)
-
-
 PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
     # NFKC would make a space and a combining mark of the acute accent, which many keyboards use as an apostrophe.
     "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
     "lowercase": str.lower,
     "uppercase": str.upper,
+    "remove_invisible": remove_invisible,
     "remove_punctuation": _remove_punctuation,
     "remove_arabic_marks": lambda text: _ARABIC_MARKS.sub("", text),
     "remove_joiners": lambda text: text.translate(_JOINERS),
-    "join_han": lambda text: _BETWEEN_UNSPACED.sub("", text),
+    "join_han": join_han,
+    "remove_tags": build_removal(),
 }
 STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "lowercase": _lowercase_in,
     "uppercase": _uppercase_in,
+    "remove_punctuation": build_punctuation_removal,
     "keep": _keep,
     "replace": _replace,
-    "numbers_to_words": _numbers_to_words,
+    "numbers_to_words_1": build_first_number_words,  # as it was in version 1
+    "remove_tags": build_removal,
+    "map_tags": build_mapping,
+}
+# Steps that refuse a transcript; where nothing can be left out, as in what was recognised, the others take their place.
+REFUSING_STEPS: dict[str, tuple[Callable[[Any], Callable[[str], str]], Callable[[Any], Callable[[str], str]]]] = {
+    "drop_tagged": (build_refusal, build_removal),
+    "numbers_to_words": (build_strict_number_words, build_number_words),
 }
 
 # A preset stands for its steps: `finetune recipe` shows them. Numbers stay digits, because whether "1990" was said as
 # a year or as a number is known only to the one who transcribed it; put `{numbers_to_words: LANGUAGE}` before.
+# Those of languages in WORD_MARKS have its marks inside words, the others an apostrophe alone.
 PRESETS: dict[str, tuple[Step, ...]] = {
     "english": DEFAULT_STEPS,
     "german": DEFAULT_STEPS,
     # An apostrophe parts an elided article from its word, and stays: l'homme.
     "french": DEFAULT_STEPS,
-    "turkish": ("nfkc", {"lowercase": "tr"}, "remove_punctuation"),
-    "arabic": ("nfkc", "remove_arabic_marks", "remove_punctuation"),
-    "hindi": ("nfkc", "remove_joiners", "remove_punctuation"),
+    "turkish": ("remove_invisible", "nfkc", {"lowercase": "tr"}, "remove_punctuation"),
+    "arabic": ("remove_invisible", "nfkc", "remove_arabic_marks", "remove_joiners", "remove_punctuation"),
+    "hindi": ("remove_invisible", "nfkc", "remove_joiners", "remove_punctuation"),
     "vietnamese": DEFAULT_STEPS,
-    "mandarin": ("nfkc", "lowercase", "remove_punctuation", "join_han"),
+    "mandarin": ("remove_invisible", "nfkc", "lowercase", "remove_punctuation", "join_han"),
+    **{name: ("remove_invisible", "nfkc", "lowercase", {"remove_punctuation": name}) for name in WORD_MARKS},
 }
 
 
 # Everything that may stand in a recipe's list.
-NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *PRESETS]))
+NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *REFUSING_STEPS, *PRESETS]))
+_TAG_STEPS = {"remove_tags", "map_tags", "drop_tagged"}
+_TAGS = "<ab> [ab] {ab} (ab) %ab ++ab++"
 
 
 def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -167,14 +136,23 @@ def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(each for step in steps for each in (PRESETS.get(step, (step,)) if isinstance(step, str) else (step,)))
 
 
-def build_normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
+def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[str], str]:
     """A function that applies the steps in order, then parts words by single spaces.
 
     `|` stands for the space between words in a CTC vocabulary, so one in a transcript becomes a space;
-    characters that nobody sees (soft hyphen, zero-width space) are dropped first.
-    Raises StepError for a step that is unknown or has an argument it can't use.
+    characters that nobody sees (soft hyphen, zero-width space) are dropped first. With `refuse` it raises
+    TranscriptError for a transcript that a step wants left out; otherwise such a step removes what it looks for.
+    Raises StepError for a step that is unknown, has an argument it can't use, or comes too late to do anything.
     """
-    functions = [_build_step(step) for step in expand(steps)]
+    functions: list[Callable[[str], str]] = []
+    tags = _TAGS
+    for step in expand(steps):
+        function = _build_step(step, refuse)
+        if _name(step) not in _TAG_STEPS:
+            tags = function(tags)
+        elif not set(tags) & set("<[{(%+"):
+            raise StepError(f"{_name(step)}: the steps before it leave no brackets to find; put it first")
+        functions.append(function)
 
     def normalize(text: str) -> str:
         text = text.translate(_INVISIBLE)
@@ -190,43 +168,55 @@ def normalize(text: str, steps: Sequence[Step]) -> str:
     return build_normalizer(steps)(text)
 
 
-def split_words(text: str) -> list[str]:
-    """The words of a text as WER counts them: each Han character or kana is one, as in SCTK and WeNet."""
-    return _BESIDE_UNSPACED.sub(" ", text).split()
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Words with a space between, but none between Han characters and kana: what `split_words` parts."""
-    return _BETWEEN_UNSPACED.sub("", " ".join(words))
-
-
 def describe_steps(steps: Sequence[Step]) -> list[str]:
     """The steps as a model card names them."""
     return [step if isinstance(step, str) else json.dumps(step, ensure_ascii=False) for step in steps]
 
 
-def _build_step(step: Step) -> Callable[[str], str]:
-    if isinstance(step, str) and step in PLAIN_STEPS:
-        return PLAIN_STEPS[step]
-    if isinstance(step, dict) and len(step) == 1:
-        name, argument = next(iter(step.items()))
-        if name in STEPS_WITH_ARGUMENT:
-            return STEPS_WITH_ARGUMENT[name](argument)
-        if name in PLAIN_STEPS:
-            raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes nothing")
-    if isinstance(step, str) and step in STEPS_WITH_ARGUMENT:
-        raise StepError(f"{step}: expected an argument, as in `{{{step}: …}}`")
+def _name(step: Step) -> str:
+    return step if isinstance(step, str) else next(iter(step), "")
+
+
+def _build_step(step: Step, refuse: bool) -> Callable[[str], str]:
+    if not isinstance(step, str) and not (isinstance(step, dict) and len(step) == 1):
+        raise StepError(f"unknown step {step!r}")
+    name, argument = (step, None) if isinstance(step, str) else next(iter(step.items()))
+    if name in REFUSING_STEPS and (argument is not None or name in _TAG_STEPS):
+        return REFUSING_STEPS[name][0 if refuse else 1](argument)
+    if isinstance(step, str) and name in PLAIN_STEPS:
+        return PLAIN_STEPS[name]
+    if isinstance(step, dict) and name in STEPS_WITH_ARGUMENT:
+        return STEPS_WITH_ARGUMENT[name](argument)
+    if name in PLAIN_STEPS:
+        raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes nothing")
+    if name in STEPS_WITH_ARGUMENT or name in REFUSING_STEPS:
+        raise StepError(f"{name}: expected an argument, as in `{{{name}: …}}`")
     raise StepError(f"unknown step {step!r}")
 
 
 def save_normalization(model: Path, steps: Sequence[Step]) -> None:
     """Write the steps into the model directory, where `finetune evaluate` finds them."""
-    save_steps(model / NORMALIZATION_FILE, expand(steps))
+    save_steps(model / NORMALIZATION_FILE, expand(steps), VERSION)
 
 
 def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
-    """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make."""
-    return load_steps(model, NORMALIZATION_FILE, build_normalizer)
+    """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make.
+
+    Those of an older version keep what they meant.
+    """
+    return load_steps(model, NORMALIZATION_FILE, build_normalizer, _read_version)
+
+
+def _read_version(version: int, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    if version > VERSION:
+        raise StepError(f"they are of version {version}, and this package knows up to {VERSION}: take a newer one")
+    if version == VERSION:
+        return steps
+    first = {"numbers_to_words"}
+    return tuple(
+        {f"{_name(step)}_1": step[_name(step)]} if isinstance(step, dict) and _name(step) in first else step
+        for step in steps
+    )
 
 
 def guess_normalization(vocabulary: Iterable[str]) -> tuple[Step, ...]:

@@ -1,6 +1,7 @@
 """Characters of the training transcripts to a CTC tokenizer and processor."""
 
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from typing import Any
 from finetune.errors import UserError
 
 PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
+
+_MARK = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")  # <s>, [MASK]
 
 
 def count_characters(transcripts: Iterable[str]) -> Counter[str]:
@@ -30,15 +33,16 @@ def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
 def load_base_vocabulary(base: str, revision: str | None = None, language: str | None = None) -> dict[str, int]:
     """A fine-tuned base's vocabulary: token to the row of its head, under our names for the special tokens.
 
-    Tokens that are neither a character nor the blank, the word delimiter or the unknown one are left out (`<s>`).
-    Of a base with a vocabulary for each language (MMS) it is the named language's. Raises UserError for a base without.
+    Marks such as `<s>` are left out. The word delimiter may be a space, and what the tokenizer writes in lower case is
+    in lower case here. Of a base with a vocabulary for each language (MMS) it is the named language's. Raises UserError
+    for a base without, and for one with symbols of several characters.
     """
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
         target = {"target_lang": language} if language else {}
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, **target)
-        rows = dict(tokenizer.get_vocab())
+        rows = dict(tokenizer.encoder)  # Not what it adds: the head need not have that.
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         kind = f"for the language {language}" if language else "for its head"
         raise UserError(
@@ -48,10 +52,19 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
     ours: dict[Any, str] = {
         tokenizer.pad_token: PAD,
         tokenizer.unk_token: UNKNOWN,
-        tokenizer.word_delimiter_token: WORD_DELIMITER,
+        next((token for token in (tokenizer.word_delimiter_token, " ") if token in rows), None): WORD_DELIMITER,
     }
     ordered = sorted(rows.items(), key=lambda item: item[1])
     named = {str(ours.get(token, token)): row for token, row in ordered}
+    if tokenizer.do_lower_case:
+        named = {token if token in (PAD, UNKNOWN) else token.lower(): row for token, row in named.items()}
+    marks = {*tokenizer.all_special_tokens, *(token for token in named if _MARK.fullmatch(token))}
+    longer = [token for token in named if len(token) > 1 and token not in marks]
+    if longer:
+        raise UserError(
+            f"The vocabulary of {base} has symbols of several characters ({', '.join(longer[:5])}), which training "
+            "does not go on from: set text.vocabulary=training."
+        )
     return {token: row for token, row in named.items() if len(token) == 1 or token in (PAD, UNKNOWN)}
 
 

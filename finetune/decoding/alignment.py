@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.decoding.alphabet import split_symbols
 from finetune.decoding.compilation import compiled
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Word, check_logits
 
@@ -44,11 +45,12 @@ class Alignment:
     """The words of a text in its order, and by how much what they say is less likely than what the model hears.
 
     A word that is not in the audio has no characters, and its frame is where it would be. `cost` is the natural
-    logarithm of how many times likelier the likeliest path of any symbols is than the text's.
+    logarithm of how many times likelier the likeliest path of any symbols is than the text's, which has `num_symbols`.
     """
 
     words: tuple[Word, ...]
     cost: float
+    num_symbols: int
 
 
 class _Text(NamedTuple):
@@ -85,7 +87,8 @@ def align(
 ) -> Alignment:
     """Find the frames in which a text's symbols are emitted, in its order (Viterbi 1967), exactly.
 
-    `logits` is (frames, vocabulary), and `ids` says the column of each character; one that has none may be any symbol.
+    `logits` is (frames, vocabulary), and `ids` says the column of each symbol, of one character or several (see
+    `split_symbols`); a character that has none may be any symbol.
     Between two words there is a frame or more of blanks, delimiters and, at a cost, symbols that are
     not in the text; words may be left out, at a cost.
 
@@ -97,15 +100,15 @@ def align(
         raise ValueError("Got an empty word.")
     logits = check_logits(logits, logits.shape[1], "The recording", 0)
     emissions, free = _score_frames(logits, blank_id, delimiter_id, costs.foreign)
-    text = _spell(words, ids, logits.shape[1], blank_id, costs.skip)
+    spelled = [split_symbols(word, ids) for word in words]
+    text = _spell(spelled, ids, logits.shape[1], blank_id, costs.skip)
     before = np.full((2, len(text.symbols)), -np.inf)
     before[0, 0] = 0.0
     path = np.zeros(len(emissions) + 1, np.int64)
     path[-1] = 2 * (len(text.symbols) - 1)
     score = _find_path(emissions, text, 0, before, path)
-    return Alignment(
-        tuple(_read(path[2:-1], text, emissions[1:-1], words, delimiter_id, seconds_per_frame)), free - score
-    )
+    found = tuple(_read(path[2:-1], text, emissions[1:-1], spelled, delimiter_id, seconds_per_frame))
+    return Alignment(found, free - score, sum(map(len, spelled)))
 
 
 def _score_frames(
@@ -130,8 +133,10 @@ def _score_frames(
     return emissions, float(np.maximum(silent, inside[:, vocabulary + 1]).sum(dtype=np.float64))
 
 
-def _spell(words: Sequence[str], ids: Mapping[str, int], vocabulary: int, blank_id: int, skip: float) -> _Text:
-    symbols = [ids.get(character, vocabulary + 1) for word in words for character in word]
+def _spell(
+    words: Sequence[Sequence[str]], ids: Mapping[str, int], vocabulary: int, blank_id: int, skip: float
+) -> _Text:
+    symbols = [ids.get(symbol, vocabulary + 1) for word in words for symbol in word]
     lengths = np.array([len(word) for word in words], np.int64)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     row = np.array([*symbols, blank_id], np.uint32)
@@ -240,7 +245,7 @@ def _read(
     states: NDArray[np.int64],
     text: _Text,
     emissions: NDArray[np.float32],
-    words: Sequence[str],
+    words: Sequence[Sequence[str]],
     delimiter_id: int | None,
     seconds_per_frame: float,
 ) -> Iterator[Word]:
@@ -255,7 +260,7 @@ def _read(
         start, end = starts[first], ends[behind - 1]
         times = start * seconds_per_frame, end * seconds_per_frame
         if start == end:  # A word that is left out has no state.
-            yield Word(word, start, end, *times, 0.0, ())
+            yield Word("".join(word), start, end, *times, 0.0, ())
             continue
         characters = tuple(
             Character(letter, starts[i], ends[i], float(np.exp(emissions[starts[i] : ends[i], columns[i]].max())))
@@ -264,5 +269,5 @@ def _read(
         confidence = sum(character.confidence for character in characters) / len(word)
         last = int(np.searchsorted(delimiters, start)) - 1
         delimiter_frame = int(delimiters[last]) + 1 if last >= 0 and delimiters[last] >= before else None
-        yield Word(word, start, end, *times, confidence, characters, delimiter_frame)
+        yield Word("".join(word), start, end, *times, confidence, characters, delimiter_frame)
         before = end

@@ -6,6 +6,7 @@ The format is described in SRILM's manual page ngram-format(5); what it leaves o
 import gzip
 import math
 import re
+import warnings
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,19 @@ from numpy.typing import NDArray
 
 from finetune.decoding.compilation import compiled
 from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
-from finetune.errors import UserError
+from finetune.errors import Note, UserError
+from finetune.files import new_file
 
 _BLOCK_BYTES = 1 << 23
 _MAX_LINE_BYTES = 1 << 16
 _ROWS_AT_ONCE = 1 << 17
 _LN_10 = math.log(10)
+
+# What tools write for the logarithm of 0: SRILM's ngram-format(5).
+_NEVER_LOG10 = -99.0
+
+# More than CMU's toolkit writes before the data, which is 30 lines.
+_MAX_PREFACE_LINES = 1000
 
 # KenLM's probability of an unknown word in a model without <unk>, as a decimal logarithm (lm/config.cc).
 _UNKNOWN_LOG10 = -100.0
@@ -74,6 +82,10 @@ class _Lines:
         self.position = self.block.index(b"\n", self.position) + 1
         self.number += 1
 
+    def note(self, sentence: str) -> None:
+        """Warn with a Note of what was read in another way than it stands there."""
+        warnings.warn(Note(f"{self._path}: {sentence}"), stacklevel=2)
+
     def problem(self, expected: str) -> UserError:
         """What is said about the next line, or about the file's end."""
         text = self.block[self.position : self.position + 401].partition(b"\n")[0].decode("utf-8", "replace").strip()
@@ -99,7 +111,9 @@ class _Words(NamedTuple):
 def read_arpa(path: Path) -> NGramModel:
     """Read a language model from an ARPA file, plain or compressed by gzip.
 
-    `<UNK>` is taken for `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100.
+    `<UNK>` is taken for `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100. Of a
+    `<s>` or `</s>` that stands there twice, as after the recipe that adds one, the first counts, as for KenLM's hash
+    tables. It, text before `\data\`, blank lines within a section and `-inf` for `<s>` are read with a Note.
     Memory grows with what has been read, whatever the header promises. Raises UserError for a file that is truncated or
     damaged, and as KenLM does for an n-gram without the shorter one that it begins with.
     """
@@ -138,9 +152,7 @@ def _read(lines: _Lines) -> NGramModel:
 
 def _read_counts(lines: _Lines) -> list[int]:
     """The header: how many n-grams of each order the file promises."""
-    if lines.peek() != b"\\data\\":
-        raise lines.problem(r"\data\, with which an ARPA file begins")
-    lines.skip()
+    _skip_preface(lines)
     counts: list[int] = []
     while (line := lines.peek()) is not None and not line.startswith(b"\\"):
         found = re.fullmatch(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})", line)
@@ -151,6 +163,24 @@ def _read_counts(lines: _Lines) -> list[int]:
     if not counts:
         raise lines.problem("ngram 1=COUNT")
     return counts
+
+
+def _skip_preface(lines: _Lines) -> None:
+    r"""Go on behind `\data\`; what stands before it is text of the tool that wrote the file."""
+    first = lines.peek()
+    problem = lines.problem(r"\data\, with which an ARPA file begins")
+    for skipped in range(_MAX_PREFACE_LINES):
+        line = lines.peek()
+        if line is None:
+            break
+        lines.skip()
+        if line == b"\\data\\":
+            if skipped and first:
+                lines.note(
+                    rf"passed over the text before \data\, which begins with {first[:40].decode('utf-8', 'replace')!r}"
+                )
+            return
+    raise problem
 
 
 def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Level]:
@@ -173,6 +203,14 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Le
     for name in (START, END):
         if name not in names:
             raise lines.problem_at(section, f"found 1-grams without {name}; expected it, as sentences have it")
+        if names.count(name) > 1:
+            lines.note(f"{name} stands among the 1-grams {names.count(name)} times, and the first counts, as for KenLM")
+    marks = {name: names.index(name) for name in (START, END)}
+    kept = np.array([row for row, name in enumerate(names) if marks.get(name, row) == row])
+    order, names = order[kept], [names[row] for row in kept]
+    if np.isneginf(log_prob).any():  # Only that of <s> is read.
+        lines.note(f"{START} has the probability -inf, which is read as {_NEVER_LOG10:g}")
+        log_prob[np.isneginf(log_prob)] = np.float32(_NEVER_LOG10 * _LN_10)
     spelling = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     offsets = np.concatenate([[0], np.flatnonzero(spelling == ord("\n")) + 1])
     words = _Words(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
@@ -189,7 +227,11 @@ def _read_section(
     if lines.peek() != f"\\{order}-grams:".encode():
         raise lines.problem(f"\\{order}-grams:")
     lines.skip()
+    begin = lines.number
+    lines.peek()  # Past blank lines.
     section = lines.number
+    if section > begin and counts[order - 1]:
+        lines.note(f"passed over blank lines behind \\{order}-grams:")
     pieces = [(np.empty((0, order), np.int32), *np.empty((2, 0), np.float32), b"")]
     while lines.refill():
         block = np.frombuffer(lines.block, np.uint8)
@@ -276,6 +318,8 @@ def _parse(
         logarithms[1, row] = 0
         for i in range(count - order):
             value, problem = _parse_number(block, starts[i * (order + 1)], ends[i * (order + 1)])
+            if problem == _NOT_FINITE and order == 1 and i == 0 and _is_start(block, starts, ends):
+                value, problem = -np.inf, 0
             if problem:
                 return at, row, length, problem
             logarithms[i, row] = value
@@ -346,6 +390,15 @@ def _parse_number(block: NDArray[np.uint8], at: int, end: int) -> tuple[float, i
 
 
 @compiled
+def _is_start(block: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> bool:
+    """Whether a 1-gram is `-inf <s>`."""
+    number, word = starts[0], starts[1]
+    if ends[0] - number < 4 or ends[1] - word != 3 or block[number] != 45 or block[number + 1] | 32 != 105:
+        return False
+    return bool(block[word] == 60 and block[word + 1] == 115 and block[word + 2] == 62)
+
+
+@compiled
 def _find_slot(words: _Words, block: NDArray[np.uint8], start: int, end: int) -> int:
     """The slot that holds a word spelled in the block, or the empty one where it would be."""
     key = np.uint64(14695981039346656037)
@@ -378,11 +431,10 @@ def _fill_slots(words: _Words) -> int:
 
 
 def write_arpa(model: NGramModel, path: Path) -> None:
-    """Write a model as an ARPA file, beside and renamed; reading it gives the same float32 values."""
+    """Write a model as an ARPA file, whole or not at all; reading it gives the same float32 values."""
     trie = model.trie
     starts = np.cumsum([0, *model.counts])
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n" + "".join(f"ngram {k}={count}\n" for k, count in enumerate(model.counts, start=1)))
         ids = np.empty((1, 0), np.int32)
         for order, (start, end) in enumerate(pairwise(starts), start=1):
@@ -405,4 +457,3 @@ def write_arpa(model: NGramModel, path: Path) -> None:
                 fields = [log_prob, *columns, *([backoff] if order < model.order else [])]
                 file.writelines(line % row for row in zip(*fields, strict=True))
         file.write("\n\\end\\\n")
-    partial.rename(path)

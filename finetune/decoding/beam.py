@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.word_units import classify_characters, split_words
+from finetune.decoding.alphabet import Alphabet, spell
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
 from finetune.errors import UserError
 from finetune.machine import count_threads
@@ -75,8 +78,9 @@ class BeamSearch:
     """A CTC prefix beam search (Graves 2012, section 7.5.3; Hannun et al. 2014, arXiv 1408.2873, algorithm 1).
 
     A prefix's probability is the sum over its alignments, those that end in a blank kept apart. The language model is
-    asked when a word is complete, by a word delimiter or the text's end; until then a word costs `unk_score_offset` if
-    no word of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
+    asked when a word is complete, by a word delimiter or the text's end, or by the next character of a script without
+    spaces where the model's words are characters (`split_words`); until then a word costs `unk_score_offset` if no word
+    of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
     only blanks are, say nothing: texts have one space between words.
 
     A search does not change and can be used by several threads; the compiled part does not hold Python's global lock.
@@ -89,6 +93,7 @@ class BeamSearch:
         blank_id: int,
         delimiter_id: int | None,
         special_ids: Iterable[int] = (),
+        symbols_are_words: bool = False,
         language_model: NGramModel | HashedModel | None = None,
         weights: Weights = Weights(),
         hotwords: Mapping[str, float] | None = None,
@@ -99,7 +104,8 @@ class BeamSearch:
     ) -> None:
         """Prepare a search; reading in a language model of 200,000 words takes half a second.
 
-        `symbols` has the text of each of the logits' columns; those in `special_ids` are never emitted. Without a
+        `symbols` has the text of each of the logits' columns, of any number of characters; those in `special_ids` are
+        taken for the blank, and `symbols_are_words` is as in `Alphabet`. Without a
         `delimiter_id`, as for a language that puts no spaces, a text is one word, hotwords are found anywhere in it,
         and a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms;
         a word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
@@ -114,17 +120,21 @@ class BeamSearch:
         Raises UserError for hotwords with other characters, a language model of another alphabet, or settings that
         mean nothing.
         """
+        alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words)
         if language_model is not None and delimiter_id is None:
             raise UserError(
                 "A word language model needs a model with a word delimiter: this one's vocabulary has none."
             )
-        silent = {blank_id, delimiter_id, *special_ids}
-        self.symbols = tuple(symbols)
+        self.alphabet, self.symbols = alphabet, alphabet.symbols
         self.blank_id, self.delimiter_id = blank_id, delimiter_id
-        self.letters = tuple(number for number in range(len(symbols)) if number not in silent)
+        written = [*alphabet.letters.values(), *alphabet.marks.values()]
+        self.letters = tuple(sorted(itertools.chain.from_iterable(written)))
         self.language_model = language_model
         self.seconds_per_frame = seconds_per_frame
         self._lexicon = self._build_lexicon()
+        self._parts_units = self._has_units()
+        classes = np.array(classify_characters(symbol or " " for symbol in self.symbols), np.bool_)
+        self._units = tuple(_freeze(np.ascontiguousarray(column)) for column in classes.T)
         self._set(weights, hotwords or {}, beam_width, beam_prune_logp, token_min_logp)
 
     def adjust(
@@ -182,7 +192,7 @@ class BeamSearch:
         from finetune.decoding.prefix_search import advance_frames
         from finetune.decoding.prefix_tree import EMISSIONS, NODES, make_room
 
-        logits = check_logits(logits, len(self.symbols), name, state.num_frames)
+        logits = self.alphabet.fold_silent(check_logits(logits, len(self.symbols), name, state.num_frames))
         done = 0
         while True:
             done += advance_frames(logits[done:], self._search, state.tree, state.beams, state.counts)
@@ -222,8 +232,13 @@ class BeamSearch:
                 texts[end] = ended
             for end, ended in texts.items():
                 found[end] = max(found.get(end, ended), ended, key=lambda one: one.logit_score)
-        best = sorted(found.values(), key=lambda one: -one.logit_score - one.lm_score)[: max(n_best, 1)]
-        return [self._read(one, *trace(state.tree, one.beam)) for one in best]
+        best: dict[str, Hypothesis] = {}  # Symbols of several characters spell some texts in several ways.
+        for one in sorted(found.values(), key=lambda one: -one.logit_score - one.lm_score):
+            hypothesis = self._read(one, *trace(state.tree, one.beam))
+            best.setdefault(hypothesis.text, hypothesis)
+            if len(best) >= n_best:
+                break
+        return list(best.values())
 
     def decode(self, logits: Any, n_best: int = 1, name: str = "The utterance") -> list[Hypothesis]:
         """The best texts of one utterance, (frames, vocabulary); of no frames it is the empty text.
@@ -277,7 +292,7 @@ class BeamSearch:
         widths = _nest_widths(beam_width)
         self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), widths[0]
         self.beam_prune_logp, self.token_min_logp = beam_prune_logp, token_min_logp
-        phrases = [(self._spell(phrase, boost), boost) for phrase, boost in hotwords.items()]
+        phrases = [(list(way), boost) for phrase, boost in hotwords.items() for way in self._spell(phrase, boost)]
         automaton = build_hotwords(phrases, self.delimiter_id, len(self.symbols))
         model = self.language_model
         numbers, scores = np.zeros(2, np.int32), np.zeros(1, np.float32)
@@ -301,37 +316,58 @@ class BeamSearch:
             lexicon=self._lexicon,
             hotwords=automaton,
             most_hot=float((automaton.bonus + automaton.potential).max()),
+            parts_units=self._parts_units,
+            unspaced=self._units[0],
+            attached=self._units[1],
+            stacking=self._units[2],
         )
+
+    def _has_units(self) -> bool:
+        """Whether the language model's words are characters where a script has no spaces, as of `finetune lm build`.
+
+        Others have words that somebody parted, or whole sentences, and are asked at word delimiters alone.
+        """
+        words = self.language_model.words if self.language_model else ()
+        sizes = [len(split_words(word)) for word in words if any(each[0] for each in classify_characters(word[:1]))]
+        return 2 * sum(size == 1 for size in sizes) > len(sizes)
 
     def _build_lexicon(self) -> Lexicon:
         """The language model's words, spelled."""
         from finetune.decoding.lexicon import build_lexicon
         from finetune.decoding.ngram import END, START, UNKNOWN
 
-        characters = {self.symbols[number]: number for number in self.letters if len(self.symbols[number]) == 1}
+        letters = self.alphabet.letters
         if self.language_model is None:
-            return build_lexicon({}, characters)[0]
+            return build_lexicon({}, letters)[0]
         words = {word: i for word, i in self.language_model.word_ids.items() if word not in (UNKNOWN, START, END)}
-        lexicon, num_spelled = build_lexicon(words, characters)
+        lexicon, num_spelled = build_lexicon(words, letters)
         if num_spelled < _LEAST_SPELLED * len(words):
-            raise UserError(_describe_mismatch(list(words), num_spelled, frozenset(characters)))
+            raise UserError(_describe_mismatch(list(words), num_spelled, frozenset("".join(letters))))
         return lexicon
 
-    def _spell(self, phrase: str, boost: float) -> list[int]:
-        """A hotword's symbols, with a word delimiter for each space."""
-        ids = {self.symbols[number]: number for number in self.letters}
+    def _spell(self, phrase: str, boost: float) -> list[tuple[int, ...]]:
+        """The ways to write a hotword, with a word delimiter for each space."""
+        letters = dict(self.alphabet.letters)
         if self.delimiter_id is not None:
-            ids[" "] = self.delimiter_id
-        text = " ".join(phrase.split())
-        missing = sorted(set(text) - set(ids))
-        if missing:
-            raise UserError(
-                f"The hotword {phrase!r} has characters that the model can't write: {', '.join(map(repr, missing))}; "
-                "write it with those of the model's vocabulary, or leave it out."
-            )
+            letters[" "] = [self.delimiter_id]
+        words = phrase.split()
+        text = " ".join(words)
         if not text or not math.isfinite(boost):
             raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
-        return [ids[character] for character in text]
+        if self.alphabet.symbols_are_words:
+            known = all(word in letters for word in words)
+            ways = list(itertools.product(*(letters[word] for word in words))) if known else []
+            missing = {word for word in words if word not in letters}
+        else:
+            ways = spell(text, letters)
+            missing = set(text) - set("".join(letters)) or {text}
+        if not ways:
+            raise UserError(
+                f"The hotword {phrase!r} has characters that the model can't write: "
+                f"{', '.join(map(repr, sorted(missing)))}; "
+                "write it with those of the model's vocabulary, or leave it out."
+            )
+        return ways
 
     def _read(
         self,
@@ -343,15 +379,18 @@ class BeamSearch:
     ) -> Hypothesis:
         """A hypothesis from its symbols, their frames and the logarithms of their posteriors."""
         edges = [-1, *np.flatnonzero(symbols == self._search.delimiter).tolist(), len(symbols)]
+        spans = [(before + 1, after) for before, after in pairwise(edges)]
+        if self.alphabet.symbols_are_words:
+            spans = [(place, place + 1) for place in range(len(symbols))]
         texts = [self.symbols[symbol] for symbol in symbols.tolist()]
         starts, ends, posteriors = first.tolist(), (last + 1).tolist(), np.exp(peak)
         words = []
-        for begin, end in ((before + 1, after) for before, after in pairwise(edges)):
+        for begin, end in spans:
             if begin == end:
                 continue
             span = slice(begin, end)
             characters = map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())
-            delimiter_frame = ends[begin - 1] if begin else None
+            delimiter_frame = ends[begin - 1] if begin and self.delimiter_id is not None else None
             words.append(build_word(tuple(characters), self.seconds_per_frame, delimiter_frame))
         return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)
 

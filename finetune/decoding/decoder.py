@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.storage import find_model_file
+from finetune.decoding.alphabet import get_delimiter, read_alphabet
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
+from finetune.files import delete, new_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from finetune.decoding.greedy import GreedySearch
@@ -35,28 +37,26 @@ def build_search(
 
     Raises UserError as `BeamSearch` does.
     """
-    symbols = _read_symbols(tokenizer, num_symbols)
-    delimiter = _find_delimiter(tokenizer, num_symbols)
-    return BeamSearch(
-        symbols,
-        blank_id=tokenizer.pad_token_id,
-        delimiter_id=delimiter,
-        special_ids=[number for number, symbol in enumerate(symbols) if len(symbol) != 1 and number != delimiter],
-        language_model=language_model,
-        **options,
-    )
+    return BeamSearch(**_name_columns(tokenizer, num_symbols), language_model=language_model, **options)
 
 
 def build_greedy_search(tokenizer: Any, num_symbols: int) -> GreedySearch:
     """A greedy search over the symbols of a CTC tokenizer, with the texts that the tokenizer itself makes of them."""
     from finetune.decoding.greedy import GreedySearch
 
-    symbols = tokenizer.convert_ids_to_tokens(list(range(num_symbols)))
-    return GreedySearch(
-        [symbol.lower() if tokenizer.do_lower_case else symbol for symbol in symbols],
-        blank_id=tokenizer.pad_token_id,
-        delimiter_id=_find_delimiter(tokenizer, num_symbols),
-    )
+    return GreedySearch(**_name_columns(tokenizer, num_symbols))
+
+
+def _name_columns(tokenizer: Any, num_symbols: int) -> dict[str, Any]:
+    """The arguments that both searches take of an alphabet."""
+    alphabet = read_alphabet(tokenizer, num_symbols)
+    return {
+        "symbols": alphabet.symbols,
+        "blank_id": alphabet.blank_id,
+        "delimiter_id": alphabet.delimiter_id,
+        "special_ids": alphabet.silent_ids,
+        "symbols_are_words": alphabet.symbols_are_words,
+    }
 
 
 def choose_search(
@@ -114,6 +114,11 @@ def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSea
     root = Path(model)
     attributes = find_model_file(root, f"{FOLDER}/{ATTRIBUTES}")
     if attributes is None:
+        if (partial := root / f".{FOLDER}.partial").exists():
+            raise UserError(
+                f"A finetune lm tune of {root} was interrupted, so its language model is not whole: delete {partial}, "
+                "and tune again or decode without one."
+            )
         return None
     _require_alphabet(root / ALPHABET, tokenizer, num_symbols)
     values = _read_json(attributes)
@@ -139,25 +144,23 @@ def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping
 
     language_model = search.language_model
     assert language_model is not None
-    partial = model / f".{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    if isinstance(language_model, HashedModel):
-        shutil.copyfile(language_model.path, partial / BINARY)
-    else:
-        write_arpa(language_model, partial / ARPA)
-    words = sorted(word for word in language_model.words if word not in (UNKNOWN, START, END))
-    (partial / UNIGRAMS).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-    _write_json(partial / ATTRIBUTES, asdict(search.weights))
-    # Without the folder there is no decoder: a write that is cut off leaves none, and not parts of two.
-    shutil.rmtree(model / FOLDER, ignore_errors=True)
-    if isinstance(language_model, HashedModel):
-        (model / COMPILED).unlink(missing_ok=True)
-    else:
-        language_model.save(model / COMPILED)
-    _write_json(model / SETTINGS, {"beam_width": search.beam_width, "hotwords": search.hotwords, **about})
-    _write_json(model / ALPHABET, {"labels": _list_labels(tokenizer, len(search.symbols)), "is_bpe": False})
-    partial.rename(model / FOLDER)
+    with new_folder(model / FOLDER) as partial:
+        if isinstance(language_model, HashedModel):
+            shutil.copyfile(language_model.path, partial / BINARY)
+        else:
+            write_arpa(language_model, partial / ARPA)
+            language_model.save(partial / COMPILED)
+        words = sorted(word for word in language_model.words if word not in (UNKNOWN, START, END))
+        write_text(partial / UNIGRAMS, "".join(f"{word}\n" for word in words))
+        write_json(partial / ATTRIBUTES, asdict(search.weights))
+        write_json(partial / SETTINGS, {"beam_width": search.beam_width, "hotwords": search.hotwords, **about})
+        write_json(partial / ALPHABET, {"labels": _list_labels(tokenizer, len(search.symbols)), "is_bpe": False})
+        # All is written; killed from here on, the model has no decoder, not parts of two, and `load_decoder` says so.
+        delete(model / FOLDER)
+        delete(model / COMPILED)
+        for name in (COMPILED, SETTINGS, ALPHABET):
+            if (partial / name).exists():
+                (partial / name).replace(model / name)
 
 
 def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
@@ -176,25 +179,10 @@ def say_decoder(described: Mapping[str, Any]) -> str:
     return ", ".join([str(name[1]), *(f"{key.replace('_', ' ')} {value}" for key, value in others if value != {})])
 
 
-def _read_symbols(tokenizer: Any, num_symbols: int) -> list[str]:
-    """The text of each column of the logits; of columns that no token has, nothing."""
-    symbols = [""] * num_symbols
-    for token, number in tokenizer.get_vocab().items():
-        if number < num_symbols:
-            symbols[number] = token
-    return symbols
-
-
-def _find_delimiter(tokenizer: Any, num_symbols: int) -> int | None:
-    """The column of the word delimiter; to a vocabulary without one the tokenizer adds it behind the head's columns."""
-    number = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
-    return number if number is not None and number < num_symbols else None
-
-
 def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:
     """The symbols under pyctcdecode's names."""
-    ours = {tokenizer.pad_token: "", tokenizer.word_delimiter_token: " ", tokenizer.unk_token: _UNKNOWN}
-    return [ours.get(symbol, symbol) for symbol in _read_symbols(tokenizer, num_symbols)]
+    ours = {tokenizer.pad_token: "", get_delimiter(tokenizer): " ", tokenizer.unk_token: _UNKNOWN}
+    return [ours.get(symbol, symbol) for symbol in tokenizer.convert_ids_to_tokens(list(range(num_symbols)))]
 
 
 def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:
@@ -223,9 +211,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{file} is damaged: expected an object, found {type(values).__name__}.")
     return values
-
-
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(file)

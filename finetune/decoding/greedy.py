@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from finetune.decoding.alphabet import Alphabet
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, Word, build_word, check_logits
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def decode_greedy(logits: torch.Tensor, num_frames: Sequence[int], tokenizer: Pr
     _check(logits, num_frames)
     best = logits.argmax(dim=-1).tolist()  # (batch, frames)
     return [
-        str(tokenizer.decode(ids[:frames], skip_special_tokens=False))
+        # The phone tokenizer's has no answer for no frames.
+        str(tokenizer.decode(ids[:frames], skip_special_tokens=False)) if frames else ""
         for ids, frames in zip(best, num_frames, strict=True)
     ]
 
@@ -87,10 +89,13 @@ class GreedySearch:
         *,
         blank_id: int,
         delimiter_id: int | None,
+        special_ids: Iterable[int] = (),
+        symbols_are_words: bool = False,
         seconds_per_frame: float = SECONDS_PER_FRAME,
     ) -> None:
-        """`symbols` has the text of each of the logits' columns; without a `delimiter_id` a text is one word."""
-        self.symbols = tuple(symbols)
+        """The arguments are as for `BeamSearch`; without a `delimiter_id` a text is one word."""
+        self.alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words)
+        self.symbols = self.alphabet.symbols
         self.blank_id, self.delimiter_id = blank_id, delimiter_id
         self.seconds_per_frame = seconds_per_frame
 
@@ -130,12 +135,16 @@ class GreedySearch:
 
     def _emit(self, state: GreedyState, end_frame: int) -> None:
         """Append the symbol of the last frames to the text."""
-        if state.symbol is not None and state.symbol == self.delimiter_id:
+        if state.symbol is None or state.symbol in (self.blank_id, *self.alphabet.silent_ids):
+            return
+        text = self.symbols[state.symbol]
+        if state.symbol == self.delimiter_id or not text.strip():
             self._end_word(state)
             state.delimiter_frame = end_frame
-        elif state.symbol is not None and state.symbol != self.blank_id:
-            text, confidence = self.symbols[state.symbol], math.exp(state.peak)
-            state.characters.append(Character(text, state.first_frame, end_frame, confidence))
+            return
+        state.characters.append(Character(text, state.first_frame, end_frame, math.exp(state.peak)))
+        if self.alphabet.symbols_are_words:
+            self._end_word(state)
 
     def _end_word(self, state: GreedyState) -> None:
         if state.characters:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from finetune.decoding.alphabet import spell
 
 # No language has longer ones; the trie is built letter by letter, and a file may hold anything.
 _MAX_LETTERS = 1000
@@ -26,30 +29,31 @@ class Lexicon(NamedTuple):
     first_child: NDArray[np.int32]
 
 
-def build_lexicon(words: Mapping[str, int], symbol_ids: Mapping[str, int]) -> tuple[Lexicon, int]:
-    """The trie of all words that can be spelled with these symbols of one character, and how many words that were.
+def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]) -> tuple[Lexicon, int]:
+    """The trie of all words that can be spelled with the letters' columns, and how many words that were.
 
-    All nodes of one depth are made at once, from the sorted words, so that siblings lie side by side.
+    A word that can be spelled in several ways, with symbols of several characters, is there in each. All nodes of one
+    depth are made at once, from the sorted words, so that siblings lie side by side.
     """
-    alphabet = frozenset(symbol_ids)
+    chosen = ((word, number) for word, number in words.items() if word and len(word) <= _MAX_LETTERS)
     # Sorted as their symbols are, not as their characters.
-    table = {ord(character): chr(number) for character, number in symbol_ids.items()}
-    spelled = sorted(
-        (word.translate(table), number)
-        for word, number in words.items()
-        if word and alphabet.issuperset(word) and len(word) <= _MAX_LETTERS
-    )
+    if all(len(text) == len(numbers) == 1 for text, numbers in letters.items()):
+        alphabet, table = frozenset(letters), {ord(text): chr(number) for text, [number] in letters.items()}
+        spelled = sorted((word.translate(table), number) for word, number in chosen if alphabet.issuperset(word))
+    else:
+        ways = (((way, number) for way in spell(word, letters)) for word, number in chosen)
+        spelled = sorted(("".join(map(chr, way)), number) for way, number in chain.from_iterable(ways))
     lengths = np.array([len(spelling) for spelling, _ in spelled], np.int64)
     numbers = np.array([number for _, number in spelled], np.int32)
     # "surrogatepass": a symbol's number may be one that UTF-32 has no character for.
     joined = "".join(spelling for spelling, _ in spelled).encode("utf-32-le", "surrogatepass")
-    letters = np.frombuffer(joined, "<u4").astype(np.int32)
+    columns = np.frombuffer(joined, "<u4").astype(np.int32)
     starts = np.cumsum(lengths) - lengths
     rows, node, count = np.arange(len(spelled)), np.zeros(len(spelled), np.int64), 1
     parents, symbols = [np.empty(0, np.int64)], [np.array([-1], np.int32)]
     for depth in range(int(lengths.max(initial=0))):
         rows = rows[lengths[rows] > depth]
-        parent, letter = node[rows], letters[starts[rows] + depth]
+        parent, letter = node[rows], columns[starts[rows] + depth]
         new = np.ones(len(rows), bool)
         new[1:] = (parent[1:] != parent[:-1]) | (letter[1:] != letter[:-1])
         node[rows] = count - 1 + np.cumsum(new)
@@ -62,4 +66,4 @@ def build_lexicon(words: Mapping[str, int], symbol_ids: Mapping[str, int]) -> tu
     arrays = np.concatenate(symbols).astype(np.int32), word, first_child.astype(np.int32)
     for array in arrays:
         array.setflags(write=False)
-    return Lexicon(*arrays), len(spelled)
+    return Lexicon(*arrays), len(np.unique(numbers))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from finetune.decoding.compilation import compiled
 from finetune.errors import UserError
+from finetune.files import new_file
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 
@@ -214,13 +215,12 @@ class NGramModel:
         return len(self.counts)
 
     def save(self, path: Path) -> None:
-        """Write the model as a safetensors file, beside and renamed: the arrays, and the words in UTF-8."""
+        """Write the model as a safetensors file, whole or not at all: the arrays, and the words in UTF-8."""
         from safetensors.numpy import save_file
 
         words = np.frombuffer("".join(f"{word}\n" for word in self.words).encode(), np.uint8)
-        partial = path.with_name(path.name + ".partial")
-        save_file({**self.trie._asdict(), "words": words}, partial, {"format": _FORMAT})
-        partial.rename(path)
+        with new_file(path) as partial:
+            save_file({**self.trie._asdict(), "words": words}, partial, {"format": _FORMAT})
 
     @classmethod
     def load(cls, path: Path) -> NGramModel:

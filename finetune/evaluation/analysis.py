@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from finetune.evaluation.errors import Errors, analyse_errors
 from finetune.evaluation.intervals import Interval, Intervals, bootstrap
 from finetune.evaluation.results import Result, add_up, count_results
@@ -15,11 +17,15 @@ from finetune.evaluation.slices import Slice, score_slices
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an evaluation found; `counts` is (utterances, 10), a row for each of `results`."""
+    """What an evaluation found; `counts` is (utterances, 10), a row for each of `results`.
+
+    `wordless` are the scores of the utterances without words in the reference (noise), whose errors are all insertions.
+    """
 
     results: tuple[Result, ...]
     counts: Counts
     scores: Scores
+    wordless: Scores
     intervals: Intervals
     slices: dict[str, list[Slice]]
     errors: Errors
@@ -29,6 +35,8 @@ class Analysis:
         slices = {name: [each.to_json() for each in slices] for name, slices in self.slices.items()}
         return {
             **self.scores.to_json(),
+            "utterances_without_words": self.wordless.utterances,
+            "insertions_without_words": self.wordless.words.insertions,
             "intervals": self.intervals.to_json(),
             "slices": slices,
             "errors": self.errors.to_json(),
@@ -42,7 +50,7 @@ class Analysis:
             f"{count(words.substitutions, 'substitution')}, "
             f"{count(words.deletions, 'deletion')}, {count(words.insertions, 'insertion')} "
             f"in {count(words.reference_length, 'word')}), CER {percent(scores.cer)}, "
-            f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}, "
+            f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}{describe_wordless(self.wordless)}, "
             f"{scores.audio_seconds / 60:.1f} minutes"
         )
 
@@ -50,13 +58,25 @@ class Analysis:
 def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis:
     """Analyse results, with their counts, (utterances, 10), where those are at hand."""
     counts = count_results(results) if counts is None else counts
+    silent: list[int] = np.flatnonzero(counts[:, :3].sum(axis=1) == 0).tolist()
     return Analysis(
         results=tuple(results),
         counts=counts,
         scores=add_up(results, counts),
+        wordless=add_up([results[place] for place in silent], counts[silent]),
         intervals=bootstrap(counts, [result.speaker for result in results]),
         slices=score_slices(results, counts),
         errors=analyse_errors(results, counts),
+    )
+
+
+def describe_wordless(wordless: Scores) -> str:
+    """How many utterances have no words in the reference, and what was recognised there; nothing without any."""
+    if not wordless.utterances:
+        return ""
+    return (
+        f" ({wordless.utterances:,} without words in the reference, where "
+        f"{count(wordless.words.insertions, 'word')} {'was' if wordless.words.insertions == 1 else 'were'} added)"
     )
 
 

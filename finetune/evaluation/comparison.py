@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.evaluation.intervals import LEVEL, Interval, cluster, find_interval, resample
 from finetune.evaluation.results import Result, add_up, count_results

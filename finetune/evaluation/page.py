@@ -15,8 +15,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from finetune.data.transcripts import split_words
-from finetune.evaluation.analysis import Analysis
+from finetune.data.word_units import split_words
+from finetune.evaluation.analysis import Analysis, describe_wordless
 from finetune.evaluation.errors import Confusion, Errors, rank_worst
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.results import Result
@@ -90,7 +90,7 @@ def _figures(analysis: Analysis) -> list[tuple[str, str, str]]:
         (
             "Utterances with an error (SER)",
             percent(scores.ser),
-            f"{_between(intervals.ser)}{scores.wrong:,} of {scores.utterances:,}",
+            f"{_between(intervals.ser)}{scores.wrong:,} of {scores.utterances:,}{describe_wordless(analysis.wordless)}",
         ),
         ("Speech", f"{scores.audio_seconds / 60:,.1f} min", f"intervals drawn over {drawn}"),
     ]

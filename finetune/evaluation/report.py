@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from finetune.evaluation.analysis import Analysis
 from finetune.evaluation.clips import write_clips
 from finetune.evaluation.page import build_page
 from finetune.evaluation.results import FILE, format_results
+from finetune.files import new_folder, write_json, write_text
 
 SCORES = "scores.json"
 _EVALUATED = ("sources", "split", "normalization", "decoder")
@@ -37,19 +37,12 @@ def write_report(
     Raises UserError when the folder exists already.
     """
     require_free(folder)
-    # Beside the folder, so that the rename stays on one file system.
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
+    with new_folder(folder) as unfinished:
         scores = {**({"evaluated": evaluated} if evaluated else {}), **analysis.to_json()}
-        _write(unfinished / SCORES, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-        _write(unfinished / FILE, format_results(analysis.results, analysis.counts))
+        write_json(unfinished / SCORES, scores)
+        write_text(unfinished / FILE, format_results(analysis.results, analysis.counts))
         audio = write_clips(unfinished, len(analysis.results), recording) if recording else ()
-        _write(unfinished / "index.html", build_page(title, analysis, details, audio))
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        write_text(unfinished / "index.html", build_page(title, analysis, details, audio))
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -83,8 +76,3 @@ def require_free(folder: Path) -> None:
     parent = next(each for each in folder.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"A report can't be written to {folder}: {parent} is no folder that you may write into.")
-
-
-def _write(path: Path, text: str) -> None:
-    # Half a character, as a JSON manifest's escapes may hold, has no UTF-8; so written JSON reads it back.
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_words
 
 # What a table of counts holds of each utterance. All of them add up, and every rate is a ratio of such sums.
 COLUMNS = (
@@ -158,7 +158,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: f
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
     """Each utterance's counts, (utterances, 10).
 
-    Whitespace is collapsed on both sides, nothing else is changed; a Han character or kana counts as a word.
+    Whitespace is collapsed on both sides, nothing else is changed; words are those of `split_words`.
     An empty reference makes all of its hypothesis insertions, an empty hypothesis makes all of its reference
     deletions. Characters include the single spaces between words.
 

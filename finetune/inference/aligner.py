@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from finetune.data.audio import Waveform
 from finetune.data.audio_stream import Audio
-from finetune.data.transcripts import build_normalizer, split_words
+from finetune.data.transcripts import build_normalizer
+from finetune.data.word_units import split_timed_words
 from finetune.decoding.alignment import align
-from finetune.decoding.decoder import build_greedy_search
+from finetune.decoding.alphabet import Alphabet
 from finetune.decoding.hypotheses import Word
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
@@ -45,20 +46,20 @@ def align_text(
 
     Raises UserError for a text without words, AudioError where the recording can't be read to its end.
     """
-    search, recogniser = transcriber.search, transcriber.recogniser
-    parted = search.delimiter_id is not None
-    words = _spell(text, build_normalizer(recogniser.normalization), parted)
+    recogniser = transcriber.recogniser
+    alphabet = recogniser.alphabet
+    words = _spell(text, build_normalizer(recogniser.normalization), alphabet.parts_words)
     if not words:
         raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
     pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate, on_progress=on_progress)
-    logits, frames = _join(pieces, len(search.symbols))
+    logits, frames = _join(pieces, len(alphabet.symbols))
     frame_seconds = transcriber.stride / recogniser.sampling_rate
     aligned = align(
-        logits,
+        alphabet.fold_silent(logits),
         [said for word in words for said in word.said],
-        recogniser.tokenizer.get_vocab(),
-        blank_id=search.blank_id,
-        delimiter_id=search.delimiter_id,
+        _list_ids(alphabet),
+        blank_id=alphabet.blank_id,
+        delimiter_id=alphabet.delimiter_id,
         seconds_per_frame=frame_seconds,
     )
     found = iter(aligned.words)
@@ -73,16 +74,21 @@ def measure_mismatches(
 
     It is the cost of the alignment, a natural logarithm, for each of the text's symbols; None for a text without any.
     """
-    search = build_greedy_search(recogniser.tokenizer, recogniser.num_symbols)
-    normalize, ids = build_normalizer(recogniser.normalization), recogniser.tokenizer.get_vocab()
+    alphabet = recogniser.alphabet
+    normalize, ids = build_normalizer(recogniser.normalization), _list_ids(alphabet)
     logits, num_frames = recogniser.logits(waveforms)
     mismatches: list[float | None] = []
     for row, frames, text in zip(logits, num_frames, texts, strict=True):
-        parted = search.delimiter_id is not None
-        words = [said for word in _spell(text, normalize, parted) for said in word.said]
-        aligned = align(row[:frames].numpy(), words, ids, blank_id=search.blank_id, delimiter_id=search.delimiter_id)
-        mismatches.append(aligned.cost / sum(map(len, words)) if words else None)
+        words = [said for word in _spell(text, normalize, alphabet.parts_words) for said in word.said]
+        heard = alphabet.fold_silent(row[:frames].numpy())
+        aligned = align(heard, words, ids, blank_id=alphabet.blank_id, delimiter_id=alphabet.delimiter_id)
+        mismatches.append(aligned.cost / aligned.num_symbols if words else None)
     return mismatches
+
+
+def _list_ids(alphabet: Alphabet) -> dict[str, int]:
+    """The column of each letter; of those that write the same the first."""
+    return {text: numbers[0] for text, numbers in alphabet.letters.items()}
 
 
 def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
@@ -91,7 +97,7 @@ def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Wr
     before = ""  # What is written before the next word and not said.
     for chunk in text.split():
         space = " "
-        for unit in split_words(chunk) if parted else chunk:
+        for unit in split_timed_words(chunk) if parted else chunk:
             said = tuple(normalize(unit).split())
             if said:
                 words.append(_Written(before + unit, said))

@@ -17,6 +17,7 @@ from finetune.machine import list_instruction_sets
 FILE = "model.onnx"
 
 _INPUT, _OUTPUT = "input_values", "logits"
+_PROBED = 1600  # samples, of which each model makes frames
 _LONGEST = 1 << 24  # samples: 17 minutes; more than anybody computes at once
 
 # What says in the file that weights are from -64 to 64, and which program an ONNX file with integer products is of.
@@ -61,6 +62,18 @@ class ExportedModel:
             raise UserError(
                 f"{folder} was exported by an earlier version, and its products in 8 bits overflow on this CPU, which "
                 "has no VNNI: export the model again."
+            )
+        self._require_fit(folder)
+
+    def _require_fit(self, folder: Path) -> None:
+        """Raise UserError for an export of another vocabulary, or of weights that are not finite."""
+        silence = torch.zeros(1, _PROBED)
+        logits = self(silence, torch.ones_like(silence, dtype=torch.long)).logits
+        if logits.shape[-1] != self.config.vocab_size or not logits.isfinite().all():
+            raise UserError(
+                f"{folder / FILE} gives {logits.shape[-1]} logits in a frame, "
+                f"{'all' if logits.isfinite().all() else 'not all'} finite, and its config.json has a vocabulary of "
+                f"{self.config.vocab_size}: expected as many, all finite; export the model again."
             )
 
     def __call__(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:

@@ -1,13 +1,15 @@
 """Recordings to the windows that are computed, in a thread of its own: reading overlaps computing."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from queue import Full, Queue
 from typing import Any
 
-from finetune.data.audio import AudioError, Waveform, fault_as_reason
+from finetune.data.audio import CANCELLED, AudioError, Recording, Waveform, fault_as_reason
 from finetune.data.audio_stream import Audio, open_stream
 from finetune.data.speech_activity import SpeechDetector
 from finetune.inference.windows import Lengths, Window, WindowCutter
@@ -15,6 +17,8 @@ from finetune.inference.windows import Lengths, Window, WindowCutter
 # How often a thread that waits looks whether it is still wanted, and how long it may take to end: it may wait for a
 # pipe that nothing comes through.
 _LOOK_SECONDS, _END_SECONDS = 0.1, 1.0
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,6 +81,8 @@ class Reader:
             for block in stream.blocks():
                 for track, (cutter, samples) in enumerate(zip(cutters, block, strict=True)):
                     yield from self._prepare(job, track, cutter.cut(samples))
+            if stream.cancelled:
+                _LOGGER.warning("%s: %s", _name(audio), CANCELLED)
             seconds = cutters[0].num_samples / self._rate
             # Resampling rounds up to whole samples: no word may end behind the audio.
             if stream.seconds is not None and 0 < seconds - stream.seconds < 1 / self._rate:
@@ -94,6 +100,12 @@ class Reader:
             if len(waveform) >= self._min_seconds * self._rate:
                 first_frame = window.first_frame + round(gone / self._stride)
                 yield Item(job, seconds, track, replace(window, first_frame=first_frame, waveform=waveform))
+
+
+def _name(audio: Audio) -> str:
+    """What a person finds a recording by."""
+    place = audio.path if isinstance(audio, Recording) else audio if isinstance(audio, str | Path) else None
+    return str(place or "the audio")
 
 
 @contextmanager

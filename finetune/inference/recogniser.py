@@ -1,7 +1,5 @@
 """A model directory or a hub name to a recogniser: waveforms in, text out."""
 
-import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,13 +11,15 @@ from safetensors import SafetensorError
 from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
 from finetune.data.features import length_step, load_config
+from finetune.data.processors import choose_language, load_processor
 from finetune.data.repositories import fetch_model, say_model
-from finetune.data.storage import find_model_file
+from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import PICKLED, UserError
-from finetune.inference.exported import FILE, ExportedModel
+from finetune.inference.exported import ExportedModel
+from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
 from finetune.kernels import use_cpu_kernels
 from finetune.machine import choose_precision
@@ -56,21 +56,25 @@ class Recogniser:
         self.search: BeamSearch | None = None  # None decodes greedily.
         # What recordings go through before `logits`, and texts before they are compared with what is recognised.
         self.preprocessing: tuple[preprocessing.Step, ...] = ()
-        self.normalization: tuple[transcripts.Step, ...] = transcripts.guess_normalization(tokenizer.get_vocab())
+        self.alphabet = read_alphabet(tokenizer, self.num_symbols)
+        self.normalization: tuple[transcripts.Step, ...] = ()  # Phones are no words that steps are made for.
+        if not self.alphabet.symbols_are_words:
+            self.normalization = transcripts.guess_normalization(self.alphabet.letters)
         self.trained_lengths = Lengths()
 
     @classmethod
-    def load(cls, name: str | Path, device: str | None = None, precision: str = "float32") -> "Recogniser":
+    def load(
+        cls, name: str | Path, device: str | None = None, precision: str = "float32", language: str | None = None
+    ) -> "Recogniser":
         """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
 
         On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
         one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
         PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
-        the device. `precision` is as `choose_precision` takes it. Raises UserError when there is no such model, it has
-        no CTC head, or the device or the precision can't be had.
+        the device. `precision` is as `choose_precision` takes it, and `language` names one of an MMS model's. Raises
+        UserError when there is no such model, it has no CTC head or not the language, or the device or the precision
+        can't be had, and for weights that are not all there or not finite, see `finetune.weights`.
         """
-        from transformers import Wav2Vec2Processor
-
         place = _find_device(device)
         dtype = _DTYPES[choose_precision(precision, place)]
         folder = fetch_model(name)
@@ -82,21 +86,23 @@ class Recogniser:
                 "expected a fine-tuned model such as a run's model folder."
             )
         try:
-            processor = Wav2Vec2Processor.from_pretrained(folder)
-            model = _load_exported(folder, config, precision) or _load_model(folder, config)
+            language = choose_language(folder, language)
+            extractor, tokenizer = load_processor(folder, language)
+            model = load_model(folder, config, precision, language)
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        require_head_size(name, model.config.vocab_size, tokenizer)
         if isinstance(model, ExportedModel):
             place, dtype = torch.device("cpu"), torch.float32
         else:
             model = model.to(place, dtype).eval().requires_grad_(False)
             if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
                 use_cpu_kernels(model, frozen=True)
-        recogniser = cls(model, processor.feature_extractor, processor.tokenizer, place)
+        recogniser = cls(model, extractor, tokenizer, place)
         recogniser.dtype = dtype
-        recogniser.search = load_decoder(folder, processor.tokenizer, recogniser.num_symbols)
+        recogniser.search = load_decoder(folder, tokenizer, recogniser.num_symbols)
         recogniser.preprocessing = preprocessing.load_preprocessing(folder)
         saved = transcripts.load_normalization(folder)
         recogniser.normalization = recogniser.normalization if saved is None else saved
@@ -169,45 +175,3 @@ def _find_device(name: str | None) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} can't be used as a device ({reason}); expected cpu, cuda or auto.") from error
     return device
-
-
-def _load_exported(folder: Path, config: Any, precision: str) -> ExportedModel | None:
-    """What `finetune export` wrote; None for any other model, also one that has its own weights beside an ONNX file."""
-    if not (folder / FILE).is_file() or any(folder.glob("*.safetensors.index.json")):
-        return None
-    if any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin", "adapter_config.json")):
-        return None
-    if precision == "bfloat16":
-        raise UserError(f"{folder} was exported, and computes as it was written: leave out the precision bfloat16.")
-    return ExportedModel(folder, config)
-
-
-def _load_model(folder: Path, config: Any) -> Any:
-    """The model in a folder; an adapter that lies there alone is merged into the base that it names.
-
-    Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
-    """
-    from transformers import AutoModelForCTC
-
-    file = find_model_file(folder, "adapter_config.json")
-    if file is None:
-        return AutoModelForCTC.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        said = f"{say_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
-        raise UserError(said) from error
-    adapter = json.loads(file.read_text(encoding="utf-8"))
-    if adapter.get("peft_type") != "LORA" or not adapter.get("base_model_name_or_path"):
-        kind = adapter.get("peft_type")
-        raise UserError(f"{say_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
-    model = AutoModelForCTC.from_pretrained(
-        fetch_model(adapter["base_model_name_or_path"], adapter.get("revision")),
-        config=config,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # The head comes with the adapter.
-        trust_remote_code=False,
-    )
-    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.transcripts import split_words
+from finetune.data.word_units import split_timed_words
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.greedy import GreedySearch
 from finetune.decoding.hypotheses import Word
@@ -115,7 +115,7 @@ class RecordingDecoder:
         for settled in self._stitcher.finish():
             self._decode(settled)
         words = self._search.finish(self._state)[0].words
-        return [self._place(word) for word in _part_unspaced(words, self._search.delimiter_id is not None)]
+        return [self._place(word) for word in _part_unspaced(words, self._search.alphabet.parts_words)]
 
     def _decode(self, piece: Piece) -> None:
         if self._end is not None and (piece.after_pause or piece.first_frame != self._end):
@@ -168,17 +168,25 @@ class RecordingDecoder:
 
 
 def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]:
-    """Words as they are counted: a Han character or kana is one, and any character where nothing parts words."""
+    """Words as they are counted: a Han character or kana is one, and any symbol where nothing parts words.
+
+    A symbol of several characters stays whole, with the word that it begins.
+    """
     for word in words:
-        sizes = [len(part) for part in split_words(word.text)] if has_delimiter else [1] * len(word.text)
-        if len(sizes) == 1:
+        rest = list(word.characters)
+        parts = split_timed_words(word.text) if has_delimiter else [each.text for each in rest]
+        if len(parts) == 1:
             yield word
             continue
-        rest = list(word.characters)
-        for place, size in enumerate(sizes):
-            part = [rest.pop(0)]
-            while rest and sum(len(each.text) for each in part) < size:
+        size = end = 0
+        for place, text in enumerate(parts):
+            end += len(text)
+            part = []
+            while rest and size < end:
+                size += len(rest[0].text)
                 part.append(rest.pop(0))
+            if not part:
+                continue
             yield replace(
                 word,
                 text="".join(each.text for each in part),

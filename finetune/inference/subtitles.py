@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from finetune.data.transcripts import join_words, split_words
+from finetune.data.word_units import join_words, split_words
 from finetune.inference.transcript import Transcript
 
 LINE_COLUMNS = 42
@@ -28,10 +28,15 @@ _LINGER_MILLISECONDS = 500
 # No cue goes on over a longer silence.
 _MAX_PAUSE_MILLISECONDS = 1500
 
-_SENTENCE_ENDS, _CLAUSE_ENDS = ".?!…。？！؟।", ",;:—–，、；：،؛"
+_SENTENCE_ENDS, _CLAUSE_ENDS = ".?!…。？！؟।។៕။", ",;:—–，、；：،؛၊"
 _CLOSING = "\"'”’»)]）」』"
-# Japanese signs that lengthen or bend the one before them, with which no line begins.
-_NEVER_FIRST = "々ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ"
+# Signs that belong to the character before them, with which no line begins: of Japanese those that lengthen or bend it,
+# of Thai and Lao the vowels written behind a consonant, and what repeats or shortens a word.
+_NEVER_FIRST = "々ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ" + "ะาำๅๆฯ" + "ະາຳຽໆຯ"
+# The vowels of Thai and Lao that are written before their consonant, with which no line ends.
+_NEVER_LAST = "เแโใไ" + "ເແໂໃໄ"
+# Behind a Burmese consonant: no vowel follows it, so it ends the syllable before.
+_ASAT = "\u103a"
 
 
 @dataclass(frozen=True)
@@ -109,19 +114,24 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
 
 
 def _cut_word(text: str) -> list[str]:
-    """A word whole, or where it is written without spaces its characters, each with the punctuation that it needs."""
+    """A word whole, or where it is written without spaces its characters, each with the signs that it needs."""
     parts: list[str] = []
     for part in split_words("".join(text.split())):
-        if parts and (_leans_back(part[0]) or unicodedata.category(parts[-1][-1]) in ("Ps", "Pi")):
+        if parts and (_leans_back(part) or _leans_forward(parts[-1])):
             parts[-1] += part
         else:
             parts.append(part)
     return parts
 
 
-def _leans_back(character: str) -> bool:
-    category = unicodedata.category(character)
-    return character in _NEVER_FIRST or category == "Mn" or (category[0] == "P" and category not in ("Ps", "Pi"))
+def _leans_back(part: str) -> bool:
+    category = unicodedata.category(part[0])
+    leans = part[0] in _NEVER_FIRST or category[0] == "M" or (category[0] == "P" and category not in ("Ps", "Pi"))
+    return leans or part[1:2] == _ASAT
+
+
+def _leans_forward(part: str) -> bool:
+    return part[-1] in _NEVER_LAST or unicodedata.category(part[-1]) in ("Ps", "Pi")
 
 
 def _choose_cuts(pieces: Sequence[_Piece], total: int) -> list[int]:

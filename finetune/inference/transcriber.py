@@ -48,8 +48,9 @@ class Transcriber:
         precision: str = "auto",
         batch_seconds: float | None = None,
         detector: Literal["energy", "silero"] = "energy",
+        language: str | None = None,
     ) -> None:
-        """Load a model from a folder or a hub, as `Recogniser.load` does with `device` and `precision`.
+        """Load a model from a folder or a hub, as `Recogniser.load` does with `device`, `precision` and `language`.
 
         `language_model` is a folder of `finetune lm build`, used in the place of one that is saved with the model, with
         the weights of that. `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is how
@@ -58,7 +59,7 @@ class Transcriber:
         Raises UserError as they do.
         """
         if not isinstance(model, Recogniser):
-            model = Recogniser.load(model, device, precision)
+            model = Recogniser.load(model, device, precision, language)
         self.recogniser = model
         self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
         rate = model.sampling_rate

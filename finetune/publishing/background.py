@@ -21,6 +21,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from finetune.errors import UserError
+from finetune.files import new_folder
 from finetune.publishing.connection import explain, requests_to_hub, require_token
 from finetune.publishing.upload import Destination
 
@@ -84,16 +85,11 @@ class Publisher:
 
         It never raises.
         """
-        partial = self.folder / f".step-{step:06d}.partial"
+        final = self.folder / f"step-{step:06d}"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            write(partial)
-            final = self.folder / f"step-{step:06d}"
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+            with new_folder(final) as partial:
+                write(partial)
         except Exception as error:  # Whatever it is, training is worth more than this.
-            shutil.rmtree(partial, ignore_errors=True)
             self._note(f"step-{step:06d}", f"{type(error).__name__}: {error}")
             return
         self._wait_with(final)

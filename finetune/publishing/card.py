@@ -16,6 +16,7 @@ from finetune.data.preprocessing import load_preprocessing
 from finetune.data.transcripts import describe_steps
 from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.evaluation.scores import count, percent
+from finetune.files import write_text
 from finetune.machine import say_machine
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
@@ -50,7 +51,7 @@ _KINDS = {
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `training.json` and the card made of it into a model's folder that holds `recipe.yaml` already."""
     text = build_card(folder, record)
-    (folder / CARD).write_text(text, encoding="utf-8", newline="\n")
+    write_text(folder / CARD, text)
     save_record(folder, {**record, "card_sha256": _fingerprint(text)})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.corpus import Rejection, Split
+from finetune.files import write_json
 from finetune.publishing.local_paths import last_part, public_name, scrub_value
 
 FILE = "training.json"
@@ -102,9 +103,7 @@ def _describe_slice(kind: str, number: int, scores: Mapping[str, Any]) -> dict[s
 
 def save_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `training.json` into a model's folder."""
-    partial = folder / f".{FILE}.partial"
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(folder / FILE)
+    write_json(folder / FILE, record)
 
 
 def load_record(folder: Path) -> dict[str, Any] | None:

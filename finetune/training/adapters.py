@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from finetune.data.languages import suggest_language
 from finetune.data.storage import find_model_file
 from finetune.errors import UserError
+from finetune.language_adapters import load_language_adapter, name_file
 
 
 def require_peft() -> None:
@@ -79,7 +80,10 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
             f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."
         )
-    return find_model_file(base, _file_name(language), revision) is not None
+    if len(language) == 2:  # Or adapters for a language that has them would be drawn anew.
+        meant = " or ".join(suggest_language(language, ())) or "its three-letter code of ISO 639-3"
+        raise UserError(f"model.language_adapter: {language} has two letters, where {base} has three: set {meant}.")
+    return find_model_file(base, name_file(language), revision) is not None
 
 
 def start_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:
@@ -90,13 +94,7 @@ def start_language_adapter(model: Any, base: str, language: str, revision: str |
     from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2AttnAdapterLayer
 
     if find_language_adapter(base, model.config, language, revision):
-        try:
-            model.load_adapter(language, revision=revision, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{_file_name(language)} of {base} can't be used: {reason}") from error
-        # Or its tie_weights() would load the file again, over what was trained.
-        model.target_lang = None
+        load_language_adapter(model, base, language, revision)
         return
     # Transformers' init_adapter_layers() leaves them as they are (seen in 5.23): it initialises the containers alone.
     for layer in model.modules():
@@ -117,8 +115,4 @@ def freeze_all_but_adapters(model: Any) -> None:
 def save_language_adapter(model: Any, folder: Path, language: str) -> None:
     """Write `adapter.LANGUAGE.safetensors`, for `Wav2Vec2ForCTC.load_adapter` on this model or on its base."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model._get_adapters().items()}
-    save_file(weights, folder / _file_name(language), metadata={"format": "pt"})
-
-
-def _file_name(language: str) -> str:
-    return f"adapter.{language}.safetensors"  # WAV2VEC2_ADAPTER_SAFE_FILE of Transformers.
+    save_file(weights, folder / name_file(language), metadata={"format": "pt"})

@@ -1,12 +1,12 @@
 """Write, find, prune and restore checkpoints: each is whole or absent."""
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.errors import UserError
+from finetune.files import new_file, new_folder
 from finetune.training.sharding import scatter_optimizer
+from finetune.weights import match_weights
 
 _PREFIX = "step-"
 
@@ -30,25 +32,18 @@ def save_checkpoint(
     progress: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/step-NNNNNN` beside its place, rename it, and delete all but the newest `keep`.
+    """Write `folder/step-NNNNNN`, whole or not at all, and delete all but the newest `keep`.
 
     `progress` is JSON: what the caller needs to go on (best WER so far and the like). The schedule, the place in the
     epoch and all random numbers follow from the step and the recipe's seed (`seed_step`).
     """
     final = folder / f"{_PREFIX}{step:06d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(partial / "model.safetensors", model)
-    torch.save(optimizer_state, partial / "optimizer.pt")
-    if scaler is not None:
-        torch.save(scaler.state_dict(), partial / "scaler.pt")
-    (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
-    for file in partial.iterdir():
-        _reach_the_disk(file)
-    if final.exists():  # A run that went on from an older checkpoint than its newest.
-        shutil.rmtree(final)
-    partial.rename(final)
+    with new_folder(final) as partial:
+        save_model(partial / "model.safetensors", model)
+        torch.save(optimizer_state, partial / "optimizer.pt")
+        if scaler is not None:
+            torch.save(scaler.state_dict(), partial / "scaler.pt")
+        (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -65,43 +60,66 @@ def step_of(checkpoint: Path) -> int:
 
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
-    """Put a checkpoint's state into the given objects; returns its progress, with the key `step`."""
+    """Put a checkpoint's state into the given objects; returns its progress, with the key `step`.
+
+    Raises UserError for a checkpoint that is damaged or another model's.
+    """
     load_model([checkpoint / "model.safetensors"], model)
-    # Tensors and plain containers only: nothing in the file is run.
-    state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(scatter_optimizer(state, optimizer))
-    if scaler is not None and (checkpoint / "scaler.pt").is_file():
-        scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
-    progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
+    try:
+        # Tensors and plain containers only: nothing in the file is run.
+        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(scatter_optimizer(state, optimizer))
+        if scaler is not None and (checkpoint / "scaler.pt").is_file():
+            scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
+        progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise _damaged(checkpoint, error) from error
     return progress
 
 
 def save_model(file: Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, beside and renamed: the same bytes as Transformers' `save_pretrained`."""
+    """Write a model's weights as safetensors, whole or absent: the same bytes as Transformers' `save_pretrained`."""
     save_weights(file, model.state_dict())
 
 
 def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """The same of a model's state."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(plain, partial, metadata={"format": "pt"})
-    _reach_the_disk(partial)
-    partial.rename(file)
+    with new_file(file) as partial:
+        save_file(plain, partial, metadata={"format": "pt"})
 
 
 def load_model(files: Sequence[Path], model: nn.Module) -> None:
     """Read weights written by `save_model` into a model of the same shape; of several files, their average.
 
     The average of the last or best checkpoints of one run often beats each (Vaswani et al. 2017, section 6.1).
+    Raises UserError for a file that is damaged or another model's.
     """
-    weights = load_file(files[0])
+    expected = model.state_dict()
+    weights = _read_weights(files[0], expected)
     for number, file in enumerate(files[1:], start=1):
-        for name, tensor in load_file(file).items():
+        for name, tensor in _read_weights(file, expected).items():
             if tensor.is_floating_point():
                 weights[name] += (tensor - weights[name]) / (number + 1)
     model.load_state_dict(weights)
+
+
+def _read_weights(file: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(file, error) from error
+    return match_weights(str(file), found, expected)
+
+
+def _damaged(place: Path, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, UnpicklingError):
+        reason = "it holds more than tensors and plain values, or is damaged, and could run code"
+    return UserError(f"{place} can't be read: {reason}. Remove this checkpoint, and the run goes on from another one.")
 
 
 @contextmanager
@@ -124,9 +142,3 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
-
-
-def _reach_the_disk(file: Path) -> None:
-    """Wait until a file's bytes are on the disk, so that no power cut leaves a renamed but empty one."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from finetune.data.batching import Batch
 from finetune.errors import PICKLED, UserError
 from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
+from finetune.weights import ADAPTER, HEAD, load_ctc_model
 
 
 def build_model(
@@ -43,7 +44,7 @@ def build_model(
     training step with that probability (Fan et al. 2020), and with `gradient_checkpointing` activations are computed
     twice instead of being kept (Chen et al. 2016). With a `language_adapter` only that language's adapters and the head
     are trained.
-    Raises UserError when the base has no usable weights, or no head to take.
+    Raises UserError when the base lacks any other weight, has weights that are no wav2vec2's, or no head to take.
     """
     from finetune.group_norm import normalize_valid_frames
 
@@ -61,8 +62,9 @@ def build_model(
     config.ctc_zero_infinity = True
     config.ctc_loss_reduction = "mean"
     torch.manual_seed(seed)
-    model, missing = _load(config, base, revision, attention)
-    if head_rows and any("lm_head" in key for key in missing):
+    new = [HEAD, ADAPTER] if language_adapter else [HEAD]
+    model, lacking = _load(config, base, new, revision, attention)
+    if head_rows and any(name.startswith(HEAD) for name in lacking):
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
         start_language_adapter(model, base, language_adapter, revision)
@@ -82,30 +84,24 @@ def build_model(
     return model
 
 
-def _load(config: Any, base: str | None, revision: str | None, attention: str | None) -> tuple[Any, set[str]]:
-    """The model of a configuration, and the names of those of its weights that the base does not have."""
+def _load(
+    config: Any, base: str | None, new: Sequence[str], revision: str | None, attention: str | None
+) -> tuple[Any, set[str]]:
+    """The model of a configuration, and the names of those of its `new` weights that the base does not have."""
     from transformers import AutoModelForCTC
 
     # Or Transformers would ask a service to convert a base without safetensors, and send it the user's token.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    options = {"dtype": torch.float32, "attn_implementation": attention, "trust_remote_code": False}
+    options = {"attn_implementation": attention}
     try:
         if base is None:
-            return AutoModelForCTC.from_config(config, **options), set()
-        model, loading = AutoModelForCTC.from_pretrained(
-            base,
-            config=config,
-            revision=revision,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+            return AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options), set()
+        return load_ctc_model(base, base, new=new, revision=revision, config=config, **options)
     except UnpicklingError as error:
         raise UserError(f"{base} {PICKLED}") from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
-    return model, set(loading["missing_keys"])
 
 
 def _let_drop(layer: nn.Module, probability: float) -> None:

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from finetune.files import new_file
+
 Lines = Sequence[Mapping[str, float]]
 
 # More points would be closer to each other than a line is wide.
@@ -36,15 +38,13 @@ _STYLE = {
 
 
 def write_picture(file: Path, history: Lines) -> None:
-    """Draw a run's history as a PNG of 1200 × 1350 pixels, beside `file` first and then renamed.
+    """Draw a run's history as a PNG of 1200 × 1350 pixels, whole or not at all.
 
     `history` holds the lines of metrics.jsonl.
     """
-    partial = file.with_name(file.name + ".partial")
     # The defaults first, whatever the user's own matplotlibrc says.
-    with style.context(["default", _STYLE]):
+    with style.context(["default", _STYLE]), new_file(file) as partial:
         build_figure(history).savefig(partial, format="png", dpi=150)
-    partial.rename(file)
 
 
 def build_figure(history: Lines) -> Figure:

@@ -72,7 +72,10 @@ def test_shards_are_sorted_into_splits(tmp_path: Path) -> None:
     [
         ({"a.txt": b"no sound"}, "no audio"),
         ({"a.flac": b"", "a.txt": b"empty"}, "unreadable audio: "),
-        ({"a.flac": encode_tone(0.5), "a.txt": b"\xff\xfe"}, "unreadable .txt in the tar: "),
+        (
+            {"a.flac": encode_tone(0.5), "a.txt": b"Gr\xfc\xdfe"},
+            "unreadable .txt in the tar: the byte 0xFC",
+        ),
         ({"a.flac": encode_tone(0.5), "a.json": b"{"}, "unreadable .json in the tar: "),
     ],
 )
@@ -85,6 +88,29 @@ def test_an_utterance_that_cannot_be_used_is_a_row_with_a_reason(
         read_seconds(table.recording(0))
     assert str(raised.value).startswith(reason)
     assert read_seconds(table.recording(1)) == 0.5
+
+
+def test_each_recording_of_a_tar_is_a_row_whatever_its_name(tmp_path: Path) -> None:
+    tone = encode_tone(0.5)
+    names = ["a.flac", "a.FLAC", "b.1.flac", "b.2.flac", "Gr\udcfc\udcdfe.flac", "b.txt"]
+    table = table_of(
+        write_tar(tmp_path / "corpus.tar", {name: b"hello" if name == "b.txt" else tone for name in names})
+    )
+    reasons = []
+    for row in range(len(table)):
+        try:
+            read_seconds(table.recording(row))
+            reasons.append("")
+        except AudioError as error:
+            reasons.append(str(error))
+    assert [(table.name(row), reason) for row, reason in enumerate(reasons)] == [
+        ("a.flac", ""),
+        ("a.FLAC", "second recording of one name: a.FLAC"),
+        ("b.1.flac", "dots in a name: an utterance's name ends at the first: b.1.flac"),
+        ("b.2.flac", "dots in a name: an utterance's name ends at the first: b.2.flac"),
+        ("Gr\ufffd\ufffde.flac", ""),
+        ("row 5", "no audio"),
+    ]
 
 
 @pytest.mark.parametrize("damage", ["compressed", "text", "cut"])

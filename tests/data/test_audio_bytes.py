@@ -86,7 +86,7 @@ def test_a_header_written_before_the_length_was_known_is_no_hindrance(folder: Pa
             assert stream.seconds is None
 
 
-def test_an_mp3_that_only_guesses_its_length_is_read_to_its_end_or_refused(tmp_path: Path) -> None:
+def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp_path: Path) -> None:
     loud = 0.3 * np.random.default_rng(0).normal(size=16000 * 30).astype(np.float32)
     quiet = np.zeros(16000 * 120, np.float32)
     for name, parts in (("fewer", [quiet, loud]), ("more", [loud, quiet])):
@@ -99,9 +99,8 @@ def test_an_mp3_that_only_guesses_its_length_is_read_to_its_end_or_refused(tmp_p
         second_frame = content.index(b"\xff\xf3", 100)
         assert b"Xing" in content[:second_frame]  # The first one only says how many there are.
         (tmp_path / name).write_bytes(content[second_frame:])
-    assert read(tmp_path / "fewer").shape[1] == pytest.approx(150 * 16000, rel=0.01)
-    with pytest.raises(AudioError, match="only a part can be read; write it anew, for example with: ffmpeg"):
-        read(tmp_path / "more")
+    for name in ("fewer", "more"):
+        assert read(tmp_path / name).shape[1] == pytest.approx(150 * 16000, abs=2000)
 
 
 def test_a_piece_of_a_tar_is_read_where_it_lies(folder: Path, tmp_path: Path) -> None:

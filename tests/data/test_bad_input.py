@@ -78,7 +78,11 @@ def test_each_kind_of_broken_audio_is_named_and_the_run_goes_on(
 MANIFESTS = {
     "missing column": ("list.csv", b"file_name,words\ngood.wav,ab\n", "has no column text"),
     "ragged row": ("list.csv", b"file_name,text\ngood.wav,ab\ngood.wav,a,b\n", "ragged row"),
-    "wrong encoding": ("list.csv", "file_name,text\ngood.wav,ab\ngood.wav,é\n".encode("latin-1"), "not UTF-8"),
+    "wrong encoding": (
+        "list.csv",
+        "file_name,text\ngood.wav,ab\ngood.wav,é\n".encode("latin-1"),
+        "not UTF-8; expected",
+    ),
     "absolute path outside": ("list.csv", b"file_name,text\ngood.wav,ab\n/etc/passwd,ab\n", "outside the corpus"),
     "path that climbs out": ("list.csv", b"file_name,text\ngood.wav,ab\n../other.wav,ab\n", "outside the corpus"),
     "duplicate ids": ("text", b"a ab\n", "duplicate id"),
@@ -116,7 +120,7 @@ def test_each_kind_of_broken_manifest_is_refused_or_its_row_named(
     code = main(["check", str(recipe)])
     said = capsys.readouterr()
     assert sentence in said.out + said.err and "Traceback" not in said.err
-    if kind in ("missing column", "empty file", "unknown split"):
+    if kind in ("missing column", "wrong encoding", "empty file", "unknown split"):
         assert code == 2 and said.err.count("\n") == 1
     else:
         assert code == 0 and "train: 1 utterances" in said.out + said.err

@@ -115,7 +115,7 @@ def test_a_test_utterance_too_short_for_its_transcript_still_counts(tmp_path: Pa
 def test_when_every_utterance_is_left_out_the_reasons_are_counted(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {"a.wav": (0.05, "a"), "b.wav": (0.05, "b"), "c.wav": (1.0, "?")})
     with pytest.raises(UserError, match="split 'train' was left out: 2 × too short, 1 × empty transcript"):
-        prepare_split("train", table, DEFAULT_STEPS, LIMITS)
+        prepare_split("train", table, DEFAULT_STEPS, LIMITS, training=True)
 
 
 @pytest.fixture

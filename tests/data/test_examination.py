@@ -10,7 +10,7 @@ import soundfile
 
 from finetune.cli import main
 from finetune.data.corpus import Limits, Split, prepare_split
-from finetune.data.examination import Examination, examine, judge
+from finetune.data.examination import Examination, examine, judge, write_clean_manifests
 from finetune.data.examination_page import draw_histogram, write_page
 from finetune.data.sources import Source, load_splits, select_table
 
@@ -79,6 +79,21 @@ def test_leaks_between_splits_are_found(tmp_path: Path) -> None:
     assert "can't write: ä" in said
 
 
+def test_sentences_without_spaces_have_as_many_words_as_characters(tmp_path: Path) -> None:
+    train = write_split(tmp_path, "train", [("a.wav", 2.0, "สวัสดี", "anna"), ("b.wav", 2.0, "我爱你们", "anna")])
+    test = write_split(tmp_path, "test", [("c.wav", 2.0, "我爱你们", "ben")])
+    examination = examine({"train": train, "test": test}, "ส\u0e27\u0e31ด\u0e35我爱你们")
+    assert examination.splits["train"].words == 4 + 4
+    assert found(examination) == {("shared transcripts", "test"): 1}
+
+
+def test_check_names_invisible_characters(tmp_path: Path) -> None:
+    train = write_split(tmp_path, "train", [("a.wav", 1.0, "one\u200f two", "anna"), ("b.wav", 1.0, "six", "ben")])
+    examination = examine({"train": train}, "onetwsix\u200f")
+    assert found(examination) == {("invisible characters", "train"): 1}
+    assert "(U+200F RIGHT-TO-LEFT MARK × 1): the step remove_invisible" in examination.findings[0].sentence
+
+
 def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
     write_split(tmp_path, "train", sentences(3, "anna"))
     manifest = tmp_path / "train" / "metadata.jsonl"
@@ -126,13 +141,13 @@ def test_listening_finds_what_headers_do_not_show(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_figures_findings_and_clips_and_needs_nothing_beside_it(tmp_path: Path) -> None:
-    write_split(tmp_path, "train", [("a.wav", 1.0, "<b>one</b> & two", "anna"), ("b.wav", 1.0, "three", "ben")])
+    write_split(tmp_path, "train", [("a.wav", 1.0, "<b one & two", "anna"), ("b.wav", 1.0, "three", "ben")])
     manifest = tmp_path / "train" / "metadata.jsonl"
     manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[0] + "\n")
     train = read_split(tmp_path, "train")
     write_page(tmp_path / "page.html", "A <corpus>", examine({"train": train}, "abc"), {"train": train})
     page = (tmp_path / "page.html").read_text()
-    assert "A &lt;corpus&gt;" in page and "&lt;b&gt;one&lt;/b&gt; &amp; two" in page and "<b>one" not in page
+    assert "A &lt;corpus&gt;" in page and "&lt;b one &amp; two" in page and "<b one" not in page
     assert page.count("<audio") == 1 and "data:audio/ogg;base64," in page
     assert "http" not in page
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
@@ -162,6 +177,17 @@ def test_check_writes_a_clean_manifest_that_training_can_use(
     assert "train: 2 utterances" in said and "validation: 4 utterances" in said and "left out" not in said
     assert main(["check", str(recipe), "--fix"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_clean_manifest_reads_back_whatever_is_in_the_texts(tmp_path: Path) -> None:
+    texts = ['he said "no', "two\nlines", "a\r\nb", 'x,"y",\u2028z', '"']
+    for number in range(len(texts)):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * np.sin(np.arange(16000) / 5), 16000)
+    lines = [json.dumps({"file_name": f"{number}.wav", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    write_clean_manifests({"train": read_split(tmp_path, "train")}, [])
+    again = read_split(tmp_path, "train.clean")
+    assert [u.transcript.split() for u in again.utterances] == [text.split() for text in texts] and not again.rejected
 
 
 def test_check_writes_what_it_found(

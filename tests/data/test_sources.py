@@ -12,7 +12,7 @@ from finetune.data.audio import AudioError, Recording, read_seconds
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 
-ROWS = [("one.wav", "NA"), ("two.wav", "null"), ("three.wav", "007"), ("four.wav", ""), ("five.wav", "a, b\tc")]
+ROWS = [("one.wav", "NA"), ("two.wav", "null"), ("three.wav", "007"), ("four.wav", ""), ("five.wav", 'a, "b" c')]
 
 
 def write_manifest(file: Path, columns: tuple[str, str] = ("file_name", "text")) -> Path:
@@ -21,8 +21,11 @@ def write_manifest(file: Path, columns: tuple[str, str] = ("file_name", "text"))
         if file.suffix == ".jsonl":
             lines.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in ROWS)
         else:
-            writer = csv.writer(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-            writer.writerows([columns, *ROWS])
+            rows = [columns, *ROWS]
+            if file.suffix == ".tsv":
+                lines.writelines("\t".join(row) + "\n" for row in rows)
+            else:
+                csv.writer(lines).writerows(rows)
     return file
 
 
@@ -31,7 +34,7 @@ def table_of(root: Path, split: str = "train", **columns: Any) -> Table:
     return select_table(load_splits(source), split, source)
 
 
-def texts_of(table: Table) -> list[str]:
+def texts_of(table: Table) -> list[str | None]:
     return table.texts()
 
 
@@ -44,7 +47,7 @@ def test_a_manifests_cells_are_the_strings_that_stand_in_it(tmp_path: Path, suff
 
 def test_numbers_in_json_become_text(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text('{"file_name": "a.wav", "text": 7}\n\n{"file_name": "b.wav", "text": null}\n')
-    assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", ""]
+    assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", None]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
         ("list.jsonl", b'["a.wav", "ab"]', "one JSON object"),
         ("list.jsonl", b"\xff\xfe{\x00", "can't be read as JSONL: not JSON"),
         ("list.csv", b"file_name,text\na.wav,ab,c\n", "line 2 has 3 cells where the header has 2"),
-        ("list.csv", b"file_name,text\na.wav,\xff\xfe", "can't be read as CSV"),
+        ("list.csv", b"file_name,text\na.wav,\xff\xfe", "can't be read: the byte 0xFF in line 2 is not UTF-8"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -161,8 +164,16 @@ def problem_of(table: Table, row: int) -> str | None:
             "ragged row: line 2 has 3 cells where the header has 2",
         ),
         ("list.csv", b"file_name,text\nb.wav\na.wav,ab\n", "ragged row: line 2 has 1 cells where the header has 2"),
-        ("list.tsv", b"file_name\ttext\nb.wav\tGr\xfc\xdfe\na.wav\tab\n", "not UTF-8: Gr\ufffd\ufffde"),
-        ("list.csv", b"file_name,text\nb.wav," + b"x" * 10_000_000 + b"\na.wav,ab\n", "line too long: line 2: "),
+        (
+            "list.jsonl",
+            b'{"file_name": "b.wav", "text": "\\ud83d"}\n{"file_name": "a.wav", "text": "ab"}\n',
+            "half a character: ?",
+        ),
+        (
+            "list.csv",
+            b"file_name,text\nb.wav," + b"x" * 10_000_000 + b"\na.wav,ab\n",
+            "line too long: line 2 has 10000006",
+        ),
         ("list.jsonl", b'{"file_name": "b.wav", \n{"file_name": "a.wav", "text": "ab"}\n', "not JSON: line 1: "),
         ("list.jsonl", b'7\n{"file_name": "a.wav", "text": "ab"}\n', "not one JSON object: line 1: 7"),
         (
@@ -171,7 +182,7 @@ def problem_of(table: Table, row: int) -> str | None:
             "line too long: line 1 has 10000012 characters",
         ),
     ],
-    ids=["more cells", "fewer cells", "encoding", "long cell", "not JSON", "no object", "long line"],
+    ids=["more cells", "fewer cells", "half a character", "long cell", "not JSON", "no object", "long line"],
 )
 def test_a_line_that_cannot_be_read_is_named_and_the_others_are_used(
     tmp_path: Path, name: str, content: bytes, problem: str
@@ -208,7 +219,7 @@ def test_parquet_with_audio_bytes(
     columns = {"audio": cells, "transcription": ["one", None, "three"]}
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
     table = table_of(tmp_path / "corpus")
-    assert table.texts() == ["one", "", "three"]
+    assert table.texts() == ["one", None, "three"]
     assert table.recording(2).data == encoded[2]
     assert table.name(2) == ("2.wav" if audio == "struct" else "row 2")
 

@@ -1,5 +1,7 @@
 """The words a run was trained on lie beside its model, and nothing else of its transcripts does."""
 
+import gzip
+
 import pytest
 
 from finetune.data.training_words import FILE, load_training_words, save_training_words
@@ -12,6 +14,11 @@ def test_words_are_found_from_the_model_and_not_in_it(tmp_path):
     assert load_training_words(tmp_path / "model") == {"the", "cat", "我", "爱"}
     assert list((tmp_path / "model").iterdir()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"model", FILE}
+
+
+def test_a_file_of_whole_thai_sentences_gives_their_characters(tmp_path):
+    (tmp_path / FILE).write_bytes(gzip.compress("สวัสดี\nthe".encode()))
+    assert load_training_words(tmp_path / "model") == {"ส", "วั", "ดี", "the"}
 
 
 def test_the_same_words_make_the_same_file(tmp_path):

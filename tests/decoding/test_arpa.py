@@ -17,7 +17,7 @@ from finetune.decoding import arpa
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import estimate
 from finetune.decoding.ngram import NGramModel
-from finetune.errors import UserError
+from finetune.errors import Note, UserError
 
 ARPA = """\
 \\data\\
@@ -100,6 +100,48 @@ def test_unknown_words_in_capitals_and_without_a_probability(read: Callable[...,
     assert closed.words[0] == "<unk>"
     assert log10(closed, "z", bos=False, eos=False) == pytest.approx([-100])
     assert log10(closed, "a b") == log10(read(ARPA), "a b")
+
+
+# What was found in models on the hub and in other tools' files, and what is noted of it.
+CORRECTED: dict[str, tuple[Callable[[str], str], str]] = {
+    "</s> added by a recipe": (
+        lambda text: text.replace("ngram 1=5", "ngram 1=6").replace("\t-0.25\n", "\t-0.25\n-3\t</s>\t-0.25\n", 1),
+        "</s> stands among the 1-grams 2 times, and the first counts",
+    ),
+    "-inf for <s>": (
+        lambda text: text.replace("-99\t<s>", "-inf\t<s>"),
+        "<s> has the probability -inf, which is read as -99",
+    ),
+    "comments": (
+        lambda text: "# made by a tool\n#\n" + text,
+        "passed over the text before \\data\\, which begins with '# made by",
+    ),
+    "text of CMU's toolkit": (
+        lambda text: "This is a CLOSED model.\nThe beginning of data mark: \\data\\\n\\1-grams:\np_1 wd_1\n\n" + text,
+        "passed over the text before \\data\\, which begins with 'This is a CLOSED",
+    ),
+    "blank lines": (
+        lambda text: text.replace("\\1-grams:\n", "\\1-grams:\n\n\n").replace("\\2-grams:\n", "\\2-grams:\n\n"),
+        "passed over blank lines behind \\1-grams:",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CORRECTED.values(), ids=CORRECTED)
+def test_files_as_they_are_in_the_wild_are_read_as_kenlm_reads_them(
+    read: Callable[..., NGramModel], tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    texts = ["a b", "b a z", "", "a", "b b a b"]
+    with pytest.warns(Note) as noted:
+        model = read(change(ARPA))
+    assert str(noted[0].message).startswith(f"{tmp_path / 'lm.arpa'}: {said}")
+    end = -3.0 if "recipe" in said or "2 times" in said else -1.0
+    assert log10(model, "", bos=False) == pytest.approx([end])
+    assert log10(model, "a b", eos=False) == log10(read(ARPA), "a b", eos=False)
+    write_arpa(model, tmp_path / "again.arpa")
+    assert same(read_arpa(tmp_path / "again.arpa"), model)
+    if "CLOSED" not in said:  # KenLM takes comments alone.
+        assert_kenlm_agrees(tmp_path / "lm.arpa", texts)
 
 
 HOLES = """\

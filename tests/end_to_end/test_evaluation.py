@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -193,3 +194,25 @@ for option, place in zip(sys.argv[1::2], sys.argv[2::2]):
         assert f"{place} can't be written: " in said[end - 1]
         assert not place.exists()
     assert not (tmp_path / "report").exists() and not list(tmp_path.glob(".report*"))
+
+
+def test_what_was_computed_is_kept_when_the_output_cannot_be_printed(
+    learned_run, corpus_folder, tmp_path, monkeypatch, capsys
+):
+    def run(name, output):
+        evaluated = ["evaluate", str(learned_run / "model"), "--data", str(corpus_folder), "--show", "1"]
+        with monkeypatch.context() as patched, output:
+            patched.setattr(sys, "stdout", output)
+            code = main([*evaluated, "--report", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")])
+        assert (tmp_path / name / "index.html").is_file()
+        assert json.loads((tmp_path / f"{name}.json").read_text())["results"]
+        return code, capsys.readouterr().err
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run("gone", os.fdopen(writer, "w")) == (141, "")
+    code, said = run("full", os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
+    assert code == 2 and said == "finetune: No space left on device.\n"
+    with (tmp_path / "ascii").open("w", encoding="ascii") as file:
+        assert run("letters", file) == (0, "")
+    assert "real-time factor" in (tmp_path / "ascii").read_text()

@@ -1,17 +1,24 @@
 """Whatever stops a run (a signal, a kill, a full disk), the same command goes on as if nothing had happened."""
 
+import fcntl
 import json
 import os
+import pty
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 from programs import started
+
+from finetune.cli import main
+from finetune.files import lock_folder
 
 # All that is random is switched on, and a worker loads the data.
 SECTIONS = {
@@ -81,6 +88,31 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(
     assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
+def test_a_terminal_that_closes_stops_it_as_a_signal_does(write_recipe, tmp_path):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
+    terminal, end = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    with subprocess.Popen(list(map(str, command_for(recipe, run))), preexec_fn=take_terminal, **streams) as process:
+        os.close(end)
+        deadline = time.monotonic() + 300
+        try:
+            while lines_in(run) < 1:
+                assert time.monotonic() < deadline and process.poll() is None
+                while select.select([terminal], [], [], 0.05)[0]:  # A terminal that nobody reads stops who writes.
+                    os.read(terminal, 10000)
+            os.close(terminal)
+            assert process.wait(120) == 75
+        finally:
+            process.kill()
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    assert 7 <= json.loads((checkpoint / "progress.json").read_text())["step"] < 60
+
+
 def test_second_signal_stops_at_once():
     program = """
 import os, signal
@@ -101,10 +133,30 @@ with StopSignals() as signals:
 def test_signals_are_as_before_when_training_is_over():
     from finetune.training.interruption import StopSignals
 
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # As nohup has it.
+    before = [signal.getsignal(number) for number in numbers]
     with StopSignals():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert [signal.getsignal(number) for number in numbers] == before
+    signal.signal(signal.SIGHUP, hangup)
+
+
+def test_a_run_has_one_process_and_its_beginning_may_have_been_cut_off(
+    write_recipe, finetune_run, whole, read_lines, tmp_path, capsys
+):
+    run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
+    run.mkdir()
+    for name in ("rejected.csv", "metrics.jsonl", ".recipe.yaml.01ab.partial"):
+        (run / name).touch()
+    with lock_folder(run):
+        assert main(["train", str(recipe), "--output", str(run)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"finetune: Another process is writing to {run}: wait for its end, or give another folder."
+    )
+    assert sorted(file.name for file in run.iterdir()) == ["metrics.jsonl", "rejected.csv"]
+    assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
 def can_mount() -> bool:

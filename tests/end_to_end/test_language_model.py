@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.cli import main
+from finetune.decoding import decoder
 from finetune.decoding.decoder import load_decoder, load_language_model
 from finetune.inference.recogniser import Recogniser
 
@@ -119,6 +120,25 @@ def test_tuning_again_takes_the_place_of_what_was_there(model, language_model, c
     assert tune(model, language_model, corpus_folder) == 0
     assert evaluate(model, corpus_folder, tmp_path)["decoder"]["hotwords"] == {}
     assert not list(model.glob(".*partial"))
+
+
+def test_an_interrupted_tuning_is_named_and_leaves_what_was_there(
+    model, language_model, corpus_folder, tmp_path, monkeypatch, capsys
+):
+    assert tune(model, language_model, corpus_folder, "--hotword", "dad") == 0
+    files = {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
+
+    def fail(*_):
+        raise OSError("full")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr(decoder, "_list_labels", fail)  # for the last file
+        tune(model, language_model, corpus_folder)
+    assert {file: file.read_bytes() for file in model.rglob("*") if file.is_file()} == files
+    # Killed before the last rename.
+    (model / "language_model").rename(model / ".language_model.partial")
+    assert main(["evaluate", str(model), "--data", str(corpus_folder)]) == 2
+    assert "was interrupted" in capsys.readouterr().err
 
 
 def test_what_cannot_be_used_is_one_sentence(model, language_model, corpus_folder, tmp_path, capsys):

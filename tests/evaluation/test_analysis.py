@@ -15,6 +15,16 @@ def test_the_summary_gives_counts_and_the_interval():
     assert analyse([]).summary().startswith("WER unknown (0 sub")
 
 
+def test_utterances_without_words_are_counted_with_what_was_added():
+    noise = [Result("c", " ", heard, "", 1.0, None) for heard in ("", "u", "v w")]
+    summary = analyse([*RESULTS, *noise]).summary()
+    assert "4 insertions in 5 words" in summary
+    assert "of 5 utterances (3 without words in the reference, where 3 words were added), 1.6 minutes" in summary
+    values = analyse([*RESULTS, *noise]).to_json()
+    assert (values["utterances_without_words"], values["insertions_without_words"]) == (3, 3)
+    assert analyse(noise).to_json()["wer"] is None and "WER unknown" in analyse(noise).summary()
+
+
 def test_counts_at_hand_are_taken():
     assert analyse(RESULTS, count_results(RESULTS)).to_json() == analyse(RESULTS).to_json()
     assert analyse(RESULTS, 2 * count_results(RESULTS)).scores.utterances == 4

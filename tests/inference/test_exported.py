@@ -155,6 +155,24 @@ def test_what_was_not_exported_is_not_taken_for_it(original: Path, tmp_path: Pat
     )  # Its own weights come before an ONNX file beside them.
 
 
+def test_export_of_another_vocabulary_or_of_weights_that_are_not_finite_is_refused(
+    original: Path, export: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(export(False), tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "vocab_size": 8}))
+    (other / "vocab.json").write_text(json.dumps({"[PAD]": 0, "|": 1, **dict(zip("abcdef", range(2, 8), strict=True))}))
+    with pytest.raises(UserError, match=r"gives 7 logits in a frame, all finite, .* vocabulary of 8: expected as many"):
+        Recogniser.load(other)
+    broken = shutil.copytree(export(False), tmp_path / "broken")
+    proto = onnx.load(broken / FILE)
+    tensor = max(proto.graph.initializer, key=lambda each: numpy_helper.to_array(each).size)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+    onnx.save(proto, broken / FILE)
+    with pytest.raises(UserError, match=r"gives 7 logits in a frame, not all finite"):
+        Recogniser.load(broken)
+
+
 @pytest.mark.bf16
 def test_another_precision_than_what_was_written_is_refused(export: Callable[[bool], Path]) -> None:
     with pytest.raises(UserError, match=r"leave out the precision bfloat16"):

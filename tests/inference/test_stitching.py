@@ -103,3 +103,15 @@ def test_the_delimiter_before_a_word_has_its_frame_in_the_recording_and_ours_has
 def test_a_word_of_several_windows_has_the_frames_of_each() -> None:
     pieces = [(0, "a_b_", True), (2, "b__c", False), (20, "_a", True)]
     assert decode("greedy", *pieces) == decode("beam", *pieces) == [("abc", 0, 6), ("a", 21, 22)]
+
+
+def test_symbols_of_several_characters_stay_whole_where_words_are_parted() -> None:
+    symbols = ("_", "|", "你", "好的", "th", "a", "[UNK]")
+    for delimiter, expected in ((1, ["你", "好的", "tha[UNK]"]), (None, ["你", "好的", "th", "a", "[UNK]"])):
+        search = GreedySearch(symbols, blank_id=0, delimiter_id=delimiter)
+        decoder = RecordingDecoder(search)
+        logits = (20.0 * np.eye(len(symbols))[[2, 3, 4, 5, 6]]).astype(np.float32)
+        decoder.advance(Piece(0, logits, False))
+        words = decoder.finish()
+        assert [word.text for word in words] == expected
+        assert [word.start_frame for word in words] == [0, 1, 2, 3, 4][: len(expected)]

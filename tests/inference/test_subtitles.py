@@ -169,6 +169,30 @@ def test_scripts_without_spaces_are_broken_between_characters_but_not_before_sig
     assert [len(line.text) for line in cue.lines] == [9, 8]
 
 
+@pytest.mark.parametrize(
+    ("word", "first", "last"),
+    [
+        ("กำลังเดินทางไปที่โรงเรียนและกลับบ้าน", "ะาำๅๆ\u0e31\u0e34\u0e35\u0e48\u0e49", "เแโใไ"),
+        ("ກຳລັງເດີນທາງໄປໂຮງຮຽນແລະກັບບ້ານ", "ະາຳຽ\u0eb1\u0ec9\u0eb5", "ເແໂໃໄ"),
+        ("ខ្ញុំកំពុងធ្វើដំណើរទៅសាលារៀន", "\u17d2\u17bb\u17c6\u17be\u17b6\u17c0", "\u17d2"),
+        ("ကျွန်တော်ကျောင်းကိုသွားနေပါတယ်", "\u103b\u103d\u103a\u102c\u1038\u102b\u102d", "\u1039"),
+    ],
+)
+def test_a_long_sentence_without_spaces_makes_lines_that_fit_and_never_part_a_character(
+    word: str, first: str, last: str
+) -> None:
+    text = word * 6
+    times = [0.2 + 14 * i / len(text) for i in range(len(text) + 1)]
+    characters = tuple(Character(c, *at, 0.9) for c, at in zip(text, pairwise(times), strict=True))
+    transcript = Transcript((Word(text, times[0], times[-1], 0.9, characters),), 15.0)
+    cues = build_cues(transcript)
+    lines = [line.text for cue in cues for line in cue.lines]
+    assert find_faults(cues, transcript.seconds) == []
+    assert "".join(lines) == text and len(lines) > 2
+    assert all(sum(unicodedata.category(c) not in ("Mn", "Me", "Cf") for c in line) <= 42 for line in lines)
+    assert not [line for line in lines if line[0] in first or line[-1] in last or line[1] == "\u103a"]
+
+
 def test_two_channels_at_a_time_are_a_line_each() -> None:
     words = [
         Word(text, 0.5 * i, 0.5 * i + 0.4, 0.9, channel=1) for i, text in enumerate(("hello", "who", "is", "there"))

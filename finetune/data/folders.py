@@ -1,0 +1,222 @@
+"""A folder's tables to rows by split, each with the audio that it names, wherever that lies beside the table."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune.data.audio import CONTAINERS, SUFFIXES
+from finetune.data.layouts import Splits, is_split, name_splits, split_name
+from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, Row, is_header, read_manifest
+from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
+from finetune.data.storage import is_url
+from finetune.errors import UserError
+
+# Folders beside a table that its audio may lie in, where its cells name the files alone.
+AUDIO_FOLDERS = ("audio", "audios", "clips", "wav", "wavs", "recordings")
+_AUDIO_SUFFIXES = SUFFIXES | CONTAINERS
+
+Columns = tuple[str | None, str | None]
+"""The names of the columns of audio and text, where somebody gave them."""
+
+
+class AudioFiles:
+    """The files that a table's cells name: as they stand there, or below a folder for audio, or without the suffix."""
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        beside = [table.parent, *(table.parent / name for name in AUDIO_FOLDERS)]
+        # Of a table train.csv also in train/ and audio/train/. What is at a URL would be asked for row by row.
+        places = [] if is_url(str(table)) else [place / below for place in beside for below in ("", table.stem)]
+        self.folders = [str(place) for place in dict.fromkeys(places) if place.is_dir()]
+        self._listed: dict[str, _Listing] = {}
+
+    def find(self, name: str) -> list[str]:
+        """The paths of all files that a cell may mean; of the one that it says exactly, that alone."""
+        exact = str(self.table.parent / name)
+        if not self.folders or name.startswith("/"):
+            return [exact]
+        below, _, last = name.rpartition("/")
+        folders = [f"{folder}/{below}".rstrip("/") for folder in self.folders]
+        if last in self._list(folders[0]).names:
+            return [exact]
+        if found := [folder for folder in folders if last in self._list(folder).names]:
+            return [f"{folder}/{last}" for folder in found]
+        if _names_audio(last):
+            return []
+        return [f"{folder}/{file}" for folder in folders for file in self._list(folder).audio.get(last, ())]
+
+    def is_named(self, cell: object) -> bool:
+        """Whether a cell is the name of audio: by its suffix, or as a file is there that it may mean."""
+        if not isinstance(cell, str) or not cell:
+            return False
+        return _names_audio(cell) or (bool(self.folders) and not cell.startswith("/") and bool(self.find(cell)))
+
+    def _list(self, folder: str) -> "_Listing":
+        # Read once: to ask for each row's file takes as long as to read all tables.
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    names = sorted(entry.name for entry in entries if entry.is_file())
+            except (OSError, ValueError):  # Nothing is there, or a transcript stands where a name should be.
+                names = []
+            audio: dict[str, list[str]] = {}
+            for name in filter(_names_audio, names):
+                audio.setdefault(name[: name.rindex(".")], []).append(name)
+            self._listed[folder] = _Listing(frozenset(names), audio)
+        return self._listed[folder]
+
+
+class _Listing(NamedTuple):
+    """A folder's names, and those of its audio files by what is before their suffix."""
+
+    names: frozenset[str]
+    audio: dict[str, list[str]]
+
+
+def _names_audio(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in _AUDIO_SUFFIXES
+
+
+def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
+    """The rows of a CSV, TSV or JSON file, each with the path or URL of its audio; raises UserError.
+
+    A table without a header has the columns column1, column2 …, and of two the one that is no audio is `text`. Where no
+    column has a usual name, the only one whose cells name audio files is `audio`.
+    """
+    files = AudioFiles(file)
+
+    def name_columns(cells: list[str]) -> list[str] | None:
+        named = [_names_audio(cell) for cell in cells]
+        if not any(named):
+            if is_header(cells, columns):
+                return None
+            named = [files.is_named(cell) for cell in cells]
+        if not any(named):
+            return None
+        names = [f"column{number}" for number in range(1, len(cells) + 1)]
+        if len(cells) == 2 and named.count(True) == 1 and columns == (None, None):
+            names[named.index(False)] = "text"
+        return names
+
+    rows = read_manifest(file, name_columns)
+    audio = columns[0] or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), None)
+    if audio is None and (found := _find_audio_column(rows, files)):
+        audio = "audio"
+        for row in rows:
+            row[audio] = row.get(found)
+    for row in rows:
+        _place_in_time(row)
+        if audio is not None:
+            _place_audio(row, audio, files)
+    return rows
+
+
+def _find_audio_column(rows: Sequence[Row], files: AudioFiles) -> str | None:
+    """The only column whose first cell names a file of audio."""
+    first = next((row for row in rows if PROBLEM not in row), {})
+    found = [name for name, cell in first.items() if files.is_named(cell)]
+    return found[0] if len(found) == 1 else None
+
+
+def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
+    place = row.get(column)
+    if isinstance(place, dict):  # What `datasets` writes of an Audio column.
+        place = place.get("path")
+    if not place or is_url(str(place)):
+        row[column] = place and str(place)
+        return
+    found = files.find(str(place))
+    if len(found) > 1:
+        row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
+    row[column] = found[0] if found else str(files.table.parent / str(place))
+
+
+def _place_in_time(row: Row) -> None:
+    """NeMo's `offset` and `duration` as `start` and `end`; a duration alone is the whole file's."""
+    if "offset" not in row or "duration" not in row:
+        return
+    try:
+        start, seconds = float(row["offset"]), float(row["duration"])
+    except (TypeError, ValueError):  # What stands there is shown when the row is left out.
+        row["start"], row["end"] = row["offset"], row["duration"]
+    else:
+        row["start"], row["end"] = str(start), str(start + seconds)
+
+
+def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
+    """A folder's tables: train.csv …, train/metadata.csv … or one metadata.csv for all; none where there is no such.
+
+    Raises UserError for a split that has two tables.
+    """
+    files = _find_tables(root)
+    named = [file for file in files if is_split(file.stem)]
+    below = [file for file in sorted(root.glob("*/metadata.*")) if file.suffix in TABLE_SUFFIXES]
+    whole = [file for file in files if file.stem == "metadata"]
+    if not named and not any(is_split(file.parent.name) for file in below):
+        if whole:
+            return read_whole(_require_one(whole), columns)
+        if len(below) < 2:  # A folder that may be a corpus by itself.
+            return {}
+    tables: dict[str, list[Path]] = {}
+    for file in (*named, *below):
+        tables.setdefault(file.stem if file in named else file.parent.name, []).append(file)
+    return {split: read_table(_require_one(tables[name]), columns) for name, split in name_splits(tables).items()}
+
+
+def _find_tables(root: Path) -> list[Path]:
+    return sorted(file for file in root.glob("*") if file.suffix in TABLE_SUFFIXES and file.is_file())
+
+
+def _require_one(tables: Sequence[Path]) -> Path:
+    if len(tables) > 1:
+        raise UserError(
+            f"{' and '.join(map(str, tables))} are tables of one split: expected one; remove or rename the others."
+        )
+    return tables[0]
+
+
+def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
+    """The rows of one table for all splits: by its column `split`, or by the folders train/, test/ … of the audio.
+
+    A row that can't be read goes with the first split. Raises UserError where some rows only say which split they are.
+    """
+    rows = read_table(file, columns)
+    audio = columns[0] or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
+    sound = [row for row in rows if PROBLEM not in row]
+    column = "split"
+    names = [str(row.get(column) or "") for row in sound]
+    if not names or not all(map(is_split, names)):
+        names = ["" if is_split(file.stem) else _find_split(str(row.get(audio) or ""), file.parent) for row in sound]
+    if not any(names):
+        return {"train": rows}
+    if not all(names):
+        other = sound[names.index("")]
+        raise UserError(
+            f"{file} names audio in folders of splits ({', '.join(sorted(set(names) - {''}))}) and {names.count('')} "
+            f"outside of them, as {other.get(audio)}: say in a column named split which rows are train, validation "
+            "and test."
+        )
+    of_rows = iter([split_name(name) for name in names])
+    first = split_name(names[0])
+    splits: Splits = {}
+    for row in rows:
+        splits.setdefault(first if PROBLEM in row else next(of_rows), []).append(row)
+    return splits
+
+
+def _find_split(place: str, root: Path) -> str:
+    """The first folder below the root on the way to a file that has a split's name, or ""."""
+    start = "" if str(root) == "." else f"{root}/"
+    folders = place.removeprefix(start).split("/")[:-1] if place.startswith(start) else []
+    return next((name for name in folders if is_split(name)), "") if ".." not in folders else ""
+
+
+def describe_missing(root: Path) -> str:
+    """What to say of a folder in which there is no corpus."""
+    sentence = (
+        f"The folder {root} holds no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
+        "file_name and text beside the audio, one such folder for each split, or train.csv and test.csv."
+    )
+    tables = [str(file) for file in _find_tables(root)][:3]
+    return f"{sentence} A table of another name is given by itself (data.root={tables[0]})." if tables else sentence

@@ -1,0 +1,54 @@
+"""A text file to its characters and lines: the only place that knows encodings and line ends."""
+
+import codecs
+from pathlib import Path
+
+from finetune.errors import UserError
+
+# The longer marks first: UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(file: Path) -> str:
+    """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+
+    Raises UserError where it is in another encoding, with the line and the byte that show it.
+    """
+    try:
+        return decode_text(file.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
+            f"`iconv -f WINDOWS-1252 -t UTF-8 {file.name} > new{file.suffix}`."
+        ) from error
+
+
+def decode_text(content: bytes) -> str:
+    """A file's bytes as `read_text` gives them; raises ValueError that names the line and the byte."""
+    encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise ValueError(f"the byte 0x00 in line {line} is no text, perhaps UTF-16 without its byte order mark")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise ValueError(
+            f"the byte 0x{byte:02X} in line {line} is not {encoding.removesuffix('-sig').upper()}"
+        ) from error
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text, which end in \n, \r\n, or, in a text without any \n, in \r, and nowhere else.
+
+    `str.splitlines` also splits inside a transcript, at U+2028, U+2029, U+0085, \x0b, \x0c and \x1c to \x1e.
+    """
+    lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]

@@ -1,0 +1,101 @@
+"""What a model's folder says of its tokenizer and feature extractor: classes that are known, and languages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune.data.languages import suggest_language
+from finetune.data.repositories import say_model
+from finetune.errors import UserError
+
+# By file and key, the classes of Transformers that are loaded; any other would read or write something else.
+_CLASSES = {
+    ("tokenizer_config.json", "tokenizer_class"): ("Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"),
+    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor",),
+    ("preprocessor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+    ("processor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+}
+_MOST_LANGUAGES = 12
+
+
+def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]:
+    """The feature extractor and the tokenizer in a model's folder, of a language where it has several.
+
+    No code of the model runs. Raises UserError for a model that brings its own code or names other classes, and what
+    Transformers raises for damaged files.
+    """
+    from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
+
+    _require_known_classes(folder)
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    target = {} if language is None else {"target_lang": language}
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
+    expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]
+    if type(tokenizer).__name__ not in expected:
+        raise UserError(_say_class(folder, "tokenizer", type(tokenizer).__name__, expected))
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{say_model(folder)} has a vocab.json without the pad token, which is the CTC blank.")
+    return extractor, tokenizer
+
+
+def choose_language(folder: Path, language: str | None) -> str | None:
+    """The language to write of a model's, the only one where none is asked for; None for a model without languages.
+
+    Raises UserError for a language that the model doesn't have, and where it has several and none is asked for.
+    """
+    values = _read(folder / "vocab.json")
+    offered = sorted(name for name, value in values.items() if isinstance(value, dict))
+    if not offered:
+        if language is None:
+            return None
+        raise UserError(f"{say_model(folder)} has no languages to choose from: leave out --language {language}.")
+    if language in offered:
+        return language
+    if language is None and len(offered) == 1:
+        return offered[0]
+    shown = ", ".join(offered[:_MOST_LANGUAGES]) + (" …" if len(offered) > _MOST_LANGUAGES else "")
+    if language is None:
+        raise UserError(
+            f"{say_model(folder)} writes {len(offered)} languages: say which with --language CODE, one of {shown}."
+        )
+    close = suggest_language(language, offered)
+    meant = f"did you mean {' or '.join(close)}?" if close else f"expected one of {shown}."
+    raise UserError(f"{say_model(folder)} has no language {language} among its {len(offered)}: {meant}")
+
+
+def get_own_language(folder: Path) -> str | None:
+    """The language that a model's weights are of without any further file."""
+    return _read(folder / "tokenizer_config.json").get("target_lang")
+
+
+def _require_known_classes(folder: Path) -> None:
+    for name in ("config.json", *dict.fromkeys(file for file, _ in _CLASSES)):
+        values = _read(folder / name)
+        parts = [values, *(value for value in values.values() if isinstance(value, dict))]
+        if any("auto_map" in part for part in parts):
+            raise UserError(
+                f"{say_model(folder)} brings its own code (auto_map in {name}), which is never run: expected a model "
+                "that Transformers' own classes load, without auto_map."
+            )
+        for (file, key), expected in _CLASSES.items():
+            named = values.get(key)
+            if file == name and named is not None and named not in expected:
+                raise UserError(_say_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
+
+
+def _say_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -> str:
+    what = kind.replace("_", " ")
+    return f"{say_model(folder)} has a {what} of the class {found}: expected {' or '.join(expected)}."
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object; nothing for a file that isn't there."""
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is damaged: expected an object, found {type(values).__name__}.")
+    return values

@@ -1,0 +1,125 @@
+"""Files and folders that are whole or absent, whatever stops their writing: written beside, synced, renamed."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from finetune.errors import UserError
+
+LOCK = ".lock"
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """An empty file beside `path` to write into; it takes `path`'s place at the end, and is deleted after an exception.
+
+    Its name is random, so that two processes do not write into one file, and no link that was there before is
+    followed; a link at `path` itself is replaced. A device or a pipe at `path` is written into. Raises OSError.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    short = path.name.encode(errors="ignore")[:200].decode(errors="ignore")  # File systems allow 255 bytes.
+    partial = path.with_name(f".{short}.{secrets.token_hex(4)}.partial")
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as `new_file` does."""
+    with new_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8 as `new_file` does, line ends as they are; half a character becomes its JSON escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write an indented JSON file as `new_file` does."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` to write into; it takes `path`'s place at the end, and goes after an exception.
+
+    What a killed process left of the same folder is deleted first: one process at a time writes it. Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    delete(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(partial, path)
+    except BaseException:
+        delete(partial)
+        raise
+
+
+def replace_folder(partial: Path, path: Path) -> None:
+    """Have a folder take the place of `path`, which is deleted where it is there; all its files reach the disk first.
+
+    A kill in between leaves `path` absent and `partial` whole. Raises OSError.
+    """
+    for file in partial.rglob("*"):
+        _sync(file)
+    _sync(partial)
+    delete(path)
+    partial.rename(path)
+    _sync(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Delete a folder, a file or a link, not what a link points to; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep each other process that locks a folder out of it, and delete what killed ones left half-written.
+
+    On a file system without locks there is none. Raises UserError where another process has it, and OSError.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+            held.callback((folder / LOCK).unlink, missing_ok=True)
+        except Timeout as error:
+            raise UserError(
+                f"Another process is writing to {folder}: wait for its end, or give another folder."
+            ) from error
+        except NotImplementedError:
+            (folder / LOCK).unlink(missing_ok=True)
+        for partial in folder.glob(".*.partial"):
+            delete(partial)
+        yield
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes or a folder's names are on the disk, so that a power cut leaves no empty file."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

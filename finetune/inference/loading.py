@@ -1,0 +1,89 @@
+"""A model's folder to the model: its weights, an adapter alone merged into its base, or an export."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from finetune.data.processors import get_own_language
+from finetune.data.repositories import fetch_model, fetch_more, say_model
+from finetune.data.storage import find_model_file
+from finetune.errors import UserError
+from finetune.inference.exported import FILE, ExportedModel
+from finetune.language_adapters import load_language_adapter, name_file
+from finetune.weights import ADAPTER, HEAD, load_ctc_model, match_weights
+
+_ADAPTER = "adapter_config.json"  # peft's
+
+
+def load_model(folder: Path, config: Any, precision: str, language: str | None = None) -> Any:
+    """The model in a folder with its configuration: a `Wav2Vec2ForCTC`, or an `ExportedModel`.
+
+    Of a model with languages it has the named one's adapters and head, where the folder has a file of them.
+
+    Raises UserError for weights that are not the configuration's, an adapter that can't be merged, an export with
+    another precision, and what Transformers raises.
+    """
+    if _is_exported(folder):
+        if precision == "bfloat16":
+            raise UserError(f"{folder} was exported, and computes as it was written: leave out the precision bfloat16.")
+        return ExportedModel(folder, config)
+    if (file := find_model_file(folder, _ADAPTER)) is not None:
+        return _load_merged(folder, config, file)
+    file = None if language is None else fetch_more(folder, name_file(language))
+    if language is None or file is None:
+        if language not in (None, get_own_language(folder)):
+            raise UserError(
+                f"{say_model(folder)} has no {name_file(language)}, though its vocab.json has the language."
+            )
+        return load_ctc_model(folder, say_model(folder), config=config)[0]
+    model, _ = load_ctc_model(folder, say_model(folder), new=[HEAD, ADAPTER], config=config)
+    load_language_adapter(model, str(file.parent), language)
+    return model
+
+
+def require_head_size(name: str, num_symbols: int, tokenizer: Any) -> None:
+    """Raise UserError where a head has a column that no token says, or a token has no column.
+
+    Tokens that the tokenizer adds behind its file, such as `<s>`, may have columns or not.
+    """
+    own = max(tokenizer.encoder.values(), default=-1) + 1
+    added = tokenizer.added_tokens_encoder.keys() - tokenizer.encoder.keys()
+    if not own <= num_symbols <= own + len(added):
+        raise UserError(
+            f"The head of {name} has {num_symbols} outputs, and its vocab.json {own} tokens: expected as many, so that "
+            "each output is written as what it was trained for; take the vocabulary that the model was trained with."
+        )
+
+
+def _is_exported(folder: Path) -> bool:
+    """Whether `finetune export` wrote it; not a model that has its own weights beside an ONNX file."""
+    if not (folder / FILE).is_file() or any(folder.glob("*.safetensors.index.json")):
+        return False
+    return not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin", _ADAPTER))
+
+
+def _load_merged(folder: Path, config: Any, file: Path) -> Any:
+    """An adapter that lies in a folder alone, merged into the base that its configuration names.
+
+    Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        said = f"{say_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
+        raise UserError(said) from error
+    adapter = json.loads(file.read_text(encoding="utf-8"))
+    if adapter.get("peft_type") != "LORA" or not adapter.get("base_model_name_or_path"):
+        kind = adapter.get("peft_type")
+        raise UserError(f"{say_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
+    base = fetch_model(adapter["base_model_name_or_path"], adapter.get("revision"))
+    model, _ = load_ctc_model(base, say_model(base), new=[HEAD], config=config)  # The head comes with the adapter.
+    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        merged = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+        expected = get_peft_model_state_dict(merged, save_embedding_layers=False)
+        found = load_peft_weights(str(folder), device="cpu")
+        set_peft_model_state_dict(merged, match_weights(f"the adapter {say_model(folder)}", found, expected))
+        return merged.merge_and_unload()

@@ -1,0 +1,150 @@
+"""A model's weights from its files, every one of them: nothing stays random that was to be loaded.
+
+Transformers and peft draw what a file lacks, pass over what they don't know, and say so in a log only.
+"""
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from finetune.errors import Note, UserError
+
+# How the names begin of what a base may lack: the CTC head, and in the layers of MMS models a language's adapters.
+HEAD, ADAPTER = "lm_head.", "adapter_layer."
+
+# What wrappers put before a model's names: DataParallel, torch.compile, and trainers that hold it as `model`.
+_WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
+
+# What checkpoints hold beyond a Wav2Vec2ForCTC. The quantizer and the two projections of the loss are in all pretrained
+# ones (Wav2Vec2ForPreTraining in Transformers' modeling_wav2vec2.py: facebook/wav2vec2-base, -large, -xls-r-300m).
+# mask_time_emb_vector is the old name of masked_spec_embed in facebook/wav2vec2-base-100h (transformers issue 27605).
+_SPARE = re.compile(
+    r"quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
+    r"|(wav2vec2\.)?(masked_spec_embed|mask_time_emb_vector)"
+)
+# What they lack: what stands for masked frames, in facebook/wav2vec2-base-960h, which training alone uses, and which a
+# model for which no mask is drawn does not have.
+_OPTIONAL = {"wav2vec2.masked_spec_embed"}
+
+_MOST_NAMES = 3
+
+
+def load_ctc_model(
+    place: Any, said: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
+) -> tuple[Any, set[str]]:
+    """A `Wav2Vec2ForCTC` in float32 with the weights in a folder or on a hub, and which of the `new` ones it lacks.
+
+    Names that begin with one of `new`, or have it inside, may be missing, of another shape or anything else, as they
+    are replaced; options are those of `from_pretrained`. The old names of a weight norm (`weight_g`, `weight_v`) are
+    read, and the prefixes of wrappers are taken off with a Note.
+
+    Raises UserError, in which the model is called `said`, where any other weight is missing, unexpected, of another
+    shape or not finite, and what `from_pretrained` raises.
+    """
+    from transformers import AutoModelForCTC
+
+    def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
+        found: tuple[Any, Mapping[str, Any]] = AutoModelForCTC.from_pretrained(
+            place,
+            revision=revision,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # Or the first alone would be told of.
+            output_loading_info=True,
+            **options,
+            **more,
+        )
+        return found
+
+    model, loading = load()
+    wanted = loading["missing_keys"]
+    if any({name, f"wav2vec2.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
+        _note_wrappers(said, loading["unexpected_keys"])
+        model, loading = load(key_mapping=_WRAPPERS)
+    # Or `save_pretrained` would write the names as they were in the file, or what it makes of those patterns.
+    model._weight_conversions = []
+    missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
+    _require_none(
+        said,
+        missing={name for name in missing if not _is_one_of(name, new)} - _OPTIONAL,
+        unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
+        shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
+        infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
+    )
+    return model, {name for name in (*missing, *shapes) if _is_one_of(name, new)}
+
+
+def match_weights(
+    said: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], resized: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """What was found in a file called `said` under the expected names, each of the expected shape, all finite.
+
+    Those `resized` may have another size in the first dimension. The prefixes of wrappers are taken off with a Note.
+    Raises UserError where a weight is missing, unexpected, of another shape or not finite.
+    """
+    if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
+        _note_wrappers(said, wrapped)
+        found = {_unwrap(name) if name in wrapped else name: weight for name, weight in found.items()}
+    both = expected.keys() & found.keys()
+    shapes = {name: (found[name].shape, expected[name].shape) for name in both}
+    _require_none(
+        said,
+        missing=expected.keys() - found.keys(),
+        unexpected=found.keys() - expected.keys(),
+        shapes={
+            name: (mine, theirs)
+            for name, (mine, theirs) in shapes.items()
+            if (mine[1:] != theirs[1:] if name in resized else mine != theirs)
+        },
+        infinite=_find_infinite(found),
+    )
+    return dict(found)
+
+
+def _is_one_of(name: str, new: Sequence[str]) -> bool:
+    return any(name.startswith(each) or f".{each}" in name for each in new)
+
+
+def _unwrap(name: str) -> str:
+    for pattern, replacement in _WRAPPERS.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _note_wrappers(said: str, names: Iterable[str]) -> None:
+    example = next(name for name in sorted(names) if _unwrap(name) != name)
+    warnings.warn(
+        Note(f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}"),
+        stacklevel=3,
+    )
+
+
+def _find_infinite(weights: Mapping[str, torch.Tensor]) -> set[str]:
+    return {name for name, weight in weights.items() if not torch.isfinite(weight).all()}
+
+
+def _require_none(
+    said: str, *, missing: Collection[str], unexpected: Collection[str], shapes: Mapping[str, Any], infinite: set[str]
+) -> None:
+    kinds = {"missing": missing, "unexpected": unexpected, "not finite": infinite}
+    problems = [f"{len(names)} {kind} ({_list(sorted(names))})" for kind, names in kinds.items() if names]
+    if shapes:
+        sizes = [f"{name} {_say(mine)}, not {_say(theirs)}" for name, (mine, theirs) in sorted(shapes.items())]
+        problems.append(f"{len(shapes)} of another shape ({_list(sizes)})")
+    if problems:
+        raise UserError(
+            f"The weights of {said} don't fit its configuration: {'; '.join(problems)}. Expected each weight that the "
+            "configuration asks for and no other, so nothing would be left random: save or copy the model again."
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    others = f" and {len(names) - _MOST_NAMES} others" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + others
+
+
+def _say(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))

@@ -1,0 +1,199 @@
+"""Which table, row and file of a folder is what: splits by name, audio beside the table, corpora in folders."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.data.audio import AudioError
+from finetune.data.corpus import Limits, prepare_split
+from finetune.data.layouts import name_splits, split_name
+from finetune.data.sources import Source, load_splits, select_table
+from finetune.errors import UserError
+
+
+def make(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def read(root: Path, **options: str) -> dict[str, list[tuple[str, str | None]]]:
+    """Each split's audio, relative to the root or the reason why there is none, and its texts."""
+    source = Source(str(root), **options)  # type: ignore[arg-type]
+    splits = load_splits(source)
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for split in splits:
+        table = select_table(splits, split, source)
+        for row, text in enumerate(table.texts()):
+            try:
+                path = Path(str(table.recording(row).path))
+                place = str(path.relative_to(root if root.is_dir() else root.parent))
+            except AudioError as error:
+                place = str(error).partition(":")[0]
+            found.setdefault(split, []).append((place, text))
+    return found
+
+
+def test_splits_have_the_names_that_datasets_gives_them() -> None:
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    assert all(split_name(name) == split for split, names in SPLIT_KEYWORDS.items() for name in names)
+    names = [name for names in SPLIT_KEYWORDS.values() for name in names]
+    assert name_splits(reversed(names)) == {
+        name: str(split) if name == ranked[0] else name for split, ranked in SPLIT_KEYWORDS.items() for name in ranked
+    }
+    assert name_splits(["Dev", "eval92"]) == {"Dev": "validation", "eval92": "eval92"}
+
+
+TABLE = "file_name,text\ntrain/a.wav,one\ntest/b.wav,two\ntrain/c.wav,three\nbad\n"
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "list.csv"])
+def test_one_table_for_all_splits_is_parted_by_the_audios_folders(tmp_path: Path, name: str) -> None:
+    make(tmp_path, {name: TABLE})
+    assert read(tmp_path / name if name == "list.csv" else tmp_path) == {
+        "train": [("train/a.wav", "one"), ("train/c.wav", "three"), ("ragged row", None)],
+        "test": [("test/b.wav", "two")],
+    }
+
+
+@pytest.mark.parametrize(("folder", "split"), [("dev", "validation"), ("eval", "test"), ("audio/evaluation", "test")])
+def test_the_audios_folders_have_all_names_of_splits(tmp_path: Path, folder: str, split: str) -> None:
+    make(tmp_path, {"metadata.csv": f"file_name,text\n{folder}/x/a.wav,one\ntrain/b.wav,two\n"})
+    assert read(tmp_path)[split] == [(f"{folder}/x/a.wav", "one")]
+
+
+def test_a_column_that_says_the_split_counts_more_than_folders(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        {"metadata.csv": "file_name,text,split\nval/a.wav,one,train\nval/b.wav,two,dev\nx/c.wav,three,train\n"},
+    )
+    assert {split: len(rows) for split, rows in read(tmp_path).items()} == {"train": 2, "validation": 1}
+
+
+def test_a_table_of_which_some_rows_alone_lie_in_a_splits_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, {"metadata.csv": "file_name,text\ntest/a.wav,one\nx/b.wav,two\n"})
+    with pytest.raises(UserError, match=r"folders of splits \(test\) and 1 outside of them, as .*x/b\.wav: .* split"):
+        read(tmp_path)
+
+
+def test_a_table_named_as_a_split_is_that_split_whole(tmp_path: Path) -> None:
+    make(tmp_path, {"train.csv": "file_name,text\ndev/a.wav,one\n", "eval.csv": "file_name,text\ntrain/a.wav,one\n"})
+    assert read(tmp_path) == {"train": [("dev/a.wav", "one")], "test": [("train/a.wav", "one")]}
+    assert list(read(tmp_path / "train.csv")) == ["train"]
+
+
+@pytest.mark.parametrize("layout", ["{}/metadata.csv", "{}.tsv", "{}/wav.scp"])
+def test_evaluation_folders_are_the_test_split_and_none_is_lost(tmp_path: Path, layout: str) -> None:
+    for name in ("train", "test", "eval", "dev", "val"):
+        text = "file_name\ttext\na.wav\tone\n" if layout.endswith("tsv") else "file_name,text\na.wav,one\n"
+        make(tmp_path, {layout.format(name): "a a.wav\n" if layout.endswith("scp") else text})
+        if layout.endswith("scp"):
+            make(tmp_path, {f"{name}/text": "a one\n"})
+    assert sorted(read(tmp_path)) == ["eval", "test", "train", "val", "validation"]
+
+
+@pytest.mark.parametrize(
+    "names", [("train.csv", "train.jsonl"), ("metadata.csv", "metadata.jsonl"), ("train.csv", "train/metadata.csv")]
+)
+def test_two_tables_of_one_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    make(tmp_path, dict.fromkeys(names, "file_name,text\na.wav,one\n"))
+    with pytest.raises(UserError, match=f"{names[0]} and .*{names[1]} are tables of one split"):
+        read(tmp_path)
+
+
+AUDIO = {"clips/a.mp3": "", "audios/b.wav": "", "audio/train/c.flac": "", "d.1.wav": "", "wavs/x/e.ogg": ""}
+
+
+@pytest.mark.parametrize(
+    ("cell", "place"),
+    [
+        ("a.mp3", "clips/a.mp3"),
+        ("a", "clips/a.mp3"),
+        ("b", "audios/b.wav"),
+        ("c", "audio/train/c.flac"),
+        ("d.1", "d.1.wav"),
+        ("x/e", "wavs/x/e.ogg"),
+        ("clips/a.mp3", "clips/a.mp3"),
+        ("a.wav", "a.wav"),
+        ("nowhere", "nowhere"),
+        ("y" * 400, "y" * 400),
+    ],
+)
+def test_audio_is_found_in_usual_folders_and_without_its_suffix(tmp_path: Path, cell: str, place: str) -> None:
+    make(tmp_path, {**AUDIO, "train.csv": f"file_name,text\n{cell},one\n"})
+    assert read(tmp_path) == {"train": [(place, "one")]}
+
+
+def test_where_no_audio_is_found_the_places_and_the_key_are_said(tmp_path: Path) -> None:
+    make(tmp_path, {"deep/down/a.wav": "", "metadata.csv": "file_name,text\na.wav,one\n"})
+    source = Source(str(tmp_path))
+    table = select_table(load_splits(source), "train", source)
+    with pytest.raises(UserError, match=r"1 × no such file\. There is no .*a\.wav, nor .* audio, .*audio_column"):
+        prepare_split("train", table, (), Limits(16000, ((10, 5),)))
+
+
+def test_a_name_that_several_files_have_is_named(tmp_path: Path) -> None:
+    make(tmp_path, {"clips/a.mp3": "", "wavs/a.wav": "", "metadata.csv": "file_name,text\na,one\nclips/a,two\n"})
+    assert read(tmp_path) == {"train": [("ambiguous audio", "one"), ("clips/a.mp3", "two")]}
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "expected"),
+    [
+        ("clips/a.mp3,one\naudios/b.wav,two\n", {}, [("clips/a.mp3", "one"), ("audios/b.wav", "two")]),
+        ("one;a\ntwo;b\n", {}, [("clips/a.mp3", "one"), ("audios/b.wav", "two")]),
+        ("a|one, two\nb|two\n", {}, [("clips/a.mp3", "one, two"), ("audios/b.wav", "two")]),
+        ("id,text\na,one\n", {}, [("clips/a.mp3", "one")]),
+        ("id,words\na,one\n", {"text_column": "words"}, [("clips/a.mp3", "one")]),
+        ("s1,a.mp3,one,x\n", {"text_column": "column3"}, [("clips/a.mp3", "one")]),
+        ("a.mp3,b.wav,one\n", {"audio_column": "column2", "text_column": "column3"}, [("audios/b.wav", "one")]),
+    ],
+)
+def test_tables_without_a_header_or_usual_columns(
+    tmp_path: Path, table: str, options: dict[str, str], expected: list[tuple[str, str | None]]
+) -> None:
+    make(tmp_path, {**AUDIO, "list.csv": table})
+    assert read(tmp_path / "list.csv", **options) == {"train": expected}
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("s1,a.mp3,one,x\n", r"no column text .* it has column1, column2, column3, column4, .*data\.text_column=NAME"),
+        ("a.mp3,b.wav,one\n", r"no column audio .* it has column1, column2, column3: .*data\.audio_column=NAME"),
+        ("name,words\nx,one\n", r"no column audio .* it has name, words: .*data\.audio_column=NAME"),
+    ],
+)
+def test_what_is_not_recognised_says_the_keys(tmp_path: Path, table: str, sentence: str) -> None:
+    make(tmp_path, {**AUDIO, "list.csv": table})
+    with pytest.raises(UserError, match=sentence):
+        read(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "audio"),
+    [
+        ({"cv/de/clips/a.mp3": "", "cv/de/train.tsv": "path\tsentence\na.mp3\tone\n"}, "cv/de/clips/a.mp3"),
+        ({"LJ/wavs/a.wav": "", "LJ/metadata.csv": "a|one|one\n"}, "LJ/wavs/a.wav"),
+        ({"data/train/wav.scp": "a a.wav\n", "data/train/text": "a one\n"}, "data/train/a.wav"),
+        ({"my/metadata.csv": "file_name,text\na.wav,one\n"}, "my/a.wav"),
+    ],
+)
+def test_a_folder_that_holds_one_corpus_is_that_corpus(tmp_path: Path, files: dict[str, str], audio: str) -> None:
+    found = read(make(tmp_path, files))
+    assert list(found.values()) == [[(audio, "one")]]
+
+
+def test_a_folder_that_holds_several_corpora_is_refused(tmp_path: Path) -> None:
+    text = "file_name,text\na.wav,one\n"
+    make(tmp_path, {"x/train.csv": text, "y/test.csv": text})
+    with pytest.raises(UserError, match=r"several corpora: .*x, .*y; name one of them, as data\.root=.*x, or"):
+        read(tmp_path)
+
+
+def test_a_table_of_another_name_is_named(tmp_path: Path) -> None:
+    make(tmp_path, {"transcripts.csv": "file_name,text\na.wav,one\n"})
+    with pytest.raises(UserError, match=r"holds no transcripts: .*given by itself \(data\.root=.*transcripts\.csv\)"):
+        read(tmp_path)

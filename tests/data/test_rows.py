@@ -1,0 +1,256 @@
+"""Every line of a corpus is a row that is used or a row that is named: none is glued, cut or lost.
+
+Lines are counted here on the file's bytes, by nothing that the readers use.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune.data.corpus import Limits, Split, prepare_split
+from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.errors import UserError
+
+LIMITS = Limits(16000, ((10, 5),))
+
+# What has glued or cut rows: quotation marks, delimiters, what `str.splitlines` splits at, a byte order mark, accents.
+TEXTS = st.text("ab \"',;\u2028\u2029\x85\x0b\x0c\x1c\x1e\ufeffé字\u3000", min_size=1, max_size=12)
+LINE_ENDS = st.sampled_from(["\n", "\r\n"])
+GAPS = st.sampled_from(["", "", "", "\n", "\r\n\n"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one second of audio under several names."""
+    folder = tmp_path_factory.mktemp("rows")
+    for name in ("a.wav", "wavs/a.wav", "clips/a.wav", "train-clean/1/2/1-2-0000.flac"):
+        write_tone(folder / name)
+    return folder
+
+
+def read(root: Path, split: str = "train", **options: str | bool) -> Split:
+    table = table_of(root, split, **options)
+    prepared = prepare_split(split, table, (), LIMITS, require=False)
+    assert len(prepared.utterances) + len(prepared.rejected) == len(table)
+    return prepared
+
+
+def table_of(root: Path, split: str = "train", **options: str | bool) -> Table:
+    source = Source(str(root), **options)  # type: ignore[arg-type]
+    return select_table(load_splits(source), split, source)
+
+
+def write_tone(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, 0.1 * np.sin(np.arange(16000) / 5), 16000)
+
+
+def texts_of(split: Split) -> list[str]:
+    return [utterance.raw_transcript for utterance in split.utterances]
+
+
+def count_lines(file: Path) -> int:
+    return sum(bool(line.strip(b" \r")) for line in file.read_bytes().split(b"\n"))
+
+
+def write_lines(file: Path, lines: list[str], end: str, gap: str, mark: bool, last: bool) -> None:
+    text = end.join([*lines[:1], gap + lines[1], *lines[2:]] if len(lines) > 1 else lines)
+    file.write_bytes((b"\xef\xbb\xbf" if mark else b"") + text.encode() + (end.encode() if last else b""))
+
+
+form = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FORM = {"end": LINE_ENDS, "gap": GAPS, "mark": st.booleans(), "last": st.booleans()}
+
+
+@form
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), **FORM)
+def test_each_line_of_a_tsv_is_a_row_whatever_its_quotation_marks(
+    folder: Path, texts: list[str], end: str, gap: str, mark: bool, last: bool
+) -> None:
+    file = folder / "list.tsv"
+    write_lines(file, ["file_name\ttext", *(f"a.wav\t{text}" for text in texts)], end, gap, mark, last)
+    split = read(file)
+    assert texts_of(split) == texts and not split.rejected
+    assert len(texts) == count_lines(file) - 1
+
+
+@form
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), **FORM)
+def test_each_line_of_a_csv_is_a_row_or_is_named(
+    folder: Path, texts: list[str], end: str, gap: str, mark: bool, last: bool
+) -> None:
+    file = folder / "list.csv"
+    # The first is written by the rules, the others as somebody's program would that knows none.
+    escaped = texts[0].replace('"', '""')
+    lines = ["file_name,text", f'a.wav,"{escaped}"', *(f"a.wav,{text}" for text in texts[1:])]
+    write_lines(file, lines, end, gap, mark, last)
+    split = read(file)
+    assert len(split.utterances) + len(split.rejected) == count_lines(file) - 1
+    assert texts_of(split)[0] == texts[0]
+    plain = [text for text in texts[1:] if not re.search('[",]', text)]
+    assert [text for text in texts_of(split)[1:] if text in plain] == plain
+
+
+@form
+@given(rows=st.lists(TEXTS, min_size=1, max_size=6), array=st.booleans(), **FORM)
+def test_each_object_of_a_json_file_is_a_row(
+    folder: Path, rows: list[str], array: bool, end: str, gap: str, mark: bool, last: bool
+) -> None:
+    file = folder / "list.json"
+    objects = [json.dumps({"file_name": "a.wav", "text": text}, ensure_ascii=False) for text in rows]
+    if array:
+        objects = [f"{object}," for object in objects[:-1]] + objects[-1:]
+        objects = ["[", *objects, "]"]
+    write_lines(file, objects, end, gap, mark, last)
+    split = read(file)
+    assert texts_of(split) == rows and not split.rejected
+    assert len(rows) == count_lines(file) - 2 * array
+
+
+@form
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=6),
+    blank=st.sampled_from([" ", "\t", " \t ", "\t\t"]),
+    unknown=TEXTS,
+    **FORM,
+)
+def test_each_line_of_a_kaldi_folder_is_an_utterance_or_is_named(
+    folder: Path, texts: list[str], blank: str, unknown: str, end: str, gap: str, mark: bool, last: bool
+) -> None:
+    kaldi = folder / "kaldi"
+    kaldi.mkdir(exist_ok=True)
+    ids = [f"u{number}" for number in range(len(texts))]
+    for name, values in {
+        "wav.scp": ["../a.wav"],
+        "segments": [f"r{blank}0{blank}{0.5 + number / 100}" for number in range(len(texts))],
+        "text": [*texts, unknown, unknown],
+        "utt2spk": [f"s{number}" for number in range(len(texts))],
+    }.items():
+        keys = {"wav.scp": ["r"], "text": [*ids, "nobody", "nobody"]}.get(name, ids)
+        lines = [f"{key}{blank}{value}" for key, value in zip(keys, values, strict=True)]
+        write_lines(kaldi / name, lines, end, gap, mark, last)
+    split = read(kaldi, allow_outside=True)
+    assert texts_of(split) == [text.strip(" \t\r") for text in texts]
+    assert [utterance.speaker for utterance in split.utterances] == [f"s{number}" for number in range(len(texts))]
+    assert [rejection.reason for rejection in split.rejected] == ["no audio", "no audio", "duplicate id"]
+    assert len(split.utterances) == count_lines(kaldi / "segments") == count_lines(kaldi / "text") - 2
+
+
+@form
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), **FORM)
+@pytest.mark.parametrize("layout", ["ljspeech", "common voice", "librispeech"])
+def test_each_line_of_a_public_corpus_is_a_row(
+    tmp_path: Path, layout: str, texts: list[str], end: str, gap: str, mark: bool, last: bool
+) -> None:
+    name, lines = {
+        "ljspeech": ("metadata.csv", [f"a|{text}" for text in texts]),
+        "common voice": ("train.tsv", ["client_id\tpath\tsentence", *(f"c\ta.wav\t{text}" for text in texts)]),
+        "librispeech": ("train-clean/1/2/1-2.trans.txt", [f"1-2-{n:04}\t{text}" for n, text in enumerate(texts)]),
+    }[layout]
+    for below in ("wavs", "clips"):
+        (tmp_path / below).mkdir(exist_ok=True)
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(file, lines, end, gap, mark, last)
+    table = table_of(tmp_path)
+    expected = [text.strip(" ") for text in texts] if layout == "librispeech" else texts
+    assert table.texts() == expected and len(table) == count_lines(file) - (layout == "common voice")
+
+
+def test_a_quotation_mark_that_nothing_closes_takes_no_other_row(tmp_path: Path) -> None:
+    words = ["one", '"two', "three", "four", '"five"', 'six"', '"seven', "eight"]
+    for suffix, blank in ((".tsv", "\t"), (".csv", ",")):
+        (tmp_path / f"list{suffix}").write_text("".join(f"a.wav{blank}{word}\n" for word in ["text", *words]))
+        text = (tmp_path / f"list{suffix}").read_text().replace("a.wav", "file_name", 1)
+        (tmp_path / f"list{suffix}").write_text(text)
+    write_tone(tmp_path / "a.wav")
+    assert texts_of(read(tmp_path / "list.tsv")) == words
+    split = read(tmp_path / "list.csv")
+    assert texts_of(split) == ["one", "three", "four", "five", 'six"', "eight"]
+    assert [f"{each.reason}: {each.detail}" for each in split.rejected] == [
+        f"unclosed quotation mark: line {line} ends inside a cell; expected each row on one line" for line in (3, 8)
+    ]
+
+
+def test_rows_that_would_be_cut_or_lost_are_named(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    (tmp_path / "metadata.csv").write_text("a|one|one\na|two\na\na|x|y|z\n")
+    split = read(tmp_path)
+    assert texts_of(split) == ["one", "two"]
+    assert [each.detail for each in split.rejected] == [
+        f"line {line} has {cells} cells; expected 2 or 3" for line, cells in ((3, 1), (4, 4))
+    ]
+    (tmp_path / "metadata.csv").rename(tmp_path / "train.tsv")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "train.tsv").write_text("path\tsentence\nb.mp3\tone\ttwo\nb.mp3\tone\n")
+    assert [each.reason for each in read(tmp_path).rejected] == ["ragged row", "no such file"]
+
+
+ENCODED = 'file_name,text\na.wav,Grüße\na.wav,"öde, ja"\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    write_tone(tmp_path / "a.wav")
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    (tmp_path / "list.csv").write_bytes((mark + ENCODED.replace("\n", "\r\n")).encode(encoding))
+    assert texts_of(read(tmp_path / "list.csv")) == ["Grüße", "öde, ja"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (ENCODED.encode("latin-1"), "the byte 0xFC in line 2 is not UTF-8; expected UTF-8: convert it"),
+        (b"\xef\xbb\xbf" + ENCODED.encode("latin-1"), "the byte 0xFC in line 2 is not UTF-8"),
+        (ENCODED.encode("utf-16-le"), "the byte 0x00 in line 1 is no text, perhaps UTF-16 without its byte order mark"),
+        (ENCODED.encode("utf-16") + b"\x00", "the byte 0x00 in line 4 is not UTF-16"),
+        ("file_name;Gr\xf6\xdfe\n".encode("latin-1"), "the byte 0xF6 in line 1 is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl", "metadata.csv", "wav.scp", "x.trans.txt"])
+def test_text_in_another_encoding_is_one_sentence(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    file = tmp_path / ("train-clean/1/2" if name.endswith(".txt") else "") / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    if name == "wav.scp":
+        (tmp_path / "text").write_text("a one\n")
+    with pytest.raises(UserError, match=f"{name} can't be read: {found}"):
+        load_splits(Source(str(file if name.startswith("list") else tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('[\n  {"file_name": "a.wav", "text": "one"},\n  {"file_name": "a.wav", "text": "two"}\n]', ["one", "two"]),
+        ('[{"file_name": "a.wav", "text": "one"}, 7]\n', ["one"]),
+        ('{"file_name": "a.wav", "text": "one"}\n{"file_name": "a.wav", "text": NaN}', ["one"]),
+        ('{"audio": {"bytes": null, "path": "a.wav"}, "text": "one"}\n', ["one"]),
+        (
+            '{"file_name": "a.wav", "text": "one", "x": {}}\n{"file_name": "a.wav", "text": "two", "x": [1]}',
+            ["one", "two"],
+        ),
+        ('{"file_name": "a.wav", "text": "one"}\n' + "[" * 100_000, ["one"]),
+    ],
+)
+def test_json_as_other_programs_write_it(tmp_path: Path, content: str, texts: list[str]) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.json").write_text(content)
+    assert texts_of(read(tmp_path / "list.json")) == texts
+
+
+def test_a_damaged_json_array_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('[{"file_name": "a.wav"},\n {"file_name": }]')
+    with pytest.raises(UserError, match=r"begins with \[ and is no JSON array: .* line 2 column"):
+        load_splits(Source(str(tmp_path / "list.json")))
+
+
+def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file_name, text,text,,\na.wav,b,c,,\n")
+    with pytest.raises(UserError, match="has text more than once in its first line"):
+        load_splits(Source(str(tmp_path / "list.csv")))
