@@ -271,7 +271,7 @@ def _align(options: argparse.Namespace) -> int:
         raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
     _require_writable(options.output)
     output = Path(options.output) if options.output else None
-    text = sys.stdin.read() if options.text == "-" else _read(options.text)
+    text = _read_standard_input() if options.text == "-" else _read(options.text)
     align_recording(options.model, options.audio, text, options.format, output, device=options.device, vad=options.vad)
     return 0
 
@@ -398,6 +398,15 @@ def _read(file: str) -> str:
         return read_text(Path(file))
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}.") from error
+
+
+def _read_standard_input() -> str:
+    if sys.stdin is None:
+        raise UserError("Standard input is closed: expected a text that is piped in.")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"Standard input can't be read: byte {error.start} is not UTF-8.") from error
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

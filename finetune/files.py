@@ -23,7 +23,8 @@ def new_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+    short = path.name.encode(errors="ignore")[:200].decode(errors="ignore")  # File systems allow 255 bytes.
+    partial = path.with_name(f".{short}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield partial

@@ -43,6 +43,8 @@ def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Inpu
 
 
 def _find(place: str, allow_outside: bool) -> Iterator[Input]:
+    if not place:  # As a path it would be the current folder.
+        raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
     path = Path(place).expanduser()
     if place == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():
@@ -51,8 +53,10 @@ def _find(place: str, allow_outside: bool) -> Iterator[Input]:
     elif is_url(place):
         yield from _find_elsewhere(place)
     elif path.is_dir():
-        files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-        yield from _take_files(place, sorted(files), path, lenient=False)
+        files, closed = _walk(path)
+        yield from closed
+        if not closed or any(_is_recording(file.name) for file in files):
+            yield from _take_files(place, files, path, lenient=False)
     elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
         yield from _read_manifest(path, allow_outside)
     elif path.exists():
@@ -68,6 +72,27 @@ def _find(place: str, allow_outside: bool) -> Iterator[Input]:
         )
 
 
+def _walk(root: Path) -> tuple[list[Path], list[Input]]:
+    """All files below a folder, also behind links to folders, and the folders that can't be looked into."""
+    files: list[Path] = []
+    closed: list[Input] = []
+
+    def note(error: OSError) -> None:
+        folder = Path(error.filename)
+        reason = AudioError(f"a folder that can't be looked into: {error.strerror}")
+        closed.append(Input(str(folder), reason, folder.relative_to(root), folder.parent))
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+        found = Path(folder).stat()
+        if (found.st_dev, found.st_ino) in seen:  # A link to a folder that is below the same root, or above itself.
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        files += [Path(folder) / name for name in names]
+    return sorted(files), closed
+
+
 def _names_suffix(name: str) -> bool:
     suffix = Path(name).suffix
     return bool(suffix) and not has_wildcards(suffix)
@@ -75,11 +100,14 @@ def _names_suffix(name: str) -> bool:
 
 def _take_files(place: str, files: Sequence[Path], root: Path, lenient: bool) -> Iterator[Input]:
     """The files that are audio by their names, or if `lenient` all."""
-    taken = [file for file in files if file.is_file() and (lenient or _is_recording(file.name))]
+    taken = [file for file in files if not file.is_dir() and (lenient or _is_recording(file.name))]
     if not taken:
         raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
     for file in taken:
-        yield _take_file(file, root)
+        found = _take_file(file, root)
+        if not file.is_file():  # Nobody named it: of a pipe that nothing comes through there would be no end.
+            found = replace(found, recording=AudioError("no file: a broken link, a pipe or a device"))
+        yield found
 
 
 def _is_recording(name: str) -> bool:

@@ -18,6 +18,7 @@ from finetune.data.features import load_config
 from finetune.data.repositories import fetch_model
 from finetune.data.storage import open_file
 from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps, load_normalization
+from finetune.data.word_units import split_words
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
@@ -39,7 +40,8 @@ def build_language_model(
 ) -> list[str]:
     """Estimate a language model from texts with a sentence on each line and write its folder; returns what to tell.
 
-    A text is a file, plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
+    Words are those of `split_words`: in scripts without spaces between words each character is one. A text is a file,
+    plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
     PATH, else `finetune.decoding.kneser_ney`. The folder gets `lm.arpa`, the same as `lm.safetensors`, which loads
     faster, and `unigrams.txt` with the words. Perplexity is measured on the texts themselves, or on `test`.
 
@@ -102,7 +104,7 @@ def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
             lines = tqdm(_read_lines(text), f"reading {text}", unit=" lines", leave=False, disable=None)
             for number, line in enumerate(lines, start=1):
                 try:
-                    words = normalise(line).split()
+                    words = split_words(normalise(line))
                 except TranscriptError as error:
                     left_out[str(error).partition(":")[0]] += 1
                     continue

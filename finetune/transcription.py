@@ -1,6 +1,7 @@
 """Recordings to files of what they say: which files, what is done already, and what went wrong."""
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ def plan_jobs(
                     "other, each with an --output DIR of its own."
                 )
             continue
-        there = [file for file in files.values() if file.exists()]
+        there = [file for file in files.values() if _is_written(file)]
         existing += there
         left = {form: file for form, file in files.items() if file not in there}
         if left:
@@ -90,6 +91,11 @@ def plan_jobs(
             "and --output DIR writes elsewhere."
         )
     return jobs
+
+
+def _is_written(file: Path) -> bool:
+    """Whether a file is there; of a name that the file system doesn't allow, writing will say so."""
+    return os.path.exists(file) and not file.is_dir()  # noqa: PTH110 (the path's own method raises for it)
 
 
 def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
@@ -136,10 +142,17 @@ class _Tally:
         return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
 
     def list_failures(self) -> list[str]:
+        # A name may hold line ends: each recording has its line all the same.
+        lines = [
+            "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{name}: {reason}")
+            for name, reason in self.failures
+        ]
         if self.total == 1:
-            return [f"finetune: {name}: {reason}" for name, reason in self.failures]
-        told = f"finetune: {len(self.failures)} of {self.total} recordings can't be transcribed:"
-        return [told, *(f"  {name}: {reason}" for name, reason in self.failures)]
+            return [f"finetune: {line}" for line in lines]
+        return [
+            f"finetune: {len(lines)} of {self.total} recordings can't be transcribed:",
+            *(f"  {line}" for line in lines),
+        ]
 
 
 def _transcribe(

@@ -1,6 +1,8 @@
 """`finetune align`, and what `finetune check` aligns. How well words are found is tested in inference/."""
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +75,22 @@ def test_what_cannot_be_aligned_is_said_in_a_sentence(
     soundfile.write(folder / "other.wav", np.zeros(SAMPLING_RATE), SAMPLING_RATE)
     places = [place if place == "-" else str(folder / place) for place in (audio, text)]
     assert main(["align", str(model_folder), *places]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("piped", "told"), [(b"bad \xff cab", "byte 4 is not UTF-8"), (b"", "no words"), (None, "Standard input is closed")]
+)
+def test_a_piped_text_that_cannot_be_read_is_said_in_a_sentence(
+    recording: Path,
+    model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    piped: bytes | None,
+    told: str,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None if piped is None else io.TextIOWrapper(io.BytesIO(piped)))
+    assert main(["align", str(model_folder), str(recording), "-"]) == 2
     assert told in capsys.readouterr().err
 
 

@@ -97,6 +97,13 @@ def test_text_is_normalised_as_a_models_transcripts_were(
     assert set((tmp_path / "lm" / "unigrams.txt").read_text().split()) == words
 
 
+def test_text_without_spaces_has_a_unit_for_each_character(build: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("我爱你 hello\n今日は\nสวัสดี\n", encoding="utf-8")
+    assert "\ntext: 3 sentences, 11 words\n" in build("text.txt", "-o", "lm")
+    units = {"我", "爱", "你", "hello", "今", "日", "は", "ส", "วั", "ดี"}
+    assert set((tmp_path / "lm" / "unigrams.txt").read_text(encoding="utf-8").split()) == units
+
+
 def test_lines_that_a_step_refuses_are_left_out_and_counted(
     build: Callable[..., str], tmp_path: Path, base_folder: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Recordings to files: which are written, what bad input does to the others, and what a stop leaves."""
 
+import errno
 import functools
 import http.server
 import io
@@ -162,11 +163,13 @@ def test_bad_recordings_are_named_with_their_reasons_and_the_others_are_done(
         (talks / name).write_bytes(whole[: len(whole) // 2])
     soundfile.write(talks / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     (talks / "gone.wav").symlink_to("nowhere.wav")
+    os.mkfifo(talks / "pipe.wav")
+    (talks / "two\nlines.wav").touch()
     (talks / "calls.csv").write_text("file_name\none.wav\n../outside.wav\n")
     code, _, said = transcribe(talks, talks / "calls.csv")
     assert code == 2 and list(written(talks)) == ["day.2/three.txt", "day.2/two.txt", "one.txt"]
     first, *reasons = said.splitlines()[:-1]
-    assert first == "finetune: 9 of 12 recordings can't be transcribed:"
+    assert first == "finetune: 12 of 15 recordings can't be transcribed:" and len(reasons) == 12
     for name, words in {
         "empty.wav": "unreadable audio: the file is empty",
         "words.wav": "unreadable audio",
@@ -176,10 +179,61 @@ def test_bad_recordings_are_named_with_their_reasons_and_the_others_are_done(
         "cut1.flac": "unreadable audio",
         "cut2.wav": "truncated audio",
         "nan.wav": "not numbers",
+        "gone.wav": "a broken link",
+        "pipe.wav": "a pipe",
+        r"two\nlines.wav": "the file is empty",
         "calls.csv: outside.wav": "outside the corpus",
     }.items():
         (reason,) = [reason for reason in reasons if name in reason]
         assert words in reason
+
+
+def test_folders_behind_links_and_closed_ones(
+    talks: Path, transcribe: Transcribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_noise(Path("elsewhere/four.wav"))
+    (talks / "link").symlink_to(Path("elsewhere").absolute())
+    (talks / "day.2" / "loop").symlink_to(talks.absolute())
+    (talks / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # Root may look into any folder.
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, _, said = transcribe(talks, "--output", "out")
+    assert code == 2 and "1 of 5 recordings can't be transcribed" in said
+    assert "talks/closed: a folder that can't be looked into: Permission denied" in said
+    assert set(written(Path("out"))) == {"one.txt", "day.2/two.txt", "day.2/three.txt", "link/four.txt"}
+    assert "An input is empty" in transcribe("")[2]
+    code, _, said = transcribe(talks / "closed")
+    assert code == 2 and "Permission denied" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 251, "100 %s %d {0}", "new\nline", "\N{GRINNING FACE}" * 62, "-rf", " ", "ü\u0308"]
+)
+def test_any_name_of_a_file(talks: Path, transcribe: Transcribe, name: str) -> None:
+    write_noise(Path("named") / f"{name}.wav")
+    formats = [word for form in ("text", "json", "srt", "vtt", "ctm") for word in ("--format", form)]
+    assert transcribe("named", *formats)[0] == (0 if len(f"{name}.json".encode()) <= 255 else 2)
+    assert f"{name}.txt" in written(Path("named"))
+    assert not [file for file in Path("named").iterdir() if file.name.endswith(".partial")]
+
+
+def test_a_folder_where_a_file_must_be_is_no_result(talks: Path, transcribe: Transcribe) -> None:
+    (talks / "one.txt").mkdir()
+    code, _, said = transcribe(talks, "--resume")
+    assert code == 2 and "one.wav: can't be written: Is a directory" in said and "2 of 3 recordings, " in said
+
+
+def test_who_stops_reading_what_is_printed(talks: Path, model: Path) -> None:
+    command = f"{sys.executable} -m finetune transcribe {model} {talks / 'one.wav'}; echo $? >&2"
+    with started(["sh", "-c", f"({command}) | true"]) as running:
+        said = running.wait(60)
+    assert said == "141\n"
 
 
 def test_one_bad_recording_in_the_middle_of_many(talks: Path, transcribe: Transcribe) -> None:

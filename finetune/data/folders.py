@@ -1,5 +1,6 @@
 """A folder's tables to rows by split, each with the audio that it names, wherever that lies beside the table."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import NamedTuple
 
 from finetune.data.audio import CONTAINERS, SUFFIXES
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
-from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, Row, is_header, read_manifest
+from finetune.data.lines import read_text
+from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
 from finetune.data.storage import is_url
 from finetune.errors import UserError
@@ -105,7 +107,10 @@ def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
         audio = "audio"
         for row in rows:
             row[audio] = row.get(found)
+    text = columns[1] or next((name for name in TEXT_COLUMNS if any(name in row for row in rows)), "")
     for row in rows:
+        if isinstance(row.get(text), dict | list):
+            row.setdefault(PROBLEM, f"no text: its {text} is {json.dumps(row[text], ensure_ascii=False)[:80]}")
         _place_in_time(row)
         if audio is not None:
             _place_audio(row, audio, files)
@@ -168,7 +173,20 @@ def _find_tables(root: Path) -> list[Path]:
     return sorted(file for file in root.glob("*") if file.suffix in TABLE_SUFFIXES and file.is_file())
 
 
+def _is_description(file: Path) -> bool:
+    """Whether a .json is one object that says something of the corpus, and no row."""
+    if file.suffix != ".json":
+        return False
+    try:
+        found = json.loads(read_text(file))
+    except (ValueError, RecursionError):  # An object on each line is no JSON as a whole.
+        return False
+    return isinstance(found, dict) and not found.keys() & {*AUDIO_COLUMNS, *TEXT_COLUMNS}
+
+
 def _require_one(tables: Sequence[Path]) -> Path:
+    if len(tables) > 1:
+        tables = [file for file in tables if not _is_description(file)] or tables
     if len(tables) > 1:
         raise UserError(
             f"{' and '.join(map(str, tables))} are tables of one split: expected one; remove or rename the others."
@@ -179,19 +197,25 @@ def _require_one(tables: Sequence[Path]) -> Path:
 def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
     """The rows of one table for all splits: by its column `split`, or by the folders train/, test/ … of the audio.
 
-    A row that can't be read goes with the first split. Raises UserError where some rows only say which split they are.
+    Where one cell of that column is the name of a split, the others are splits of their own names. A row that can't be
+    read goes with the first split. Raises UserError where some rows only say which split they are.
     """
     rows = read_table(file, columns)
     audio = columns[0] or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
     sound = [row for row in rows if PROBLEM not in row]
-    column = "split"
-    names = [str(row.get(column) or "") for row in sound]
-    if not names or not all(map(is_split, names)):
+    names = [str(row.get("split") or "").strip() for row in sound]
+    by_column = any(map(is_split, names))
+    if not by_column:
         names = ["" if is_split(file.stem) else _find_split(str(row.get(audio) or ""), file.parent) for row in sound]
     if not any(names):
         return {"train": rows}
     if not all(names):
         other = sound[names.index("")]
+        if by_column:
+            raise UserError(
+                f"{file} has no split for {names.count('')} of its rows, as for {other.get(audio)}: write one in each "
+                "cell of the column split."
+            )
         raise UserError(
             f"{file} names audio in folders of splits ({', '.join(sorted(set(names) - {''}))}) and {names.count('')} "
             f"outside of them, as {other.get(audio)}: say in a column named split which rows are train, validation "

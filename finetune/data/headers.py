@@ -49,7 +49,7 @@ class HeaderIndex:
         file = Path(recording.path)
         try:
             status = file.stat()
-        except OSError:  # A URL, or no such file: `read_header` knows.
+        except (OSError, ValueError):  # A URL, no such file, or what can be no name: `read_header` knows.
             return read_header(recording)
         path, state = str(file.absolute()), (status.st_size, status.st_mtime_ns)
         known = self._find(path)

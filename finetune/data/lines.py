@@ -44,11 +44,13 @@ def decode_text(content: bytes) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""The lines of a text, which end in \n, \r\n, or, in a text without any \n, in \r, and nowhere else.
+    r"""The lines of a text, which end in \n, \r\n, \r\r\n, or, in a text without any \n, in \r, and nowhere else.
+
+    \r\r\n is what Python's csv writes on Windows into a file that was opened without newline="".
 
     `str.splitlines` also splits inside a transcript, at U+2028, U+2029, U+0085, \x0b, \x0c and \x1c to \x1e.
     """
     lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     if not lines[-1]:
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return [line.rstrip("\r") for line in lines]

@@ -40,8 +40,9 @@ def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | No
     """The rows of a manifest, each a dictionary of the cells as they stand there.
 
     Each line of a table is a row by itself, and its first the header, unless `name_columns` makes names of its cells:
-    then it is a row too. A table of tabs or bars has no quotation marks that mean anything, one of commas or semicolons
-    has. JSON is an object on each line, or one array of them.
+    then it is a row too. In a table of commas or semicolons quotation marks enclose cells; in one of tabs or bars they
+    are text, unless all cells of its first line are enclosed, as R writes it. JSON is an object on each line, or one
+    array of them.
 
     Raises UserError for a file of another kind or encoding, and where not one row can be read.
     """
@@ -101,16 +102,19 @@ def _check_object(row: Any, place: str) -> Row:
 def _read_table(
     file: Path, lines: Iterable[str], name_columns: Callable[[list[str]], list[str] | None]
 ) -> Iterator[Row]:
-    delimiter, header = "", None
+    delimiter, header, quoted = "", None, False
     for number, line in enumerate(lines, 1):
         if not line.strip(" "):
             continue
         problem = _find_excess(line, number)
         if not delimiter:
             delimiter = "\t" if file.suffix == ".tsv" else next((sign for sign in line if sign in _DELIMITERS), ",")
+            quoted = delimiter in ",;" or all(
+                len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in line.split(delimiter)
+            )
         cells: list[str] = []
         if problem is None:
-            cells, problem = _split_cells(line, number, delimiter)
+            cells, problem = _split_cells(line, number, delimiter, quoted)
         if header is None:
             if problem:
                 raise UserError(f"{file} can't be read: its first line should name the columns: {problem}")
@@ -131,9 +135,9 @@ def _check_header(file: Path, cells: Iterable[str]) -> list[str]:
     return header
 
 
-def _split_cells(line: str, number: int, delimiter: str) -> tuple[list[str], str | None]:
+def _split_cells(line: str, number: int, delimiter: str, quoted: bool) -> tuple[list[str], str | None]:
     """The cells of a line, and what is wrong with it."""
-    if '"' not in line or delimiter in ("\t", "|"):
+    if '"' not in line or not quoted:
         return line.split(delimiter), None
     # A cell that goes on over the line's end takes the next line too: a quotation mark that nothing closes would take
     # all rows up to the next one.

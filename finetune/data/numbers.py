@@ -210,7 +210,9 @@ class _Speaker:
             teens = number % 100 in (11, 12, 13)
             suffix = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
             return self._convert(number, "ordinal") if whole and suffix == parts[2].lower() else None
-        if (parts := regex.fullmatch(r"['’]?(\d{2}|\d{4})['’]?s", core)) and int(parts[1]) % 10 == 0 and int(parts[1]):
+        if parts := regex.fullmatch(r"['’]?(\d{2}|\d{4})['’]?s", core):
+            if int(parts[1]) % 10 or int(parts[1]) in (0, 1000):  # 1000s may be thousands.
+                return None
             said = self._convert(int(parts[1]), "year")
             return said and (f"{said[:-1]}ies" if said.endswith("y") else f"{said}s")
         if parts := regex.fullmatch(r"(\d*)([½¼¾])", core):

@@ -39,6 +39,18 @@ def split_timed_words(text: str) -> list[str]:
     return _split(text, _TIMED_WORD)
 
 
+def classify_characters(characters: Iterable[str]) -> list[tuple[bool, bool, bool]]:
+    """What `split_words` makes of each character, so that a search can part words as it goes.
+
+    Whether it is of a script without spaces, belongs to the character before it, and takes in the one behind it: words
+    are parted between two of which one is of such a script, unless the second belongs to the first.
+    """
+    return [
+        (bool(_UNSPACED.match(each)), len(_WORD.findall(f"ก{each}")) == 1, each in "\u17d2\u1039")
+        for each in characters
+    ]
+
+
 def join_words(words: Iterable[str]) -> str:
     """Words with a space between, but none between Han characters and kana: what `split_timed_words` parts."""
     return join_han(" ".join(words))

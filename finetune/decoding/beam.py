@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.word_units import classify_characters, split_words
 from finetune.decoding.alphabet import Alphabet, spell
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
 from finetune.errors import UserError
@@ -77,8 +78,9 @@ class BeamSearch:
     """A CTC prefix beam search (Graves 2012, section 7.5.3; Hannun et al. 2014, arXiv 1408.2873, algorithm 1).
 
     A prefix's probability is the sum over its alignments, those that end in a blank kept apart. The language model is
-    asked when a word is complete, by a word delimiter or the text's end; until then a word costs `unk_score_offset` if
-    no word of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
+    asked when a word is complete, by a word delimiter or the text's end, or by the next character of a script without
+    spaces where the model's words are characters (`split_words`); until then a word costs `unk_score_offset` if no word
+    of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
     only blanks are, say nothing: texts have one space between words.
 
     A search does not change and can be used by several threads; the compiled part does not hold Python's global lock.
@@ -130,6 +132,9 @@ class BeamSearch:
         self.language_model = language_model
         self.seconds_per_frame = seconds_per_frame
         self._lexicon = self._build_lexicon()
+        self._parts_units = self._has_units()
+        classes = np.array(classify_characters(symbol or " " for symbol in self.symbols), np.bool_)
+        self._units = tuple(_freeze(np.ascontiguousarray(column)) for column in classes.T)
         self._set(weights, hotwords or {}, beam_width, beam_prune_logp, token_min_logp)
 
     def adjust(
@@ -311,7 +316,20 @@ class BeamSearch:
             lexicon=self._lexicon,
             hotwords=automaton,
             most_hot=float((automaton.bonus + automaton.potential).max()),
+            parts_units=self._parts_units,
+            unspaced=self._units[0],
+            attached=self._units[1],
+            stacking=self._units[2],
         )
+
+    def _has_units(self) -> bool:
+        """Whether the language model's words are characters where a script has no spaces, as of `finetune lm build`.
+
+        Others have words that somebody parted, or whole sentences, and are asked at word delimiters alone.
+        """
+        words = self.language_model.words if self.language_model else ()
+        sizes = [len(split_words(word)) for word in words if any(each[0] for each in classify_characters(word[:1]))]
+        return 2 * sum(size == 1 for size in sizes) > len(sizes)
 
     def _build_lexicon(self) -> Lexicon:
         """The language model's words, spelled."""

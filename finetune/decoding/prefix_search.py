@@ -43,6 +43,10 @@ class Search(NamedTuple):
     lexicon: Lexicon
     hotwords: Hotwords
     most_hot: float  # The most that one symbol can gain by hotwords.
+    parts_units: bool  # Whether the model's words are characters in scripts without spaces; then of each symbol:
+    unspaced: NDArray[np.bool_]  # it is of such a script,
+    attached: NDArray[np.bool_]  # it belongs to the symbol before it,
+    stacking: NDArray[np.bool_]  # the symbol behind it belongs to it.
 
 
 @compiled
@@ -77,6 +81,15 @@ def _advance(search: Search, state: int, word: int) -> tuple[float, int]:
     if search.is_hashed:
         return hashed_ngram.advance(search.hashed, state, word)
     return ngram.advance(search.model, state, word)
+
+
+@compiled
+def _begins_unit(search: Search, before: Any, symbol: int) -> bool:
+    """Whether a symbol ends the unfinished word before it, without a delimiter, and begins another."""
+    if not search.parts_units or before.length == 0 or symbol == search.delimiter or search.attached[symbol]:
+        return False
+    last = before.symbol
+    return (search.unspaced[last] or search.unspaced[symbol]) and not search.stacking[last]
 
 
 @compiled
@@ -283,7 +296,7 @@ def _select(
             if kept == width and scores[0] > least:
                 least = scores[0]
             mass = beam.total + log_probs[symbol]
-            if mass + before + (most_ended if is_end else most_hot) < least:
+            if mass + before + (most_ended if is_end or search.parts_units else most_hot) < least:
                 if is_end:
                     continue
                 break  # The letters that follow are even less likely.
@@ -293,10 +306,13 @@ def _select(
                 mass = beam.blank + log_probs[symbol]
             hot = following[node.hot, symbol]
             score = mass + node.hotwords + bonus[hot] + potential[hot]
-            if is_end:
+            begins = _begins_unit(search, node, symbol)
+            if is_end or begins:
                 if math.isnan(node.ended):
                     _end_word(search, nodes, beam.node)
                 score += node.ended
+                if begins and hot == 0 and ngram.find_child(first_child, letter_of, 0, symbol) < 0:
+                    score += _price(unknown, 1)
             else:
                 score += node.words
                 if unknown < 0.0 and hot == 0:
@@ -346,6 +362,9 @@ def _add_nodes(
         node.hotwords = before.hotwords + bonus[hot]
         if symbol == delimiter:
             node.lexeme, node.length, node.context, node.words = 0, 0, before.ended_context, before.ended
+        elif _begins_unit(search, before, symbol):
+            node.length, node.context, node.words = 1, before.ended_context, before.ended
+            node.lexeme = ngram.find_child(first_child, letter_of, 0, symbol)
         else:
             node.length = before.length + 1
             node.lexeme, node.context, node.words = -1, before.context, before.words

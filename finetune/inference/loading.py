@@ -43,16 +43,23 @@ def load_model(folder: Path, config: Any, precision: str, language: str | None =
 
 
 def require_head_size(name: str, num_symbols: int, tokenizer: Any) -> None:
-    """Raise UserError where a head has a column that no token says, or a token has no column.
+    """Raise UserError where a head has a column that no token says, or a letter or the blank has no column.
 
-    Tokens that the tokenizer adds behind its file, such as `<s>`, may have columns or not.
+    Special tokens such as `<s>`, in the tokenizer's file or added behind it, may have columns or not.
     """
     own = max(tokenizer.encoder.values(), default=-1) + 1
     added = tokenizer.added_tokens_encoder.keys() - tokenizer.encoder.keys()
-    if not own <= num_symbols <= own + len(added):
+    special = set(tokenizer.all_special_tokens) - {tokenizer.pad_token}
+    written = [number for token, number in tokenizer.encoder.items() if token not in special]
+    if not max(written, default=-1) < num_symbols <= own + len(added):
         raise UserError(
             f"The head of {name} has {num_symbols} outputs, and its vocab.json {own} tokens: expected as many, so that "
             "each output is written as what it was trained for; take the vocabulary that the model was trained with."
+        )
+    if tokenizer.pad_token_id >= num_symbols:
+        raise UserError(
+            f"The head of {name} has {num_symbols} outputs, and none is its blank, the token {tokenizer.pad_token}: "
+            "take the vocabulary that the model was trained with."
         )
 
 

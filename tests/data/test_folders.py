@@ -103,6 +103,28 @@ def test_two_tables_of_one_split_are_refused(tmp_path: Path, names: tuple[str, s
         read(tmp_path)
 
 
+def test_other_names_in_a_column_of_splits_are_splits_of_their_own(tmp_path: Path) -> None:
+    rows = "file_name,text,split\na.wav,one,TRAIN\nb.wav,two, test\nc.wav,three,unlabeled\n"
+    make(tmp_path, {"metadata.csv": rows})
+    assert read(tmp_path) == {
+        "train": [("a.wav", "one")],
+        "test": [("b.wav", "two")],
+        "unlabeled": [("c.wav", "three")],
+    }
+    make(tmp_path, {"metadata.csv": f"{rows}d.wav,four,\n"})
+    with pytest.raises(UserError, match=r"no split for 1 of its rows, as for .*d\.wav: write one in each cell of the"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata", "train"])
+def test_a_description_beside_a_table_of_its_name_is_no_table(tmp_path: Path, name: str) -> None:
+    make(tmp_path, {f"{name}.csv": "file_name,text\na.wav,one\n", f"{name}.json": '{\n"licence": "CC0"\n}\n'})
+    assert read(tmp_path) == {"train": [("a.wav", "one")]}
+    make(tmp_path, {f"{name}.json": '{"file_name": "a.wav", "text": "one"}\n'})
+    with pytest.raises(UserError, match="are tables of one split"):
+        read(tmp_path)
+
+
 AUDIO = {"clips/a.mp3": "", "audios/b.wav": "", "audio/train/c.flac": "", "d.1.wav": "", "wavs/x/e.ogg": ""}
 
 

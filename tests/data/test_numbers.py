@@ -61,6 +61,7 @@ def test_numbers_become_the_words_of_a_language(language: str, text: str, said: 
         ("en", "1 000"),  # One number or two.
         ("en", "1.000"),  # A fraction, or a thousand as others write it.
         ("en", "11st"),
+        ("en", "1000s"),  # Thousands, or years.
         ("en", "3.5.2020"),
         ("en", "$5"),
         ("en", "5 €"),

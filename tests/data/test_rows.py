@@ -178,6 +178,35 @@ def test_a_quotation_mark_that_nothing_closes_takes_no_other_row(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize(("name", "blank"), [("list.tsv", "\t"), ("list.csv", "|")])
+def test_a_table_whose_cells_are_all_in_quotation_marks_is_read_without_them(
+    tmp_path: Path, name: str, blank: str
+) -> None:
+    write_tone(tmp_path / "a.wav")
+    rows = [["file_name", "text"], ["a.wav", f"one{blank}two"], ["a.wav", '""three""'], ["a.wav", "four"]]
+    lines = [blank.join(f'"{cell}"' for cell in row) for row in rows]
+    (tmp_path / name).write_text("\n".join([*lines, f'"a.wav"{blank}"five', lines[-1]]))
+    split = read(tmp_path / name)
+    assert texts_of(split) == [f"one{blank}two", '"three"', "four", "four"]
+    assert [each.reason for each in split.rejected] == ["unclosed quotation mark"]
+
+
+def test_line_ends_doubled_by_python_on_windows_are_line_ends(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.csv").write_bytes(b"text,file_name\r\r\none,a.wav\r\r\ntwo,a.wav\r\r\n")
+    assert texts_of(read(tmp_path / "list.csv")) == ["one", "two"]
+
+
+def test_json_that_is_no_text_and_no_name_is_named(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    objects = [{"text": ["one", "two"]}, {"text": {"a": 1}}, {"text": 7}, {"text": "one", "file_name": "a\0.wav"}]
+    lines = [json.dumps({"file_name": "a.wav", **each}) for each in objects]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    split = read(tmp_path / "list.jsonl")
+    assert texts_of(split) == ["7"]
+    assert [each.reason for each in split.rejected] == ["no text", "no text", "no such file"]
+
+
 def test_rows_that_would_be_cut_or_lost_are_named(tmp_path: Path) -> None:
     write_tone(tmp_path / "wavs" / "a.wav")
     (tmp_path / "metadata.csv").write_text("a|one|one\na|two\na\na|x|y|z\n")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2CTCTokenizer
 
+from finetune.data.word_units import split_words
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.greedy import decode_greedy
 from finetune.decoding.ngram import Level, NGramModel
@@ -64,19 +65,19 @@ def bigram_model(*words, seed=0):
     return NGramModel.assemble(words, [unigrams, bigrams])
 
 
-def search_exhaustively(logits, model=None, weights=None):
-    """Each text's scores and best alignment, from all paths through the toy alphabet."""
+def search_exhaustively(logits, model=None, weights=None, symbols=TOY):
+    """Each text's scores and best alignment, from all paths through a toy alphabet."""
     log_probs = logits.astype(np.float64) - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
     found = {}
-    for path in itertools.product(range(len(TOY)), repeat=len(logits)):
+    for path in itertools.product(range(len(symbols)), repeat=len(logits)):
         probability = sum(log_probs[frame, symbol] for frame, symbol in enumerate(path))
-        text = " ".join("".join(TOY[s] for s, _ in itertools.groupby(path) if s != 0).replace("|", " ").split())
+        text = " ".join("".join(symbols[s] for s, _ in itertools.groupby(path) if s != 0).replace("|", " ").split())
         mass, best, _ = found.get(text, (-math.inf, -math.inf, None))
         better = (probability, path) if probability > best else (best, found.get(text, (0, 0, None))[2])
         found[text] = (np.logaddexp(mass, probability), *better)
     scored = {}
     for text, (mass, _, path) in found.items():
-        added, words = 0.0, text.split()
+        added, words = 0.0, split_words(text)
         if model is not None:
             log_prob = sum(model.score(words, bos=weights.score_boundary, eos=weights.score_boundary))
             unknown = sum(max(1, len(word) / 6) for word in words if word not in model.word_ids)
@@ -115,6 +116,34 @@ def test_an_unlimited_beam_finds_what_an_exhaustive_search_finds(seed, weights):
         characters = [character for word in one.words for character in word.characters]
         assert [(c.text, c.start_frame, c.end_frame) for c in characters] == times_of(path)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+@pytest.mark.parametrize("symbols", [("_", "|", "我", "a"), ("_", "|", "ก", "\u0e31"), ("_", "我", "|", "爱")])
+@pytest.mark.parametrize("seed", range(3))
+def test_characters_without_spaces_are_words_of_the_language_model(symbols, seed):
+    letters = [symbol for symbol in symbols if symbol not in "_|"]
+    units = sorted({unit for pair in itertools.product(letters, repeat=2) for unit in split_words("".join(pair))})
+    model, weights = bigram_model(*units[1:], seed=seed), Weights(0.7, 0.6, -2.0)  # The first one is unknown.
+    search = BeamSearch(
+        symbols, blank_id=0, delimiter_id=symbols.index("|"), language_model=model, weights=weights, **EXHAUSTIVE
+    )
+    logits = random_logits(seed, 5, len(symbols))
+    expected = search_exhaustively(logits, model, weights, symbols)
+    hypotheses = search.decode(logits, n_best=len(expected))
+    assert {each.text for each in hypotheses} == set(expected)
+    for hypothesis in hypotheses:
+        mass, added, _ = expected[hypothesis.text]
+        assert hypothesis.logit_score == pytest.approx(mass, abs=1e-6), hypothesis.text
+        assert hypothesis.lm_score == pytest.approx(added, abs=1e-4), hypothesis.text
+
+
+def test_a_language_model_of_whole_chinese_words_is_asked_at_delimiters_as_before():
+    symbols = ("_", "|", "我", "爱", "你")
+    model = bigram_model("我爱", "爱你", "你")
+    search = BeamSearch(symbols, blank_id=0, delimiter_id=1, language_model=model)
+    (found,) = search.decode(spelled_logits("我爱|你", symbols))
+    score = sum(model.score(["我爱", "你"], bos=True, eos=True))
+    assert found.text == "我爱 你" and found.lm_score == pytest.approx(0.5 * score + 2 * 1.5, abs=1e-4)
 
 
 def test_a_hotword_counts_each_time_and_what_was_granted_on_the_way_is_taken_back():

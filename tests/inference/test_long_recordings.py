@@ -56,7 +56,9 @@ def hear(tone_recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> Hear:
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self._stream = open_stream(*arguments, **options)
-            self.channels, self.seconds = self._stream.channels, self._stream.seconds
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
 
         def __enter__(self) -> "Blocks":
             return self

@@ -85,13 +85,15 @@ def test_compiled_encoder_says_the_same_and_is_made_anew_a_handful_of_times(buil
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     plain, compiled = CTCObjective(build()).train(), CTCObjective(build(), compiled=True).train()
+    pieces = 0
     for indices in ((0, 1), (2, 5, 8), (3,), (0, 1, 2, 3), (4, 7), (5, 8, 11, 14)):
         batch = make_batch(*indices, mask_time=(0.2, 4), mask_feature=(0.2, 4))
         losses = [objective(batch)[0] for objective in (plain, compiled)]
+        pieces = pieces or counter.frame_count  # One; five in Transformers 5.20, where a function breaks the graph.
         assert float(losses[1].detach()) == pytest.approx(float(losses[0].detach()), rel=1e-4)
     gradients = [
         torch.autograd.grad(loss, objective.model.lm_head.weight)[0]
         for loss, objective in zip(losses, (plain, compiled), strict=True)
     ]
     assert torch.allclose(*gradients, atol=1e-3)
-    assert 1 <= counter.frame_count <= 6, counter.frame_count
+    assert 1 <= counter.frame_count <= 6 * pieces, counter.frame_count
