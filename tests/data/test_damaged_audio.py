@@ -75,7 +75,8 @@ def check(kind: str, number: int) -> None:
         assert (lengths[1] is None) == (lengths[2] is None), (seed, lengths)
         read += lengths[1] is not None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < _MOST_KIB
-    assert read < number
+    # A second of Opus is one Ogg page, of which a wrong checksum leaves nothing.
+    assert 0 < read < number or (kind == "opus" and read == 0)
 
 
 def _stream(recording: Recording) -> float:
