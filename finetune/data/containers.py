@@ -73,6 +73,9 @@ class ContainerSound:
             if self._format == "flac" and place is not None and place != samples:
                 raise AudioError(f"damaged audio: {place - samples} samples are missing at {samples}")
             samples += length
+        if self._counted and samples < self.sampling_rate:
+            # What an encoder put around the sound may be in one packet, and then the decoder decides.
+            samples = sum(len(block) for block in self.blocks(0, _ENDLESS))
         if whole:
             self._require(samples)
         return samples
