@@ -22,8 +22,8 @@ _WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
 # ones (Wav2Vec2ForPreTraining in Transformers' modeling_wav2vec2.py: facebook/wav2vec2-base, -large, -xls-r-300m).
 # mask_time_emb_vector is the old name of masked_spec_embed in facebook/wav2vec2-base-100h (transformers issue 27605).
 _SPARE = re.compile(
-    r"quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
-    r"|(wav2vec2\.)?(masked_spec_embed|mask_time_emb_vector)"
+    r"(wav2vec2\.)?(quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
+    r"|masked_spec_embed|mask_time_emb_vector)"
 )
 # What they lack: what stands for masked frames, in facebook/wav2vec2-base-960h, which training alone uses, and which a
 # model for which no mask is drawn does not have.
