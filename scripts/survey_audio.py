@@ -6,11 +6,14 @@ FFmpeg is PyAV's, told nothing: it opens a file by its name and decodes its firs
 printed for each file that is refused here and not there or the other way round, whose length differs by more than
 `--tolerance` samples, or whose samples do not correlate; the exit code is 1 where there is one.
 
-On the source archives of mutagen 1.48.1, tinytag 2.3.2, audioread 3.1.0 and pydub 0.25.1 (with av 18.1, soundfile's
-libsndfile): of 58 files 38 are alike, 13 can be read by neither, 7 differ. Two MP3s whose header speaks of more than
-the file holds (apev2-lyricsv2, vbri) are refused as truncated, on purpose. A WMA with a damaged packet (issue_29) is
-refused, where FFmpeg passes over it. libsndfile loses a FLAC of variable blocks (variable-block) that FFmpeg reads. Two
-Vorbis files have 128 samples more by libsndfile (empty.ogg, multipagecomment), and one Opus file correlates by 0.9944.
+FFmpeg's count ends at the first packet that it cannot decode.
+
+On the source archives of mutagen 1.48.1, tinytag 2.3.2, audioread 3.1.0 and pydub 0.25.1 (with av 18.1): mutagen's alone
+holds audio, 58 files, of which 38 are alike, 13 can be read by neither, and 7 differ, so that the exit code is 1. Two
+MP3s whose header speaks of more than the file holds (apev2-lyricsv2, vbri) are refused as truncated, on purpose. A WMA
+with a damaged packet (issue_29) is refused. libsndfile loses a FLAC of variable blocks (variable-block) that FFmpeg
+reads. Two Vorbis files have 128 samples more by libsndfile (empty.ogg, multipagecomment), and one Opus file correlates
+by 0.9944.
 """
 
 from __future__ import annotations
