@@ -8,7 +8,7 @@ printed for each file that is refused here and not there or the other way round,
 
 FFmpeg's count ends at the first packet that it cannot decode.
 
-On the source archives of mutagen 1.48.1, tinytag 2.3.2, audioread 3.1.0 and pydub 0.25.1 (with av 18.1): mutagen's alone
+On the source archives of mutagen 1.48.1, tinytag 2.3.2, audioread 3.1.0 and pydub 0.25.1 (av 18.1): mutagen's alone
 holds audio, 58 files, of which 38 are alike, 13 can be read by neither, and 7 differ, so that the exit code is 1. Two
 MP3s whose header speaks of more than the file holds (apev2-lyricsv2, vbri) are refused as truncated, on purpose. A WMA
 with a damaged packet (issue_29) is refused. libsndfile loses a FLAC of variable blocks (variable-block) that FFmpeg
