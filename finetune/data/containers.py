@@ -112,7 +112,7 @@ class ContainerSound:
             passed += length
             if self._format == "flac" and place is not None and decoded and place != decoded:
                 raise AudioError(f"damaged audio: samples are missing at {decoded / self.sampling_rate:.2f} s")
-            for frame in _decode_packet(packet):
+            for frame in _decode_packet(packet, place, self.sampling_rate):
                 if frame.sample_rate != self.sampling_rate or frame.layout.nb_channels != self.channels:
                     raise AudioError(
                         f"its sound changes from {self.sampling_rate} Hz with {self.channels} channels "
@@ -182,13 +182,14 @@ def scale(samples: npt.NDArray[Any]) -> Waveform:
     return ((samples.astype(np.float64) - (middle if samples.dtype.kind == "u" else 0)) / middle).astype(np.float32)
 
 
-def _decode_packet(packet: Any) -> list[Any]:
+def _decode_packet(packet: Any, place: int | None, rate: int) -> list[Any]:
     import av
 
     try:
         return list(packet.decode())
     except av.error.FFmpegError as error:
-        _raise_reason(error)
+        where = "a piece of it" if place is None else f"the piece at {place / rate:.2f} s"
+        raise AudioError(f"damaged audio: {where} can't be decoded") from error
 
 
 def _to_samples(frame: Any, channels: int) -> Waveform:

@@ -1,5 +1,6 @@
 """Files with bytes flipped, parts cut out and lengths replaced: a waveform or a reason, soon and in bounded memory."""
 
+import io
 import resource
 import time
 
@@ -28,10 +29,11 @@ _MOST_SECONDS, _MOST_KIB = 10.0, 1_000_000
 
 
 def make(kind: str) -> bytes:
-    noise = 0.1 * np.random.default_rng(0).normal(size=(RATE, 1)).astype(np.float32)
+    # A second of Opus is one Ogg page, of which a wrong checksum leaves nothing.
+    seconds = 10 if kind == "opus" else 1
+    noise = 0.1 * np.random.default_rng(0).normal(size=(RATE * seconds, 1)).astype(np.float32)
     if (how := KINDS[kind]) is not None:
         return encode(noise, 48000 if how[1] == "libopus" else RATE, *how, bit_rate=48_000)
-    import io
 
     file = io.BytesIO()
     soundfile.write(file, noise, RATE, format="OGG", subtype="VORBIS")
@@ -57,7 +59,8 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def check(kind: str, number: int) -> None:
+def read_damaged(kind: str, number: int) -> int:
+    """How many of so many damaged files are read, in a few seconds each, as long as their headers say."""
     content, read, peak = make(kind), 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(number):
         recording = Recording(None, mutate(content, np.random.default_rng(seed)))
@@ -75,8 +78,7 @@ def check(kind: str, number: int) -> None:
         assert (lengths[1] is None) == (lengths[2] is None), (seed, lengths)
         read += lengths[1] is not None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < _MOST_KIB
-    # A second of Opus is one Ogg page, of which a wrong checksum leaves nothing.
-    assert 0 < read < number or (kind == "opus" and read == 0)
+    return read
 
 
 def _stream(recording: Recording) -> float:
@@ -86,10 +88,10 @@ def _stream(recording: Recording) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_a_waveform_or_a_reason(kind: str) -> None:
-    check(kind, 60)
+    assert 0 < read_damaged(kind, 60) < 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_thousand_damaged_files_are_waveforms_or_reasons(kind: str) -> None:
-    check(kind, 2000)
+def test_two_thousand_damaged_files(kind: str) -> None:
+    assert 0 < read_damaged(kind, 2000) < 2000

@@ -138,6 +138,18 @@ def test_listening_finds_what_headers_do_not_show(tmp_path: Path) -> None:
     assert found(examine({"train": train}, "abcdefghinorstuvw")) == {}
     heard = examine({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
     assert found(heard) == {("clipped audio", "train"): 1, ("silent audio", "train"): 1}
+    assert heard.summary()[-1].endswith("hours decoded: they differ by 2.00 s")
+
+
+def test_listening_compares_hours_and_names_channels_that_cancel_each_other(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", sentences(2, "anna"))
+    turned = noise(36.0, 7)
+    soundfile.write(tmp_path / "train" / "00.wav", np.stack([turned, -turned], axis=1), 16000)
+    soundfile.write(tmp_path / "train" / "01.wav", noise(36.0, 8), 16000)
+    train = read_split(tmp_path, "train")
+    heard = examine({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
+    assert heard.summary()[-1] == "train: 0.020 hours by headers, 0.020 hours decoded: they agree"
+    assert found(heard) == {("channels that cancel each other, of which one is taken", "train"): 1}
 
 
 def test_the_page_shows_figures_findings_and_clips_and_needs_nothing_beside_it(tmp_path: Path) -> None:

@@ -113,9 +113,15 @@ def test_half_an_mp3_that_says_its_length_is_truncated(tmp_path: Path) -> None:
             read(recording)
 
 
-def test_channels_that_cancel_each_other_are_named_and_one_is_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_piece_is_named_with_its_place(tmp_path: Path) -> None:
+    content = bytearray(encode(SWEEP, RATE, "adts", "aac"))
+    middle = len(content) // 2
+    content[middle : middle + 20] = np.random.default_rng(0).bytes(20)
+    with pytest.raises(AudioError, match=r"damaged audio: the piece at 8\.\d\d s can't be decoded"):
+        decode(Recording(None, bytes(content)), RATE)
+
+
+def test_channels_that_cancel_each_other_are_named_and_one_is_taken(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "turned.wav", np.hstack([SWEEP, -SWEEP]), RATE, subtype="FLOAT")
     decoded = decode(Recording(str(tmp_path / "turned.wav"), None), RATE)
     assert decoded.cancelled

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from conftest import SAMPLING_RATE, WORDS, speak
 
-from finetune.data.audio import AudioError
+from finetune.data.audio import CANCELLED, AudioError
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
@@ -49,6 +49,15 @@ def say(count: int, pause: float, seed: int = 0) -> tuple[np.ndarray, list[str],
         samples += [speak(" ".join(said), rng), quiet.astype(np.float32)]
         now += sum(map(len, samples[-2:])) / SAMPLING_RATE
     return np.concatenate(samples), words, starts
+
+
+def test_channels_that_cancel_each_other_are_heard_with_a_warning(
+    load: Callable[..., Transcriber], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples, words, _ = say(2, 0.5)
+    soundfile.write(tmp_path / "call.wav", np.stack([samples, -samples], axis=1), SAMPLING_RATE)
+    assert load().transcribe(tmp_path / "call.wav").text.split() == words
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'call.wav'}: {CANCELLED}"]
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])
