@@ -2,18 +2,21 @@
 
     python scripts/survey_audio.py FOLDER [--tolerance 0]
 
-FFmpeg is PyAV's, told nothing: it opens a file by its name and decodes its first audio track to the end. A line is
-printed for each file that is refused here and not there or the other way round, whose length differs by more than
-`--tolerance` samples, or whose samples do not correlate; the exit code is 1 where there is one.
-
-FFmpeg's count ends at the first packet that it cannot decode.
+FFmpeg is PyAV's, told nothing: it opens a file by its name, decodes its first audio track to the end, and passes over
+what it can't decode. A line is printed for each file that is refused here and not there or the other way round, whose
+length differs by more than `--tolerance` samples, or whose samples do not correlate; the exit code is 1 where there is
+one.
 
 On the source archives of mutagen 1.48.1, tinytag 2.3.2, audioread 3.1.0 and pydub 0.25.1 (av 18.1): mutagen's alone
-holds audio, 58 files, of which 38 are alike, 13 can be read by neither, and 7 differ, so that the exit code is 1. Two
-MP3s whose header speaks of more than the file holds (apev2-lyricsv2, vbri) are refused as truncated, on purpose. A WMA
-with a damaged packet (issue_29) is refused. libsndfile loses a FLAC of variable blocks (variable-block) that FFmpeg
-reads. Two Vorbis files have 128 samples more by libsndfile (empty.ogg, multipagecomment), and one Opus file correlates
-by 0.9944.
+holds audio, 58 files, of which 38 are alike, 12 can be read by neither, and 8 differ:
+
+| file | ours | FFmpeg |
+|---|---|---|
+| apev2-lyricsv2.mp3, vbri.mp3 | truncated audio: their headers speak of more | 85,295 and 19,584 samples |
+| issue_29.wma | damaged audio: a piece can't be decoded | 36,864 samples without that piece |
+| 52-too-short-block-size.flac, variable-block.flac | unreadable audio: libsndfile's decoder | 13,824 and 39,936 samples |
+| empty.ogg, multipagecomment.ogg | 162,496 samples (libsndfile) | 162,368 |
+| example.opus | correlation 0.9944 | |
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.audio import AudioError, Recording, decode, mix_channels, read_header
-from finetune.data.containers import scale
+from finetune.data.containers import to_samples
 
 _SUFFIXES = frozenset(
     [
@@ -89,14 +92,16 @@ def decode_ours(file: Path) -> npt.NDArray[np.float32] | str:
 
 
 def decode_theirs(file: Path) -> npt.NDArray[np.float32] | str:
-    """The same by FFmpeg alone."""
+    """The same by FFmpeg alone, which passes over what it can't decode."""
     blocks = []
     try:
         with av.open(str(file)) as container:
-            for frame in container.decode(audio=0):
-                values = frame.to_ndarray()
-                samples = values.T if frame.format.is_planar else values.reshape(-1, len(frame.layout.channels))
-                blocks.append(mix_channels(scale(samples))[0])
+            for packet in container.demux(audio=0):
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    continue
+                blocks += [mix_channels(to_samples(frame, len(frame.layout.channels)))[0] for frame in frames]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         if not blocks:
             return str(error)

@@ -118,7 +118,7 @@ class ContainerSound:
                         f"its sound changes from {self.sampling_rate} Hz with {self.channels} channels "
                         f"to {frame.sample_rate} Hz with {frame.layout.nb_channels}"
                     )
-                yield _to_samples(frame, self.channels)
+                yield to_samples(frame, self.channels)
             decoded = passed
 
     def _packets(self) -> Iterator[tuple[Any, int | None, int]]:
@@ -192,7 +192,8 @@ def _decode_packet(packet: Any, place: int | None, rate: int) -> list[Any]:
         raise AudioError(f"damaged audio: {where} can't be decoded") from error
 
 
-def _to_samples(frame: Any, channels: int) -> Waveform:
+def to_samples(frame: Any, channels: int) -> Waveform:
+    """PyAV's frame as float32 of (samples, channels)."""
     values = frame.to_ndarray()
     return scale(values.T if frame.format.is_planar else values.reshape(-1, channels))
 
