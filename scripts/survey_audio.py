@@ -14,7 +14,7 @@ holds audio, 58 files, of which 38 are alike, 12 can be read by neither, and 8 d
 |---|---|---|
 | apev2-lyricsv2.mp3, vbri.mp3 | truncated audio: their headers speak of more | 85,295 and 19,584 samples |
 | issue_29.wma | damaged audio: a piece can't be decoded | 36,864 samples without that piece |
-| 52-too-short-block-size.flac, variable-block.flac | unreadable audio: libsndfile's decoder | 13,824 and 39,936 samples |
+| 52-too-short-block-size.flac, variable-block.flac | unreadable audio (libsndfile) | 13,824 and 39,936 samples |
 | empty.ogg, multipagecomment.ogg | 162,496 samples (libsndfile) | 162,368 |
 | example.opus | correlation 0.9944 | |
 """
