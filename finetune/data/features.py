@@ -50,7 +50,7 @@ def load_feature_extractor(base: str | None, config: Any, revision: str | None =
         extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
     else:
         try:
-            extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision)
+            extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{base} has no usable preprocessor_config.json, which says how audio is fed.") from error
     # For those who use the saved model with plain Transformers, where no mask helps a model with group norm.

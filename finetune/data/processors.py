@@ -27,7 +27,7 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
     from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
 
     _require_known_classes(folder)
-    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     target = {} if language is None else {"target_lang": language}
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
     expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]

@@ -41,7 +41,7 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
 
     try:
         target = {"target_lang": language} if language else {}
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, **target)
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False, **target)
         rows = dict(tokenizer.encoder)  # Not what it adds: the head need not have that.
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         kind = f"for the language {language}" if language else "for its head"

@@ -39,7 +39,7 @@ def load_recogniser(folder: Path, device: str) -> Any:
     options: dict[str, Any] = {"device": device, "dtype": torch.float32, "trust_remote_code": False}
     adapter = folder / "adapter_config.json"
     if not adapter.is_file() or (folder / "model.safetensors").is_file():
-        return pipeline(task, model=str(folder), **options)
+        return pipeline(task, model=str(folder), trust_remote_code=False, **options)
     # An adapter alone, which the pipeline can't load itself: see `finetune.inference.recogniser`.
     from peft import PeftModel
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
@@ -47,7 +47,7 @@ def load_recogniser(folder: Path, device: str) -> Any:
     described = json.loads(adapter.read_text(encoding="utf-8"))
     base = AutoModelForCTC.from_pretrained(
         described["base_model_name_or_path"],
-        config=AutoConfig.from_pretrained(folder),
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=False),
         revision=described.get("revision"),
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
@@ -56,8 +56,9 @@ def load_recogniser(folder: Path, device: str) -> Any:
     return pipeline(
         task,
         model=PeftModel.from_pretrained(base, str(folder)).merge_and_unload(),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        feature_extractor=AutoFeatureExtractor.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        feature_extractor=AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False),
+        trust_remote_code=False,
         **options,
     )
 

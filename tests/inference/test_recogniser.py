@@ -1,5 +1,6 @@
 """Text does not depend on what shares the batch."""
 
+import ast
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
+import finetune
 from finetune.data.audio import Waveform
 from finetune.data.features import load_config, load_feature_extractor
 from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary, load_base_vocabulary
@@ -181,3 +183,21 @@ def test_on_a_gpu_the_logits_are_those_of_the_cpu(saved: Path, waveforms: list[W
     assert frames == num_frames
     for row, other, count in zip(found, expected, num_frames, strict=True):
         assert torch.allclose(row[:count], other[:count], atol=1e-3, rtol=0)
+
+
+def test_no_loading_call_lets_a_model_run_code() -> None:
+    """Without `trust_remote_code=False` Transformers asks on standard input; peft's classes load no code."""
+    package = Path(finetune.__file__).parent
+    calls = [
+        (f"{file.relative_to(package)}:{node.lineno}", ast.unparse(node.func), ast.unparse(node))
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    loading = [
+        (place, call)
+        for place, name, call in calls
+        if name == "pipeline" or (name.endswith((".from_pretrained", ".from_config")) and not name.startswith("Peft"))
+    ]
+    assert len(loading) > 9
+    assert [place for place, call in loading if "trust_remote_code=False" not in call] == []
