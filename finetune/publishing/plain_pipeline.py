@@ -36,7 +36,7 @@ def load_recogniser(folder: Path, device: str) -> Any:
     from transformers import pipeline
 
     task: Any = "automatic-speech-recognition"
-    options: dict[str, Any] = {"device": device, "dtype": torch.float32, "trust_remote_code": False}
+    options: dict[str, Any] = {"device": device, "dtype": torch.float32}
     adapter = folder / "adapter_config.json"
     if not adapter.is_file() or (folder / "model.safetensors").is_file():
         return pipeline(task, model=str(folder), trust_remote_code=False, **options)
