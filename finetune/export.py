@@ -1,6 +1,5 @@
 """A model to another form of it that computes faster on CPUs, kept only where its word error rate stays."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from finetune.data.repositories import fetch_model
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, percent
-from finetune.files import replace_folder
+from finetune.files import replace_folder, write_json
 from finetune.inference.exported import write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.publication import find_model, open_validation
@@ -93,7 +92,7 @@ def export(
         folder.mkdir()
         comparison = _write(model, run, folder, form, data, tolerance, say)
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
-        (folder / RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / RECORD, values)
         output.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(folder, output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())

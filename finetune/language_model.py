@@ -23,7 +23,7 @@ from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
 from finetune.errors import StepError, TranscriptError, UserError
-from finetune.files import delete, replace_folder
+from finetune.files import delete, replace_folder, write_text
 from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -68,7 +68,7 @@ def build_language_model(
         told += lines
         model.save(partial / BINARY_FILE)
         words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
-        (partial / UNIGRAMS_FILE).write_text(words, encoding="utf-8")
+        write_text(partial / UNIGRAMS_FILE, words)
         if test is not None:
             told.append(f"test {_normalise([test], steps, normalised)}")
         with normalised.open(encoding="utf-8") as file:

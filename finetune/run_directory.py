@@ -121,7 +121,7 @@ def complete_model(
     save_normalization(partial, recipe.text.normalization)
     if recipe.data.preprocessing:
         save_preprocessing(partial, recipe.data.preprocessing)
-    (partial / "recipe.yaml").write_text(_publish_recipe(recipe).to_yaml(), encoding="utf-8")
+    write_text(partial / "recipe.yaml", _publish_recipe(recipe).to_yaml())
     config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
     record = {
         **_describe_author(recipe, run),

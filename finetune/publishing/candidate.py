@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from finetune.files import write_json
 from finetune.publishing.parity import Spoken, load_utterances, save_utterances
 from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
@@ -17,7 +18,7 @@ _FILE = "candidate.json"
 def write_candidate(folder: Path, message: str, utterances: Sequence[Spoken]) -> None:
     """Put beside the model in `folder/model` the commit's message, and what the parity gate compares."""
     save_utterances(folder, utterances)
-    (folder / _FILE).write_text(json.dumps({"message": message}), encoding="utf-8")
+    write_json(folder / _FILE, {"message": message})
 
 
 def is_candidate(folder: Path) -> bool:

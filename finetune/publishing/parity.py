@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import Waveform
 from finetune.errors import UserError
+from finetune.files import write_json
 
 SHOWN = 5  # utterances with another text that a refusal lists
 
@@ -72,7 +73,7 @@ def save_utterances(folder: Path, utterances: Sequence[Spoken]) -> None:
     """Write what `require_parity` needs into a folder, for another process."""
     waveforms = {str(number): np.ascontiguousarray(utterance[1]) for number, utterance in enumerate(utterances)}
     save_file(waveforms, folder / _WAVEFORMS)
-    (folder / _TEXTS).write_text(json.dumps([(name, said) for name, _, said in utterances]), encoding="utf-8")
+    write_json(folder / _TEXTS, [(name, said) for name, _, said in utterances])
 
 
 def load_utterances(folder: Path) -> list[Spoken]:

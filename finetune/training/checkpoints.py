@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.errors import UserError
-from finetune.files import new_file, new_folder
+from finetune.files import new_file, new_folder, write_json
 from finetune.training.sharding import scatter_optimizer
 from finetune.weights import match_weights
 
@@ -43,7 +43,7 @@ def save_checkpoint(
         torch.save(optimizer_state, partial / "optimizer.pt")
         if scaler is not None:
             torch.save(scaler.state_dict(), partial / "scaler.pt")
-        (partial / "progress.json").write_text(json.dumps({"step": step, **progress}))
+        write_json(partial / "progress.json", {"step": step, **progress})
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
