@@ -1,14 +1,12 @@
 """A number becomes the words that are said for it, or its row is reported; never other words."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from noise import write_noise
 
 from finetune.cli import main
 from finetune.data.numbers import count_number_words
@@ -115,14 +113,7 @@ def test_check_says_that_digits_stand_beside_number_words_and_names_the_step(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["one two three", "seven of 25", "three of 1.000.000", "eight nine"]
-    for split in ("train", "validation"):
-        folder = tmp_path / "corpus" / split
-        folder.mkdir(parents=True)
-        lines = [json.dumps({"file_name": f"{i}.wav", "text": text}) + "\n" for i, text in enumerate(texts)]
-        (folder / "metadata.jsonl").write_text("".join(lines))
-        for i in range(len(texts)):
-            sound = 0.1 * np.random.default_rng(i).standard_normal(32000)
-            soundfile.write(folder / f"{i}.wav", sound, 16000)
+    write_noise(tmp_path / "corpus", texts)
     recipe = write_recipe(tmp_path, data={"root": "corpus"})
     assert main(["check", str(recipe)]) == 0
     said = capsys.readouterr().out

@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from noise import write_noise
 
 from finetune.cli import main
 from finetune.data.tags import find_parentheses, find_tags
@@ -79,14 +78,7 @@ def test_check_names_tags_and_the_step_and_what_is_dropped_is_a_named_row(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["one two <unk>", "two three <unk> [NOISE]", "three (former) one", "one three", "two one"]
-    for split in ("train", "validation"):
-        folder = tmp_path / "corpus" / split
-        folder.mkdir(parents=True)
-        lines = [json.dumps({"file_name": f"{i}.wav", "text": text}) + "\n" for i, text in enumerate(texts)]
-        (folder / "metadata.jsonl").write_text("".join(lines))
-        for i in range(len(texts)):
-            sound = 0.1 * np.random.default_rng(i).standard_normal(32000)
-            soundfile.write(folder / f"{i}.wav", sound, 16000)
+    write_noise(tmp_path / "corpus", texts)
     recipe = write_recipe(tmp_path, data={"root": "corpus"})
     assert main(["check", str(recipe)]) == 0
     said = capsys.readouterr().out
