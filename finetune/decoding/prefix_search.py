@@ -84,11 +84,10 @@ def _advance(search: Search, state: int, word: int) -> tuple[float, int]:
 
 
 @compiled
-def _begins_unit(search: Search, before: Any, symbol: int) -> bool:
-    """Whether a symbol ends the unfinished word before it, without a delimiter, and begins another."""
-    if not search.parts_units or before.length == 0 or symbol == search.delimiter or search.attached[symbol]:
+def _begins_unit(search: Search, length: int, last: int, symbol: int) -> bool:
+    """Whether a symbol ends a word of so many symbols up to the last, without a delimiter, and begins another."""
+    if length == 0 or symbol == search.delimiter or search.attached[symbol]:
         return False
-    last = before.symbol
     return (search.unspaced[last] or search.unspaced[symbol]) and not search.stacking[last]
 
 
@@ -276,7 +275,7 @@ def _select(
     delimiter, unknown, prune = search.delimiter, search.unknown, search.beam_prune_logp
     following, bonus, potential = search.hotwords.following, search.hotwords.bonus, search.hotwords.potential
     first_child, letter_of = search.lexicon.first_child, search.lexicon.symbol
-    most_hot = search.most_hot
+    most_hot, parts_units = search.most_hot, search.parts_units
     most_ended = most_hot + max(search.beta, 0.0)
     in_lexicon = np.full(len(log_probs), -1, np.int64)  # The last slot whose unfinished word goes on so.
     for slot in range(len(beams)):
@@ -296,7 +295,7 @@ def _select(
             if kept == width and scores[0] > least:
                 least = scores[0]
             mass = beam.total + log_probs[symbol]
-            if mass + before + (most_ended if is_end or search.parts_units else most_hot) < least:
+            if mass + before + (most_ended if is_end or parts_units else most_hot) < least:
                 if is_end:
                     continue
                 break  # The letters that follow are even less likely.
@@ -306,7 +305,7 @@ def _select(
                 mass = beam.blank + log_probs[symbol]
             hot = following[node.hot, symbol]
             score = mass + node.hotwords + bonus[hot] + potential[hot]
-            begins = _begins_unit(search, node, symbol)
+            begins = parts_units and _begins_unit(search, node.length, node.symbol, symbol)
             if is_end or begins:
                 if math.isnan(node.ended):
                     _end_word(search, nodes, beam.node)
@@ -362,7 +361,7 @@ def _add_nodes(
         node.hotwords = before.hotwords + bonus[hot]
         if symbol == delimiter:
             node.lexeme, node.length, node.context, node.words = 0, 0, before.ended_context, before.ended
-        elif _begins_unit(search, before, symbol):
+        elif search.parts_units and _begins_unit(search, before.length, before.symbol, symbol):
             node.length, node.context, node.words = 1, before.ended_context, before.ended
             node.lexeme = ngram.find_child(first_child, letter_of, 0, symbol)
         else:
