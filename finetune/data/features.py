@@ -18,7 +18,7 @@ def load_config(base: str, revision: str | None = None) -> Any:
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     except StrictDataclassError as error:
         raise UserError(f"The config.json of {say_model(base)} is damaged: {_last_line(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{say_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from the "
             f"hub: {str(error).strip().splitlines()[0]}"

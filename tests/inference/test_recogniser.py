@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,14 @@ def test_on_a_gpu_the_logits_are_those_of_the_cpu(saved: Path, waveforms: list[W
     assert frames == num_frames
     for row, other, count in zip(found, expected, num_frames, strict=True):
         assert torch.allclose(row[:count], other[:count], atol=1e-3, rtol=0)
+
+
+def test_a_configuration_with_absurd_values_is_one_sentence(saved: Path) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    for content in ({**values, "auto_map": None}, [values], {**values, "conv_dim": 5}):
+        (saved / "config.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=re.escape(str(saved))):
+            Recogniser.load(saved)
 
 
 def test_no_loading_call_lets_a_model_run_code() -> None:
