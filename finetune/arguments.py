@@ -66,6 +66,7 @@ def _add_compare(commands: _Commands) -> None:
     _add_source(parser)
     _add_decoding(parser)
     parser.add_argument("--json", metavar="FILE", help="also write all differences here")
+    _add_language(parser)
     parser.set_defaults(command="compare")
 
 
@@ -111,6 +112,7 @@ def _add_align(commands: _Commands) -> None:
     parser.add_argument("--output", metavar="FILE", help="write here; without it the result is printed")
     parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    _add_language(parser)
     parser.set_defaults(command="align")
 
 
@@ -127,6 +129,7 @@ def _add_export(commands: _Commands) -> None:
         metavar="POINTS",
         help="refuse it where its WER is more percentage points higher (default: 0.2)",
     )
+    _add_language(parser)
     parser.set_defaults(command="export")
 
 
@@ -150,6 +153,7 @@ def _add_check(commands: _Commands) -> None:
     parser.add_argument(
         "--align", metavar="MODEL", help="find texts that are not what a model hears, which takes longer"
     )
+    _add_language(parser)
     parser.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
     parser.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")

@@ -187,7 +187,8 @@ def _compare(options: argparse.Namespace) -> int:
         join_processes()
         from finetune.scoring import evaluate_pair
 
-        evaluations = evaluate_pair(*names, _sources(options)[0], options.split, _decoding(options))
+        how = {"decoding": _decoding(options), "language": options.language}
+        evaluations = evaluate_pair(*names, _sources(options)[0], options.split, **how)
         a, b = (evaluation.results for evaluation in evaluations)
         _say_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
     else:
@@ -272,7 +273,8 @@ def _align(options: argparse.Namespace) -> int:
     _require_writable(options.output)
     output = Path(options.output) if options.output else None
     text = _read_standard_input() if options.text == "-" else _read(options.text)
-    align_recording(options.model, options.audio, text, options.format, output, device=options.device, vad=options.vad)
+    how = {"device": options.device, "vad": options.vad, "language": options.language}
+    align_recording(options.model, options.audio, text, options.format, output, **how)
     return 0
 
 
@@ -280,7 +282,7 @@ def _export(options: argparse.Namespace) -> int:
     from finetune.export import export
 
     say = partial(print, file=sys.stderr, flush=True)
-    how = {"form": options.format, "data": options.data, "tolerance": options.tolerance}
+    how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
     print("\n".join(export(options.model, Path(options.output), **how, say=say)))
     return 0
 
@@ -320,7 +322,7 @@ def _check(options: argparse.Namespace) -> int:
         from finetune.inference.recogniser import Recogniser
         from finetune.scoring import find_mismatches
 
-        found = find_mismatches(Recogniser.load(options.align), preparation.splits)
+        found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
     plan = preview(recipe, _run_folder(options.recipe), preparation)
     print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))

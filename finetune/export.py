@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from finetune.data.processors import keep_language
 from finetune.data.repositories import fetch_model
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
@@ -67,13 +68,15 @@ def export(
     form: str,
     data: str | None = None,
     tolerance: float = 0.2,
+    language: str | None = None,
     say: Callable[[str], None],
 ) -> list[str]:
     """Write a run's model, or one in a folder or on a hub, in a form of `FORMATS` into a new folder, and say of it.
 
     Both are evaluated on the speech at `data`, or else on the validation split of the model's run. Raises UserError
     where there is none, or the export's word error rate is higher by more than `tolerance` percentage points; nothing
-    is left then. All else of a model's folder, such as its language model, is copied, but for its card.
+    is left then. All else of a model's folder, such as its language model, is copied, but for its card. Of a model with
+    several languages the named one is exported.
     """
     if output.exists():
         raise UserError(f"There is something at {output} already: remove it, or choose another folder with -o.")
@@ -90,7 +93,7 @@ def export(
     ):
         folder = Path(place) / "model"
         folder.mkdir()
-        comparison = _write(model, run, folder, form, data, tolerance, say)
+        comparison = _write(model, run, folder, form, data, tolerance, language, say)
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         write_json(folder / RECORD, values)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +109,11 @@ def _write(
     form: str,
     data: str | None,
     tolerance: float,
+    language: str | None,
     say: Callable[[str], None],
 ) -> Comparison:
     """Write the export and what belongs to it, and compare it; raises UserError as `export` does."""
-    original, split, steps = open_validation(model, run, data, torch.device("cpu"))
+    original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
     if not isinstance(original.model, torch.nn.Module):
         raise UserError(f"{model} is an export already: export the model that it was made of.")
     accelerator = Accelerator(cpu=True)
@@ -124,6 +128,7 @@ def _write(
     say("exporting it")
     write_model(original.model, folder, int8=form == "onnx-int8")
     _copy_others(model, folder)
+    keep_language(folder, language, original.num_symbols)
     say("recognising the same with what was exported")
     after = measure(Recogniser.load(folder, "cpu"))
     texts = [[result.hypothesis for result in evaluation.results] for evaluation in (before, after)]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from finetune.data.corpus import Split
+from finetune.data.processors import require_one_language
 from finetune.data.sources import Source, load_splits
 from finetune.data.transcripts import Step, load_normalization
 from finetune.errors import UserError
@@ -50,6 +51,7 @@ def publish(
             )
         return [f"on the hub: {push_scores(source, destination.repo_id, destination.revision, say=say)}"]
     model, run = find_model(source)
+    require_one_language(model, "what is published is held against plain Transformers in one")
     if run is None and data is None:
         raise UserError(
             f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
@@ -104,7 +106,7 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
 
 
 def open_validation(
-    model: Path, run: Path | None, data: str | None, device: torch.device
+    model: Path, run: Path | None, data: str | None, device: torch.device, language: str | None = None
 ) -> tuple[Recogniser, Split, tuple[Step, ...]]:
     """A model, the speech at `data` or else its run's validation split, and its normalisation.
 
@@ -113,14 +115,18 @@ def open_validation(
     if data is not None:
         source = Source(data)
         name = "validation" if "validation" in load_splits(source) else None
-        recogniser, splits, steps = open_model(model, [source], name, None, device)
+        recogniser, splits, steps = open_model(model, [source], name, None, device, language=language)
         return recogniser, next(iter(splits)), steps
     assert run is not None
     try:
         preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
-    return Recogniser.load(model, str(device)), preparation.validation, load_normalization(model) or ()
+    return (
+        Recogniser.load(model, str(device), language=language),
+        preparation.validation,
+        load_normalization(model) or (),
+    )
 
 
 def _is_run(folder: Path) -> bool:

@@ -107,7 +107,9 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}.") from error
+        raise UserError(
+            f"{where} is not valid YAML{line}: {' '.join(str(getattr(error, 'problem', error)).split())}."
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -198,13 +198,14 @@ def evaluate_pair(
     source: Source,
     split: str | None = None,
     decoding: Decoding = Decoding(),
+    language: str | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """Score two models on one split, both normalised as saved with A: otherwise their references could differ.
 
     Raises UserError as `evaluate` does.
     """
-    first = next(evaluate(a, [source], split, decoding=decoding))
-    return first, next(evaluate(b, [source], split, first.normalization, decoding=decoding))
+    first = next(evaluate(a, [source], split, decoding=decoding, language=language))
+    return first, next(evaluate(b, [source], split, first.normalization, decoding=decoding, language=language))
 
 
 def _choose_split(source: Source, tables: dict[str, object]) -> str:

@@ -210,7 +210,15 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
 
 
 def align_recording(
-    model: str, place: str, text: str, form: str, output: Path | None, *, device: str, vad: Literal["energy", "silero"]
+    model: str,
+    place: str,
+    text: str,
+    form: str,
+    output: Path | None,
+    *,
+    device: str,
+    vad: Literal["energy", "silero"],
+    language: str | None = None,
 ) -> None:
     """Write the words of a recording's text with their times, or print them without an `output`.
 
@@ -228,7 +236,7 @@ def align_recording(
     recording = inputs[0].recording
     if isinstance(recording, AudioError):
         raise UserError(f"{inputs[0].name}: {recording}")
-    transcriber = Transcriber(model, device=device, detector=vad)
+    transcriber = Transcriber(model, device=device, detector=vad, language=language)
     try:
         with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
             transcript = align_text(transcriber, recording or sys.stdin.buffer, text, on_progress=bar.update)

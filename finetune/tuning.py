@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.audio import Waveform
 from finetune.data.corpus import Rejection, Split, Utterance, require_any
+from finetune.data.processors import require_one_language
 from finetune.data.sources import Source
 from finetune.data.transcripts import Step
 from finetune.decoding.beam import BeamSearch, Weights
@@ -78,6 +79,11 @@ def tune(
     """
     if not Path(model).is_dir():
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
+    require_one_language(
+        Path(model),
+        f"a language model is saved for one: decode with finetune transcribe --language CODE --language-model "
+        f"{language_model}, or fine-tune the model for the language",
+    )
     device = choose_device()
     loaded = load_language_model(Path(language_model))
     recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)

@@ -1,5 +1,6 @@
 """A recording of any format, rate and number of channels to mono float32 at the model's sampling rate."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from finetune.data.recordings import fault_as_reason as fault_as_reason
 from finetune.data.recordings import find_reason, find_segment
 from finetune.data.resampling import resample
 from finetune.data.sound_files import BLOCK_SECONDS, UNREADABLE, Sound, open_sound
+from finetune.data.storage import is_url
+from finetune.errors import Note
 
 # Channels whose mean has less than this share of their power cancel each other: a cable or a program turned one around.
 # Two voices that have nothing in common leave half of it.
@@ -61,9 +64,13 @@ def measure_seconds(recording: Recording, header: Header) -> float:
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """Decode, mix to mono and resample to `sampling_rate` (Hz): float32, shape (samples,).
 
-    Raises AudioError when the audio can't be decoded to its end or holds values that are not numbers.
+    A Note tells once that channels cancel each other. Raises AudioError when the audio can't be decoded to its end or
+    holds values that are not numbers.
     """
-    return decode(recording, sampling_rate).waveform
+    decoded = decode(recording, sampling_rate)
+    if decoded.cancelled:
+        warnings.warn(Note(f"of a recording {CANCELLED}; finetune check --listen counts all such"), stacklevel=2)
+    return decoded.waveform
 
 
 @fault_as_reason()
@@ -87,7 +94,8 @@ def decode(recording: Recording, sampling_rate: int) -> Decoded:
 def _opening(recording: Recording, whole: bool = True) -> Iterator[Sound]:
     try:
         with ExitStack() as opened:
-            yield open_sound(opened.enter_context(recording.open(whole)), opened)
+            here = whole or recording.data is not None or not is_url(recording.path or "")
+            yield open_sound(opened.enter_context(recording.open(whole)), opened, here)
     except UNREADABLE as error:
         raise AudioError(f"unreadable audio: {find_reason(error)}") from error
 

@@ -26,8 +26,9 @@ _CODECS = (
 )
 # A length is believed from the packets of these, without decoding: each decodes to as many samples as it says.
 _COUNTED_BY_PACKETS = frozenset({"mp3", "flac"})
-# Of these no length is known but by reading: what FFmpeg says is a guess from the bit rate, or none.
-_SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "eac3", "flac", "mp3", "mpeg", "mpegts", "wav"})
+# Of these no length is known but by reading: what FFmpeg says is a guess from the bit rate, none, or of an Ogg that
+# holds several streams (others libsndfile reads) that of the first.
+_SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "eac3", "flac", "mp3", "mpeg", "mpegts", "ogg", "wav"})
 # The length in a container's header is rounded to packets and may count what an encoder puts before the sound.
 _ROUNDING_SECONDS = 0.25
 # MP3's frames lean on those before (the bit reservoir), so decoding begins as much before a piece.

@@ -7,6 +7,7 @@ from typing import Any
 from finetune.data.languages import suggest_language
 from finetune.data.repositories import say_model
 from finetune.errors import UserError
+from finetune.files import write_json
 
 # By file and key, the classes of Transformers that are loaded; any other would read or write something else.
 _CLASSES = {
@@ -43,8 +44,7 @@ def choose_language(folder: Path, language: str | None) -> str | None:
 
     Raises UserError for a language that the model doesn't have, and where it has several and none is asked for.
     """
-    values = _read(folder / "vocab.json")
-    offered = sorted(name for name, value in values.items() if isinstance(value, dict))
+    offered = _list_languages(folder)
     if not offered:
         if language is None:
             return None
@@ -61,6 +61,25 @@ def choose_language(folder: Path, language: str | None) -> str | None:
     close = suggest_language(language, offered)
     meant = f"did you mean {' or '.join(close)}?" if close else f"expected one of {shown}."
     raise UserError(f"{say_model(folder)} has no language {language} among its {len(offered)}: {meant}")
+
+
+def require_one_language(folder: Path, reason: str) -> None:
+    """Raise UserError for a model that writes several languages, for which a command has this reason."""
+    if len(offered := _list_languages(folder)) > 1:
+        raise UserError(f"{say_model(folder)} writes {len(offered)} languages, and {reason}.")
+
+
+def keep_language(folder: Path, language: str | None, num_symbols: int) -> None:
+    """Make a folder's vocabulary that of one of its languages, whose adapters and head of `num_symbols` it holds."""
+    if language is None:
+        return
+    write_json(folder / "vocab.json", _read(folder / "vocab.json")[language])
+    for name, key, value in (("tokenizer_config", "target_lang", None), ("config", "vocab_size", num_symbols)):
+        write_json(folder / f"{name}.json", {**_read(folder / f"{name}.json"), key: value})
+
+
+def _list_languages(folder: Path) -> list[str]:
+    return sorted(name for name, value in _read(folder / "vocab.json").items() if isinstance(value, dict))
 
 
 def get_own_language(folder: Path) -> str | None:

@@ -1,6 +1,5 @@
 """A sound file opened by whoever tells the truth of it: libsndfile, which is fast, or FFmpeg's libraries."""
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import BinaryIO, NoReturn, Protocol
 import soundfile
 
 from finetune.data.containers import ContainerSound
+from finetune.data.endings import needs_ffmpeg, refuse_joined
 from finetune.data.recordings import PAST_THE_END_SECONDS, AudioError, Waveform, find_reason
 
 BLOCK_SECONDS = 10
@@ -20,10 +20,6 @@ _SHORTER_THAN_SAID = re.compile(r"^ ?(?:data|SSND|  Data Size  ) *: (\d+) \(shou
 _WRITTEN_TO_A_PIPE = 0x7FFF0000
 # What libsndfile says of a FLAC that came through a pipe, whose header was written before its length was known.
 _UNKNOWN_SAMPLES = 2**63 - 1
-# As long as a WAV's header can say, and something for other chunks.
-_WAV_BYTES = 2**32 + 2**20
-# Chunks that stand behind a WAV's sound, and tags that are no chunks.
-_TAGS = (b"ID3", b"TAG", b"APETAG")
 _BLOCK_VALUES = 2**24
 
 # TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
@@ -89,20 +85,27 @@ class _SndfileSound:
             yield block
 
 
-def open_sound(source: str | BinaryIO, opened: ExitStack) -> Sound:
+def open_sound(source: str | BinaryIO, opened: ExitStack, here: bool = True) -> Sound:
     """Open a path or a file that can be read in any order; what must be closed is put on `opened`.
 
+    The end of a FLAC that is not `here` is not looked at: it would be one more request.
     Raises AudioError where there is no readable audio.
     """
     try:
         file = opened.enter_context(SequentialFile(source))
     except UNREADABLE as error:
         try:
+            refuse_joined(_open_file(source, opened))
             return _open_container(source, opened)
         except AudioError as other:
             _raise_known(error, other)
-    if file.subtype.startswith("MPEG_LAYER") or file.frames == _UNKNOWN_SAMPLES or _is_stale(source, file):
+    if file.subtype.startswith("MPEG_LAYER") or file.frames == _UNKNOWN_SAMPLES:
         return _open_container(source, opened)
+    if here or file.format != "FLAC":
+        with ExitStack() as looked_at:
+            content = _open_file(source, looked_at)
+            if needs_ffmpeg(content, file.format, file.frames, file.samplerate):
+                return _open_container(source, opened)
     return _SndfileSound(file)
 
 
@@ -127,52 +130,3 @@ def _find_promised_samples(file: SequentialFile) -> int:
     if said is None or int(said[1]) >= _WRITTEN_TO_A_PIPE or int(said[2]) == 0:
         return int(file.frames)
     return int(file.frames * int(said[1]) / int(said[2]))
-
-
-def _is_stale(source: str | BinaryIO, file: SequentialFile) -> bool:
-    """Whether a WAV has more sound than its header says: one that a program wrote which never came to its end."""
-    if file.format not in ("WAV", "WAVEX"):
-        return False
-    with ExitStack() as opened:
-        content = _open_file(source, opened)
-        place = content.tell()
-        try:
-            return _has_more_sound(content)
-        finally:
-            content.seek(place)
-
-
-def _has_more_sound(file: BinaryIO) -> bool:
-    size = file.seek(0, io.SEEK_END)
-    place, bytes_a_second = 12, 0
-    while place + 8 <= size:
-        file.seek(place)
-        chunk = file.read(24)
-        length = int.from_bytes(chunk[4:8], "little")
-        if chunk[:4] == b"fmt ":
-            bytes_a_second = int.from_bytes(chunk[16:20], "little")
-        if chunk[:4] == b"data":
-            behind = place + 8 + length
-            if size > _WAV_BYTES:
-                return True
-            # Other programs' padding is short.
-            return size - behind > PAST_THE_END_SECONDS * bytes_a_second and not _holds_chunks(file, behind, size)
-        place += 8 + length + length % 2
-    return False
-
-
-def _holds_chunks(file: BinaryIO, place: int, size: int) -> bool:
-    """Whether the rest of a file is chunks, a tag or zeros, and so no sound."""
-    file.seek(place)
-    head = file.read(4096)
-    if head.lstrip(b"\0").startswith(_TAGS) or not any(head):
-        return True
-    place += place % 2
-    while place + 8 <= size:
-        file.seek(place)
-        name = file.read(8)
-        if not all(32 <= byte < 127 for byte in name[:4]):
-            return False
-        length = int.from_bytes(name[4:], "little")
-        place += 8 + length + length % 2
-    return place <= size + 1

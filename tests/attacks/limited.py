@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import psutil
 import soundfile
-
 from programs import started
 
 LIMIT_BYTES = 2 << 30

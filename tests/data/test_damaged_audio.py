@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from encoding import encode
+from mutation import mutate
 
 from finetune.data.audio import AudioError, Recording, decode, read_seconds
 from finetune.data.audio_stream import open_stream
@@ -38,25 +39,6 @@ def make(kind: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, noise, RATE, format="OGG", subtype="VORBIS")
     return file.getvalue()
-
-
-def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(content)
-    head = min(len(changed), 400) if rng.random() < 0.6 else len(changed)
-    for _ in range(rng.integers(1, 6)):
-        place = int(rng.integers(0, head))
-        match rng.integers(0, 4):
-            case 0:
-                changed[place % len(changed)] ^= 1 << int(rng.integers(0, 8))
-            case 1:
-                number = int(rng.choice([0, 1, 100, 2**16, 2**31 - 1, 2**31, 2**32 - 1, len(content)]))
-                changed[place : place + 4] = number.to_bytes(4, "little" if rng.random() < 0.5 else "big")
-            case 2:
-                del changed[max(1, int(rng.integers(1, len(changed) + 1))) :]
-            case _:
-                del changed[place : place + int(rng.integers(1, 200))]
-                changed = changed or bytearray(b"\0")
-    return bytes(changed)
 
 
 def read_damaged(kind: str, number: int) -> int:

@@ -1,6 +1,7 @@
 """What is decoded is what is in the file, and its header's length is the decoded one, or the reason says why not."""
 
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from encoding import encode
 from finetune.data.audio import AudioError, Recording, decode, read_seconds, read_waveform
 from finetune.data.audio_stream import open_stream
 from finetune.data.sources import Source, load_splits, select_table
+from finetune.errors import Note
 
 RATE = 16000
 SWEEP = (0.3 * np.sin((np.arange(16 * RATE) / RATE) ** 2 * 300)).astype(np.float32)[:, None]
@@ -43,6 +45,42 @@ def mp3(samples: np.ndarray, **options: object) -> bytes:
 
 
 WAV = write(SWEEP, "WAV", "PCM_16")
+HALVES = np.split(SWEEP, 2)
+
+
+def flac(lengths: list[int]) -> bytes:
+    """A FLAC of frames of these lengths, each of one value, as RFC 9639 has them."""
+
+    def check(content: bytes, bits: int, polynomial: int) -> bytes:
+        crc = 0
+        for byte in content:
+            crc ^= byte << (bits - 8)
+            for _ in range(8):
+                crc = (crc << 1 ^ (polynomial if crc >> (bits - 1) & 1 else 0)) & (2**bits - 1)
+        return crc.to_bytes(bits // 8, "big")
+
+    frames, first = [], 0
+    for length in lengths:
+        number = chr(first).encode("utf-8", "surrogatepass") if first < 0x10000 else b"\xf0"
+        number += bytes(0x80 | first >> shift & 63 for shift in (12, 6, 0)) if first >= 0x10000 else b""
+        head = b"\xff\xf9\x75\x08" + number + (length - 1).to_bytes(2, "big")
+        head += check(head, 8, 0x07)
+        frame = head + b"\0" + (first % 20000).to_bytes(2, "big")
+        frames.append(frame + check(frame, 16, 0x8005))
+        first += length
+    info = b"\0\x10" + b"\xff\xff" + bytes(6) + (RATE << 44 | 15 << 36 | first).to_bytes(8, "big") + bytes(16)
+    return b"fLaC\x80\0\0\x22" + info + b"".join(frames)
+
+
+def chained_vorbis() -> bytes:
+    """Two streams, whose serial numbers libsndfile draws by the second: so they may have to be drawn again."""
+    first, second = (write(half, "OGG", "VORBIS") for half in HALVES)
+    while first[14:18] == second[14:18]:
+        time.sleep(0.2)
+        second = write(HALVES[1], "OGG", "VORBIS")
+    return first + second
+
+
 # The length in seconds, as far as the format knows it.
 FILES: dict[str, Callable[[], bytes]] = {
     "mp3": lambda: mp3(SWEEP),
@@ -69,6 +107,11 @@ FILES: dict[str, Callable[[], bytes]] = {
     "opus": lambda: write(SWEEP, "OGG", "OPUS"),
     "vorbis": lambda: write(SWEEP, "OGG", "VORBIS"),
     "aiff": lambda: write(SWEEP, "AIFF", "PCM_16"),
+    "chained vorbis": chained_vorbis,
+    "chained opus": lambda: b"".join(
+        encode(half, 48000, "ogg", "libopus") for half in np.split(np.repeat(SWEEP, 3, 0), 2)
+    ),
+    "flac of frames of different lengths": lambda: flac([100, 65535, 60000, 65535, 64830]),
     "m4a": lambda: encode(SWEEP, RATE, "ipod", "aac"),
     "webm": lambda: encode(SWEEP, 48000, "webm", "libopus"),
 }
@@ -121,11 +164,43 @@ def test_a_damaged_piece_is_named_with_its_place(tmp_path: Path) -> None:
         decode(Recording(None, bytes(content)), RATE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("wav behind a wav", "a second recording behind the first in one file"),
+        ("aiff behind an aiff", "a second recording behind the first in one file"),
+        ("flac behind a flac", "a second recording behind the first in one file"),
+        ("aiff of length 100", "more sound than its header says"),
+        ("au of length 100", "more sound than its header says"),
+    ],
+)
+def test_sound_that_no_program_reads_is_named(tmp_path: Path, kind: str, said: str) -> None:
+    first, second = (SWEEP[: 4 * RATE], SWEEP[: 3 * RATE])
+    if "behind" in kind:
+        form = kind.split()[0].upper()
+        content = write(first, form, "PCM_16") + write(second, form, "PCM_16")
+    elif kind.startswith("aiff"):
+        whole = write(first, "AIFF", "PCM_16")
+        content = whole.replace((8 + 8 * RATE).to_bytes(4, "big"), (108).to_bytes(4, "big"))
+        assert content != whole
+    else:
+        whole = write(first, "AU", "PCM_16")
+        content = whole[:8] + (100).to_bytes(4, "big") + whole[12:]
+    (tmp_path / "sound").write_bytes(content)
+    for recording in (Recording(str(tmp_path / "sound"), None), Recording(None, content)):
+        with pytest.raises(AudioError, match=said):
+            decode(recording, RATE)
+        with pytest.raises(AudioError, match=said):
+            read_seconds(recording)
+
+
 def test_channels_that_cancel_each_other_are_named_and_one_is_taken(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "turned.wav", np.hstack([SWEEP, -SWEEP]), RATE, subtype="FLOAT")
     decoded = decode(Recording(str(tmp_path / "turned.wav"), None), RATE)
     assert decoded.cancelled
     np.testing.assert_array_equal(decoded.waveform, SWEEP[:, 0])
+    with pytest.warns(Note, match="of a recording its channels cancel each other"):
+        read_waveform(Recording(str(tmp_path / "turned.wav"), None), RATE)
     with open_stream(tmp_path / "turned.wav", RATE) as stream:
         np.testing.assert_array_equal(np.concatenate(list(stream.blocks()), axis=1)[0], SWEEP[:, 0])
         assert stream.cancelled

@@ -110,7 +110,22 @@ def test_commands_take_a_language(
     assert main(["transcribe", str(mms_base_folder), audio]) == 2
     assert "say which with --language CODE" in capsys.readouterr().err
     assert main(["transcribe", str(mms_base_folder), audio, "--language", "deu"]) == 0
-    assert main(["evaluate", str(mms_base_folder), "--data", str(corpus_folder), "--language", "deu"]) == 0
+    model, data = str(mms_base_folder), ["--data", str(corpus_folder)]
+    assert main(["evaluate", model, *data, "--language", "deu"]) == 0
+    assert main(["compare", model, model, *data, "--language", "deu"]) == 0
+    (tmp_path / "text.txt").write_text("ab cab")
+    assert main(["align", model, audio, str(tmp_path / "text.txt"), "--language", "deu"]) == 0
+    exported = tmp_path / "exported"
+    how = ["--format", "onnx", "-o", str(exported), "--language", "deu"]
+    assert main(["export", model, *data, *how]) == 0
+    capsys.readouterr()
+    assert main(["transcribe", str(exported), audio]) == main(["transcribe", model, audio, "--language", "deu"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert main(["push", model, "someone/model", *data]) == 2
+    assert "writes 2 languages, and what is published is held" in capsys.readouterr().err
+    assert main(["lm", "tune", model, "lm", *data]) == 2
+    assert "writes 2 languages, and a language model is saved for one" in capsys.readouterr().err
     recipe = write_recipe(tmp_path, model={"base": str(mms_base_folder), "language_adapter": "de"})
     capsys.readouterr()
     assert main(["check", str(recipe)]) == 2
