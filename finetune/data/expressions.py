@@ -57,8 +57,9 @@ class Replacement:
             raise StepError(f"replace: found more than {_LONGEST_EXPRESSION} characters, expected a shorter expression")
         try:
             self._compiled = re.compile(pattern)
-            re._parser.parse_template(template, self._compiled)  # type: ignore[attr-defined]  # A bad \1 shows only at a match.
-            self._choices = _count_choices(re._parser.parse(pattern))  # type: ignore[attr-defined]
+            parser = re._parser  # type: ignore[attr-defined]
+            parser.parse_template(template, self._compiled)  # A bad \1 shows only at a match.
+            self._choices = _count_choices(parser.parse(pattern))
         except (re.error, IndexError, OverflowError, RecursionError) as error:
             raise StepError(f"replace: {pattern!r} to {template!r} can't be used: {error}") from error
         self._pattern, self._template = pattern, template
@@ -127,8 +128,13 @@ class _Process:
         with self._lock:
             if self._process is None:
                 command = [sys.executable, "-I", "-S", "-c", _PROGRAM]
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-                self._process = subprocess.Popen(command, encoding="utf-8", **pipes)
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    encoding="utf-8",
+                )
             process, self._process = self._process, None
             assert process.stdin is not None and process.stdout is not None
             try:

@@ -50,14 +50,15 @@ def load_config(base: str, revision: str | None = None) -> Any:
 
 def _require_sensible(base: str, revision: str | None) -> None:
     """Raise UserError for a config.json of another kind of model, or with numbers that no model has."""
-    from transformers import Wav2Vec2Config
+    from transformers import CONFIG_MAPPING, Wav2Vec2Config
 
     file = find_file(base, "config.json", revision)
     if file is None:
         return
     values = read_object(file)
-    if values.get("model_type", "wav2vec2") != "wav2vec2":
-        raise _refuse_kind(base, values["model_type"])
+    kind = str(values.get("model_type", "wav2vec2"))
+    if kind != "wav2vec2" and kind in CONFIG_MAPPING:
+        raise _refuse_kind(base, kind)
     require_no_override(base, "config.json", values, Wav2Vec2Config)
     for key in sorted((vars(Wav2Vec2Config()).keys() | _RANGES.keys()) & values.keys()):
         listed = values[key] if isinstance(values[key], list) else [values[key]]
@@ -72,8 +73,8 @@ def _require_sensible(base: str, revision: str | None) -> None:
             )
 
 
-def _refuse_kind(base: str, kind: Any) -> UserError:
-    return UserError(f"{say_model(base)} is a {str(kind)[:100]} model; expected a wav2vec2.")
+def _refuse_kind(base: str, kind: str) -> UserError:
+    return UserError(f"{say_model(base)} is a {kind} model; expected a wav2vec2.")
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
