@@ -98,7 +98,7 @@ def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str |
     if held is not None and asked > held:
         raise ValueError(f"its configuration asks for {asked} weights, and its files of weights have {held} bytes")
     if added > _MOST_NEW:
-        raise ValueError(f"its configuration asks for {added} weights of a head and adapters; up to {_MOST_NEW} are made")
+        raise ValueError(f"its configuration asks for {added} new weights, and up to {_MOST_NEW} are made")
 
 
 def _measure_weights(place: Any, revision: str | None) -> int | None:

@@ -26,8 +26,8 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 # Keys that name versions of a file for versions of Transformers, which would be read in place of those checked here.
 _OTHER_FILES = ("configuration_files", "fast_tokenizer_files")
-# Implementations of attention and experts that are part of Transformers and torch. Of others, such as flash_attention_2,
-# Transformers loads a kernel from a hub where the package is missing.
+# Implementations of attention and experts that are part of Transformers and torch. For others, such as
+# flash_attention_2, Transformers loads a kernel from a hub where the package is missing.
 _IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
 _OWN_IMPLEMENTATIONS = (None, "eager", "sdpa")
 # Keys under which configurations name files, by file.
@@ -81,8 +81,8 @@ def find_inside(folder: Path, name: Any, where: str) -> Path:
     if isinstance(name, str) and _is_inside(folder, folder / name):
         return folder / name
     raise UserError(
-        f"{where} of {say_model(folder)} names {str(name)[:200]!r}, which is not in the model's folder: expected a file "
-        "in it, by its name."
+        f"{where} of {say_model(folder)} names {str(name)[:200]!r}, which is not in the model's folder: expected a "
+        "file in it, by its name."
     )
 
 
@@ -90,13 +90,13 @@ def require_inside(folder: Path, file: Path) -> None:
     """Raise UserError for a link in a model's folder to what is not below it: it would be copied or sent from here."""
     if not _is_inside(folder, file):
         raise UserError(
-            f"{file} is a link to a file outside of the model's folder, which is not copied or sent: put the file itself "
-            "there, or remove the link."
+            f"{file} is a link to a file outside of the model's folder, which is not copied or sent: put the file "
+            "itself there, or remove the link."
         )
 
 
 def _is_inside(folder: Path, file: Path) -> bool:
-    """Whether a file lies below a model's folder, or for one in a hub's cache among its blobs, once links are resolved."""
+    """Whether a file lies below a model's folder, or for one in a hub's cache among its blobs, links resolved."""
     try:
         own, real = folder.resolve(), file.resolve()
     except (OSError, ValueError, RuntimeError):  # A name with a NUL, one that is too long, a loop of links.
@@ -145,7 +145,7 @@ def _is_column(value: Any) -> bool:
 
 
 def find_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model in a folder or on a hub; None where there is none, or it is not here and no hub can be reached."""
+    """A file of a model in a folder or on a hub; None without one, or where it is not here and no hub can be asked."""
     try:
         return find_model_file(model, name, revision)
     except UserError:

@@ -29,7 +29,17 @@ _KEYS = (
     "use_rslora",
 )
 # What says where an adapter is from, and what only those read who load the module that it is of.
-_NOTES = ("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "revision", "runtime_config", "task_type")
+_NOTES = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "runtime_config",
+    "task_type",
+)
+# What holds names of modules.
+_LISTS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 _HIGHEST_RANK = 1024
 _MOST_NAMES = 10_000
 # Names of modules, which peft takes for expressions; without repetitions they can't take long.
@@ -72,7 +82,7 @@ def _require_sensible(said: str, values: dict[str, Any]) -> None:
     for alpha in (values.get("lora_alpha", 8), *alphas.values()):
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > 1e6:
             raise _refuse(said, "lora_alpha", alpha, "a number up to a million")
-    lists = {key: values.get(key, []) for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")}
+    lists = {key: values.get(key, []) for key in _LISTS}
     for key, names in {**lists, "rank_pattern": [*ranks], "alpha_pattern": [*alphas]}.items():
         listed = [names] if isinstance(names, str) else names
         named = isinstance(listed, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in listed)

@@ -77,7 +77,7 @@ def update_card(folder: Path) -> str | None:
 
 def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     """The card of the model in a folder, from its record and from the files that are used with it."""
-    recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = _read_recipe(folder / RECIPE)
     preprocessing = describe_steps(load_preprocessing(folder))
     decoder = load_json(folder / SETTINGS)
     template = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
@@ -96,6 +96,14 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     body = re.sub(r"\n{3,}", "\n\n", body)  # Where a part has nothing to say.
     card = ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}")
     return str(card)
+
+
+def _read_recipe(file: Path) -> Any:
+    """The recipe beside a model; raises ValueError for one whose values refer to each other, which could be any size."""
+    text = file.read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("the recipe has YAML aliases")
+    return yaml.safe_load(text)
 
 
 def _fingerprint(text: str) -> str:
