@@ -5,7 +5,9 @@ Transformers and peft draw what a file lacks, pass over what they don't know, an
 
 import re
 import warnings
+import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,14 +104,28 @@ def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str |
 
 
 def _measure_weights(place: Any, revision: str | None) -> int | None:
-    """How many bytes the files have that Transformers loads weights from; None where there are none yet."""
+    """How many bytes the files have that Transformers loads weights from; None where there are none.
+
+    Raises ValueError for files that grow when they are read.
+    """
     for name in _WEIGHTS:
         file = find_file(place, name, revision)
         if file is not None:
             shards = list_shards(file) if name.endswith(".json") else [name]
-            found = [find_file(place, shard, revision) for shard in shards]
-            return sum(shard.stat().st_size for shard in found if shard is not None)
+            found = [each for shard in shards if (each := find_file(place, shard, revision)) is not None]
+            for each in found if name.startswith("pytorch") else ():
+                _require_stored(each)
+            return sum(each.stat().st_size for each in found)
     return None
+
+
+def _require_stored(file: Path) -> None:
+    """Raise ValueError for a pytorch_model.bin that is compressed, as torch.save never does: it may be of any size."""
+    if not zipfile.is_zipfile(file):  # PyTorch 1.5 and older
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError(f"{file.name} is compressed, expected it as torch.save writes it")
 
 
 def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
