@@ -91,13 +91,13 @@ def load_ctc_model(
 
 
 def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str | None) -> None:
-    """Raise ValueError where a configuration asks for more weights than the files can hold, at a byte for each.
+    """Raise ValueError where a configuration asks for far more weights than the files can hold, at a byte for each.
 
-    Memory would be taken for those that are missing.
+    Memory would be taken for those that are missing, before they are named.
     """
     held = _measure_weights(place, revision)
     asked, added = _count_weights(config, new)
-    if held is not None and asked > held:
+    if held is not None and asked > held + _MOST_NEW:
         raise ValueError(f"its configuration asks for {asked} weights, and its files of weights have {held} bytes")
     if added > _MOST_NEW:
         raise ValueError(f"its configuration asks for {added} new weights, and up to {_MOST_NEW} are made")

@@ -60,6 +60,9 @@ def _require_sensible(base: str, revision: str | None) -> None:
     if kind != "wav2vec2" and kind in CONFIG_MAPPING:
         raise _refuse_kind(base, kind)
     require_no_override(base, "config.json", values, Wav2Vec2Config)
+    architectures = values.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise UserError(f"The config.json of {say_model(base)} is damaged: expected names of classes as architectures.")
     for key in sorted((vars(Wav2Vec2Config()).keys() | _RANGES.keys()) & values.keys()):
         listed = values[key] if isinstance(values[key], list) else [values[key]]
         numbers = [number for number in listed if isinstance(number, int | float) and not isinstance(number, bool)]

@@ -161,7 +161,7 @@ def load_steps(
     if type(version) is not int or not isinstance(listed, list) or len(listed) > _MOST_STEPS:
         found = f"{len(listed)} steps" if isinstance(listed, list) else f"{listed!r}"[:100]
         raise UserError(
-            f'{file} is damaged: expected {{"steps": [...]}} of up to {_MOST_STEPS}, and a whole number as its version, '
+            f'{file} is damaged: expected {{"steps": [...]}} of up to {_MOST_STEPS}, and a whole number as version, '
             f"found {found}, and the version {str(version)[:20]}."
         )
     try:

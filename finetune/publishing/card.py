@@ -99,7 +99,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
 
 
 def _read_recipe(file: Path) -> Any:
-    """The recipe beside a model; raises ValueError for one whose values refer to each other, which could be any size."""
+    """The recipe beside a model; raises ValueError for one whose values refer to others, which could be any size."""
     text = file.read_text(encoding="utf-8")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("the recipe has YAML aliases")

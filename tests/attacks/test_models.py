@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from attacks.limited import Outside, run_limited
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +192,9 @@ def test_transcribing_with_a_foreign_model(name: str, model: Path, outside: Outs
     outside.require_untouched(work)
 
 
-@pytest.mark.parametrize("name", ["auto_map of a tokenizer", "kernel", "100,000 layers", "weights elsewhere", "rate of 0"])
+@pytest.mark.parametrize(
+    "name", ["auto_map of a tokenizer", "kernel", "100,000 layers", "weights elsewhere", "rate of 0"]
+)
 def test_training_on_a_foreign_base(
     name: str, model: Path, outside: Outside, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -210,7 +211,9 @@ def test_an_endless_normalisation_ends(model: Path, outside: Outside, corpus_fol
     data = shutil.copytree(corpus_folder / "test", tmp_path / "data")
     lines = (data / "metadata.csv").read_text().splitlines()
     first, *others = [line.split(",") for line in lines]
-    (data / "metadata.csv").write_text("\n".join(",".join(line) for line in [first, *([a, text, c] for a, _, c in others)]))
+    (data / "metadata.csv").write_text(
+        "\n".join(",".join(line) for line in [first, *([a, text, c] for a, _, c in others)])
+    )
     put("text_normalization.json", steps=[{"replace": ["^(([a-z])+ ?)+$!", "x"]}])(model, outside)
     said = run_limited("evaluate", "model", "--data", data, cwd=tmp_path / "work").require_clean()
     assert "takes longer than 5 s for a text of 44 characters" in said
