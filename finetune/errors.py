@@ -35,6 +35,15 @@ class Interrupted(Exception):
     """Training was asked to stop, and did so after a step (its argument) and a checkpoint."""
 
 
+def say_error(error: Exception) -> str:
+    """The first line of what an error of a library says, and its type where that says too little."""
+    lines = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    return f"{kind} {lines[0][:300]}" if isinstance(error, KeyError) else lines[0][:300]
+
+
 def describe_fault(error: Exception) -> str:
     """The reason that an error gives for leaving out the recording or row that it came from, as "reason: detail".
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from finetune.data.foreign_models import require_inside
 from finetune.data.processors import keep_language
 from finetune.data.repositories import fetch_model
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
@@ -149,5 +150,6 @@ def _copy_others(model: Path, folder: Path) -> None:
         file = ModelFile(path.relative_to(model).as_posix(), path)
         weights = file.name.startswith(("model", "adapter")) and ".safetensors" in file.name
         if path.is_file() and is_model_file(file.name) and file.name != CARD and not weights:
+            require_inside(model, path)
             (folder / file.name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / file.name)

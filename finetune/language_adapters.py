@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from finetune.data.storage import find_model_file
-from finetune.errors import UserError
+from finetune.errors import UserError, say_error
 from finetune.weights import HEAD, match_weights
 
 
@@ -29,8 +29,7 @@ def load_language_adapter(model: Any, base: str, language: str, revision: str | 
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name} of {base} can't be used: {reason}") from error
+        raise UserError(f"{name} of {base} can't be used: {say_error(error)}") from error
     head = {f"{HEAD}weight", f"{HEAD}bias"}
     weights = match_weights(f"{name} of {base}", found, model._get_adapters(), resized=head)
     tokens = len(weights[f"{HEAD}bias"])

@@ -5,11 +5,14 @@ Transformers and peft draw what a file lacks, pass over what they don't know, an
 
 import re
 import warnings
+import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from finetune.data.foreign_models import find_file, list_shards, require_plain_model
 from finetune.errors import Note, UserError
 
 # How the names begin of what a base may lack: the CTC head, and in the layers of MMS models a language's adapters.
@@ -30,6 +33,10 @@ _SPARE = re.compile(
 _OPTIONAL = {"wav2vec2.masked_spec_embed"}
 
 _MOST_NAMES = 3
+# The largest heads and adapters that are known have fewer: 1920 columns for each of 20,000 tokens.
+_MOST_NEW = 100_000_000
+# What Transformers loads weights from, in its order.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def load_ctc_model(
@@ -42,9 +49,15 @@ def load_ctc_model(
     read, and the prefixes of wrappers are taken off with a Note.
 
     Raises UserError, in which the model is called `said`, where any other weight is missing, unexpected, of another
-    shape or not finite, and what `from_pretrained` raises.
+    shape or not finite, or the model's files ask for code or files elsewhere; ValueError where the configuration in
+    `options` asks for more weights than there are; and what `from_pretrained` raises.
     """
     from transformers import AutoModelForCTC
+
+    require_plain_model(place, revision)
+    if find_file(place, "adapter_config.json", revision) is not None:  # Transformers would load its base instead.
+        raise UserError(f"{said} is an adapter: expected a model with all of its weights.")
+    _require_enough(place, options["config"], new, revision)
 
     def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
         found: tuple[Any, Mapping[str, Any]] = AutoModelForCTC.from_pretrained(
@@ -75,6 +88,62 @@ def load_ctc_model(
         infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
     )
     return model, {name for name in (*missing, *shapes) if _is_one_of(name, new)}
+
+
+def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str | None) -> None:
+    """Raise ValueError where a configuration asks for far more weights than the files can hold, at a byte for each.
+
+    Memory would be taken for those that are missing, before they are named.
+    """
+    held = _measure_weights(place, revision)
+    asked, added = _count_weights(config, new)
+    if held is not None and asked > held + _MOST_NEW:
+        raise ValueError(f"its configuration asks for {asked} weights, and its files of weights have {held} bytes")
+    if added > _MOST_NEW:
+        raise ValueError(f"its configuration asks for {added} new weights, and up to {_MOST_NEW} are made")
+
+
+def _measure_weights(place: Any, revision: str | None) -> int | None:
+    """How many bytes the files have that Transformers loads weights from; None where there are none.
+
+    Raises ValueError for files that grow when they are read.
+    """
+    for name in _WEIGHTS:
+        file = find_file(place, name, revision)
+        if file is not None:
+            shards = list_shards(file) if name.endswith(".json") else [name]
+            found = [each for shard in shards if (each := find_file(place, shard, revision)) is not None]
+            for each in found if name.startswith("pytorch") else ():
+                _require_stored(each)
+            return sum(each.stat().st_size for each in found)
+    return None
+
+
+def _require_stored(file: Path) -> None:
+    """Raise ValueError for a pytorch_model.bin that is compressed, as torch.save never does: it may be of any size."""
+    if not zipfile.is_zipfile(file):  # PyTorch 1.5 and older
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError(f"{file.name} is compressed, expected it as torch.save writes it")
+
+
+def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
+    """How many weights a configuration asks for, biases and norms left out, and how many of new parts.
+
+    The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py.
+    """
+    width, layers, channels = config.hidden_size, config.num_hidden_layers, list(config.conv_dim)
+    out = config.output_hidden_size if config.add_adapter else width
+    encoder = layers * (4 * width * width + 2 * width * config.intermediate_size)
+    encoder += sum(a * b * k for a, b, k in zip([1, *channels], channels, config.conv_kernel, strict=False))
+    encoder += sum(channels[-1:]) * width
+    encoder += width * width // max(1, config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+    if config.add_adapter:
+        encoder += config.num_adapter_layers * 2 * out * out * config.adapter_kernel_size
+    parts = {HEAD: (config.vocab_size or 0) * out, ADAPTER: layers * 2 * width * (config.adapter_attn_dim or 0)}
+    added = sum(size for name, size in parts.items() if name in new)
+    return encoder + sum(parts.values()) - added, added
 
 
 def match_weights(

@@ -150,6 +150,9 @@ def save_preprocessing(model: Path, steps: Sequence[Step]) -> None:
     save_steps(model / PREPROCESSING_FILE, steps)
 
 
-def load_preprocessing(model: str | Path) -> tuple[Step, ...]:
-    """The steps saved with a model in a folder or on a hub; none for one without. Raises UserError for damaged ones."""
-    return load_steps(model, PREPROCESSING_FILE, lambda steps: build_preprocessor(steps, 16000)) or ()
+def load_preprocessing(model: str | Path, sampling_rate: int = 16000) -> tuple[Step, ...]:
+    """The steps saved with a model in a folder or on a hub; none for one without.
+
+    Raises UserError for damaged ones, and for those that audio at the model's sampling rate can't go through.
+    """
+    return load_steps(model, PREPROCESSING_FILE, lambda steps: build_preprocessor(steps, sampling_rate)) or ()

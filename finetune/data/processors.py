@@ -1,10 +1,12 @@
 """What a model's folder says of its tokenizer and feature extractor: classes that are known, and languages."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from finetune.data.features import read_feature_extractor
+from finetune.data.foreign_models import read_vocabulary, require_plain_model
 from finetune.data.languages import suggest_language
+from finetune.data.model_json import read_object
 from finetune.data.repositories import say_model
 from finetune.errors import UserError
 from finetune.files import write_json
@@ -25,10 +27,13 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
     No code of the model runs. Raises UserError for a model that brings its own code or names other classes, and what
     Transformers raises for damaged files.
     """
-    from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor
+    from transformers import AutoTokenizer
 
+    require_plain_model(folder)
     _require_known_classes(folder)
-    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+    if (folder / "vocab.json").is_file():
+        read_vocabulary(folder / "vocab.json")
+    extractor = read_feature_extractor(str(folder))
     target = {} if language is None else {"target_lang": language}
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
     expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]
@@ -79,7 +84,8 @@ def keep_language(folder: Path, language: str | None, num_symbols: int) -> None:
 
 
 def _list_languages(folder: Path) -> list[str]:
-    return sorted(name for name, value in _read(folder / "vocab.json").items() if isinstance(value, dict))
+    values = read_vocabulary(folder / "vocab.json") if (folder / "vocab.json").is_file() else {}
+    return sorted(name for name, value in values.items() if isinstance(value, dict))
 
 
 def get_own_language(folder: Path) -> str | None:
@@ -88,33 +94,17 @@ def get_own_language(folder: Path) -> str | None:
 
 
 def _require_known_classes(folder: Path) -> None:
-    for name in ("config.json", *dict.fromkeys(file for file, _ in _CLASSES)):
-        values = _read(folder / name)
-        parts = [values, *(value for value in values.values() if isinstance(value, dict))]
-        if any("auto_map" in part for part in parts):
-            raise UserError(
-                f"{say_model(folder)} brings its own code (auto_map in {name}), which is never run: expected a model "
-                "that Transformers' own classes load, without auto_map."
-            )
-        for (file, key), expected in _CLASSES.items():
-            named = values.get(key)
-            if file == name and named is not None and named not in expected:
-                raise UserError(_say_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
+    for (file, key), expected in _CLASSES.items():
+        named = _read(folder / file).get(key)
+        if named is not None and named not in expected:
+            raise UserError(_say_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
 
 
 def _say_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -> str:
     what = kind.replace("_", " ")
-    return f"{say_model(folder)} has a {what} of the class {found}: expected {' or '.join(expected)}."
+    return f"{say_model(folder)} has a {what} of the class {str(found)[:100]}: expected {' or '.join(expected)}."
 
 
 def _read(file: Path) -> dict[str, Any]:
     """A JSON object; nothing for a file that isn't there."""
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: expected an object, found {type(values).__name__}.")
-    return values
+    return read_object(file) if file.is_file() else {}

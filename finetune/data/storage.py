@@ -2,17 +2,20 @@
 
 import io
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from finetune.errors import StepError, UserError
+from finetune.data.model_json import read_object
+from finetune.errors import UserError, say_error
 from finetune.files import write_json
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
+
+# More steps than anybody has a reason for.
+_MOST_STEPS = 100
 
 
 class StorageError(OSError):
@@ -148,19 +151,26 @@ def load_steps(
     """The steps that a model in a folder or on a hub has in a file of this name, or None without one.
 
     `read_version` gives the steps that those of a version are today; a file without one is of version 1.
-    Raises UserError for a damaged file, and for steps that `build` refuses with a StepError.
+    Raises UserError for a damaged file, and for steps that `build` refuses.
     """
     file = find_model_file(model, name)
     if file is None:
         return None
+    values = read_object(file)
+    version, listed = values.get("version", 1), values.get("steps")
+    if type(version) is not int or not isinstance(listed, list) or len(listed) > _MOST_STEPS:
+        found = f"{len(listed)} steps" if isinstance(listed, list) else f"{listed!r}"[:100]
+        raise UserError(
+            f'{file} is damaged: expected {{"steps": [...]}} of up to {_MOST_STEPS}, and a whole number as version, '
+            f"found {found}, and the version {str(version)[:20]}."
+        )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        steps = read_version(int(values.get("version", 1)), tuple(values["steps"]))
+        steps = read_version(version, tuple(listed))
         build(steps)
-    except StepError as error:
-        raise UserError(f"{file} has a step that can't be used: {error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{file} is damaged: expected {{"steps": [...]}}, found {error}.') from error
+    except UserError:
+        raise
+    except Exception as error:  # A StepError, or what an argument of another kind leads to.
+        raise UserError(f"{file} has a step that can't be used: {say_error(error)}.") from error
     return steps
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.expressions import Replacement, require_growth
 from finetune.data.numbers import build_first_number_words, build_number_words, build_strict_number_words
 from finetune.data.storage import load_steps, save_steps
 from finetune.data.tags import build_mapping, build_refusal, build_removal
@@ -70,13 +71,7 @@ def _keep(characters: str) -> Callable[[str], str]:
 def _replace(pair: list[str]) -> Callable[[str], str]:
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
         raise StepError(f"replace: found {pair!r}; expected a regular expression and what to put in its place")
-    try:
-        pattern = re.compile(pair[0])
-        pattern.sub(pair[1], "")
-        re._parser.parse_template(pair[1], pattern)  # type: ignore[attr-defined]  # A bad \1 shows only at a match.
-    except (re.error, IndexError) as error:
-        raise StepError(f"replace: {pair[0]!r} to {pair[1]!r} can't be used: {error}") from error
-    return lambda text: pattern.sub(pair[1], text)
+    return Replacement(*pair)
 
 
 PLAIN_STEPS: dict[str, Callable[[str], str]] = {
@@ -149,15 +144,15 @@ def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[s
     for step in expand(steps):
         function = _build_step(step, refuse)
         if _name(step) not in _TAG_STEPS:
-            tags = function(tags)
+            tags = require_growth(function(tags), _TAGS, f"The text normalisation's {_name(step)}")
         elif not set(tags) & set("<[{(%+"):
             raise StepError(f"{_name(step)}: the steps before it leave no brackets to find; put it first")
         functions.append(function)
 
     def normalize(text: str) -> str:
-        text = text.translate(_INVISIBLE)
+        before = text = text.translate(_INVISIBLE)
         for function in functions:
-            text = function(text)
+            text = require_growth(function(text), before, "The text normalisation")
         return " ".join(text.replace("|", " ").split())
 
     return normalize

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from finetune.data.foreign_models import find_file, read_vocabulary, require_plain_model
 from finetune.errors import UserError
 
 PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
@@ -40,10 +41,17 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
+        require_plain_model(base, revision)
+        if (file := find_file(base, "vocab.json", revision)) is not None:
+            read_vocabulary(file)
         target = {"target_lang": language} if language else {}
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False, **target)
         rows = dict(tokenizer.encoder)  # Not what it adds: the head need not have that.
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if not all(isinstance(row, int) for row in rows.values()):
+            raise ValueError("a vocabulary for each language")
+    except UserError:
+        raise
+    except Exception as error:  # What libraries raise for a foreign file has no class in common.
         kind = f"for the language {language}" if language else "for its head"
         raise UserError(
             f"{base} has no vocabulary (a vocab.json {kind}): set text.vocabulary=training, or take a base "

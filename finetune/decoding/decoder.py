@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from finetune.data.model_json import read_object
 from finetune.data.storage import find_model_file
 from finetune.decoding.alphabet import get_delimiter, read_alphabet
 from finetune.decoding.beam import BeamSearch, Weights
@@ -28,6 +28,9 @@ BINARY = "lm.bin"  # In the ARPA file's place, where the language model is one o
 # Ours beside it: what pyctcdecode does not keep, and the language model in the form that is read at once.
 SETTINGS, COMPILED = "decoder.json", "language_model.safetensors"
 _UNKNOWN = "⁇"  # pyctcdecode's.
+
+# The most that the files of a model may ask for; more can be asked for on the command line.
+_WIDEST_BEAM, _MOST_HOTWORDS, _MOST_CHARACTERS, _LARGEST_NUMBER = 10_000, 10_000, 200_000, 1e6
 
 
 def build_search(
@@ -121,15 +124,14 @@ def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSea
             )
         return None
     _require_alphabet(root / ALPHABET, tokenizer, num_symbols)
-    values = _read_json(attributes)
-    settings = _read_json(root / SETTINGS) if (root / SETTINGS).is_file() else {}
-    try:
-        weights = Weights(**{name: values[name] for name in asdict(Weights()) if name in values})
-        options = {name: settings[name] for name in ("beam_width", "hotwords") if name in settings}
-        language_model = _load_compiled(root) or load_language_model(root / FOLDER)
-        return build_search(tokenizer, num_symbols, language_model, weights=weights, **options)
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{attributes} or {SETTINGS} beside it is damaged: {error}.") from error
+    values = read_object(attributes)
+    settings = read_object(root / SETTINGS) if (root / SETTINGS).is_file() else {}
+    weights = {name: values[name] for name in asdict(Weights()) if name in values}
+    options = {name: settings[name] for name in ("beam_width", "hotwords") if name in settings}
+    if wrong := _find_wrong(**weights, **options):
+        raise UserError(f"{attributes} or {SETTINGS} beside it is damaged: found {wrong}.")
+    language_model = _load_compiled(root) or load_language_model(root / FOLDER)
+    return build_search(tokenizer, num_symbols, language_model, weights=Weights(**weights), **options)
 
 
 def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping[str, Any]) -> None:
@@ -188,7 +190,7 @@ def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:
 def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:
     if not file.is_file():
         return
-    labels = _read_json(file).get("labels")
+    labels = read_object(file).get("labels")
     expected = _list_labels(tokenizer, num_symbols)
     # pyctcdecode's own files may have symbols behind the head's, such as <s>.
     if not isinstance(labels, list) or [str(label) for label in labels[:num_symbols]] != expected:
@@ -203,11 +205,22 @@ def _load_compiled(root: Path) -> NGramModel | None:
     return NGramModel.load(root / COMPILED) if (root / COMPILED).is_file() else None
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: math.nan)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: expected an object, found {type(values).__name__}.")
-    return values
+def _find_wrong(
+    *, score_boundary: Any = True, beam_width: Any = 1, hotwords: Any = MappingProxyType({}), **numbers: Any
+) -> str | None:
+    """What is wrong with settings from a model's files, if anything is."""
+    if not isinstance(score_boundary, bool):
+        return f"{score_boundary!r:.40} for score_boundary, expected true or false"
+    if type(beam_width) is not int or not 1 <= beam_width <= _WIDEST_BEAM:
+        return f"{beam_width!r:.40} for beam_width, expected a whole number from 1 to {_WIDEST_BEAM}"
+    if not isinstance(hotwords, Mapping):
+        return f"{hotwords!r:.40} for hotwords, expected words with their boosts"
+    if len(hotwords) > _MOST_HOTWORDS or sum(map(len, hotwords)) > _MOST_CHARACTERS:
+        return (
+            f"{len(hotwords)} hotwords of {sum(map(len, hotwords))} characters, expected up to {_MOST_HOTWORDS} of "
+            f"{_MOST_CHARACTERS}"
+        )
+    for name, number in (numbers | dict(hotwords)).items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or abs(number) > _LARGEST_NUMBER:
+            return f"{number!r:.40} for {name[:40]}, expected a number from {-_LARGEST_NUMBER:g} to {_LARGEST_NUMBER:g}"
+    return None

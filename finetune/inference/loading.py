@@ -1,14 +1,16 @@
 """A model's folder to the model: its weights, an adapter alone merged into its base, or an export."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+from finetune.data.foreign_models import find_inside, require_plain_model
+from finetune.data.model_json import read_object
 from finetune.data.processors import get_own_language
 from finetune.data.repositories import fetch_model, fetch_more, say_model
 from finetune.data.storage import find_model_file
 from finetune.errors import UserError
+from finetune.inference.adapter_config import read_lora
 from finetune.inference.exported import FILE, ExportedModel
 from finetune.language_adapters import load_language_adapter, name_file
 from finetune.weights import ADAPTER, HEAD, load_ctc_model, match_weights
@@ -30,6 +32,8 @@ def load_model(folder: Path, config: Any, precision: str, language: str | None =
         return ExportedModel(folder, config)
     if (file := find_model_file(folder, _ADAPTER)) is not None:
         return _load_merged(folder, config, file)
+    if language is not None:
+        find_inside(folder, name_file(language), "a language in vocab.json")
     file = None if language is None else fetch_more(folder, name_file(language))
     if language is None or file is None:
         if language not in (None, get_own_language(folder)):
@@ -76,20 +80,25 @@ def _load_merged(folder: Path, config: Any, file: Path) -> Any:
     Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
     """
     try:
-        from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
         from peft.utils import load_peft_weights
     except ImportError as error:
         said = f"{say_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
         raise UserError(said) from error
-    adapter = json.loads(file.read_text(encoding="utf-8"))
-    if adapter.get("peft_type") != "LORA" or not adapter.get("base_model_name_or_path"):
-        kind = adapter.get("peft_type")
+    adapter = read_object(file)
+    name, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if adapter.get("peft_type") != "LORA" or not isinstance(name, str) or not name:
+        kind = str(adapter.get("peft_type"))[:40]
         raise UserError(f"{say_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
-    base = fetch_model(adapter["base_model_name_or_path"], adapter.get("revision"))
+    if not any((folder / each).is_file() for each in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise UserError(f"{say_model(folder)} is an adapter without its weights: expected adapter_model.safetensors.")
+    base = fetch_model(name, revision if isinstance(revision, str) else None)
+    require_plain_model(base)
     model, _ = load_ctc_model(base, say_model(base), new=[HEAD], config=config)  # The head comes with the adapter.
+    lora = read_lora(adapter, [each for each, _ in model.named_modules()], say_model(folder))
     with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        merged = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+        merged = get_peft_model(model, lora)
         expected = get_peft_model_state_dict(merged, save_embedding_layers=False)
         found = load_peft_weights(str(folder), device="cpu")
         set_peft_model_state_dict(merged, match_weights(f"the adapter {say_model(folder)}", found, expected))

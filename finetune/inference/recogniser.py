@@ -6,7 +6,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from finetune.data import preprocessing, transcripts
 from finetune.data.audio import Waveform
@@ -17,7 +16,7 @@ from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
-from finetune.errors import PICKLED, UserError
+from finetune.errors import PICKLED, UserError, say_error
 from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
@@ -89,11 +88,14 @@ class Recogniser:
             language = choose_language(folder, language)
             extractor, tokenizer = load_processor(folder, language)
             model = load_model(folder, config, precision, language)
+        except UserError:
+            raise
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{name} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        except Exception as error:  # What libraries raise for a foreign file has no class in common.
+            raise UserError(f"{name} can't be loaded: {say_error(error)}") from error
         require_head_size(name, model.config.vocab_size, tokenizer)
+        _require_frames(name, model, extractor.sampling_rate)
         if isinstance(model, ExportedModel):
             place, dtype = torch.device("cpu"), torch.float32
         else:
@@ -103,7 +105,7 @@ class Recogniser:
         recogniser = cls(model, extractor, tokenizer, place)
         recogniser.dtype = dtype
         recogniser.search = load_decoder(folder, tokenizer, recogniser.num_symbols)
-        recogniser.preprocessing = preprocessing.load_preprocessing(folder)
+        recogniser.preprocessing = preprocessing.load_preprocessing(folder, recogniser.sampling_rate)
         saved = transcripts.load_normalization(folder)
         recogniser.normalization = recogniser.normalization if saved is None else saved
         recogniser.trained_lengths = Lengths.load(folder)
@@ -162,6 +164,16 @@ class Recogniser:
                 raise UserError(f"{seconds:.0f} s of audio at once are too much for this GPU's memory.") from error
         middle = len(waveforms) // 2  # Out here nothing holds the tensors of the failed attempt.
         return self._compute(waveforms[:middle]) + self._compute(waveforms[middle:])
+
+
+def _require_frames(name: str, model: Any, sampling_rate: int) -> None:
+    """Raise UserError for a model whose convolutions find no frame in the shortest audio that it is given."""
+    samples = round(MIN_SECONDS * sampling_rate)
+    if int(model._get_feat_extract_output_lengths(torch.tensor(samples))) < 1:
+        raise UserError(
+            f"The convolutions of {name} find no frame in {MIN_SECONDS:g} s of audio, which are {samples} samples: "
+            "expected smaller conv_kernel and conv_stride in its config.json."
+        )
 
 
 def _find_device(name: str | None) -> torch.device:

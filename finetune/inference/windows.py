@@ -1,6 +1,5 @@
 """A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.audio import AudioError, Waveform
+from finetune.data.model_json import read_object
 from finetune.data.speech_activity import FRAME_SECONDS, SpeechDetector
+from finetune.errors import UserError
 
 # A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
 _MAX_SECONDS = 20.0
@@ -43,9 +44,9 @@ class Lengths:
     def load(cls, model: Path) -> "Lengths":
         """What `training.json` in a model's folder says, or what is usual where it says nothing or nonsense."""
         try:
-            train = json.loads((model / "training.json").read_text(encoding="utf-8"))["data"]["splits"]["train"]
+            train = read_object(model / "training.json")["data"]["splits"]["train"]
             lengths = cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
-        except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
+        except (UserError, ValueError, LookupError, TypeError, ArithmeticError):
             return cls()
         return lengths if 0 < lengths.mean < math.inf and 0 < lengths.longest < math.inf else cls()
 

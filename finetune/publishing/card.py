@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from finetune.data.preprocessing import load_preprocessing
 from finetune.data.transcripts import describe_steps
 from finetune.decoding.decoder import SETTINGS, say_decoder
+from finetune.errors import UserError, say_error
 from finetune.evaluation.scores import count, percent
 from finetune.files import write_text
 from finetune.machine import say_machine
@@ -23,7 +24,7 @@ from finetune.publishing.local_paths import is_on_hub
 from finetune.publishing.markup import escape, format_table, quote_code
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
-from finetune.publishing.record import load_json, load_record, save_record
+from finetune.publishing.record import FILE, load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 
 RECIPE = "recipe.yaml"
@@ -63,15 +64,20 @@ def update_card(folder: Path) -> str | None:
     record, card = load_record(folder), folder / CARD
     if record is None or not card.is_file():
         return None
-    if _fingerprint(card.read_text(encoding="utf-8")) != record.get("card_sha256"):
+    if _fingerprint(card.read_text(encoding="utf-8", errors="replace")) != record.get("card_sha256"):
         return f"{card} was changed by hand and is left as it is: say there what was saved with the model."
-    write_card(folder, record)
+    try:
+        write_card(folder, record)
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # The record and the recipe of a model of somebody else may be anything.
+        return f"{card} can't be made anew of {FILE} and {RECIPE} beside it, and is left as it is: {say_error(error)}"
     return None
 
 
 def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     """The card of the model in a folder, from its record and from the files that are used with it."""
-    recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    recipe = _read_recipe(folder / RECIPE)
     preprocessing = describe_steps(load_preprocessing(folder))
     decoder = load_json(folder / SETTINGS)
     template = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
@@ -90,6 +96,14 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     body = re.sub(r"\n{3,}", "\n\n", body)  # Where a part has nothing to say.
     card = ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}")
     return str(card)
+
+
+def _read_recipe(file: Path) -> Any:
+    """The recipe beside a model; raises ValueError for one whose values refer to others, which could be any size."""
+    text = file.read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("the recipe has YAML aliases")
+    return yaml.safe_load(text)
 
 
 def _fingerprint(text: str) -> str:

@@ -1,16 +1,16 @@
 """Which files of a folder are a model's, and so are published, and which of a repository's a push replaces."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from huggingface_hub import RepoFile
 
+from finetune.data.foreign_models import require_inside, require_plain_model
+from finetune.data.model_json import read_object
 from finetune.data.preprocessing import PREPROCESSING_FILE
 from finetune.data.transcripts import NORMALIZATION_FILE
 from finetune.decoding.decoder import ALPHABET, SETTINGS
@@ -92,6 +92,8 @@ def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ..
             )
     files = [ModelFile(path.relative_to(folder).as_posix(), path) for path in visible]
     ours = tuple(file for file in files if is_model_file(file.name))
+    for file in ours:
+        require_inside(folder, file.path)
     if not any(file.name.endswith(".safetensors") for file in ours):
         raise UserError(f"{folder} holds no weights: expected model.safetensors, as save_pretrained writes it.")
     return ours, tuple(file.name for file in files if file not in ours)
@@ -123,28 +125,15 @@ def _require_model(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model: expected a run, or a folder with a config.json and model.safetensors.")
-    config = _read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     if config.get("model_type") != "wav2vec2":
         raise UserError(f"{folder} is a {config.get('model_type')} model; expected a wav2vec2.")
-    for file in folder.glob("*.json"):
-        if "auto_map" in _read_json(file):
-            raise UserError(
-                f"{file} has auto_map: code of the repository would run where the model is loaded "
-                "(trust_remote_code). Remove it, and what only it can load."
-            )
+    require_plain_model(folder)
 
 
 def _is_language_model(path: Path) -> bool:
     with path.open("rb") as file:
         return path.parent.name == LANGUAGE_MODEL and file.read(len(_KENLM)) == _KENLM
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}.") from error
-    return values if isinstance(values, dict) else {}
 
 
 def say_size(size: int) -> str:

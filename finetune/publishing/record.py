@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.data.corpus import Rejection, Split
+from finetune.data.model_json import read_object
+from finetune.errors import UserError
 from finetune.files import write_json
 from finetune.publishing.local_paths import last_part, public_name, scrub_value
 
@@ -114,7 +115,6 @@ def load_record(folder: Path) -> dict[str, Any] | None:
 def load_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except UserError:
         return None
-    return values if isinstance(values, dict) else None

@@ -7,12 +7,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from finetune.data.batching import Batch
-from finetune.errors import PICKLED, UserError
+from finetune.errors import PICKLED, UserError, say_error
 from finetune.training.adapters import freeze_all_but_adapters, start_language_adapter
 from finetune.weights import ADAPTER, HEAD, load_ctc_model
 
@@ -68,6 +67,11 @@ def build_model(
         raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
     if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
         start_language_adapter(model, base, language_adapter, revision)
+    if max((row for row in head_rows or () if row is not None), default=-1) >= model.lm_head.out_features:
+        raise UserError(
+            f"The vocabulary of {base} has columns beyond its head, which has {model.lm_head.out_features}: set "
+            "text.vocabulary=training."
+        )
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
@@ -97,11 +101,12 @@ def _load(
         if base is None:
             return AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options), set()
         return load_ctc_model(base, base, new=new, revision=revision, config=config, **options)
+    except UserError:
+        raise
     except UnpicklingError as error:
         raise UserError(f"{base} {PICKLED}") from error
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{base or 'model.architecture'} makes no model: {reason}") from error
+    except Exception as error:  # What libraries raise for a foreign file has no class in common.
+        raise UserError(f"{base or 'model.architecture'} makes no model: {say_error(error)}") from error
 
 
 def _let_drop(layer: nn.Module, probability: float) -> None:

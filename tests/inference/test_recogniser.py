@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 import finetune
 from finetune.data.audio import Waveform
@@ -74,12 +74,15 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
         if name == "config.json":
             break
         (saved / name).write_text(json.dumps({key: value for key, value in values.items() if key != "auto_map"}))
-    config = load_config(str(saved))
-    load_feature_extractor(str(saved), config)
-    load_base_vocabulary(str(saved))
-    build_model(
-        config, str(saved), vocabulary=build_vocabulary("ab"), blank=PAD, dropout=0, mask_time_probability=0, seed=0
-    )
+    base, usual = str(saved), {"blank": PAD, "dropout": 0.0, "mask_time_probability": 0.0, "seed": 0}
+    for load in (
+        lambda: load_config(base),
+        lambda: load_feature_extractor(base, Wav2Vec2Config()),
+        lambda: load_base_vocabulary(base),
+        lambda: build_model(Wav2Vec2Config(), base, vocabulary=build_vocabulary("ab"), **usual),
+    ):
+        with pytest.raises(UserError, match=r"brings its own code \(auto_map in config\.json\), which is never run"):
+            load()
     assert not (saved / "ran").exists()
 
 
