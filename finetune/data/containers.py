@@ -4,12 +4,15 @@ A file can neither name other files nor a network: FFmpeg reads the one Python f
 listed here, of which none follows a playlist.
 """
 
+import io
+import itertools
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.limits import MAX_SAMPLES_PER_BYTE
 from finetune.data.recordings import AudioError, Waveform
 
 # Demuxers by FFmpeg's names. Not among them: hls, dash, concat and others that open what a file names.
@@ -47,6 +50,8 @@ class ContainerSound:
         import av
 
         self._file = file
+        size = file.seek(0, io.SEEK_END)
+        self._most_samples = size * MAX_SAMPLES_PER_BYTE
         with self._open() as container:
             stream = self._find_track(container)
             self._format = container.format.name
@@ -55,7 +60,8 @@ class ContainerSound:
                 raise AudioError(f"unreadable audio: its sound is encoded as {codec}, which is not read")
             seconds = self._find_seconds(container, stream)
             try:
-                first = next(frame for packet in container.demux(stream) for frame in packet.decode())
+                packets = itertools.islice(container.demux(stream), size + 1)  # A packet has a byte or more.
+                first = next(frame for packet in packets for frame in packet.decode())
             except StopIteration:
                 raise AudioError("audio of zero length") from None
             except (av.error.FFmpegError, ValueError) as error:
@@ -92,6 +98,7 @@ class ContainerSound:
                 continue
             piece = samples[max(0, first - place) : None if last is None else max(0, last - place)]
             place += len(samples)
+            self._require_bytes(place)
             if len(piece):
                 yield piece
             if last is not None and place >= last:
@@ -128,9 +135,11 @@ class ContainerSound:
         with self._open() as container:
             stream = self._find_track(container)
             try:
-                skipped = 0
+                skipped = work = 0
                 for packet in container.demux(stream):
                     length = round((packet.duration or 0) * packet.time_base * self.sampling_rate) if packet.size else 0
+                    work += max(length if self._counted else 0, MAX_SAMPLES_PER_BYTE)  # A packet has a byte or more.
+                    self._require_bytes(work)
                     place = None if packet.pts is None else round(packet.pts * packet.time_base * self.sampling_rate)
                     start, end = _find_skipped(packet)
                     skipped += start
@@ -142,6 +151,11 @@ class ContainerSound:
     def _require(self, samples: int) -> None:
         if self.said is not None and samples < self.said - _ROUNDING_SECONDS * self.sampling_rate:
             raise AudioError(f"truncated audio: {samples} of {self.said} samples could be decoded")
+
+    def _require_bytes(self, samples: int) -> None:
+        """Refuse a file that gives more samples, or packets, than its bytes can hold: it would have no end."""
+        if samples > self._most_samples:
+            raise AudioError("damaged audio: its index promises more than its bytes can hold")
 
     def _open(self) -> Any:
         import av

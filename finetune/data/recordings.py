@@ -20,8 +20,6 @@ CONTAINERS = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".mov",
 
 # No microphone records more, or so little of a voice, and a header that says so is broken.
 _LEAST_SAMPLING_RATE, _MAX_SAMPLING_RATE = 1000, 192_000
-# Of a header; arrays of microphones have fewer.
-_MAX_CHANNELS = 256
 # Rounding in a manifest may put a segment's end a little behind the audio's.
 PAST_THE_END_SECONDS = 0.1
 

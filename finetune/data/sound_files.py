@@ -10,6 +10,7 @@ from typing import BinaryIO, NoReturn, Protocol
 import soundfile
 
 from finetune.data.containers import ContainerSound
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_CHANNELS, MAX_CHUNKS
 from finetune.data.recordings import PAST_THE_END_SECONDS, AudioError, Waveform, find_reason
 
 BLOCK_SECONDS = 10
@@ -24,7 +25,6 @@ _UNKNOWN_SAMPLES = 2**63 - 1
 _WAV_BYTES = 2**32 + 2**20
 # Chunks that stand behind a WAV's sound, and tags that are no chunks.
 _TAGS = (b"ID3", b"TAG", b"APETAG")
-_BLOCK_VALUES = 2**24
 
 # TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
 UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
@@ -80,7 +80,7 @@ class _SndfileSound:
         if first:
             self._file.seek(first)
         left = promised
-        size = max(1, min(self.sampling_rate * BLOCK_SECONDS, _BLOCK_VALUES // self.channels))
+        size = max(1, min(self.sampling_rate * BLOCK_SECONDS, MAX_BLOCK_VALUES // self.channels))
         while left > 0:
             block = self._file.read(min(left, size), dtype="float32", always_2d=True)
             if len(block) == 0:
@@ -92,8 +92,15 @@ class _SndfileSound:
 def open_sound(source: str | BinaryIO, opened: ExitStack) -> Sound:
     """Open a path or a file that can be read in any order; what must be closed is put on `opened`.
 
-    Raises AudioError where there is no readable audio.
+    Raises AudioError where there is no readable audio, or more channels than a microphone has.
     """
+    sound = _open_any(source, opened)
+    if sound.channels > MAX_CHANNELS:
+        raise AudioError(f"impossible number of channels: {sound.channels}")
+    return sound
+
+
+def _open_any(source: str | BinaryIO, opened: ExitStack) -> Sound:
     try:
         file = opened.enter_context(SequentialFile(source))
     except UNREADABLE as error:
@@ -145,7 +152,9 @@ def _is_stale(source: str | BinaryIO, file: SequentialFile) -> bool:
 def _has_more_sound(file: BinaryIO) -> bool:
     size = file.seek(0, io.SEEK_END)
     place, bytes_a_second = 12, 0
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > size:
+            break
         file.seek(place)
         chunk = file.read(24)
         length = int.from_bytes(chunk[4:8], "little")
@@ -168,11 +177,13 @@ def _holds_chunks(file: BinaryIO, place: int, size: int) -> bool:
     if head.lstrip(b"\0").startswith(_TAGS) or not any(head):
         return True
     place += place % 2
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > size:
+            return place <= size + 1
         file.seek(place)
         name = file.read(8)
         if not all(32 <= byte < 127 for byte in name[:4]):
             return False
         length = int.from_bytes(name[4:], "little")
         place += 8 + length + length % 2
-    return place <= size + 1
+    return False

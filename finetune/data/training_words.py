@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
+from finetune.data.limits import MAX_WORD_LIST_BYTES, unpack
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import write_bytes
@@ -28,6 +29,6 @@ def load_training_words(model: str | Path) -> frozenset[str] | None:
         return None
     try:
         # An older file has whole sentences where today's words are characters.
-        return frozenset(split_words(gzip.decompress(file.read_bytes()).decode("utf-8")))
-    except (OSError, EOFError, ValueError) as error:
+        return frozenset(split_words(unpack(file.read_bytes(), MAX_WORD_LIST_BYTES).decode("utf-8")))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error
