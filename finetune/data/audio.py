@@ -73,10 +73,12 @@ def decode(recording: Recording, sampling_rate: int) -> Decoded:
     with _opening(recording) as sound:
         channel = choose_channel(recording, sound.channels)
         first, last = locate(recording, sound)
-        rate, mixed = sound.sampling_rate, []
+        rate, count = sound.sampling_rate, 0
+        mixed: list[tuple[Waveform, bool]] = []
         for block in cut_blocks(sound.blocks(first, last), rate):
             mixed.append(mix_channels(block, channel))
-            if sum(len(part) for part, _ in mixed) > MAX_DECODED_SAMPLES:
+            count += len(block)
+            if count > MAX_DECODED_SAMPLES:
                 raise AudioError(f"too long: more than {MAX_DECODED_SAMPLES:,} samples to be decoded at once")
     if not mixed:
         raise AudioError("audio of zero length")

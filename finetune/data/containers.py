@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.limits import MAX_SAMPLES_PER_BYTE
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_SAMPLES_PER_BYTE
+from finetune.data.mp4_index import require_honest_index
 from finetune.data.recordings import AudioError, Waveform
 
 # Demuxers by FFmpeg's names. Not among them: hls, dash, concat and others that open what a file names.
@@ -52,6 +53,7 @@ class ContainerSound:
         self._file = file
         size = file.seek(0, io.SEEK_END)
         self._most_samples = size * MAX_SAMPLES_PER_BYTE
+        require_honest_index(file, size)
         with self._open() as container:
             stream = self._find_track(container)
             self._format = container.format.name
@@ -125,6 +127,8 @@ class ContainerSound:
                         f"its sound changes from {self.sampling_rate} Hz with {self.channels} channels "
                         f"to {frame.sample_rate} Hz with {frame.layout.nb_channels}"
                     )
+                if frame.samples * self.channels > MAX_BLOCK_VALUES:
+                    raise AudioError(f"damaged audio: a piece of {frame.samples} samples, which no encoder writes")
                 yield to_samples(frame, self.channels)
             decoded = passed
 

@@ -14,8 +14,8 @@ from finetune.errors import UserError
 MAX_UTTERANCE_SECONDS = 300.0
 """Of an utterance that is evaluated, which is decoded and computed as a whole; --max-seconds sets another limit."""
 
-MAX_DECODED_SAMPLES = 2**28
-"""Of an utterance, or an impulse response, that is decoded as a whole: 1 GB, or 93 minutes at 48 kHz."""
+MAX_DECODED_SAMPLES = 2**27
+"""Of an utterance, or an impulse response, that is decoded as a whole: 512 MB, or 46 minutes at 48 kHz."""
 
 MAX_CHANNELS = 256
 """Of a recording, as its header says; arrays of microphones have fewer."""
@@ -28,6 +28,9 @@ MAX_SAMPLES_PER_BYTE = 30_000
 
 A file that promises more has an index in which the same bytes stand again and again.
 """
+
+MAX_BOXES, MAX_INDEX_BYTES = 2**22, 2**27
+"""Of an MP4 and of what says in it where its samples are: some hundred hours."""
 
 MAX_CHUNKS = 10_000
 """Chunks of a WAV that are looked at; programs write some ten."""

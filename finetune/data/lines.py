@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 
 from finetune.data.limits import MAX_TEXT_BYTES, read_at_most
-from finetune.data.storage import is_plain
+from finetune.data.storage import is_plain, is_url
 from finetune.errors import UserError
 
 # The longer marks first: UTF-32's begins with UTF-16's.
@@ -24,15 +24,20 @@ def read_text(file: Path, special: bool = False) -> str:
     """
     if not special and not is_plain(file):
         raise UserError(f"{file} can't be read: expected a file, no pipe or device.")
-    with file.open("rb") as opened:
-        content = read_at_most(opened, MAX_TEXT_BYTES, str(file))
     try:
-        return decode_text(content)
+        return decode_text(_read(file))
     except ValueError as error:
         raise UserError(
             f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {file.name} > new{file.suffix}`."
         ) from error
+
+
+def _read(file: Path) -> bytes:
+    if is_url(str(file)):  # Asked for in one request.
+        return file.read_bytes()
+    with file.open("rb") as opened:
+        return read_at_most(opened, MAX_TEXT_BYTES, str(file))
 
 
 def decode_text(content: bytes) -> str:

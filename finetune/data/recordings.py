@@ -82,7 +82,7 @@ class Recording:
         elif self.piece is not None:
             yield io.BytesIO(read_bytes(self.path, self.piece))
         elif not is_url(self.path):
-            yield self.path
+            yield self.path if self.path != "-" else "./-"  # To libsndfile that alone is standard input.
         elif whole:
             yield io.BytesIO(read_bytes(self.path))
         else:

@@ -237,3 +237,10 @@ def test_anchors_are_followed(tmp_path: Path, write_recipe: Callable[..., Path])
     text = file.read_text().replace('"training": {', '"augmentation": {"speed": &r [0.9, 1.1], "gain_db": *r}, "training": {')
     file.write_text(text)
     assert load_recipe(file).augmentation.gain_db == (0.9, 1.1)
+
+
+def test_a_file_whose_name_is_a_dash_is_no_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "a.wav", TONE, 16000)
+    (tmp_path / "a.wav").rename("-")
+    assert read_seconds(Recording("-", None)) == 1
