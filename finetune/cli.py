@@ -217,7 +217,7 @@ def _sources(options: argparse.Namespace) -> "list[Source]":
     from finetune.data.sources import Source
 
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
-    how = {"allow_outside": options.allow_outside, "columns": tuple(options.columns)}
+    how: dict[str, Any] = {"allow_outside": options.allow_outside, "columns": tuple(options.columns)}
     how |= {"max_seconds": options.max_seconds} if options.max_seconds else {}
     places = [options.data] if isinstance(options.data, str) else options.data
     return [Source(place, **columns, **how) for place in places]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.limits import MAX_BLOCK_VALUES, MAX_SAMPLES_PER_BYTE
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_READINGS, MAX_SAMPLES_PER_BYTE
 from finetune.data.mp4_index import require_honest_index
 from finetune.data.recordings import AudioError, Waveform
 
@@ -38,6 +38,8 @@ _ROUNDING_SECONDS = 0.25
 _RUN_UP_SECONDS = 1.0
 _ENDLESS = 2**63 - 1
 _MP3_HEAD_BYTES = 4096
+# FFmpeg looks at so much to find out what a file is, and at parts of it again.
+_PROBED_BYTES = 2**26
 
 
 class ContainerSound:
@@ -51,10 +53,10 @@ class ContainerSound:
         import av
 
         self._file = file
-        size = file.seek(0, io.SEEK_END)
+        self._size = size = file.seek(0, io.SEEK_END)
         self._most_samples = size * MAX_SAMPLES_PER_BYTE
         require_honest_index(file, size)
-        with self._open() as container:
+        with self._open(_Steady(file, size)) as container:
             stream = self._find_track(container)
             self._format = container.format.name
             codec = stream.codec_context.name
@@ -136,11 +138,13 @@ class ContainerSound:
         """Each packet of the track, the place of its first sample where it says one, and its number of samples."""
         import av
 
-        with self._open() as container:
+        steady = _Steady(self._file, self._size)
+        with self._open(steady) as container:
             stream = self._find_track(container)
             try:
                 skipped = work = 0
                 for packet in container.demux(stream):
+                    steady.go_on()
                     length = round((packet.duration or 0) * packet.time_base * self.sampling_rate) if packet.size else 0
                     work += max(length if self._counted else 0, MAX_SAMPLES_PER_BYTE)  # A packet has a byte or more.
                     self._require_bytes(work)
@@ -161,14 +165,14 @@ class ContainerSound:
         if samples > self._most_samples:
             raise AudioError("damaged audio: its index promises more than its bytes can hold")
 
-    def _open(self) -> Any:
+    def _open(self, file: "_Steady") -> Any:
         import av
 
-        self._file.seek(0)
+        file.seek(0)
         # A WAV of unknown length says 0 or anything; others that come here have no `data` chunk of their own.
         options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "none", "ignore_length": "1"}
         try:
-            return av.open(self._file, "r", container_options=options, io_open=_refuse, metadata_errors="replace")
+            return av.open(file, "r", container_options=options, io_open=_refuse, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError) as error:
             _raise_reason(error)
 
@@ -190,6 +194,27 @@ class ContainerSound:
         if container.duration is None or len(container.streams) > 1:  # The longest track's.
             return None
         return float(container.duration / 1e6)
+
+
+class _Steady:
+    """A file of so many bytes that FFmpeg may read anew a few times before it hands over the next packet, not for ever."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self._most = MAX_READINGS * size + _PROBED_BYTES
+        self._left = self._most
+
+    def go_on(self) -> None:
+        """Something came of what was read."""
+        self._left = self._most
+
+    def read(self, count: int) -> bytes:
+        """So many bytes, or what is left; raises AudioError where nothing came of what was read before."""
+        part = self._file.read(count)
+        self._left -= max(len(part), 1024)  # Nothing is read again and again at the end.
+        if self._left < 0:
+            raise AudioError("damaged audio: it is read again and again, and nothing comes of it")
+        return part
 
 
 def scale(samples: npt.NDArray[Any]) -> Waveform:

@@ -29,6 +29,9 @@ MAX_SAMPLES_PER_BYTE = 30_000
 A file that promises more has an index in which the same bytes stand again and again.
 """
 
+MAX_READINGS = 10
+"""Of a file in a container, from one packet to the next: what makes no progress has no end."""
+
 MAX_BOXES, MAX_INDEX_BYTES = 2**22, 2**27
 """Of an MP4 and of what says in it where its samples are: some hundred hours."""
 

@@ -59,8 +59,8 @@ def load_from_hub(root: str, configuration: str | None, revision: str | None, st
     import datasets
 
     builder = datasets.load_dataset_builder(root, configuration, revision=revision)
-    files = (builder.config.data_files or {}).values()
-    foreign = next((file for each in files for file in each if not lies_in(str(file), own_places(root))), None)
+    files, places = (builder.config.data_files or {}).values(), own_places(root)
+    foreign = next((file for each in files for file in each if not lies_in(str(file), places)), None)
     if foreign is not None and not outside:
         raise UserError(
             f"{root} takes its data from elsewhere, {foreign}: data.allow_outside=true or --allow-outside reads it."

@@ -15,7 +15,7 @@ import soundfile
 from encoding import encode
 
 from finetune.cli import main
-from finetune.data import archives, audio, audio_bytes, limits, lines
+from finetune.data import archives, audio, audio_bytes, containers, limits, lines
 from finetune.data.archives import read_archive
 from finetune.data.audio import AudioError, Recording, cut_blocks, read_seconds, read_waveform
 from finetune.data.audio_stream import open_stream
@@ -244,3 +244,26 @@ def test_a_file_whose_name_is_a_dash_is_no_standard_input(tmp_path: Path, monkey
     soundfile.write(tmp_path / "a.wav", TONE, 16000)
     (tmp_path / "a.wav").rename("-")
     assert read_seconds(Recording("-", None)) == 1
+
+
+def test_sound_that_its_bytes_can_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where packets of an index are the same bytes again and again."""
+    content = encode(np.stack([TONE] * 2, axis=1), 16000, "ipod", "aac", bit_rate=48_000)
+    assert len(content) < 16000 < len(content) * limits.MAX_SAMPLES_PER_BYTE
+    monkeypatch.setattr(containers, "MAX_SAMPLES_PER_BYTE", 1)
+    for read in (lambda: read_waveform(Recording(None, content), 16000), lambda: stream(io.BytesIO(content))):
+        with pytest.raises(AudioError, match="damaged audio: its index promises more than its bytes can hold"):
+            read()
+
+
+def test_a_file_of_which_nothing_comes_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "_PROBED_BYTES", 100)
+    steady = containers._Steady(io.BytesIO(b"x" * 1000), 1000)
+    for _ in range(3):
+        steady.go_on()
+        for _ in range(9):
+            steady.seek(0)
+            assert steady.read(2000) == b"x" * 1000
+    with pytest.raises(AudioError, match="nothing comes of it"):
+        while True:
+            steady.read(100)
