@@ -197,7 +197,7 @@ class ContainerSound:
 
 
 class _Steady:
-    """A file of so many bytes that FFmpeg may read anew a few times before it hands over the next packet, not for ever."""
+    """A file of so many bytes that FFmpeg may read a few times from one packet to the next, but not for ever."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file

@@ -42,7 +42,7 @@ MAX_HELD_BYTES = 2**30
 """Of a recording that is read at once from a tar or from a compressed archive."""
 
 MAX_PIPED_BYTES = 2**32
-"""Of a recording that is kept in a temporary file because it can't be read in any order: what a WAV's header can say."""
+"""Of a recording that is kept in a temporary file, as of a pipe: as much as a WAV's header can say."""
 
 MAX_TEXT_BYTES = 2**30
 """Of a text file that is read at once: a manifest of some ten million rows."""
@@ -60,7 +60,7 @@ MAX_YAML_BYTES, MAX_YAML_VALUES, MAX_YAML_DEPTH = 2**20, 100_000, 100
 """Of a recipe; what stands behind an anchor counts each time that it is named."""
 
 # Below this much nothing is said of a ratio: a short text of one word again and again is no attack.
-_SMALL_BYTES = 2**26
+_SMALL_BYTES = 2**24
 _CHUNK_BYTES = 2**16
 
 
@@ -98,7 +98,7 @@ def read_lines(file: BinaryIO, name: str, packed: Tell | None = None) -> Iterato
         for line in (*lines, rest):
             if len(line) > MAX_LINE:
                 at = number + 1 + (*lines, rest).index(line)
-                raise UserError(f"{name}, line {at}: has more than {MAX_LINE:,} bytes; expected a sentence on each line.")
+                raise UserError(f"{name}, line {at}: more than {MAX_LINE:,} bytes; expected a sentence on each line.")
         for line in lines:
             yield line + b"\n"
         number += len(lines)

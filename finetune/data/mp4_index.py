@@ -1,4 +1,4 @@
-"""The index of an MP4, looked at before FFmpeg reads it: of each sample that it speaks of FFmpeg makes an entry at once.
+"""The index of an MP4, looked at before FFmpeg reads it and makes an entry of each sample that it speaks of at once.
 
 A kilobyte can speak of a hundred million samples, which would take gigabytes. A sample has a byte or more, so that an
 honest file has no more samples than bytes. Boxes are found as FFmpeg finds them (libavformat/mov.c).
@@ -49,7 +49,7 @@ def _read_head(head: bytes, place: int, end: int) -> tuple[bytes, int, int]:
     length, start = int.from_bytes(head[:4], "big"), place + 8
     if length == 1:
         length, start = int.from_bytes(head[8:16], "big"), place + 16
-    if start >= end or (length and length < start - place):
+    if start > end or (length and length < start - place):
         return b"", end, end
     return head[4:8], start, min(place + length, end) if length else end
 

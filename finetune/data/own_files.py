@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.storage import find_place, is_url
-from finetune.errors import UserError
 
 # How `datasets` names what is in a compressed file: zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
 _ARCHIVES = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"})
@@ -49,26 +48,6 @@ def _lies_below(place: str, folder: str) -> bool:
         return False
     normalize, separator = (posixpath.normpath, "/") if is_url(folder) else (os.path.abspath, os.sep)
     return normalize(place).startswith(normalize(folder).rstrip(separator) + separator)
-
-
-def load_from_hub(root: str, configuration: str | None, revision: str | None, streaming: bool, outside: bool) -> Any:
-    """What `datasets.load_dataset` gives of a data set on a hub, whose files are its own unless `outside` is set.
-
-    The repository's README may name files anywhere, here too. Raises UserError, and what `datasets` raises.
-    """
-    import datasets
-
-    builder = datasets.load_dataset_builder(root, configuration, revision=revision)
-    files, places = (builder.config.data_files or {}).values(), own_places(root)
-    foreign = next((file for each in files for file in each if not lies_in(str(file), places)), None)
-    if foreign is not None and not outside:
-        raise UserError(
-            f"{root} takes its data from elsewhere, {foreign}: data.allow_outside=true or --allow-outside reads it."
-        )
-    if streaming:
-        return builder.as_streaming_dataset()
-    builder.download_and_prepare()
-    return builder.as_dataset()
 
 
 def undecoded(rows: Any) -> Any:

@@ -186,4 +186,4 @@ def _holds_chunks(file: BinaryIO, place: int, size: int) -> bool:
             return False
         length = int.from_bytes(name[4:], "little")
         place += 8 + length + length % 2
-    return False
+    return True

@@ -16,7 +16,7 @@ from finetune.data.folders import describe_missing, read_table, read_tables, rea
 from finetune.data.layouts import read_layout
 from finetune.data.limits import MAX_UTTERANCE_SECONDS
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
-from finetune.data.own_files import lies_in, load_from_hub, own_places, undecoded
+from finetune.data.own_files import lies_in, own_places, undecoded
 from finetune.data.repositories import is_hub_name
 from finetune.data.storage import StorageError, find_place, is_plain, reporting
 from finetune.errors import UserError
@@ -58,8 +58,8 @@ class Source:
 class Table:
     """One split of one source, and the columns that hold each utterance's audio, transcript, speaker and times.
 
-    `inside` are the folders and addresses that audio must lie in, or None. `places` are the rows' numbers in their split
-    where they are not simply 0, 1, 2 ….
+    `inside` are the folders and addresses that audio must lie in, or None. `places` are the rows' numbers in their
+    split where they are not simply 0, 1, 2 ….
     """
 
     source: Source
@@ -187,7 +187,10 @@ def load_splits(source: Source) -> dict[str, Any]:
     import datasets
 
     try:
-        loaded = load_from_hub(source.root, source.configuration, source.revision, source.streaming, source.allow_outside)
+        # It refuses a repository whose README names files elsewhere.
+        loaded = datasets.load_dataset(
+            source.root, source.configuration, revision=source.revision, streaming=source.streaming
+        )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{source.root} is neither a folder or file here nor a data set that can be loaded from the hub: "

@@ -14,7 +14,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import soundfile
-
 from attacks.limited import Outside, run_limited
 
 TONE = (0.1 * np.sin(np.arange(16000) / 5)).astype(np.float32)
@@ -39,8 +38,8 @@ def playlists(place: str) -> dict[str, bytes]:
         "hls-http": hls.format("http://127.0.0.1:9/diary.wav") + "#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{place}'\n",
         "concat-file": f"ffconcat version 1.0\nfile 'file://{place}'\n",
-        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic"><Period><AdaptationSet '
-        f'mimeType="audio/mp4"><Representation id="1" bandwidth="1"><BaseURL>file://{place}</BaseURL><SegmentList>'
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic"><Period>'
+        f'<AdaptationSet mimeType="audio/mp4"><Representation id="1"><BaseURL>file://{place}</BaseURL><SegmentList>'
         f'<SegmentURL media="{place}"/></SegmentList></Representation></AdaptationSet></Period></MPD>',
         "metadata": f";FFMETADATA1\ntitle={place}\n",
         "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
@@ -59,9 +58,7 @@ def playlists(place: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("suffix", [".mp3", *(pytest.param(each, marks=pytest.mark.slow) for each in (".m4a", ".wav"))])
-def test_a_playlist_under_any_name_reads_nothing(
-    outside: Outside, work: Path, model_folder: Path, suffix: str
-) -> None:
+def test_a_playlist_under_any_name_reads_nothing(outside: Outside, work: Path, model_folder: Path, suffix: str) -> None:
     lists = playlists(str(outside.audio))
     for kind, content in lists.items():
         (work / f"{kind}{suffix}").write_bytes(content)
@@ -213,7 +210,7 @@ def test_a_text_that_grows_is_refused(work: Path, kind: str) -> None:
         (work / "text.txt.gz").write_bytes(packed * 450)
     text = {"line": "text.txt", "stdin": "-"}.get(kind, "text.txt.gz")
     said = run_limited("lm", "build", text, "-o", "lm", cwd=work, stdin=b"a" * 50_000_000).require_clean()
-    assert "has more than 1,000,000 bytes" in said or "times its size" in said
+    assert "more than 1,000,000 bytes" in said or "times its size" in said
     assert not [file for file in work.iterdir() if file.name.startswith(("lm", ".lm"))]
 
 

@@ -148,13 +148,15 @@ def test_a_line_without_an_end_is_refused_where_it_is(
 ) -> None:
     (tmp_path / "text.txt").write_bytes(b"a b\nc\n" + b"x" * (limits.MAX_LINE + 1) + end)
     assert main(["lm", "build", str(tmp_path / "text.txt"), "-o", str(tmp_path / "lm")]) == 2
-    assert "text.txt, line 3: has more than 1,000,000 bytes" in capsys.readouterr().err
+    assert "text.txt, line 3: more than 1,000,000 bytes" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_gzip_that_grows_as_no_text_does_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    packed = gzip.compress(b"a b\n" * 20_000_000, 9)
-    assert len(packed) < 400_000
+def test_gzip_that_grows_as_no_text_does_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_SMALL_BYTES", 2**16)
+    packed = gzip.compress((b"a b" * 1000 + b"\n") * 1000, 9)
     (tmp_path / "text.txt.gz").write_bytes(packed)
     assert main(["lm", "build", str(tmp_path / "text.txt.gz"), "-o", str(tmp_path / "lm")]) == 2
     assert "unpacks to more than 200 times its size" in capsys.readouterr().err
@@ -220,7 +222,7 @@ RECIPES = {
     "itself": ("model: &m {base: *m}\n", "an anchor stands inside of itself"),
     "digits": ("model: " + "9" * 10_000, "Exceeds the limit"),
     "large": ("#" * (2**20 + 1), "has more than 1,048,576 bytes"),
-    "keys": ("model:\n" + "".join(f"  k{n}: 1\n" for n in range(40_000)) + "  k0: 2\n", "the key 'k0' stands twice"),
+    "keys": ("model:\n" + "".join(f"  k{n}: 1\n" for n in range(10_000)) + "  k0: 2\n", "the key 'k0' stands twice"),
 }
 
 
@@ -234,8 +236,8 @@ def test_a_recipe_does_not_grow_as_it_is_read(tmp_path: Path, kind: str) -> None
 
 def test_anchors_are_followed(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     file = write_recipe(tmp_path)
-    text = file.read_text().replace('"training": {', '"augmentation": {"speed": &r [0.9, 1.1], "gain_db": *r}, "training": {')
-    file.write_text(text)
+    anchored = '"augmentation": {"speed": &r [0.9, 1.1], "gain_db": *r}, "training": {'
+    file.write_text(file.read_text().replace('"training": {', anchored))
     assert load_recipe(file).augmentation.gain_db == (0.9, 1.1)
 
 

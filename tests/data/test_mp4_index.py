@@ -10,7 +10,7 @@ from encoding import encode
 from finetune.data.audio import AudioError, Recording, read_seconds, read_waveform
 from finetune.data.mp4_index import require_honest_index
 
-MANY = (150_000_000).to_bytes(4, "big")
+MANY = (2_000_000).to_bytes(4, "big")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def change(honest: bytes, kind: str) -> bytes:
             return honest + box(b"moov", box(b"cmov", box(b"dcom", b"zlib")))
 
 
-KINDS = ["sizes", "behind an empty box", "long length", "fragment", "elsewhere", "cut", "short", "description", "packed"]
+KINDS = ("sizes", "behind an empty box", "long length", "fragment", "elsewhere", "cut", "short", "description", "cmov")
 
 
 @pytest.mark.parametrize("kind", KINDS)
