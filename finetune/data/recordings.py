@@ -76,18 +76,28 @@ class Recording:
         Raises AudioError when there is neither bytes nor a file.
         """
         if self.data is not None:
-            yield io.BytesIO(self.data)
+            yield _Bytes(self.data)
         elif self.path is None or not (is_url(self.path) or Path(self.path).is_file()):
             raise AudioError(f"no such file: {self.path}" if self.path else "no audio")
         elif self.piece is not None:
-            yield io.BytesIO(read_bytes(self.path, self.piece))
+            yield _Bytes(read_bytes(self.path, self.piece))
         elif not is_url(self.path):
             yield self.path if self.path != "-" else "./-"  # To libsndfile that alone is standard input.
         elif whole:
-            yield io.BytesIO(read_bytes(self.path))
+            yield _Bytes(read_bytes(self.path))
         else:
             with open_file(self.path) as file:
                 yield file
+
+
+class _Bytes(io.BytesIO):
+    """Bytes of which libsndfile may ask for a place before the first: an exception would only be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 @dataclass(frozen=True)
