@@ -60,7 +60,7 @@ MAX_YAML_BYTES, MAX_YAML_VALUES, MAX_YAML_DEPTH = 2**20, 100_000, 100
 """Of a recipe; what stands behind an anchor counts each time that it is named."""
 
 # Below this much nothing is said of a ratio: a short text of one word again and again is no attack.
-_SMALL_BYTES = 2**24
+_SMALL_BYTES = 2**22
 _CHUNK_BYTES = 2**16
 
 

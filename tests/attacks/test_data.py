@@ -178,10 +178,10 @@ def test_holes_in_files_take_no_memory(outside: Outside, work: Path, model_folde
     (work / "corpus").mkdir()
     for name in ("a", "b"):
         info = tarfile.TarInfo(f"{name}.{'txt' if name == 'a' else 'wav'}")
-        info.size = 6_500_000_000
+        info.size = 512 * 12_700_000
         file = work / "corpus" / f"test-{name}.tar"
         file.write_bytes(info.tobuf())
-        os.truncate(file, 512 + info.size)
+        os.truncate(file, 1536 + info.size)
     good = io.BytesIO((work / "good.wav").read_bytes())
     with tarfile.open(work / "corpus" / "test-c.tar", "w") as archive:
         for name, content in (("c.wav", good), ("c.txt", io.BytesIO(b"ab"))):
