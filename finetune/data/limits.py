@@ -95,10 +95,10 @@ def read_lines(file: BinaryIO, name: str, packed: Tell | None = None) -> Iterato
         if packed is not None:
             require_honest_ratio(total, packed, name)
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in (*lines, rest):
-            if len(line) > MAX_LINE:
-                at = number + 1 + (*lines, rest).index(line)
-                raise UserError(f"{name}, line {at}: more than {MAX_LINE:,} bytes; expected a sentence on each line.")
+        if len(lines[0] if lines else rest) > MAX_LINE:  # Only this one began before the chunk.
+            raise UserError(
+                f"{name}, line {number + 1}: more than {MAX_LINE:,} bytes; expected a sentence on each line."
+            )
         for line in lines:
             yield line + b"\n"
         number += len(lines)

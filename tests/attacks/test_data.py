@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from attacks.limited import Outside, run_limited
+from encoding import encode
 
 TONE = (0.1 * np.sin(np.arange(16000) / 5)).astype(np.float32)
 
@@ -264,6 +265,20 @@ def test_headers_that_promise_too_much(outside: Outside, work: Path, model_folde
     for name in ("channels", "many", "slow", "fast", "none", "wide"):
         assert f"{name}.wav: " in said
     outside.require_untouched(work)
+
+
+@pytest.mark.slow
+def test_an_index_of_millions_takes_no_memory(work: Path, model_folder: Path) -> None:
+    """7 kB of M4A whose index speaks of eighty million samples of one byte, for which FFmpeg takes 3 GB."""
+    content, one, many = bytearray(encode(TONE[:, None], 16000, "ipod", "aac")), b"\0\0\0\1", b"\4\xc4\xb4\0"
+    for name, value in ((b"stsz", one + many), (b"stsc", one + one + many + one), (b"stts", one + many + b"\0\0\4\0")):
+        place = content.index(name) + 8
+        content[place : place + len(value)] = value
+    (work / "index.m4a").write_bytes(content)
+    said = run_limited("transcribe", str(model_folder), "index.m4a", cwd=work).require_clean()
+    assert "its index speaks of more samples than it has bytes" in said
+    said = run_limited("transcribe", str(model_folder), "-", cwd=work, stdin=bytes(content)).require_clean()
+    assert "its index speaks of more samples than it has bytes" in said
 
 
 @pytest.mark.slow
