@@ -237,6 +237,7 @@ def _add_source(parser: argparse.ArgumentParser, split: str = "test, or the only
     for role in ("text", "audio", "speaker"):
         parser.add_argument(f"--{role}-column", metavar="NAME", help=f"the {role}'s column, where it isn't found")
     parser.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
+    parser.add_argument("--max-seconds", metavar="N", type=_seconds, help="leave out longer utterances (default: 300)")
     parser.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
 
 
@@ -247,14 +248,17 @@ def _add_recipe_file(parser: argparse.ArgumentParser) -> None:
 
 def _batch_seconds(text: str) -> float | None:
     """A number of seconds above zero; None for `auto`."""
-    if text == "auto":
-        return None
+    return None if text == "auto" else _seconds(text, "auto, or ")
+
+
+def _seconds(text: str, other: str = "") -> float:
+    """A number of seconds above zero."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected auto, or a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text}: expected {other}a number of seconds above 0")
     return seconds
 
 

@@ -218,9 +218,10 @@ def _sources(options: argparse.Namespace) -> "list[Source]":
     from finetune.data.sources import Source
 
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
-    others = tuple(options.columns)
+    how: dict[str, Any] = {"allow_outside": options.allow_outside, "columns": tuple(options.columns)}
+    how |= {"max_seconds": options.max_seconds} if options.max_seconds else {}
     places = [options.data] if isinstance(options.data, str) else options.data
-    return [Source(place, **columns, allow_outside=options.allow_outside, columns=others) for place in places]
+    return [Source(place, **columns, **how) for place in places]
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -397,16 +398,18 @@ def _read(file: str) -> str:
     from finetune.data.lines import read_text
 
     try:
-        return read_text(Path(file))
+        return read_text(Path(file), special=True)
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}.") from error
 
 
 def _read_standard_input() -> str:
+    from finetune.data.limits import MAX_TEXT_BYTES, read_at_most
+
     if sys.stdin is None:
         raise UserError("Standard input is closed: expected a text that is piped in.")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        return read_at_most(sys.stdin.buffer, MAX_TEXT_BYTES, "Standard input").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"Standard input can't be read: byte {error.start} is not UTF-8.") from error
 

@@ -9,13 +9,15 @@ from pathlib import Path, PurePosixPath
 from finetune.data.audio import CONTAINERS, SUFFIXES, AudioError, Recording, fault_as_reason
 from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
-from finetune.data.storage import StorageError, has_wildcards, is_url, list_files
+from finetune.data.storage import StorageError, has_wildcards, is_plain, is_url, list_files
 from finetune.errors import UserError
 
 STANDARD_INPUT = "-"
 
 # What is taken for a recording by its name, where nobody named it itself.
 RECORDING_SUFFIXES = SUFFIXES | CONTAINERS | {".sph"}
+
+_NO_FILE = "no file: a broken link, a pipe or a device"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _take_files(place: str, files: Sequence[Path], root: Path, lenient: bool) ->
     for file in taken:
         found = _take_file(file, root)
         if not file.is_file():  # Nobody named it: of a pipe that nothing comes through there would be no end.
-            found = replace(found, recording=AudioError("no file: a broken link, a pipe or a device"))
+            found = replace(found, recording=AudioError(_NO_FILE))
         yield found
 
 
@@ -151,6 +153,9 @@ def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
             continue
         if recording.path is None:
             yield Input(name, AudioError("no audio"), Path(file.stem) / str(row), None)
+            continue
+        if not is_plain(recording.path):
+            yield Input(name, AudioError(_NO_FILE), Path(file.stem) / str(row), None)
             continue
         piece = "" if recording.end is None and not recording.start else f"_{recording.start:.2f}"
         piece += "" if recording.end is None else f"-{recording.end:.2f}"

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 from tqdm.auto import tqdm
 
 from finetune.data.features import load_config
+from finetune.data.limits import read_lines
 from finetune.data.repositories import fetch_model
 from finetune.data.storage import open_file
 from finetune.data.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps, load_normalization
@@ -126,8 +127,8 @@ def _read_lines(text: str) -> Iterator[str]:
     name = "the standard input" if text == "-" else text
     number = 0
     try:
-        with _open(text) as file:
-            for line in file:
+        with _open(text) as (file, packed):
+            for line in read_lines(file, name, packed):
                 number += 1
                 yield line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -138,12 +139,13 @@ def _read_lines(text: str) -> Iterator[str]:
 
 
 @contextmanager
-def _open(text: str) -> Iterator[BinaryIO]:
+def _open(text: str) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+    """A text, unpacked, and the file that it is packed in, if it is."""
     if text == "-":
-        yield sys.stdin.buffer
+        yield sys.stdin.buffer, None
         return
     with open_file(text) as file:
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if text.endswith(".gz") else file
+        yield (cast(BinaryIO, gzip.GzipFile(fileobj=file)), file) if text.endswith(".gz") else (file, None)
 
 
 def _estimate(text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:

@@ -1,6 +1,8 @@
 """What a run is: a YAML file's differences from the defaults, overrides, and all problems reported at once."""
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -8,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from finetune.data.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, read_at_most
 from finetune.data.repositories import is_hub_name, split_revision
 from finetune.data.storage import is_url
 from finetune.errors import UserError
@@ -45,6 +48,8 @@ class Recipe(Section):
 # Keys that name a local path or, where nothing is there, a repository on a hub; and keys that name a folder.
 _PLACES = (("model", "base"), ("data", "root"))
 _FOLDERS = (("augmentation", "noise_folder"), ("augmentation", "impulse_response_folder"))
+# A long text counts as several values.
+_VALUE_CHARACTERS = 100
 
 
 def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -56,7 +61,9 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"There is no recipe at {file}: expected a YAML file.")
     problems: list[str] = []
     try:
-        values = _read_yaml(file.read_text(encoding="utf-8"), str(file))
+        with file.open("rb") as opened:
+            text = read_at_most(opened, MAX_YAML_BYTES, str(file)).decode("utf-8")
+        values = _read_yaml(text, str(file))
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no recipe: expected a YAML file, in UTF-8.") from error
     for section in ("model", "data"):  # An empty one says which of its keys is missing.
@@ -78,9 +85,8 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 3e-5 is a number, `no` is the language, and a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        for key, count in Counter(str(key.value) for key, _ in node.value).items():
+            if count > 1:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -101,9 +107,46 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+def _parse(text: str) -> Any:
+    """What a YAML document says; raises YAMLError, also for one that would grow or nest without end."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > MAX_YAML_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"it has more than {MAX_YAML_VALUES:,} values, anchors followed")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.MarkedYAMLError(problem="its values nest too deep") from error
+    except yaml.YAMLError:
+        raise
+    except ValueError as error:  # A number of more digits than Python reads, a date that is none.
+        raise yaml.MarkedYAMLError(problem=str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counted: dict[int, int | None], depth: int = 0) -> int:
+    """The values of a node, those behind an anchor each time that it is named."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1 + len(node.value) // _VALUE_CHARACTERS
+    key = id(node)
+    if key not in counted:
+        if depth > MAX_YAML_DEPTH:
+            raise yaml.MarkedYAMLError(problem="its values nest too deep", problem_mark=node.start_mark)
+        counted[key] = None
+        inside = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        counted[key] = 1 + sum(_count(each, counted, depth + 1) for each in inside)
+    found = counted[key]
+    if found is None:
+        raise yaml.MarkedYAMLError(problem="an anchor stands inside of itself", problem_mark=node.start_mark)
+    return found
+
+
 def _read_yaml(text: str, where: str) -> dict[str, Any]:
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = _parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
@@ -125,7 +168,7 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
         problems.append(f"{override}: expected an override like training.max_steps=100")
         return
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = _parse(text)
     except yaml.YAMLError:
         value = text
     for name in path[:-1]:

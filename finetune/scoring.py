@@ -186,8 +186,8 @@ def open_model(
     limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
     prepared = (
-        prepare_split(chosen, table, steps, limits, preprocessing=preprocessing)
-        for chosen, table in zip(names, tables, strict=True)
+        prepare_split(chosen, table, steps, replace(limits, max_seconds=each.max_seconds), preprocessing=preprocessing)
+        for chosen, table, each in zip(names, tables, sources, strict=True)
     )
     return recogniser, prepared, steps
 

@@ -3,14 +3,18 @@
 import json
 import tarfile
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from finetune.data.audio import SUFFIXES
 from finetune.data.layouts import Splits, split_name
+from finetune.data.limits import MAX_LINE
 from finetune.data.lines import decode_text
 from finetune.data.manifests import PROBLEM, Row
-from finetune.data.storage import open_file
+from finetune.data.storage import is_plain, open_file
 from finetune.errors import UserError
+
+# Of the headers that say more of a member than fits into its own (a long name): tarfile reads them at once.
+_MAX_HEADER_BYTES = 2**20
 
 
 def read_archives(root: Path) -> Splits | None:
@@ -19,7 +23,7 @@ def read_archives(root: Path) -> Splits | None:
     Raises UserError for a tar that can't be read.
     """
     splits: Splits = {}
-    for file in [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]:
+    for file in filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]):
         splits.setdefault(split_of(file, root), []).extend(read_archive(file))
     return splits or None
 
@@ -40,11 +44,13 @@ def read_archive(file: Path) -> list[Row]:
     rows: dict[str, Row] = {}
     try:
         # Opened for random access ("r:", not "r|"): what is not read is skipped, not fetched.
-        with open_file(str(file)) as opened, tarfile.open(fileobj=cast(IO[bytes], opened), mode="r:") as archive:
-            for member in archive:
-                if member.isfile():
-                    _add(rows, file, archive, member)
-    except tarfile.TarError as error:
+        with open_file(str(file)) as opened:
+            bounded = cast(IO[bytes], _Bounded(opened))
+            with tarfile.open(fileobj=bounded, mode="r:") as archive:
+                for member in archive:
+                    if member.isfile():
+                        _add(rows, file, archive, member)
+    except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} can't be read: {error}; expected a tar that is whole and not compressed.") from error
     return list(rows.values())
 
@@ -64,10 +70,14 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
     # A name in another encoding has halves of characters, which no table can hold.
     shown = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in (stem, member.name)]
     row = rows.setdefault(key, {"id": shown[0], "audio": None, "text": None})
+    if member.issparse():
+        problem = f"a file with holes in a tar: {name}"
     if problem:
         row[PROBLEM] = problem
     if is_audio:
         row["audio"] = {"path": str(file), "member": shown[1], "offset": member.offset_data, "size": member.size}
+    elif extension in ("txt", "json") and member.size > MAX_LINE:
+        row[PROBLEM] = f"text too long: {member.size:,} bytes in {name}"
     elif extension in ("txt", "json"):
         content = archive.extractfile(member)
         assert content is not None
@@ -85,3 +95,15 @@ def _describe(row: Row, extension: str, content: bytes) -> None:
         if "text" not in described and "transcript" in described:
             described["text"] = described.pop("transcript")
         row.update({key: value for key, value in described.items() if key not in ("id", "audio")})
+
+
+class _Bounded:
+    """A file of which tarfile never reads much at once: an extended header may say that it is as long as the disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.tell, self.seek, self.seekable, self._file = file.tell, file.seek, file.seekable, file
+
+    def read(self, count: int) -> bytes:
+        if count > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {count:,} bytes")
+        return self._file.read(count)

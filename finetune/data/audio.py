@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_DECODED_SAMPLES
 from finetune.data.recordings import CONTAINERS as CONTAINERS
 from finetune.data.recordings import SUFFIXES as SUFFIXES
 from finetune.data.recordings import AudioError as AudioError
@@ -79,8 +80,13 @@ def decode(recording: Recording, sampling_rate: int) -> Decoded:
     with _opening(recording) as sound:
         channel = choose_channel(recording, sound.channels)
         first, last = locate(recording, sound)
-        mixed = [mix_channels(block, channel) for block in cut_blocks(sound.blocks(first, last), sound.sampling_rate)]
-        rate = sound.sampling_rate
+        rate, count = sound.sampling_rate, 0
+        mixed: list[tuple[Waveform, bool]] = []
+        for block in cut_blocks(sound.blocks(first, last), rate):
+            mixed.append(mix_channels(block, channel))
+            count += len(block)
+            if count > MAX_DECODED_SAMPLES:
+                raise AudioError(f"too long: more than {MAX_DECODED_SAMPLES:,} samples to be decoded at once")
     if not mixed:
         raise AudioError("audio of zero length")
     mono = mixed[0][0] if len(mixed) == 1 else np.concatenate([block for block, _ in mixed])
@@ -116,9 +122,13 @@ def choose_channel(recording: Recording, channels: int) -> int | None:
 
 
 def cut_blocks(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
-    """The same samples in blocks of ten seconds, the last shorter: channels are judged in these."""
+    """The same samples in blocks of ten seconds, the last shorter: channels are judged in these.
+
+    Of very many channels blocks are shorter, so that no more than MAX_BLOCK_VALUES are held.
+    """
     size, held, count = rate * BLOCK_SECONDS, [], 0
     for block in blocks:
+        size = min(size, MAX_BLOCK_VALUES // block.shape[1])
         held.append(block)
         count += len(block)
         while count >= size:

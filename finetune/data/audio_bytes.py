@@ -1,15 +1,15 @@
 """The bytes of a recording, wherever they come from, so that a decoder can read them in any order."""
 
 import io
-import shutil
 import stat
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from finetune.data.limits import MAX_PIPED_BYTES
 from finetune.data.recordings import AudioError, Recording
-from finetune.data.storage import is_url, open_file, reporting
+from finetune.data.storage import StorageError, is_url, open_file, reporting
 
 # Of a URL so much is fetched at a time: a recording is read to its end, but for a few looks at its beginning and end.
 _FETCHED_BYTES = 1024 * 1024
@@ -110,8 +110,18 @@ def _watch(file: BinaryIO, name: str, opened: ExitStack) -> WatchedFile:
         kept = cast(BinaryIO, opened.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
     try:
         with reporting(name):
-            shutil.copyfileobj(file, kept, _FETCHED_BYTES)
+            _keep(file, kept)
         return WatchedFile(kept)
     except OSError as error:
         reason = error.strerror or str(error)
         raise AudioError(f"{name} can't be kept in {tempfile.gettempdir()} to be read: {reason}") from error
+
+
+def _keep(file: BinaryIO, kept: BinaryIO) -> None:
+    """Copy a file that may have no end; raises StorageError where it is longer than MAX_PIPED_BYTES."""
+    count = 0
+    while part := file.read(_FETCHED_BYTES):
+        count += len(part)
+        if count > MAX_PIPED_BYTES:
+            raise StorageError(f"it has more than {MAX_PIPED_BYTES:,} bytes; save it as a file, and name that")
+        kept.write(part)

@@ -4,12 +4,16 @@ A file can neither name other files nor a network: FFmpeg reads the one Python f
 listed here, of which none follows a playlist.
 """
 
+import io
+import itertools
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_READINGS, MAX_SAMPLES_PER_BYTE
+from finetune.data.mp4_index import require_honest_index
 from finetune.data.recordings import AudioError, Waveform
 
 # Demuxers by FFmpeg's names. Not among them: hls, dash, concat and others that open what a file names.
@@ -35,6 +39,8 @@ _ROUNDING_SECONDS = 0.25
 _RUN_UP_SECONDS = 1.0
 _ENDLESS = 2**63 - 1
 _MP3_HEAD_BYTES = 4096
+# FFmpeg looks at so much to find out what a file is, and at parts of it again.
+_PROBED_BYTES = 2**26
 
 
 class ContainerSound:
@@ -48,7 +54,10 @@ class ContainerSound:
         import av
 
         self._file = file
-        with self._open() as container:
+        self._size = size = file.seek(0, io.SEEK_END)
+        self._most_samples = size * MAX_SAMPLES_PER_BYTE
+        require_honest_index(file, size)
+        with self._open(_Steady(file, size)) as container:
             stream = self._find_track(container)
             self._format = container.format.name
             codec = stream.codec_context.name
@@ -56,7 +65,8 @@ class ContainerSound:
                 raise AudioError(f"unreadable audio: its sound is encoded as {codec}, which is not read")
             seconds = self._find_seconds(container, stream)
             try:
-                first = next(frame for packet in container.demux(stream) for frame in packet.decode())
+                packets = itertools.islice(container.demux(stream), size + 1)  # A packet has a byte or more.
+                first = next(frame for packet in packets for frame in packet.decode())
             except StopIteration:
                 raise AudioError("audio of zero length") from None
             except (av.error.FFmpegError, ValueError) as error:
@@ -93,6 +103,7 @@ class ContainerSound:
                 continue
             piece = samples[max(0, first - place) : None if last is None else max(0, last - place)]
             place += len(samples)
+            self._require_bytes(place)
             if len(piece):
                 yield piece
             if last is not None and place >= last:
@@ -119,6 +130,8 @@ class ContainerSound:
                         f"its sound changes from {self.sampling_rate} Hz with {self.channels} channels "
                         f"to {frame.sample_rate} Hz with {frame.layout.nb_channels}"
                     )
+                if frame.samples * self.channels > MAX_BLOCK_VALUES:
+                    raise AudioError(f"damaged audio: a piece of {frame.samples} samples, which no encoder writes")
                 yield to_samples(frame, self.channels)
             decoded = passed
 
@@ -126,12 +139,16 @@ class ContainerSound:
         """Each packet of the track, the place of its first sample where it says one, and its number of samples."""
         import av
 
-        with self._open() as container:
+        steady = _Steady(self._file, self._size)
+        with self._open(steady) as container:
             stream = self._find_track(container)
             try:
-                skipped = 0
+                skipped = work = 0
                 for packet in container.demux(stream):
+                    steady.go_on()
                     length = round((packet.duration or 0) * packet.time_base * self.sampling_rate) if packet.size else 0
+                    work += max(length if self._counted else 0, MAX_SAMPLES_PER_BYTE)  # A packet has a byte or more.
+                    self._require_bytes(work)
                     place = None if packet.pts is None else round(packet.pts * packet.time_base * self.sampling_rate)
                     start, end = _find_skipped(packet)
                     skipped += start
@@ -144,14 +161,19 @@ class ContainerSound:
         if self.said is not None and samples < self.said - _ROUNDING_SECONDS * self.sampling_rate:
             raise AudioError(f"truncated audio: {samples} of {self.said} samples could be decoded")
 
-    def _open(self) -> Any:
+    def _require_bytes(self, samples: int) -> None:
+        """Refuse a file that gives more samples, or packets, than its bytes can hold: it would have no end."""
+        if samples > self._most_samples:
+            raise AudioError("damaged audio: its index promises more than its bytes can hold")
+
+    def _open(self, file: "_Steady") -> Any:
         import av
 
-        self._file.seek(0)
+        file.seek(0)
         # A WAV of unknown length says 0 or anything; others that come here have no `data` chunk of their own.
         options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "none", "ignore_length": "1"}
         try:
-            return av.open(self._file, "r", container_options=options, io_open=_refuse, metadata_errors="replace")
+            return av.open(file, "r", container_options=options, io_open=_refuse, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError) as error:
             _raise_reason(error)
 
@@ -173,6 +195,27 @@ class ContainerSound:
         if container.duration is None or len(container.streams) > 1:  # The longest track's.
             return None
         return float(container.duration / 1e6)
+
+
+class _Steady:
+    """A file of so many bytes that FFmpeg may read a few times from one packet to the next, but not for ever."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self._most = MAX_READINGS * size + _PROBED_BYTES
+        self._left = self._most
+
+    def go_on(self) -> None:
+        """Something came of what was read."""
+        self._left = self._most
+
+    def read(self, count: int) -> bytes:
+        """So many bytes, or what is left; raises AudioError where nothing came of what was read before."""
+        part = self._file.read(count)
+        self._left -= max(len(part), 1024)  # Nothing is read again and again at the end.
+        if self._left < 0:
+            raise AudioError("damaged audio: it is read again and again, and nothing comes of it")
+        return part
 
 
 def scale(samples: npt.NDArray[Any]) -> Waveform:

@@ -191,6 +191,8 @@ def require_any(split: Split) -> None:
                 "there, or name the column that holds its paths with data.audio_column (--audio-column)."
             )
         )
+        if "too long" in counts:
+            places += " Longer ones are taken with data.max_seconds (--max-seconds)."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
 
 
@@ -247,7 +249,7 @@ def _require(transcript: str, seconds: float, limits: Limits, training: bool) ->
     if seconds < limits.min_seconds:
         raise AudioError(f"too short: {seconds:.2f} s")
     if seconds > limits.max_seconds:
-        raise AudioError(f"too long: {seconds:.2f} s")
+        raise AudioError(f"too long: {seconds:.2f} s, of up to {limits.max_seconds:g}")
     samples = int(seconds * limits.sampling_rate / limits.fastest)
     frames, needed = limits.num_frames(samples), frames_needed(transcript)
     if training and frames < needed:

@@ -3,6 +3,7 @@
 import io
 from typing import BinaryIO
 
+from finetune.data.limits import MAX_CHUNKS
 from finetune.data.recordings import PAST_THE_END_SECONDS, AudioError
 
 # As long as a WAV's header can say, and something for other chunks.
@@ -55,7 +56,9 @@ def _is_stale(file: BinaryIO) -> bool:
     kind = file.read(4)
     order = "big" if kind == b"FORM" else "little"
     place, bytes_a_second = 12, 0
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > size:
+            break
         file.seek(place)
         chunk = file.read(26)
         length = int.from_bytes(chunk[4:8], order)  # type: ignore[arg-type]
@@ -84,7 +87,9 @@ def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
     if head.lstrip(b"\0").startswith(_TAGS) or not any(head):
         return True
     place += place % 2
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > size:
+            return place <= size + 1
         file.seek(place)
         name = file.read(8)
         _refuse_second(name[:4] in _BEGINNINGS)
@@ -92,7 +97,7 @@ def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
             return False
         length = int.from_bytes(name[4:], order)  # type: ignore[arg-type]
         place += 8 + length + length % 2
-    return place <= size + 1
+    return True
 
 
 def _refuse_second(found: bool) -> None:

@@ -3,6 +3,8 @@
 import codecs
 from pathlib import Path
 
+from finetune.data.limits import MAX_TEXT_BYTES, read_at_most
+from finetune.data.storage import is_plain, is_url
 from finetune.errors import UserError
 
 # The longer marks first: UTF-32's begins with UTF-16's.
@@ -14,18 +16,28 @@ _MARKS = (
 )
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, special: bool = False) -> str:
     """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
 
-    Raises UserError where it is in another encoding, with the line and the byte that show it.
+    A pipe or a device is only read if it may be `special`: what a person named is, what lies in a corpus is not. Raises
+    UserError for another encoding, with the line and the byte that show it, and for more than MAX_TEXT_BYTES.
     """
+    if not special and not is_plain(file):
+        raise UserError(f"{file} can't be read: expected a file, no pipe or device.")
     try:
-        return decode_text(file.read_bytes())
+        return decode_text(_read(file))
     except ValueError as error:
         raise UserError(
             f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {file.name} > new{file.suffix}`."
         ) from error
+
+
+def _read(file: Path) -> bytes:
+    if is_url(str(file)):  # Asked for in one request.
+        return file.read_bytes()
+    with file.open("rb") as opened:
+        return read_at_most(opened, MAX_TEXT_BYTES, str(file))
 
 
 def decode_text(content: bytes) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune.data.limits import MAX_LINE
 from finetune.data.lines import read_text, split_lines
 from finetune.errors import UserError
 
@@ -22,9 +23,6 @@ Row = dict[str, Any]
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text")
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-
-# A transcript of a megabyte is a file that lost its line ends.
-_LONGEST_LINE = 1_000_000
 
 # What parts the cells of a .csv: the one that comes first in its first line.
 _DELIMITERS = ",;\t|"
@@ -152,4 +150,4 @@ def _split_cells(line: str, number: int, delimiter: str, quoted: bool) -> tuple[
 
 
 def _find_excess(line: str, number: int) -> str | None:
-    return f"line too long: line {number} has {len(line)} characters" if len(line) > _LONGEST_LINE else None
+    return f"line too long: line {number} has {len(line)} characters" if len(line) > MAX_LINE else None

@@ -20,8 +20,6 @@ CONTAINERS = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".mov",
 
 # No microphone records more, or so little of a voice, and a header that says so is broken.
 _LEAST_SAMPLING_RATE, _MAX_SAMPLING_RATE = 1000, 192_000
-# Of a header; arrays of microphones have fewer.
-_MAX_CHANNELS = 256
 # Rounding in a manifest may put a segment's end a little behind the audio's.
 PAST_THE_END_SECONDS = 0.1
 
@@ -78,18 +76,28 @@ class Recording:
         Raises AudioError when there is neither bytes nor a file.
         """
         if self.data is not None:
-            yield io.BytesIO(self.data)
+            yield _Bytes(self.data)
         elif self.path is None or not (is_url(self.path) or Path(self.path).is_file()):
             raise AudioError(f"no such file: {self.path}" if self.path else "no audio")
         elif self.piece is not None:
-            yield io.BytesIO(read_bytes(self.path, self.piece))
+            yield _Bytes(read_bytes(self.path, self.piece))
         elif not is_url(self.path):
-            yield self.path
+            yield self.path if self.path != "-" else "./-"  # To libsndfile that alone is standard input.
         elif whole:
-            yield io.BytesIO(read_bytes(self.path))
+            yield _Bytes(read_bytes(self.path))
         else:
             with open_file(self.path) as file:
                 yield file
+
+
+class _Bytes(io.BytesIO):
+    """Bytes of which libsndfile may ask for a place before the first: an exception would only be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 @dataclass(frozen=True)

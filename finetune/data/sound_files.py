@@ -10,6 +10,7 @@ import soundfile
 
 from finetune.data.containers import ContainerSound
 from finetune.data.endings import needs_ffmpeg, refuse_joined
+from finetune.data.limits import MAX_BLOCK_VALUES, MAX_CHANNELS
 from finetune.data.recordings import PAST_THE_END_SECONDS, AudioError, Waveform, find_reason
 
 BLOCK_SECONDS = 10
@@ -20,7 +21,6 @@ _SHORTER_THAN_SAID = re.compile(r"^ ?(?:data|SSND|  Data Size  ) *: (\d+) \(shou
 _WRITTEN_TO_A_PIPE = 0x7FFF0000
 # What libsndfile says of a FLAC that came through a pipe, whose header was written before its length was known.
 _UNKNOWN_SAMPLES = 2**63 - 1
-_BLOCK_VALUES = 2**24
 
 # TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
 UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
@@ -76,7 +76,7 @@ class _SndfileSound:
         if first:
             self._file.seek(first)
         left = promised
-        size = max(1, min(self.sampling_rate * BLOCK_SECONDS, _BLOCK_VALUES // self.channels))
+        size = max(1, min(self.sampling_rate * BLOCK_SECONDS, MAX_BLOCK_VALUES // self.channels))
         while left > 0:
             block = self._file.read(min(left, size), dtype="float32", always_2d=True)
             if len(block) == 0:
@@ -88,9 +88,16 @@ class _SndfileSound:
 def open_sound(source: str | BinaryIO, opened: ExitStack, here: bool = True) -> Sound:
     """Open a path or a file that can be read in any order; what must be closed is put on `opened`.
 
-    The end of a FLAC that is not `here` is not looked at: it would be one more request.
-    Raises AudioError where there is no readable audio.
+    The end of a FLAC that is not `here` is not looked at: it would be one more request. Raises AudioError where there
+    is no readable audio, or more channels than a microphone has.
     """
+    sound = _open_any(source, opened, here)
+    if sound.channels > MAX_CHANNELS:
+        raise AudioError(f"impossible number of channels: {sound.channels}")
+    return sound
+
+
+def _open_any(source: str | BinaryIO, opened: ExitStack, here: bool) -> Sound:
     try:
         file = opened.enter_context(SequentialFile(source))
     except UNREADABLE as error:

@@ -4,8 +4,6 @@ import bisect
 import itertools
 import json
 import math
-import os
-import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +14,11 @@ from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
 from finetune.data.layouts import read_layout
+from finetune.data.limits import MAX_UTTERANCE_SECONDS
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
+from finetune.data.own_files import lies_in, own_places, undecoded
 from finetune.data.repositories import is_hub_name
-from finetune.data.storage import StorageError, find_place, is_url, reporting
+from finetune.data.storage import StorageError, find_place, is_plain, reporting
 from finetune.errors import UserError
 
 # What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
@@ -34,7 +34,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 class Source:
     """Where utterances come from; a column left None is found under its usual names.
 
-    Local audio is read from inside the corpus alone (the folder, or the manifest's), unless `allow_outside` is set.
+    Audio is read from inside the corpus alone (the folder, the manifest's, the repository), unless `allow_outside` is
+    set. What is evaluated may have up to `max_seconds`; in training the recipe says it.
     Each epoch has every training utterance `weight` times on average; beside a `streaming` source, which is never there
     as a whole, `weight` is its share of the rows.
     `columns` are others that go with each utterance.
@@ -50,14 +51,15 @@ class Source:
     weight: float = 1.0
     streaming: bool = False
     columns: tuple[str, ...] = ()
+    max_seconds: float = MAX_UTTERANCE_SECONDS
 
 
 @dataclass(frozen=True)
 class Table:
     """One split of one source, and the columns that hold each utterance's audio, transcript, speaker and times.
 
-    `inside` is the folder that local audio must lie in, or None. `places` are the rows' numbers in their split where
-    they are not simply 0, 1, 2 ….
+    `inside` are the folders and addresses that audio must lie in, or None. `places` are the rows' numbers in their
+    split where they are not simply 0, 1, 2 ….
     """
 
     source: Source
@@ -67,7 +69,7 @@ class Table:
     speaker: str | None
     start: str | None = None
     end: str | None = None
-    inside: str | None = None
+    inside: tuple[str, ...] | None = None
     places: Sequence[int] | None = None
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ class Table:
             raise AudioError(values[PROBLEM])
         recording = Recording.from_cell(values[self.audio])
         path = recording.path if recording.data is None else None
-        if self.inside is not None and path and not _lies_in(path, self.inside):
+        if self.inside is not None and path and not lies_in(path, self.inside):
             raise AudioError(f"outside the corpus (data.allow_outside=true or --allow-outside reads it): {path}")
         recording = replace(recording, channel=_read_channel(values.get(CHANNEL)))
         if self.start is None or self.end is None:
@@ -185,6 +187,7 @@ def load_splits(source: Source) -> dict[str, Any]:
     import datasets
 
     try:
+        # It refuses a repository whose README names files elsewhere.
         loaded = datasets.load_dataset(
             source.root, source.configuration, revision=source.revision, streaming=source.streaming
         )
@@ -211,14 +214,12 @@ def _require_commit(loaded: Any, source: Source) -> None:
 
 def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     """One split with its columns found; raises UserError naming what there is."""
-    import datasets
-
     if split not in splits:
         raise UserError(
             f"{source.root} has no split '{split}'; it has {', '.join(sorted(splits))}: name one (data.train_split, "
             "data.validation_split, data.test_split, or --split)."
         )
-    rows = splits[split]
+    rows = undecoded(splits[split])
     if len(rows) == 0:
         raise UserError(f"The split '{split}' of {source.root} is empty.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
@@ -232,8 +233,6 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
                 f"{source.root} has no column {column} (data.columns or --columns); "
                 f"it has {', '.join(rows.column_names)}."
             )
-    if isinstance(rows.features[audio], datasets.Audio):
-        rows = rows.cast_column(audio, datasets.Audio(decode=False))
     return _build_table(source, rows, audio, text, speaker)
 
 
@@ -252,10 +251,7 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
 
 def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str | None) -> Table:
     timed = "start" in rows.column_names and "end" in rows.column_names
-    inside = None
-    root = find_place(source.root)
-    if not source.allow_outside and (is_url(source.root) or root.exists()):
-        inside = str(root.parent if root.is_file() else root)
+    inside = None if source.allow_outside else own_places(source.root)
     return Table(source, rows, audio, text, speaker, "start" if timed else None, "end" if timed else None, inside)
 
 
@@ -311,7 +307,7 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
 
 def find_parquet(root: Path) -> dict[str, list[Path]] | None:
     """A folder's Parquet files by split, in the folder, in its `data` or in one for each split; None without any."""
-    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
+    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, sorted(root.glob(pattern)))]
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(split_of(file, root), []).append(file)
@@ -376,14 +372,6 @@ def _read_time(cell: object, role: str) -> float | None:
     if not math.isfinite(seconds):
         raise AudioError(f"impossible segment: its {role} is '{cell}', not a number of seconds")
     return seconds
-
-
-def _lies_in(place: str, folder: str) -> bool:
-    # By name alone: a link inside the corpus that leads elsewhere was put there by its owner.
-    if is_url(place) != is_url(folder):
-        return False
-    normalize, separator = (posixpath.normpath, "/") if is_url(folder) else (os.path.abspath, os.sep)
-    return normalize(place).startswith(normalize(folder).rstrip(separator) + separator)
 
 
 def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: str, source: Source) -> str:

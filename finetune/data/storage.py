@@ -2,11 +2,13 @@
 
 import io
 import itertools
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from finetune.data.limits import MAX_HELD_BYTES
 from finetune.data.model_json import read_object
 from finetune.errors import UserError, say_error
 from finetune.files import write_json
@@ -25,6 +27,17 @@ class StorageError(OSError):
 def is_url(place: str) -> bool:
     """Whether a place is a URL, not a path here."""
     return "://" in place
+
+
+def is_plain(place: str | Path) -> bool:
+    """Whether a place is no pipe, device or socket here, which can block for ever or have no end; nothing is none."""
+    if is_url(str(place)):
+        return True
+    try:
+        mode = Path(place).stat().st_mode
+    except (OSError, ValueError):  # ValueError: a name with a null byte.
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def find_place(place: str) -> Path:
@@ -97,12 +110,23 @@ def has_wildcards(place: str) -> bool:
 
 
 def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
-    """A file's bytes, or of those a piece: its first byte's place and how many."""
+    """A file's bytes, or of those a piece: its first byte's place and how many.
+
+    Raises StorageError for more than MAX_HELD_BYTES in a piece, or in a file inside of an archive (`zip://a::b.zip`).
+    """
+    if piece is not None and not 0 <= piece[1] <= MAX_HELD_BYTES:
+        raise StorageError(f"{piece[1]:,} bytes in a tar; expected up to {MAX_HELD_BYTES:,}")
     if is_url(place):
         part = {} if piece is None else {"start": piece[0], "end": piece[0] + piece[1]}
         with reporting(place):
             filesystem, path = _connect(place)
-            return bytes(filesystem.cat_file(path, **part))
+            if "::" not in place:
+                return bytes(filesystem.cat_file(path, **part))
+            with filesystem.open(path, "rb") as file:
+                content = bytes(file.read(MAX_HELD_BYTES + 1))
+        if len(content) > MAX_HELD_BYTES:
+            raise StorageError(f"{place}: unpacks to more than {MAX_HELD_BYTES:,} bytes")
+        return content
     with Path(place).open("rb") as file:
         if piece is None:
             return file.read()

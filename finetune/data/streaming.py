@@ -12,6 +12,7 @@ import torch
 from finetune.data.augmentation import generator
 from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket, leave_signals_to_training
 from finetune.data.corpus import Rejection, Split
+from finetune.data.own_files import undecoded
 from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
 from finetune.machine import choose_device
@@ -45,16 +46,6 @@ def keep_in_memory(rows: Any, limit: int | None = None) -> Any:
     if not read:
         raise UserError("The stream holds no rows.")
     return datasets.Dataset.from_list(read)
-
-
-def undecoded(rows: Any) -> Any:
-    """A stream with its audio as bytes or paths."""
-    import datasets
-
-    for name, feature in (rows.features or {}).items():
-        if isinstance(feature, datasets.Audio):
-            rows = rows.cast_column(name, datasets.Audio(decode=False))
-    return rows
 
 
 class StreamedBatches(torch.utils.data.IterableDataset[Batch]):

@@ -1,16 +1,15 @@
 """The words of a run's training transcripts, beside its model and not in it: they may tell what was said there."""
 
 import gzip
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from finetune.data.limits import MAX_WORD_LIST_BYTES, unpack
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.files import write_bytes
 
 FILE = "training_words.txt.gz"
-_MOST_BYTES = 32 * 2**20  # A thousand hours of read English have 90,000 words, which take less than one.
 
 
 def save_training_words(run: Path, transcripts: Iterable[str]) -> None:
@@ -30,10 +29,6 @@ def load_training_words(model: str | Path) -> frozenset[str] | None:
         return None
     try:
         # An older file has whole sentences where today's words are characters.
-        with gzip.open(file) as opened:
-            content = opened.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES >> 20} MiB of words")
-        return frozenset(split_words(content.decode("utf-8")))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        return frozenset(split_words(unpack(file.read_bytes(), MAX_WORD_LIST_BYTES).decode("utf-8")))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error

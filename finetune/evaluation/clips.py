@@ -10,6 +10,7 @@ from pathlib import Path
 import soundfile
 
 from finetune.data.audio import AudioError, Recording, read_header, read_waveform
+from finetune.data.limits import MAX_HELD_BYTES
 from finetune.data.storage import is_url
 
 FOLDER = "audio"
@@ -59,7 +60,9 @@ def _playable_suffix(recording: Recording) -> str | None:
     if not whole or recording.path is None or is_url(recording.path):
         return None
     try:
-        with soundfile.SoundFile(recording.path) as file:
+        if Path(recording.path).stat().st_size > MAX_HELD_BYTES:  # Much of it is no sound, or a hole.
+            return None
+        with recording.open() as source, soundfile.SoundFile(source) as file:
             return _SUFFIXES.get(file.format) if file.subtype in _ENCODINGS else None
     except (soundfile.SoundFileError, OSError, TypeError):
         return None

@@ -77,3 +77,9 @@ def test_a_damaged_file_is_a_waveform_or_a_reason(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_thousand_damaged_files(kind: str) -> None:
     assert 0 < read_damaged(kind, 2000) < 2000
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_place_before_the_first_byte_is_not_printed_as_a_traceback() -> None:
+    """As libsndfile asks for it in damaged AIFF."""
+    assert 0 < read_damaged("aiff", 60) < 60

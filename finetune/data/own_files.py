@@ -1,0 +1,64 @@
+"""What the rows of a data set may make us read: their own bytes, and files in the data set's own place."""
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.storage import find_place, is_url
+
+# How `datasets` names what is in a compressed file: zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
+_ARCHIVES = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"})
+_ON_HUB = re.compile(r"^(hf://datasets/[^@]+)@[^/]+")
+
+
+def own_places(root: str) -> tuple[str, ...]:
+    """The folders and addresses that the files of a data set lie in, by its folder, manifest or name on a hub.
+
+    Files of a hub lie there, or in the caches of `huggingface_hub` and of `datasets`, which unpacks archives.
+    """
+    place = find_place(root)
+    if is_url(root) or place.exists():
+        return (str(place.parent if place.is_file() else place),)
+    import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    fetched = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=root, repo_type="dataset")
+    return (f"hf://datasets/{root}", str(fetched), str(datasets.config.EXTRACTED_DATASETS_PATH))
+
+
+def lies_in(place: str, folders: Sequence[str]) -> bool:
+    """Whether a file, or the archive that it is in, lies below one of some folders, all paths or URLs.
+
+    By name alone: a link inside a corpus that leads elsewhere was put there by its owner.
+    """
+    if is_url(place):
+        *members, place = place.split("::")
+        if any(member.partition("://")[0] not in _ARCHIVES for member in members):
+            return False
+        place = _ON_HUB.sub(r"\1", place)
+    return any(_lies_below(place, folder) for folder in folders)
+
+
+def _lies_below(place: str, folder: str) -> bool:
+    if is_url(place) != is_url(folder):
+        return False
+    normalize, separator = (posixpath.normpath, "/") if is_url(folder) else (os.path.abspath, os.sep)
+    return normalize(place).startswith(normalize(folder).rstrip(separator) + separator)
+
+
+def undecoded(rows: Any) -> Any:
+    """Rows with their audio as bytes or paths, and without columns of pictures and the like, which would be opened."""
+    import datasets
+    from datasets.features.features import require_decoding
+
+    features = rows.features or {}
+    if features and isinstance(rows, datasets.IterableDataset):
+        return rows.decode(False)
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Audio):
+            rows = rows.cast_column(name, datasets.Audio(decode=False))
+    return rows.remove_columns([name for name, feature in rows.features.items() if require_decoding(feature)])
