@@ -14,13 +14,15 @@ _MARKS = (
 )
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, allow_null: bool = False) -> str:
     """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+
+    With `allow_null` it may hold null characters, as a damaged row of a table does.
 
     Raises UserError where it is in another encoding, with the line and the byte that show it.
     """
     try:
-        return decode_text(file.read_bytes())
+        return decode_text(file.read_bytes(), allow_null)
     except ValueError as error:
         raise UserError(
             f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
@@ -28,10 +30,10 @@ def read_text(file: Path) -> str:
         ) from error
 
 
-def decode_text(content: bytes) -> str:
+def decode_text(content: bytes, allow_null: bool = False) -> str:
     """A file's bytes as `read_text` gives them; raises ValueError that names the line and the byte."""
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8-sig")
-    if encoding == "utf-8-sig" and b"\0" in content:
+    if encoding == "utf-8-sig" and b"\0" in content and not (allow_null and _has_lines(content)):
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise ValueError(f"the byte 0x00 in line {line} is no text, perhaps UTF-16 without its byte order mark")
     try:
@@ -41,6 +43,12 @@ def decode_text(content: bytes) -> str:
         raise ValueError(
             f"the byte 0x{byte:02X} in line {line} is not {encoding.removesuffix('-sig').upper()}"
         ) from error
+
+
+def _has_lines(content: bytes) -> bool:
+    """Whether lines end by a byte, and not by two as in UTF-16."""
+    ends = content.count(b"\n")
+    return ends > content.count(b"\n\0") + content.count(b"\0\n")
 
 
 def split_lines(text: str) -> list[str]:
