@@ -14,15 +14,14 @@ _MARKS = (
 )
 
 
-def read_text(file: Path, allow_null: bool = False) -> str:
+def read_text(file: Path, of_rows: bool = False) -> str:
     """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
 
-    With `allow_null` it may hold null characters, as a damaged row of a table does.
-
+    With `of_rows` it may hold nulls and halves of characters: one bad row is no reason to refuse the others.
     Raises UserError where it is in another encoding, with the line and the byte that show it.
     """
     try:
-        return decode_text(file.read_bytes(), allow_null)
+        return decode_text(file.read_bytes(), of_rows)
     except ValueError as error:
         raise UserError(
             f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
@@ -30,14 +29,14 @@ def read_text(file: Path, allow_null: bool = False) -> str:
         ) from error
 
 
-def decode_text(content: bytes, allow_null: bool = False) -> str:
+def decode_text(content: bytes, of_rows: bool = False) -> str:
     """A file's bytes as `read_text` gives them; raises ValueError that names the line and the byte."""
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8-sig")
-    if encoding == "utf-8-sig" and b"\0" in content and not (allow_null and _has_lines(content)):
+    if encoding == "utf-8-sig" and b"\0" in content and not (of_rows and _has_lines(content)):
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise ValueError(f"the byte 0x00 in line {line} is no text, perhaps UTF-16 without its byte order mark")
     try:
-        return content.decode(encoding)
+        return content.decode(encoding, "surrogatepass" if of_rows else "strict")
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         raise ValueError(

@@ -62,7 +62,7 @@ def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | No
     # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
-    text = read_text(file, allow_null=True)
+    text = read_text(file, of_rows=True)
     if file.suffix not in (".jsonl", ".json"):
         rows = list(_read_table(file, split_lines(text), name_columns))
     elif text.lstrip()[:1] == "[":
