@@ -16,6 +16,7 @@ from finetune.data.headers import HeaderIndex
 from finetune.data.manifests import format_csv
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
+from finetune.data.recordings import require_sound
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
@@ -109,8 +110,12 @@ class Split:
 
     @fault_as_reason()
     def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
-        """A decoded waveform as the model hears it."""
-        return build_preprocessor(self.preprocessing, sampling_rate)(waveform)
+        """A decoded waveform as the model hears it; raises AudioError where its preprocessing leaves no sound of it."""
+        heard = build_preprocessor(self.preprocessing, sampling_rate)(waveform)
+        if not len(heard):
+            raise AudioError("silent audio: preprocessing leaves nothing of it")
+        require_sound(heard)
+        return heard
 
 
 def frames_needed(transcript: str) -> int:

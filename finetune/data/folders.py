@@ -182,7 +182,7 @@ def _is_description(file: Path) -> bool:
     if file.suffix != ".json":
         return False
     try:
-        found = json.loads(read_text(file))
+        found = json.loads(read_text(file, of_rows=True))
     except (ValueError, RecursionError):  # An object on each line is no JSON as a whole.
         return False
     return isinstance(found, dict) and not found.keys() & {*AUDIO_COLUMNS, *TEXT_COLUMNS}
