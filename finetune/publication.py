@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from finetune.addresses import public_address
 from finetune.data.audio import Waveform
 from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import Source, load_splits
@@ -49,7 +50,8 @@ def publish(
                 f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
                 "--dry-run are for models."
             )
-        return [f"on the hub: {push_scores(source, destination.repo_id, destination.revision, say=say)}"]
+        address = push_scores(source, destination.repo_id, destination.revision, say=say)
+        return [f"on the hub: {public_address(address)}"]
     model, run = find_model(source)
     if run is None and data is None:
         raise UserError(
