@@ -134,7 +134,9 @@ def test_names_that_are_no_text(folder: Path) -> None:
     "key",
     ["../../evil.wav", "a/../../../evil.wav", "a/..\\..\\evil.wav", "a\0b.wav", "..", "../evil.wav"],
 )
-def test_a_key_that_leads_elsewhere_is_named_and_the_others_are_taken(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_leads_elsewhere_is_named_and_the_others_are_taken(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = ["memory://bucket/talks/one.wav", f"memory://bucket/talks/{key}", "memory://bucket/talks/day//two.wav"]
     monkeypatch.setattr(inputs, "list_files", lambda place: ("memory://bucket/talks", keys))
     one, evil, two = find_inputs(["memory://bucket/talks/*.wav"])

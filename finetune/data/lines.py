@@ -47,7 +47,7 @@ def decode_text(content: bytes, of_rows: bool = False) -> str:
 def _has_lines(content: bytes) -> bool:
     """Whether lines end by a byte, and not by two as in UTF-16."""
     ends = content.count(b"\n")
-    return ends > content.count(b"\n\0") + content.count(b"\0\n")
+    return ends > max(content.count(b"\n\0"), content.count(b"\0\n"))
 
 
 def split_lines(text: str) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from attacks.limited import Outside, run_limited
 
 CLIPBOARD = "\x1b]52;c;cm0gLXJm\x07"
@@ -36,7 +35,15 @@ def write_model(model_folder: Path, work: Path) -> Path:
 
 @pytest.mark.slow
 def test_keys_of_a_bucket_write_nothing_outside(outside: Outside, work: Path, model_folder: Path) -> None:
-    keys = ["good.wav", "../../home/evil.wav", "a/../../../home/evil.wav", "/../evil.wav", "a//b.wav", "..wav", "a\0.wav"]
+    keys = [
+        "good.wav",
+        "../../home/evil.wav",
+        "a/../../../home/evil.wav",
+        "/../evil.wav",
+        "a//b.wav",
+        "..wav",
+        "a\0.wav",
+    ]
     keys += ["a\\..\\..\\evil.wav", "C:\\evil.wav", "x" * 300 + ".wav", f"{NAME}.wav", "\udcff.wav", "...wav"]
     (work / "tone").write_bytes(write_tone(work / "tone.wav").read_bytes())
     (work / "python").mkdir()
@@ -103,7 +110,11 @@ def test_tars_whose_members_are_anything(outside: Outside, work: Path, base_fold
         with tarfile.open(work / f"{split}-0.tar", "w") as archive:
             for number, name in enumerate([*names, *names]):
                 for suffix, content in ((".wav", tone), (".json", descriptions[number % len(descriptions)])):
-                    add(archive, f"{number}-{name}{suffix}" if number < len(names) else f"{name}{number}{suffix}", content)
+                    add(
+                        archive,
+                        f"{number}-{name}{suffix}" if number < len(names) else f"{name}{number}{suffix}",
+                        content,
+                    )
     (work / "tone.wav").unlink()
     recipe = {"model": {"base": str(base_folder)}, "data": {"root": "."}, "training": {"max_steps": 4}}
     (work / "recipe.yaml").write_text(json.dumps(recipe))

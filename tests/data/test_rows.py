@@ -311,7 +311,9 @@ ODD_ROWS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.lists(ODD_ROWS, max_size=3), array=st.booleans())
-def test_whatever_stands_in_one_object_the_others_are_used(folder: Path, odd: list[dict[str, object]], array: bool) -> None:
+def test_whatever_stands_in_one_object_the_others_are_used(
+    folder: Path, odd: list[dict[str, object]], array: bool
+) -> None:
     file = folder / "odd.jsonl"
     good = [{"file_name": "a.wav", "text": text, "start": "", "end": ""} for text in ("one", "two")]
     rows = [good[0], *({"file_name": "a.wav", "text": "odd", **row} for row in odd), good[1]]
@@ -407,7 +409,9 @@ def test_formulas_are_no_formulas_in_what_is_written_and_read_back_as_they_were(
 
 def test_rows_of_a_stream_may_have_cells_of_any_types() -> None:
     audio = {"bytes": b"a", "path": None}
-    rows = [{"audio": audio, "text": text, "n": n} for text, n in (("a", 1), (2, "b"), (None, [1]), ({"x": 1}, 10**400))]
+    rows = [
+        {"audio": audio, "text": text, "n": n} for text, n in (("a", 1), (2, "b"), (None, [1]), ({"x": 1}, 10**400))
+    ]
     table = build_typed_dataset(rows)
     assert table["text"] == ["a", "2", None, '{"x": 1}'] and list(table["audio"]) == [audio] * 4
     assert build_typed_dataset(rows[:1])[0] == rows[0]
@@ -415,7 +419,9 @@ def test_rows_of_a_stream_may_have_cells_of_any_types() -> None:
 
 def test_half_a_character_in_bytes_costs_its_row_alone(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
-    (tmp_path / "list.csv").write_bytes(b"file_name,text\na.wav,one\na.wav,\xed\xa0\x80\n\xed\xa0\x80.wav,x\na.wav,two\n")
+    (tmp_path / "list.csv").write_bytes(
+        b"file_name,text\na.wav,one\na.wav,\xed\xa0\x80\n\xed\xa0\x80.wav,x\na.wav,two\n"
+    )
     split = read(tmp_path / "list.csv")
     assert texts_of(split) == ["one", "two"]
     assert [each.reason for each in split.rejected] == ["half a character"] * 2

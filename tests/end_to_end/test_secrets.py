@@ -49,8 +49,12 @@ def corpus(tmp_path: Path) -> Iterator[str]:
     for split, speaker in (("train", "a"), ("validation", "b"), ("test", "c")):
         write_corpus(folder / split, ["ab", "cab", "bad"], [speaker] * 3)
         with (folder / split / "metadata.csv").open() as file:
-            rows += [{**row, "file_name": f"{split}/{row['file_name']}", "split": split} for row in csv.DictReader(file)]
-    rows += [{"file_name": f"train/{name}.wav", "text": "ab", "speaker": "a", "split": "train"} for name in ("no", "bad")]
+            rows += [
+                {**row, "file_name": f"{split}/{row['file_name']}", "split": split} for row in csv.DictReader(file)
+            ]
+    rows += [
+        {"file_name": f"train/{name}.wav", "text": "ab", "speaker": "a", "split": "train"} for name in ("no", "bad")
+    ]
     (folder / "train/bad.wav").write_text("no audio")
     with (folder / "list.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -66,7 +70,10 @@ def corpus(tmp_path: Path) -> Iterator[str]:
 def test_training_goes_on_by_the_whole_address_and_leaves_none_of_its_secret(
     corpus: str, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, run = write_recipe(tmp_path, data={"root": corpus}, training={"trackers": ["tensorboard"]}), tmp_path / "run"
+    recipe, run = (
+        write_recipe(tmp_path, data={"root": corpus}, training={"trackers": ["tensorboard"]}),
+        tmp_path / "run",
+    )
     assert main(["train", str(recipe), "--output", str(run)]) == 0
     require_no_secret(run, capsys)
     assert "127.0.0.1" in (run / "recipe.yaml").read_text() and "127.0.0.1" in (run / "model/README.md").read_text()
@@ -88,7 +95,11 @@ def test_training_goes_on_by_the_whole_address_and_leaves_none_of_its_secret(
 
 
 def test_what_goes_wrong_is_said_without_the_secret(
-    corpus: str, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], model_folder: Path
+    corpus: str,
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    model_folder: Path,
 ) -> None:
     for place in (corpus.replace("list", "none"), corpus.replace("127.0.0.1", "127.0.0.1:1/x")):
         assert main(["check", str(write_recipe(tmp_path, data={"root": place}))]) == 2
