@@ -126,6 +126,6 @@ def test_the_vocabulary_of_a_corpus_only_shows_on_a_real_terminal(
                 shown += os.read(main_end, 65536)
     os.close(other_end)
     os.close(main_end)
-    assert rb"vocabulary: 5 characters: " in shown and rb"\x1b \x9b \u202e" in shown
-    assert b"\x9b" not in shown.replace("\u009b".encode(), b"") and "\u202e".encode() not in shown
+    assert rb"vocabulary: 5 characters: \x1b a b \x9b \u202e" in shown
+    assert "\x9b".encode() not in shown and "\u202e".encode() not in shown
     assert not [part for part in shown.split(b"\x1b")[1:] if not part.startswith(b"[A")]
