@@ -23,9 +23,9 @@ RECORDING_SUFFIXES = SUFFIXES | CONTAINERS | {".sph"}
 class Input:
     """A recording, by the `name` that a person finds it by; None is standard input, an AudioError can't be used.
 
-    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix; it never leads
-    out of there. `folder` is the local one that it lies in, None for what lies elsewhere. `alone` says that it was named
-    itself.
+    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and never
+    leads out of there. `folder` is the local one that it lies in, None for what lies elsewhere. `alone` says that it
+    was named itself.
     """
 
     name: str

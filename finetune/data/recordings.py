@@ -133,9 +133,10 @@ def require_sound(samples: Waveform, first: int = 0, rate: int | None = None) ->
         return
     place = int(np.argmin(heard))
     loudest = float(np.abs(samples[..., place]).max())
-    kind = f"louder than any sound ({loudest:.2g} where 1 is full scale)" if np.isfinite(loudest) else "not numbers"
     where = "" if rate is None else f", the first at {(first + place) / rate:.2f} s"
-    raise AudioError(f"audio holds values that are {kind}{where}")
+    if not np.isfinite(loudest):
+        raise AudioError(f"audio holds values that are not numbers{where}")
+    raise AudioError(f"audio louder than any sound: {loudest:.2g} where 1 is full scale{where}")
 
 
 def find_reason(error: BaseException) -> str:

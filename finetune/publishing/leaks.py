@@ -20,7 +20,7 @@ _TOKEN = re.compile(
     r"|\b(?:gh[opsur]_|github_pat_|glpat-)\w{20,}"  # GitHub, GitLab
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\b(?i:X-Amz-(?:Signature|Credential|Security-Token))="  # AWS
     r"|\bAIza[\w-]{35}|\b(?i:X-Goog-(?:Signature|Credential))="  # Google
-    r"|\b(?i:sig|signature|key-pair-id|token)=[\w%+/~.-]{8,}"  # Azure's shared access, CloudFront, and others in addresses
+    r"|\b(?i:sig|signature|key-pair-id|token)=[\w%+/~.-]{8,}"  # Azure, CloudFront and others
     r"|\bsk-[\w-]{20,}"  # OpenAI, Anthropic
     r"|\bxox[abeprs]-[\w-]{10,}"  # Slack
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}"  # a JSON web token

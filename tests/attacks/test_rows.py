@@ -1,5 +1,6 @@
-"""Corpora and recordings of others: nothing is written outside, no row ends a run, no name reaches a terminal as it is."""
+"""Corpora and recordings of others: nothing is written outside, no row ends a run, no name is obeyed by a terminal."""
 
+import io
 import json
 import os
 import sys
@@ -23,7 +24,9 @@ def work(outside: Outside, tmp_path: Path) -> Path:
 
 def write_tone(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(file, TONE, 16000, format="WAV")
+    content = io.BytesIO()
+    soundfile.write(content, TONE, 16000, format="WAV")
+    file.write_bytes(content.getvalue())
     return file
 
 
@@ -67,7 +70,8 @@ def test_keys_of_a_bucket_write_nothing_outside(outside: Outside, work: Path, mo
 
 def test_one_row_of_everything_and_the_others_are_used(outside: Outside, work: Path, base_folder: Path) -> None:
     rows = [
-        *("[" * 100_000, '{"a":' * 50_000, '["a.wav"]', "\0", "\ud800", '{"file_name": "a.wav", "text": "b", "x": ' + "1" * 5000 + "}"),
+        *("[" * 100_000, '{"a":' * 50_000, '["a.wav"]', "\0", "\ud800"),
+        '{"file_name": "a.wav", "text": "b", "x": ' + "1" * 5000 + "}",
         *(
             json.dumps({"file_name": "a.wav", "text": "ab", "speaker": "s", **odd})
             for odd in (
@@ -147,15 +151,14 @@ def test_a_folder_of_recordings_that_are_anything(outside: Outside, work: Path, 
     write_tone(talks / "loop.wav")
     said = run_limited("transcribe", str(write_model(model_folder, work)), "talks", cwd=work).require_clean()
     assert " object at 0x" not in said and "Error" not in said and "Warning" not in said
-    assert said.count("not-numbers-") == 15 and said.count("nothing-else-") == 5 and said.count("rate-") == 4
+    assert said.count("louder than any sound: ") >= 6 and said.count("not-numbers-") == 15
+    assert said.count("nothing-else-") == 5 and said.count("rate-") == 4
     assert {file.name for file in talks.glob("*.txt")} == {"good.txt", "loop.txt"}
-    assert len(list(talks.glob("odd/*.txt"))) == 5
+    assert len(list(talks.glob("odd/*.txt"))) == 4  # A name that begins with a dot is hidden.
     outside.require_untouched(work)
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    import io
-
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
