@@ -129,10 +129,19 @@ def _place_input(found: Input, place: str, piece: str = "") -> Input:
     path = Path(place)
     name = path.stem if path.stem.strip(".") else path.name  # "..wav" has the stem "."
     leads_elsewhere = path.anchor or ".." in {*path.parts, *PureWindowsPath(place).parts}
-    if leads_elsewhere or not name or "\0" in place:
-        reason = AudioError(f"a name that nothing can be written by: {place}; expected one without .. and null bytes")
+    if leads_elsewhere or not name or not _can_be_name(place):
+        reason = AudioError(
+            f"a name that nothing can be written by: {place}; expected a file's, with no .. or null in it"
+        )
         return replace(found, recording=reason)
     return replace(found, relative=path.with_name(name + piece))
+
+
+def _can_be_name(place: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:  # Half a character, as JSON's escapes can write.
+        return False
 
 
 def _find_elsewhere(place: str) -> Iterator[Input]:

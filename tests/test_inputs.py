@@ -6,11 +6,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from finetune import inputs
 from finetune.data.audio import AudioError, Recording
 from finetune.errors import UserError
 from finetune.inputs import Input, find_inputs
+from finetune.transcription import plan_jobs
 
 FILES = ("talks/one.wav", "talks/two.MP3", "talks/notes.txt", "talks/._one.wav", "talks/day.2/three.flac", "odd.raw")
 
@@ -185,3 +188,18 @@ def test_no_password_becomes_a_name_of_a_file() -> None:
     (found,) = find_inputs(["https://ann:s3cret@example.invalid"])
     assert str(found.relative) == "example"
     assert found.recording == Recording("https://ann:s3cret@example.invalid", None)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.lists(st.sampled_from(["..", ".", "", "a", "a.wav", "..wav", "\0", "\\", "C:", "\ud800"]), min_size=1))
+def test_whatever_a_key_is_what_is_written_of_it_is_below_the_output(key: list[str], tmp_path: Path) -> None:
+    keys = [f"memory://bucket/{'/'.join(key)}.wav", f"memory://bucket/{''.join(key)}.wav"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inputs, "list_files", lambda place: ("memory://bucket", keys))
+        found = find_inputs(["memory://bucket/*.wav"])
+    assert len(found) == 2
+    for each in found:
+        (job,) = plan_jobs([each], ["text", "json"], tmp_path / "out")
+        assert isinstance(each.recording, AudioError) == (not job.files)
+        for file in job.files.values():
+            assert os.path.normpath(file).startswith(f"{tmp_path}/out/") and "\0" not in str(file)

@@ -152,10 +152,7 @@ def prepare_split(
                     recording = table.recording(row, values)
                     header = headers.read(recording)
                     seconds = measure_seconds(recording, header)
-                    if raw is None:
-                        raise AudioError("no transcript")
-                    if "\0" in raw:
-                        raise AudioError("no text: its transcript holds the byte 0x00")
+                    written = _require_text(raw)
                     _require(transcript, seconds, limits, training)
                     source, _ = table.origin(row)
                     columns = {key: str(values[key]) for key in source.columns if values.get(key) is not None}
@@ -164,7 +161,7 @@ def prepare_split(
                         table.name(row, values),
                         seconds,
                         transcript,
-                        raw,
+                        written,
                         speaker,
                         source.name,
                         source.weight,
@@ -245,6 +242,14 @@ def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     columns = ("split", "row", "name", "reason", "detail", "source")
     rows = ([escape_controls(str(getattr(each, column)), one_line=True) for column in columns] for each in rejected)
     write_text(file, format_csv([columns, *rows]))
+
+
+def _require_text(raw: str | None) -> str:
+    if raw is None:
+        raise AudioError("no transcript")
+    if "\0" in raw:
+        raise AudioError("no text: its transcript holds the byte 0x00")
+    return raw
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
