@@ -19,6 +19,7 @@ from finetune.arguments import build_parser
 from finetune.errors import Interrupted, Note, UserError
 from finetune.files import write_json
 from finetune.launch import limit_threads
+from finetune.terminal import escape_controls, safe_terminal
 
 if TYPE_CHECKING:
     from finetune.data.corpus import Rejection
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.scoring import Decoding
 
 
+@safe_terminal()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
@@ -43,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal of few characters gets the others as escapes.
-        sys.stdout.reconfigure(errors="backslashreplace")
     limit_threads()
     try:
         with _telling_notes():
@@ -132,7 +132,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.audio and options.report is None:
         raise UserError("--audio is for a report's players: add --report DIR.")
     sources = _sources(options)
-    pairs = [(model, source.root) for model in options.models for source in sources]
+    pairs = [(model, source.name) for model in options.models for source in sources]
     folders = [] if options.report is None else [Path(options.report)]
     if folders and len(pairs) > 1:
         folders = [folders[0] / str(number + 1) for number in range(len(pairs))]
@@ -211,7 +211,8 @@ def _decoding(options: argparse.Namespace) -> "Decoding":
 def _say_rejected(rejected: "Sequence[Rejection]") -> None:
     if os.environ.get("RANK", "0") == "0":
         for rejection in rejected:
-            print(f"left out: {rejection.name}: {rejection.reason}", file=sys.stderr)
+            line = f"left out: {rejection.name}: {rejection.reason}"
+            print(escape_controls(line, one_line=True), file=sys.stderr)
 
 
 def _sources(options: argparse.Namespace) -> "list[Source]":

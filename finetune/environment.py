@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import textwrap
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__
+from finetune.addresses import public_address
 from finetune.machine import (
     Gpu,
     choose_device,
@@ -177,7 +177,7 @@ def _list_folders() -> Iterator[tuple[str, Path]]:
 def _examine_token() -> dict[str, Any]:
     from huggingface_hub import constants, get_token
 
-    endpoint = re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)  # without a password
+    endpoint = public_address(constants.ENDPOINT)
     return {"endpoint": endpoint, "offline": constants.HF_HUB_OFFLINE, "token": get_token() is not None}
 
 

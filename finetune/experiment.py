@@ -106,7 +106,8 @@ def run(recipe: Recipe, output: Path) -> Analysis:
             held.enter_context(closing(publisher))
         accelerator.wait_for_everyone()
         if training.trackers:
-            accelerator.init_trackers("finetune", config=flatten(recipe.model_dump(mode="json", exclude_none=True)))
+            values = recipe.without_secrets().model_dump(mode="json", exclude_none=True)
+            accelerator.init_trackers("finetune", config=flatten(values))
         with StopSignals(announce=accelerator.is_main_process) as signals:
             experiment.train(signals.asked)
         analysis = experiment.finish()

@@ -4,8 +4,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from finetune.addresses import public_address
 from finetune.data.audio import CONTAINERS, SUFFIXES, AudioError, Recording, fault_as_reason
 from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
@@ -24,8 +25,9 @@ _NO_FILE = "no file: a broken link, a pipe or a device"
 class Input:
     """A recording, by the `name` that a person finds it by; None is standard input, an AudioError can't be used.
 
-    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and `folder`
-    the local one that it lies in, None for what lies elsewhere. `alone` says that it was named itself.
+    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and never
+    leads out of there. `folder` is the local one that it lies in, None for what lies elsewhere. `alone` says that it
+    was named itself.
     """
 
     name: str
@@ -118,7 +120,30 @@ def _is_recording(name: str) -> bool:
 
 
 def _take_file(file: Path, root: Path) -> Input:
-    return Input(str(file), Recording(str(file), None), file.relative_to(root).with_name(file.stem), file.parent)
+    return _place_input(Input(str(file), Recording(str(file), None), Path(), file.parent), os.path.relpath(file, root))
+
+
+def _place_input(found: Input, place: str, piece: str = "") -> Input:
+    """A recording with its place below what named it, of a place whose names others have chosen.
+
+    One that leads elsewhere, or is no file's name, can't be used: what is written of it would lie outside `--output`.
+    """
+    path = Path(place)
+    name = path.stem if path.stem.strip(".") else path.name  # "..wav" has the stem "."
+    leads_elsewhere = path.anchor or ".." in {*path.parts, *PureWindowsPath(place).parts}
+    if leads_elsewhere or not name or not _can_be_name(place):
+        reason = AudioError(
+            f"a name that nothing can be written by: {place}; expected a file's, with no .. or null in it"
+        )
+        return replace(found, recording=reason)
+    return replace(found, relative=path.with_name(name + piece))
+
+
+def _can_be_name(place: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:  # Half a character, as JSON's escapes can write.
+        return False
 
 
 def _find_elsewhere(place: str) -> Iterator[Input]:
@@ -127,8 +152,7 @@ def _find_elsewhere(place: str) -> Iterator[Input]:
     except StorageError as error:
         raise UserError(f"What is to be transcribed can't be found. {error}") from error
     if listed is None:
-        relative = Path(PurePosixPath(place.split("?")[0]).stem or "audio")
-        yield Input(place, Recording(place, None), relative, None, alone=True)
+        yield replace(_take_address(place, Recording(place, None)), alone=True)
         return
     root, files = listed
     lenient = _names_suffix(place.rsplit("/", 1)[-1])
@@ -136,8 +160,12 @@ def _find_elsewhere(place: str) -> Iterator[Input]:
     if not taken:
         raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
     for file in taken:
-        relative = Path(file.removeprefix(root).lstrip("/"))
-        yield Input(file, Recording(file, None), relative.with_name(relative.stem), None)
+        yield _place_input(Input(file, Recording(file, None), Path(), None), file.removeprefix(root).lstrip("/"))
+
+
+def _take_address(place: str, recording: Recording, piece: str = "") -> Input:
+    name = PurePosixPath(public_address(place).partition("://")[2].partition("?")[0]).name
+    return _place_input(Input(place, recording, Path(), None), name if name.strip(".") else "audio", piece)
 
 
 def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
@@ -148,26 +176,23 @@ def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
         try:
             with fault_as_reason():
                 recording = table.recording(row, values)
+                if recording.path is None:
+                    raise AudioError("no audio")
+                if not is_plain(recording.path):
+                    raise AudioError(_NO_FILE)
+                piece = "" if recording.end is None and not recording.start else f"_{recording.start:.2f}"
+                piece += "" if recording.end is None else f"-{recording.end:.2f}"
+                found = replace(_find_recording(recording, file.parent, piece), name=name + piece)
         except AudioError as error:
-            yield Input(name, error, Path(file.stem) / str(row), None)
-            continue
-        if recording.path is None:
-            yield Input(name, AudioError("no audio"), Path(file.stem) / str(row), None)
-            continue
-        if not is_plain(recording.path):
-            yield Input(name, AudioError(_NO_FILE), Path(file.stem) / str(row), None)
-            continue
-        piece = "" if recording.end is None and not recording.start else f"_{recording.start:.2f}"
-        piece += "" if recording.end is None else f"-{recording.end:.2f}"
-        found = _find_recording(recording, file.parent)
-        yield replace(found, name=name + piece, relative=found.relative.with_name(found.relative.name + piece))
+            found = Input(name, error, Path(file.stem) / str(row), None)
+        yield found
 
 
-def _find_recording(recording: Recording, root: Path) -> Input:
+def _find_recording(recording: Recording, root: Path, piece: str) -> Input:
     """A manifest's recording; what lies outside the manifest's folder has its name alone."""
     path = recording.path or ""
     if is_url(path):
-        return Input(path, recording, Path(PurePosixPath(path.split("?")[0]).stem), None)
+        return _take_address(path, recording, piece)
     inside = os.path.relpath(path, root)
-    relative = Path(Path(path).name if inside.startswith("..") else inside)
-    return Input(path, recording, relative.with_name(relative.stem), Path(path).parent)
+    below = Path(path).name if ".." in Path(inside).parts else inside
+    return _place_input(Input(path, recording, Path(), Path(path).parent), below, piece)

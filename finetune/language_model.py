@@ -23,7 +23,7 @@ from finetune.data.word_units import split_words
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
-from finetune.errors import StepError, TranscriptError, UserError
+from finetune.errors import StepError, UserError, describe_fault
 from finetune.files import delete, replace_folder, write_text
 from finetune.machine import measure_memory
 
@@ -106,8 +106,8 @@ def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
             for number, line in enumerate(lines, start=1):
                 try:
                     words = split_words(normalise(line))
-                except TranscriptError as error:
-                    left_out[str(error).partition(":")[0]] += 1
+                except Exception as error:
+                    left_out[describe_fault(error).partition(":")[0]] += 1
                     continue
                 if mark := next((mark for mark in MARKS if mark in words), None):
                     raise UserError(

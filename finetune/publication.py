@@ -1,13 +1,15 @@
 """A run's model to a hub: found, held against plain Transformers, searched for what should stay here, and committed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from finetune.data.corpus import Split
+from finetune.addresses import public_address
+from finetune.data.audio import Waveform
+from finetune.data.corpus import Split, Utterance
 from finetune.data.processors import require_one_language
 from finetune.data.sources import Source, load_splits
 from finetune.data.transcripts import Step, load_normalization
@@ -22,7 +24,7 @@ from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 from finetune.recipe import load_recipe
 from finetune.run_directory import read_beginning
-from finetune.scoring import open_model, read_batches
+from finetune.scoring import compute_each, open_model, read_batches
 
 # So many utterances show what a model does; more would only take longer.
 _MOST_UTTERANCES = 200
@@ -49,7 +51,8 @@ def publish(
                 f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
                 "--dry-run are for models."
             )
-        return [f"on the hub: {push_scores(source, destination.repo_id, destination.revision, say=say)}"]
+        address = push_scores(source, destination.repo_id, destination.revision, say=say)
+        return [f"on the hub: {public_address(address)}"]
     model, run = find_model(source)
     require_one_language(model, "what is published is held against plain Transformers in one")
     if run is None and data is None:
@@ -90,17 +93,21 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
     every = len(split.utterances)
     places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
     chosen = replace(split, utterances=tuple(split.utterances[place] for place in places))
+
+    def decode(read: Sequence[tuple[Utterance, Waveform]]) -> list[str]:
+        return recogniser.decode(*recogniser.logits([waveform for _, waveform in read]))
+
     say(f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}")
     spoken: list[Spoken] = []
+    reason = "its audio can't be decoded"
     with full_precision():
         for read, _ in read_batches(chosen, _BATCH_SECONDS, recogniser.sampling_rate):
-            if read:
-                texts = recogniser.decode(*recogniser.logits([waveform for _, waveform in read]))
-                named = zip(read, texts, strict=True)
-                spoken += [(utterance.name, waveform, text) for (utterance, waveform), text in named]
+            recognised, failed = compute_each(chosen, read, decode) if read else ([], [])
+            reason = next((f"{each.reason}: {each.detail}" for each in failed), reason)
+            spoken += [(utterance.name, waveform, text) for utterance, waveform, text in recognised]
     if not spoken:
         raise UserError(
-            f"No utterance of {split.name} can be read to check {model} on: name others with --data SOURCE."
+            f"No utterance of {split.name} can be read to check {model} on ({reason}): name others with --data SOURCE."
         )
     return spoken
 

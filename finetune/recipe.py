@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from finetune.addresses import public_address
 from finetune.data.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, read_at_most
 from finetune.data.repositories import is_hub_name, split_revision
 from finetune.data.storage import is_url
@@ -40,9 +41,18 @@ class Recipe(Section):
     provenance: dict[str, Any] | None = None
 
     def to_yaml(self) -> str:
-        """Every value, defaults included, as YAML that `load_recipe` reads back."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        """Every value, defaults included, as YAML that `load_recipe` reads back; of addresses as `without_secrets`."""
+        values = self.without_secrets().model_dump(mode="json", exclude_none=True)
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+    def without_secrets(self) -> "Recipe":
+        """The recipe as files may hold it: addresses of data without user, password and query."""
+
+        def hide(section: Any) -> Any:
+            return section.model_copy(update={"root": section.root and public_address(section.root)})
+
+        sources = tuple(hide(source) for source in self.data.sources)
+        return self.model_copy(update={"data": hide(self.data).model_copy(update={"sources": sources})})
 
 
 # Keys that name a local path or, where nothing is there, a repository on a hub; and keys that name a folder.

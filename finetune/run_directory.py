@@ -47,7 +47,8 @@ def check_output(output: Path, recipe: Recipe) -> bool:
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
     if (output / "report").exists():
         raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
-    if load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None}) != recipe:
+    begun = load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None})
+    if begun.without_secrets() != recipe.without_secrets():
         raise UserError(
             f"{output} holds an unfinished run of another recipe (compare {output / 'recipe.yaml'}): "
             "give another folder with --output, or remove it."
@@ -117,6 +118,7 @@ def complete_model(
     """
     from transformers import Wav2Vec2Processor
 
+    recipe = recipe.without_secrets()
     Wav2Vec2Processor(feature_extractor, tokenizer).save_pretrained(partial)
     save_normalization(partial, recipe.text.normalization)
     if recipe.data.preprocessing:

@@ -99,13 +99,14 @@ class Evaluation:
         """What the scores are of, as `scores.json` has it: the split and its sources, normalisation and decoder."""
         table = self.split.table
         tables = table.tables if isinstance(table, JoinedTables) else (table,)
-        names = ("root", "configuration", "revision")
-        sources = [each.source for each in tables]
         return {
             "sources": [
-                {name: getattr(source, name) for name in names}
-                | {"local": not is_url(source.root) and find_place(source.root).exists()}
-                for source in sources
+                {
+                    "root": source.name,
+                    **{name: getattr(source, name) for name in ("configuration", "revision")},
+                    "local": not is_url(source.root) and find_place(source.root).exists(),
+                }
+                for source in (each.source for each in tables)
             ],
             "split": self.split.name,
             "normalization": describe_steps(self.normalization),
@@ -213,7 +214,7 @@ def _choose_split(source: Source, tables: dict[str, object]) -> str:
         return "test"
     if len(tables) == 1:
         return next(iter(tables))
-    raise UserError(f"{source.root} has the splits {', '.join(sorted(tables))}: name one with --split.")
+    raise UserError(f"{source.name} has the splits {', '.join(sorted(tables))}: name one with --split.")
 
 
 def evaluate_split(
@@ -243,22 +244,16 @@ def evaluate_split(
         recognised, failed = compute_each(split, read, partial(_recognise, recogniser))
         compute_seconds += time.perf_counter() - began
         rejected += failed
-        for u, waveform, (text, counted) in recognised:
+        for utterance, waveform, (text, counted) in recognised:
+            try:
+                with fault_as_reason():
+                    snr_db = estimate_snr(waveform, recogniser.sampling_rate)
+                    result = _describe(utterance, text, normalize(text), snr_db, training_words)
+            except AudioError as error:
+                rejected.append(split.reject(utterance.row, error))
+                continue
             blanks, frames = blanks + counted[0], frames + counted[1]
-            result = Result(
-                name=u.name,
-                reference=u.transcript,
-                hypothesis=normalize(text),
-                raw_reference=u.raw_transcript,
-                seconds=u.seconds,
-                speaker=u.speaker,
-                columns=u.columns,
-                raw_hypothesis=text,
-                source=u.source,
-                snr_db=estimate_snr(waveform, recogniser.sampling_rate),
-                unseen_words=_count_unseen(u.transcript, training_words),
-            )
-            results.append((u.row, result))
+            results.append((utterance.row, result))
     numbered = sorted(gather_object(results), key=lambda item: item[0])
     gathered = [result for _, result in numbered]
     rejected = gather_object(rejected)
@@ -274,6 +269,25 @@ def evaluate_split(
     steps = tuple(normalization)
     precision = str(recogniser.dtype).removeprefix("torch.")
     return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows, precision)
+
+
+def _describe(
+    utterance: Utterance, text: str, hypothesis: str, snr_db: float | None, training_words: frozenset[str] | None
+) -> Result:
+    words = split_words(utterance.transcript)
+    return Result(
+        name=utterance.name,
+        reference=utterance.transcript,
+        hypothesis=hypothesis,
+        raw_reference=utterance.raw_transcript,
+        seconds=utterance.seconds,
+        speaker=utterance.speaker,
+        columns=utterance.columns,
+        raw_hypothesis=text,
+        source=utterance.source,
+        snr_db=snr_db,
+        unseen_words=None if training_words is None else sum(word not in training_words for word in words),
+    )
 
 
 def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, tuple[int, int]]]:
@@ -352,12 +366,6 @@ def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -
         return text
 
     return normalize_around
-
-
-def _count_unseen(transcript: str, training_words: frozenset[str] | None) -> int | None:
-    if training_words is None:
-        return None
-    return sum(word not in training_words for word in split_words(transcript))
 
 
 def read_batches(

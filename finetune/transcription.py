@@ -20,6 +20,7 @@ from finetune.files import write_text
 from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.inputs import Input, find_inputs
+from finetune.terminal import escape_controls
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -72,7 +73,7 @@ def plan_jobs(
             raise UserError(f"Nothing is written beside {each.name}: say where with --output DIR.")
         files = {form: folder / (each.relative.name + FORMATS[form].suffix) for form in formats}
         first = files[formats[0]]
-        if (other := taken.setdefault(first.resolve(), each)) is not each:
+        if (other := taken.setdefault(Path(os.path.realpath(first)), each)) is not each:
             if other.recording != each.recording:
                 raise UserError(
                     f"{other.name} and {each.name} would both be written to {first}: transcribe them one after the "
@@ -143,10 +144,7 @@ class _Tally:
 
     def list_failures(self) -> list[str]:
         # A name may hold line ends: each recording has its line all the same.
-        lines = [
-            "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{name}: {reason}")
-            for name, reason in self.failures
-        ]
+        lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
         if self.total == 1:
             return [f"finetune: {line}" for line in lines]
         return [
@@ -192,7 +190,7 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
         for file, text in zip(job.files.values(), texts, strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
-    except UnicodeError as error:
+    except ValueError as error:  # Of a name that no file can have.
         tally.failures.append((job.input.name, f"can't be written: {error}"))
     except BrokenPipeError:  # Nobody reads what comes after.
         raise

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from finetune import inputs
 from finetune.data.audio import AudioError, Recording
 from finetune.errors import UserError
 from finetune.inputs import Input, find_inputs
+from finetune.transcription import plan_jobs
 
 FILES = ("talks/one.wav", "talks/two.MP3", "talks/notes.txt", "talks/._one.wav", "talks/day.2/three.flac", "odd.raw")
 
@@ -24,8 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def places(inputs: list[Input]) -> list[tuple[str, str]]:
-    return [(each.name, str(each.relative)) for each in inputs]
+def places(found: list[Input]) -> list[tuple[str, str]]:
+    return [(each.name, str(each.relative)) for each in found]
 
 
 def test_folders_are_searched_for_audio(folder: Path) -> None:
@@ -127,3 +131,75 @@ def test_names_that_are_no_text(folder: Path) -> None:
     name = os.fsdecode(b"talks/caf\xe9.wav")
     Path(name).touch()
     assert name in [each.name for each in find_inputs(["talks"])]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../../evil.wav", "a/../../../evil.wav", "a/..\\..\\evil.wav", "a\0b.wav", "..", "../evil.wav"],
+)
+def test_a_key_that_leads_elsewhere_is_named_and_the_others_are_taken(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["memory://bucket/talks/one.wav", f"memory://bucket/talks/{key}", "memory://bucket/talks/day//two.wav"]
+    monkeypatch.setattr(inputs, "list_files", lambda place: ("memory://bucket/talks", keys))
+    one, evil, two = find_inputs(["memory://bucket/talks/*.wav"])
+    assert isinstance(evil.recording, AudioError) and key in str(evil.recording) and evil.relative == Path()
+    assert [str(each.relative) for each in (one, two)] == ["one", "day/two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [("..wav", "..wav"), ("...wav", "...wav"), ("a..wav", "a."), (" .wav", " "), ("C:a.wav", "C:a")],
+)
+def test_names_of_dots_are_names(folder: Path, name: str, relative: str) -> None:
+    Path("odd").mkdir()
+    Path("odd", name).touch()
+    (found,) = find_inputs([f"odd/{name}"])
+    assert str(found.relative) == relative
+    Path("odd/list.csv").write_text(f"file_name\n{name}\n")
+    (found,) = find_inputs(["odd/list.csv"])
+    assert str(found.relative) == relative
+    (elsewhere,) = find_inputs([f"https://example.invalid/{name}?sig=a/b"])
+    assert str(elsewhere.relative) == relative
+
+
+def test_a_pattern_of_steps_back_writes_nothing_elsewhere(folder: Path) -> None:
+    (found,) = find_inputs(["talks/*/../../odd.raw"])
+    assert str(found.relative) == "odd" or isinstance(found.recording, AudioError)
+    assert ".." not in found.relative.parts
+
+
+def test_rows_of_a_manifest_that_name_no_file_are_named(folder: Path) -> None:
+    places = [".", "..", "/", "a\0b.wav", "https://", "https://[/x.wav", "x" * 300 + ".wav", "", "talks/one.wav"]
+    rows = [{"file_name": place} for place in places] + [{"file_name": 7}, {"file_name": ["a"]}, {"file_name": {}}]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for allow_outside in (False, True):
+        found = find_inputs(["list.jsonl"], allow_outside)
+        assert len(found) == len(rows)
+        assert all(each.relative.parts and ".." not in each.relative.parts for each in found if usable(each))
+        assert any(str(each.relative) == "talks/one" for each in found)
+
+
+def usable(found: Input) -> bool:
+    return isinstance(found.recording, Recording)
+
+
+def test_no_password_becomes_a_name_of_a_file() -> None:
+    (found,) = find_inputs(["https://ann:s3cret@example.invalid"])
+    assert str(found.relative) == "example"
+    assert found.recording == Recording("https://ann:s3cret@example.invalid", None)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.lists(st.sampled_from(["..", ".", "", "a", "a.wav", "..wav", "\0", "\\", "C:", "\ud800"]), min_size=1))
+def test_whatever_a_key_is_what_is_written_of_it_is_below_the_output(key: list[str], tmp_path: Path) -> None:
+    keys = [f"memory://bucket/{'/'.join(key)}.wav", f"memory://bucket/{''.join(key)}.wav"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inputs, "list_files", lambda place: ("memory://bucket", keys))
+        found = find_inputs(["memory://bucket/*.wav"])
+    assert len(found) == 2
+    for each in found:
+        (job,) = plan_jobs([each], ["text", "json"], tmp_path / "out")
+        assert isinstance(each.recording, AudioError) == (not job.files)
+        for file in job.files.values():
+            assert os.path.normpath(file).startswith(f"{tmp_path}/out/") and "\0" not in str(file)

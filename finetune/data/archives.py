@@ -3,13 +3,14 @@
 import json
 import tarfile
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from finetune.data.audio import SUFFIXES
 from finetune.data.layouts import Splits, split_name
 from finetune.data.limits import MAX_LINE
 from finetune.data.lines import decode_text
 from finetune.data.manifests import PROBLEM, Row
+from finetune.data.rows import ArchivePiece
 from finetune.data.storage import is_plain, open_file
 from finetune.errors import UserError
 
@@ -48,11 +49,25 @@ def read_archive(file: Path) -> list[Row]:
             bounded = cast(IO[bytes], _Bounded(opened))
             with tarfile.open(fileobj=bounded, mode="r:") as archive:
                 for member in archive:
+                    if member.size < 0:  # tarfile would go back, and read the same for ever.
+                        raise tarfile.ReadError(f"{member.name} says it has {member.size} bytes")
                     if member.isfile():
                         _add(rows, file, archive, member)
-    except (tarfile.TarError, ValueError) as error:
+                if lost := _find_damage(opened, archive.offset):
+                    rows[""] = {"id": file.name, "audio": None, "text": None, PROBLEM: lost}
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # Of a forged header tarfile raises more than its own errors.
         raise UserError(f"{file} can't be read: {error}; expected a tar that is whole and not compressed.") from error
     return list(rows.values())
+
+
+def _find_damage(opened: BinaryIO, place: int) -> str | None:
+    """What is wrong where tarfile found the end: it also stops, in silence, at a header that it can't read."""
+    opened.seek(place)
+    if not opened.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        return None
+    return f"damaged tar: what follows byte {place} can't be read"
 
 
 def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -75,7 +90,8 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
     if problem:
         row[PROBLEM] = problem
     if is_audio:
-        row["audio"] = {"path": str(file), "member": shown[1], "offset": member.offset_data, "size": member.size}
+        place = {"path": str(file), "member": shown[1], "offset": member.offset_data, "size": member.size}
+        row["audio"] = ArchivePiece(place)
     elif extension in ("txt", "json") and member.size > MAX_LINE:
         row[PROBLEM] = f"text too long: {member.size:,} bytes in {name}"
     elif extension in ("txt", "json"):
@@ -87,14 +103,17 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
 def _describe(row: Row, extension: str, content: bytes) -> None:
     try:
         text = decode_text(content)
-        described = json.loads(text) if extension == "json" else {"text": text.strip()}
-    except ValueError as error:  # UnicodeDecodeError is one too.
+        described: Any = json.loads(text) if extension == "json" else {"text": text.strip()}
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one too.
         row[PROBLEM] = f"unreadable .{extension} in the tar: {error}"
         return
-    if isinstance(described, dict):
-        if "text" not in described and "transcript" in described:
-            described["text"] = described.pop("transcript")
-        row.update({key: value for key, value in described.items() if key not in ("id", "audio")})
+    if not isinstance(described, dict):
+        return
+    if "text" not in described and "transcript" in described:
+        described["text"] = described.pop("transcript")
+    if isinstance(described.get("text"), dict | list):
+        row[PROBLEM] = f"no text: the text of its .{extension} is no text"
+    row.update({key: value for key, value in described.items() if key not in ("id", "audio", PROBLEM)})
 
 
 class _Bounded:

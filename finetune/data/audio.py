@@ -15,7 +15,7 @@ from finetune.data.recordings import Header as Header
 from finetune.data.recordings import Recording as Recording
 from finetune.data.recordings import Waveform as Waveform
 from finetune.data.recordings import fault_as_reason as fault_as_reason
-from finetune.data.recordings import find_reason, find_segment
+from finetune.data.recordings import find_reason, find_segment, require_sound
 from finetune.data.resampling import resample
 from finetune.data.sound_files import BLOCK_SECONDS, UNREADABLE, Sound, open_sound
 from finetune.data.storage import is_url
@@ -90,8 +90,7 @@ def decode(recording: Recording, sampling_rate: int) -> Decoded:
     if not mixed:
         raise AudioError("audio of zero length")
     mono = mixed[0][0] if len(mixed) == 1 else np.concatenate([block for block, _ in mixed])
-    if not np.isfinite(mono).all():
-        raise AudioError("audio holds values that are not numbers")
+    require_sound(mono)
     seconds = len(mono) / float(rate)
     return Decoded(resample(mono, rate, sampling_rate), seconds, any(cancelled for _, cancelled in mixed))
 

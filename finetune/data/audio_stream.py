@@ -12,7 +12,7 @@ import numpy.typing as npt
 from finetune.data.audio import choose_channel, cut_blocks, locate, mix_channels
 from finetune.data.audio_bytes import WatchedFile, open_bytes
 from finetune.data.containers import scale
-from finetune.data.recordings import AudioError, Recording, Waveform, find_reason
+from finetune.data.recordings import AudioError, Recording, Waveform, find_reason, require_sound
 from finetune.data.resampling import Resampler
 from finetune.data.sound_files import BLOCK_SECONDS, open_sound
 
@@ -60,10 +60,7 @@ class AudioStream:
         resampler = Resampler(rate, self.sampling_rate)
         for block in self._source.blocks:
             tracks = block.T if self._separate else self._mix(block)
-            finite = np.isfinite(tracks).all(axis=0)
-            if not finite.all():
-                place = (samples + int(np.argmin(finite))) / rate
-                raise AudioError(f"audio holds values that are not numbers, the first at {place:.2f} s")
+            require_sound(tracks, samples, rate)
             samples += len(block)
             yield from _unless_empty(resampler.push(tracks))
         if samples == 0:

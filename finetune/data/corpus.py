@@ -1,7 +1,5 @@
 """Splits, filters, and the list of what was left out and why."""
 
-import csv
-import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +9,19 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from finetune.addresses import public_address
 from finetune.data.audio import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
 from finetune.data.folders import AUDIO_FOLDERS
 from finetune.data.headers import HeaderIndex
+from finetune.data.manifests import format_csv
 from finetune.data.preprocessing import Step as AudioStep
 from finetune.data.preprocessing import build_preprocessor
+from finetune.data.recordings import require_sound
 from finetune.data.sources import JoinedTables, Table
 from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
 from finetune.files import write_text
+from finetune.terminal import escape_controls
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,12 @@ class Split:
 
     @fault_as_reason()
     def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
-        """A decoded waveform as the model hears it."""
-        return build_preprocessor(self.preprocessing, sampling_rate)(waveform)
+        """A decoded waveform as the model hears it; raises AudioError where its preprocessing leaves no sound of it."""
+        heard = build_preprocessor(self.preprocessing, sampling_rate)(waveform)
+        if not len(heard):
+            raise AudioError("silent audio: preprocessing leaves nothing of it")
+        require_sound(heard)
+        return heard
 
 
 def frames_needed(transcript: str) -> int:
@@ -146,30 +152,29 @@ def prepare_split(
                     recording = table.recording(row, values)
                     header = headers.read(recording)
                     seconds = measure_seconds(recording, header)
-                    if raw is None:
-                        raise AudioError("no transcript")
+                    written = _require_text(raw)
                     _require(transcript, seconds, limits, training)
+                    source, _ = table.origin(row)
+                    columns = {key: str(values[key]) for key in source.columns if values.get(key) is not None}
+                    utterance = Utterance(
+                        row,
+                        table.name(row, values),
+                        seconds,
+                        transcript,
+                        written,
+                        speaker,
+                        source.name,
+                        source.weight,
+                        header.sampling_rate,
+                        None
+                        if recording.data or recording.piece
+                        else (str(recording.path), recording.start, recording.end, recording.channel),
+                        columns,
+                    )
             except AudioError as error:
                 rejected.append(_reject(name, table, row, error))
-                continue
-            source, _ = table.origin(row)
-            utterances.append(
-                Utterance(
-                    row,
-                    table.name(row, values),
-                    seconds,
-                    transcript,
-                    raw,
-                    speaker,
-                    source.root,
-                    source.weight,
-                    header.sampling_rate,
-                    None
-                    if recording.data or recording.piece
-                    else (str(recording.path), recording.start, recording.end, recording.channel),
-                    {name: str(values[name]) for name in source.columns if values.get(name) is not None},
-                )
-            )
+            else:
+                utterances.append(utterance)
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
     if require:
         require_any(split)
@@ -236,11 +241,17 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
     """Write `rejected.csv`: split, row, name, reason, detail and source of each utterance left out."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "row", "name", "reason", "detail", "source"])
-    writer.writerows([r.split, r.row, r.name, r.reason, r.detail, r.source] for r in rejected)
-    write_text(file, text.getvalue())
+    columns = ("split", "row", "name", "reason", "detail", "source")
+    rows = ([escape_controls(str(getattr(each, column)), one_line=True) for column in columns] for each in rejected)
+    write_text(file, format_csv([columns, *rows]))
+
+
+def _require_text(raw: str | None) -> str:
+    if raw is None:
+        raise AudioError("no transcript")
+    if "\0" in raw:
+        raise AudioError("no text: its transcript holds the byte 0x00")
+    return raw
 
 
 def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
@@ -257,6 +268,6 @@ def _require(transcript: str, seconds: float, limits: Limits, training: bool) ->
 
 
 def _reject(split: str, table: Table | JoinedTables, row: int, error: AudioError) -> Rejection:
-    reason, _, detail = str(error).partition(": ")
+    reason, _, detail = public_address(str(error)).partition(": ")
     source, local = table.origin(row)
-    return Rejection(split, local, table.name(row), reason, detail, source.root)
+    return Rejection(split, local, table.name(row), reason, detail, source.name)

@@ -1,6 +1,5 @@
 """What is in a corpus and what is wrong with it: counts, distributions, outliers, leaks between splits."""
 
-import csv
 import os
 import re
 from collections import Counter
@@ -13,18 +12,17 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.data.audio import AudioError, Waveform
+from finetune.data.audio import AudioError, Waveform, fault_as_reason
 from finetune.data.corpus import Split, Utterance
-from finetune.data.manifests import CHANNEL
+from finetune.data.manifests import CHANNEL, CLEAN, format_csv
 from finetune.data.numbers import count_number_words
-from finetune.data.sources import CLEAN
 from finetune.data.tags import find_parentheses, find_tags
 from finetune.data.transcripts import build_normalizer
 from finetune.data.vocabulary import count_characters
 from finetune.data.word_marks import find_invisible
 from finetune.data.word_units import split_words
 from finetune.errors import UserError
-from finetune.files import new_file
+from finetune.files import write_text
 from finetune.machine import count_threads
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -280,8 +278,9 @@ def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding],
 
     def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
         try:
-            decoded = split.decode(utterance, sampling_rate)
-            kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
+            with fault_as_reason():
+                decoded = split.decode(utterance, sampling_rate)
+                kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
         except AudioError as error:
             return utterance, [str(error).partition(":")[0]], True, 0.0
         if decoded.cancelled:
@@ -348,9 +347,7 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
         if file.exists():
             raise UserError(f"{file} exists already: remove it, or rename it.")
     for file, rows in manifests.items():
-        with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows])
+        write_text(file, format_csv([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows]))
     return [(file, len(rows)) for file, rows in manifests.items()]
 
 

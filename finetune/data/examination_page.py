@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from finetune.data.audio import AudioError
+from finetune.addresses import public_address
+from finetune.data.audio import AudioError, fault_as_reason
 from finetune.data.corpus import Split, Utterance
 from finetune.data.examination import Examination, Finding, SplitSummary, speaking_rate
 from finetune.files import write_text
@@ -97,12 +98,13 @@ def _finding_section(finding: Finding, split: Split) -> str:
 
 
 def _player(utterance: Utterance, split: Split) -> str:
-    try:
-        waveform = split.read(utterance, _CLIP_RATE)[: round(_CLIP_SECONDS * _CLIP_RATE)]
-    except AudioError as error:
-        return escape(str(error))
     sound = io.BytesIO()
-    soundfile.write(sound, waveform, _CLIP_RATE, format="OGG", subtype="OPUS")
+    try:
+        with fault_as_reason():
+            waveform = split.read(utterance, _CLIP_RATE)[: round(_CLIP_SECONDS * _CLIP_RATE)]
+            soundfile.write(sound, waveform, _CLIP_RATE, format="OGG", subtype="OPUS")
+    except AudioError as error:
+        return escape(public_address(str(error)))
     data = base64.b64encode(sound.getvalue()).decode()
     return f'<audio controls preload="none" src="data:audio/ogg;base64,{data}"></audio>'
 

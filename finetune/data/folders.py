@@ -12,7 +12,7 @@ from finetune.data.lines import read_text
 from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
 from finetune.data.storage import is_url
-from finetune.errors import UserError
+from finetune.errors import UserError, describe_fault
 
 # Folders beside a table that its audio may lie in, where its cells name the files alone.
 AUDIO_FOLDERS = ("audio", "audios", "clips", "wav", "wavs", "recordings")
@@ -109,11 +109,15 @@ def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
             row[audio] = row.get(found)
     text = columns[1] or next((name for name in TEXT_COLUMNS if any(name in row for row in rows)), "")
     for row in rows:
-        if isinstance(row.get(text), dict | list):
-            row.setdefault(PROBLEM, f"no text: its {text} is {json.dumps(row[text], ensure_ascii=False)[:80]}")
-        _place_in_time(row)
-        if audio is not None:
-            _place_audio(row, audio, files)
+        try:
+            if isinstance(row.get(text), dict | list):
+                shown = json.dumps(row[text], ensure_ascii=False)[:80]
+                row.setdefault(PROBLEM, f"no text: its {text} is {shown}")
+            _place_in_time(row)
+            if audio is not None:
+                _place_audio(row, audio, files)
+        except Exception as error:
+            row.setdefault(PROBLEM, describe_fault(error))
     return rows
 
 
@@ -143,7 +147,7 @@ def _place_in_time(row: Row) -> None:
         return
     try:
         start, seconds = float(row["offset"]), float(row["duration"])
-    except (TypeError, ValueError):  # What stands there is shown when the row is left out.
+    except (TypeError, ValueError, OverflowError):  # What stands there is shown when the row is left out.
         row["start"], row["end"] = row["offset"], row["duration"]
     else:
         row["start"], row["end"] = str(start), str(start + seconds)
@@ -178,7 +182,7 @@ def _is_description(file: Path) -> bool:
     if file.suffix != ".json":
         return False
     try:
-        found = json.loads(read_text(file))
+        found = json.loads(read_text(file, of_rows=True))
     except (ValueError, RecursionError):  # An object on each line is no JSON as a whole.
         return False
     return isinstance(found, dict) and not found.keys() & {*AUDIO_COLUMNS, *TEXT_COLUMNS}

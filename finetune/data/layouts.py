@@ -121,7 +121,7 @@ def _keyed_lines(file: Path) -> list[tuple[str, str]]:
         raise UserError(
             f"There is no {file.name} in {file.parent}: expected Kaldi's wav.scp and text beside each other."
         )
-    return [split_key(line) for line in split_lines(read_text(file)) if line.strip(_BLANKS)]
+    return [split_key(line) for line in split_lines(read_text(file, of_rows=True)) if line.strip(_BLANKS)]
 
 
 _BLANKS = " \t\r"
@@ -174,8 +174,9 @@ def _transcripts(folder: Path) -> list[Path]:
 
 def _chapter_rows(file: Path) -> Iterator[Row]:
     for utterance, text in _keyed_lines(file):
-        audio = file.with_name(f"{utterance}.flac")
-        yield {"id": utterance, "audio": str(audio), "text": text, "speaker": file.parent.parent.name}
+        # Not `with_name`, which raises for a name that is none.
+        audio = f"{file.parent}/{utterance}.flac"
+        yield {"id": utterance, "audio": audio, "text": text, "speaker": file.parent.parent.name}
 
 
 def read_ljspeech(root: Path) -> Splits | None:
@@ -183,7 +184,7 @@ def read_ljspeech(root: Path) -> Splits | None:
     file = root / "metadata.csv"
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
-    lines = split_lines(read_text(file))
+    lines = split_lines(read_text(file, of_rows=True))
     if not lines or lines[0].count("|") not in (1, 2) or is_header(lines[0].split("|")):
         return None
     return {"train": [_ljspeech_row(root, number, line) for number, line in enumerate(lines, 1) if line.strip(" ")]}

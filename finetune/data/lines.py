@@ -16,16 +16,17 @@ _MARKS = (
 )
 
 
-def read_text(file: Path, special: bool = False) -> str:
+def read_text(file: Path, special: bool = False, of_rows: bool = False) -> str:
     """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
 
-    A pipe or a device is only read if it may be `special`: what a person named is, what lies in a corpus is not. Raises
+    A pipe or a device is only read if it may be `special`: what a person named is, what lies in a corpus is not. With
+    `of_rows` it may hold nulls and halves of characters: one bad row is no reason to refuse the others. Raises
     UserError for another encoding, with the line and the byte that show it, and for more than MAX_TEXT_BYTES.
     """
     if not special and not is_plain(file):
         raise UserError(f"{file} can't be read: expected a file, no pipe or device.")
     try:
-        return decode_text(_read(file))
+        return decode_text(_read(file), of_rows)
     except ValueError as error:
         raise UserError(
             f"{file} can't be read: {error}; expected UTF-8: convert it, where it is Latin-1 for example with "
@@ -40,19 +41,25 @@ def _read(file: Path) -> bytes:
         return read_at_most(opened, MAX_TEXT_BYTES, str(file))
 
 
-def decode_text(content: bytes) -> str:
+def decode_text(content: bytes, of_rows: bool = False) -> str:
     """A file's bytes as `read_text` gives them; raises ValueError that names the line and the byte."""
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8-sig")
-    if encoding == "utf-8-sig" and b"\0" in content:
+    if encoding == "utf-8-sig" and b"\0" in content and not (of_rows and _has_lines(content)):
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise ValueError(f"the byte 0x00 in line {line} is no text, perhaps UTF-16 without its byte order mark")
     try:
-        return content.decode(encoding)
+        return content.decode(encoding, "surrogatepass" if of_rows else "strict")
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         raise ValueError(
             f"the byte 0x{byte:02X} in line {line} is not {encoding.removesuffix('-sig').upper()}"
         ) from error
+
+
+def _has_lines(content: bytes) -> bool:
+    """Whether lines end by a byte, and not by two as in UTF-16."""
+    ends = content.count(b"\n")
+    return ends > max(content.count(b"\n\0"), content.count(b"\0\n"))
 
 
 def split_lines(text: str) -> list[str]:

@@ -1,9 +1,11 @@
-"""A CSV, TSV or JSON file to rows; a line that can't be read is a row with a `PROBLEM`, and the others count."""
+"""A CSV, TSV or JSON file to rows, and rows to CSV; a line that can't be read is a row with a `PROBLEM`, no more."""
 
 import csv
+import io
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ PROBLEM = "unreadable_row"
 CHANNEL = "audio_channel"
 """A row's key for the channel of its audio that is read, the first of which is 0; without it all are mixed."""
 
+CLEAN = ".clean"
+"""What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean."""
+
 Row = dict[str, Any]
 
 # Names that public corpora give to the same column, the commonest first.
@@ -26,6 +31,13 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 # What parts the cells of a .csv: the one that comes first in its first line.
 _DELIMITERS = ",;\t|"
+
+# A spreadsheet computes a cell that begins so (https://owasp.org/www-community/attacks/CSV_Injection), also where its
+# signs are as wide as Chinese characters. What has an apostrophe before it gets one more, so that it reads back.
+_FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
+
+# What a JSON text consists of, as far as its depth goes.
+_JSON_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 
 
 def is_header(cells: Iterable[str], others: Iterable[str | None] = ()) -> bool:
@@ -48,7 +60,7 @@ def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | No
     # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
-    text = read_text(file)
+    text = read_text(file, of_rows=True)
     if file.suffix not in (".jsonl", ".json"):
         rows = list(_read_table(file, split_lines(text), name_columns))
     elif text.lstrip()[:1] == "[":
@@ -57,18 +69,56 @@ def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | No
         rows = list(_read_json_lines(split_lines(text)))
     if rows and all(PROBLEM in row for row in rows):
         raise UserError(f"{file} can't be read as {file.suffix[1:].upper()}: {rows[0][PROBLEM]}")
+    if file.stem.endswith(CLEAN):
+        rows = [{name: _unprotect(cell) for name, cell in row.items()} for row in rows]
     return rows
 
 
+def format_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV with a line for each; before a cell that a spreadsheet would take for a formula is an apostrophe."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_protect(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _protect(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _unprotect(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
 def _read_array(file: Path, text: str) -> list[Row]:
+    """The items of an array, or of objects on each line where only the first line begins as one."""
     try:
         found = _parse_json(text)
     except (ValueError, RecursionError) as error:
+        rows = list(_read_json_lines(split_lines(text)))
+        if 2 * sum(PROBLEM not in row for row in rows) >= len(rows):
+            return rows
+        items = None if isinstance(error, json.JSONDecodeError) else _cut_items(text)
+        if items is not None:
+            return [_read_object(item, f"item {number}") for number, item in enumerate(items, 1)]
         raise UserError(
             f"{file} can't be read: it begins with [ and is no JSON array: {error}; expected an array of objects, or "
             "an object on each line."
         ) from error
     return [_check_object(row, f"item {number}") for number, row in enumerate(found, 1)]
+
+
+def _cut_items(text: str) -> list[str] | None:
+    """The texts of an array's items, however deep they are; None where its brackets don't end with the text."""
+    depth, first, items = 0, text.index("[") + 1, []
+    for token in _JSON_TOKENS.finditer(text):
+        sign = token[0]
+        depth += (sign in "[{") - (sign in "]}")
+        if (sign == "," and depth == 1) or depth == 0:
+            items.append(text[first : token.start()])
+            first = token.end()
+        if depth == 0:
+            return None if text[first:].strip() else items
+    return None
 
 
 def _read_json_lines(lines: Iterable[str]) -> Iterator[Row]:
@@ -78,12 +128,14 @@ def _read_json_lines(lines: Iterable[str]) -> Iterator[Row]:
         if problem := _find_excess(line, number):
             yield {PROBLEM: problem}
             continue
-        try:
-            row = _parse_json(line)
-        except (ValueError, RecursionError) as error:
-            yield {PROBLEM: f"not JSON: line {number}: {error}"}
-            continue
-        yield _check_object(row, f"line {number}")
+        yield _read_object(line, f"line {number}")
+
+
+def _read_object(text: str, place: str) -> Row:
+    try:
+        return _check_object(_parse_json(text), place)
+    except (ValueError, RecursionError) as error:
+        return {PROBLEM: f"not JSON: {place}: {error}"}
 
 
 def _parse_json(text: str) -> Any:
@@ -94,7 +146,11 @@ def _parse_json(text: str) -> Any:
 def _check_object(row: Any, place: str) -> Row:
     if isinstance(row, dict):
         return row
-    return {PROBLEM: f"not one JSON object: {place}: {json.dumps(row)[:80]}"}
+    try:
+        shown = json.dumps(row)[:80]
+    except RecursionError:
+        shown = "a value too deep to show"
+    return {PROBLEM: f"not one JSON object: {place}: {shown}"}
 
 
 def _read_table(

@@ -22,6 +22,8 @@ CONTAINERS = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".mov",
 _LEAST_SAMPLING_RATE, _MAX_SAMPLING_RATE = 1000, 192_000
 # Rounding in a manifest may put a segment's end a little behind the audio's.
 PAST_THE_END_SECONDS = 0.1
+# At a full scale of 1. Integers of 32 bits that were written as floats are softer; what is louder overflows in float32.
+_LOUDEST = 1e10
 
 
 class AudioError(Exception):
@@ -127,6 +129,22 @@ def find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int
     if first >= last:
         raise AudioError("audio of zero length")
     return first, last
+
+
+def require_sound(samples: Waveform, first: int = 0, rate: int | None = None) -> None:
+    """Raise AudioError where (…, samples) hold values that are no sound, with their time where a `rate` (Hz) is known.
+
+    `first` is the place of the first sample in the recording.
+    """
+    heard = (np.abs(np.atleast_2d(samples)) < _LOUDEST).all(axis=0)  # A NaN is not heard.
+    if heard.all():
+        return
+    place = int(np.argmin(heard))
+    loudest = float(np.abs(samples[..., place]).max())
+    where = "" if rate is None else f", the first at {(first + place) / rate:.2f} s"
+    if not np.isfinite(loudest):
+        raise AudioError(f"audio holds values that are not numbers{where}")
+    raise AudioError(f"audio louder than any sound: {loudest:.2g} where 1 is full scale{where}")
 
 
 def find_reason(error: BaseException) -> str:

@@ -2,27 +2,25 @@
 
 import bisect
 import itertools
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.addresses import public_address
 from finetune.data.archives import read_archive, read_archives, split_of
 from finetune.data.audio import AudioError, Recording
 from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
 from finetune.data.layouts import read_layout
 from finetune.data.limits import MAX_UTTERANCE_SECONDS
-from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS, Row
+from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, CLEAN, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
 from finetune.data.own_files import lies_in, own_places, undecoded
 from finetune.data.repositories import is_hub_name
+from finetune.data.rows import build_dataset
 from finetune.data.storage import StorageError, find_place, is_plain, reporting
 from finetune.errors import UserError
-
-# What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean.
-CLEAN = ".clean"
 
 # A folder without a corpus may hold one in a folder of a folder, as Common Voice's archives unpack.
 _DEEPEST = 2
@@ -52,6 +50,11 @@ class Source:
     streaming: bool = False
     columns: tuple[str, ...] = ()
     max_seconds: float = MAX_UTTERANCE_SECONDS
+
+    @property
+    def name(self) -> str:
+        """The root as people and files may see it: without what opens it."""
+        return public_address(self.root)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Table:
         """What a person finds the utterance by: its file's name, or its number."""
         cell = (self.rows[row] if values is None else values)[self.audio]
         path = cell.get("member") or cell.get("path") if isinstance(cell, dict) else cell
-        return Path(path).name if isinstance(path, str) and path else f"row {row}"
+        return Path(public_address(path)).name if isinstance(path, str) and path else f"row {row}"
 
 
 class JoinedTables:
@@ -135,7 +138,7 @@ class JoinedTables:
     def speakers(self) -> list[str | None]:
         """Each row's speaker; two sources' speakers are others even where they have one name."""
         return [
-            speaker if speaker is None or len(self.tables) == 1 else f"{Path(table.source.root).name}/{speaker}"
+            speaker if speaker is None or len(self.tables) == 1 else f"{Path(table.source.name).name}/{speaker}"
             for table in self.tables
             for speaker in table.speakers()
         ]
@@ -181,7 +184,7 @@ def load_splits(source: Source) -> dict[str, Any]:
         raise UserError(f"The data can't be read. {error}") from error
     if not is_hub_name(source.root):
         raise UserError(
-            f"There is no data at {source.root}: expected a folder, a .csv, .tsv, .jsonl, .parquet or .tar file, "
+            f"There is no data at {source.name}: expected a folder, a .csv, .tsv, .jsonl, .parquet or .tar file, "
             "or the name of a data set on a hub."
         )
     import datasets
@@ -193,7 +196,7 @@ def load_splits(source: Source) -> dict[str, Any]:
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"{source.root} is neither a folder or file here nor a data set that can be loaded from the hub: "
+            f"{source.name} is neither a folder or file here nor a data set that can be loaded from the hub: "
             f"{_first_line(error)}"
         ) from error
     if not source.streaming:
@@ -207,7 +210,7 @@ def _require_commit(loaded: Any, source: Source) -> None:
     cached = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
     if source.revision and _COMMIT.fullmatch(source.revision) and cached - {source.revision}:
         raise UserError(
-            f"The hub can't be reached, and of {source.root} another commit was fetched before than {source.revision}: "
+            f"The hub can't be reached, and of {source.name} another commit was fetched before than {source.revision}: "
             "try again with a network."
         )
 
@@ -216,12 +219,12 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     """One split with its columns found; raises UserError naming what there is."""
     if split not in splits:
         raise UserError(
-            f"{source.root} has no split '{split}'; it has {', '.join(sorted(splits))}: name one (data.train_split, "
+            f"{source.name} has no split '{split}'; it has {', '.join(sorted(splits))}: name one (data.train_split, "
             "data.validation_split, data.test_split, or --split)."
         )
     rows = undecoded(splits[split])
     if len(rows) == 0:
-        raise UserError(f"The split '{split}' of {source.root} is empty.")
+        raise UserError(f"The split '{split}' of {source.name} is empty.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
     text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source)
     speaker = source.speaker_column or next((c for c in SPEAKER_COLUMNS if c in rows.column_names), None)
@@ -230,7 +233,7 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     for column in source.columns:
         if column not in rows.column_names:
             raise UserError(
-                f"{source.root} has no column {column} (data.columns or --columns); "
+                f"{source.name} has no column {column} (data.columns or --columns); "
                 f"it has {', '.join(rows.column_names)}."
             )
     return _build_table(source, rows, audio, text, speaker)
@@ -242,7 +245,7 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
     Raises UserError where there is none, or no row.
     """
     source = Source(str(file), allow_outside=allow_outside)
-    rows = _build_dataset(read_table(file))
+    rows = build_dataset(read_table(file))
     if len(rows) == 0:
         raise UserError(f"{file} is empty: expected rows with a recording each.")
     audio = _find_column(rows, None, AUDIO_COLUMNS, "audio", source)
@@ -280,7 +283,7 @@ def _load_corpus(root: Path, source: Source) -> dict[str, Any]:
     if layout is None and parquet is None:
         layout = read_tables(root, columns)
     clean = {file.stem: read_table(file, columns) for file in sorted(root.glob(f"*{CLEAN}.csv"))}
-    splits = {split: _build_dataset(rows) for split, rows in ((layout or {}) | clean).items()}
+    splits = {split: build_dataset(rows) for split, rows in ((layout or {}) | clean).items()}
     return (_load_parquet(parquet) if parquet else {}) | splits
 
 
@@ -288,7 +291,7 @@ def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dic
     if files:
         return files
     raise UserError(
-        f"{source.root} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
+        f"{source.name} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
         "out, for other files are read where they lie and never copied."
     )
 
@@ -298,11 +301,11 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
         found = {"train": [file]} if file.suffix == ".parquet" else None
         return _load_parquet(_require_parquet(found, source), streaming=True)
     if file.suffix == ".tar":
-        return {"train": _build_dataset(read_archive(file))}
+        return {"train": build_dataset(read_archive(file))}
     if file.suffix == ".parquet":
         return _load_parquet({"train": [file]})
     splits = read_whole(file, (source.audio_column, source.text_column))
-    return {split: _build_dataset(rows) for split, rows in splits.items()}
+    return {split: build_dataset(rows) for split, rows in splits.items()}
 
 
 def find_parquet(root: Path) -> dict[str, list[Path]] | None:
@@ -324,34 +327,6 @@ def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) 
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {_first_line(error)}") from error
     return dict(loaded)
-
-
-def _build_dataset(rows: Iterable[Row]) -> Any:
-    import datasets
-
-    cells = [_build_cells(row) for row in rows]
-    names = list(dict.fromkeys(name for row in cells for name in row))
-    return datasets.Dataset.from_dict({name: [row.get(name) for row in cells] for name in names})
-
-
-def _build_cells(row: Row) -> dict[str, Any]:
-    """A row as it is kept; one with half a character, which JSON's escapes can write, can't be used."""
-    cells = {_replace_halves(name): _build_cell(cell) for name, cell in row.items()}
-    for name, cell in cells.items():
-        if isinstance(cell, str) and (mended := _replace_halves(cell)) != cell:
-            cells[name] = mended
-            row = {PROBLEM: f"half a character: {mended}", **row}
-    return cells | ({PROBLEM: _replace_halves(row[PROBLEM])} if PROBLEM in row else {})
-
-
-def _build_cell(cell: object) -> object:
-    if cell is None or (isinstance(cell, dict) and "member" in cell):
-        return cell
-    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, dict | list) else str(cell)
-
-
-def _replace_halves(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_channel(cell: object) -> int | None:
@@ -383,10 +358,10 @@ def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: st
 
 def _no_column(rows: Any, column: str, role: str, source: Source) -> str:
     return (
-        f"{source.root} has no column {column} for the {role}; it has {', '.join(rows.column_names)}: "
+        f"{source.name} has no column {column} for the {role}; it has {', '.join(rows.column_names)}: "
         f"name the right one with data.{role}_column=NAME, or --{role}-column NAME in `finetune evaluate`."
     )
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return public_address((str(error).strip().splitlines() or [type(error).__name__])[0])

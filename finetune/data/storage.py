@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from finetune.addresses import public_address
 from finetune.data.limits import MAX_HELD_BYTES
 from finetune.data.model_json import read_object
 from finetune.errors import UserError, say_error
@@ -50,7 +51,7 @@ def find_place(place: str) -> Path:
         found = UPath(place)
         _ = found.fs
     except (ImportError, ValueError) as error:
-        raise UserError(f"{place} can't be reached: {error}") from error
+        raise UserError(public_address(f"{place} can't be reached: {error}")) from error
     return cast(Path, found)
 
 
@@ -67,7 +68,7 @@ def reporting(place: str) -> Iterator[None]:
         # Of a file that isn't there fsspec says its name alone.
         missing = "no such file" if isinstance(error, FileNotFoundError) else ""
         reason = missing or " ".join(str(error).split()) or type(error).__name__
-        raise StorageError(f"{place}: {reason}") from error
+        raise StorageError(public_address(f"{place}: {reason}")) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from finetune.data.augmentation import generator
 from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket, leave_signals_to_training
 from finetune.data.corpus import Rejection, Split
 from finetune.data.own_files import undecoded
+from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
 from finetune.machine import choose_device
@@ -40,12 +41,10 @@ class Stream:
 
 def keep_in_memory(rows: Any, limit: int | None = None) -> Any:
     """The first rows of a stream, or all of them, as a table with undecoded audio; raises UserError for none."""
-    import datasets
-
     read = list(itertools.islice(undecoded(rows), limit))
     if not read:
         raise UserError("The stream holds no rows.")
-    return datasets.Dataset.from_list(read)
+    return build_typed_dataset(read)
 
 
 class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
@@ -93,8 +92,6 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
 
     def _windows(self) -> Iterator[tuple[int, Split]]:
         """Windows without end, each with its number; that of a single table ends where the table does."""
-        import datasets
-
         tables, seed = self.stream.tables, self.batches.seed
         weights = np.array([table.source.weight for table in tables])
         rows = [self._rows(number, table) for number, table in enumerate(tables)]
@@ -114,13 +111,13 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
                         break
                 if taken:
                     places, cells = zip(*taken, strict=True)
-                    window.append(replace(table, rows=datasets.Dataset.from_list(list(cells)), places=places))
+                    window.append(replace(table, rows=build_typed_dataset(cells), places=places))
             if window:
                 split = self.stream.prepare(JoinedTables(window))
                 used += len(split.utterances)
                 yield period, split
             if min(passes) and not used:
-                roots = " and ".join(dict.fromkeys(table.source.root for table in tables))
+                roots = " and ".join(dict.fromkeys(table.source.name for table in tables))
                 raise UserError(f"No utterance of {roots} can be used.")
 
     def _rows(self, number: int, table: Table) -> Iterator[tuple[int, dict[str, Any]] | None]:

@@ -60,7 +60,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
         complete = evaluated is None or all(key in evaluated for key in _EVALUATED)
         if not complete or not all(key in scores for key in ("wer", "cer", "utterances", "words", "characters")):
             raise ValueError("something is missing")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}.") from error
     if evaluated is None:
         raise UserError(

@@ -71,7 +71,7 @@ def read_results(folder: Path) -> list[Result]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # A transcript may hold what `splitlines` splits at, too.
         results = [_read_result(json.loads(line)) for line in lines if line.strip()]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged: expected the results of an utterance on each line, found {error}."
         ) from error

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from finetune.addresses import public_address
 from finetune.publishing.local_paths import has_local_path
 
 # The shapes that services give their secrets, as their documentation or secret scanners (gitleaks) have them.
 _TOKEN = re.compile(
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"  # Hugging Face
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bhf_jwt_[\w.-]{10,}"  # Hugging Face
     r"|\b(?:gh[opsur]_|github_pat_|glpat-)\w{20,}"  # GitHub, GitLab
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bX-Amz-(?:Signature|Credential|Security-Token)="  # AWS
-    r"|\bAIza[\w-]{35}"  # Google
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\b(?i:X-Amz-(?:Signature|Credential|Security-Token))="  # AWS
+    r"|\bAIza[\w-]{35}|\b(?i:X-Goog-(?:Signature|Credential))="  # Google
+    r"|\b(?i:sig|signature|key-pair-id|token)=[\w%+/~.-]{8,}"  # Azure, CloudFront and others
     r"|\bsk-[\w-]{20,}"  # OpenAI, Anthropic
     r"|\bxox[abeprs]-[\w-]{10,}"  # Slack
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}"  # a JSON web token
@@ -30,6 +32,9 @@ _LOGIN_IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@\"'<>]+@")
 _EMAIL = re.compile(r"(?<![\w.+/-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}(?![\w-])")
 _WEB_ADDRESS = re.compile(r"https?://\S+")
 _ESCAPED_SPACE = re.compile(r"\\[nrt]")
+# What an address may ask for: anything else could be what opens it.
+_ASKED = r"(?:download|raw|dl|ref|v|version|lang|library|format|page|tab|plain)(?:=[\w.-]{0,20})?"
+_HARMLESS_QUERY = re.compile(rf"\?{_ASKED}(?:&(?:amp;)?{_ASKED})*(?![\w=&%/+~])")
 
 # Files of words, in which a word such as "and/or", or this user's name, is nothing but one.
 _WORD_LISTS = {"vocab.json", "alphabet.json", "unigrams.txt"}
@@ -47,9 +52,9 @@ _BEGINNING = 8192
 def find_leaks(folder: Path) -> list[str]:
     """What in the text files of a folder should not get out, a line each: the file, where in it, and what it is.
 
-    Looked for are absolute paths, the login name, home and name of this machine, tokens and passwords, and e-mail
-    addresses; what was found is never repeated. Of lists of words no more than tokens and addresses count. Binary
-    files are passed over, but for the metadata of safetensors.
+    Looked for are absolute paths, the login name, home and name of this machine, tokens and passwords, e-mail
+    addresses, and queries of addresses that are not known as harmless; what was found is never repeated. Of lists of
+    words no more than tokens and addresses count. Binary files are passed over, but for the metadata of safetensors.
     """
     names = _machine_names()
     found: list[str] = []
@@ -76,7 +81,10 @@ def _find_secrets(line: str) -> list[str]:
         "a login in a URL": _LOGIN_IN_URL,
         "an e-mail address": _EMAIL,
     }
-    return [kind for kind, pattern in patterns.items() if pattern.search(line)]
+    found = [kind for kind, pattern in patterns.items() if pattern.search(line)]
+    if not found and (bare := _HARMLESS_QUERY.sub("", line)) != public_address(bare):
+        found = ["a query in an address"]
+    return found
 
 
 def _find_places(line: str, names: dict[str, re.Pattern[str]]) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path, PureWindowsPath
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from finetune.addresses import public_address
+
 # How an absolute path begins. Not so: "https://…", "owner/name", "and/or", "../", "</p>".
 _START = (
     r"(?:file://"
@@ -36,14 +38,15 @@ def is_on_hub(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """Return a hub name or a web address as it is, and only the last part of a path or of a bucket's URL."""
+    """Return a hub name, a web address without what opens it, and only the last part of a path or of a bucket's URL."""
+    name = public_address(name)
     return name if is_on_hub(name) or name.startswith(("https://", "http://")) else last_part(name)
 
 
 def last_part(path: str) -> str:
     """Return the name of a file or folder without where it lies."""
     # Windows' rules split at both kinds of slash; a shell's escaped space is no folder.
-    return PureWindowsPath(path.replace("\\ ", " ")).name.strip(".") or "a local folder"
+    return PureWindowsPath(public_address(path).replace("\\ ", " ")).name.strip(".") or "a local folder"
 
 
 def public_place(name: str) -> str:
@@ -52,11 +55,12 @@ def public_place(name: str) -> str:
     Called "an4" alone, it would be a stranger's repository on a hub.
     """
     public = public_name(name)
-    return public if public == name else f"./{public}"
+    return public if public == public_address(name) else f"./{public}"
 
 
 def scrub_value(value: str) -> str:
-    """Cut down absolute paths in one value; a value that begins as a path is one to its end, spaces too."""
+    """Cut down addresses and absolute paths in one value; one that begins as a path is one to its end, spaces too."""
+    value = public_address(value)
     return public_name(value) if _WHOLE_PATH.fullmatch(value) else scrub_text(value)
 
 

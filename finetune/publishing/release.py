@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from finetune.addresses import public_address
 from finetune.errors import UserError
 from finetune.publishing.leaks import find_leaks
 from finetune.publishing.parity import Spoken, require_parity
@@ -18,7 +19,8 @@ def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str,
     plan = push.check()  # What takes a second comes first.
     _require_no_leaks(push)
     require_parity(push.folder, recognise())
-    return [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
+    told = [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
+    return [public_address(line) for line in told]
 
 
 def _require_no_leaks(push: Push) -> None:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from finetune.data.audio import AudioError, read_seconds, read_waveform
+from finetune.data.corpus import Limits, prepare_split
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 
@@ -125,3 +126,53 @@ def test_what_is_no_plain_tar_is_refused(tmp_path: Path, damage: str) -> None:
         UserError, match=r"corpus\.tar can't be read: .*expected a tar that is whole and not compressed"
     ):
         load_splits(Source(str(tmp_path)))
+
+
+def test_one_bad_member_stops_no_other(tmp_path: Path) -> None:
+    tone = encode_tone(0.5)
+    descriptions = [
+        b"[" * 100_000,
+        b'{"text": ["a"]}',
+        b'{"text": {"member": 1}}',
+        b'{"text": "a", "note": {"member": 1}, "unreadable_row": {}}',
+        b'{"text": ' + b"9" * 5000 + b"}",
+        b'{"text": "\\ud800"}',
+        b"[1]",
+        b'{"text": "good", "note": "n"}',
+    ]
+    members = {}
+    for number, described in enumerate(descriptions):
+        members |= {f"{number}.flac": tone, f"{number}.json": described}
+    split = prepare_split("train", table_of(write_tar(tmp_path / "corpus.tar", members)), (), Limits(16000, ((10, 5),)))
+    assert [utterance.transcript for utterance in split.utterances] == ["a", "good"]
+    reasons = [each.reason for each in split.rejected]
+    unreadable = "unreadable .json in the tar"
+    assert reasons == [unreadable, "no text", "no text", unreadable, "half a character", "no transcript"]
+
+
+def test_a_header_in_the_middle_that_cannot_be_read_loses_nothing_in_silence(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "corpus.tar", {"a.flac": encode_tone(0.5), "a.txt": b"one", "b.txt": b"two"})
+    with tarfile.open(file) as archive:
+        place = archive.getmember("b.txt").offset
+    content = bytearray(file.read_bytes())
+    content[place + 148 : place + 156] = b"7777777\0"  # Its checksum.
+    file.write_bytes(content)
+    split = prepare_split("train", table_of(file), (), Limits(16000, ((10, 5),)))
+    assert [utterance.transcript for utterance in split.utterances] == ["one"]
+    assert [(each.reason, each.detail) for each in split.rejected] == [
+        ("damaged tar", f"what follows byte {place} can't be read")
+    ]
+
+
+@pytest.mark.parametrize("size", [-1000, -512, 2**70])
+def test_a_size_that_no_file_has_is_refused_at_once(tmp_path: Path, size: int) -> None:
+    header = bytearray(tarfile.TarInfo("a.flac").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = bytes([255 if size < 0 else 128]) + size.to_bytes(11, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    good = write_tar(tmp_path / "good.tar", {"b.txt": b"one"}).read_bytes()
+    (tmp_path / "good.tar").unlink()
+    for content in (bytes(header) + good, good[:1024] + bytes(header) + good):
+        (tmp_path / "corpus.tar").write_bytes(content)
+        with pytest.raises(UserError, match=r"corpus\.tar can't be read: .*expected a tar that is whole"):
+            load_splits(Source(str(tmp_path)))

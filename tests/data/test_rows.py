@@ -13,7 +13,10 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.corpus import Limits, Split, prepare_split
+from finetune.data.corpus import Limits, Rejection, Split, prepare_split, write_rejected
+from finetune.data.examination import write_clean_manifests
+from finetune.data.manifests import format_csv
+from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 
@@ -283,3 +286,142 @@ def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("file_name, text,text,,\na.wav,b,c,,\n")
     with pytest.raises(UserError, match="has text more than once in its first line"):
         load_splits(Source(str(tmp_path / "list.csv")))
+
+
+# What has ended runs when it stood in one row.
+ODD = [
+    "\ud800",
+    "a\0b",
+    10**400,
+    -(10**30),
+    1e308,
+    True,
+    None,
+    {"member": 1},
+    {"path": {"path": []}},
+    ["a"],
+    {"bytes": "a"},
+    "=1+1",
+    "://",
+    "x" * 5000,
+]
+KEYS = ["file_name", "text", "start", "end", "offset", "duration", "speaker", "audio_channel", "unreadable_row", "note"]
+ODD_ROWS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size=1)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(odd=st.lists(ODD_ROWS, max_size=3), array=st.booleans())
+def test_whatever_stands_in_one_object_the_others_are_used(
+    folder: Path, odd: list[dict[str, object]], array: bool
+) -> None:
+    file = folder / "odd.jsonl"
+    good = [{"file_name": "a.wav", "text": text, "start": "", "end": ""} for text in ("one", "two")]
+    rows = [good[0], *({"file_name": "a.wav", "text": "odd", **row} for row in odd), good[1]]
+    file.write_text(json.dumps(rows) if array else "\n".join(map(json.dumps, rows)))
+    split = read(file)
+    assert len(split.table) == len(rows)
+    assert texts_of(split)[0] == "one" and texts_of(split)[-1] == "two"
+    write_rejected(folder / "rejected.csv", split.rejected)
+    assert len((folder / "rejected.csv").read_text().splitlines()) == len(split.rejected) + 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '["a.wav"]',
+        '{"file_name": "a.wav", "text": "b", "note": ' + "[" * 900 + "]" * 900 + "}",
+        '{"file_name": "a.wav", "text": "b", "note": ' + "9" * 5000 + "}",
+        '{"file_name": "a.wav", "text": "b"',
+        json.dumps({"file_name": "a.wav", "text": "b", **{str(number): "" for number in range(2000)}}),
+        "\ud800",
+        "\0",
+    ],
+    ids=["array", "object", "list", "cell", "number", "cut", "wide", "half", "null"],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("array", [False, True])
+def test_one_bad_line_of_json_is_named(tmp_path: Path, line: str, place: int, array: bool) -> None:
+    write_tone(tmp_path / "a.wav")
+    lines = [json.dumps({"file_name": "a.wav", "text": text}) for text in ("one", "two")]
+    closed = line.startswith("[" * 9) and array
+    lines.insert(place, line + "]" * 100_000 if closed else line)
+    is_json = closed or (line[0] in "[{" and line[-1] in "]}")
+    if array and not is_json:
+        return  # Where the row ends only a line says.
+    content = f"[{', '.join(lines)}]" if array else "\n".join(lines)
+    (tmp_path / "list.jsonl").write_text(content, errors="surrogatepass")
+    split = read(tmp_path / "list.jsonl")
+    assert [text for text in texts_of(split) if text != "b"] == ["one", "two"] and len(split.table) == 3
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_a_null_in_a_row_is_no_reason_to_refuse_the_others(tmp_path: Path, name: str) -> None:
+    write_tone(tmp_path / "a.wav")
+    blank = "\t" if name.endswith("tsv") else ","
+    rows = [("file_name", "text"), ("a\0.wav", "one"), ("a.wav", "t\0wo"), ("a.wav", "three"), ("a.wav", "\0")]
+    (tmp_path / name).write_text("".join(f"{blank.join(row)}\n" for row in rows))
+    split = read(tmp_path / name)
+    assert texts_of(split) == ["three"]
+    assert [each.reason for each in split.rejected] == ["no such file", "no text", "no text"]
+    rejected = tmp_path / "rejected.csv"
+    write_rejected(rejected, split.rejected)
+    assert r"a\x00.wav" in rejected.read_text() and "\0" not in rejected.read_text()
+
+
+def test_a_name_that_is_none_costs_its_row_alone(tmp_path: Path) -> None:
+    write_tone(tmp_path / "train-clean/1/2/1-2-0000.flac")
+    lines = ["1-2-0000 one", "../../../../etc/passwd two", ". three", "a/b four", f"{'x' * 400} five"]
+    (tmp_path / "train-clean/1/2/1-2.trans.txt").write_text("\n".join(lines))
+    split = read(tmp_path)
+    assert texts_of(split) == ["one"] and len(split.rejected) == 4
+
+
+@pytest.mark.parametrize("rate", [0, 1, 7, 8, 9, 999, 200_000, 2**32 - 1])
+def test_an_impossible_sampling_rate_is_named(tmp_path: Path, rate: int) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_tone(tmp_path / name)
+    content = bytearray((tmp_path / "b.wav").read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "b.wav").write_bytes(content)
+    (tmp_path / "list.csv").write_text("file_name,text\nb.wav,one\na.wav,two\n")
+    split = read(tmp_path / "list.csv")
+    assert texts_of(split) == ["two"] and split.rejected[0].name == "b.wav"
+
+
+def test_formulas_are_no_formulas_in_what_is_written_and_read_back_as_they_were(tmp_path: Path) -> None:
+    texts = ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(1)", "'=x", "''-y", "'tis", "＝1", "\ttab", "plain"]
+    for text in texts:
+        written = format_csv([["text", 7], [text, -7]]).splitlines()[1]
+        assert written[0] not in '=+-@\t\r＝"' and written.endswith(",-7")
+    write_tone(tmp_path / "=a.wav")
+    lines = [json.dumps({"file_name": "=a.wav", "text": text}) for text in texts]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    write_clean_manifests({"train": read(tmp_path)}, [])
+    assert texts_of(read(tmp_path, "train.clean")) == texts
+    rejected = [Rejection("train", 1, "=evil()", "-1", "@a\x1b]52;c;\x07\nb", "+c")]
+    write_rejected(tmp_path / "rejected.csv", rejected)
+    assert (tmp_path / "rejected.csv").read_text().splitlines()[1:] == [
+        r"train,1,'=evil(),'-1,'@a\x1b]52;c;\x07\nb,'+c"
+    ]
+
+
+def test_rows_of_a_stream_may_have_cells_of_any_types() -> None:
+    audio = {"bytes": b"a", "path": None}
+    rows = [
+        {"audio": audio, "text": text, "n": n} for text, n in (("a", 1), (2, "b"), (None, [1]), ({"x": 1}, 10**400))
+    ]
+    table = build_typed_dataset(rows)
+    assert table["text"] == ["a", "2", None, '{"x": 1}'] and list(table["audio"]) == [audio] * 4
+    assert build_typed_dataset(rows[:1])[0] == rows[0]
+
+
+def test_half_a_character_in_bytes_costs_its_row_alone(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.csv").write_bytes(
+        b"file_name,text\na.wav,one\na.wav,\xed\xa0\x80\n\xed\xa0\x80.wav,x\na.wav,two\n"
+    )
+    split = read(tmp_path / "list.csv")
+    assert texts_of(split) == ["one", "two"]
+    assert [each.reason for each in split.rejected] == ["half a character"] * 2

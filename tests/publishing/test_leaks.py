@@ -45,6 +45,19 @@ def leaks(folder, text, name="README.md"):
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "a token or password"),
         ("root: https://ann:secret@storage/speech", "a login in a URL"),
         ("root: s3://speech/a?X-Amz-Signature=0a0b", "a token or password"),
+        ("https://a.blob.core.windows.net/c/x?sv=2024-11-04&sr=b&sig=aB3%2FdE4fG5", "a token or password"),
+        ("?sv=2024-11-04&amp;sig=aB3%2FdE4fG5", "a token or password"),
+        ("https://storage.googleapis.com/b/x?X-Goog-Signature=0a0b", "a token or password"),
+        ("https://d1.cloudfront.net/x?Signature=aB3~dE4_fG5-&Key-Pair-Id=K1", "a token or password"),
+        ("https://d1.cloudfront.net/x?Key-Pair-Id=APKA1234567890", "a token or password"),
+        ("https://host/x?token=aB3dE4fG5", "a token or password"),
+        ("export token=aB3dE4fG5", "a token or password"),
+        ("hf_" + "jwt_" + "aB3dE4fG5.x_y", "a token or password"),
+        ("https://host/x?id=7", "a query in an address"),
+        ("[it](https://host/x?download=true&key=7)", "a query in an address"),
+        ("https://host/x?aB3dE4fG5", "a query in an address"),
+        ("s3://host/x?versionId=7", "a query in an address"),
+        ("https://host/x?v=aB3dE4fG5aB3dE4fG5aB3dE4fG5", "a query in an address"),
         ("questions to <ann.lee@mail.example.org>", "an e-mail address"),
     ],
 )
@@ -62,6 +75,8 @@ def test_what_must_not_get_out_is_named_with_its_place_and_not_repeated(tmp_path
         "torch@2.12.1, https://huggingface.co/facebook/wav2vec2-base",
         "data:\n  root: corpus\n",
         "and/or, 3 / 4, km/h, </s>, data/train.csv",
+        "https://huggingface.co/a/b/resolve/main/x.wav?download=true, (https://host/x?v=2&amp;raw=1).",
+        "what is this? s3://speech/talk?.wav",
     ],
 )
 def test_what_only_looks_like_it_is_left_alone(tmp_path, text):

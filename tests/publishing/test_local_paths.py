@@ -51,6 +51,8 @@ def test_a_value_may_hold_spaces():
         ("s3://clients/speech", "./speech"),
         ("openslr/librispeech_asr", "openslr/librispeech_asr"),
         ("https://example.org/speech.tar", "https://example.org/speech.tar"),
+        ("https://ann:x@example.org/speech.tar?sig=y", "https://example.org/speech.tar"),
+        ("s3://ann:x@clients", "./clients"),
     ],
 )
 def test_a_place_in_a_recipe_is_public_or_beside_it(place, public):

@@ -1,0 +1,83 @@
+"""Rows of any content to one table: a row that can't be kept is one with a `PROBLEM`, and stops no other."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from finetune.data.manifests import PROBLEM, Row
+from finetune.errors import UserError, describe_fault
+
+# Tables have dozens. An object of more keys would make a column of all rows for each.
+_MOST_COLUMNS = 1000
+
+
+class ArchivePiece(dict[str, Any]):
+    """Where audio lies in a tar: path, member, offset and size; the only cell of a row that is no text."""
+
+
+def build_dataset(rows: Iterable[Row]) -> Any:
+    """A `datasets.Dataset` of rows of texts and `ArchivePiece`s; other cells become texts, lists and objects JSON."""
+    import datasets
+
+    cells = [_build_row(row) for row in rows]
+    names = list(dict.fromkeys(name for row in cells for name in row))
+    return datasets.Dataset.from_dict({name: [row.get(name) for row in cells] for name in names})
+
+
+def build_typed_dataset(rows: Sequence[Row]) -> Any:
+    """A `datasets.Dataset` of rows with cells of any types; what is of several types in one column becomes texts."""
+    import datasets
+    import pyarrow
+
+    faults = (pyarrow.ArrowException, TypeError, ValueError, OverflowError)
+    try:
+        return datasets.Dataset.from_list(list(rows))
+    except faults:
+        columns = {
+            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        }
+    for name, cells in columns.items():
+        try:
+            pyarrow.array(cells)
+        except faults:
+            columns[name] = [_build_text(cell) for cell in cells]
+    return datasets.Dataset.from_dict(columns)
+
+
+def _build_text(cell: object) -> str | None:
+    """A cell as text; None, which is named where it is needed, for what can't be one."""
+    try:
+        return cell if cell is None else _replace_halves(str(_build_cell(cell)))
+    except Exception:
+        return None
+
+
+def _build_row(row: Row) -> Row:
+    try:
+        return _build_cells(row)
+    except Exception as error:
+        return {PROBLEM: _replace_halves(describe_fault(error))}
+
+
+def _build_cells(row: Row) -> Row:
+    """A row as it is kept; one with half a character, which JSON's escapes can write, can't be used."""
+    if len(row) > _MOST_COLUMNS:
+        raise UserError(f"too many columns: {len(row)}; expected {_MOST_COLUMNS} or fewer")
+    problem = str(row.get(PROBLEM) or "")
+    cells = {_replace_halves(name): _build_cell(cell) for name, cell in row.items() if name != PROBLEM}
+    for name, cell in cells.items():
+        if isinstance(cell, str) and (mended := _replace_halves(cell)) != cell:
+            cells[name] = mended
+            problem = problem or f"half a character: {mended}"
+    return cells | ({PROBLEM: _replace_halves(problem)} if problem else {})
+
+
+def _build_cell(cell: object) -> object:
+    if cell is None or isinstance(cell, ArchivePiece):
+        return cell
+    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, dict | list) else str(cell)
+
+
+def _replace_halves(text: str) -> str:
+    """A text with a question mark for each half of a character, which no table can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
