@@ -14,7 +14,7 @@ from finetune.data.corpus import Rejection, Split, Utterance, require_any
 from finetune.data.sources import Source
 from finetune.data.transcripts import Step
 from finetune.decoding.beam import BeamSearch, Weights
-from finetune.decoding.decoder import build_search, load_language_model, save_decoder
+from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.recogniser import Recogniser
@@ -79,6 +79,7 @@ def tune(
     if not Path(model).is_dir():
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
     device = choose_device()
+    restore_decoder(Path(model))
     loaded = load_language_model(Path(language_model))
     recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
     search = build_search(
