@@ -55,9 +55,9 @@ from finetune.training.checkpoints import (
 from finetune.training.interruption import StopSignals
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
+from finetune.training.manifest import measure_digest
 from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective
-from finetune.training.manifest import measure_digest
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
 from finetune.training.processes import build_accelerator, decide, describe_shares, settle_precision

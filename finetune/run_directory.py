@@ -93,7 +93,7 @@ def begin_run(
     """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
 
     `commits` are those of the base and the data on a hub, `precision` is what the run computes in, and `length` is what
-    a run that goes on must keep, on however many processes: its steps, the seconds of a batch, and its data's fingerprint.
+    a run that goes on must keep, on however many processes: its steps, the seconds of a batch, its data's fingerprint.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)

@@ -123,8 +123,8 @@ class DataSection(_SourceKeys):
     """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
 
     Without a validation split, `validation_fraction` of the training utterances is held out, by speakers where they
-    are known. `preprocessing` is what is done to all audio, also when the model is used. With `allow_changes` a run goes
-    on though its data or its vocabulary have changed.
+    are known. `preprocessing` is what is done to all audio, also when the model is used. With `allow_changes` a run
+    goes on though its data or its vocabulary have changed.
     """
 
     sources: tuple[SourceSection, ...] = ()

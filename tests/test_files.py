@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,25 @@ def test_no_other_module_renames() -> None:
     assert not found
 
 
+class Failing:
+    """Renames, but not at the time of a number, and after a kill never again."""
+
+    def __init__(self, rename: Callable[[Path, Path], Path], number: int, killed: bool) -> None:
+        self.rename, self.number, self.killed, self.count = rename, number, killed, 0
+
+    def __call__(self, file: Path, target: Path) -> Path:
+        self.count += 1
+        if self.count - 1 == self.number or (self.killed and self.count > self.number):
+            raise OSError("stopped")
+        return self.rename(file, target)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_folder_and_what_goes_beside_it_are_replaced_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """By an exception at each rename; a kill is one after which nothing is renamed back."""
-    rename, count = Path.rename, itertools.count()
+    rename = Path.rename
 
     def write(text: str) -> None:
         with new_folder(tmp_path / "folder", ["a", "b"]) as partial:
@@ -101,15 +115,9 @@ def test_a_folder_and_what_goes_beside_it_are_replaced_together_or_not_at_all(
         write("old")
         assert read() == old
 
-        def fail(self: Path, target: Path, last: int = number) -> Path:
-            done = next(count)
-            if done == last or (killed and done > last):
-                raise OSError("stopped")
-            return rename(self, target)
-
-        count = itertools.count()
+        fail = Failing(rename, number, killed)
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "rename", fail)
+            patched.setattr(Path, "rename", lambda self, target, fail=fail: fail(self, target))
             try:
                 write("new")
             except OSError:

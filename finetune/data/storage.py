@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from finetune.errors import StepError, UserError
-from finetune.files import write_json
+from finetune.files import expand_home, write_json
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
@@ -27,7 +27,7 @@ def is_url(place: str) -> bool:
 def find_place(place: str) -> Path:
     """A path, or for a URL what behaves like one (universal_pathlib); raises UserError where its package is missing."""
     if not is_url(place):
-        return Path(place).expanduser()
+        return expand_home(place)
     from upath import UPath
 
     try:

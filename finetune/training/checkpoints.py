@@ -109,7 +109,8 @@ def choose_checkpoint(folder: Path, log: Callable[[str], None]) -> Path | None:
         problem = _find_problem(checkpoint)
         if problem is None:
             if problems:
-                log(f"note: damaged since it was written: {'; '.join(problems)}: going on from {checkpoint.name} instead")
+                damaged = "; ".join(problems)
+                log(f"note: damaged since it was written: {damaged}: going on from {checkpoint.name} instead")
             if manifest.read_manifest(checkpoint) is None:
                 log(f"note: {checkpoint} was written without a {manifest.FILE}: whether it is as it was isn't known")
             return checkpoint

@@ -44,8 +44,10 @@ def read_manifest(checkpoint: Path) -> Manifest | None:
     file = checkpoint / FILE
     if not os.path.lexists(file):
         return None
+    if not file.is_file():
+        raise ValueError(f"{FILE} is no file")
     try:
-        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        values = json.loads(file.read_text(encoding="utf-8"))
         found, manifest = int(values["format"]), Manifest(dict(values["files"]), dict(values["beside"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{FILE} can't be read") from error

@@ -118,7 +118,9 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_
     assert "going on from step 4\n" in said
 
 
-def test_one_of_before_there_were_manifests_is_gone_on_from(finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys):
+def test_one_of_before_there_were_manifests_is_gone_on_from(
+    finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys
+):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
@@ -143,7 +145,9 @@ def test_with_other_data_it_goes_on_only_when_told(finetune_run, monkeypatch, tm
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     table = tmp_path / "corpus" / "train" / "metadata.csv"
     header, *rows = table.read_text().splitlines()
-    table.write_text("\n".join([header, *(row.translate(str.maketrans("abcd", "bcde")) for row in rows)]).replace(".wbv", ".wav"))
+    table.write_text(
+        "\n".join([header, *(row.translate(str.maketrans("abcd", "bcde")) for row in rows)]).replace(".wbv", ".wav")
+    )
     with pytest.raises(UserError, match=r"its data have changed since .*data.allow_changes=true") as refused:
         finetune_run("run", **SECTIONS, data=data)
     assert "vocabulary: was [PAD] | a b c d [UNK], is [PAD] | b c d e [UNK]" in str(refused.value)
