@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.arguments import build_parser
 from finetune.errors import Interrupted, Note, UserError
 from finetune.files import write_json
-from finetune.launch import limit_threads
+from finetune.launch import limit_threads, settle_folders
 from finetune.terminal import escape_controls, safe_terminal
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
     limit_threads()
     try:
+        for line in settle_folders():
+            _say(line)
         with _telling_notes():
             code: int = _COMMANDS[options.command](options)
         sys.stdout.flush()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from finetune.data.batching import begin, deal
 from finetune.data.corpus import Rejection, Split, write_rejected
+from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.data.streaming import StreamedBatches
 from finetune.data.training_words import load_training_words
 from finetune.data.vocabulary import build_tokenizer
@@ -38,8 +39,13 @@ from finetune.snapshots import build_publisher, write_snapshot
 from finetune.training import health
 from finetune.training.adapters import save_language_adapter, save_lora
 from finetune.training.checkpoints import (
+    choose_checkpoint,
     list_checkpoints,
     load_model,
+    name_best,
+    prune_checkpoints,
+    read_digests,
+    read_progress,
     restore_checkpoint,
     save_checkpoint,
     save_model,
@@ -49,11 +55,12 @@ from finetune.training.checkpoints import (
 from finetune.training.interruption import StopSignals
 from finetune.training.loop import Hooks, Schedule, StepResult, train
 from finetune.training.loop import describe as describe_step
+from finetune.training.manifest import measure_digest
 from finetune.training.memory import find_batch_seconds
 from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 from finetune.training.picture import write_picture
-from finetune.training.processes import build_accelerator, describe_shares, settle_precision
+from finetune.training.processes import build_accelerator, decide, describe_shares, settle_precision
 from finetune.training.sharding import (
     autocast,
     gather_optimizer,
@@ -190,12 +197,14 @@ class Experiment:
             self.optimizer = ZeroState(self.objective)
         self.recogniser = Recogniser(self.model, preparation.feature_extractor, self.tokenizer, accelerator.device)
         self.checkpoints = output / "checkpoints"
+        self.begun = dict(resolved or {})
         self.best: list[Best] = []  # the best first
         self.publishable: Evaluation | None = None  # of the weights that will be saved next
         self.batch_seconds: float = (resolved or {}).get("batch_seconds") or self._find_batch_seconds()
         self.length = resolve_length(recipe, preparation, self.batch_seconds, accelerator.num_processes, resolved)
         self.asked, self.recipe = recipe, state_length(recipe, self.length)
         self.seconds, self.since = 0.0, time.monotonic()  # trained before this start; of this start
+        self.digests: dict[str, str] = {}  # of the best weights' files, by `name_best`; in the main process
         self.rejected: list[Rejection] = []
 
     def _find_batch_seconds(self) -> float:
@@ -212,7 +221,14 @@ class Experiment:
     @property
     def resolved(self) -> dict[str, Any]:
         """What depends on the data, the device and the number of processes, and must stay when the run goes on."""
-        return {**vars(self.length), "batch_seconds": self.batch_seconds}
+        return {**vars(self.length), "batch_seconds": self.batch_seconds, "data": self.fingerprint}
+
+    @cached_property
+    def fingerprint(self) -> dict[str, tuple[str, str]]:
+        """What is trained and validated on, and written with, in a few figures."""
+        preparation = self.preparation
+        splits = {"training": preparation.train, "validation": preparation.validation}
+        return take_fingerprint(splits, preparation.vocabulary)
 
     def plan(self) -> list[str]:
         """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
@@ -302,6 +318,7 @@ class Experiment:
             with self._saving():
                 write_rejected(self.output / "rejected.csv", rejected)
                 training = self._describe_training(rejected, seconds)
+                prune_checkpoints(self.checkpoints, self.length.max_steps, self.recipe.training.keep_checkpoints)
                 self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
@@ -341,18 +358,23 @@ class Experiment:
             load_model(files[:1], self.model)
 
     def _best_file(self, best: Best) -> Path:
-        return self.checkpoints / "best" / f"step-{best.step:06d}.safetensors"
+        return self.checkpoints / name_best(best.step)
 
     def _restore(self) -> tuple[int, list[StepResult]]:
         """The step to go on from, and the results of those before it that are not logged yet."""
-        checkpoints = list_checkpoints(self.checkpoints)
+        checkpoint = decide(partial(choose_checkpoint, self.checkpoints, self.say))
         step, results = 0, []
-        if checkpoints:
-            progress = restore_checkpoint(checkpoints[-1], self.model, self.optimizer, self.accelerator.scaler)
+        if checkpoint is None:
+            self._require_same_data(self.begun)
+        else:
+            self._require_same_data(read_progress(checkpoint))
+            progress = restore_checkpoint(checkpoint, self.model, self.optimizer, self.accelerator.scaler)
             if self.trained is not self.model:
                 scatter_weights(self.model, self.trained)
             step, self.seconds = progress["step"], progress["seconds"]
-            self.best = [Best(*best) for best in progress["best"]]
+            best = [Best(*each) for each in progress["best"]]
+            self.digests = read_digests(checkpoint, [name_best(each.step) for each in best])
+            self.best = [each for each in best if name_best(each.step) in self.digests]
             self.batch_seconds = progress["batch_seconds"]
             self.rejected = [Rejection(**rejection) for rejection in progress["rejected"]]
             results = [StepResult(**result) for result in progress["results"]]
@@ -362,6 +384,17 @@ class Experiment:
         if self.accelerator.is_main_process:
             cut_metrics(self.output / "metrics.jsonl", step)
         return step, results
+
+    def _require_same_data(self, before: Mapping[str, Any]) -> None:
+        """Raise UserError where the data or the vocabulary are not as they were, unless the recipe allows it."""
+        changes = list_changes(before.get("data") or {}, self.fingerprint)
+        if changes and not self.recipe.data.allow_changes:
+            raise UserError(
+                f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}). Put them back, train "
+                "with another --output, or go on with what there is now by data.allow_changes=true."
+            )
+        for change in changes:
+            self.say(f"note: going on with other data: {change}")
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -416,6 +449,7 @@ class Experiment:
         if mine in self.best and self.accelerator.is_main_process:
             with self._saving():
                 save_model(self._best_file(mine), self.model)
+                self.digests[name_best(step)] = measure_digest(self._best_file(mine))
         wanted = {"end": False, "best": self.best[0] == mine, "every": True}[self.recipe.publishing.push]
         self.publishable = evaluation if wanted else None
         if self._is_stale(step):
@@ -453,6 +487,7 @@ class Experiment:
         if self.accelerator.is_main_process:
             progress = {
                 "best": self.best,
+                "data": self.fingerprint,
                 "batch_seconds": self.batch_seconds,
                 "seconds": self._seconds_trained(),
                 "processes": self.accelerator.num_processes,
@@ -460,17 +495,11 @@ class Experiment:
                 "rejected": [vars(rejection) for rejection in rejected],
                 "results": [vars(result) for result in results],
             }
-            keep = self.recipe.training.keep_checkpoints
+            keep, scaler = self.recipe.training.keep_checkpoints, self.accelerator.scaler
+            best = {name: self.digests[name] for name in (name_best(each.step) for each in self.best)}
             with self._saving():
-                save_checkpoint(
-                    self.checkpoints, step, self.model, optimizer_state, self.accelerator.scaler, progress, keep
-                )
+                save_checkpoint(self.checkpoints, step, self.model, optimizer_state, scaler, progress, keep, best)
                 write_rejected(self.output / "rejected.csv", [*self.preparation.rejected, *rejected])
-                # Only now: until then the checkpoint before this one counts on the others.
-                kept = {self._best_file(best) for best in self.best}
-                for file in (self.checkpoints / "best").glob("step-*"):
-                    if file not in kept:
-                        file.unlink()
             self._offer(step)
         self.accelerator.wait_for_everyone()
 

@@ -1,7 +1,6 @@
 """A model to another form of it that computes faster on CPUs, kept only where its word error rate stays."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from finetune.data.repositories import fetch_model
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, percent
-from finetune.files import replace_folder, write_json
+from finetune.files import new_folder, write_json
 from finetune.inference.exported import write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.publication import find_model, open_validation
@@ -81,24 +80,16 @@ def export(
     """
     if output.exists():
         raise UserError(f"There is something at {output} already: remove it, or choose another folder with -o.")
-    parent = next(each for each in output.absolute().parents if each.exists())
     model, run = find_model(Path(name)) if Path(name).is_dir() else (fetch_model(name), None)
     if run is None and data is None:
         raise UserError(
             f"{name} belongs to no run here, so there is nothing to compare its export on: name speech with --data "
             "SOURCE."
         )
-    with (
-        saving(str(output), "Nothing was left there"),
-        tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as place,
-    ):
-        folder = Path(place) / "model"
-        folder.mkdir()
+    with saving(str(output), "Nothing was left there"), new_folder(output.absolute()) as folder:
         comparison = _write(model, run, folder, form, data, tolerance, language, say)
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         write_json(folder / RECORD, values)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        replace_folder(folder, output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     return [comparison.summary(), f"{output}: {say_size(size)}; finetune transcribe and finetune evaluate take it"]
 

@@ -4,8 +4,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from finetune.errors import UserError
@@ -53,33 +53,89 @@ def write_json(path: Path, values: object) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, beside: Sequence[str] = ()) -> Iterator[Path]:
     """An empty folder beside `path` to write into; it takes `path`'s place at the end, and goes after an exception.
 
-    What a killed process left of the same folder is deleted first: one process at a time writes it. Raises OSError.
+    See `replace_folder`, also for files that go `beside` it. What a killed process left of the same folder is deleted
+    first: one process at a time writes it. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_folder(path)
     delete(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
-        replace_folder(partial, path)
+        replace_folder(partial, path, beside)
     except BaseException:
-        delete(partial)
+        with suppress(OSError):
+            delete(partial)
         raise
 
 
-def replace_folder(partial: Path, path: Path) -> None:
-    """Have a folder take the place of `path`, which is deleted where it is there; all its files reach the disk first.
+def partial_folder(path: Path) -> Path:
+    """Where `new_folder` writes what takes the place of `path`."""
+    return path.with_name(f".{path.name}.partial")
 
-    A kill in between leaves `path` absent and `partial` whole. Raises OSError.
+
+def replace_folder(partial: Path, path: Path, beside: Sequence[str] = ()) -> None:
+    """Have a folder take the place of `path`; all its files reach the disk first.
+
+    Its files of the names `beside` take places beside `path`, where there is none of those that it lacks afterwards.
+    What was in these places is set aside, `path` first, and deleted when `path` is there again. After an exception all
+    is as before; after a kill `path` is the old one, the new one or absent, and then `restore_folder` brings back the
+    old one. Raises OSError.
     """
     for file in partial.rglob("*"):
         _sync(file)
     _sync(partial)
-    delete(path)
-    partial.rename(path)
+    places = [path, *map(path.with_name, beside)]
+    new = [partial, *(partial / name for name in beside)]
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for place in places:
+            delete(_aside(place))
+            if os.path.lexists(place):
+                moved.append((place, place.rename(_aside(place))))
+        for place, taker in reversed(list(zip(places, new, strict=True))):
+            if taker.exists():
+                moved.append((taker, taker.rename(place)))
+    except BaseException:
+        for before, after in reversed(moved):
+            after.rename(before)
+        raise
     _sync(path.parent)
+    for place in places:
+        delete(_aside(place))
+
+
+def restore_folder(path: Path, beside: Sequence[str] = ()) -> None:
+    """Undo what `new_folder`, killed, did not finish: what was there before is there again. Raises OSError."""
+    if os.path.lexists(path):
+        return
+    for place in [*map(path.with_name, beside), path]:
+        if os.path.lexists(_aside(place)):
+            delete(place)
+            _aside(place).rename(place)
+    delete(partial_folder(path))
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old.partial")
+
+
+def expand_home(place: str) -> Path:
+    """A path, with the home that a `~` at its beginning stands for; raises UserError where there is no such home."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{place}: there is no home for its ~ to stand for: give the whole path.") from error
+
+
+def link_file(file: Path, link: Path) -> None:
+    """Give a file a second name; a copy where the file system has none. Raises OSError."""
+    try:
+        link.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, link)
 
 
 def delete(path: Path) -> None:
@@ -92,7 +148,7 @@ def delete(path: Path) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep each other process that locks a folder out of it, and delete what killed ones left half-written.
+    """Keep each other process that locks a folder out of it, and delete what killed ones left half-written in it.
 
     On a file system without locks there is none. Raises UserError where another process has it, and OSError.
     """
@@ -109,7 +165,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             ) from error
         except NotImplementedError:
             (folder / LOCK).unlink(missing_ok=True)
-        for partial in folder.glob(".*.partial"):
+        for partial in list(folder.rglob(".*.partial")):
             delete(partial)
         yield
 

@@ -12,6 +12,7 @@ from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
 from finetune.data.sources import load_audio
 from finetune.data.storage import StorageError, has_wildcards, is_plain, is_url, list_files
 from finetune.errors import UserError
+from finetune.files import expand_home
 
 STANDARD_INPUT = "-"
 
@@ -49,7 +50,7 @@ def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Inpu
 def _find(place: str, allow_outside: bool) -> Iterator[Input]:
     if not place:  # As a path it would be the current folder.
         raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
-    path = Path(place).expanduser()
+    path = expand_home(place)
     if place == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():
             raise UserError("Standard input is closed or a terminal: expected a recording that is piped in.")

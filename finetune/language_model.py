@@ -24,7 +24,7 @@ from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
 from finetune.errors import StepError, UserError, describe_fault
-from finetune.files import delete, replace_folder, write_text
+from finetune.files import new_folder, write_text
 from finetune.machine import measure_memory
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -52,13 +52,9 @@ def build_language_model(
     thresholds = check_thresholds(order, prune)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
-    partial = output.absolute().with_name(output.absolute().name + ".partial")
-    try:
-        delete(partial)
-        partial.mkdir()
-    except OSError as error:
-        raise UserError(f"{output} can't be made: {error.strerror}: {output.parent}.") from error
-    try:
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
+    with new_folder(output.absolute()) as partial:
         normalised = partial / "normalised.txt"
         told = [f"normalisation: {', '.join(describe_steps(steps))}", _normalise(texts, steps, normalised)]
         lmplz = shutil.which("lmplz")
@@ -76,9 +72,6 @@ def build_language_model(
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
             told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
         normalised.unlink()
-        replace_folder(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [*told, f"language model: {output}"]
 
 

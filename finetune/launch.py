@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +61,49 @@ def limit_threads() -> None:
     threads = find_thread_limit()
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def settle_folders() -> list[str]:
+    """Have libraries keep caches and temporary files elsewhere where they can't in the folders that they would take.
+
+    To be called before they are loaded, as they read the environment once; returns what to tell. Without it a home that
+    is missing, a cache below a file, on a read-only disk, or a TMPDIR that is gone ends commands that need neither.
+    """
+    told = []
+    for name in ("TMPDIR", "TEMP", "TMP", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        if (place := os.environ.get(name)) and not _can_hold(Path(place), made=name.endswith("_CACHE_DIR")):
+            del os.environ[name]
+            told.append(f"note: nothing can be written to {name}={place}: left out")
+    try:
+        home = Path.home()
+    except RuntimeError:  # A number that is no user's, as in containers.
+        home = Path(os.environ.setdefault("HOME", _make_temporary()))
+        told.append(f"note: there is no home: caches are in {home}, and go with this command")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser()
+    if not _can_hold(hub):
+        # What is there already can be read: models, and the token.
+        names = ("HF_DATASETS_CACHE",) if hub.is_dir() else ("HF_HOME",)
+        for name in names:
+            if name not in os.environ or name == "HF_HOME":
+                os.environ[name] = _make_temporary()
+                told.append(
+                    f"note: nothing can be written to {hub}: {name} is {os.environ[name]}, and goes with this command"
+                )
+    return told
+
+
+def _can_hold(folder: Path, made: bool = True) -> bool:
+    """Whether files can be written into a folder, or into one that may be `made`."""
+    while made and not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 (which may not raise)
+        folder = folder.parent
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH112
+
+
+def _make_temporary() -> str:
+    folder = tempfile.mkdtemp(prefix="finetune-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def keep_kernels(mixed_precision: str) -> None:

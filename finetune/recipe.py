@@ -15,6 +15,7 @@ from finetune.data.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES
 from finetune.data.repositories import is_hub_name, split_revision
 from finetune.data.storage import is_url
 from finetune.errors import UserError
+from finetune.files import expand_home
 from finetune.sections import (
     AugmentationSection,
     DataSection,
@@ -209,7 +210,7 @@ def _resolve_places(values: dict[str, Any], folder: Path) -> None:
 def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
     if is_url(place):
         return place
-    path = folder / Path(place).expanduser()
+    path = folder / expand_home(place)
     if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
         return str(path.resolve())
     return place

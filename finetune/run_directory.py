@@ -47,13 +47,19 @@ def check_output(output: Path, recipe: Recipe) -> bool:
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
     if (output / "report").exists():
         raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
-    begun = load_recipe(output / "recipe.yaml").model_copy(update={"provenance": None})
-    if begun.without_secrets() != recipe.without_secrets():
+    if _identify(load_recipe(output / "recipe.yaml")) != _identify(recipe):
         raise UserError(
             f"{output} holds an unfinished run of another recipe (compare {output / 'recipe.yaml'}): "
             "give another folder with --output, or remove it."
         )
     return True
+
+
+def _identify(recipe: Recipe) -> Recipe:
+    """What of a recipe may not be another when its run goes on; a password may."""
+    recipe = recipe.without_secrets()
+    data = recipe.data.model_copy(update={"allow_changes": False})
+    return recipe.model_copy(update={"data": data, "provenance": None})
 
 
 def _is_of_beginning(file: Path) -> bool:
@@ -88,7 +94,7 @@ def begin_run(
     """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
 
     `commits` are those of the base and the data on a hub, `precision` is what the run computes in, and `length` is what
-    a run that goes on must keep, on however many processes: its steps and the seconds of a batch.
+    a run that goes on must keep, on however many processes: its steps, the seconds of a batch, its data's fingerprint.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
@@ -213,12 +219,13 @@ def _provenance() -> dict[str, Any]:
 
 def cut_metrics(file: Path, step: int) -> None:
     """Drop the lines of steps that will be done again, and one that a full disk or a power cut left half-written."""
-    lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    lines = [line for line in text.splitlines() if _step_of(line) <= step]
     write_text(file, "".join(line + "\n" for line in lines))
 
 
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf

@@ -123,7 +123,8 @@ class DataSection(_SourceKeys):
     """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
 
     Without a validation split, `validation_fraction` of the training utterances is held out, by speakers where they
-    are known. `preprocessing` is what is done to all audio, also when the model is used.
+    are known. `preprocessing` is what is done to all audio, also when the model is used. With `allow_changes` a run
+    goes on though its data or its vocabulary have changed.
     """
 
     sources: tuple[SourceSection, ...] = ()
@@ -132,6 +133,7 @@ class DataSection(_SourceKeys):
     min_seconds: float = Field(0.1, gt=0)
     max_seconds: float = Field(20.0, gt=0)
     preprocessing: tuple[AudioStep, ...] = ()
+    allow_changes: bool = False
 
     @field_validator("preprocessing")
     @classmethod

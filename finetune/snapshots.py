@@ -1,7 +1,6 @@
 """Models of a training that goes on, each written whole for the publisher, at little cost to the training."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 
 from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.scores import percent
+from finetune.files import link_file
 from finetune.inference.recogniser import Recogniser
 from finetune.preparation import Preparation
 from finetune.publishing.background import Publisher, require_hub
@@ -61,7 +61,7 @@ def write_snapshot(
     if recipe.model.lora:
         save_weights(partial / "model.safetensors", merge_weights(model))
     else:
-        _link(checkpoint / "model.safetensors", partial / "model.safetensors")
+        link_file(checkpoint / "model.safetensors", partial / "model.safetensors")
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = ["Wav2Vec2ForCTC"], torch.float32
     config.save_pretrained(partial)
@@ -102,11 +102,3 @@ def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoke
         texts = recogniser.recognise([waveform for _, waveform, _ in chosen])
     model.to(place).train(training)
     return [(name, waveform, text) for (name, waveform, _), text in zip(chosen, texts, strict=True)]
-
-
-def _link(file: Path, link: Path) -> None:
-    """Give a file a second name; a copy where the file system has none."""
-    try:
-        link.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, link)

@@ -15,7 +15,7 @@ from finetune.data.processors import require_one_language
 from finetune.data.sources import Source
 from finetune.data.transcripts import Step
 from finetune.decoding.beam import BeamSearch, Weights
-from finetune.decoding.decoder import build_search, load_language_model, save_decoder
+from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.inference.recogniser import Recogniser
@@ -85,6 +85,7 @@ def tune(
         f"{language_model}, or fine-tune the model for the language",
     )
     device = choose_device()
+    restore_decoder(Path(model))
     loaded = load_language_model(Path(language_model))
     recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
     search = build_search(

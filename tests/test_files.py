@@ -1,13 +1,15 @@
 """What is written is whole or absent, and goes nowhere else."""
 
+import itertools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import finetune
-from finetune.files import new_file, new_folder, write_json, write_text
+from finetune.files import lock_folder, new_file, new_folder, restore_folder, write_json, write_text
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
@@ -77,3 +79,60 @@ def test_no_other_module_renames() -> None:
         if file.name != "files.py" and re.search(r"\.rename\(|os\.replace\(", line)
     ]
     assert not found
+
+
+class Failing:
+    """Renames, but not at the time of a number, and after a kill never again."""
+
+    def __init__(self, rename: Callable[[Path, Path], Path], number: int, killed: bool) -> None:
+        self.rename, self.number, self.killed, self.count = rename, number, killed, 0
+
+    def __call__(self, file: Path, target: Path) -> Path:
+        self.count += 1
+        if self.count - 1 == self.number or (self.killed and self.count > self.number):
+            raise OSError("stopped")
+        return self.rename(file, target)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_and_what_goes_beside_it_are_replaced_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """By an exception at each rename; a kill is one after which nothing is renamed back."""
+    rename = Path.rename
+
+    def write(text: str) -> None:
+        with new_folder(tmp_path / "folder", ["a", "b"]) as partial:
+            for name in ("c", "a", "b") if text == "old" else ("c", "a"):
+                (partial / name).write_text(text)
+
+    def read() -> dict[str, str]:
+        files = [file for file in tmp_path.rglob("*") if file.is_file()]
+        return {file.relative_to(tmp_path).as_posix(): file.read_text() for file in files}
+
+    old, new = {"folder/c": "old", "a": "old", "b": "old"}, {"folder/c": "new", "a": "new"}
+    for number in itertools.count():
+        write("old")
+        assert read() == old
+
+        fail = Failing(rename, number, killed)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", lambda self, target, fail=fail: fail(self, target))
+            try:
+                write("new")
+            except OSError:
+                pass
+            else:
+                break
+        restore_folder(tmp_path / "folder", ["a", "b"])
+        assert read() == old
+    assert read() == new and number == 5
+
+
+def test_what_killed_processes_left_goes_when_a_folder_is_locked(tmp_path: Path) -> None:
+    for name in (".a.txt.01ab.partial", "sub/.b.partial", "sub/.c.old.partial"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "half").touch()
+    (tmp_path / "sub" / "kept.partial").touch()
+    with lock_folder(tmp_path):
+        assert sorted(file.name for file in tmp_path.rglob("*")) == [".lock", "kept.partial", "sub"]

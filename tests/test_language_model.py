@@ -148,7 +148,7 @@ print("Statistics:\\n1 5 D1=0.5 D2=1 D3+=1.5\\n2 2/9 D1=0.25 D2=1.25 D3+=1.75", 
     write_lmplz(tmp_path / "bin", script, monkeypatch)
     monkeypatch.setattr("finetune.language_model.measure_memory", lambda: Memory(10 << 20, 5 << 20, limited=True))
     told = build("text.txt", "-o", "lm", "--order", "2", "--prune", "0", "1").splitlines()
-    partial = tmp_path / "lm.partial"
+    partial = tmp_path / ".lm.partial"
     assert (tmp_path / "seen").read_text().splitlines() == [
         f"--order 2 --text {partial}/normalised.txt --arpa {partial}/lm.arpa --memory 4M --temp_prefix {partial}/ "
         "--prune 0 1 --discount_fallback",

@@ -17,18 +17,19 @@ class HeaderIndex:
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file = file or default_place()
+        self._file = file
         self._connection: sqlite3.Connection | None = None
         self._empty = True
         self._new: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> "HeaderIndex":
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self._file)
+            file = self._file or default_place()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(file)
             self._connection.execute(_SCHEMA)
             self._empty = self._connection.execute("SELECT 1 FROM headers LIMIT 1").fetchone() is None
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, RuntimeError):  # RuntimeError: there is no home.
             self._give_up()
         return self
 
@@ -53,7 +54,7 @@ class HeaderIndex:
             return read_header(recording)
         path, state = str(file.absolute()), (status.st_size, status.st_mtime_ns)
         known = self._find(path)
-        if known is None or known[:2] != state:
+        if known is None or known[:2] != state or not all(isinstance(value, int) for value in known):
             header = read_header(recording)
             known = self._new[path] = (*state, header.samples, header.sampling_rate, header.channels)
         return Header(*known[2:])

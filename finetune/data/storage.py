@@ -12,7 +12,7 @@ from finetune.addresses import public_address
 from finetune.data.limits import MAX_HELD_BYTES
 from finetune.data.model_json import read_object
 from finetune.errors import UserError, say_error
-from finetune.files import write_json
+from finetune.files import expand_home, write_json
 
 # A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
 _BLOCK_BYTES = 64 * 1024
@@ -44,7 +44,7 @@ def is_plain(place: str | Path) -> bool:
 def find_place(place: str) -> Path:
     """A path, or for a URL what behaves like one (universal_pathlib); raises UserError where its package is missing."""
     if not is_url(place):
-        return Path(place).expanduser()
+        return expand_home(place)
     from upath import UPath
 
     try:

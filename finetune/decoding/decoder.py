@@ -14,7 +14,7 @@ from finetune.data.storage import find_model_file
 from finetune.decoding.alphabet import get_delimiter, read_alphabet
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
-from finetune.files import delete, new_folder, write_json, write_text
+from finetune.files import new_folder, partial_folder, restore_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from finetune.decoding.greedy import GreedySearch
@@ -27,6 +27,7 @@ ATTRIBUTES, UNIGRAMS, ARPA = "attrs.json", "unigrams.txt", "lm.arpa"
 BINARY = "lm.bin"  # In the ARPA file's place, where the language model is one of KenLM's hash tables.
 # Ours beside it: what pyctcdecode does not keep, and the language model in the form that is read at once.
 SETTINGS, COMPILED = "decoder.json", "language_model.safetensors"
+_BESIDE = (COMPILED, SETTINGS, ALPHABET)
 _UNKNOWN = "⁇"  # pyctcdecode's.
 
 # The most that the files of a model may ask for; more can be asked for on the command line.
@@ -117,10 +118,10 @@ def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSea
     root = Path(model)
     attributes = find_model_file(root, f"{FOLDER}/{ATTRIBUTES}")
     if attributes is None:
-        if (partial := root / f".{FOLDER}.partial").exists():
+        if (partial := partial_folder(root / FOLDER)).exists():
             raise UserError(
-                f"A finetune lm tune of {root} was interrupted, so its language model is not whole: delete {partial}, "
-                "and tune again or decode without one."
+                f"A finetune lm tune of {root} was interrupted, so its language model is not whole: tune again, or "
+                f"delete {partial} to decode without one."
             )
         return None
     _require_alphabet(root / ALPHABET, tokenizer, num_symbols)
@@ -146,7 +147,7 @@ def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping
 
     language_model = search.language_model
     assert language_model is not None
-    with new_folder(model / FOLDER) as partial:
+    with new_folder(model / FOLDER, _BESIDE) as partial:
         if isinstance(language_model, HashedModel):
             shutil.copyfile(language_model.path, partial / BINARY)
         else:
@@ -157,12 +158,11 @@ def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping
         write_json(partial / ATTRIBUTES, asdict(search.weights))
         write_json(partial / SETTINGS, {"beam_width": search.beam_width, "hotwords": search.hotwords, **about})
         write_json(partial / ALPHABET, {"labels": _list_labels(tokenizer, len(search.symbols)), "is_bpe": False})
-        # All is written; killed from here on, the model has no decoder, not parts of two, and `load_decoder` says so.
-        delete(model / FOLDER)
-        delete(model / COMPILED)
-        for name in (COMPILED, SETTINGS, ALPHABET):
-            if (partial / name).exists():
-                (partial / name).replace(model / name)
+
+
+def restore_decoder(model: Path) -> None:
+    """Give a model the language model back that a `save_decoder`, killed, had set aside."""
+    restore_folder(model / FOLDER, _BESIDE)
 
 
 def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:

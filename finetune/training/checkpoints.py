@@ -1,9 +1,9 @@
-"""Write, find, prune and restore checkpoints: each is whole or absent."""
+"""Write, find, prune and restore checkpoints: each is whole or absent, and one that is damaged later is passed over."""
 
 import json
 import random
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune.errors import UserError
-from finetune.files import new_file, new_folder, write_json
+from finetune.files import delete, link_file, new_file, new_folder, write_json
+from finetune.training import manifest
 from finetune.training.sharding import scatter_optimizer
 from finetune.weights import match_weights
 
-_PREFIX = "step-"
+_NAME = re.compile(r"step-([0-9]+)")
+_WEIGHTS, _OPTIMIZER, _SCALER, _PROGRESS = "model.safetensors", "optimizer.pt", "scaler.pt", "progress.json"
+# What is raised for a file that is damaged or no checkpoint's.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError)
 
 
 def save_checkpoint(
@@ -31,32 +35,132 @@ def save_checkpoint(
     scaler: Any,
     progress: dict[str, Any],
     keep: int,
+    best: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `folder/step-NNNNNN`, whole or not at all, and delete all but the newest `keep`.
+    """Write `folder/step-NNNNNN`, whole or not at all, and delete what `prune_checkpoints` does.
 
     `progress` is JSON: what the caller needs to go on (best WER so far and the like). The schedule, the place in the
-    epoch and all random numbers follow from the step and the recipe's seed (`seed_step`).
+    epoch and all random numbers follow from the step and the recipe's seed (`seed_step`). `best` are the digests of
+    the weights that going on needs as well, by their names (`name_best`); those of this step are not written twice.
     """
-    final = folder / f"{_PREFIX}{step:06d}"
+    final, same = folder / _name(step), name_best(step)
     with new_folder(final) as partial:
-        save_model(partial / "model.safetensors", model)
-        torch.save(optimizer_state, partial / "optimizer.pt")
+        if same in (best or {}):
+            link_file(folder / same, partial / _WEIGHTS)
+        else:
+            save_model(partial / _WEIGHTS, model)
+        torch.save(optimizer_state, partial / _OPTIMIZER)
         if scaler is not None:
-            torch.save(scaler.state_dict(), partial / "scaler.pt")
-        write_json(partial / "progress.json", {"step": step, **progress})
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+            torch.save(scaler.state_dict(), partial / _SCALER)
+        write_json(partial / _PROGRESS, {"step": step, **progress})
+        manifest.write_manifest(partial, best or {})
+    prune_checkpoints(folder, step, keep)
     return final
+
+
+def name_best(step: int) -> str:
+    """Where the weights of a step lie, from the folder of all checkpoints, while they are among the best."""
+    return f"best/{_name(step)}.safetensors"
+
+
+def prune_checkpoints(folder: Path, step: int, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` up to a step, and the best weights that none of these needs.
+
+    Those of later steps are damaged: the run went on from an earlier one.
+    """
+    checkpoints = list_checkpoints(folder)
+    kept = [checkpoint for checkpoint in checkpoints if step_of(checkpoint) <= step][-keep:]
+    for checkpoint in checkpoints:
+        if checkpoint not in kept:
+            delete(checkpoint)
+    try:
+        found = [manifest.read_manifest(checkpoint) for checkpoint in kept]
+    except ValueError:
+        return
+    needed = {folder / name for each in found if each for name in each.beside}
+    if all(found):  # What a checkpoint without a manifest needs isn't known.
+        for file in (folder / "best").glob("step-*"):
+            if file not in needed:
+                file.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=step_of)
+    found = [place for place in folder.glob("step-*") if _NAME.fullmatch(place.name) and place.is_dir()]
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
-    return int(checkpoint.name.removeprefix(_PREFIX))
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def choose_checkpoint(folder: Path, log: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written; None where there is none at all.
+
+    Each that is passed over is logged. Raises UserError where all are damaged, or one is of a later version.
+    """
+    problems: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        problem = _find_problem(checkpoint)
+        if problem is None:
+            if problems:
+                damaged = "; ".join(problems)
+                log(f"note: damaged since it was written: {damaged}: going on from {checkpoint.name} instead")
+            if manifest.read_manifest(checkpoint) is None:
+                log(f"note: {checkpoint} was written without a {manifest.FILE}: whether it is as it was isn't known")
+            return checkpoint
+        problems.append(f"{checkpoint}, where {problem}")
+    if problems:
+        raise UserError(
+            f"Every checkpoint has been damaged since it was written: {'; '.join(problems)}. Copy one back if you can; "
+            f"without {folder} the same command begins anew."
+        )
+    return None
+
+
+def _find_problem(checkpoint: Path) -> str | None:
+    """Why a checkpoint can't be gone on from; one without a manifest must only look like one."""
+    try:
+        listed = manifest.read_manifest(checkpoint)
+    except ValueError as error:
+        return str(error)
+    if listed is not None:
+        return manifest.find_damage(checkpoint, listed)
+    try:
+        with safe_open(checkpoint / _WEIGHTS, "pt"):
+            pass
+        torch.load(checkpoint / _OPTIMIZER, map_location="cpu", weights_only=True)
+        json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8"))["step"]
+    except _UNREADABLE as error:
+        return _find_reason(error)
+    return None
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `progress`, with the key `step`; raises UserError for a damaged file."""
+    try:
+        progress: dict[str, Any] = json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8"))
+        progress["step"] = int(progress["step"])
+    except _UNREADABLE as error:
+        raise _damaged(checkpoint, error) from error
+    return progress
+
+
+def read_digests(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
+    """The digests of best weights by their names (`name_best`), as the checkpoint that counts on them has them.
+
+    Where it has no manifest those that are there are measured.
+    """
+    found = manifest.read_manifest(checkpoint)
+    if found is not None:
+        return {name: found.beside[name] for name in names}
+    folder = checkpoint.parent
+    return {name: manifest.measure_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
@@ -64,19 +168,18 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
 
     Raises UserError for a checkpoint that is damaged or another model's.
     """
-    load_model([checkpoint / "model.safetensors"], model)
+    load_model([checkpoint / _WEIGHTS], model)
     try:
         # Tensors and plain containers only: nothing in the file is run.
-        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        state = torch.load(checkpoint / _OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(scatter_optimizer(state, optimizer))
-        if scaler is not None and (checkpoint / "scaler.pt").is_file():
-            scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", map_location="cpu", weights_only=True))
-        progress: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text())
+        if scaler is not None and (checkpoint / _SCALER).is_file():
+            scaler.load_state_dict(torch.load(checkpoint / _SCALER, map_location="cpu", weights_only=True))
     except torch.OutOfMemoryError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise _damaged(checkpoint, error) from error
-    return progress
+    return read_progress(checkpoint)
 
 
 def save_model(file: Path, model: nn.Module) -> None:
@@ -116,10 +219,15 @@ def _read_weights(file: Path, expected: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def _damaged(place: Path, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{place} can't be read: {_find_reason(error)}. Remove this checkpoint, and the run goes on from another one."
+    )
+
+
+def _find_reason(error: Exception) -> str:
     if isinstance(error, UnpicklingError):
-        reason = "it holds more than tensors and plain values, or is damaged, and could run code"
-    return UserError(f"{place} can't be read: {reason}. Remove this checkpoint, and the run goes on from another one.")
+        return "it holds more than tensors and plain values, or is damaged, and could run code"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -130,7 +238,7 @@ def saving(what: str, good: str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's own word for a full disk.
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = _find_reason(error)
         raise UserError(
             f"{what} can't be written: {reason}. {good}; make room there, and the same command goes on."
         ) from error

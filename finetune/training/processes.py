@@ -1,19 +1,22 @@
 """The accelerator of a run: its precision, its trackers, and what is spread over its processes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from finetune.errors import UserError
 from finetune.machine import Precision, choose_device, choose_precision, has_fast_bf16
 from finetune.training.sharding import is_sharded, set_up_sharding
 from finetune.training.trackers import require_trackers
 from finetune.training.zero_redundancy import asks_for_zero, set_up_zero, uses_zero
+
+Choice = TypeVar("Choice")
 
 
 def build_accelerator(
@@ -75,6 +78,20 @@ def _warn_emulated(precision: Precision, device: torch.device) -> list[str]:
         "note: this device only emulates bf16, which is many times slower than float32: a new run with "
         "training.mixed_precision=auto may be done sooner"
     ]
+
+
+def decide(choose: Callable[[], Choice]) -> Choice:
+    """What the main process chooses, on every process; a UserError that it raises is raised on each."""
+    chosen: Choice | UserError | None = None
+    if PartialState().is_main_process:
+        try:
+            chosen = choose()
+        except UserError as error:
+            chosen = error
+    chosen = broadcast_object_list([chosen])[0]
+    if isinstance(chosen, UserError):
+        raise chosen
+    return cast(Choice, chosen)
 
 
 def describe_shares(accelerator: Accelerator) -> list[str]:

@@ -1,11 +1,13 @@
 """An interrupted run that is resumed equals the uninterrupted one, bit for bit."""
 
 import json
+import shutil
 import sys
 
 import pytest
 from programs import started
 
+from finetune.errors import UserError
 from finetune.experiment import Experiment
 
 # All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
@@ -80,8 +82,6 @@ def test_resumed_run_does_not_begin_again(finetune_run, monkeypatch, capsys):
 
 
 def test_another_recipe_does_not_go_on_with_an_unfinished_run(finetune_run, monkeypatch):
-    from finetune.errors import UserError
-
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
@@ -100,3 +100,58 @@ def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
         program.wait_for((run / "checkpoints/step-000010").exists)
     assert not (run / "report").exists()
     assert_same_run(finetune_run("killed", **sections), finetune_run("whole", **sections), read_lines)
+
+
+def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_the_same_bits(
+    finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("resumed", **SECTIONS)
+    file = tmp_path / "resumed" / "checkpoints" / "step-000008" / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+    capsys.readouterr()
+    assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
+    said = capsys.readouterr().err
+    assert "step-000008, where optimizer.pt has changed since it was written: going on from step-000004 instead" in said
+    assert "going on from step 4\n" in said
+
+
+def test_one_of_before_there_were_manifests_is_gone_on_from(
+    finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("resumed", **SECTIONS)
+    checkpoint = tmp_path / "resumed" / "checkpoints" / "step-000004"
+    (checkpoint / "manifest.json").unlink()
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    del progress["data"]
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
+    assert "step-000004 was written without a manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [1, 6], ids=["before the first checkpoint", "after it"])
+def test_with_other_data_it_goes_on_only_when_told(finetune_run, monkeypatch, tmp_path, corpus_folder, capsys, step):
+    """Letters that are others by one, in a vocabulary of equal size."""
+    data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run("run", **SECTIONS, data=data)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    table = tmp_path / "corpus" / "train" / "metadata.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([header, *(row.translate(str.maketrans("abcd", "bcde")) for row in rows)]).replace(".wbv", ".wav")
+    )
+    with pytest.raises(UserError, match=r"its data have changed since .*data.allow_changes=true") as refused:
+        finetune_run("run", **SECTIONS, data=data)
+    assert "vocabulary: was [PAD] | a b c d [UNK], is [PAD] | b c d e [UNK]" in str(refused.value)
+    assert "training split: 24 utterances" in str(refused.value) and "validation" not in str(refused.value)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    finetune_run("run", **SECTIONS, data={**data, "allow_changes": True})
+    assert "note: going on with other data: vocabulary: was" in capsys.readouterr().err

@@ -11,14 +11,17 @@ import torch
 
 from finetune.errors import UserError
 from finetune.training.checkpoints import (
+    choose_checkpoint,
     list_checkpoints,
     load_model,
+    name_best,
     restore_checkpoint,
     save_checkpoint,
     save_model,
     seed_step,
 )
 from finetune.training.loop import train_step
+from finetune.training.manifest import measure_digest, read_manifest
 from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer
 
@@ -177,3 +180,97 @@ def test_step_seed_depends_on_seed_step_and_rank_alone():
     assert draw(0, 5, 0) == first
     for i in range(3):
         assert len({first[i], *(other[i] for other in others)}) == 4
+
+
+@pytest.fixture
+def two_checkpoints(trained, tmp_path):
+    """Those of the steps 1 and 2, each counting on the weights of step 1, which are the best."""
+    model, optimizer = trained
+    save_model(tmp_path / name_best(1), model)
+    best = {name_best(1): measure_digest(tmp_path / name_best(1))}
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, model, optimizer.state_dict(), None, {"best": step}, keep=2, best=best)
+    return list_checkpoints(tmp_path)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "progress.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(two_checkpoints, name, damage):
+    older, newer = two_checkpoints
+    told = []
+    assert choose_checkpoint(older.parent, told.append) == newer and not told
+    damage(newer / name)
+    if (name, damage) == ("manifest.json", Path.unlink):  # As older versions wrote it.
+        assert choose_checkpoint(older.parent, told.append) == newer
+        assert told == [f"note: {newer} was written without a manifest.json: whether it is as it was isn't known"]
+        return
+    assert choose_checkpoint(older.parent, told.append) == older
+    [line] = told
+    assert line.startswith("note: damaged since it was written: ") and name in line
+    assert line.endswith("going on from step-000001 instead")
+    damage(older / name)
+    with pytest.raises(UserError, match="Every checkpoint has been damaged since it was written"):
+        choose_checkpoint(older.parent, told.append)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "progress.json"])
+def test_one_without_a_manifest_must_be_readable(two_checkpoints, name):
+    older, newer = two_checkpoints
+    (newer / "manifest.json").unlink()
+    truncate(newer / name)
+    assert choose_checkpoint(older.parent, print) == older
+
+
+def test_damaged_best_weights_count_too(two_checkpoints):
+    folder = two_checkpoints[0].parent
+    truncate(folder / name_best(1))
+    with pytest.raises(UserError, match=r"step-000001.safetensors has changed since it was written"):
+        choose_checkpoint(folder, print)
+
+
+def test_one_of_a_later_version_is_refused(two_checkpoints):
+    file = two_checkpoints[1] / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
+    with pytest.raises(UserError, match="is of format 2, and this version of finetune knows formats up to 1"):
+        choose_checkpoint(two_checkpoints[1].parent, print)
+
+
+def test_a_manifest_names_nothing_elsewhere(two_checkpoints, tmp_path):
+    file = two_checkpoints[1] / "manifest.json"
+    for name in ("../../secret", "/dev/zero"):
+        file.write_text(json.dumps({"format": 1, "files": {}, "beside": {name: "0"}}))
+        with pytest.raises(ValueError, match="names what no checkpoint has"):
+            read_manifest(two_checkpoints[1])
+
+
+def test_what_a_checkpoint_counts_on_stays_as_long_as_it_does(trained, tmp_path):
+    """And the newer ones go that were passed over, once there is another."""
+    model, optimizer = trained
+
+    def save(step, *best):
+        for each in best:
+            if not (tmp_path / name_best(each)).exists():
+                save_model(tmp_path / name_best(each), model)
+        digests = {name_best(each): measure_digest(tmp_path / name_best(each)) for each in best}
+        save_checkpoint(tmp_path, step, model, optimizer.state_dict(), None, {}, keep=2, best=digests)
+        files = sorted(
+            str(file.relative_to(tmp_path)) for pattern in ("step-*", "best/*") for file in tmp_path.glob(pattern)
+        )
+        return [file.removesuffix(".safetensors").replace("step-00000", "") for file in files]
+
+    assert save(1, 1) == ["best/1", "1"]
+    assert save(2, 2) == ["best/1", "best/2", "1", "2"]
+    assert save(4, 2) == ["best/2", "2", "4"]
+    assert save(3, 3) == ["best/2", "best/3", "2", "3"]
+    # Weights of the same step are on the disk once.
+    assert (tmp_path / name_best(3)).samefile(tmp_path / "step-000003" / "model.safetensors")

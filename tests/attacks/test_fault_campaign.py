@@ -1,0 +1,86 @@
+"""A full disk or a kill at each write, fsync, rename and deletion: the same command then ends with the same bits."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub import TOKEN, Hub, serve
+from programs import execute
+
+ROOT = Path(__file__).parents[2]
+
+# Two checkpoints, two evaluations, and weights that are among the best.
+TRAINING = {"max_steps": 2, "eval_steps": 1, "keep_checkpoints": 1, "keep_best": 2, "average_best": 2}
+TRAIN = ("train", None, ["train", "{work}/recipe.yaml", "--output", "{work}/run"])
+BUILD = ("lm build", "train", ["lm", "build", "{work}/text.txt", "-o", "{work}/lm", "--order", "2"])
+COMMANDS = [
+    TRAIN,
+    (
+        "evaluate",
+        "train",
+        ["evaluate", "{work}/run/model", "--data", "{work}/corpus", "--json", "{work}/scores.json"],
+    ),
+    (
+        "evaluate to a report",
+        "train",
+        ["evaluate", "{work}/run/model", "--data", "{work}/corpus", "--report", "{work}/report", "--audio"],
+    ),
+    ("transcribe", "train", ["transcribe", "{work}/run/model", "{work}/corpus/test", "--format", "json", "--resume"]),
+    BUILD,
+    ("lm tune", "lm build", ["lm", "tune", "{work}/run/model", "{work}/lm", "--data", "{work}/corpus"]),
+    ("lm tune again", "lm tune", ["lm", "tune", "{work}/run/model", "{work}/lm", "--data", "{work}/corpus"]),
+    ("export", "train", ["export", "{work}/run", "-o", "{work}/exported", "--format", "onnx"]),
+    ("push", "train", ["push", "{work}/run", "team/tones-{point}"]),
+]
+
+
+@pytest.fixture
+def before(tmp_path: Path, base_folder: Path, corpus_folder: Path, write_recipe: Callable[..., Path]) -> Path:
+    """What the commands begin with: a recipe, its data and its base, and a text."""
+    folder = tmp_path / "before"
+    shutil.copytree(corpus_folder, folder / "corpus")
+    shutil.copytree(base_folder, folder / "base")
+    (folder / "text.txt").write_text("bad cab\ndad add\nab cab\n")
+    for name in ("cache", "tmp"):
+        (folder / name).mkdir()
+    write_recipe(folder, model={"base": "base"}, data={"root": "corpus"}, training=TRAINING)
+    return tmp_path
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub."""
+    with serve(tmp_path / "hub") as served:
+        yield served
+
+
+def try_points(folder: Path, hub: Hub, commands: Sequence[Any], most: int | None) -> dict[str, int]:
+    """How many points of each command were tried; none may have gone wrong."""
+    listed = [{"name": name, "after": after, "arguments": arguments} for name, after, arguments in commands]
+    specification = folder / "specification.json"
+    specification.write_text(json.dumps({"folder": str(folder), "most": most, "commands": listed}))
+    variables = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
+    variables |= {"XDG_CACHE_HOME": str(folder / "work" / "cache"), "TMPDIR": str(folder / "work" / "tmp")}
+    variables |= {"HF_HOME": str(folder / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    said = execute([sys.executable, Path(__file__).with_name("campaign.py"), specification], folder, **variables)
+    found = json.loads(said.splitlines()[-1])
+    print(f"{sum(found['tried'].values())} points tried: {found['tried']}")
+    assert not found["wrong"], "\n".join(found["wrong"])
+    tried: dict[str, int] = found["tried"]
+    return tried
+
+
+def test_some_points_of_training_and_of_a_language_model(before: Path, hub: Hub) -> None:
+    assert try_points(before, hub, [TRAIN, BUILD], most=2) == {"train": 4, "lm build": 4}
+
+
+@pytest.mark.slow
+def test_every_point_of_every_command(before: Path, hub: Hub) -> None:
+    tried = try_points(before, hub, COMMANDS, most=None)
+    assert set(tried) == {name for name, _, _ in COMMANDS} and sum(tried.values()) > 1000
+    pushed = list((before / "hub" / "history" / "models" / "team").iterdir())
+    assert len(pushed) == tried["push"] + 2
