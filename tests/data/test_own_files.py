@@ -1,5 +1,6 @@
 """Rows of a data set name their own bytes and the data set's own files: nothing else here or on a network is read."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def table_of_hub(*paths: str, **source: Any) -> Table:
     return select_table({"train": rows}, "train", Source("team/speech", **source))
 
 
+def name_path(path: str) -> str:
+    """The same in each process of a session, whose caches lie in folders of random names."""
+    return path.replace(os.environ["XDG_CACHE_HOME"], "cache")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -40,6 +46,7 @@ def table_of_hub(*paths: str, **source: Any) -> Table:
         f"http://127.0.0.1:9/::hf://datasets/team/speech@{COMMIT}/a.wav",
         f"filecache://::hf://datasets/team/speech@{COMMIT}/a.wav",
     ],
+    ids=name_path,
 )
 def test_a_row_of_a_hub_names_no_file_elsewhere(path: str) -> None:
     with pytest.raises(AudioError, match=r"^outside the corpus .*allow-outside reads it\): "):
@@ -56,6 +63,7 @@ def test_a_row_of_a_hub_names_no_file_elsewhere(path: str) -> None:
         f"zip://data/a.wav::hf://datasets/team/speech@{COMMIT}/a.zip",
         f"zip://a.wav::{constants.HF_HUB_CACHE}/datasets--team--speech/snapshots/{COMMIT}/a.zip",
     ],
+    ids=name_path,
 )
 def test_a_row_of_a_hub_names_its_own_files(path: str) -> None:
     assert table_of_hub(path).recording(0).path == path
