@@ -75,7 +75,14 @@ class Replacement:
 
 
 def match_all(pattern: str, names: Iterable[str]) -> list[str]:
-    """Those names that an expression matches as a whole; raises UserError where that takes longer than 5 s."""
+    """Those names that an expression matches as a whole.
+
+    Raises UserError for one that can't be used, and where that takes longer than 5 s.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"The regular expression {pattern[:200]!r} can't be used: {error}.") from error
     return [name for name in names if _ask(pattern, None, name)]
 
 

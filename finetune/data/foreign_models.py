@@ -36,6 +36,10 @@ _NAMED_FILES = {"config.json": ("transformers_weights",), "tokenizer_config.json
 _SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/[0-9a-f]{40}")
 # The most tokens of a language, and the most languages, that a vocabulary is believed to have.
 _MOST_TOKENS, _MOST_LANGUAGES = 1 << 17, 1 << 14
+# Of tokens with several characters so many; a Wav2Vec2CTCTokenizer of Transformers takes 17 seconds for them, and the
+# time grows with more than the square. So it does with the special tokens that its other files list.
+_MOST_LONG_TOKENS, _MOST_SPECIAL_TOKENS = 5000, 1000
+_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def require_plain_model(model: str | Path, revision: str | None = None) -> None:
@@ -49,6 +53,11 @@ def require_plain_model(model: str | Path, revision: str | None = None) -> None:
         if file is not None:
             values = read_object(file)
             _require_plain(model, name, values)
+            sizes = [len(values), *(len(each) for each in values.values() if isinstance(each, list))]
+            if name in _TOKEN_FILES and max(sizes) > _MOST_SPECIAL_TOKENS:
+                raise UserError(
+                    f"{name} of {say_model(model)} lists {max(sizes)} tokens: expected up to {_MOST_SPECIAL_TOKENS}."
+                )
             for key in _NAMED_FILES.get(name, ()):
                 if values.get(key) is not None:
                     find_inside(file.parent, values[key], f"{key} in {name}")
@@ -131,11 +140,12 @@ def read_vocabulary(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: expected a column for each token, or for each token of each language.")
     for tokens in languages.values() or [values]:
         wrong = [token for token, column in tokens.items() if not _is_column(column)]
-        if wrong or len(tokens) > _MOST_TOKENS or len(languages) > _MOST_LANGUAGES:
+        long = sum(len(token) > 1 for token in tokens)
+        if wrong or long > _MOST_LONG_TOKENS or len(tokens) > _MOST_TOKENS or len(languages) > _MOST_LANGUAGES:
             found = f"{tokens[wrong[0]]!r}"[:40] + f" for {wrong[0][:40]!r}" if wrong else f"{len(tokens)} tokens"
             raise UserError(
-                f"{file} is damaged: found {found}; expected up to {_MOST_TOKENS} tokens, and for each of them its "
-                "column, a number from 0 on."
+                f"{file} is damaged: found {found}; expected up to {_MOST_TOKENS} tokens, {_MOST_LONG_TOKENS} of them "
+                "with several characters, and for each its column, a number from 0 on."
             )
     return values
 

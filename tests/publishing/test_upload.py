@@ -399,6 +399,30 @@ def test_what_can_not_be_published(change: Callable[[Path], object], words: str,
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "vocab.json", "model.safetensors", "language_model/words.txt"])
+def test_what_links_point_to_outside_is_not_sent(name: str, hub: Hub, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "1", 1)
+    (tmp_path / "secret").write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    assert f"{folder / name} is a link to a file outside of the model's folder" in refusal(folder)
+    assert hub.requests == []
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / "config.json")
+    push(folder)
+    assert published(hub)[0][name] == hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+
+
+def test_a_folder_of_a_hubs_cache_is_sent(hub: Hub, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--team--model" / "snapshots" / ("0" * 40)
+    blobs = write_model(snapshot.parents[1] / "blobs", 1)
+    (snapshot / "language_model").mkdir(parents=True)
+    for file in [file for file in blobs.rglob("*") if file.is_file()]:
+        (snapshot / file.relative_to(blobs)).symlink_to(file)
+    push(snapshot)
+    assert published(hub)[0] == contents(blobs)
+
+
 def test_what_is_no_part_of_a_model_stays_here(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     expected = contents(folder)
