@@ -64,7 +64,9 @@ def _build_cells(row: Row) -> Row:
     if len(row) > _MOST_COLUMNS:
         raise UserError(f"too many columns: {len(row)}; expected {_MOST_COLUMNS} or fewer")
     problem = str(row.get(PROBLEM) or "")
-    cells = {_replace_halves(name): _build_cell(cell) for name, cell in row.items() if name != PROBLEM}
+    # Arrow would cut a name at its null.
+    names = {name: _replace_halves(name).replace("\0", "?") for name in row if name != PROBLEM}
+    cells = {shown: _build_cell(row[name]) for name, shown in names.items()}
     for name, cell in cells.items():
         if isinstance(cell, str) and (mended := _replace_halves(cell)) != cell:
             cells[name] = mended

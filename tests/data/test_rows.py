@@ -305,7 +305,21 @@ ODD = [
     "://",
     "x" * 5000,
 ]
-KEYS = ["file_name", "text", "start", "end", "offset", "duration", "speaker", "audio_channel", "unreadable_row", "note"]
+KEYS = [
+    "file_name",
+    "text",
+    "start",
+    "end",
+    "offset",
+    "duration",
+    "speaker",
+    "audio_channel",
+    "unreadable_row",
+    "note",
+    "",
+    "\0",
+    "\ud800",
+]
 ODD_ROWS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size=1)
 
 
