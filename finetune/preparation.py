@@ -15,6 +15,7 @@ from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, stre
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.examination import Examination, examine
 from finetune.data.features import build_config, encoder_convolutions, load_config, load_feature_extractor
+from finetune.data.limits import MAX_IMPULSE_SECONDS
 from finetune.data.repositories import find_commit, is_hub_name
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.storage import is_url
@@ -265,7 +266,9 @@ def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augm
 
     def files(key: str) -> tuple[str, ...]:
         folder = getattr(section, key)
-        return list_recordings(folder, f"augmentation.{key}") if folder else ()
+        # Noise is read in pieces, an impulse response as a whole.
+        most = MAX_IMPULSE_SECONDS if key == "impulse_response_folder" else math.inf
+        return list_recordings(folder, f"augmentation.{key}", most) if folder else ()
 
     return Augmentation(
         sampling_rate=sampling_rate,

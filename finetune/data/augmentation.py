@@ -1,5 +1,6 @@
 """Changes to training speech and SpecAugment masks, each drawn from (seed, epoch, utterance) and nothing else."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -114,15 +115,20 @@ def _naming(file: str) -> Iterator[None]:
         raise AudioError(f"unusable file of the augmentation: {file}: {error}") from error
 
 
-def list_recordings(folder: str, key: str) -> tuple[str, ...]:
-    """The audio files under a folder, in an order of their names; raises UserError when there are none."""
+def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tuple[str, ...]:
+    """The audio files under a folder, in an order of their names.
+
+    Raises UserError when there are none, and for one that can't be read or is longer than `max_seconds`.
+    """
     root = Path(folder)
     files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES) if root.is_dir() else []
     if not files:
         raise UserError(f"{key}: {folder} holds no audio; expected a folder with {', '.join(sorted(SUFFIXES))} files.")
     for file in files:
         try:
-            read_seconds(Recording(str(file), None))
+            seconds = read_seconds(Recording(str(file), None))
+            if seconds > max_seconds:
+                raise AudioError(f"too long: {seconds:.0f} s, of up to {max_seconds:g}")
         except AudioError as error:
             raise UserError(f"{key}: {file} can't be used: {error}; remove it.") from error
     return tuple(str(file) for file in files)

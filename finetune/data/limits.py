@@ -17,6 +17,9 @@ MAX_UTTERANCE_SECONDS = 300.0
 MAX_DECODED_SAMPLES = 2**27
 """Of an utterance, or an impulse response, that is decoded as a whole: 512 MB, or 46 minutes at 48 kHz."""
 
+MAX_IMPULSE_SECONDS = 60.0
+"""Of an impulse response of augmentation; that of a cathedral has ten."""
+
 MAX_CHANNELS = 256
 """Of a recording, as its header says; arrays of microphones have fewer."""
 

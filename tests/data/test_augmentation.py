@@ -23,6 +23,8 @@ from finetune.data.augmentation import (
     reverberate,
 )
 from finetune.errors import UserError
+from finetune.preparation import build_augmentation
+from finetune.sections import AugmentationSection
 
 EVERYTHING = Augmentation(
     speed=(0.9, 1.1),
@@ -235,3 +237,13 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, content: bytes | None
         (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(UserError, match=r"^augmentation\.noise_folder: .*(holds no audio|can't be used)"):
         list_recordings(str(tmp_path), "augmentation.noise_folder")
+
+
+def test_an_impulse_response_of_minutes_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.flac", np.zeros(61 * 8000, np.int16), 8000)
+    section = AugmentationSection(impulse_response_folder=str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"augmentation\.impulse_response_folder: .*long\.flac .*too long: 61 s, of up to"
+    ):
+        build_augmentation(section, 16000)
+    assert build_augmentation(AugmentationSection(noise_folder=str(tmp_path), noise_snr_db=(0, 9)), 16000).noise_files
