@@ -80,17 +80,20 @@ def settle_folders() -> list[str]:
         home = Path(os.environ.setdefault("HOME", _make_temporary()))
         told.append(f"note: there is no home: caches are in {home}, and go with this command")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser()
-    if not _can_hold(hub):
-        # What is there already can be read: models, and the token.
-        names = ("HF_DATASETS_CACHE",) if hub.is_dir() else ("HF_HOME",)
-        for name in names:
-            if name not in os.environ or name == "HF_HOME":
-                os.environ[name] = _make_temporary()
-                told.append(
-                    f"note: nothing can be written to {hub}: {name} is {os.environ[name]}, and goes with this command"
-                )
+    hub = _expand(os.environ.get("HF_HOME") or cache / "huggingface")
+    # What is there already can be read: models, and the token.
+    if not os.path.isdir(hub) and not _can_hold(hub):  # noqa: PTH112
+        told.append(_move("HF_HOME", hub))
+        hub = Path(os.environ["HF_HOME"])
+    # Copies of Parquet, in which files are locked to be read.
+    copies = _expand(os.environ.get("HF_DATASETS_CACHE") or hub / "datasets")
+    if not _can_hold(copies):
+        told.append(_move("HF_DATASETS_CACHE", copies))
     return told
+
+
+def _expand(place: str | Path) -> Path:
+    return Path(os.path.expanduser(place))  # noqa: PTH111 (which may not raise)
 
 
 def _can_hold(folder: Path, made: bool = True) -> bool:
@@ -98,6 +101,11 @@ def _can_hold(folder: Path, made: bool = True) -> bool:
     while made and not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 (which may not raise)
         folder = folder.parent
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH112
+
+
+def _move(name: str, place: Path) -> str:
+    os.environ[name] = _make_temporary()
+    return f"note: nothing can be written to {place}: {name} is {os.environ[name]}, and goes with this command"
 
 
 def _make_temporary() -> str:

@@ -49,6 +49,10 @@ def test_others_are_left_out(environment: pytest.MonkeyPatch, tmp_path: Path, be
     )
     assert Path(os.environ["HF_HOME"]).is_dir() and str(tmp_path / "file") not in os.environ["HF_HOME"]
     assert len(told) == 2
+    environment.setenv("HF_HOME", str(tmp_path))
+    environment.setenv("HF_DATASETS_CACHE", str(tmp_path / "file" / "datasets"))
+    [line] = settle_folders()  # What is in HF_HOME is read.
+    assert os.environ["HF_HOME"] == str(tmp_path) and f"HF_DATASETS_CACHE is {os.environ['HF_DATASETS_CACHE']}" in line
 
 
 def test_without_a_home_there_is_one_for_a_while(environment: pytest.MonkeyPatch) -> None:

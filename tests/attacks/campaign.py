@@ -11,6 +11,7 @@ between two such runs (they hold times) must only be there. What goes wrong is p
 
 import builtins
 import errno
+import importlib
 import io
 import json
 import os
@@ -19,12 +20,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 FAIL, KILL = "fails", "kills"
-# Of a run, these say how long it took.
-_TIMED = {"README.md", "training.json", "metrics.jsonl", "progress.json", "manifest.json", "curves.png"}
+# Of a run, these say how long it took, and by which commit.
+_TIMED = {"README.md", "training.json", "metrics.jsonl", "progress.json", "manifest.json", "curves.png", "recipe.yaml"}
 
 
 class Faults:
@@ -210,7 +212,8 @@ class Campaign:
     def _finetune(self, arguments: Sequence[str], number: int | None = None, kind: str = FAIL) -> tuple[int, str, Any]:
         """The exit code of a command in a fork, what it said, and the points that it passed."""
         said, counted = self.folder / "said", self.folder / "counted"
-        said.unlink(missing_ok=True)
+        for file in (said, counted):
+            file.unlink(missing_ok=True)
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -226,7 +229,7 @@ class Campaign:
                 faults.install()
                 code = main(list(arguments))
                 with io.open(counted, "w") as file:  # noqa: UP020 (the one that is wrapped, outside of the folder)
-                    json.dump(faults.points, file)
+                    json.dump({"points": faults.points, "modules": list(sys.modules)}, file)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -235,8 +238,12 @@ class Campaign:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        points = json.loads(counted.read_text()) if code == 0 and counted.exists() else []
-        return code, said.read_text(errors="replace"), points
+        found = json.loads(counted.read_text()) if code == 0 and counted.exists() else {"points": [], "modules": []}
+        if number is None:
+            for module in found["modules"]:  # Which the next fork has at once.
+                with suppress(Exception):
+                    importlib.import_module(module)
+        return code, said.read_text(errors="replace"), found["points"]
 
     def _fill(self, arguments: Sequence[str], point: str) -> list[str]:
         return [argument.format(work=self.work, point=point) for argument in arguments]
@@ -270,12 +277,6 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import finetune.experiment
-    import finetune.export
-    import finetune.publication
-    import finetune.scoring
-    import finetune.transcription
-    import finetune.tuning  # noqa: F401
 
     campaign = Campaign(Path(specification["folder"]), specification["most"])
     for command in specification["commands"]:

@@ -146,7 +146,7 @@ def commands(work: Path, model: Path) -> list[tuple[Any, ...]]:
         ("lm", "build", "text.txt", "-o", "lm", "--order", "2"),
         ("lm", "tune", "model", "lm", "--data", "corpus"),
         ("transcribe", "model", "corpus/test", "--decoder", "beam"),
-        ("export", "run", "-o", "exported"),
+        ("export", "run", "--format", "onnx", "-o", "exported"),
     ]
 
 

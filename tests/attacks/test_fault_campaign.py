@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import WORDS, write_corpus
 from hub import TOKEN, Hub, serve
 from programs import execute
 
@@ -39,10 +40,11 @@ COMMANDS = [
 
 
 @pytest.fixture
-def before(tmp_path: Path, base_folder: Path, corpus_folder: Path, write_recipe: Callable[..., Path]) -> Path:
+def before(tmp_path: Path, base_folder: Path, write_recipe: Callable[..., Path]) -> Path:
     """What the commands begin with: a recipe, its data and its base, and a text."""
     folder = tmp_path / "before"
-    shutil.copytree(corpus_folder, folder / "corpus")
+    for split, transcripts in {"train": WORDS[:4], "validation": WORDS[4:], "test": WORDS[4:]}.items():
+        write_corpus(folder / "corpus" / split, transcripts)
     shutil.copytree(base_folder, folder / "base")
     (folder / "text.txt").write_text("bad cab\ndad add\nab cab\n")
     for name in ("cache", "tmp"):
@@ -74,8 +76,10 @@ def try_points(folder: Path, hub: Hub, commands: Sequence[Any], most: int | None
     return tried
 
 
-def test_some_points_of_training_and_of_a_language_model(before: Path, hub: Hub) -> None:
-    assert try_points(before, hub, [TRAIN, BUILD], most=2) == {"train": 4, "lm build": 4}
+def test_some_points_of_building_a_language_model_and_of_training(before: Path, hub: Hub) -> None:
+    build = (BUILD[0], None, BUILD[2])
+    assert try_points(before, hub, [build], most=4) == {"lm build": 8}
+    assert try_points(before, hub, [TRAIN], most=1) == {"train": 2}
 
 
 @pytest.mark.slow
