@@ -20,7 +20,7 @@ from finetune.errors import StepError, UserError
 _MOST_SECONDS = 5.0
 # So many steps of backtracking take a tenth of a second.
 _MOST_STEPS = 1e7
-_LONGEST_EXPRESSION = 10_000
+_LONGEST_EXPRESSION, _MOST_REPEATED = 10_000, 1000
 # Characters that any text may grow to, and how many times as long a longer one may become.
 _MOST_CHARACTERS, _MOST_GROWTH = 1_000_000, 20
 
@@ -101,16 +101,18 @@ def _limit(text: str) -> int:
 
 
 def _count_choices(parsed: Any) -> float:
-    """How many times an expression can go on in several ways; infinite where what is repeated can, or refers back.
+    """How many times an expression can go on in several ways.
 
-    With n characters and k choices it tries fewer than (n + 1)^(k + 1) ways.
+    With n characters and k choices it tries about (n + 1)^(k + 1) ways at most. Infinite is that of one that refers
+    back, repeats what has choices, or repeats thousands of times what may be nothing.
     """
     choices = 0.0
     for operation, value in parsed:
         inside = sum(map(_count_choices, _find_parts(value)))
-        if operation.name.startswith("GROUPREF") or (operation.name.endswith("REPEAT") and inside):
+        repeats = operation.name.endswith("REPEAT")
+        if operation.name.startswith("GROUPREF") or (repeats and (inside or value[0] > _MOST_REPEATED)):
             return math.inf
-        choices += inside + (operation.name.endswith("REPEAT") or operation.name == "BRANCH")
+        choices += inside + (repeats or operation.name == "BRANCH")
     return choices
 
 

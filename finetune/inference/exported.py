@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.errors import UserError
+from finetune.errors import UserError, say_error
+from finetune.inference.onnx_graph import list_operators
 from finetune.machine import list_instruction_sets
 
 FILE = "model.onnx"
@@ -44,6 +45,7 @@ class ExportedModel:
             said = f"{folder} is an exported model, which needs the package onnxruntime: pip install 'finetune[onnx]'."
             raise UserError(said) from error
         self.config = config
+        _require_no_loop(folder / FILE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.enable_mem_pattern = False  # Nearly every waveform has another length, of which each would be kept.
@@ -51,7 +53,7 @@ class ExportedModel:
         try:
             self._session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Its errors have no class in common.
-            raise UserError(f"{folder / FILE} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"{folder / FILE} can't be loaded: {say_error(error)}") from error
         names = [[each.name for each in side] for side in (self._session.get_inputs(), self._session.get_outputs())]
         if names != [[_INPUT], [_OUTPUT]]:
             said = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
@@ -93,6 +95,16 @@ class ExportedModel:
 
         counted: torch.Tensor = Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
         return counted
+
+
+def _require_no_loop(file: Path) -> None:
+    """Raise UserError for a graph that could compute for ever, as none that is exported here can."""
+    try:
+        loops = list_operators(file) & {"Loop", "Scan"}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be loaded: {say_error(error)}") from error
+    if loops:
+        raise UserError(f"{file} has loops ({', '.join(sorted(loops))}): expected a model that finetune export wrote.")
 
 
 def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:

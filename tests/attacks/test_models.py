@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from attacks.limited import Outside, run_limited
+from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.slow
@@ -131,7 +132,44 @@ def make_pipe(name: str) -> Change:
     return change
 
 
+def loop(folder: Path, _: Outside) -> None:
+    """An exported model that computes for ever."""
+    (folder / "model.safetensors").unlink()
+    body = [helper.make_node("Identity", [name], [f"{name}2"]) for name in ("go", "value")]
+    shapes = {name: helper.make_tensor_value_info(name, kind, []) for name, kind in
+              (("i", 7), ("go", 9), ("value", 1), ("go2", 9), ("value2", 1))}  # fmt: skip
+    graph = helper.make_graph(
+        body, "body", [shapes["i"], shapes["go"], shapes["value"]], [shapes["go2"], shapes["value2"]]
+    )
+    constants = [helper.make_tensor("t", 9, [], [True]), helper.make_tensor("zero", 1, [], [0.0])]
+    constants += [helper.make_tensor("shape", 7, [3], [1, 4, 7])]
+    nodes = [
+        helper.make_node("Loop", ["", "t", "zero"], ["end"], body=graph),
+        helper.make_node("Expand", ["end", "shape"], ["logits"]),
+    ]
+    _save_onnx(folder, nodes, constants)
+
+
+def place_onnx_weights(folder: Path, outside: Outside) -> None:
+    (folder / "model.safetensors").unlink()
+    weights = TensorProto(name="zero", data_type=1, dims=[1, 4, 7], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "../../home/diary.wav"), ("offset", "0"), ("length", "112")):
+        weights.external_data.add(key=key, value=value)
+    _save_onnx(folder, [helper.make_node("Identity", ["zero"], ["logits"])], [weights])
+
+
+def _save_onnx(folder: Path, nodes: list[Any], constants: list[Any]) -> None:
+    inputs = [helper.make_tensor_value_info("input_values", 1, [1, "samples"])]
+    outputs = [helper.make_tensor_value_info("logits", 1, [1, 4, 7])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
 TRANSCRIBED: dict[str, Change] = {
+    "endless ONNX": loop,
+    "ONNX weights elsewhere": place_onnx_weights,
     "auto_map of a feature extractor": use_code("preprocessor_config.json", "AutoFeatureExtractor"),
     "auto_map of a tokenizer": use_code("tokenizer_config.json", "AutoTokenizer"),
     "auto_map of a processor": use_code("processor_config.json", "AutoProcessor"),

@@ -1,5 +1,6 @@
 """What is exported computes what the model did, and nothing else is taken for it."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
 from finetune.errors import UserError
 from finetune.inference import exported
 from finetune.inference.exported import FILE, write_model
+from finetune.inference.onnx_graph import list_operators
 from finetune.inference.recogniser import Recogniser
 from finetune.training.model import build_model
 
@@ -177,3 +179,28 @@ def test_export_of_another_vocabulary_or_of_weights_that_are_not_finite_is_refus
 def test_another_precision_than_what_was_written_is_refused(export: Callable[[bool], Path]) -> None:
     with pytest.raises(UserError, match=r"leave out the precision bfloat16"):
         Recogniser.load(export(False), precision="bfloat16")
+
+
+def test_a_graph_with_a_loop_is_refused(export: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Also within a function and a branch: it could compute for ever."""
+    endless = helper.make_node("Loop", ["", "go", "zero"], ["logits"], body=helper.make_graph([], "body", [], []))
+    branch = helper.make_graph([endless], "branch", [], [])
+    choice = helper.make_node("If", ["go"], ["logits"], then_branch=branch, else_branch=branch)
+    function = helper.make_function("own", "Own", [], [], [endless], [helper.make_opsetid("", 18)])
+    for number, (nodes, functions) in enumerate([([endless], []), ([choice], []), ([], [function])]):
+        folder = shutil.copytree(export(False), tmp_path / str(number))
+        onnx.save(helper.make_model(helper.make_graph(nodes, "graph", [], []), functions=functions), folder / FILE)
+        with pytest.raises(UserError, match=r"model\.onnx has loops \(Loop\): expected a model that finetune export"):
+            Recogniser.load(folder, "cpu")
+
+
+def test_operators_are_those_that_onnx_finds(export: Callable[[bool], Path]) -> None:
+    for int8 in (False, True):
+        file = export(int8) / FILE
+        assert list_operators(file) == {node.op_type for node in onnx.load(file).graph.node}
+    damaged = export(False) / FILE
+    content = damaged.read_bytes()
+    for size in range(1, 400, 7):
+        (damaged.parent / "short.onnx").write_bytes(content[:size])
+        with contextlib.suppress(ValueError):
+            list_operators(damaged.parent / "short.onnx")

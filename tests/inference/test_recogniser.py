@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 import finetune
@@ -54,6 +56,19 @@ def test_pickled_weights_run_no_code(saved: Path) -> None:
     with pytest.raises(UserError, match=r"has a pytorch_model\.bin that could run code, so it is not read"):
         Recogniser.load(saved)
     assert not (saved / "attacked").exists()
+
+
+def test_pickled_weights_that_grow_are_refused(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    (saved / "model.safetensors").unlink()
+    torch.save(weights, saved / "whole.bin")
+    with zipfile.ZipFile(saved / "whole.bin") as whole, zipfile.ZipFile(saved / "pytorch_model.bin", "w", 8) as small:
+        for part in whole.infolist():
+            small.writestr(part.filename, whole.read(part), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is compressed, expected it as torch\.save writes it"):
+        Recogniser.load(saved)
+    (saved / "whole.bin").rename(saved / "pytorch_model.bin")
+    Recogniser.load(saved, "cpu")
 
 
 def test_a_models_own_code_is_never_run(saved: Path) -> None:
