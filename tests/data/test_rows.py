@@ -439,3 +439,30 @@ def test_half_a_character_in_bytes_costs_its_row_alone(tmp_path: Path) -> None:
     split = read(tmp_path / "list.csv")
     assert texts_of(split) == ["one", "two"]
     assert [each.reason for each in split.rejected] == ["half a character"] * 2
+
+
+def test_the_address_of_a_row_is_named_without_its_secrets(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    place = "https://ann:s3cret@example.invalid/b.wav?sig=s3cret"
+    (tmp_path / "list.csv").write_text(f"file_name,text\na.wav,one\n{place},two\n")
+    split = read(tmp_path / "list.csv")
+    assert split.rejected == (
+        Rejection(
+            "train",
+            1,
+            "b.wav",
+            "outside the corpus (data.allow_outside=true or --allow-outside reads it)",
+            "https://example.invalid/b.wav",
+            str(tmp_path / "list.csv"),
+        ),
+    )
+    table = table_of(tmp_path / "list.csv", allow_outside=True)
+    assert table.recording(1).path == place
+
+
+def test_a_fault_of_ours_in_one_row_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.csv").write_text("file_name,text\na.wav,one\na.wav,bad\na.wav,two\n")
+    monkeypatch.setattr("finetune.data.folders._place_in_time", lambda row: 1 // (row["text"] != "bad"))
+    split = read(tmp_path / "list.csv")
+    assert texts_of(split) == ["one", "two"] and "ZeroDivisionError in finetune/" in split.rejected[0].reason

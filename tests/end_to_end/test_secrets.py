@@ -5,6 +5,7 @@ import csv
 import functools
 import http.server
 import io
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -78,6 +79,8 @@ def test_training_goes_on_by_the_whole_address_and_leaves_none_of_its_secret(
     require_no_secret(run, capsys)
     assert "127.0.0.1" in (run / "recipe.yaml").read_text() and "127.0.0.1" in (run / "model/README.md").read_text()
     assert (run / "rejected.csv").read_text().count("\n") == 3
+    (source,) = json.loads((run / "model/training.json").read_text())["sources"]
+    assert not source["local"] and f"http://ann:{SECRET}@" + source["root"].removeprefix("http://") == corpus
     # What a run that goes on finds, also one of before, whose recipe has the password.
     shutil.rmtree(run / "report")
     shutil.rmtree(run / "model")
