@@ -19,7 +19,7 @@ from finetune.data.batching import begin, deal
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.data.streaming import StreamedBatches
-from finetune.data.training_words import load_training_words
+from finetune.data.training_words import load_training_words, save_training_words
 from finetune.data.vocabulary import build_tokenizer
 from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
@@ -394,6 +394,9 @@ class Experiment:
             )
         for change in changes:
             self.say(f"note: going on with other data: {change}")
+        if changes and self.preparation.stream is None and self.accelerator.is_main_process:
+            with self._saving():
+                save_training_words(self.output, [each.transcript for each in self.preparation.train.utterances])
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
