@@ -317,7 +317,8 @@ class Experiment:
             with self._saving():
                 write_rejected(self.output / "rejected.csv", rejected)
                 training = self._describe_training(rejected, seconds)
-                prune_checkpoints(self.checkpoints, self.length.max_steps, self.recipe.training.keep_checkpoints)
+                keep = self.recipe.training.keep_checkpoints
+                prune_checkpoints(self.checkpoints, self.length.max_steps, keep, ended=True)
                 self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)

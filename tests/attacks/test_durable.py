@@ -13,6 +13,7 @@ import pytest
 from attacks.limited import Outcome, run_limited
 
 from finetune.cli import main
+from finetune.experiment import Experiment
 
 TRAINING = {"max_steps": 6, "eval_steps": 2, "keep_best": 2, "average_best": 2}
 
@@ -38,10 +39,23 @@ def train(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outco
     return run
 
 
-def unfinish(work: Path) -> None:
-    """As if the run had been killed before its report."""
-    for name in ("model", "report"):
-        shutil.rmtree(work / "run" / name)
+@pytest.fixture
+def unfinished(work: Path, train: Callable[..., Outcome]) -> Callable[[], None]:
+    """A run that was killed when all its steps were done, and what makes it so again."""
+
+    def fail(_: Experiment) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Experiment, "finish", fail)
+        train().require_clean(130)
+    shutil.copytree(work / "run", work / "kept")
+
+    def restore() -> None:
+        shutil.rmtree(work / "run")
+        shutil.copytree(work / "kept", work / "run")
+
+    return restore
 
 
 def results(work: Path) -> dict[str, bytes]:
@@ -67,7 +81,7 @@ def damages(file: Path) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.slow
 def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_same_bits(
-    work: Path, train: Callable[..., Outcome]
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
 ) -> None:
     train().require_clean(0)
     whole = results(work)
@@ -75,7 +89,7 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_sa
     for name in sorted(file.name for file in newest.iterdir()):
         kinds = list(damages(newest / name))
         for kind in kinds if name in ("manifest.json", "optimizer.pt") else ("truncated", "flipped", "missing"):
-            unfinish(work)
+            unfinished()
             damages(newest / name)[kind]()
             said = train().require_clean(0)
             unlisted = name == "manifest.json" and kind == "missing"
@@ -89,10 +103,8 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_sa
 
 @pytest.mark.slow
 def test_without_a_whole_checkpoint_it_says_what_is_wrong_and_changes_nothing(
-    work: Path, train: Callable[..., Outcome]
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
 ) -> None:
-    train().require_clean(0)
-    unfinish(work)
     for file in (work / "run" / "checkpoints").glob("step-*/optimizer.pt"):
         file.write_bytes(file.read_bytes()[:1000])
     before = {file: file.read_bytes() for file in (work / "run").rglob("*") if file.is_file()}
@@ -101,9 +113,9 @@ def test_without_a_whole_checkpoint_it_says_what_is_wrong_and_changes_nothing(
 
 
 @pytest.mark.slow
-def test_changed_data_are_refused_until_told(work: Path, train: Callable[..., Outcome]) -> None:
-    train().require_clean(0)
-    unfinish(work)
+def test_changed_data_are_refused_until_told(
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
+) -> None:
     table = work / "corpus" / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("d", "e"))
     said = train().require_clean(2)
@@ -116,14 +128,10 @@ def test_changed_data_are_refused_until_told(work: Path, train: Callable[..., Ou
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.jsonl", "training_words.txt.gz"])
 def test_other_files_of_a_run_that_were_damaged_are_no_traceback(
-    work: Path, train: Callable[..., Outcome], name: str
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None], name: str
 ) -> None:
-    train().require_clean(0)
-    shutil.copytree(work / "run", work / "kept")
     for kind in ("truncated", "flipped", "another", "nested", "missing"):
-        shutil.rmtree(work / "run")
-        shutil.copytree(work / "kept", work / "run")
-        unfinish(work)
+        unfinished()
         damages(work / "run" / name)[kind]()
         train().require_clean(0, 2)
 
