@@ -19,7 +19,7 @@ from finetune.data.batching import begin, deal
 from finetune.data.corpus import Rejection, Split, write_rejected
 from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.data.streaming import StreamedBatches
-from finetune.data.training_words import load_training_words
+from finetune.data.training_words import load_training_words, save_training_words
 from finetune.data.vocabulary import build_tokenizer
 from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
@@ -318,7 +318,8 @@ class Experiment:
             with self._saving():
                 write_rejected(self.output / "rejected.csv", rejected)
                 training = self._describe_training(rejected, seconds)
-                prune_checkpoints(self.checkpoints, self.length.max_steps, self.recipe.training.keep_checkpoints)
+                keep = self.recipe.training.keep_checkpoints
+                prune_checkpoints(self.checkpoints, self.length.max_steps, keep, ended=True)
                 self._write_models([{"evaluated": evaluated, **analysis.to_json()}], training)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
@@ -395,6 +396,9 @@ class Experiment:
             )
         for change in changes:
             self.say(f"note: going on with other data: {change}")
+        if changes and self.preparation.stream is None and self.accelerator.is_main_process:
+            with self._saving():
+                save_training_words(self.output, [each.transcript for each in self.preparation.train.utterances])
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

@@ -63,10 +63,11 @@ def name_best(step: int) -> str:
     return f"best/{_name(step)}.safetensors"
 
 
-def prune_checkpoints(folder: Path, step: int, keep: int) -> None:
+def prune_checkpoints(folder: Path, step: int, keep: int, ended: bool = False) -> None:
     """Delete all checkpoints but the newest `keep` up to a step, and the best weights that none of these needs.
 
-    Those of later steps are damaged: the run went on from an earlier one.
+    Those of later steps are damaged: the run went on from an earlier one. When it has `ended` the newest one's best
+    weights are all that is needed.
     """
     checkpoints = list_checkpoints(folder)
     kept = [checkpoint for checkpoint in checkpoints if step_of(checkpoint) <= step][-keep:]
@@ -74,7 +75,7 @@ def prune_checkpoints(folder: Path, step: int, keep: int) -> None:
         if checkpoint not in kept:
             delete(checkpoint)
     try:
-        found = [manifest.read_manifest(checkpoint) for checkpoint in kept]
+        found = [manifest.read_manifest(checkpoint) for checkpoint in (kept[-1:] if ended else kept)]
     except ValueError:
         return
     needed = {folder / name for each in found if each for name in each.beside}

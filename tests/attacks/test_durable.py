@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from attacks.limited import Outcome, run_limited
 
+from finetune.cli import main
+from finetune.experiment import Experiment
+
 TRAINING = {"max_steps": 6, "eval_steps": 2, "keep_best": 2, "average_best": 2}
 
 
@@ -24,14 +27,35 @@ def work(tmp_path: Path, base_folder: Path, corpus_folder: Path, write_recipe: C
     return folder
 
 
-def train(work: Path, *overrides: str, **variables: str) -> Outcome:
-    return run_limited("train", "recipe.yaml", *overrides, "--output", "run", cwd=work, **variables)
+@pytest.fixture
+def train(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`train(*overrides)` runs the command in this process, which has imported all it needs."""
+
+    def run(*overrides: str) -> Outcome:
+        capsys.readouterr()
+        code = main(["train", str(work / "recipe.yaml"), *overrides, "--output", str(work / "run")])
+        return Outcome(code, "".join(capsys.readouterr()), 0)
+
+    return run
 
 
-def unfinish(work: Path) -> None:
-    """As if the run had been killed before its report."""
-    for name in ("model", "report"):
-        shutil.rmtree(work / "run" / name)
+@pytest.fixture
+def unfinished(work: Path, train: Callable[..., Outcome]) -> Callable[[], None]:
+    """A run that was killed when all its steps were done, and what makes it so again."""
+
+    def fail(_: Experiment) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Experiment, "finish", fail)
+        train().require_clean(130)
+    shutil.copytree(work / "run", work / "kept")
+
+    def restore() -> None:
+        shutil.rmtree(work / "run")
+        shutil.copytree(work / "kept", work / "run")
+
+    return restore
 
 
 def results(work: Path) -> dict[str, bytes]:
@@ -56,15 +80,18 @@ def damages(file: Path) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.slow
-def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_same_bits(work: Path) -> None:
-    train(work).require_clean(0)
+def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_same_bits(
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
+) -> None:
+    train().require_clean(0)
     whole = results(work)
     newest = work / "run" / "checkpoints" / "step-000006"
     for name in sorted(file.name for file in newest.iterdir()):
-        for kind in damages(newest / name):
-            unfinish(work)
+        kinds = list(damages(newest / name))
+        for kind in kinds if name in ("manifest.json", "optimizer.pt") else ("truncated", "flipped", "missing"):
+            unfinished()
             damages(newest / name)[kind]()
-            said = train(work).require_clean(0)
+            said = train().require_clean(0)
             unlisted = name == "manifest.json" and kind == "missing"
             assert ("without a manifest.json" if unlisted else "going on from step-000004 instead") in said, (
                 name,
@@ -75,40 +102,38 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_sa
 
 
 @pytest.mark.slow
-def test_without_a_whole_checkpoint_it_says_what_is_wrong_and_changes_nothing(work: Path) -> None:
-    train(work).require_clean(0)
-    unfinish(work)
+def test_without_a_whole_checkpoint_it_says_what_is_wrong_and_changes_nothing(
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
+) -> None:
     for file in (work / "run" / "checkpoints").glob("step-*/optimizer.pt"):
         file.write_bytes(file.read_bytes()[:1000])
     before = {file: file.read_bytes() for file in (work / "run").rglob("*") if file.is_file()}
-    assert "Every checkpoint has been damaged since it was written" in train(work).require_clean(2)
+    assert "Every checkpoint has been damaged since it was written" in train().require_clean(2)
     assert {file: file.read_bytes() for file in (work / "run").rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.slow
-def test_changed_data_are_refused_until_told(work: Path) -> None:
-    train(work).require_clean(0)
-    unfinish(work)
+def test_changed_data_are_refused_until_told(
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None]
+) -> None:
     table = work / "corpus" / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("d", "e"))
-    said = train(work).require_clean(2)
+    said = train().require_clean(2)
     assert (
         "vocabulary: was [PAD] | a b c d [UNK], is [PAD] | a b c e [UNK]" in said and "data.allow_changes=true" in said
     )
-    train(work, "data.allow_changes=true").require_clean(0)
+    train("data.allow_changes=true").require_clean(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["metrics.jsonl", "recipe.yaml", "rejected.csv", "training_words.txt.gz"])
-def test_other_files_of_a_run_that_were_damaged_are_no_traceback(work: Path, name: str) -> None:
-    train(work).require_clean(0)
-    shutil.copytree(work / "run", work / "kept")
-    for kind in damages(work / "run" / name):
-        shutil.rmtree(work / "run")
-        shutil.copytree(work / "kept", work / "run")
-        unfinish(work)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "training_words.txt.gz"])
+def test_other_files_of_a_run_that_were_damaged_are_no_traceback(
+    work: Path, train: Callable[..., Outcome], unfinished: Callable[[], None], name: str
+) -> None:
+    for kind in ("truncated", "flipped", "another", "nested", "missing"):
+        unfinished()
         damages(work / "run" / name)[kind]()
-        train(work).require_clean(0, 2)
+        train().require_clean(0, 2)
 
 
 # Where libraries would write, in places where nothing can be made: below a file, and in /proc.
@@ -187,7 +212,8 @@ def test_a_user_without_a_name_and_a_home_fails_no_command(work: Path, model_fol
     assert not list(work.rglob("~*"))
     recipe = json.loads((work / "recipe.yaml").read_text())
     (work / "recipe.yaml").write_text(json.dumps({**recipe, "data": {"root": "~/corpus"}}))
-    said = _run(["unshare", "-U", "--map-user=12345"], ("recipe", "recipe.yaml"), work, {}, 0)
+    said = _run(["unshare", "-U", "--map-user=12345"], ("recipe", "recipe.yaml"), work, {})
+    assert str(work) not in said  # `~` is the home that there is for a while.
 
 
 def _run(launcher: list[str], command: tuple[Any, ...], work: Path, variables: dict[str, str], code: int = 0) -> str:

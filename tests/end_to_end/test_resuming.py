@@ -7,6 +7,7 @@ import sys
 import pytest
 from programs import started
 
+from finetune.data.training_words import load_training_words
 from finetune.errors import UserError
 from finetune.experiment import Experiment
 
@@ -155,3 +156,5 @@ def test_with_other_data_it_goes_on_only_when_told(finetune_run, monkeypatch, tm
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
     finetune_run("run", **SECTIONS, data={**data, "allow_changes": True})
     assert "note: going on with other data: vocabulary: was" in capsys.readouterr().err
+    words = load_training_words(tmp_path / "run" / "model")
+    assert words and "ebe" in words and "dad" not in words

@@ -15,6 +15,7 @@ from finetune.training.checkpoints import (
     list_checkpoints,
     load_model,
     name_best,
+    prune_checkpoints,
     restore_checkpoint,
     save_checkpoint,
     save_model,
@@ -272,5 +273,7 @@ def test_what_a_checkpoint_counts_on_stays_as_long_as_it_does(trained, tmp_path)
     assert save(2, 2) == ["best/1", "best/2", "1", "2"]
     assert save(4, 2) == ["best/2", "2", "4"]
     assert save(3, 3) == ["best/2", "best/3", "2", "3"]
+    prune_checkpoints(tmp_path, 3, keep=2, ended=True)
+    assert [file.name for file in (tmp_path / "best").iterdir()] == ["step-000003.safetensors"]
     # Weights of the same step are on the disk once.
     assert (tmp_path / name_best(3)).samefile(tmp_path / "step-000003" / "model.safetensors")
