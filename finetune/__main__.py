@@ -1,7 +1,7 @@
 """`python -m finetune` and `accelerate launch -m finetune`."""
 
 from finetune.cli import main
-from finetune.launch import run
+from finetune.commands.launch import run
 
 if __name__ == "__main__":
     run(main)

@@ -15,16 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.arguments import build_parser
+from finetune.commands.arguments import build_parser
+from finetune.commands.launch import limit_threads, settle_folders
 from finetune.errors import Interrupted, Note, UserError
 from finetune.files import write_json
-from finetune.launch import limit_threads, settle_folders
-from finetune.terminal import escape_controls, safe_terminal
+from finetune.resources.terminal import escape_controls, safe_terminal
 
 if TYPE_CHECKING:
     from finetune.data.corpus import Rejection
     from finetune.data.sources import Source
-    from finetune.scoring import Decoding
+    from finetune.evaluation.scoring import Decoding
+    from finetune.text.transcripts import Step
 
 
 @safe_terminal()
@@ -103,14 +104,14 @@ def _abandon_output() -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from finetune.launch import join_processes, keep_kernels
+    from finetune.commands.launch import join_processes, keep_kernels
 
     join_processes()
-    from finetune.recipe import load_recipe
+    from finetune.recipe.load import load_recipe
 
     recipe = load_recipe(Path(options.recipe), options.overrides)
     keep_kernels(recipe.training.mixed_precision)
-    from finetune.experiment import run
+    from finetune.run.experiment import run
 
     output = Path(options.output) if options.output else _run_folder(options.recipe)
     analysis = run(recipe, output)
@@ -120,14 +121,14 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from finetune.launch import join_processes
+    from finetune.commands.launch import join_processes
 
     join_processes()
     from finetune.decoding.decoder import say_decoder
     from finetune.evaluation.analysis import Analysis, analyse
-    from finetune.evaluation.console import format_scores, has_colours, show_worst
     from finetune.evaluation.report import require_free, write_report
-    from finetune.scoring import evaluate
+    from finetune.evaluation.scoring import evaluate
+    from finetune.evaluation.terminal_report import format_scores, has_colours, show_worst
     from finetune.training.checkpoints import saving
 
     _require_writable(options.json)
@@ -178,16 +179,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from finetune.evaluation.comparison import compare
-    from finetune.evaluation.console import describe_comparison, has_colours
     from finetune.evaluation.results import read_results
+    from finetune.evaluation.terminal_report import describe_comparison, has_colours
 
     _require_writable(options.json)
     names = options.a, options.b
     if options.data:
-        from finetune.launch import join_processes
+        from finetune.commands.launch import join_processes
 
         join_processes()
-        from finetune.scoring import evaluate_pair
+        from finetune.evaluation.scoring import evaluate_pair
 
         how = {"decoding": _decoding(options), "language": options.language}
         evaluations = evaluate_pair(*names, _sources(options)[0], options.split, **how)
@@ -205,7 +206,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _decoding(options: argparse.Namespace) -> "Decoding":
-    from finetune.scoring import Decoding
+    from finetune.evaluation.scoring import Decoding
 
     return Decoding(options.decoder, options.beam_width, dict(options.hotword))
 
@@ -228,8 +229,8 @@ def _sources(options: argparse.Namespace) -> "list[Source]":
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    from finetune.inputs import find_inputs
-    from finetune.transcription import plan_jobs, run_jobs
+    from finetune.commands.inputs import find_inputs
+    from finetune.commands.transcription import plan_jobs, run_jobs
 
     inputs = find_inputs(options.inputs, options.allow_outside)
     printed = options.formats is None and [each.alone for each in inputs] == [True]
@@ -259,8 +260,8 @@ def _transcribe(options: argparse.Namespace) -> int:
 
 def _read_hotwords(file: str | None) -> dict[str, float]:
     """The hotwords of a file, one on each line; raises UserError."""
-    from finetune.arguments import read_hotword
-    from finetune.data.lines import split_lines
+    from finetune.commands.arguments import read_hotword
+    from finetune.text.lines import split_lines
 
     lines = [line.strip() for line in split_lines(_read(file))] if file else []
     try:
@@ -270,7 +271,7 @@ def _read_hotwords(file: str | None) -> dict[str, float]:
 
 
 def _align(options: argparse.Namespace) -> int:
-    from finetune.transcription import align_recording
+    from finetune.commands.transcription import align_recording
 
     if options.audio == options.text == "-":
         raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
@@ -283,7 +284,7 @@ def _align(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from finetune.export import export
+    from finetune.run.export import export
 
     say = partial(print, file=sys.stderr, flush=True)
     how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
@@ -293,7 +294,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     from finetune.publishing.background import end_with_parent
-    from finetune.publishing.candidate import is_candidate, push_candidate
+    from finetune.publishing.checkpoint_export import is_candidate, push_candidate
     from finetune.publishing.upload import Destination
 
     if options.with_parent:
@@ -304,7 +305,7 @@ def _push(options: argparse.Namespace) -> int:
     if is_candidate(source):  # In a process beside training, which takes no more than it must.
         told = push_candidate(source, destination, dry_run=options.dry_run, say=say)
     else:
-        from finetune.publication import publish
+        from finetune.run.publication import publish
 
         told = publish(source, destination, data=options.data, dry_run=options.dry_run, say=say)
     print("\n".join(told))
@@ -312,9 +313,9 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from finetune.experiment import preview
-    from finetune.preparation import describe, find_commits, pin, prepare
-    from finetune.recipe import load_recipe
+    from finetune.recipe.load import load_recipe
+    from finetune.run.experiment import preview
+    from finetune.run.preparation import describe, find_commits, pin, prepare
 
     for file in (options.json, options.html):
         _require_writable(file)
@@ -323,8 +324,8 @@ def _check(options: argparse.Namespace) -> int:
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
     if options.align:
+        from finetune.evaluation.scoring import find_mismatches
         from finetune.inference.recogniser import Recogniser
-        from finetune.scoring import find_mismatches
 
         found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
@@ -334,38 +335,52 @@ def _check(options: argparse.Namespace) -> int:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})
     if options.fix:
-        from finetune.data.examination import write_clean_manifests
+        from finetune.data.validation_report import write_clean_manifests
 
         for file, rows in write_clean_manifests(preparation.splits, examination.findings):
             role = file.name.split(".")[0]
             print(f"{file}: {rows} utterances; use it with data.{role}_split={file.stem}")
     if options.html:
-        from finetune.data.examination_page import write_page
+        from finetune.data.html_report import write_page
 
         write_page(Path(options.html), _run_name(Path(options.recipe)), examination, preparation.splits)
     return 0
 
 
 def _recipe(options: argparse.Namespace) -> int:
-    from finetune.recipe import load_recipe
+    from finetune.recipe.load import load_recipe
 
     print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")
     return 0
 
 
 def _env(options: argparse.Namespace) -> int:
-    from finetune.environment import describe_environment, examine_environment
+    from finetune.commands.environment import describe_environment, examine_environment
 
     found = examine_environment()
     print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(describe_environment(found)))
     return 0
 
 
-def _build_language_model(options: argparse.Namespace) -> int:
-    from finetune.data.transcripts import DEFAULT_STEPS
-    from finetune.language_model import build_language_model, load_steps
+def _load_steps(model: str) -> "tuple[Step, ...]":
+    """The normalisation saved with a model; raises UserError where there is none."""
+    from finetune.models.configuration import load_config
+    from finetune.resources.repositories import fetch_model
+    from finetune.text.transcripts import load_normalization
 
-    steps = load_steps(options.model) if options.model else options.normalization or DEFAULT_STEPS
+    folder = fetch_model(model, weights=False)
+    load_config(str(folder))
+    steps = load_normalization(folder)
+    if steps is None:
+        raise UserError(f"{model} has no normalisation saved with it: name its steps with --normalization.")
+    return steps
+
+
+def _build_language_model(options: argparse.Namespace) -> int:
+    from finetune.decoding.language_model import build_language_model
+    from finetune.text.transcripts import DEFAULT_STEPS
+
+    steps = _load_steps(options.model) if options.model else options.normalization or DEFAULT_STEPS
     output = Path(options.output)
     told = build_language_model(
         options.texts, output, order=options.order, prune=options.prune, steps=steps, test=options.test
@@ -375,7 +390,7 @@ def _build_language_model(options: argparse.Namespace) -> int:
 
 
 def _tune_language_model(options: argparse.Namespace) -> int:
-    from finetune.tuning import tune
+    from finetune.run.tuning import tune
 
     source, hotwords = _sources(options)[0], dict(options.hotword)
     width = 100 if options.beam_width is None else options.beam_width
@@ -398,7 +413,7 @@ def _require_writable(file: str | None) -> None:
 
 
 def _read(file: str) -> str:
-    from finetune.data.lines import read_text
+    from finetune.text.lines import read_text
 
     try:
         return read_text(Path(file), special=True)
@@ -407,7 +422,7 @@ def _read(file: str) -> str:
 
 
 def _read_standard_input() -> str:
-    from finetune.data.limits import MAX_TEXT_BYTES, read_at_most
+    from finetune.resources.limits import MAX_TEXT_BYTES, read_at_most
 
     if sys.stdin is None:
         raise UserError("Standard input is closed: expected a text that is piped in.")

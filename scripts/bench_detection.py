@@ -45,8 +45,8 @@ from acoustics import Waveform, make_noise
 from numpy.typing import NDArray
 from parts import report_machine
 
-from finetune.data.audio import SUFFIXES, Recording, read_waveform
-from finetune.data.speech_activity import SpeechDetector, build_detector
+from finetune.audio.speech_activity import SpeechDetector, build_detector
+from finetune.audio.waveforms import SUFFIXES, Recording, read_waveform
 
 RATE, FRAME = 16000, 320
 MARGIN_FRAMES = 10

@@ -22,8 +22,7 @@ from typing import TypeVar
 import numpy as np
 from parts import report_machine
 
-from finetune.data.snr import estimate_snr
-from finetune.data.transcripts import DEFAULT_STEPS, build_normalizer
+from finetune.audio.snr import estimate_snr
 from finetune.evaluation.analysis import analyse
 from finetune.evaluation.comparison import compare
 from finetune.evaluation.errors import analyse_errors
@@ -31,6 +30,7 @@ from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.report import write_report
 from finetune.evaluation.results import Result, count_results
 from finetune.evaluation.slices import score_slices
+from finetune.text.transcripts import DEFAULT_STEPS, build_normalizer
 
 T = TypeVar("T")
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")

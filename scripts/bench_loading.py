@@ -71,12 +71,12 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
     """Read a corpus as a training does: the batches it would learn from."""
     from transformers import Wav2Vec2FeatureExtractor
 
-    from finetune.data.augmentation import Augmentation
+    from finetune.audio.augmentation import Augmentation
     from finetune.data.batching import SpeechBatches
     from finetune.data.corpus import Limits, prepare_split
     from finetune.data.sources import Source, load_splits, select_table
-    from finetune.data.transcripts import DEFAULT_STEPS
-    from finetune.data.vocabulary import build_vocabulary
+    from finetune.text.transcripts import DEFAULT_STEPS
+    from finetune.text.vocabulary import build_vocabulary
 
     source = Source(str(folder))
     limits = Limits(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
@@ -102,7 +102,7 @@ def example_first_batch(folder: Path, cache: Path) -> None:
     import datasets
     from transformers import Wav2Vec2FeatureExtractor
 
-    from finetune.data.audio import Recording, read_waveform
+    from finetune.audio.waveforms import Recording, read_waveform
 
     datasets.disable_progress_bars()
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
@@ -147,8 +147,8 @@ def bench_first_batch(data: Path | None, rounds: int) -> None:
 
 def bench_headers(rounds: int) -> None:
     """Print files a second, read anew and from the index."""
-    from finetune.data.audio import Recording
-    from finetune.data.headers import HeaderIndex
+    from finetune.audio.headers import HeaderIndex
+    from finetune.audio.waveforms import Recording
 
     with tempfile.TemporaryDirectory() as place:
         folder = make_corpus(Path(place) / "corpus", 4000, 1.0)
@@ -170,7 +170,7 @@ AUGMENTATION: dict[str, Any] = {"speed": (0.9, 1.1), "noise_snr_db": (5.0, 30.0)
 
 def decoder(files: list[Path]) -> Callable[[], None]:
     """What decodes and resamples these files, and nothing else."""
-    from finetune.data.audio import Recording, read_waveform
+    from finetune.audio.waveforms import Recording, read_waveform
 
     def run() -> None:
         for file in files:
@@ -252,7 +252,7 @@ def draw_librispeech_seconds(count: int, rng: np.random.Generator) -> list[float
 def bench_padding() -> None:
     """Print the share of padding for several batch sizes, and of random batches."""
     from finetune.data.batching import GPU_PADDING_SAMPLES, bucket
-    from finetune.data.features import length_step
+    from finetune.resources.machine import length_step
 
     rng = np.random.default_rng(0)
     seconds = draw_librispeech_seconds(28000, rng)

@@ -78,15 +78,15 @@ def serve_hub(folder: Path) -> Iterator[dict[str, str]]:
 
 def train(options: argparse.Namespace) -> dict[str, float]:
     """Train once; returns seconds of training, of them in the loop for candidates, and of the pushes' processors."""
-    from finetune.launch import keep_kernels
+    from finetune.commands.launch import keep_kernels
 
     keep_kernels(options.precision)  # As `finetune train` does.
     import yaml
 
-    import finetune.experiment
-    from finetune.experiment import Experiment
+    import finetune.run.experiment
     from finetune.publishing.background import Publisher
-    from finetune.recipe import Recipe
+    from finetune.recipe.load import Recipe
+    from finetune.run.experiment import Experiment
 
     architectures = {"small": yaml.safe_load(SMALL.read_text())["model"]["architecture"], "base": {}, "large": LARGE}
     training = {
@@ -124,12 +124,12 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         take_result(self, push)
         measured["pushed"] += push.process.returncode == 0
 
-    experiment: Any = finetune.experiment
+    experiment: Any = finetune.run.experiment
     experiment.Experiment = Timed
     publisher: Any = Publisher
     publisher.offer, publisher._take_result, publisher.finish = offer, take_result, lambda self, run: None
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        finetune.experiment.run(Recipe.model_validate(values), Path(folder) / "run")
+        finetune.run.experiment.run(Recipe.model_validate(values), Path(folder) / "run")
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return measured | {"processors": children.ru_utime + children.ru_stime}
 

@@ -33,7 +33,7 @@ VARIANTS = ("as they come", "rounded, kernels kept")
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """The seconds of speech that the variant `options.part` learns from in a second."""
-    from finetune.launch import keep_kernels
+    from finetune.commands.launch import keep_kernels
 
     variant, warm_up = options.part, options.warm_up
     if variant != VARIANTS[0]:
@@ -44,7 +44,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from transformers import Wav2Vec2ForCTC
 
     from finetune.data.batching import bucket
-    from finetune.data.features import build_config, length_step
+    from finetune.models.configuration import build_config
+    from finetune.resources.machine import length_step
 
     architecture = yaml.safe_load(RECIPE.read_text())["model"]["architecture"]
     torch.manual_seed(0)

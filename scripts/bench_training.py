@@ -46,7 +46,7 @@ round of `--utterances 60`: 95.4 (54 % of the peak), 47.6 and 55.9; 2.00 and 1.7
 GB. Not run on a GPU.
 
 On one core of it (0.40 TFLOP/s in a large product) a step of `small` over 81 s of speech, which is
-184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/kernels.py,
+184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without finetune/models/cpu_operations.py,
 which is the Trainer's best, and 1.96 s with checkpointing. Before, attention took 0.8 s of it (a fused kernel that is
 slow on a CPU), the feature encoder 0.22 s (half of it transposing), the positional convolution 0.16 s (16 narrow
 groups). What is left, by `--profile`: products of the layers 40 %, of attention 21 %, both near the peak; the loss
@@ -106,8 +106,8 @@ class Training:
         import yaml
 
         from finetune.data.batching import stream
-        from finetune.preparation import prepare
-        from finetune.recipe import Recipe
+        from finetune.recipe.load import Recipe
+        from finetune.run.preparation import prepare
 
         architectures = {"base": {}, "large": LARGE}
         if options.shape == "small":
@@ -143,7 +143,7 @@ class Training:
         from accelerate import Accelerator
         from measurement import Meter
 
-        from finetune.experiment import Experiment
+        from finetune.run.experiment import Experiment
         from finetune.training.loop import StepResult
 
         profiler, first = torch.profiler.profile(), self.warm_up_steps + 1  # Where most kernels have been made.
@@ -183,8 +183,8 @@ class Training:
         from measurement import Meter
         from transformers import Trainer, TrainingArguments, Wav2Vec2ForCTC
 
-        from finetune.data.vocabulary import PAD, build_tokenizer
-        from finetune.training.model import build_model
+        from finetune.models.build import build_model
+        from finetune.text.vocabulary import PAD, build_tokenizer
 
         ours: Any = build_model(
             self.preparation.config,
@@ -242,7 +242,7 @@ class Training:
         import soundfile
         from measurement import count_operations
 
-        from finetune.data.vocabulary import build_tokenizer
+        from finetune.text.vocabulary import build_tokenizer
 
         extractor, tokenizer = self.preparation.feature_extractor, build_tokenizer(self.preparation.vocabulary)
         folder = self.options.folder / "corpus" / "train"
@@ -267,7 +267,7 @@ class Training:
 
 def run_part(options: argparse.Namespace) -> dict[str, float]:
     """Do one part of the benchmark in this process."""
-    from finetune.launch import keep_kernels
+    from finetune.commands.launch import keep_kernels
 
     if options.part == "finetune":
         keep_kernels(MIXED_PRECISION[options.precision])  # As `finetune train` does.

@@ -90,7 +90,7 @@ def make_recordings(folder: Path, data: Path, options: argparse.Namespace) -> No
     import numpy as np
     import soundfile
 
-    from finetune.data.audio import Recording, read_waveform
+    from finetune.audio.waveforms import Recording, read_waveform
 
     rng = np.random.default_rng(0)
     utterances = read_utterances(data, options.files)
@@ -145,7 +145,7 @@ def make_models(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         import torch
         from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
-        from finetune.data.vocabulary import build_tokenizer, build_vocabulary
+        from finetune.text.vocabulary import build_tokenizer, build_vocabulary
 
         torch.manual_seed(0)
         tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
@@ -164,7 +164,7 @@ def make_models(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
 def transcribe_ours(transcriber: Transcriber, files: Sequence[str]) -> tuple[float, list[Transcript]]:
     """Seconds from the first file to the last transcript, and the transcripts."""
-    from finetune.data.audio import AudioError
+    from finetune.audio.waveforms import AudioError
 
     started, transcripts = time.perf_counter(), []
     for file, found in transcriber.transcribe_many((file, file) for file in files):
@@ -218,9 +218,9 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
         return make_models(options.folder, options)
     from measurement import watch_pages
 
-    from finetune.data.transcripts import build_normalizer, load_normalization
     from finetune.evaluation.scores import score
     from finetune.inference.transcriber import Transcriber
+    from finetune.text.transcripts import build_normalizer, load_normalization
 
     peak = watch_pages()
     name, variant, *batch_size = options.part.split("/")

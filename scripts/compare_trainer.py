@@ -34,8 +34,8 @@ VARIANTS = ("finetune", "trainer")
 
 def load(recipe_file: str, overrides: Sequence[str], seed: int, precision: str) -> Any:
     """The recipe with this seed and precision, without augmentation, scored at its end alone."""
-    from finetune.recipe import load_recipe
-    from finetune.sections import AugmentationSection
+    from finetune.recipe.load import load_recipe
+    from finetune.recipe.schema import AugmentationSection
 
     mixed = "bf16" if precision == "bf16" else "no"
     recipe = load_recipe(Path(recipe_file), [*overrides, f"training.seed={seed}", f"training.mixed_precision={mixed}"])
@@ -45,7 +45,7 @@ def load(recipe_file: str, overrides: Sequence[str], seed: int, precision: str) 
 
 def train_ours(recipe: Any, folder: Path) -> Any:
     """The scores of the run that `finetune train` makes."""
-    from finetune.experiment import run
+    from finetune.run.experiment import run
 
     return run(recipe, folder / "run")
 
@@ -57,12 +57,12 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
     from accelerate import Accelerator
     from transformers import Trainer, TrainingArguments, Wav2Vec2ForCTC
 
-    from finetune.data.vocabulary import PAD, build_tokenizer
+    from finetune.evaluation.scoring import evaluate_split
     from finetune.inference.recogniser import Recogniser
-    from finetune.planning import resolve_length
-    from finetune.preparation import prepare
-    from finetune.scoring import evaluate_split
-    from finetune.training.model import build_model
+    from finetune.models.build import build_model
+    from finetune.run.planning import resolve_length
+    from finetune.run.preparation import prepare
+    from finetune.text.vocabulary import PAD, build_tokenizer
 
     preparation, training = prepare(recipe), recipe.training
     max_steps = resolve_length(recipe, preparation, training.batch_seconds, 1).max_steps
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.variant:
-        from finetune.launch import keep_kernels
+        from finetune.commands.launch import keep_kernels
 
         if options.variant == "finetune":
             keep_kernels(options.precision)  # As `finetune train` does.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from finetune.machine import Precision
+    from finetune.resources.machine import Precision
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def report_machine(asked: str | None, device: str = "auto") -> Precision:
     import torch
 
     from finetune.errors import UserError
-    from finetune.machine import choose_precision, count_cores, describe_device
+    from finetune.resources.machine import choose_precision, count_cores, describe_device
 
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     on_gpu = asked is not None and device == "auto" and torch.cuda.is_available()

@@ -30,8 +30,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.audio import AudioError, Recording, decode, mix_channels, read_header
-from finetune.data.containers import to_samples
+from finetune.audio.containers import to_samples
+from finetune.audio.waveforms import AudioError, Recording, decode, mix_channels, read_header
 
 _SUFFIXES = frozenset(
     [

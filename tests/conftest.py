@@ -24,7 +24,7 @@ import pytest
 import soundfile
 import torch
 
-from finetune.machine import count_threads, has_fast_bf16
+from finetune.resources.machine import count_threads, has_fast_bf16
 
 torch.set_num_threads(1)
 
@@ -181,10 +181,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
     """The tiny encoder with an untrained CTC head and its processor: loads, and transcribes nonsense."""
     from transformers import Wav2Vec2Processor
 
-    from finetune.data.features import load_config, load_feature_extractor
-    from finetune.data.transcripts import DEFAULT_STEPS, save_normalization
-    from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
-    from finetune.training.model import build_model
+    from finetune.models.build import build_model
+    from finetune.models.configuration import load_config, load_feature_extractor
+    from finetune.text.transcripts import DEFAULT_STEPS, save_normalization
+    from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
 
     folder = tmp_path_factory.mktemp("model")
     config = load_config(str(base_folder))

@@ -75,7 +75,7 @@ def test_training_keeps_the_kernels_of_many_shapes_in_bf16_unless_told_otherwise
     recipe = write_recipe(tmp_path, training={"mixed_precision": precision}, data={"root": "nowhere/at/all"})
     environment = {key: value for key, value in os.environ.items() if key != name}
     monkeypatch.setattr(os, "environ", environment if asked is None else {**environment, name: asked})
-    monkeypatch.setattr("finetune.machine.has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("finetune.resources.machine.has_fast_bf16", lambda device: True)
     refuse("train", recipe)
     assert os.environ[name] == kept
 

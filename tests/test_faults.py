@@ -12,8 +12,8 @@ import soundfile
 from conftest import SAMPLING_RATE, speak
 from tones import build_tone_recogniser
 
+from finetune.audio.waveforms import AudioError
 from finetune.cli import main
-from finetune.data.audio import AudioError
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.stitching import RecordingDecoder
 from finetune.inference.transcriber import Transcriber
@@ -269,7 +269,7 @@ def test_training_leaves_out_what_cannot_be_varied(
 def test_evaluate_goes_on_where_what_is_said_of_an_utterance_fails(
     folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("finetune.scoring.estimate_snr", lambda waveform, _: 1 // (not is_bad(waveform)))
+    monkeypatch.setattr("finetune.evaluation.scoring.estimate_snr", lambda waveform, _: 1 // (not is_bad(waveform)))
     output = folder.parent / "scores.json"
     assert main(["evaluate", str(model_folder), "--data", str(folder), "--json", str(output)]) == 0
     assert "left out: bad.wav: internal error ZeroDivisionError in finetune/" in capsys.readouterr().err
@@ -281,19 +281,19 @@ def test_check_goes_on_where_one_recording_cannot_be_judged_or_played(
     tmp_path: Path, folder: Path, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tmp_path, data={"root": str(folder), "validation_fraction": 0.4})
-    monkeypatch.setattr("finetune.data.examination.judge", lambda waveform: 1 // (not is_bad(waveform)) and "odd")
-    monkeypatch.setattr("finetune.data.examination_page.soundfile.write", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr("finetune.data.validation_report.judge", lambda waveform: 1 // (not is_bad(waveform)) and "odd")
+    monkeypatch.setattr("finetune.data.html_report.soundfile.write", lambda *_, **__: 1 // 0)
     files = tmp_path / "found.json", tmp_path / "found.html"
     assert main(["check", str(recipe), "--listen", "--json", str(files[0]), "--html", str(files[1])]) == 0
     found = {each["kind"].partition(" in ")[0]: each for each in json.loads(files[0].read_text())["findings"]}
     assert [name for _, name in found["internal error ZeroDivisionError"]["utterances"]] == ["bad.wav"]
-    assert "internal error ZeroDivisionError in finetune/data/examination_page.py" in files[1].read_text()
+    assert "internal error ZeroDivisionError in finetune/data/html_report.py" in files[1].read_text()
 
 
 def test_a_language_model_is_built_without_the_line_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("finetune.language_model.split_words", lambda line: [line][line == "bad"].split())
+    monkeypatch.setattr("finetune.decoding.language_model.split_words", lambda line: [line][line == "bad"].split())
     (tmp_path / "text").write_text("one two\nbad\nthree one two\n" * 3)
     assert main(["lm", "build", str(tmp_path / "text"), "-o", str(tmp_path / "lm"), "--order", "2"]) == 0
     assert "6 sentences, 15 words, left out 3 × internal error IndexError in finetune/" in capsys.readouterr().out

@@ -8,8 +8,8 @@ import torch
 from conftest import SAMPLING_RATE, TONES, tiny_config
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from finetune.data.vocabulary import PAD, WORD_DELIMITER, build_tokenizer, build_vocabulary
 from finetune.inference.recogniser import Recogniser
+from finetune.text.vocabulary import PAD, WORD_DELIMITER, build_tokenizer, build_vocabulary
 
 # From where a symbol is heard to where it is emitted.
 _LATE_FRAMES = 3

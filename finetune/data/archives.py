@@ -5,14 +5,14 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from finetune.data.audio import SUFFIXES
+from finetune.audio.waveforms import SUFFIXES
 from finetune.data.layouts import Splits, split_name
-from finetune.data.limits import MAX_LINE
-from finetune.data.lines import decode_text
 from finetune.data.manifests import PROBLEM, Row
 from finetune.data.rows import ArchivePiece
-from finetune.data.storage import is_plain, open_file
 from finetune.errors import UserError
+from finetune.resources.limits import MAX_LINE
+from finetune.resources.storage import is_plain, open_file
+from finetune.text.lines import decode_text
 
 # Of the headers that say more of a member than fits into its own (a long name): tarfile reads them at once.
 _MAX_HEADER_BYTES = 2**20

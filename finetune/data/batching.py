@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.data.audio import AudioError, Waveform, fault_as_reason
-from finetune.data.augmentation import Augmentation, draw_mask, generator
+from finetune.audio.augmentation import Augmentation, draw_mask, generator
+from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
 from finetune.data.corpus import Limits, Rejection, Split
-from finetune.data.features import length_step
-from finetune.data.vocabulary import encode
-from finetune.machine import choose_device
+from finetune.resources.machine import choose_device, length_step
+from finetune.text.vocabulary import encode
 
 # Purposes of random numbers, so that no two draws share a stream.
 ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.addresses import public_address
-from finetune.data.audio import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
+from finetune.audio.headers import HeaderIndex
+from finetune.audio.preprocessing import Step as AudioStep
+from finetune.audio.preprocessing import build_preprocessor
+from finetune.audio.recordings import require_sound
+from finetune.audio.waveforms import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
 from finetune.data.folders import AUDIO_FOLDERS
-from finetune.data.headers import HeaderIndex
 from finetune.data.manifests import format_csv
-from finetune.data.preprocessing import Step as AudioStep
-from finetune.data.preprocessing import build_preprocessor
-from finetune.data.recordings import require_sound
 from finetune.data.sources import JoinedTables, Table
-from finetune.data.transcripts import Step, build_normalizer
 from finetune.errors import UserError
 from finetune.files import write_text
-from finetune.terminal import escape_controls
+from finetune.resources.addresses import public_address
+from finetune.resources.terminal import escape_controls
+from finetune.text.transcripts import Step, build_normalizer
 
 
 @dataclass(frozen=True)

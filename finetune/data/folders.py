@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data.audio import CONTAINERS, SUFFIXES
+from finetune.audio.waveforms import CONTAINERS, SUFFIXES
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
-from finetune.data.lines import read_text
 from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
-from finetune.data.storage import is_url
 from finetune.errors import UserError, describe_fault
+from finetune.resources.storage import is_url
+from finetune.text.lines import read_text
 
 # Folders beside a table that its audio may lie in, where its cells name the files alone.
 AUDIO_FOLDERS = ("audio", "audios", "clips", "wav", "wavs", "recordings")

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from finetune.data.lines import read_text, split_lines
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
+from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.limits import MAX_LINE
-from finetune.data.lines import read_text, split_lines
 from finetune.errors import UserError
+from finetune.resources.limits import MAX_LINE
+from finetune.text.lines import read_text, split_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PROBLEM = "unreadable_row"

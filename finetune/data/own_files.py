@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.storage import find_place, is_url
+from finetune.resources.storage import find_place, is_url
 
 # How `datasets` names what is in a compressed file: zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
 _ARCHIVES = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"})

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.addresses import public_address
+from finetune.audio.waveforms import AudioError, Recording
 from finetune.data.archives import read_archive, read_archives, split_of
-from finetune.data.audio import AudioError, Recording
 from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
 from finetune.data.layouts import read_layout
-from finetune.data.limits import MAX_UTTERANCE_SECONDS
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, CLEAN, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
 from finetune.data.own_files import lies_in, own_places, undecoded
-from finetune.data.repositories import is_hub_name
 from finetune.data.rows import build_dataset
-from finetune.data.storage import StorageError, find_place, is_plain, reporting
 from finetune.errors import UserError
+from finetune.resources.addresses import public_address
+from finetune.resources.limits import MAX_UTTERANCE_SECONDS
+from finetune.resources.repositories import is_hub_name
+from finetune.resources.storage import StorageError, find_place, is_plain, reporting
 
 # A folder without a corpus may hold one in a folder of a folder, as Common Voice's archives unpack.
 _DEEPEST = 2

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.data.augmentation import generator
+from finetune.audio.augmentation import generator
 from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket, leave_signals_to_training
 from finetune.data.corpus import Rejection, Split
 from finetune.data.own_files import undecoded
 from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import JoinedTables, Table
 from finetune.errors import UserError
-from finetune.machine import choose_device
+from finetune.resources.machine import choose_device
 
 SAMPLE = 1000
 """The first rows of a stream: what is known of it before training, its vocabulary among it."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.word_units import classify_characters, split_words
 from finetune.decoding.alphabet import Alphabet, spell
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
 from finetune.errors import UserError
-from finetune.machine import count_threads
+from finetune.resources.machine import count_threads
+from finetune.text.word_units import classify_characters, split_words
 
 if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel

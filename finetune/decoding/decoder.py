@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.model_json import read_object
-from finetune.data.storage import find_model_file
 from finetune.decoding.alphabet import get_delimiter, read_alphabet
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
 from finetune.files import new_folder, partial_folder, restore_folder, write_json, write_text
+from finetune.resources.model_json import read_object
+from finetune.resources.storage import find_model_file
 
 if TYPE_CHECKING:
     from finetune.decoding.greedy import GreedySearch

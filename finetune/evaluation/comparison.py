@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.word_units import split_words
 from finetune.errors import UserError
 from finetune.evaluation.intervals import LEVEL, Interval, cluster, find_interval, resample
 from finetune.evaluation.results import Result, add_up, count_results
@@ -26,6 +25,7 @@ from finetune.evaluation.scores import (
     percent,
 )
 from finetune.evaluation.slices import partition
+from finetune.text.word_units import split_words
 
 MOST = 50  # utterances or words that got better or worse
 

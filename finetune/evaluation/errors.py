@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.data.word_units import split_words
 from finetune.evaluation.results import Result
 from finetune.evaluation.scores import Counts, align_characters, align_words, pair_units
+from finetune.text.word_units import split_words
 
 MOST = 50  # of each kind
 

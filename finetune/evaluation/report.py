@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.audio import Recording
+from finetune.audio.waveforms import Recording
 from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis
-from finetune.evaluation.clips import write_clips
-from finetune.evaluation.page import build_page
+from finetune.evaluation.html_report import build_page
+from finetune.evaluation.report_audio import write_clips
 from finetune.evaluation.results import FILE, format_results
 from finetune.files import new_folder, write_json, write_text
 

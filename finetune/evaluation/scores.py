@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.word_units import split_words
+from finetune.text.word_units import split_words
 
 # What a table of counts holds of each utterance. All of them add up, and every rate is a ratio of such sums.
 COLUMNS = (

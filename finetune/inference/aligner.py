@@ -7,10 +7,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.audio import Waveform
-from finetune.data.audio_stream import Audio
-from finetune.data.transcripts import build_normalizer
-from finetune.data.word_units import split_timed_words
+from finetune.audio.stream import Audio
+from finetune.audio.waveforms import Waveform
 from finetune.decoding.alignment import align
 from finetune.decoding.alphabet import Alphabet
 from finetune.decoding.hypotheses import Word
@@ -20,6 +18,8 @@ from finetune.inference.stitching import Piece
 from finetune.inference.timing import place_words
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
+from finetune.text.transcripts import build_normalizer
+from finetune.text.word_units import split_timed_words
 
 
 @dataclass(frozen=True)

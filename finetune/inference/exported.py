@@ -13,7 +13,7 @@ from torch import nn
 
 from finetune.errors import UserError, say_error
 from finetune.inference.onnx_graph import list_operators
-from finetune.machine import list_instruction_sets
+from finetune.resources.machine import list_instruction_sets
 
 FILE = "model.onnx"
 

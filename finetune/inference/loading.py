@@ -4,16 +4,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetune.data.foreign_models import find_inside, require_plain_model
-from finetune.data.model_json import read_object
-from finetune.data.processors import get_own_language
-from finetune.data.repositories import fetch_model, fetch_more, say_model
-from finetune.data.storage import find_model_file
 from finetune.errors import UserError
-from finetune.inference.adapter_config import read_lora
 from finetune.inference.exported import FILE, ExportedModel
-from finetune.language_adapters import load_language_adapter, name_file
-from finetune.weights import ADAPTER, HEAD, load_ctc_model, match_weights
+from finetune.models.adapter_config import read_lora
+from finetune.models.foreign_models import find_inside, require_plain_model
+from finetune.models.language_adapters import load_language_adapter, name_file
+from finetune.models.processors import get_own_language
+from finetune.models.weights import ADAPTER, HEAD, load_ctc_model, match_weights
+from finetune.resources.model_json import read_object
+from finetune.resources.repositories import fetch_model, fetch_more, say_model
+from finetune.resources.storage import find_model_file
 
 _ADAPTER = "adapter_config.json"  # peft's
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from queue import Full, Queue
 from typing import Any
 
-from finetune.data.audio import CANCELLED, AudioError, Recording, Waveform, fault_as_reason
-from finetune.data.audio_stream import Audio, open_stream
-from finetune.data.speech_activity import SpeechDetector
+from finetune.audio.speech_activity import SpeechDetector
+from finetune.audio.stream import Audio, open_stream
+from finetune.audio.waveforms import CANCELLED, AudioError, Recording, Waveform, fault_as_reason
 from finetune.inference.windows import Lengths, Window, WindowCutter
 
 # How often a thread that waits looks whether it is still wanted, and how long it may take to end: it may wait for a

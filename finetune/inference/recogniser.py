@@ -7,11 +7,8 @@ from typing import Any
 
 import torch
 
-from finetune.data import preprocessing, transcripts
-from finetune.data.audio import Waveform
-from finetune.data.features import length_step, load_config
-from finetune.data.processors import choose_language, load_processor
-from finetune.data.repositories import fetch_model, say_model
+from finetune.audio import preprocessing
+from finetune.audio.waveforms import Waveform
 from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
@@ -20,8 +17,12 @@ from finetune.errors import PICKLED, UserError, say_error
 from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
-from finetune.kernels import use_cpu_kernels
-from finetune.machine import choose_precision
+from finetune.models.configuration import load_config
+from finetune.models.cpu_operations import use_cpu_kernels
+from finetune.models.processors import choose_language, load_processor
+from finetune.resources.machine import choose_precision, length_step
+from finetune.resources.repositories import fetch_model, say_model
+from finetune.text import transcripts
 
 # Less leaves the encoder without a frame, on which its convolutions fail.
 MIN_SECONDS = 0.05
@@ -43,7 +44,7 @@ class Recogniser:
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
         """Group norm in `model` is made to see valid frames only; nothing else about it changes."""
         if isinstance(model, torch.nn.Module):  # An exported one was made so before.
-            from finetune.group_norm import normalize_valid_frames
+            from finetune.models.group_norm import normalize_valid_frames
 
             normalize_valid_frames(model)
         self.model = model
@@ -72,7 +73,7 @@ class Recogniser:
         PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
         the device. `precision` is as `choose_precision` takes it, and `language` names one of an MMS model's. Raises
         UserError when there is no such model, it has no CTC head or not the language, or the device or the precision
-        can't be had, and for weights that are not all there or not finite, see `finetune.weights`.
+        can't be had, and for weights that are not all there or not finite, see `finetune.models.weights`.
         """
         place = _find_device(device)
         dtype = _DTYPES[choose_precision(precision, place)]

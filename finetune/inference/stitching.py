@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.word_units import split_timed_words
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.greedy import GreedySearch
 from finetune.decoding.hypotheses import Word
+from finetune.text.word_units import split_timed_words
 
 # What a frame of ours says of all symbols but one, as a logit.
 _NEVER = -1e3

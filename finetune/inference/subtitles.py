@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from finetune.data.word_units import join_words, split_words
 from finetune.inference.transcript import Transcript
+from finetune.text.word_units import join_words, split_words
 
 LINE_COLUMNS = 42
 _WIDE_COLUMNS = LINE_COLUMNS / 16

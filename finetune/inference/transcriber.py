@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from finetune.data.audio import AudioError, fault_as_reason
-from finetune.data.audio_stream import Audio
-from finetune.data.features import encoder_convolutions
-from finetune.data.preprocessing import build_placing_preprocessor
-from finetune.data.speech_activity import build_detector
+from finetune.audio.preprocessing import build_placing_preprocessor
+from finetune.audio.speech_activity import build_detector
+from finetune.audio.stream import Audio
+from finetune.audio.waveforms import AudioError, fault_as_reason
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
 from finetune.decoding.greedy import GreedySearch
@@ -20,6 +19,7 @@ from finetune.inference.stitching import Piece, RecordingDecoder, stitch
 from finetune.inference.timing import place_words
 from finetune.inference.transcript import Transcript
 from finetune.inference.windows import Window
+from finetune.models.configuration import encoder_convolutions
 
 Key = TypeVar("Key")
 

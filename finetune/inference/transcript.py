@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from finetune.data.word_units import join_words
+from finetune.text.word_units import join_words
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.audio import AudioError, Waveform
-from finetune.data.model_json import read_object
-from finetune.data.speech_activity import FRAME_SECONDS, SpeechDetector
+from finetune.audio.speech_activity import FRAME_SECONDS, SpeechDetector
+from finetune.audio.waveforms import AudioError, Waveform
 from finetune.errors import UserError
+from finetune.resources.model_json import read_object
 
 # A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
 _MAX_SECONDS = 20.0

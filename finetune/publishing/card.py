@@ -12,13 +12,11 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from finetune.data.preprocessing import load_preprocessing
-from finetune.data.transcripts import describe_steps
+from finetune.audio.preprocessing import load_preprocessing
 from finetune.decoding.decoder import SETTINGS, say_decoder
 from finetune.errors import UserError, say_error
 from finetune.evaluation.scores import count, percent
 from finetune.files import write_text
-from finetune.machine import say_machine
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.local_paths import is_on_hub
 from finetune.publishing.markup import escape, format_table, quote_code
@@ -26,6 +24,8 @@ from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import FILE, load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
+from finetune.resources.machine import say_machine
+from finetune.text.transcripts import describe_steps
 
 RECIPE = "recipe.yaml"
 # A language as ISO 639 has it, with or without a region, which the hub does not take; or the hub's word for several.

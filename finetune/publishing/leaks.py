@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from finetune.addresses import public_address
 from finetune.publishing.local_paths import has_local_path
+from finetune.resources.addresses import public_address
 
 # The shapes that services give their secrets, as their documentation or secret scanners (gitleaks) have them.
 _TOKEN = re.compile(

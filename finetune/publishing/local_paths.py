@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from finetune.addresses import public_address
+from finetune.resources.addresses import public_address
 
 # How an absolute path begins. Not so: "https://…", "owner/name", "and/or", "../", "</p>".
 _START = (

@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub import RepoFile
 
-from finetune.data.foreign_models import require_inside, require_plain_model
-from finetune.data.model_json import read_object
-from finetune.data.preprocessing import PREPROCESSING_FILE
-from finetune.data.transcripts import NORMALIZATION_FILE
+from finetune.audio.preprocessing import PREPROCESSING_FILE
 from finetune.decoding.decoder import ALPHABET, SETTINGS
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
+from finetune.models.foreign_models import require_inside, require_plain_model
 from finetune.publishing.record import FILE as RECORD
+from finetune.resources.model_json import read_object
+from finetune.text.transcripts import NORMALIZATION_FILE
 
 CARD = "README.md"
 _MODEL = (

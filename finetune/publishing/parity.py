@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from finetune.data.audio import Waveform
+from finetune.audio.waveforms import Waveform
 from finetune.errors import UserError
 from finetune.files import write_json
 

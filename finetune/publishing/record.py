@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.corpus import Rejection, Split
-from finetune.data.model_json import read_object
 from finetune.errors import UserError
 from finetune.files import write_json
 from finetune.publishing.local_paths import last_part, public_name, scrub_value
+from finetune.resources.model_json import read_object
 
 FILE = "training.json"
 # Of what goes wrong, so much of each kind: a card is read, a report is searched.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from finetune.addresses import public_address
 from finetune.errors import UserError
 from finetune.publishing.leaks import find_leaks
 from finetune.publishing.parity import Spoken, require_parity
 from finetune.publishing.upload import Push
+from finetune.resources.addresses import public_address
 
 
 def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str, dry_run: bool = False) -> list[str]:

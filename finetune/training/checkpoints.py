@@ -17,9 +17,9 @@ from torch import nn
 
 from finetune.errors import UserError
 from finetune.files import delete, link_file, new_file, new_folder, write_json
+from finetune.models.weights import match_weights
 from finetune.training import manifest
 from finetune.training.sharding import scatter_optimizer
-from finetune.weights import match_weights
 
 _NAME = re.compile(r"step-([0-9]+)")
 _WEIGHTS, _OPTIMIZER, _SCALER, _PROGRESS = "model.safetensors", "optimizer.pt", "scaler.pt", "progress.json"

@@ -17,9 +17,9 @@ from finetune.data.batching import Batch
 from finetune.data.corpus import Rejection
 from finetune.errors import Interrupted, UserError
 from finetune.training.checkpoints import seed_step
+from finetune.training.deepspeed import add_zero_gradients, take_zero_step, uses_zero
 from finetune.training.optimization import forget_encoder_gradients, set_learning_rate
 from finetune.training.sharding import is_sharded
-from finetune.training.zero_redundancy import add_zero_gradients, take_zero_step, uses_zero
 
 # fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
 MAX_SKIPPED_STEPS = 30

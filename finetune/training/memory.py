@@ -11,7 +11,7 @@ from torch import nn
 
 from finetune.data.batching import Batch
 from finetune.errors import UserError
-from finetune.machine import count_local_processes, measure_growth, measure_memory
+from finetune.resources.machine import count_local_processes, measure_growth, measure_memory
 
 # Left free: what the allocator loses between blocks of many sizes, and what else lives on the GPU.
 MARGIN = 0.1

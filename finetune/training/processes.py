@@ -11,10 +11,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from finetune.errors import UserError
-from finetune.machine import Precision, choose_device, choose_precision, has_fast_bf16
+from finetune.resources.machine import Precision, choose_device, choose_precision, has_fast_bf16
+from finetune.training.deepspeed import asks_for_zero, set_up_zero, uses_zero
 from finetune.training.sharding import is_sharded, set_up_sharding
 from finetune.training.trackers import require_trackers
-from finetune.training.zero_redundancy import asks_for_zero, set_up_zero, uses_zero
 
 Choice = TypeVar("Choice")
 

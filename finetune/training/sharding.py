@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from finetune.errors import UserError
-from finetune.training.zero_redundancy import uses_zero
+from finetune.training.deepspeed import uses_zero
 
 
 def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compiled: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from finetune.data.batching import Batch
-from finetune.machine import count_cores, measure_memory
+from finetune.resources.machine import count_cores, measure_memory
 
 # Seconds that timing may take, on a slow machine a single pass over `_PROBE_SECONDS` of audio; a pass that took
 # `_SLOW_SECONDS` is not repeated.

@@ -13,7 +13,7 @@ import pytest
 from attacks.limited import Outcome, run_limited
 
 from finetune.cli import main
-from finetune.experiment import Experiment
+from finetune.run.experiment import Experiment
 
 TRAINING = {"max_steps": 6, "eval_steps": 2, "keep_best": 2, "average_best": 2}
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from mutation import mutate
 
-from finetune.data.audio import AudioError, read_seconds
+from finetune.audio.waveforms import AudioError, read_seconds
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.decoder import load_language_model
@@ -25,7 +25,7 @@ from finetune.decoding.kneser_ney import estimate
 from finetune.errors import UserError
 from finetune.evaluation.results import read_results
 from finetune.inference.recogniser import Recogniser
-from finetune.recipe import load_recipe
+from finetune.recipe.load import load_recipe
 
 KENLM = Path(__file__).parents[1] / "decoding" / "kenlm"
 ROWS = [{"file_name": f"{name}.wav", "text": f"words of {name}", "speaker": "s1"} for name in "abcd"]

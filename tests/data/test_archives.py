@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from finetune.data.audio import AudioError, read_seconds, read_waveform
+from finetune.audio.waveforms import AudioError, read_seconds, read_waveform
 from finetune.data.corpus import Limits, prepare_split
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.augmentation import Augmentation, generator
+from finetune.audio.augmentation import Augmentation, generator
 from finetune.data.batching import (
     Batch,
     Key,
@@ -26,9 +26,10 @@ from finetune.data.batching import (
     stream,
 )
 from finetune.data.corpus import Limits, Rejection, prepare_split
-from finetune.data.features import encoder_convolutions, length_step, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.vocabulary import build_vocabulary, count_characters, encode
+from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
+from finetune.resources.machine import length_step
+from finetune.text.vocabulary import build_vocabulary, count_characters, encode
 
 SECONDS = np.random.default_rng(0).uniform(0.5, 9.0, size=101).tolist()
 BATCH_SECONDS = 20.0

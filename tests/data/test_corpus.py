@@ -18,8 +18,8 @@ from finetune.data.corpus import (
     write_rejected,
 )
 from finetune.data.sources import Source, Table, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS
 from finetune.errors import UserError
+from finetune.text.transcripts import DEFAULT_STEPS
 
 ENCODER = tuple(zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True))
 LIMITS = Limits(16000, ENCODER, min_seconds=0.1, max_seconds=2.0)

@@ -12,7 +12,7 @@ from conftest import write_corpus
 from finetune.data.corpus import Limits, Split, prepare_split
 from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_STEPS
 
 VOCABULARY = {"[PAD]": 0, "|": 1, "a": 2, "b": 3}
 

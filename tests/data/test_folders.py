@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.audio import AudioError
+from finetune.audio.waveforms import AudioError
 from finetune.data.corpus import Limits, prepare_split
 from finetune.data.layouts import name_splits, split_name
 from finetune.data.sources import Source, load_splits, select_table

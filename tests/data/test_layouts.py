@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from finetune.data.audio import AudioError, Recording, read_seconds
+from finetune.audio.waveforms import AudioError, Recording, read_seconds
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 

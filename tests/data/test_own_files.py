@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
+from finetune.audio.waveforms import AudioError
 from finetune.cli import main
-from finetune.data.audio import AudioError
 from finetune.data.own_files import lies_in, undecoded
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError

@@ -17,10 +17,10 @@ import torch
 from finetune.cli import main
 from finetune.data import streaming
 from finetune.data.streaming import StreamedBatches
-from finetune.experiment import run
-from finetune.preparation import Preparation, prepare
-from finetune.recipe import load_recipe
-from finetune.sections import TrainingSection
+from finetune.recipe.load import load_recipe
+from finetune.recipe.schema import TrainingSection
+from finetune.run.experiment import run
+from finetune.run.preparation import Preparation, prepare
 
 
 def cut_flac(wav: bytes) -> bytes:

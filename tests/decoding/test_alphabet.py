@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
 
-from finetune.data.vocabulary import load_base_vocabulary
 from finetune.decoding.alignment import align
 from finetune.decoding.alphabet import Alphabet, read_alphabet, spell, split_symbols
 from finetune.decoding.arpa import read_arpa
 from finetune.decoding.decoder import build_greedy_search, build_search
 from finetune.decoding.greedy import decode_greedy
 from finetune.errors import UserError
-from finetune.scoring import build_hypothesis_normalizer
+from finetune.evaluation.scoring import build_hypothesis_normalizer
+from finetune.models.vocabulary import load_base_vocabulary
 
 Make = Callable[..., Any]
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2CTCTokenizer
 
-from finetune.data.word_units import split_words
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.greedy import decode_greedy
 from finetune.decoding.ngram import Level, NGramModel
 from finetune.errors import UserError
+from finetune.text.word_units import split_words
 
 TOY = ("_", "|", "a", "b")
 ENGLISH = ("[PAD]", "|", *string.ascii_lowercase, "'", "[UNK]")

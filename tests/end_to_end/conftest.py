@@ -30,8 +30,8 @@ LEARNING = {
 @pytest.fixture(scope="session")
 def learned_run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, corpus_folder: Path) -> Path:
     """A finished run's folder: the tiny base fine-tuned until it knows the tones; about ten seconds."""
-    from finetune.experiment import run
-    from finetune.recipe import load_recipe
+    from finetune.recipe.load import load_recipe
+    from finetune.run.experiment import run
 
     folder = tmp_path_factory.mktemp("learned")
     values = {
@@ -72,8 +72,8 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hu
 @pytest.fixture(scope="session")
 def finetune_run_in(write_recipe: Callable[..., Path]) -> Callable[..., Path]:
     """`finetune_run_in(folder, "name", training={…})` runs a recipe of a few steps and returns the run's folder."""
-    from finetune.experiment import run
-    from finetune.recipe import load_recipe
+    from finetune.recipe.load import load_recipe
+    from finetune.run.experiment import run
 
     def train(folder: Path, name: str, **sections: dict[str, Any]) -> Path:
         run(load_recipe(write_recipe(folder, **sections)), folder / name)

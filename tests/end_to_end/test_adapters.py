@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoProcessor, Wav2Vec2ForCTC, pipeline
 
 from finetune.cli import main
 from finetune.errors import UserError
-from finetune.experiment import Experiment
 from finetune.inference.recogniser import Recogniser
 from finetune.publishing.parity import require_parity
+from finetune.run.experiment import Experiment
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "save": "adapter"}
 # Enough to move weights by more than rounding.

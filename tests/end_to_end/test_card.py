@@ -15,7 +15,7 @@ from finetune.publishing.card_scores import insert_results
 from finetune.publishing.leaks import find_leaks
 from finetune.publishing.model_index import build_results
 from finetune.publishing.record import describe_scores
-from finetune.recipe import load_recipe
+from finetune.recipe.load import load_recipe
 
 
 def read_tables(text):

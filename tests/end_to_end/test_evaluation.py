@@ -13,7 +13,7 @@ from programs import execute
 from finetune.cli import main
 from finetune.data.sources import Source
 from finetune.evaluation.results import read_results
-from finetune.scoring import Speed, evaluate
+from finetune.evaluation.scoring import Speed, evaluate
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def test_hypotheses_are_normalised_as_the_references_are(learned_run, corpus_fol
 
 
 def test_an_unknown_character_stays_one(learned_run):
+    from finetune.evaluation.scoring import build_hypothesis_normalizer
     from finetune.inference.recogniser import Recogniser
-    from finetune.scoring import build_hypothesis_normalizer
 
     recogniser = Recogniser.load(str(learned_run / "model"), "cpu")
     normalize = build_hypothesis_normalizer(("nfkc", "lowercase", "remove_punctuation"), recogniser)

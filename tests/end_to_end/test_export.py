@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.cli import main
-from finetune.export import RECORD
+from finetune.run.export import RECORD
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from programs import execute
 
 # The command, with windows of few rows and without the wait of `datasets` for pyarrow's threads.
 SMALL = """
-import sys, datasets.config, finetune.preparation, finetune.data.streaming as streaming
+import sys, datasets.config, finetune.run.preparation, finetune.data.streaming as streaming
 from finetune.cli import main
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
-finetune.preparation.SAMPLE = streaming._WINDOW = streaming._SHUFFLED = 4
+finetune.run.preparation.SAMPLE = streaming._WINDOW = streaming._SHUFFLED = 4
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -188,7 +188,7 @@ def test_what_a_model_may_have_is_asked_of_the_hub_or_known_from_before(hub: Hub
     (base / "steps.json").write_text('{"steps": ["lowercase"]}')
     program = """
 import sys
-from finetune.data.storage import find_model_file
+from finetune.resources.storage import find_model_file
 from finetune.errors import UserError
 for name in sys.argv[1:]:
     try:

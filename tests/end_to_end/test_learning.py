@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from finetune.cli import main
-from finetune.experiment import run
-from finetune.recipe import load_recipe
+from finetune.recipe.load import load_recipe
+from finetune.run.experiment import run
 
 RUN_FILES = {
     "recipe.yaml",

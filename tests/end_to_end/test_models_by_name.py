@@ -14,10 +14,10 @@ from hub import COMMIT, OTHER_TOKEN, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import load_file, save_file
 
+from finetune.audio.preprocessing import save_preprocessing
 from finetune.cli import main
-from finetune.data.preprocessing import save_preprocessing
-from finetune.data.transcripts import save_normalization
 from finetune.inference.recogniser import Recogniser
+from finetune.text.transcripts import save_normalization
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from finetune.cli import main
 from finetune.errors import UserError
-from finetune.experiment import Experiment
-from finetune.preparation import Preparation
-from finetune.recipe import load_recipe
+from finetune.recipe.load import load_recipe
+from finetune.run.experiment import Experiment
+from finetune.run.preparation import Preparation
 
 # All that is random is switched on.
 SECTIONS = {
@@ -102,8 +102,8 @@ def test_check_plans_without_weights_and_writes_nothing(
 def test_epochs_of_a_stream_are_refused(
     write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.planning import resolve_length
-    from finetune.preparation import prepare
+    from finetune.run.planning import resolve_length
+    from finetune.run.preparation import prepare
 
     recipe = load_recipe(write_recipe(tmp_path, training={"max_steps": None, "max_epochs": 2}))
     preparation = prepare(recipe)

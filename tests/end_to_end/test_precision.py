@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from finetune.errors import UserError
-from finetune.experiment import Experiment
+from finetune.run.experiment import Experiment
 from finetune.training.processes import settle_precision
 
 AUTO = {"mixed_precision": "auto", "max_steps": 4, "eval_steps": 2}
@@ -19,7 +19,7 @@ def multiply_bf16(monkeypatch):
     """`multiply_bf16(False)` takes this device's instructions for bf16 away, or gives it some."""
     return lambda has: [
         monkeypatch.setattr(f"{module}.has_fast_bf16", lambda device: has)
-        for module in ("finetune.machine", "finetune.training.processes")
+        for module in ("finetune.resources.machine", "finetune.training.processes")
     ]
 
 

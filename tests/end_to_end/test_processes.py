@@ -84,7 +84,9 @@ def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(wr
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, tmp_path):
-    (tmp_path / "probe.py").write_text("from finetune.launch import _asked_for\nprint('processes', *_asked_for())\n")
+    (tmp_path / "probe.py").write_text(
+        "from finetune.commands.launch import _asked_for\nprint('processes', *_asked_for())\n"
+    )
     said = execute([*LAUNCHERS[launcher], "--num_processes", 3, "--cpu", "probe.py"], tmp_path, OMP_NUM_THREADS="5")
     assert said.splitlines()[-1] == "processes 3 5"
 
@@ -99,7 +101,7 @@ def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, t
     ids=["plain", "variables left by another launcher", "inside a group already"],
 )
 def test_outside_of_accelerate_the_process_stays_what_it_is(variables, tmp_path):
-    program = "import os\npid = os.getpid()\nfrom finetune.launch import join_processes\n"
+    program = "import os\npid = os.getpid()\nfrom finetune.commands.launch import join_processes\n"
     program += "print(join_processes(), pid == os.getpid())"
     said = execute([sys.executable, "-c", program, "launch", "--num_processes", 2], tmp_path, **variables)
     assert said == "None True\n"
@@ -109,7 +111,7 @@ def test_outside_of_accelerate_the_process_stays_what_it_is(variables, tmp_path)
 def test_process_of_a_group_ends_without_waiting_in_a_destructor(command, code):
     program = f"""
 import atexit, time
-from finetune.launch import run
+from finetune.commands.launch import run
 class Stuck:
     def __del__(self):
         time.sleep(900)

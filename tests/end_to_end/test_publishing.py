@@ -45,13 +45,13 @@ print(json.dumps(texts))
 # The command with a Publisher whose program is the stand-in; where that waits, training is asked to stop meanwhile.
 PATCHED = """
 import os, pathlib, signal, sys, time
-import finetune.snapshots
+import finetune.run.checkpoint_export
 from finetune.cli import main
-from finetune.launch import run
+from finetune.commands.launch import run
 
 folder = pathlib.Path(sys.argv[2])
 
-class Standing(finetune.snapshots.Publisher):
+class Standing(finetune.run.checkpoint_export.Publisher):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options, program=[sys.executable, *sys.argv[1:3]])
 
@@ -62,7 +62,7 @@ class Standing(finetune.snapshots.Publisher):
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
 
-finetune.snapshots.Publisher = Standing
+finetune.run.checkpoint_export.Publisher = Standing
 run(lambda: main(sys.argv[3:]))
 """
 
@@ -89,7 +89,7 @@ def pushed(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterato
                 self._push.process.wait(30)  # So that no model gives way to a newer one.
             self.poll()
 
-    monkeypatch.setattr("finetune.snapshots.Publisher", Standing)
+    monkeypatch.setattr("finetune.run.checkpoint_export.Publisher", Standing)
     yield tmp_path / "pushed"
 
 

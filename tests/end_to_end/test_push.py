@@ -11,9 +11,9 @@ from hub import TOKEN, Hub
 from huggingface_hub import HfApi, ModelCard, constants
 from programs import execute, started
 
-from finetune import publication
 from finetune.cli import main
 from finetune.inference.recogniser import Recogniser
+from finetune.run import publication
 
 PIPELINE = """
 import json, sys, soundfile

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.experiment import run
-from finetune.recipe import load_recipe
+from finetune.recipe.load import load_recipe
+from finetune.run.experiment import run
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from finetune.data import recordings
+from finetune.audio import recordings
 
 
 def break_header(corpus, split, number):
@@ -74,7 +74,7 @@ def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_ru
 
 
 def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch, tmp_path):
-    from finetune.experiment import Experiment
+    from finetune.run.experiment import Experiment
 
     name = truncate(corpus, "train", 2)
     save = Experiment._save

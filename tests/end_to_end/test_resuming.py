@@ -7,9 +7,9 @@ import sys
 import pytest
 from programs import started
 
-from finetune.data.training_words import load_training_words
 from finetune.errors import UserError
-from finetune.experiment import Experiment
+from finetune.run.experiment import Experiment
+from finetune.text.training_words import load_training_words
 
 # All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
 SECTIONS = {

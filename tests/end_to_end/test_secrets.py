@@ -16,8 +16,8 @@ import yaml
 from conftest import write_corpus
 
 from finetune.cli import main
-from finetune.recipe import load_recipe
-from finetune.run_directory import check_output
+from finetune.recipe.load import load_recipe
+from finetune.run.run_directory import check_output
 
 SECRET = "s3cret-of-ann"
 

@@ -13,10 +13,10 @@ from transformers import Wav2Vec2ForCTC
 
 from finetune.cli import main
 from finetune.errors import UserError
-from finetune.machine import has_fast_bf16
-from finetune.training import zero_redundancy
+from finetune.resources.machine import has_fast_bf16
+from finetune.training import deepspeed as zero_redundancy
+from finetune.training.deepspeed import set_up_zero
 from finetune.training.sharding import set_up_sharding
-from finetune.training.zero_redundancy import set_up_zero
 
 ROOT = Path(__file__).parents[2]
 FSDP, DEEPSPEED = (ROOT / "recipes" / "accelerate" / name for name in ("fsdp.yaml", "deepspeed.yaml"))
@@ -44,7 +44,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from finetune.cli import main
-from finetune.machine import has_fast_bf16
+from finetune.resources.machine import has_fast_bf16
 
 Accelerator.end_training = lambda self: None  # It ends the processes' group, which the next run needs.
 folder, asks = Path(sys.argv[1]), sys.argv[2]
@@ -77,7 +77,7 @@ for name, sharded, *overrides in [
 # In the same processes, what DeepSpeed itself has to do: nothing, where one has a gradient that is not finite.
 NOT_FINITE = """
 import math
-from finetune.training.zero_redundancy import ZeroState, add_zero_gradients, set_up_zero, take_zero_step
+from finetune.training.deepspeed import ZeroState, add_zero_gradients, set_up_zero, take_zero_step
 
 os.environ.update({asks: "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
 AcceleratorState._reset_state()

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from finetune.experiment import Experiment
+from finetune.run.experiment import Experiment
 from finetune.training.health import describe
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from finetune.data.audio import Recording
+from finetune.audio.waveforms import Recording
 from finetune.errors import UserError
 from finetune.evaluation import report
 from finetune.evaluation.analysis import analyse

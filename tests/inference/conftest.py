@@ -46,8 +46,8 @@ class ToneModel(nn.Module):
 def tone_recogniser() -> Any:
     from transformers import Wav2Vec2FeatureExtractor
 
-    from finetune.data.vocabulary import build_tokenizer, build_vocabulary
     from finetune.inference.recogniser import Recogniser
+    from finetune.text.vocabulary import build_tokenizer, build_vocabulary
 
     extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
     return Recogniser(ToneModel().eval(), extractor, build_tokenizer(build_vocabulary("abcd")), torch.device("cpu"))

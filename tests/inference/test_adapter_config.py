@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.data.features import load_config
-from finetune.data.vocabulary import PAD, build_vocabulary
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
-from finetune.training.adapters import add_lora, save_lora
-from finetune.training.model import build_model
+from finetune.models.adapters import add_lora, save_lora
+from finetune.models.build import build_model
+from finetune.models.configuration import load_config
+from finetune.text.vocabulary import PAD, build_vocabulary
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from conftest import LETTER_SECONDS, SAMPLING_RATE, speak
 from numpy.typing import NDArray
 from tones import build_tone_recogniser
 
-from finetune.data.transcripts import DEFAULT_STEPS
 from finetune.errors import UserError
 from finetune.inference.aligner import align_text
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
+from finetune.text.transcripts import DEFAULT_STEPS
 
 
 @pytest.fixture(scope="module")

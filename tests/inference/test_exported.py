@@ -15,14 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from transformers import Wav2Vec2Processor
 
-from finetune.data.features import load_config, load_feature_extractor
-from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary
 from finetune.errors import UserError
 from finetune.inference import exported
 from finetune.inference.exported import FILE, write_model
 from finetune.inference.onnx_graph import list_operators
 from finetune.inference.recogniser import Recogniser
-from finetune.training.model import build_model
+from finetune.models.build import build_model
+from finetune.models.configuration import load_config, load_feature_extractor
+from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
 
 SECONDS = (0.05, 0.3, 1.0, 2.5)
 

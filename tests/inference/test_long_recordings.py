@@ -9,9 +9,9 @@ from conftest import SAMPLING_RATE, WORDS, speak
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.audio import AudioError, Waveform
-from finetune.data.audio_stream import open_stream
-from finetune.data.speech_activity import build_detector
+from finetune.audio.speech_activity import build_detector
+from finetune.audio.stream import open_stream
+from finetune.audio.waveforms import AudioError, Waveform
 from finetune.inference import reading
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.transcriber import Transcriber

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 import finetune
-from finetune.data.audio import Waveform
-from finetune.data.features import load_config, load_feature_extractor
-from finetune.data.vocabulary import PAD, build_tokenizer, build_vocabulary, load_base_vocabulary
+from finetune.audio.waveforms import Waveform
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
-from finetune.training.model import build_model
+from finetune.models.build import build_model
+from finetune.models.configuration import load_config, load_feature_extractor
+from finetune.models.vocabulary import load_base_vocabulary
+from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
 
 
 @pytest.fixture(params=["layer norm", "group norm"])

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from conftest import SAMPLING_RATE, WORDS, speak
 
-from finetune.data.audio import CANCELLED, AudioError
+from finetune.audio.waveforms import CANCELLED, AudioError
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.data.audio import Waveform
+from finetune.audio.waveforms import Waveform
 from finetune.inference.windows import Lengths, Window, WindowCutter
 
 RATE, STRIDE, FRAME = 16000, 320, 320

@@ -18,7 +18,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from finetune.data.preprocessing import save_preprocessing
+from finetune.audio.preprocessing import save_preprocessing
 from finetune.evaluation.analysis import analyse
 from finetune.evaluation.results import Result
 from finetune.publishing.card import update_card, write_card

@@ -26,7 +26,7 @@ def spread_symbols(folder: Path, norm: str) -> Path:
     import torch
     from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
-    from finetune.data.vocabulary import build_tokenizer, build_vocabulary
+    from finetune.text.vocabulary import build_tokenizer, build_vocabulary
 
     torch.manual_seed(1)
     vocabulary = build_vocabulary("abcd")

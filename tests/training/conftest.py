@@ -8,14 +8,14 @@ import pytest
 from accelerate import Accelerator
 from torch import nn
 
-from finetune.data.augmentation import Augmentation
+from finetune.audio.augmentation import Augmentation
 from finetune.data.batching import Batch, SpeechBatches
 from finetune.data.corpus import Limits, prepare_split
-from finetune.data.features import encoder_convolutions, load_config, load_feature_extractor
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.transcripts import DEFAULT_STEPS
-from finetune.data.vocabulary import PAD, build_vocabulary
-from finetune.training.model import build_model
+from finetune.models.build import build_model
+from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
+from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.vocabulary import PAD, build_vocabulary
 
 VOCABULARY = build_vocabulary("abcd")
 

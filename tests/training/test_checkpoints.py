@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from finetune.errors import UserError
+from finetune.models.build import CTCObjective
 from finetune.training.checkpoints import (
     choose_checkpoint,
     list_checkpoints,
@@ -23,7 +24,6 @@ from finetune.training.checkpoints import (
 )
 from finetune.training.loop import train_step
 from finetune.training.manifest import measure_digest, read_manifest
-from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer
 
 

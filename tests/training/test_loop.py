@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from finetune.errors import Interrupted, UserError
+from finetune.models.build import CTCObjective
 from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, train, train_step
-from finetune.training.model import CTCObjective
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 
 

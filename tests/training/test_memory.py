@@ -5,9 +5,9 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
-from finetune.machine import Memory
+from finetune.models.build import CTCObjective
+from finetune.resources.machine import Memory
 from finetune.training.memory import _make_batch, find_batch_seconds, largest_count
-from finetune.training.model import CTCObjective
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 8, 31, 100, 1000])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from finetune.training.model import CTCObjective
+from finetune.models.build import CTCObjective
 
 UTTERANCES = (0, 1, 2, 5)  # 0.5 s to 1.5 s: padding matters
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.models.build import CTCObjective
 from finetune.training import timing
-from finetune.training.model import CTCObjective
 from finetune.training.timing import Sample, time_step
 
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Bytes in, waveforms out: decoding, streams, resampling, voice activity, preprocessing, augmentation."""

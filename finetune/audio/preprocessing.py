@@ -1,0 +1,158 @@
+"""What a recipe does to all audio, in training, evaluation and transcription alike: named steps, in its order."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finetune.audio.filters import filter_highpass, measure_loudness
+from finetune.audio.waveforms import Waveform
+from finetune.errors import StepError
+from finetune.resources.storage import load_steps, save_steps
+
+PREPROCESSING_FILE = "audio_preprocessing.json"
+
+Step = str | dict[str, float]
+"""A step's name, or its name and argument: `denoise`, `{highpass: 80}`."""
+
+Preprocessor = Callable[[Waveform], Waveform]
+
+# Silence is judged in frames of 20 ms, and this much of it stays before and after speech.
+_FRAME_SECONDS, _MARGIN_SECONDS = 0.02, 0.1
+# BS.1770 measures blocks of 0.4 s.
+_LOUDNESS_SECONDS = 0.4
+
+
+def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
+    """A second-order Butterworth filter, 12 dB per octave below so many hertz."""
+    if not 0 < hertz < sampling_rate / 2:
+        raise StepError(f"highpass: found {hertz}; expected hertz, between 0 and {sampling_rate // 2}")
+
+    def step(waveform: Waveform) -> Waveform:
+        return filter_highpass(waveform, hertz, sampling_rate)
+
+    return step
+
+
+class _TrimSilence:
+    """Cut what lies before the first and after the last frame that is within so many dB of the loudest one."""
+
+    def __init__(self, decibels: float, sampling_rate: int) -> None:
+        if not 0 < decibels <= 120:
+            raise StepError(f"trim_silence: found {decibels}; expected decibels below the loudest frame, up to 120")
+        self._decibels = decibels
+        self._frame, self._margin = round(_FRAME_SECONDS * sampling_rate), round(_MARGIN_SECONDS * sampling_rate)
+
+    def __call__(self, waveform: Waveform) -> Waveform:
+        return waveform[self.find(waveform)]
+
+    def find(self, waveform: Waveform) -> slice:
+        """What stays of a waveform."""
+        power = np.add.reduceat(waveform.astype(np.float64) ** 2, np.arange(0, len(waveform), self._frame))
+        loud = np.flatnonzero(power > power.max() * 10 ** (-self._decibels / 10))
+        if not len(loud):
+            return slice(0, len(waveform))
+        return slice(max(0, loud[0] * self._frame - self._margin), (loud[-1] + 1) * self._frame + self._margin)
+
+
+def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
+    """Scale so that the largest sample is at so many dB of full scale."""
+    if not -60 <= dbfs <= 0:
+        raise StepError(f"peak: found {dbfs}; expected decibels of full scale, between -60 and 0")
+
+    def step(waveform: Waveform) -> Waveform:
+        largest = np.abs(waveform).max()
+        # What is smaller can't be scaled up in float32: the factor would be infinite.
+        audible = largest >= np.finfo(np.float32).tiny
+        return waveform * np.float32(10 ** (dbfs / 20) / largest) if audible else waveform
+
+    return step
+
+
+def _loudness(lufs: float, sampling_rate: int) -> Preprocessor:
+    """Scale to a loudness by ITU-R BS.1770-4 in LUFS; what is shorter than its blocks of 0.4 s is left as it is."""
+    if not -70 <= lufs <= 0:
+        raise StepError(f"loudness: found {lufs}; expected LUFS, between -70 and 0")
+
+    def step(waveform: Waveform) -> Waveform:
+        if len(waveform) < _LOUDNESS_SECONDS * sampling_rate:
+            return waveform
+        measured = measure_loudness(waveform, sampling_rate)
+        return waveform * np.float32(10 ** ((lufs - measured) / 20)) if np.isfinite(measured) else waveform
+
+    return step
+
+
+def _denoise(sampling_rate: int) -> Preprocessor:
+    """Spectral gating by noisereduce (Sainburg 2020, https://github.com/timsainb/noisereduce)."""
+    try:
+        import noisereduce
+    except ImportError as error:
+        raise StepError("denoise needs noisereduce: pip install 'finetune[denoise]'") from error
+
+    def step(waveform: Waveform) -> Waveform:
+        if not waveform.any():  # It would divide zero by zero.
+            return waveform
+        return np.asarray(noisereduce.reduce_noise(waveform, sampling_rate), dtype=np.float32)
+
+    return step
+
+
+_WITH_ARGUMENT: dict[str, Callable[[float, int], Preprocessor]] = {
+    "highpass": _highpass,
+    "trim_silence": _TrimSilence,
+    "peak": _peak,
+    "loudness": _loudness,
+}
+
+
+def build_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Preprocessor:
+    """All steps as one function of (samples,) float32 at `sampling_rate` Hz; what they leave may be shorter.
+
+    Raises StepError for a step that is unknown or has an argument it can't use.
+    """
+    preprocess = build_placing_preprocessor(steps, sampling_rate)
+    return lambda waveform: preprocess(waveform)[0]
+
+
+def build_placing_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Callable[[Waveform], tuple[Waveform, int]]:
+    """As `build_preprocessor`, of a function that also says how many samples are gone from the waveform's beginning."""
+    built = [_build_step(step, sampling_rate) for step in steps]
+
+    def preprocess(waveform: Waveform) -> tuple[Waveform, int]:
+        first = 0
+        for step in built:
+            if isinstance(step, _TrimSilence):
+                stays = step.find(waveform)
+                waveform, first = waveform[stays], first + int(stays.start)
+            else:
+                waveform = step(waveform)
+        return waveform, first
+
+    return preprocess
+
+
+def _build_step(step: Step, sampling_rate: int) -> Preprocessor:
+    if step == "denoise":
+        return _denoise(sampling_rate)
+    if isinstance(step, dict) and len(step) == 1:
+        [(name, argument)] = step.items()
+        if name in _WITH_ARGUMENT:
+            if isinstance(argument, bool) or not isinstance(argument, int | float):
+                raise StepError(f"{name}: found {argument!r}; expected a number")
+            return _WITH_ARGUMENT[name](argument, sampling_rate)
+    known = ", ".join(f"{{{name}: NUMBER}}" for name in _WITH_ARGUMENT)
+    raise StepError(f"unknown step {step!r}; expected one of {known}, denoise")
+
+
+def save_preprocessing(model: Path, steps: Sequence[Step]) -> None:
+    """Write the steps into the model directory, where `finetune evaluate` and `transcribe` find them."""
+    save_steps(model / PREPROCESSING_FILE, steps)
+
+
+def load_preprocessing(model: str | Path, sampling_rate: int = 16000) -> tuple[Step, ...]:
+    """The steps saved with a model in a folder or on a hub; none for one without.
+
+    Raises UserError for damaged ones, and for those that audio at the model's sampling rate can't go through.
+    """
+    return load_steps(model, PREPROCESSING_FILE, lambda steps: build_preprocessor(steps, sampling_rate)) or ()

@@ -1,0 +1,127 @@
+"""The bytes of a recording, wherever they come from, so that a decoder can read them in any order."""
+
+import io
+import stat
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from finetune.audio.recordings import AudioError, Recording
+from finetune.resources.limits import MAX_PIPED_BYTES
+from finetune.resources.storage import StorageError, is_url, open_file, reporting
+
+# Of a URL so much is fetched at a time: a recording is read to its end, but for a few looks at its beginning and end.
+_FETCHED_BYTES = 1024 * 1024
+
+
+class WatchedFile:
+    """A binary file, or a piece of it, as soundfile reads one; what goes wrong is kept in `error`.
+
+    libsndfile asks for bytes by callbacks, which can't raise: their errors, and Ctrl-C, would be printed and lost.
+    """
+
+    def __init__(self, file: BinaryIO, first: int = 0, size: int | None = None) -> None:
+        self._file, self._first, self._place = file, first, 0
+        self.size = file.seek(0, io.SEEK_END) - first if size is None else size
+        self.error: BaseException | None = None
+
+    def tell(self) -> int:
+        """Where it is, in bytes."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go somewhere, be it behind the end."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill a buffer as far as there are bytes, none after an error; how many."""
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), self.size - self._place)
+        if self.error is not None or count <= 0:
+            return 0
+        try:
+            self._file.seek(self._first + self._place)
+            read = self._file.read(count)
+        except BaseException as error:
+            self.error = error
+            return 0
+        view[: len(read)] = read
+        self._place += len(read)
+        return len(read)
+
+    def read(self, count: int) -> bytes:
+        """So many bytes; soundfile wants to see this method, and `readinto` is what it calls."""
+        read = bytearray(count)
+        return bytes(read[: self.readinto(read)])
+
+    def raise_error(self) -> None:
+        """Raise what went wrong while it was read, if anything did."""
+        if self.error is not None:
+            raise self.error
+
+
+def open_bytes(audio: BinaryIO | Recording, opened: ExitStack) -> WatchedFile:
+    """The bytes of a recording, or of an open file from its beginning; what must be closed is put on `opened`.
+
+    What can't be read in any order is kept in a temporary file first. Raises AudioError where there is nothing.
+    """
+    if not isinstance(audio, Recording):
+        return _watch(audio, "the input", opened)
+    if audio.data is not None:
+        return WatchedFile(io.BytesIO(audio.data))
+    if audio.path is None:
+        raise AudioError("no audio")
+    if not is_url(audio.path) and not _can_be_read(Path(audio.path)):
+        raise AudioError(f"no such file: {audio.path}")
+    file = opened.enter_context(open_file(audio.path, _FETCHED_BYTES))
+    if audio.piece is not None:
+        return WatchedFile(file, *audio.piece)
+    if is_url(audio.path) and not _gives_pieces(file):
+        file = opened.enter_context(open_file(audio.path, 0))
+    return _watch(file, audio.path, opened)
+
+
+def _gives_pieces(file: BinaryIO) -> bool:
+    """Whether a file elsewhere can be read from any place: some web servers only send it whole."""
+    try:
+        file.seek(-1, io.SEEK_END)
+        return len(file.read(1)) == 1
+    except Exception:  # Each client has its own errors. If more is wrong than that, reading it whole will say so.
+        return False
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether this is a file, or what a shell's `<(…)` and /dev/stdin are."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a name with a null byte.
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def _watch(file: BinaryIO, name: str, opened: ExitStack) -> WatchedFile:
+    if isinstance(file, io.TextIOBase):
+        raise AudioError("opened as text; expected a file opened with mode 'rb'")
+    try:
+        return WatchedFile(file)
+    except (OSError, ValueError, AttributeError):  # io.UnsupportedOperation is both of the first.
+        kept = cast(BinaryIO, opened.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
+    try:
+        with reporting(name):
+            _keep(file, kept)
+        return WatchedFile(kept)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AudioError(f"{name} can't be kept in {tempfile.gettempdir()} to be read: {reason}") from error
+
+
+def _keep(file: BinaryIO, kept: BinaryIO) -> None:
+    """Copy a file that may have no end; raises StorageError where it is longer than MAX_PIPED_BYTES."""
+    count = 0
+    while part := file.read(_FETCHED_BYTES):
+        count += len(part)
+        if count > MAX_PIPED_BYTES:
+            raise StorageError(f"it has more than {MAX_PIPED_BYTES:,} bytes; save it as a file, and name that")
+        kept.write(part)

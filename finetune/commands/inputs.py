@@ -1,0 +1,199 @@
+"""What a command line names to recordings: files, folders, patterns, manifests, URLs, standard input."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from finetune.audio.waveforms import CONTAINERS, SUFFIXES, AudioError, Recording, fault_as_reason
+from finetune.data.manifests import SUFFIXES as MANIFEST_SUFFIXES
+from finetune.data.sources import load_audio
+from finetune.errors import UserError
+from finetune.files import expand_home
+from finetune.resources.addresses import public_address
+from finetune.resources.storage import StorageError, has_wildcards, is_plain, is_url, list_files
+
+STANDARD_INPUT = "-"
+
+# What is taken for a recording by its name, where nobody named it itself.
+RECORDING_SUFFIXES = SUFFIXES | CONTAINERS | {".sph"}
+
+_NO_FILE = "no file: a broken link, a pipe or a device"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A recording, by the `name` that a person finds it by; None is standard input, an AudioError can't be used.
+
+    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and never
+    leads out of there. `folder` is the local one that it lies in, None for what lies elsewhere. `alone` says that it
+    was named itself.
+    """
+
+    name: str
+    recording: Recording | AudioError | None
+    relative: Path
+    folder: Path | None
+    alone: bool = False
+
+
+def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Input]:
+    """The recordings at all places, in order.
+
+    In folders, and by patterns that end in no suffix, files whose names are those of audio are taken. A manifest's
+    audio must lie below it, unless `allow_outside` is set. Raises UserError for a place where there is nothing.
+    """
+    return [each for place in places for each in _find(place, allow_outside)]
+
+
+def _find(place: str, allow_outside: bool) -> Iterator[Input]:
+    if not place:  # As a path it would be the current folder.
+        raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
+    path = expand_home(place)
+    if place == STANDARD_INPUT:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UserError("Standard input is closed or a terminal: expected a recording that is piped in.")
+        yield Input("standard input", None, Path("stdin"), None, alone=True)
+    elif is_url(place):
+        yield from _find_elsewhere(place)
+    elif path.is_dir():
+        files, closed = _walk(path)
+        yield from closed
+        if not closed or any(_is_recording(file.name) for file in files):
+            yield from _take_files(place, files, path, lenient=False)
+    elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
+        yield from _read_manifest(path, allow_outside)
+    elif path.exists():
+        yield replace(_take_file(path, path.parent), alone=True)
+    elif has_wildcards(place):
+        fixed = next(number for number, part in enumerate(path.parts) if has_wildcards(part))
+        root, pattern = Path(*path.parts[:fixed]), "/".join(path.parts[fixed:])
+        files = sorted(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+        yield from _take_files(place, files, root, lenient=_names_suffix(path.name))
+    else:
+        raise UserError(
+            f"There is no {place}: expected a file, a folder, a pattern, a manifest, a URL, or - for a pipe."
+        )
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Input]]:
+    """All files below a folder, also behind links to folders, and the folders that can't be looked into."""
+    files: list[Path] = []
+    closed: list[Input] = []
+
+    def note(error: OSError) -> None:
+        folder = Path(error.filename)
+        reason = AudioError(f"a folder that can't be looked into: {error.strerror}")
+        closed.append(Input(str(folder), reason, folder.relative_to(root), folder.parent))
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+        found = Path(folder).stat()
+        if (found.st_dev, found.st_ino) in seen:  # A link to a folder that is below the same root, or above itself.
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        files += [Path(folder) / name for name in names]
+    return sorted(files), closed
+
+
+def _names_suffix(name: str) -> bool:
+    suffix = Path(name).suffix
+    return bool(suffix) and not has_wildcards(suffix)
+
+
+def _take_files(place: str, files: Sequence[Path], root: Path, lenient: bool) -> Iterator[Input]:
+    """The files that are audio by their names, or if `lenient` all."""
+    taken = [file for file in files if not file.is_dir() and (lenient or _is_recording(file.name))]
+    if not taken:
+        raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
+    for file in taken:
+        found = _take_file(file, root)
+        if not file.is_file():  # Nobody named it: of a pipe that nothing comes through there would be no end.
+            found = replace(found, recording=AudioError(_NO_FILE))
+        yield found
+
+
+def _is_recording(name: str) -> bool:
+    # Hidden ones are what systems leave beside files, such as ._speech.wav.
+    return Path(name).suffix.lower() in RECORDING_SUFFIXES and not name.startswith(".")
+
+
+def _take_file(file: Path, root: Path) -> Input:
+    return _place_input(Input(str(file), Recording(str(file), None), Path(), file.parent), os.path.relpath(file, root))
+
+
+def _place_input(found: Input, place: str, piece: str = "") -> Input:
+    """A recording with its place below what named it, of a place whose names others have chosen.
+
+    One that leads elsewhere, or is no file's name, can't be used: what is written of it would lie outside `--output`.
+    """
+    path = Path(place)
+    name = path.stem if path.stem.strip(".") else path.name  # "..wav" has the stem "."
+    leads_elsewhere = path.anchor or ".." in {*path.parts, *PureWindowsPath(place).parts}
+    if leads_elsewhere or not name or not _can_be_name(place):
+        reason = AudioError(
+            f"a name that nothing can be written by: {place}; expected a file's, with no .. or null in it"
+        )
+        return replace(found, recording=reason)
+    return replace(found, relative=path.with_name(name + piece))
+
+
+def _can_be_name(place: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:  # Half a character, as JSON's escapes can write.
+        return False
+
+
+def _find_elsewhere(place: str) -> Iterator[Input]:
+    try:
+        listed = list_files(place)
+    except StorageError as error:
+        raise UserError(f"What is to be transcribed can't be found. {error}") from error
+    if listed is None:
+        yield replace(_take_address(place, Recording(place, None)), alone=True)
+        return
+    root, files = listed
+    lenient = _names_suffix(place.rsplit("/", 1)[-1])
+    taken = [file for file in files if lenient or _is_recording(file.rsplit("/", 1)[-1])]
+    if not taken:
+        raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
+    for file in taken:
+        yield _place_input(Input(file, Recording(file, None), Path(), None), file.removeprefix(root).lstrip("/"))
+
+
+def _take_address(place: str, recording: Recording, piece: str = "") -> Input:
+    name = PurePosixPath(public_address(place).partition("://")[2].partition("?")[0]).name
+    return _place_input(Input(place, recording, Path(), None), name if name.strip(".") else "audio", piece)
+
+
+def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
+    """A manifest's recordings; a piece of a longer one has its times (s) in its name."""
+    table = load_audio(file, allow_outside)
+    for row, values in enumerate(table.values()):
+        name = f"{file}: {table.name(row, values)}"
+        try:
+            with fault_as_reason():
+                recording = table.recording(row, values)
+                if recording.path is None:
+                    raise AudioError("no audio")
+                if not is_plain(recording.path):
+                    raise AudioError(_NO_FILE)
+                piece = "" if recording.end is None and not recording.start else f"_{recording.start:.2f}"
+                piece += "" if recording.end is None else f"-{recording.end:.2f}"
+                found = replace(_find_recording(recording, file.parent, piece), name=name + piece)
+        except AudioError as error:
+            found = Input(name, error, Path(file.stem) / str(row), None)
+        yield found
+
+
+def _find_recording(recording: Recording, root: Path, piece: str) -> Input:
+    """A manifest's recording; what lies outside the manifest's folder has its name alone."""
+    path = recording.path or ""
+    if is_url(path):
+        return _take_address(path, recording, piece)
+    inside = os.path.relpath(path, root)
+    below = Path(path).name if ".." in Path(inside).parts else inside
+    return _place_input(Input(path, recording, Path(), Path(path).parent), below, piece)

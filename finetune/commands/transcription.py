@@ -1,0 +1,316 @@
+"""Recordings to files of what they say: which files, what is done already, and what went wrong."""
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tqdm import tqdm
+
+from finetune.audio.stream import Audio
+from finetune.audio.waveforms import AudioError, Recording, fault_as_reason, read_seconds
+from finetune.commands.inputs import Input, find_inputs
+from finetune.errors import UserError, describe_fault
+from finetune.files import write_text
+from finetune.inference.formats import FORMATS, format_transcript
+from finetune.inference.transcript import Transcript
+from finetune.resources.storage import is_url
+from finetune.resources.terminal import escape_controls
+
+if TYPE_CHECKING:
+    from finetune.inference.transcriber import Transcriber
+
+# A disk that says this takes nothing more; whatever else goes wrong in writing is one file's trouble.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording and the files to be written of it, by their formats; where there are none it is printed."""
+
+    input: Input
+    files: Mapping[str, Path]
+    printed: str = "text"
+
+
+def plan_jobs(
+    inputs: Sequence[Input],
+    formats: Sequence[str],
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    printed: bool = False,
+) -> list[Job]:
+    """What is to be done: a file of each format beside each input, or below `output` as it lay below its folder.
+
+    Standard input, and everything if it is to be `printed`, is printed unless there is an `output`. With `resume` what
+    is written already is left out. A recording that is named twice is done once.
+
+    Raises UserError where two recordings would be written to one file, where a file is there already without `resume`,
+    where there is no folder to write to, and for several formats to be printed.
+    """
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a folder for --output, there or not.")
+    jobs: list[Job] = []
+    taken: dict[Path, Input] = {}
+    existing: list[Path] = []
+    for each in inputs:
+        if isinstance(each.recording, AudioError):
+            jobs.append(Job(each, {}))
+            continue
+        if output is None and (printed or each.recording is None):
+            if len(formats) > 1:
+                raise UserError(f"Only one format can be printed, not {' and '.join(formats)}: add --output DIR.")
+            jobs.append(Job(each, {}, formats[0]))
+            continue
+        folder = each.folder if output is None else output / each.relative.parent
+        if folder is None:
+            raise UserError(f"Nothing is written beside {each.name}: say where with --output DIR.")
+        files = {form: folder / (each.relative.name + FORMATS[form].suffix) for form in formats}
+        first = files[formats[0]]
+        if (other := taken.setdefault(Path(os.path.realpath(first)), each)) is not each:
+            if other.recording != each.recording:
+                raise UserError(
+                    f"{other.name} and {each.name} would both be written to {first}: transcribe them one after the "
+                    "other, each with an --output DIR of its own."
+                )
+            continue
+        there = [file for file in files.values() if _is_written(file)]
+        existing += there
+        left = {form: file for form, file in files.items() if file not in there}
+        if left:
+            jobs.append(Job(each, left))
+    if existing and not resume:
+        others = f", as are {len(existing) - 1} other files" if existing[1:] else ""
+        raise UserError(
+            f"{existing[0]} is there already{others}, and nothing is overwritten: --resume leaves out what is done, "
+            "and --output DIR writes elsewhere."
+        )
+    return jobs
+
+
+def _is_written(file: Path) -> bool:
+    """Whether a file is there; of a name that the file system doesn't allow, writing will say so."""
+    return os.path.exists(file) and not file.is_dir()  # noqa: PTH110 (the path's own method raises for it)
+
+
+def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
+    """Transcribe, write and print; returns the exit code: 0, 2 where anything failed, 130 after Ctrl-C.
+
+    What can't be read is named with its reason at the end, and stops nothing else. Raises UserError for a full disk.
+    """
+    tally = _Tally(len(jobs))
+    writes, code = any(job.files for job in jobs), 0
+    try:
+        with _Bar(jobs) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
+            for job, transcript in found:
+                _deliver(job, transcript, tally)
+                bar.count()
+    except KeyboardInterrupt:
+        goes_on = "; the same command with --resume goes on" if writes else ""
+        print(f"finetune: interrupted; {tally.say_done()} are done{goes_on}.", file=sys.stderr)
+        code = 130
+    finally:
+        if tally.failures:
+            print("\n".join(tally.list_failures()), file=sys.stderr)
+    if writes and tally.done and not code:
+        print(tally.summarise(), file=sys.stderr)
+    return code or (2 if tally.failures else 0)
+
+
+@dataclass
+class _Tally:
+    """What came of so many recordings."""
+
+    total: int
+    done: int = 0
+    audio_seconds: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def say_done(self) -> str:
+        return f"{self.done} of {self.total} recordings"
+
+    def summarise(self) -> str:
+        clock_seconds = time.perf_counter() - self.began
+        factor = clock_seconds / self.audio_seconds
+        audio, clock = _say_duration(self.audio_seconds), _say_duration(clock_seconds)
+        return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
+
+    def list_failures(self) -> list[str]:
+        # A name may hold line ends: each recording has its line all the same.
+        lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
+        if self.total == 1:
+            return [f"finetune: {line}" for line in lines]
+        return [
+            f"finetune: {len(lines)} of {self.total} recordings can't be transcribed:",
+            *(f"  {line}" for line in lines),
+        ]
+
+
+def _transcribe(
+    transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool, bar: "_Bar"
+) -> Generator[tuple[Job, Transcript | AudioError]]:
+    for job in jobs:
+        if isinstance(job.input.recording, AudioError):
+            yield job, job.input.recording
+    recordings: Iterator[tuple[Job, Audio]] = (
+        (job, job.input.recording or _open_standard_input())
+        for job in jobs
+        if not isinstance(job.input.recording, AudioError)
+    )
+    yield from transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=bar.advance)
+
+
+def _open_standard_input() -> Audio:
+    # Not Python's own stream: a thread that waits in its buffer for a pipe would keep the program from ending.
+    return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+
+
+def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
+    """Write or print what a recording says, or note why not; raises UserError for a full disk."""
+    try:
+        if isinstance(transcript, AudioError):
+            raise transcript
+        # A file's name need not be text.
+        name = job.input.relative.name.encode(errors="replace").decode()
+        with fault_as_reason():
+            texts = [format_transcript(transcript, form, name) for form in job.files or (job.printed,)]
+    except AudioError as error:
+        tally.failures.append((job.input.name, str(error)))
+        return
+    try:
+        if not job.files:
+            print(texts[0], end="", flush=True)
+        for file, text in zip(job.files.values(), texts, strict=False):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, text)
+    except ValueError as error:  # Of a name that no file can have.
+        tally.failures.append((job.input.name, f"can't be written: {error}"))
+    except BrokenPipeError:  # Nobody reads what comes after.
+        raise
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
+            raise UserError(
+                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done{goes_on}."
+            ) from error
+        place = f": {error.filename}" if error.filename else ""
+        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}{place}"))
+    else:
+        tally.done += 1
+        tally.audio_seconds += transcript.seconds
+
+
+def align_recording(
+    model: str,
+    place: str,
+    text: str,
+    form: str,
+    output: Path | None,
+    *,
+    device: str,
+    vad: Literal["energy", "silero"],
+    language: str | None = None,
+) -> None:
+    """Write the words of a recording's text with their times, or print them without an `output`.
+
+    Words that the audio doesn't have are named on standard error. Raises UserError for a place that is no single
+    recording, one that can't be read, a text without words, and an output that is there already or can't be written.
+    """
+    from finetune.inference.aligner import align_text
+    from finetune.inference.transcriber import Transcriber
+
+    if output is not None and output.exists():
+        raise UserError(f"{output} is there already, and nothing is overwritten: choose another --output.")
+    inputs = find_inputs([place])
+    if len(inputs) != 1:
+        raise UserError(f"{place} has {len(inputs)} recordings: expected one, which the text is of.")
+    recording = inputs[0].recording
+    if isinstance(recording, AudioError):
+        raise UserError(f"{inputs[0].name}: {recording}")
+    transcriber = Transcriber(model, device=device, detector=vad, language=language)
+    try:
+        with tqdm(desc="listening", unit=" s", bar_format="{desc}: {n:.0f} s", leave=False, disable=None) as bar:
+            transcript = align_text(transcriber, recording or sys.stdin.buffer, text, on_progress=bar.update)
+        formatted = format_transcript(transcript, form, inputs[0].relative.name)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = error if isinstance(error, AudioError) else describe_fault(error)
+        raise UserError(f"{inputs[0].name}: {reason}") from error
+    try:
+        if output is None:
+            print(formatted, end="")
+        else:
+            write_text(output, formatted)
+    except OSError as error:
+        raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
+    missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
+    if missing:
+        others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
+        counted = f"{len(missing)} of {len(transcript.words)} words"
+        print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
+
+
+def _say_duration(seconds: float) -> str:
+    unit, name = (3600, "hours") if seconds >= 5400 else (60, "minutes") if seconds >= 90 else (1, "seconds")
+    return f"{seconds / unit:.1f} {name}"
+
+
+class _Bar:
+    """What is done, how fast, and how much time is left, on a terminal; otherwise nothing."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
+        self._began = time.perf_counter()
+        total = _add_up(jobs) if sys.stderr.isatty() else None
+        shown = "{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left"
+        counts, speed = self._say()
+        self._bar = tqdm(
+            total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None
+        )
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def count(self) -> None:
+        """A recording more is done, or has failed."""
+        self._done += 1
+        self.advance(0.0)
+
+    def advance(self, seconds: float) -> None:
+        """So many seconds of audio more are done."""
+        self._audio_seconds += seconds
+        counts, speed = self._say()
+        self._bar.set_description_str(counts, refresh=False)
+        self._bar.set_postfix_str(speed, refresh=False)
+        self._bar.update(seconds)
+
+    def _say(self) -> tuple[str, str]:
+        factor = (time.perf_counter() - self._began) / max(self._audio_seconds, 0.001)
+        told = f"{_say_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
+        return f"{self._done} of {self._jobs} recordings", told if self._audio_seconds else "0 seconds of audio"
+
+
+def _add_up(jobs: Sequence[Job]) -> float | None:
+    """Seconds of all recordings, as their headers say; None where that can't be known at once."""
+    total = 0.0
+    for job in jobs:
+        recording = job.input.recording
+        if recording is None or (isinstance(recording, Recording) and is_url(recording.path or "")):
+            return None
+        if isinstance(recording, Recording):
+            try:
+                total += read_seconds(recording)
+            except AudioError:
+                continue  # It is told when its turn comes.
+    return total or None

@@ -1,0 +1,355 @@
+"""What is in a corpus and what is wrong with it: counts, distributions, outliers, leaks between splits."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
+from finetune.data.corpus import Split, Utterance
+from finetune.data.manifests import CHANNEL, CLEAN, format_csv
+from finetune.errors import UserError
+from finetune.files import write_text
+from finetune.resources.machine import count_threads
+from finetune.text.numbers import count_number_words
+from finetune.text.tags import find_parentheses, find_tags
+from finetune.text.transcripts import build_normalizer
+from finetune.text.vocabulary import count_characters
+from finetune.text.word_marks import find_invisible
+from finetune.text.word_units import split_words
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+# An utterance this many median absolute deviations from the median speaks at no human rate, or its text is another's.
+_OUTLIER_DEVIATIONS = 8.0
+_FEWEST_FOR_OUTLIERS = 30
+# Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
+_CLIPPED_SHARE = 0.001
+_QUIET_DBFS = -55.0
+# Less than a sample of any rate, and more than rounding adds up to.
+_SAME_SECONDS = 1e-3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to look at: of which kind, in which split, and the rows and names that show it, the worst first.
+
+    With `unusable` they can't be learned from or scored.
+    """
+
+    kind: str
+    split: str
+    sentence: str
+    utterances: tuple[tuple[int, str], ...] = ()
+    unusable: bool = False
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """A split in numbers; quantiles are at `QUANTILES`, seconds and characters a second."""
+
+    utterances: int
+    seconds: float
+    speakers: int
+    words: int
+    left_out: dict[str, int]
+    sampling_rates: dict[int, int]
+    characters: dict[str, int]
+    duration_quantiles: tuple[float, ...]
+    rate_quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All of a corpus: each split's summary and what was found."""
+
+    splits: dict[str, SplitSummary]
+    findings: tuple[Finding, ...] = field(default=())
+    # Of each split that was listened to.
+    decoded_seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole as plain values."""
+        return asdict(self)
+
+    def summary(self) -> list[str]:
+        """Each split's distributions in a line for people."""
+        lines = []
+        for role, split in self.splits.items():
+            low, middle, high = (split.duration_quantiles[QUANTILES.index(at)] for at in (0.0, 0.5, 1.0))
+            rates = ", ".join(f"{rate} Hz × {count}" for rate, count in split.sampling_rates.items())
+            lines.append(
+                f"{role}: {low:.1f} to {high:.1f} s (median {middle:.1f}), "
+                f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters a second; {rates}"
+            )
+            if role in self.decoded_seconds:
+                lines.append(f"{role}: {_compare_seconds(split.seconds, self.decoded_seconds[role])}")
+        return lines
+
+
+def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None) -> Examination:
+    """Examine splits by their roles (`train`, `validation`, `test`), from headers and transcripts alone.
+
+    `writable` are the characters that the model can write. With a sampling rate (Hz) all audio is decoded as well.
+    """
+    findings: list[Finding] = []
+    for role, split in splits.items():
+        findings += _find_outliers(role, split)
+        findings += _find_duplicates(role, split)
+        findings += _find_tags(role, split)
+        findings += _find_invisible(role, split)
+    findings += _find_digits(splits)
+    train = splits["train"]
+    for role, split in splits.items():
+        if role != "train":
+            findings += _find_leaks(role, split, train)
+            findings += _find_unwritable(role, split, set(writable))
+    decoded_seconds: dict[str, float] = {}
+    if sampling_rate is not None:
+        for role, split in splits.items():
+            found, decoded_seconds[role] = _listen(role, split, sampling_rate)
+            findings += found
+    summaries = {role: summarise(split) for role, split in splits.items()}
+    return Examination(summaries, tuple(findings), decoded_seconds)
+
+
+def _compare_seconds(said: float, decoded: float) -> str:
+    agreement = "they agree" if abs(said - decoded) < _SAME_SECONDS else f"they differ by {abs(said - decoded):.2f} s"
+    return f"{said / 3600:.3f} hours by headers, {decoded / 3600:.3f} hours decoded: {agreement}"
+
+
+def summarise(split: Split) -> SplitSummary:
+    """A split's counts and quantiles."""
+    utterances = split.utterances
+    return SplitSummary(
+        utterances=len(utterances),
+        seconds=split.seconds,
+        speakers=len({u.speaker for u in utterances} - {None}),
+        words=sum(len(split_words(u.transcript)) for u in utterances),
+        left_out=dict(Counter(r.reason for r in split.rejected).most_common()),
+        sampling_rates=dict(Counter(u.sampling_rate for u in utterances).most_common()),
+        characters=dict(count_characters(u.transcript for u in utterances).most_common()),
+        duration_quantiles=_quantiles([u.seconds for u in utterances]),
+        rate_quantiles=_quantiles([speaking_rate(u) for u in utterances]),
+    )
+
+
+def speaking_rate(utterance: Utterance) -> float:
+    """Characters a second, spaces left out."""
+    return len(utterance.transcript.replace(" ", "")) / utterance.seconds
+
+
+def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
+    spoken = [u for u in split.utterances if u.transcript]
+    if len(spoken) < _FEWEST_FOR_OUTLIERS:
+        return
+    # Rates spread by factors: half as fast is as far away as twice as fast.
+    rates = np.log([speaking_rate(u) for u in spoken])
+    middle = float(np.median(rates))
+    deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
+    distances = (rates - middle) / deviation
+    for kind, sign, words in (
+        ("fast", 1, "are said faster than anyone talks: their text may be longer than what is heard"),
+        ("slow", -1, "are said slower than anyone talks: their text may leave out what is heard"),
+    ):
+        far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
+        worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
+        if worst:
+            yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
+
+
+def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
+    audio: dict[Any, list[Utterance]] = {}
+    for utterance in split.utterances:
+        if utterance.audio_key:
+            audio.setdefault(utterance.audio_key, []).append(utterance)
+    twice = [same for same in audio.values() if len(same) > 1]
+    if twice:
+        sentence = f"{len(twice)} pieces of audio stand there more than once"
+        yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
+
+
+def _find_tags(role: str, split: Split) -> Iterator[Finding]:
+    """What is in brackets and becomes words, though it may not be said."""
+    normalize = build_normalizer(split.normalization)
+    for kind, find, advice in (
+        (
+            "annotation tags",
+            find_tags,
+            "become words: the step remove_tags removes them, map_tags writes others for them, and drop_tagged leaves "
+            "out such utterances; put it first in text.normalization",
+        ),
+        (
+            "parentheses",
+            find_parentheses,
+            "become words: right where they are said; else {remove_tags: ['()']} removes them, and {drop_tagged: "
+            "['()']} leaves out such utterances",
+        ),
+    ):
+        counts: Counter[str] = Counter()
+        holding = []
+        for utterance in split.utterances:
+            raw = utterance.raw_transcript
+            tags = list(find(raw))
+            without = raw
+            for tag in tags:
+                without = without.replace(tag, " ", 1)
+            if tags and normalize(without) != utterance.transcript:
+                counts.update(tags)
+                holding.append(utterance)
+        if holding:
+            sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
+            yield _finding(kind, role, sentence, holding)
+
+
+def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
+    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if holding:
+        counts = Counter(name for _, found in holding for name in found)
+        sentence = (
+            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
+            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+        )
+        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
+
+
+def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Digits, which have no sound of their own, and whether numbers are written in words elsewhere."""
+    holding = {
+        role: [u for u in split.utterances if any(c.isnumeric() and not c.isalpha() for c in u.transcript)]
+        for role, split in splits.items()
+    }
+    if not any(holding.values()):
+        return
+    words = count_number_words(u.transcript for split in splits.values() for u in split.utterances)
+    language = words[0] if words else "LANGUAGE"
+    mixed = f" beside number words ({_list_counts(words[1], 5)}), so that one sound has two spellings" if words else ""
+    for role, utterances in holding.items():
+        if utterances:
+            numbers = Counter(w for u in utterances for w in u.transcript.split() if any(c.isnumeric() for c in w))
+            sentence = (
+                f"{len(utterances)} utterances of {role} hold digits ({_list_counts(numbers)}){mixed}: the step "
+                f"{{numbers_to_words: {language}}}, before others that change them, writes what is said"
+            )
+            yield _finding("digits", role, sentence, utterances)
+
+
+def _list_counts(counts: Counter[str], most: int = 10) -> str:
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    listed = ", ".join(f"{text} × {count}" for text, count in common)
+    return listed + (f" and {len(counts) - most} others" if len(counts) > most else "")
+
+
+def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
+    shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
+    if shared:
+        sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too good for new voices"
+        yield _finding("shared speakers", role, sentence, [u for u in split.utterances if u.speaker in shared])
+    keys = {u.audio_key for u in train.utterances} - {None}
+    same = [u for u in split.utterances if u.audio_key in keys]
+    if same:
+        yield _finding("shared audio", role, f"{len(same)} recordings of {role} are also in train", same)
+    # A command or a digit may be said by anyone; a sentence that training has word for word is half learned.
+    known = {u.transcript for u in train.utterances}
+    same = [u for u in split.utterances if u.transcript in known and len(split_words(u.transcript)) > 3]
+    if same:
+        share = len(same) / len(split.utterances)
+        sentence = f"{len(same)} transcripts of {role} ({share:.0%}) stand word for word in train"
+        yield _finding("shared transcripts", role, sentence, same)
+
+
+def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Finding]:
+    unseen = [u for u in split.utterances if set(u.transcript) - writable - {" "}]
+    if unseen:
+        characters = sorted(set("".join(u.transcript for u in unseen)) - writable - {" "})
+        sentence = f"{role} has characters that training has not and the model can't write: {' '.join(characters)}"
+        yield _finding("unseen characters", role, sentence, unseen)
+
+
+def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
+    """What only decoding shows: audio that breaks off, is clipped or hardly there; and the seconds decoded."""
+    found: dict[tuple[str, bool], list[Utterance]] = {}
+
+    def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
+        try:
+            with fault_as_reason():
+                decoded = split.decode(utterance, sampling_rate)
+                kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
+        except AudioError as error:
+            return utterance, [str(error).partition(":")[0]], True, 0.0
+        if decoded.cancelled:
+            kinds.append("channels that cancel each other, of which one is taken")
+        if abs(decoded.seconds - utterance.seconds) > _SAME_SECONDS:
+            kinds.append("another length than the header says")
+        return utterance, [kind for kind in kinds if kind is not None], False, decoded.seconds
+
+    # Decoding holds no lock. Four more than there are cores read meanwhile, as many as Python itself would take.
+    seconds = 0.0
+    with ThreadPoolExecutor(count_threads() + 4) as pool:
+        heard = pool.map(listen, split.utterances)
+        shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
+        for utterance, kinds, unusable, decoded_seconds in shown:
+            seconds += decoded_seconds
+            for kind in kinds:
+                found.setdefault((kind, unusable), []).append(utterance)
+    findings = [
+        _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
+        for (kind, unusable), utterances in sorted(found.items())
+    ]
+    return findings, seconds
+
+
+def judge(waveform: Waveform) -> str | None:
+    """What is wrong with the sound of (samples,) float32 at full scale 1, or None."""
+    magnitude = np.abs(waveform)
+    peak = float(magnitude.max())
+    flat = magnitude >= 0.999 * peak
+    if np.count_nonzero(flat[1:] & flat[:-1]) > _CLIPPED_SHARE * (len(flat) - 1):
+        return "clipped audio"
+    if 10 * np.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12) < _QUIET_DBFS:
+        return "hardly any sound"
+    return None
+
+
+def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance], unusable: bool = False) -> Finding:
+    return Finding(kind, role, sentence, tuple((u.row, u.name) for u in utterances), unusable)
+
+
+def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Finding]) -> list[tuple[Path, int]]:
+    """Write ROLE.clean.csv into each local source's folder: its usable rows, with the texts as they stand there.
+
+    Returns each file and its number of rows. Raises UserError where one of the files exists; nothing else is changed.
+    """
+    unusable = {(finding.split, row) for finding in findings if finding.unusable for row, _ in finding.utterances}
+    manifests: dict[Path, list[list[object]]] = {}
+    for role, split in splits.items():
+        for utterance in split.utterances:
+            root = Path(utterance.source)
+            if (role, utterance.row) in unusable or utterance.audio_key is None or not root.exists():
+                continue
+            folder = root if root.is_dir() else root.parent
+            path, start, end, channel = utterance.audio_key
+            name = os.path.relpath(path, folder)
+            segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
+            rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
+            cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
+            # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
+            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
+    if not manifests:
+        raise UserError("There is no local corpus to write a clean manifest beside.")
+    for file in manifests:
+        if file.exists():
+            raise UserError(f"{file} exists already: remove it, or rename it.")
+    for file, rows in manifests.items():
+        write_text(file, format_csv([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows]))
+    return [(file, len(rows)) for file, rows in manifests.items()]
+
+
+def _quantiles(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.quantile(list(values), QUANTILES))

@@ -1,0 +1,178 @@
+"""Text files to a language model's folder: normalised as transcripts are, estimated, measured, written."""
+
+import gzip
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tqdm.auto import tqdm
+
+from finetune.decoding.arpa import read_arpa, write_arpa
+from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
+from finetune.decoding.ngram import NGramModel, Perplexity
+from finetune.errors import StepError, UserError, describe_fault
+from finetune.files import new_folder, write_text
+from finetune.resources.limits import read_lines
+from finetune.resources.machine import measure_memory
+from finetune.resources.storage import open_file
+from finetune.text.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps
+from finetune.text.word_units import split_words
+
+ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
+
+
+def build_language_model(
+    texts: Sequence[str],
+    output: Path,
+    *,
+    order: int,
+    prune: Sequence[int] = (),
+    steps: Sequence[Step] = DEFAULT_STEPS,
+    test: str | None = None,
+) -> list[str]:
+    """Estimate a language model from texts with a sentence on each line and write its folder; returns what to tell.
+
+    Words are those of `split_words`: in scripts without spaces between words each character is one. A text is a file,
+    plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
+    PATH, else `finetune.decoding.kneser_ney`. The folder gets `lm.arpa`, the same as `lm.safetensors`, which loads
+    faster, and `unigrams.txt` with the words. Perplexity is measured on the texts themselves, or on `test`.
+
+    Raises UserError for texts, steps, an order or thresholds that can't be used, and when the folder holds anything;
+    nothing is then left behind.
+    """
+    thresholds = check_thresholds(order, prune)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
+    with new_folder(output.absolute()) as partial:
+        normalised = partial / "normalised.txt"
+        told = [f"normalisation: {', '.join(describe_steps(steps))}", _normalise(texts, steps, normalised)]
+        lmplz = shutil.which("lmplz")
+        if lmplz:
+            model, lines = _run_lmplz(lmplz, normalised, partial / ARPA_FILE, order, thresholds)
+        else:
+            model, lines = _estimate(normalised, partial / ARPA_FILE, order, thresholds)
+        told += lines
+        model.save(partial / BINARY_FILE)
+        words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
+        write_text(partial / UNIGRAMS_FILE, words)
+        if test is not None:
+            told.append(f"test {_normalise([test], steps, normalised)}")
+        with normalised.open(encoding="utf-8") as file:
+            sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
+            told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
+        normalised.unlink()
+    return [*told, f"language model: {output}"]
+
+
+def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
+    """Write all sentences that have words, normalised; returns how many, and why others were left out."""
+    left_out: Counter[str] = Counter()
+    try:
+        normalise = build_normalizer(steps, refuse=True)
+    except StepError as error:
+        raise UserError(f"The normalisation can't be used: {error}.") from error
+    num_sentences = num_words = 0
+    with file.open("w", encoding="utf-8", newline="\n") as normalised:
+        for text in texts:
+            lines = tqdm(_read_lines(text), f"reading {text}", unit=" lines", leave=False, disable=None)
+            for number, line in enumerate(lines, start=1):
+                try:
+                    words = split_words(normalise(line))
+                except Exception as error:
+                    left_out[describe_fault(error).partition(":")[0]] += 1
+                    continue
+                if mark := next((mark for mark in MARKS if mark in words), None):
+                    raise UserError(
+                        f"{text}, line {number}: found {mark}, the language model's own: remove it (remove_tags does)."
+                    )
+                if words:
+                    normalised.write(" ".join(words) + "\n")
+                num_sentences += bool(words)
+                num_words += len(words)
+    if not num_words:
+        raise UserError(f"{', '.join(texts)}: found no words; expected text with a sentence on each line.")
+    reasons = "".join(f", left out {count} × {reason}" for reason, count in left_out.most_common())
+    return f"text: {num_sentences} sentences, {num_words} words{reasons}"
+
+
+def _read_lines(text: str) -> Iterator[str]:
+    name = "the standard input" if text == "-" else text
+    number = 0
+    try:
+        with _open(text) as (file, packed):
+            for line in read_lines(file, name, packed):
+                number += 1
+                yield line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}, line {number}: found no UTF-8 ({error.reason}): convert it to UTF-8.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+        raise UserError(f"{name} can't be read: {reason}; expected a text file, plain or .gz.") from error
+
+
+@contextmanager
+def _open(text: str) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+    """A text, unpacked, and the file that it is packed in, if it is."""
+    if text == "-":
+        yield sys.stdin.buffer, None
+        return
+    with open_file(text) as file:
+        yield (cast(BinaryIO, gzip.GzipFile(fileobj=file)), file) if text.endswith(".gz") else (file, None)
+
+
+def _estimate(text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:
+    with text.open(encoding="utf-8") as file:
+        found = estimate(tqdm(file, "counting", unit=" sentences", leave=False, disable=None), order, prune)
+    write_arpa(found.model, arpa)
+    kept = [*found.model.counts, *[0] * (len(found.counts) - found.model.order)]
+    told = ["estimated by modified Kneser-Ney smoothing"]
+    for n, (count, discounts) in enumerate(zip(found.counts, found.discounts, strict=True), start=1):
+        told.append(_tell_order(n, kept[n - 1], count, discounts))
+        if n in found.fallbacks:
+            told[-1] += " (lmplz's fallback: the text is too small to estimate them)"
+    return found.model, told
+
+
+def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:
+    # Unless told it takes four fifths of the machine's memory, whatever a cgroup allows.
+    memory = f"{measure_memory().available * 4 // 5 >> 20}M"
+    command = [lmplz, "--order", str(order), "--text", str(text), "--arpa", str(arpa), "--memory", memory]
+    command += ["--temp_prefix", f"{arpa.parent}/", "--prune", *map(str, prune), "--discount_fallback"]
+    finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if finished.returncode != 0:
+        said = (finished.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UserError(
+            f"{lmplz} ended with code {finished.returncode} and said: {said[:300]}. "
+            "Take it off the PATH to estimate without it."
+        )
+    model = read_arpa(arpa)
+    # As in `2 1043/6213 D1=0.72 D2=1.06 D3+=1.4`: order, n-grams kept, n-grams, discounts.
+    statistics = re.findall(r"^(\d+) (?:\d+/)?(\d+) D1=(\S+) D2=(\S+) D3\+=(\S+)", finished.stderr, re.MULTILINE)
+    rows = {int(n): (int(count), [float(d) for d in discounts]) for n, count, *discounts in statistics}
+    told = [f"estimated by {lmplz}"]
+    for n, kept in enumerate(model.counts, start=1):
+        told.append(_tell_order(n, kept, *rows.get(n, (kept, ()))))
+    return model, told
+
+
+def _tell_order(order: int, kept: int, count: int, discounts: Sequence[float]) -> str:
+    pruned = f" of {count}" if kept < count else ""
+    taken = f", discounts {' '.join(f'{discount:.3f}' for discount in discounts)}" if discounts else ""
+    return f"{order}-grams: {kept}{pruned}{taken}"
+
+
+def _tell(perplexity: Perplexity, where: str) -> str:
+    told = f"perplexity on {where}: {perplexity.including_oovs:.1f}"
+    if perplexity.num_oovs:
+        known = f", {perplexity.excluding_oovs:.1f} without them" if perplexity.excluding_oovs is not None else ""
+        told += f" with {perplexity.num_oovs} unknown of {perplexity.num_tokens} words and sentence ends{known}"
+    return told

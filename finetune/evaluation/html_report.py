@@ -1,0 +1,222 @@
+"""One HTML page of an evaluation, with nothing fetched: figures, plots, errors, and a table to sort, filter and hear.
+
+What moves is in page.js, how it looks in page.css; page.html holds them together.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from finetune.evaluation.analysis import Analysis, describe_wordless
+from finetune.evaluation.errors import Confusion, Errors, rank_worst
+from finetune.evaluation.intervals import Interval
+from finetune.evaluation.results import Result
+from finetune.evaluation.scores import ErrorCounts, align_words, count, pair_units, percent
+from finetune.evaluation.slices import partition, speaking_rate
+from finetune.text.word_units import split_words
+
+_TITLES = {
+    "speaker": "Speaker",
+    "source": "Source",
+    "seconds": "Duration",
+    "characters_per_second": "Speaking rate, characters/s",
+    "snr_db": "Signal-to-noise ratio, estimated",
+    "unseen_words": "Words unseen in training",
+}
+# What a title says already.
+_LABELS = {"all words seen in training": "none", "words unseen in training": "one or more"}
+# Their slices have an order of their own; of the others the worst comes first.
+_ORDERED = frozenset({"seconds", "characters_per_second", "snr_db"})
+
+_Piece = str | tuple[str, str]
+
+
+def build_page(
+    title: str, analysis: Analysis, details: Mapping[str, str] | None = None, audio: Sequence[str | None] = ()
+) -> str:
+    """The page as HTML. It runs no script but its own, whatever a transcript holds, and fetches audio alone.
+
+    `details` say what was scored and how; `audio` is the address of each result's, relative to the page or `data:`.
+    """
+    style, script = _read("page.css"), _read("page.js")
+    return Template(_read("page.html")).substitute(
+        title=escape(title),
+        figures="".join(_figure(*figure) for figure in _figures(analysis)),
+        details="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in (details or {}).items()),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        data=_dump(_collect(analysis, audio)),
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files("finetune.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls a script or a style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _dump(values: Any) -> str:
+    """JSON that can stand in a script element: there `</script>` and `<!--` would mean something."""
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in ("<", "\u2028", "\u2029"):
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _figures(analysis: Analysis) -> list[tuple[str, str, str]]:
+    scores, intervals = analysis.scores, analysis.intervals
+    words, characters = scores.words, scores.characters
+    drawn = count(intervals.clusters, intervals.resampled.removesuffix("s"))
+    return [
+        ("Word error rate (WER)", percent(scores.wer), f"{_between(intervals.wer)}{_describe(words, 'word')}"),
+        (
+            "Character error rate (CER)",
+            percent(scores.cer),
+            f"{_between(intervals.cer)}{_describe(characters, 'character')}",
+        ),
+        (
+            "Utterances with an error (SER)",
+            percent(scores.ser),
+            f"{_between(intervals.ser)}{scores.wrong:,} of {scores.utterances:,}{describe_wordless(analysis.wordless)}",
+        ),
+        ("Speech", f"{scores.audio_seconds / 60:,.1f} min", f"intervals drawn over {drawn}"),
+    ]
+
+
+def _between(interval: Interval | None) -> str:
+    return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %<br>"
+
+
+def _describe(counts: ErrorCounts, unit: str) -> str:
+    parts = ((counts.substitutions, "substituted"), (counts.deletions, "left out"), (counts.insertions, "added"))
+    return ", ".join(f"{number:,} {how}" for number, how in parts) + f" in {counts.reference_length:,} {unit}s"
+
+
+def _figure(name: str, value: str, more: str) -> str:
+    return f"<div><dt>{name}</dt><dd>{value}</dd><dd>{more}</dd></div>"
+
+
+def _collect(analysis: Analysis, audio: Sequence[str | None]) -> dict[str, Any]:
+    """All that page.js shows; utterances are named by their rank, the worst is 0."""
+    worst = rank_worst(analysis.counts)
+    rank = {place: row for row, place in enumerate(worst)}
+
+    def rows(places: Iterable[int]) -> list[int]:
+        return sorted(rank[place] for place in places)
+
+    return {
+        "wer": analysis.scores.wer,
+        "utterances": _list_utterances(analysis, worst, audio),
+        "slices": [
+            {"title": _TITLES.get(name, name), "bars": _list_bars(analysis, name, places, rows)}
+            for name, places in partition(analysis.results).items()
+        ],
+        "errors": _list_errors(analysis.errors, rows),
+    }
+
+
+def _list_utterances(analysis: Analysis, worst: Sequence[int], audio: Sequence[str | None]) -> dict[str, list[Any]]:
+    """A list for each property; None stands for what is not known, and for a text that is the one beside it."""
+    results = [analysis.results[place] for place in worst]
+    counts = [analysis.counts[place].tolist() for place in worst]
+    words, characters = ([ErrorCounts(*row[i : i + 4]) for row in counts] for i in (0, 4))
+    return {
+        "name": [result.name for result in results],
+        "reference": [result.reference for result in results],
+        "hypothesis": [_unless(result.hypothesis, result.reference) for result in results],
+        "raw_reference": [_unless(result.raw_reference, result.reference) for result in results],
+        "raw_hypothesis": [_unless(result.raw_hypothesis, result.hypothesis) for result in results],
+        "aligned": _align(results),
+        "errors": [each.errors for each in words],
+        "words": [each.reference_length for each in words],
+        "wer": [each.rate for each in words],
+        "cer": [each.rate for each in characters],
+        "speaker": [result.speaker for result in results],
+        "seconds": [_round(result.seconds) for result in results],
+        "rate": [_round(speaking_rate(result)) for result in results],
+        "snr": [_round(result.snr_db) for result in results],
+        "unseen": [result.unseen_words for result in results],
+        "columns": [", ".join(f"{name}: {value}" for name, value in each.columns.items()) or None for each in results],
+        "audio": [audio[place] if audio else None for place in worst],
+    }
+
+
+def _unless(text: str, other: str) -> str | None:
+    return None if text in ("", other) else text
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 2)
+
+
+def _align(results: Sequence[Result]) -> list[list[_Piece]]:
+    """Each result's words: what was recognised as it was said is one text, each difference is a pair."""
+    # Aligning takes most of the page's time, and of a good model most are right.
+    aligned: list[list[_Piece]] = [[" ".join(split_words(result.reference))] for result in results]
+    wrong = [row for row, each in enumerate(results) if each.reference != each.hypothesis]
+    texts = [results[row].reference for row in wrong], [results[row].hypothesis for row in wrong]
+    for row, alignment in zip(wrong, align_words(*texts), strict=True):
+        pieces: list[_Piece] = []
+        same: list[str] = []
+        for said, heard in pair_units(alignment):
+            if said == heard:
+                same.append(said)
+                continue
+            if same:
+                pieces.append(" ".join(same))
+                same = []
+            pieces.append((said, heard))
+        aligned[row] = [*pieces, " ".join(same)] if same else pieces
+    return aligned
+
+
+def _list_bars(analysis: Analysis, name: str, places: Mapping[str, Sequence[int]], rows: Any) -> list[dict[str, Any]]:
+    bars = []
+    for slice in analysis.slices[name]:
+        interval = slice.intervals.wer
+        bars.append(
+            {
+                "label": _LABELS.get(slice.value, slice.value).replace(" characters/s", ""),
+                "wer": slice.scores.wer,
+                "low": interval and interval.low,
+                "high": interval and interval.high,
+                "words": slice.scores.words.reference_length,
+                "rows": rows(places[slice.value]),
+            }
+        )
+    return bars if name in _ORDERED else sorted(bars, key=lambda bar: -(bar["wer"] or 0.0))
+
+
+def _list_errors(errors: Errors, rows: Any) -> list[dict[str, Any]]:
+    def confusions(title: str, found: Sequence[Confusion], characters: bool = False) -> dict[str, Any]:
+        listed = [
+            {"said": each.reference, "heard": each.hypothesis, "count": each.count, "rows": rows(each.places)}
+            for each in found
+        ]
+        return {"title": title, "characters": characters, "errors": listed}
+
+    missed = [
+        {"said": each.word, "heard": "", "count": each.missed, "of": each.said, "rows": rows(each.places)}
+        for each in errors.missed
+    ]
+    return [
+        confusions("Words taken for others", errors.substitutions),
+        confusions("Words left out", errors.deletions),
+        confusions("Words added", errors.insertions),
+        confusions("Words said once, recognised twice", errors.repeated),
+        {"title": "Words missed most", "characters": False, "errors": missed},
+        confusions("Characters", errors.characters, characters=True),
+    ]

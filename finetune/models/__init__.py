@@ -1,0 +1,1 @@
+"""wav2vec2: configuration, weights, adapters, CTC objective, CPU operations, export."""

@@ -1,0 +1,148 @@
+"""What an encoder expects of audio: its sampling rate, its level and its frames."""
+
+from typing import Any
+
+from finetune.errors import UserError, say_error
+from finetune.models.foreign_models import find_file, require_no_override, require_plain_model
+from finetune.resources.model_json import read_object
+from finetune.resources.repositories import say_model
+
+# The most that a configuration may say; facebook/wav2vec2-xls-r-2b, the largest published wav2vec2, has 48 layers of
+# width 1920, and seven convolutions with kernels up to 10.
+_RANGES = {
+    "num_hidden_layers": (0, 1000),
+    "num_adapter_layers": (0, 100),
+    "num_labels": (0, 100_000),
+    "conv_kernel": (1, 10_000),
+    "conv_stride": (1, 10_000),
+    "initializer_range": (0, 1),
+}
+_MOST_OTHERWISE, _MOST_LISTED = 10_000_000, 100
+# Recordings of telephones have 8 kHz, and no interface records with more than 768.
+_SAMPLING_RATES = (1000, 768_000)
+
+
+def load_config(base: str, revision: str | None = None) -> Any:
+    """The configuration of a wav2vec2 in a folder or on a hub.
+
+    Raises UserError when there is none, it is another kind of model, it asks for code or has absurd values.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        require_plain_model(base, revision)
+        _require_sensible(base, revision)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+    except UserError:
+        raise
+    except StrictDataclassError as error:
+        raise UserError(f"The config.json of {say_model(base)} is damaged: {_last_line(error)}") from error
+    except Exception as error:  # What libraries raise for a foreign file has no class in common.
+        raise UserError(
+            f"{say_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from the "
+            f"hub: {say_error(error)}"
+        ) from error
+    if config.model_type != "wav2vec2":
+        raise _refuse_kind(base, config.model_type)
+    return config
+
+
+def _require_sensible(base: str, revision: str | None) -> None:
+    """Raise UserError for a config.json of another kind of model, or with numbers that no model has."""
+    from transformers import CONFIG_MAPPING, Wav2Vec2Config
+
+    file = find_file(base, "config.json", revision)
+    if file is None:
+        return
+    values = read_object(file)
+    kind = str(values.get("model_type", "wav2vec2"))
+    if kind != "wav2vec2" and kind in CONFIG_MAPPING:
+        raise _refuse_kind(base, kind)
+    require_no_override(base, "config.json", values, Wav2Vec2Config)
+    architectures = values.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise UserError(f"The config.json of {say_model(base)} is damaged: expected names of classes as architectures.")
+    for key in sorted((vars(Wav2Vec2Config()).keys() | _RANGES.keys()) & values.keys()):
+        listed = values[key] if isinstance(values[key], list) else [values[key]]
+        numbers = [number for number in listed if isinstance(number, int | float) and not isinstance(number, bool)]
+        least, most = _RANGES.get(key, (-1 if key.endswith("_id") else 0, _MOST_OTHERWISE))
+        wrong = [number for number in numbers if not least <= number <= most]
+        if wrong or len(listed) > _MOST_LISTED:
+            found = str(wrong[0])[:20] if wrong else f"{len(listed)} numbers"
+            raise UserError(
+                f"The config.json of {say_model(base)} is damaged: found {found} for {key}, expected numbers from "
+                f"{least} to {most}, and at most {_MOST_LISTED} of them."
+            )
+
+
+def _refuse_kind(base: str, kind: str) -> UserError:
+    return UserError(f"{say_model(base)} is a {kind} model; expected a wav2vec2.")
+
+
+def build_config(architecture: dict[str, Any]) -> Any:
+    """A `Wav2Vec2Config` with the given values; raises UserError for unknown keys and values that contradict."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import Wav2Vec2Config
+
+    unknown = sorted(set(architecture) - set(vars(Wav2Vec2Config())))
+    if unknown:
+        raise UserError(f"model.architecture: unknown keys {', '.join(unknown)}; expected those of Wav2Vec2Config.")
+    try:
+        return Wav2Vec2Config(**architecture)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"model.architecture: {_last_line(error)}") from error
+
+
+def load_feature_extractor(base: str | None, config: Any, revision: str | None = None) -> Any:
+    """The base's feature extractor, or wav2vec2's usual one (16 kHz, zero mean and unit variance).
+
+    Raises UserError as `read_feature_extractor` does.
+    """
+    from transformers import Wav2Vec2FeatureExtractor
+
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True) if base is None else read_feature_extractor(base, revision)
+    # For those who use the saved model with plain Transformers, where no mask helps a model with group norm.
+    extractor.return_attention_mask = config.feat_extract_norm == "layer"
+    return extractor
+
+
+def read_feature_extractor(base: str, revision: str | None = None) -> Any:
+    """The feature extractor of a model in a folder or on a hub.
+
+    Raises UserError for a model without one or that asks for code, and for values that no feature extractor has.
+    """
+    from transformers import Wav2Vec2FeatureExtractor
+
+    try:
+        require_plain_model(base, revision)
+        extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision, trust_remote_code=False)
+        require_no_override(base, "preprocessor_config.json", vars(extractor), Wav2Vec2FeatureExtractor)
+        rate, size = extractor.sampling_rate, extractor.feature_size
+        problems = {
+            f"a sampling_rate of {rate}": type(rate) is int and _SAMPLING_RATES[0] <= rate <= _SAMPLING_RATES[1],
+            f"a feature_size of {size}": size == 1,
+            f"a padding_value of {extractor.padding_value}": isinstance(extractor.padding_value, int | float),
+        }
+    except UserError:
+        raise
+    except Exception as error:  # What libraries raise for a foreign file has no class in common.
+        raise UserError(
+            f"{say_model(base)} has no usable preprocessor_config.json, which says how audio is fed: {say_error(error)}"
+        ) from error
+    if wrong := [problem[:100] for problem, right in problems.items() if not right]:
+        raise UserError(
+            f"The preprocessor_config.json of {say_model(base)} has {' and '.join(wrong)}: expected waveforms, a "
+            f"feature_size of 1, of {_SAMPLING_RATES[0]} to {_SAMPLING_RATES[1]} Hz."
+        )
+    return extractor
+
+
+def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
+    """(kernel, stride) of each convolution of the feature encoder."""
+    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def _last_line(error: Exception) -> str:
+    # The first line of a StrictDataclassError only names the check.
+    return str(error).strip().splitlines()[-1].strip()

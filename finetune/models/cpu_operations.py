@@ -1,0 +1,224 @@
+"""Three parts of a wav2vec2 in forms that a CPU computes faster; weights and results stay what they are.
+
+What each saves is in scripts/bench_training.py. On GPUs, where nobody has measured them, models are left alone.
+"""
+
+import math
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.resources.machine import length_step
+
+# Channels of a group that make a convolution's matrix products large enough (scripts/bench_training.py).
+_GROUP_CHANNELS = 128
+
+# Utterances are attended to in whole multiples of so many frames: each new shape costs a CPU the making of its kernels.
+_FRAMES = 32
+
+# Utterances of so many frames are attended to by `_Attention` in float32.
+_LONG = 400
+
+# Rows of weights begin at whole vectors of so many numbers in float32.
+_ALIGNED = 16
+
+
+def use_cpu_kernels(model: Any, *, frozen: bool = False) -> None:
+    """Have a `Wav2Vec2ForCTC` compute with the functions below; its parameters keep their names and values.
+
+    Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a third of the time
+    of the small base on utterances of 3.5 s, in bf16 on an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni;
+    scripts/bench_transcription.py).
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("by_utterance", attend_by_utterance)
+    encoder = model.wav2vec2
+    if encoder.config._attn_implementation in ("sdpa", "by_utterance"):
+        encoder.config._attn_implementation = "by_utterance"
+        encoder.encoder.forward = MethodType(encode_valid_frames, encoder.encoder)
+    if encoder.config.feat_extract_norm == "layer":
+        for layer in encoder.feature_extractor.conv_layers:
+            layer.forward = MethodType(convolve_frames, layer)
+            layer.kept = _lay_together(layer.conv) if frozen else None
+    positions = encoder.encoder.pos_conv_embed
+    positions.forward = MethodType(embed_positions, positions)
+    positions.kept = _fold(positions.conv, positions.conv.weight) if frozen else None
+
+
+def convolve_frames(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """A convolution of the feature encoder with its layer norm: (batch, channels, samples) to the same, fewer.
+
+    In memory the channels of a frame stay together from layer to layer, as the norm wants them. `conv1d` would have
+    them apart, and each layer transpose twice.
+    """
+    conv = layer.conv
+    if conv.in_channels == 1:  # Laid so, it would take oneDNN half a second to begin with each new length.
+        windows = hidden[:, 0].unfold(-1, *conv.kernel_size, *conv.stride)  # (batch, frames, kernel)
+        convolved = nn.functional.linear(windows, conv.weight[:, 0], conv.bias)
+    else:
+        weight = _lay_together(conv) if layer.kept is None else layer.kept
+        convolved = nn.functional.conv2d(hidden[:, :, None], weight, conv.bias, (1, *conv.stride))
+        convolved = convolved[:, :, 0].transpose(1, 2)  # (batch, frames, channels)
+    activated: torch.Tensor = layer.activation(layer.layer_norm(convolved))
+    return activated.transpose(1, 2)
+
+
+def _lay_together(conv: nn.Conv1d) -> torch.Tensor:
+    """A convolution's weight, (out, in, 1, kernel), with the input's channels side by side in memory."""
+    return conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def embed_positions(embedding: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """The positional convolution, (batch, frames, hidden) to the same, on several neighbouring frames at once.
+
+    Its groups are too narrow to be computed well: 16 channels in the small base. With `fold` frames laid side by side
+    as channels, a group is `fold` times as wide, and its kernel reaches over as many times fewer places. What is
+    computed in vain is the kernel's ends, `fold - 1` frames in its length.
+    """
+    conv, (batch, frames, channels) = embedding.conv, hidden.shape
+    wide, bias = embedding.kept or _fold(conv, conv.weight.to(hidden.dtype))
+    fold, taps = len(bias) // channels, wide.shape[-1]
+    places, before = -(-frames // fold), conv.padding[0]
+    padded = nn.functional.pad(hidden.transpose(1, 2), (before, (places + taps - 1) * fold - frames - before))
+    folded = padded.view(batch, channels, -1, fold).transpose(2, 3).reshape(batch, channels * fold, -1)
+    output = nn.functional.conv1d(folded, wide, bias, groups=conv.groups)
+    unfolded = output.view(batch, channels, fold, places).permute(0, 3, 2, 1).reshape(batch, -1, channels)
+    activated: torch.Tensor = embedding.activation(unfolded[:, :frames])
+    return activated
+
+
+def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positional convolution's weight and bias for `fold` frames side by side."""
+    channels, groups, kernel = conv.out_channels, conv.groups, weight.shape[-1]
+    fold = max(1, _GROUP_CHANNELS * groups // channels)
+    taps = -(-(kernel + fold - 1) // fold)
+    # The kernel for a place's a-th frame is the same one, a frames later.
+    shifted = nn.functional.pad(weight, (fold - 1, taps * fold - kernel)).unfold(-1, taps * fold, 1).flip(2)
+    wide = shifted.unflatten(-1, (taps, fold)).permute(0, 2, 1, 4, 3)  # (channels, fold, in a group, fold, taps)
+    assert conv.bias is not None
+    return wide.reshape(channels * fold, -1, taps), conv.bias.repeat_interleave(fold)
+
+
+def encode_valid_frames(
+    encoder: Any, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, **details: Any
+) -> Any:
+    """The transformer layers, (batch, frames, hidden) to the same, on valid frames alone: padding's rows become zero.
+
+    Behind the positional convolution frames meet in attention only. So the layers are given those of all utterances as
+    one sequence, (1, frames of all, hidden), and `attention_mask` names how many each utterance has.
+    """
+    from transformers.modeling_outputs import BaseModelOutput
+
+    batch, frames, channels = hidden.shape
+    lengths = [frames] * batch if attention_mask is None else attention_mask.sum(-1).tolist()
+    if attention_mask is not None:
+        hidden = hidden.masked_fill(~attention_mask[..., None].bool(), 0)
+    hidden = hidden + encoder.pos_conv_embed(hidden)
+    total = sum(lengths)
+    # Without padding the sequence is a view.
+    packed = hidden.reshape(1, -1, channels) if total == batch * frames else _pack(hidden, lengths)
+    stable = encoder.config.do_stable_layer_norm
+    packed = encoder.dropout(packed if stable else encoder.layer_norm(packed))
+    for layer in encoder.layers:
+        packed = layer(packed, attention_mask=lengths, **details)
+    if stable:
+        packed = encoder.layer_norm(packed)
+    if total == batch * frames:
+        return BaseModelOutput(last_hidden_state=packed.view(batch, frames, channels))
+    parts = packed[0, :total].split(lengths)
+    room = [nn.functional.pad(part, (0, 0, 0, frames - len(part))) for part in parts]
+    return BaseModelOutput(last_hidden_state=torch.stack(room))
+
+
+def _pack(hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """The valid frames of all utterances one after the other, (1, frames, hidden).
+
+    In bf16 zeros follow, for which there are fewer lengths: oneDNN makes kernels for each.
+    """
+    parts = [row[:length] for row, length in zip(hidden, lengths, strict=True)]
+    if torch.is_autocast_enabled("cpu") or hidden.dtype != torch.float32:
+        step = length_step(sum(lengths))
+        parts.append(hidden.new_zeros(-sum(lengths) % step, hidden.shape[-1]))
+    return torch.cat(parts)[None]
+
+
+def attend_by_utterance(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: list[int],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **details: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of `encode_valid_frames`: (1, heads, frames, width) three times to (1, frames, heads, width).
+
+    `attention_mask` is how many frames each utterance has; what follows them is zero. An utterance's weights stay in
+    the processor's cache, where plain products in bf16 are twice as fast as torch's `scaled_dot_product_attention`. In
+    float32 `_Attention` does 0.133 TFLOP/s at 700 frames and that 0.104 (forwards and backwards, 4 heads, 2 cores of
+    an AMD EPYC (Zen 4) capped to AVX2); at 200 frames 0.078 and 0.090.
+    """
+    width, frames = query.shape[-1], query.shape[2]
+    scale = width**-0.5 if scaling is None else scaling
+    lengths = [*attention_mask, frames - sum(attention_mask)]
+    outputs: list[torch.Tensor] = []
+    for q, k, v in zip(*(part[0].split(lengths, 1) for part in (query, key, value)), strict=True):
+        if len(outputs) == len(attention_mask):
+            outputs.append(torch.zeros_like(q))
+        elif q.dtype == torch.bfloat16 or dropout:
+            outputs.append(_attend(q * scale, k, v, dropout))
+        elif q.shape[1] < _LONG:
+            outputs.append(nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0])
+        else:
+            outputs.append(_Attention.apply(q, k, v, scale))
+    return torch.cat(outputs, 1).transpose(0, 1)[None], None
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Attention of one utterance by plain products, (heads, frames, width) three times to the same."""
+    frames = query.shape[1]
+    size = -(-frames // _FRAMES) * _FRAMES
+    q, k, v = (nn.functional.pad(part, (0, 0, 0, size - frames)) for part in (query, key, value))
+    scores = q @ k.transpose(1, 2)  # (heads, size, size)
+    scores[..., frames:] = -torch.inf
+    return (nn.functional.dropout(scores.softmax(-1), dropout) @ v)[:, :frames]
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of one utterance in float32, (heads, frames, width) three times to the same.
+
+    With what is large, the weights (heads, frames, frames), little is done, and that in place: powers of two, which
+    take half the time of powers of e, and no division; it is the small output that is divided by their sums. The
+    gradient needs one more such buffer, for a moment.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+        """Output; the weights, before they are divided, are kept for the gradient."""
+        frames = query.shape[1]
+        room = (0, 0, 0, -frames % _ALIGNED)
+        q, k, v = query * (scale / math.log(2)), nn.functional.pad(key, room), nn.functional.pad(value, room)
+        weights = torch.bmm(q, k.transpose(1, 2))
+        weights[..., frames:] = -torch.inf
+        weights.sub_(weights.amax(-1, keepdim=True)).exp2_()
+        sums = weights.sum(-1, keepdim=True)
+        output = torch.bmm(weights, v).div_(sums)
+        ctx.save_for_backward(q, k, v, weights, sums, output)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        """The gradients of query, key and value."""
+        q, k, v, weights, sums, output = ctx.saved_tensors
+        gradient, frames = gradients[0] / sums, q.shape[1]
+        by_value = torch.bmm(weights.transpose(1, 2), gradient)[:, :frames]
+        by_scores = torch.bmm(gradient, v.transpose(1, 2))
+        by_scores.sub_((gradient * output).sum(-1, keepdim=True)).mul_(weights)
+        by_query = torch.bmm(by_scores, k).mul_(ctx.scale)
+        by_key = torch.bmm(by_scores.transpose(1, 2), q)[:, :frames].mul_(math.log(2))
+        return by_query, by_key, by_value, None

@@ -1,0 +1,213 @@
+"""What somebody's model may ask of the libraries that load it: no code, no kernels of a hub, no files elsewhere."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.resources.model_json import read_object
+from finetune.resources.repositories import say_model
+from finetune.resources.storage import find_model_file
+
+# What Transformers and peft read of a model beside its weights and vocab.json.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "adapter_config.json",
+)
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+# Keys that name versions of a file for versions of Transformers, which would be read in place of those checked here.
+_OTHER_FILES = ("configuration_files", "fast_tokenizer_files")
+# Implementations of attention and experts that are part of Transformers and torch. For others, such as
+# flash_attention_2, Transformers loads a kernel from a hub where the package is missing.
+_IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
+_OWN_IMPLEMENTATIONS = (None, "eager", "sdpa")
+# Keys under which configurations name files, by file.
+_NAMED_FILES = {"config.json": ("transformers_weights",), "tokenizer_config.json": ("vocab_file",)}
+
+_SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/[0-9a-f]{40}")
+# The most tokens of a language, and the most languages, that a vocabulary is believed to have.
+_MOST_TOKENS, _MOST_LANGUAGES = 1 << 17, 1 << 14
+# Of tokens with several characters so many; a Wav2Vec2CTCTokenizer of Transformers takes 17 seconds for them, and the
+# time grows with more than the square. So it does with the special tokens that its other files list.
+_MOST_LONG_TOKENS, _MOST_SPECIAL_TOKENS = 5000, 1000
+_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+def require_plain_model(model: str | Path, revision: str | None = None) -> None:
+    """Look through the JSON files of a model in a folder or on a hub before any library reads one of them.
+
+    Raises UserError for a model that brings its own code (auto_map), asks for a kernel from a hub or for a
+    quantisation, names files elsewhere, or has a file that is no object, too large or too deep.
+    """
+    for name in FILES:
+        file = find_file(model, name, revision)
+        if file is not None:
+            values = read_object(file)
+            _require_plain(model, name, values)
+            sizes = [len(values), *(len(each) for each in values.values() if isinstance(each, list))]
+            if name in _TOKEN_FILES and max(sizes) > _MOST_SPECIAL_TOKENS:
+                raise UserError(
+                    f"{name} of {say_model(model)} lists {max(sizes)} tokens: expected up to {_MOST_SPECIAL_TOKENS}."
+                )
+            for key in _NAMED_FILES.get(name, ()):
+                if values.get(key) is not None:
+                    find_inside(file.parent, values[key], f"{key} in {name}")
+    for name in _INDEXES:
+        file = find_file(model, name, revision)
+        if file is not None:
+            list_shards(file)
+
+
+def require_no_override(model: str | Path, name: str, values: dict[str, Any], kind: type) -> None:
+    """Raise UserError where a JSON file has a key that would replace a method or a constant of its class.
+
+    Transformers sets each key as an attribute of the object that it makes.
+    """
+    fields = getattr(kind, "__dataclass_fields__", {})
+    own = {key for key in dir(kind) if not isinstance(getattr(kind, key, None), property)} - _settable(fields)
+    found = [key for key in values if key in own or key.startswith("__")]
+    if found:
+        raise UserError(
+            f"{name} of {say_model(model)} has {found[0]!r}, which would replace a part of {kind.__name__}: remove it."
+        )
+
+
+def find_inside(folder: Path, name: Any, where: str) -> Path:
+    """The file that a model's own files name in its folder, links resolved where they are; it need not be there.
+
+    A hub's cache keeps files as links to its own blobs, which count as inside. Raises UserError for a file elsewhere;
+    `where` says what names it.
+    """
+    if isinstance(name, str) and _is_inside(folder, folder / name):
+        return folder / name
+    raise UserError(
+        f"{where} of {say_model(folder)} names {str(name)[:200]!r}, which is not in the model's folder: expected a "
+        "file in it, by its name."
+    )
+
+
+def require_inside(folder: Path, file: Path) -> None:
+    """Raise UserError for a link in a model's folder to what is not below it: it would be copied or sent from here."""
+    if not _is_inside(folder, file):
+        raise UserError(
+            f"{file} is a link to a file outside of the model's folder, which is not copied or sent: put the file "
+            "itself there, or remove the link."
+        )
+
+
+def _is_inside(folder: Path, file: Path) -> bool:
+    """Whether a file lies below a model's folder, or for one in a hub's cache among its blobs, links resolved."""
+    try:
+        own, real = folder.resolve(), file.resolve()
+    except (OSError, ValueError, RuntimeError):  # A name with a NUL, one that is too long, a loop of links.
+        return False
+    places = [own]
+    if _SNAPSHOT.fullmatch(own.as_posix()):
+        repository = own.parents[1]
+        # Those of the repository, and what several repositories share (huggingface_hub 2).
+        places += [repository / "blobs", repository.parent / "blobs"]
+    return real != own and any(real.is_relative_to(place) for place in places)
+
+
+def list_shards(index: Path) -> list[str]:
+    """The files that an index of weights names, each of them in its folder; raises UserError for any other index."""
+    weights = read_object(index).get("weight_map")
+    if not isinstance(weights, dict):
+        raise UserError(f"{index} is damaged: expected a weight_map that says which file each weight is in.")
+    names = dict.fromkeys(str(name) for name in weights.values())
+    for name in names:
+        find_inside(index.parent, name, f"the weight_map in {index.name}")
+    return list(names)
+
+
+def read_vocabulary(file: Path) -> dict[str, Any]:
+    """What is in a vocab.json: a column for each token, or that for each language.
+
+    Raises UserError for anything else, and for more tokens or higher columns than a model can have.
+    """
+    values = read_object(file)
+    languages = {name: value for name, value in values.items() if isinstance(value, dict)}
+    if languages and len(languages) < len(values):
+        raise UserError(f"{file} is damaged: expected a column for each token, or for each token of each language.")
+    for tokens in languages.values() or [values]:
+        wrong = [token for token, column in tokens.items() if not _is_column(column)]
+        long = sum(len(token) > 1 for token in tokens)
+        if wrong or long > _MOST_LONG_TOKENS or len(tokens) > _MOST_TOKENS or len(languages) > _MOST_LANGUAGES:
+            found = f"{tokens[wrong[0]]!r}"[:40] + f" for {wrong[0][:40]!r}" if wrong else f"{len(tokens)} tokens"
+            raise UserError(
+                f"{file} is damaged: found {found}; expected up to {_MOST_TOKENS} tokens, {_MOST_LONG_TOKENS} of them "
+                "with several characters, and for each its column, a number from 0 on."
+            )
+    return values
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS
+
+
+def find_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """A file of a model in a folder or on a hub; None without one, or where it is not here and no hub can be asked."""
+    try:
+        return find_model_file(model, name, revision)
+    except UserError:
+        return None
+
+
+def _settable(fields: dict[str, Any]) -> set[str]:
+    """The names that configurations set: fields of a dataclass that are no constants of the class, and those two."""
+    constants = {name for name, field in fields.items() if "ClassVar" in str(field.type)}
+    return {*(fields.keys() - constants), "model_type", "model_input_names"}
+
+
+def _require_plain(model: str | Path, name: str, values: dict[str, Any]) -> None:
+    said = say_model(model)
+    for key, value in _walk(values):
+        if key == "auto_map":
+            raise UserError(
+                f"{said} brings its own code (auto_map in {name}), which is never run: expected a model that "
+                "Transformers' own classes load, without auto_map."
+            )
+        if _IMPLEMENTATION.fullmatch(key):
+            asked = value.values() if isinstance(value, dict) else [value]
+            if other := [each for each in asked if each not in _OWN_IMPLEMENTATIONS]:
+                raise UserError(
+                    f"{said} asks for {str(other[0])[:100]!r} ({key} in {name}), for which Transformers may load code "
+                    "from a hub: expected eager, sdpa or nothing."
+                )
+        if key in ("use_kernels", "kernel_config") and value:
+            raise UserError(f"{said} asks for kernels of a hub ({key} in {name}), which are not loaded: remove it.")
+        if key == "quantization_config" and value is not None:
+            raise UserError(
+                f"{said} is quantised (quantization_config in {name}): expected weights that are float32, float16 or "
+                "bfloat16."
+            )
+        if key in _OTHER_FILES:
+            raise UserError(f"{said} names other files to read ({key} in {name}): remove it.")
+        if key == "auto_mapping" and value is not None:
+            library = value.get("parent_library") if isinstance(value, dict) else value
+            if library is not None and not str(library).startswith("transformers."):
+                raise UserError(
+                    f"{said} names code of {str(library)[:100]!r} (auto_mapping in {name}), which is not loaded: "
+                    "expected a class of transformers."
+                )
+
+
+def _walk(values: Any) -> Iterator[tuple[str, Any]]:
+    """Each key of an object and of those in it, with its value."""
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value

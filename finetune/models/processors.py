@@ -1,0 +1,110 @@
+"""What a model's folder says of its tokenizer and feature extractor: classes that are known, and languages."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+from finetune.files import write_json
+from finetune.models.configuration import read_feature_extractor
+from finetune.models.foreign_models import read_vocabulary, require_plain_model
+from finetune.models.languages import suggest_language
+from finetune.resources.model_json import read_object
+from finetune.resources.repositories import say_model
+
+# By file and key, the classes of Transformers that are loaded; any other would read or write something else.
+_CLASSES = {
+    ("tokenizer_config.json", "tokenizer_class"): ("Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"),
+    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor",),
+    ("preprocessor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+    ("processor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+}
+_MOST_LANGUAGES = 12
+
+
+def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]:
+    """The feature extractor and the tokenizer in a model's folder, of a language where it has several.
+
+    No code of the model runs. Raises UserError for a model that brings its own code or names other classes, and what
+    Transformers raises for damaged files.
+    """
+    from transformers import AutoTokenizer
+
+    require_plain_model(folder)
+    _require_known_classes(folder)
+    if (folder / "vocab.json").is_file():
+        read_vocabulary(folder / "vocab.json")
+    extractor = read_feature_extractor(str(folder))
+    target = {} if language is None else {"target_lang": language}
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
+    expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]
+    if type(tokenizer).__name__ not in expected:
+        raise UserError(_say_class(folder, "tokenizer", type(tokenizer).__name__, expected))
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{say_model(folder)} has a vocab.json without the pad token, which is the CTC blank.")
+    return extractor, tokenizer
+
+
+def choose_language(folder: Path, language: str | None) -> str | None:
+    """The language to write of a model's, the only one where none is asked for; None for a model without languages.
+
+    Raises UserError for a language that the model doesn't have, and where it has several and none is asked for.
+    """
+    offered = _list_languages(folder)
+    if not offered:
+        if language is None:
+            return None
+        raise UserError(f"{say_model(folder)} has no languages to choose from: leave out --language {language}.")
+    if language in offered:
+        return language
+    if language is None and len(offered) == 1:
+        return offered[0]
+    shown = ", ".join(offered[:_MOST_LANGUAGES]) + (" …" if len(offered) > _MOST_LANGUAGES else "")
+    if language is None:
+        raise UserError(
+            f"{say_model(folder)} writes {len(offered)} languages: say which with --language CODE, one of {shown}."
+        )
+    close = suggest_language(language, offered)
+    meant = f"did you mean {' or '.join(close)}?" if close else f"expected one of {shown}."
+    raise UserError(f"{say_model(folder)} has no language {language} among its {len(offered)}: {meant}")
+
+
+def require_one_language(folder: Path, reason: str) -> None:
+    """Raise UserError for a model that writes several languages, for which a command has this reason."""
+    if len(offered := _list_languages(folder)) > 1:
+        raise UserError(f"{say_model(folder)} writes {len(offered)} languages, and {reason}.")
+
+
+def keep_language(folder: Path, language: str | None, num_symbols: int) -> None:
+    """Make a folder's vocabulary that of one of its languages, whose adapters and head of `num_symbols` it holds."""
+    if language is None:
+        return
+    write_json(folder / "vocab.json", _read(folder / "vocab.json")[language])
+    for name, key, value in (("tokenizer_config", "target_lang", None), ("config", "vocab_size", num_symbols)):
+        write_json(folder / f"{name}.json", {**_read(folder / f"{name}.json"), key: value})
+
+
+def _list_languages(folder: Path) -> list[str]:
+    values = read_vocabulary(folder / "vocab.json") if (folder / "vocab.json").is_file() else {}
+    return sorted(name for name, value in values.items() if isinstance(value, dict))
+
+
+def get_own_language(folder: Path) -> str | None:
+    """The language that a model's weights are of without any further file."""
+    return _read(folder / "tokenizer_config.json").get("target_lang")
+
+
+def _require_known_classes(folder: Path) -> None:
+    for (file, key), expected in _CLASSES.items():
+        named = _read(folder / file).get(key)
+        if named is not None and named not in expected:
+            raise UserError(_say_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
+
+
+def _say_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -> str:
+    what = kind.replace("_", " ")
+    return f"{say_model(folder)} has a {what} of the class {str(found)[:100]}: expected {' or '.join(expected)}."
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object; nothing for a file that isn't there."""
+    return read_object(file) if file.is_file() else {}

@@ -1,0 +1,219 @@
+"""A model's weights from its files, every one of them: nothing stays random that was to be loaded.
+
+Transformers and peft draw what a file lacks, pass over what they don't know, and say so in a log only.
+"""
+
+import re
+import warnings
+import zipfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.errors import Note, UserError
+from finetune.models.foreign_models import find_file, list_shards, require_plain_model
+
+# How the names begin of what a base may lack: the CTC head, and in the layers of MMS models a language's adapters.
+HEAD, ADAPTER = "lm_head.", "adapter_layer."
+
+# What wrappers put before a model's names: DataParallel, torch.compile, and trainers that hold it as `model`.
+_WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
+
+# What checkpoints hold beyond a Wav2Vec2ForCTC. The quantizer and the two projections of the loss are in all pretrained
+# ones (Wav2Vec2ForPreTraining in Transformers' modeling_wav2vec2.py: facebook/wav2vec2-base, -large, -xls-r-300m).
+# mask_time_emb_vector is the old name of masked_spec_embed in facebook/wav2vec2-base-100h (transformers issue 27605).
+_SPARE = re.compile(
+    r"(wav2vec2\.)?(quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
+    r"|masked_spec_embed|mask_time_emb_vector)"
+)
+# What they lack: what stands for masked frames, in facebook/wav2vec2-base-960h, which training alone uses, and which a
+# model for which no mask is drawn does not have.
+_OPTIONAL = {"wav2vec2.masked_spec_embed"}
+
+_MOST_NAMES = 3
+# The largest heads and adapters that are known have fewer: 1920 columns for each of 20,000 tokens.
+_MOST_NEW = 100_000_000
+# What Transformers loads weights from, in its order.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def load_ctc_model(
+    place: Any, said: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
+) -> tuple[Any, set[str]]:
+    """A `Wav2Vec2ForCTC` in float32 with the weights in a folder or on a hub, and which of the `new` ones it lacks.
+
+    Names that begin with one of `new`, or have it inside, may be missing, of another shape or anything else, as they
+    are replaced; options are those of `from_pretrained`. The old names of a weight norm (`weight_g`, `weight_v`) are
+    read, and the prefixes of wrappers are taken off with a Note.
+
+    Raises UserError, in which the model is called `said`, where any other weight is missing, unexpected, of another
+    shape or not finite, or the model's files ask for code or files elsewhere; ValueError where the configuration in
+    `options` asks for more weights than there are; and what `from_pretrained` raises.
+    """
+    from transformers import AutoModelForCTC
+
+    require_plain_model(place, revision)
+    if find_file(place, "adapter_config.json", revision) is not None:  # Transformers would load its base instead.
+        raise UserError(f"{said} is an adapter: expected a model with all of its weights.")
+    _require_enough(place, options["config"], new, revision)
+
+    def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
+        found: tuple[Any, Mapping[str, Any]] = AutoModelForCTC.from_pretrained(
+            place,
+            revision=revision,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # Or the first alone would be told of.
+            output_loading_info=True,
+            **options,
+            **more,
+        )
+        return found
+
+    model, loading = load()
+    wanted = loading["missing_keys"]
+    if any({name, f"wav2vec2.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
+        _note_wrappers(said, loading["unexpected_keys"])
+        model, loading = load(key_mapping=_WRAPPERS)
+    # Or `save_pretrained` would write the names as they were in the file, or what it makes of those patterns.
+    model._weight_conversions = []
+    missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
+    _require_none(
+        said,
+        missing={name for name in missing if not _is_one_of(name, new)} - _OPTIONAL,
+        unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
+        shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
+        infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
+    )
+    return model, {name for name in (*missing, *shapes) if _is_one_of(name, new)}
+
+
+def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str | None) -> None:
+    """Raise ValueError where a configuration asks for far more weights than the files can hold, at a byte for each.
+
+    Memory would be taken for those that are missing, before they are named.
+    """
+    held = _measure_weights(place, revision)
+    asked, added = _count_weights(config, new)
+    if held is not None and asked > held + _MOST_NEW:
+        raise ValueError(f"its configuration asks for {asked} weights, and its files of weights have {held} bytes")
+    if added > _MOST_NEW:
+        raise ValueError(f"its configuration asks for {added} new weights, and up to {_MOST_NEW} are made")
+
+
+def _measure_weights(place: Any, revision: str | None) -> int | None:
+    """How many bytes the files have that Transformers loads weights from; None where there are none.
+
+    Raises ValueError for files that grow when they are read.
+    """
+    for name in _WEIGHTS:
+        file = find_file(place, name, revision)
+        if file is not None:
+            shards = list_shards(file) if name.endswith(".json") else [name]
+            found = [each for shard in shards if (each := find_file(place, shard, revision)) is not None]
+            for each in found if name.startswith("pytorch") else ():
+                _require_stored(each)
+            return sum(each.stat().st_size for each in found)
+    return None
+
+
+def _require_stored(file: Path) -> None:
+    """Raise ValueError for a pytorch_model.bin that is compressed, as torch.save never does: it may be of any size."""
+    if not zipfile.is_zipfile(file):  # PyTorch 1.5 and older
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError(f"{file.name} is compressed, expected it as torch.save writes it")
+
+
+def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
+    """How many weights a configuration asks for, biases and norms left out, and how many of new parts.
+
+    The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py.
+    """
+    width, layers, channels = config.hidden_size, config.num_hidden_layers, list(config.conv_dim)
+    out = config.output_hidden_size if config.add_adapter else width
+    encoder = layers * (4 * width * width + 2 * width * config.intermediate_size)
+    encoder += sum(a * b * k for a, b, k in zip([1, *channels], channels, config.conv_kernel, strict=False))
+    encoder += sum(channels[-1:]) * width
+    encoder += width * width // max(1, config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+    if config.add_adapter:
+        encoder += config.num_adapter_layers * 2 * out * out * config.adapter_kernel_size
+    parts = {HEAD: (config.vocab_size or 0) * out, ADAPTER: layers * 2 * width * (config.adapter_attn_dim or 0)}
+    added = sum(size for name, size in parts.items() if name in new)
+    return encoder + sum(parts.values()) - added, added
+
+
+def match_weights(
+    said: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], resized: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """What was found in a file called `said` under the expected names, each of the expected shape, all finite.
+
+    Those `resized` may have another size in the first dimension. The prefixes of wrappers are taken off with a Note.
+    Raises UserError where a weight is missing, unexpected, of another shape or not finite.
+    """
+    if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
+        _note_wrappers(said, wrapped)
+        found = {_unwrap(name) if name in wrapped else name: weight for name, weight in found.items()}
+    both = expected.keys() & found.keys()
+    shapes = {name: (found[name].shape, expected[name].shape) for name in both}
+    _require_none(
+        said,
+        missing=expected.keys() - found.keys(),
+        unexpected=found.keys() - expected.keys(),
+        shapes={
+            name: (mine, theirs)
+            for name, (mine, theirs) in shapes.items()
+            if (mine[1:] != theirs[1:] if name in resized else mine != theirs)
+        },
+        infinite=_find_infinite(found),
+    )
+    return dict(found)
+
+
+def _is_one_of(name: str, new: Sequence[str]) -> bool:
+    return any(name.startswith(each) or f".{each}" in name for each in new)
+
+
+def _unwrap(name: str) -> str:
+    for pattern, replacement in _WRAPPERS.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _note_wrappers(said: str, names: Iterable[str]) -> None:
+    example = next(name for name in sorted(names) if _unwrap(name) != name)
+    warnings.warn(
+        Note(f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}"),
+        stacklevel=3,
+    )
+
+
+def _find_infinite(weights: Mapping[str, torch.Tensor]) -> set[str]:
+    return {name for name, weight in weights.items() if not torch.isfinite(weight).all()}
+
+
+def _require_none(
+    said: str, *, missing: Collection[str], unexpected: Collection[str], shapes: Mapping[str, Any], infinite: set[str]
+) -> None:
+    kinds = {"missing": missing, "unexpected": unexpected, "not finite": infinite}
+    problems = [f"{len(names)} {kind} ({_list(sorted(names))})" for kind, names in kinds.items() if names]
+    if shapes:
+        sizes = [f"{name} {_say(mine)}, not {_say(theirs)}" for name, (mine, theirs) in sorted(shapes.items())]
+        problems.append(f"{len(shapes)} of another shape ({_list(sizes)})")
+    if problems:
+        raise UserError(
+            f"The weights of {said} don't fit its configuration: {'; '.join(problems)}. Expected each weight that the "
+            "configuration asks for and no other, so nothing would be left random: save or copy the model again."
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    others = f" and {len(names) - _MOST_NAMES} others" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + others
+
+
+def _say(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))

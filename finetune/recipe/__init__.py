@@ -1,0 +1,1 @@
+"""A recipe: its sections, and its file with overrides read into them."""

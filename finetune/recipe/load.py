@@ -1,0 +1,238 @@
+"""What a run is: a YAML file's differences from the defaults, overrides, and all problems reported at once."""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from finetune.errors import UserError
+from finetune.files import expand_home
+from finetune.recipe.schema import (
+    AugmentationSection,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    PublishingSection,
+    Section,
+    TextSection,
+    TrainingSection,
+    did_you_mean,
+)
+from finetune.resources.addresses import public_address
+from finetune.resources.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, read_at_most
+from finetune.resources.repositories import is_hub_name, split_revision
+from finetune.resources.storage import is_url
+
+
+class Recipe(Section):
+    """A whole run; `provenance` is what a run writes into its own copy, and is not read."""
+
+    model: ModelSection
+    data: DataSection
+    text: TextSection = TextSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    publishing: PublishingSection = PublishingSection()
+    provenance: dict[str, Any] | None = None
+
+    def to_yaml(self) -> str:
+        """Every value, defaults included, as YAML that `load_recipe` reads back; of addresses as `without_secrets`."""
+        values = self.without_secrets().model_dump(mode="json", exclude_none=True)
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+    def without_secrets(self) -> "Recipe":
+        """The recipe as files may hold it: addresses of data without user, password and query."""
+
+        def hide(section: Any) -> Any:
+            return section.model_copy(update={"root": section.root and public_address(section.root)})
+
+        sources = tuple(hide(source) for source in self.data.sources)
+        return self.model_copy(update={"data": hide(self.data).model_copy(update={"sources": sources})})
+
+
+# Keys that name a local path or, where nothing is there, a repository on a hub; and keys that name a folder.
+_PLACES = (("model", "base"), ("data", "root"))
+_FOLDERS = (("augmentation", "noise_folder"), ("augmentation", "impulse_response_folder"))
+# A long text counts as several values.
+_VALUE_CHARACTERS = 100
+
+
+def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with `section.key=value` overrides; raises UserError that lists every problem.
+
+    Paths in the file are relative to the file, paths in overrides to the working directory.
+    """
+    if not file.is_file():
+        raise UserError(f"There is no recipe at {file}: expected a YAML file.")
+    problems: list[str] = []
+    try:
+        with file.open("rb") as opened:
+            text = read_at_most(opened, MAX_YAML_BYTES, str(file)).decode("utf-8")
+        values = _read_yaml(text, str(file))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no recipe: expected a YAML file, in UTF-8.") from error
+    for section in ("model", "data"):  # An empty one says which of its keys is missing.
+        values.setdefault(section, {})
+    _resolve_places(values, file.parent)
+    for override in overrides:
+        _apply_override(values, override, problems)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(problem) for problem in error.errors()]
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(f"{file} has {len(problems)} problem{'s' * (len(problems) > 1)}:{lines}")
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-5 is a number, `no` is the language, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, count in Counter(str(key.value) for key, _ in node.value).items():
+            if count > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$", re.IGNORECASE), list("tTfF"))
+_FLOAT = re.compile(r"([-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|[-+]?\.(inf|nan))$", re.IGNORECASE)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would take for a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _parse(text: str) -> Any:
+    """What a YAML document says; raises YAMLError, also for one that would grow or nest without end."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > MAX_YAML_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"it has more than {MAX_YAML_VALUES:,} values, anchors followed")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.MarkedYAMLError(problem="its values nest too deep") from error
+    except yaml.YAMLError:
+        raise
+    except ValueError as error:  # A number of more digits than Python reads, a date that is none.
+        raise yaml.MarkedYAMLError(problem=str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counted: dict[int, int | None], depth: int = 0) -> int:
+    """The values of a node, those behind an anchor each time that it is named."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1 + len(node.value) // _VALUE_CHARACTERS
+    key = id(node)
+    if key not in counted:
+        if depth > MAX_YAML_DEPTH:
+            raise yaml.MarkedYAMLError(problem="its values nest too deep", problem_mark=node.start_mark)
+        counted[key] = None
+        inside = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        counted[key] = 1 + sum(_count(each, counted, depth + 1) for each in inside)
+    found = counted[key]
+    if found is None:
+        raise yaml.MarkedYAMLError(problem="an anchor stands inside of itself", problem_mark=node.start_mark)
+    return found
+
+
+def _read_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = _parse(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{where} is not valid YAML{line}: {' '.join(str(getattr(error, 'problem', error)).split())}."
+        ) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{where} holds a {type(values).__name__}; expected sections such as model: and data:.")
+    # A section whose keys are all commented out is None to YAML.
+    return {name: {} if section is None else section for name, section in values.items()}
+
+
+def _apply_override(values: dict[str, Any], override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    path = key.split(".")
+    if not equals or not all(path) or len(path) < 2:
+        problems.append(f"{override}: expected an override like training.max_steps=100")
+        return
+    try:
+        value = _parse(text)
+    except yaml.YAMLError:
+        value = text
+    for name in path[:-1]:
+        nested = values.get(name)
+        values[name] = dict(nested) if isinstance(nested, dict) else {}
+        values = values[name]
+    values[path[-1]] = value
+    if tuple(path) in (*_PLACES, *_FOLDERS) and value is not None:
+        values[path[-1]] = _resolve_place(str(text), Path.cwd(), on_hub=tuple(path) in _PLACES)
+
+
+def _resolve_places(values: dict[str, Any], folder: Path) -> None:
+    for section, key in (*_PLACES, *_FOLDERS):
+        place = values[section].get(key) if isinstance(values.get(section), dict) else None
+        if isinstance(place, str):
+            values[section][key] = _resolve_place(place, folder, on_hub=(section, key) in _PLACES)
+    data = values.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    if not isinstance(sources, list):
+        return
+    for number, source in enumerate(sources):
+        if isinstance(source, str):
+            sources[number] = _resolve_place(source, folder, on_hub=True)
+        elif isinstance(source, dict) and isinstance(source.get("root"), str):
+            source["root"] = _resolve_place(source["root"], folder, on_hub=True)
+
+
+def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
+    if is_url(place):
+        return place
+    path = folder / expand_home(place)
+    if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
+        return str(path.resolve())
+    return place
+
+
+def _describe(problem: Any) -> str:
+    """One line for one of pydantic's problems: key, what was found, what was expected."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in problem["loc"][:-1]:
+            # A number is a place in a list, whose sections are all of one type.
+            section = section if isinstance(part, int) else _section_type(section, str(part))
+        names = section.model_fields if section is not None else ()
+        return f"{key}: unknown key{did_you_mean(str(problem['loc'][-1]), names)} known are {', '.join(names)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; put it into the recipe or give {key}=… on the command line"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: found {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _section_type(section: Any, name: str) -> Any:
+    field = section.model_fields.get(name) if section is not None else None
+    types = [field.annotation, *get_args(field.annotation)] if field else []
+    return next((t for t in types if isinstance(t, type) and issubclass(t, Section)), None)

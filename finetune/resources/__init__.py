@@ -1,0 +1,1 @@
+"""What lies outside: this machine, files at URLs, repositories on a hub."""

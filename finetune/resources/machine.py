@@ -1,0 +1,369 @@
+"""What this machine has to compute with: CPU, cores, memory, disks, GPUs, and the precision that follows.
+
+No other module asks. All of it can be lowered from outside: instruction sets by `ATEN_CPU_CAPABILITY` and
+`ONEDNN_MAX_CPU_ISA`, as torch and oneDNN read them; cores by the process's affinity and by a cgroup's quota; memory by
+a cgroup's limit. `FINETUNE_MACHINE_ROOT` names a folder to read `proc` and `sys` from in place of `/`.
+"""
+
+import contextlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+# The names that recipes and command lines give to precisions.
+_PRECISIONS: dict[str, Precision] = {
+    "no": "float32",
+    "float32": "float32",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "fp16",
+}
+
+# The first GPUs that compute in bfloat16 are NVIDIA's Ampere.
+_BF16_COMPUTE_CAPABILITY = (8, 0)
+
+# Instruction sets that decide which CPU operations are fast, by their names in `torch.cpu.get_capabilities()`.
+_X86 = ("avx2", "avx512_f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+_ARM = ("neon", "dot", "bf16", "i8mm", "sve", "sve_bf16")
+# The same in /proc/cpuinfo, where they have other names there.
+_FLAGS = {"avx512_f": "avx512f", "neon": "asimd", "dot": "asimddp", "sve_bf16": "svebf16"}
+_ONEDNN_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10", "DEFAULT", "ALL")
+_ONEDNN_VNNI = (*_ONEDNN_BF16, "AVX512_CORE_VNNI", "AVX2_VNNI")
+
+
+_MAX_WORKERS = 8
+# A driver whose GPU hangs answers no question.
+_PROGRAM_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU with its memory in bytes; compute capability and driver where they are known."""
+
+    name: str
+    memory: int
+    compute_capability: str | None
+    driver: str | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of memory that this process may use in all, and how many of them are free; `limited` by a cgroup."""
+
+    total: int
+    available: int
+    limited: bool
+
+
+def list_instruction_sets() -> list[str]:
+    """The instruction sets that decide how fast this CPU computes, less those that the environment forbids."""
+    try:
+        import torch
+
+        found = torch.cpu.get_capabilities()
+        names = [name for name in (*_X86, *_ARM) if found.get(name)]
+    except (ImportError, OSError):  # Where torch can't be loaded the operating system tells.
+        information = _root() / "proc/cpuinfo"
+        flags = f"{_read_field(information, 'flags')} {_read_field(information, 'Features')}".split()
+        names = [name for name in (*_X86, *_ARM) if _FLAGS.get(name, name) in flags]
+    aten = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    onednn = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
+    if aten in ("default", "avx2") or not onednn.startswith(("AVX512", "AVX10", "DEFAULT", "ALL")):
+        names = [name for name in names if not name.startswith(("avx512", "amx"))]
+    if aten == "default" or onednn in ("SSE41", "AVX"):
+        names = [name for name in names if not name.startswith("avx")]
+    if not onednn.startswith(_ONEDNN_VNNI):
+        names = [name for name in names if not name.endswith("vnni")]
+    if not onednn.startswith(_ONEDNN_BF16):
+        names = [name for name in names if not name.endswith(("bf16", "fp16", "int8"))]
+    return names
+
+
+def has_fast_bf16(device: "torch.device") -> bool:
+    """Whether a device multiplies in bfloat16; a CPU without the instructions emulates it, 30 times slower."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _BF16_COMPUTE_CAPABILITY
+    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}.isdisjoint(
+        list_instruction_sets()
+    )
+
+
+def choose_precision(asked: str, device: "torch.device", *, training: bool = False) -> Precision:
+    """The precision to compute in: what was asked for, and for `auto` the fastest that the device computes well.
+
+    `auto` is bf16 where the device multiplies in it, fp16 for `training`, which scales the loss, on other GPUs, and
+    float32 everywhere else. Raises UserError for a precision that there isn't, or that the device only emulates.
+    """
+    if asked == "auto":
+        if has_fast_bf16(device):
+            return "bf16"
+        return "fp16" if training and device.type == "cuda" else "float32"
+    precision = _PRECISIONS.get(asked)
+    if precision is None:
+        raise UserError(f"{asked} is no precision: expected auto, float32, bf16 or fp16.")
+    ways = "training.mixed_precision=auto or no" if training else "--precision auto or float32"
+    if precision == "bf16" and not has_fast_bf16(device):
+        what = "GPU" if device.type == "cuda" else "CPU"
+        sets = "" if device.type == "cuda" else f" (it has {', '.join(list_instruction_sets()) or 'none that matter'})"
+        raise UserError(
+            f"This {what} has no instructions for bf16{sets} and would emulate it many times slower than float32: use "
+            f"{ways}."
+        )
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError(f"fp16 needs a GPU, and there is none: use {ways}.")
+    return precision
+
+
+def count_cores() -> float:
+    """The cores that this process may use: by its affinity and its cgroup's quota; half a core is 0.5."""
+    cores: float = _count_affinity()
+    for folder in _list_cgroups(_root(), "cpu"):
+        quota, period = _read_quota(folder)
+        if quota > 0 and period > 0:
+            cores = min(cores, quota / period)
+    return cores
+
+
+def count_threads() -> int:
+    """The threads to compute with: one for each whole core, and at least one."""
+    return max(1, math.floor(count_cores()))
+
+
+def find_thread_limit(num_processes: int = 1) -> int | None:
+    """The threads that each of so many processes should compute with; None where torch counts the same by itself.
+
+    It does for one process without a cgroup's quota: torch and OpenMP see the affinity, and not a quota.
+    """
+    cores = count_cores()
+    if num_processes == 1 and cores >= _count_affinity():
+        return None
+    return max(1, math.floor(cores / num_processes))
+
+
+def count_workers(device: "torch.device") -> int:
+    """The worker processes that read training audio for each process that trains on a device.
+
+    On a CPU one keeps up with any training, and with less than two cores it only takes turns with it, at the memory of
+    another process: none. A GPU takes all cores but one, up to 8, of this process's share.
+    """
+    cores = count_cores() / count_local_processes()
+    if device.type == "cuda":
+        return min(_MAX_WORKERS, max(1, math.floor(cores) - 1))
+    return 1 if cores >= 2 else 0
+
+
+def count_local_processes() -> int:
+    """The training processes that share this machine, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def choose_device() -> "torch.device":
+    """The first GPU, or the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def measure_memory() -> Memory:
+    """The memory of the machine, or of the smallest cgroup that this process is in where that is less."""
+    root = _root()
+    information = root / "proc/meminfo"
+    if not information.is_file():
+        import psutil
+
+        found = psutil.virtual_memory()
+        return Memory(found.total, found.available, False)
+    total = 1024 * int(_read_field(information, "MemTotal:").split()[0])
+    available = 1024 * int((_read_field(information, "MemAvailable:") or "0").split()[0])
+    limited = False
+    for folder in _list_cgroups(root, "memory"):
+        limit, used = _read_memory(folder)
+        if limit is not None and limit < total:
+            total, limited = limit, True
+        if limit is not None:
+            available = min(available, max(limit - used, 0))
+    return Memory(total, available, limited)
+
+
+def measure_growth(work: Callable[[], object]) -> int:
+    """How many bytes of memory more this process has at most while it works than before; at least one."""
+    import psutil
+
+    process = psutil.Process()
+    with contextlib.suppress(OSError):  # Where the peak can't be reset it is that since the process began.
+        Path("/proc/self/clear_refs").write_text("5")
+    before = process.memory_info().rss
+    work()
+    peak = 1024 * int((_read_field(Path("/proc/self/status"), "VmHWM:") or "0").split()[0])
+    return max(1, peak - before, process.memory_info().rss - before)
+
+
+def measure_disk(folder: Path) -> int:
+    """The bytes that are free where a folder is, or would be made."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def name_cpu() -> str:
+    """The CPU's model, as the operating system calls it."""
+    return (
+        _read_field(_root() / "proc/cpuinfo", "model name").lstrip(": ") or platform.processor() or platform.machine()
+    )
+
+
+def list_gpus() -> list[Gpu]:
+    """The GPUs that NVIDIA's driver has, whether torch can use them or not; where it has no program, those of torch."""
+    asked = ("name", "memory.total", "compute_cap", "driver_version")
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=_PROGRAM_SECONDS, check=True).stdout
+        rows = [[value.strip() for value in line.split(",")] for line in said.splitlines()]
+        return [Gpu(name, int(mib) << 20, capability, driver) for name, mib, capability, driver in rows]
+    except (OSError, subprocess.SubprocessError, ValueError):  # No driver, or one too old for the question.
+        return _list_torch_gpus()
+
+
+def _list_torch_gpus() -> list[Gpu]:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [Gpu(each.name, each.total_memory, f"{each.major}.{each.minor}", None) for each in found]
+
+
+def describe_device(device: "torch.device") -> str:
+    """A device's name with what decides its speed: compute capability and memory, or threads and instruction sets."""
+    import torch
+
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"one {found.name} (compute capability {found.major}.{found.minor}, {say_gib(found.total_memory)})"
+    threads = torch.get_num_threads()
+    sets = ", ".join(list_instruction_sets())
+    return f"{threads} thread{'s' if threads > 1 else ''} of {name_cpu()}" + (f" ({sets})" if sets else "")
+
+
+def describe_machine() -> dict[str, Any]:
+    """What computes here, for a run's record and its card: nothing in it names the machine or its user."""
+    import torch
+
+    gpus = _list_torch_gpus() if torch.cuda.is_available() else []
+    return {
+        "cpu": name_cpu(),
+        "instruction_sets": list_instruction_sets(),
+        "cores": count_cores(),
+        "memory_gib": round(measure_memory().total / 2**30, 1),
+        "gpus": [f"{gpu.name}, compute capability {gpu.compute_capability}, {say_gib(gpu.memory)}" for gpu in gpus],
+    }
+
+
+def say_machine(machine: Mapping[str, Any]) -> str:
+    """What `describe_machine` found, in one line for people."""
+    cores, gpus = machine["cores"], machine["gpus"]
+    sets = f" ({', '.join(machine['instruction_sets'])})" if machine["instruction_sets"] else ""
+    counted = f"{cores:g} core{'s' if cores > 1 else ''} of {machine['cpu']}{sets}"
+    return "; ".join([f"{counted}, {machine['memory_gib']:g} GiB of memory", *gpus])
+
+
+def say_gib(count: int) -> str:
+    """A number of bytes for people: `2 GiB`, `23.4 GiB`."""
+    return f"{count / 2**30:.3g} GiB"
+
+
+def _count_affinity() -> int:
+    root = _root()
+    if root == Path("/"):
+        available = getattr(os, "sched_getaffinity", None)
+        return len(available(0)) if available else os.cpu_count() or 1
+    listed = _read_field(root / "proc/self/status", "Cpus_allowed_list:")
+    return sum(_count_range(part) for part in listed.split(",")) if listed else os.cpu_count() or 1
+
+
+def _root() -> Path:
+    return Path(os.environ.get("FINETUNE_MACHINE_ROOT") or "/")
+
+
+def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the cgroups that this process is in for a controller, innermost first (version 1 and 2)."""
+    membership = root / "proc/self/cgroup"
+    lines = membership.read_text().splitlines() if membership.is_file() else []
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Version 1 mounts each controller by itself, or several together; version 2 names none.
+        places = [mounts / controllers, mounts / controller] if controllers else [mounts, mounts / "unified"]
+        mount = next((place for place in places if place.is_dir()), None)
+        if mount is None:
+            continue
+        folder = mount / path.strip("/")
+        # In a container the path may be the host's, which isn't there: its own group is the mount.
+        while folder != mount:
+            if folder.is_dir():
+                yield folder
+            folder = folder.parent
+        yield mount
+
+
+def _read_quota(folder: Path) -> tuple[float, float]:
+    """A cgroup's microseconds of processor time, and in how many; zero where nothing limits it."""
+    both = _read(folder / "cpu.max").split()
+    if len(both) == 2:
+        return (0.0 if both[0] == "max" else float(both[0])), float(both[1])
+    return float(_read(folder / "cpu.cfs_quota_us") or 0), float(_read(folder / "cpu.cfs_period_us") or 0)
+
+
+def _read_memory(folder: Path) -> tuple[int | None, int]:
+    """A cgroup's limit in bytes, and what of it is in use, without the file cache that can be given up."""
+    limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+    if not limit.isdigit():
+        return None, 0
+    used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes") or "0"
+    cached = _read_field(folder / "memory.stat", "inactive_file") or "0"
+    return int(limit), max(int(used) - int(cached), 0)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""  # No such limit, or none that this process may see.
+
+
+def _read_field(file: Path, name: str) -> str:
+    """What follows a name at the beginning of a line."""
+    lines = _read(file).splitlines()
+    return next((line[len(name) :].strip() for line in lines if line.startswith(name)), "")
+
+
+def _count_range(text: str) -> int:
+    first, _, last = text.partition("-")
+    return int(last or first) - int(first) + 1
+
+
+def length_step(samples: int, share: int = 25) -> int:
+    """What the length of a batch is a multiple of on a CPU: the power of two up to 1/25 of it, or another share.
+
+    Each new shape costs a CPU the making of its kernels, and the memory to keep them. So there are 25 to 50 lengths
+    between one and twice as much, for 1.5 % more padding on average (scripts/bench_shapes.py).
+    """
+    return 1 << max((samples // share).bit_length() - 1, 0)

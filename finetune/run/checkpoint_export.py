@@ -1,0 +1,104 @@
+"""Models of a training that goes on, each written whole for the publisher, at little cost to the training."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.evaluation.intervals import bootstrap
+from finetune.evaluation.scores import percent
+from finetune.evaluation.scoring import Evaluation
+from finetune.files import link_file
+from finetune.inference.recogniser import Recogniser
+from finetune.models.adapters import merge_weights, save_language_adapter
+from finetune.publishing.background import Publisher, require_hub
+from finetune.publishing.checkpoint_export import MODEL, write_candidate
+from finetune.publishing.parity import Spoken, full_precision
+from finetune.publishing.upload import Destination
+from finetune.recipe.load import Recipe
+from finetune.run.preparation import Preparation
+from finetune.run.run_directory import complete_model
+from finetune.training.checkpoints import save_weights
+
+# What the parity gate compares of a model that is pushed during training.
+_MOST_UTTERANCES, _MOST_SECONDS = 8, 60.0
+
+
+def build_publisher(recipe: Recipe, output: Path, say: Callable[[str], None]) -> Publisher | None:
+    """Who pushes a run's models as its recipe says, or None.
+
+    Raises UserError where the recipe's repository or the token can't be right.
+    """
+    publishing = recipe.publishing
+    if publishing.repo_id is None:
+        return None
+    require_hub(Destination(publishing.repo_id, private=publishing.private), say)
+    arguments = [publishing.repo_id, *(["--private"] if publishing.private else [])]
+    return Publisher(output / "publishing", arguments, every=publishing.push == "every", say=say)
+
+
+def write_snapshot(
+    folder: Path,
+    *,
+    checkpoint: Path,
+    recogniser: Recogniser,
+    preparation: Preparation,
+    recipe: Recipe,
+    run: str,
+    evaluation: Evaluation,
+    training: Mapping[str, Any],
+) -> None:
+    """Write a candidate (see `finetune.publishing.checkpoint_export`) of what a checkpoint has just saved of a model.
+
+    Its weights are not written again: they get a second name. Only LoRA's are, merged. `run` is the run's name,
+    `evaluation` of the validation split with these weights, and `training` of `describe_training`.
+    """
+    model, step = recogniser.model, int(checkpoint.name.rpartition("-")[2])
+    partial = folder / f".{MODEL}.partial"
+    partial.mkdir()
+    if recipe.model.lora:
+        save_weights(partial / "model.safetensors", merge_weights(model))
+    else:
+        link_file(checkpoint / "model.safetensors", partial / "model.safetensors")
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = ["Wav2Vec2ForCTC"], torch.float32
+    config.save_pretrained(partial)
+    if recipe.model.language_adapter:
+        save_language_adapter(model, partial, recipe.model.language_adapter)
+    # No slices and no worst errors, as they cost training time: those are in the finished model's card.
+    intervals = bootstrap(evaluation.counts, [result.speaker for result in evaluation.results])
+    scores = {
+        **evaluation.scores.to_json(),
+        "intervals": intervals.to_json(),
+        "evaluated": {**evaluation.evaluated(), "step": step},
+    }
+    extractor, tokenizer = preparation.feature_extractor, recogniser.tokenizer
+    complete_model(partial, folder / MODEL, recipe, extractor, tokenizer, [scores], training, run)
+    wer = percent(evaluation.scores.wer)
+    write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))
+
+
+def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoken]:
+    """Some utterances, evenly spread over the split, and what was recognised in them."""
+    split, results = evaluation.split, evaluation.results
+    step = max(1, len(results) // _MOST_UTTERANCES)
+    chosen: list[Spoken] = []
+    seconds = 0.0
+    utterances = {utterance.row: utterance for utterance in split.utterances}
+    for row, result in list(zip(evaluation.rows, results, strict=True))[::step][:_MOST_UTTERANCES]:
+        seconds += result.seconds
+        if chosen and seconds > _MOST_SECONDS:
+            break
+        waveform = split.read(utterances[row], recogniser.sampling_rate)
+        chosen.append((result.name, waveform, result.raw_hypothesis))
+    if recogniser.device.type != "cuda":
+        return chosen
+    model = recogniser.model
+    place, training = model.device, model.training  # Between steps; of a sharded model the whole one is on the CPU.
+    model.to(recogniser.device).eval()
+    with full_precision():
+        texts = recogniser.recognise([waveform for _, waveform, _ in chosen])
+    model.to(place).train(training)
+    return [(name, waveform, text) for (name, waveform, _), text in zip(chosen, texts, strict=True)]

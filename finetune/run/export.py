@@ -1,0 +1,146 @@
+"""A model to another form of it that computes faster on CPUs, kept only where its word error rate stays."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
+from finetune.errors import UserError
+from finetune.evaluation.scores import Scores, percent
+from finetune.evaluation.scoring import Evaluation, evaluate_split
+from finetune.files import new_folder, write_json
+from finetune.inference.exported import write_model
+from finetune.inference.recogniser import Recogniser
+from finetune.models.foreign_models import require_inside
+from finetune.models.processors import keep_language
+from finetune.publishing.model_files import CARD, ModelFile, is_model_file, say_size
+from finetune.resources.repositories import fetch_model
+from finetune.run.publication import find_model, open_validation
+from finetune.training.checkpoints import saving
+
+FORMATS = ("onnx", "onnx-int8")
+RECORD = "export.json"
+
+_BATCH_SECONDS = 80.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a model and its export make of the same speech, in `differing` utterances another text."""
+
+    original: Scores
+    exported: Scores
+    utterances: int
+    differing: int
+
+    @property
+    def points(self) -> float:
+        """By how many percentage points the export's word error rate is higher."""
+        assert self.exported.wer is not None and self.original.wer is not None
+        return 100 * (self.exported.wer - self.original.wer)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures."""
+        return {
+            "original": self.original.to_json(),
+            "exported": self.exported.to_json(),
+            "utterances": self.utterances,
+            "differing": self.differing,
+        }
+
+    def summary(self) -> str:
+        """Say it in one line for people."""
+        return (
+            f"WER {percent(self.exported.wer)} ({percent(self.original.wer)} before), another text in {self.differing} "
+            f"of {self.utterances} utterances"
+        )
+
+
+def export(
+    name: str,
+    output: Path,
+    *,
+    form: str,
+    data: str | None = None,
+    tolerance: float = 0.2,
+    language: str | None = None,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Write a run's model, or one in a folder or on a hub, in a form of `FORMATS` into a new folder, and say of it.
+
+    Both are evaluated on the speech at `data`, or else on the validation split of the model's run. Raises UserError
+    where there is none, or the export's word error rate is higher by more than `tolerance` percentage points; nothing
+    is left then. All else of a model's folder, such as its language model, is copied, but for its card. Of a model with
+    several languages the named one is exported.
+    """
+    if output.exists():
+        raise UserError(f"There is something at {output} already: remove it, or choose another folder with -o.")
+    model, run = find_model(Path(name)) if Path(name).is_dir() else (fetch_model(name), None)
+    if run is None and data is None:
+        raise UserError(
+            f"{name} belongs to no run here, so there is nothing to compare its export on: name speech with --data "
+            "SOURCE."
+        )
+    with saving(str(output), "Nothing was left there"), new_folder(output.absolute()) as folder:
+        comparison = _write(model, run, folder, form, data, tolerance, language, say)
+        values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
+        write_json(folder / RECORD, values)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    return [comparison.summary(), f"{output}: {say_size(size)}; finetune transcribe and finetune evaluate take it"]
+
+
+def _write(
+    model: Path,
+    run: Path | None,
+    folder: Path,
+    form: str,
+    data: str | None,
+    tolerance: float,
+    language: str | None,
+    say: Callable[[str], None],
+) -> Comparison:
+    """Write the export and what belongs to it, and compare it; raises UserError as `export` does."""
+    original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
+    if not isinstance(original.model, torch.nn.Module):
+        raise UserError(f"{model} is an export already: export the model that it was made of.")
+    accelerator = Accelerator(cpu=True)
+
+    def measure(recogniser: Recogniser) -> Evaluation:
+        return evaluate_split(recogniser, split, _BATCH_SECONDS, accelerator, steps)
+
+    say(f"recognising {len(split.utterances)} utterances of {split.name} with the model")
+    before = measure(original)
+    if before.scores.wer is None:
+        raise UserError(f"{split.name} has no words to compare on: name other speech with --data SOURCE.")
+    say("exporting it")
+    write_model(original.model, folder, int8=form == "onnx-int8")
+    _copy_others(model, folder)
+    keep_language(folder, language, original.num_symbols)
+    say("recognising the same with what was exported")
+    after = measure(Recogniser.load(folder, "cpu"))
+    texts = [[result.hypothesis for result in evaluation.results] for evaluation in (before, after)]
+    differing = sum(a != b for a, b in zip(*texts, strict=True))
+    comparison = Comparison(before.scores, after.scores, len(texts[0]), differing)
+    if comparison.points > tolerance:
+        raise UserError(
+            f"The exported model is worse than {model}: {comparison.summary()}. That is {comparison.points:.2f} points "
+            f"more, where --tolerance {tolerance:g} is the most; nothing was written. --format onnx is exact, and on "
+            "--data with more speech chance moves the word error rate less."
+        )
+    return comparison
+
+
+def _copy_others(model: Path, folder: Path) -> None:
+    """Copy what a model is used with: all of its files but the weights and the card, which is of another form."""
+    for path in [*model.iterdir(), *(model / LANGUAGE_MODEL).glob("*")]:
+        file = ModelFile(path.relative_to(model).as_posix(), path)
+        weights = file.name.startswith(("model", "adapter")) and ".safetensors" in file.name
+        if path.is_file() and is_model_file(file.name) and file.name != CARD and not weights:
+            require_inside(model, path)
+            (folder / file.name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / file.name)

@@ -1,0 +1,188 @@
+"""A recipe and its data to the length of the run, the model that is trained, and what that takes on this device."""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.audio.waveforms import AudioError
+from finetune.data.batching import Key, SpeechBatches
+from finetune.inference.recogniser import Recogniser
+from finetune.models.adapters import add_lora
+from finetune.models.build import build_model
+from finetune.models.cpu_operations import use_cpu_kernels
+from finetune.recipe.load import Recipe
+from finetune.resources.machine import count_workers, describe_device, measure_disk, measure_memory
+from finetune.run.preparation import Preparation
+from finetune.text.vocabulary import PAD
+from finetune.training.deepspeed import uses_zero
+from finetune.training.plan import Length, Plan, Room, choose_length
+from finetune.training.sharding import is_sharded
+from finetune.training.timing import Sample, time_step
+
+# Of a run's batches, sorted by their longest utterance, those at these shares are timed: the median, a short and a long
+# one, and of more of them loading.
+_TIMED = (0.5, 0.15, 0.85, 0.25, 0.75, 0.35, 0.65, 0.45, 0.55, 0.05, 0.95)
+
+
+def build_trained(recipe: Recipe, preparation: Preparation, device: torch.device) -> tuple[Any, Any]:
+    """The model to train, and peft's around it where there is one."""
+    model, training = recipe.model, recipe.training
+    built = build_model(
+        copy.deepcopy(preparation.config),  # `build_model` changes it.
+        None if model.random_weights else model.base,
+        vocabulary=preparation.vocabulary,
+        blank=PAD,
+        dropout=model.dropout,
+        mask_time_probability=training.mask_time_probability,
+        seed=training.seed,
+        head_rows=preparation.head_rows,
+        revision=model.revision,
+        freeze_feature_encoder=model.freeze_feature_encoder,
+        attention=model.attention,
+        layer_drop=model.layer_drop,
+        gradient_checkpointing=training.gradient_checkpointing,
+        language_adapter=model.language_adapter,
+    )
+    if device.type == "cpu" and not training.compile:
+        use_cpu_kernels(built)
+    if not model.lora:
+        return built, None
+    lora = model.lora.model_dump(exclude={"save"})
+    return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
+
+
+def resolve_length(
+    recipe: Recipe,
+    preparation: Preparation,
+    batch_seconds: float,
+    num_processes: int,
+    resolved: Mapping[str, Any] | None = None,
+) -> Length:
+    """How many steps a run has: those that it was begun with (`resolved`), or what its recipe and its data make.
+
+    Raises UserError for epochs of a stream.
+    """
+    if resolved:
+        return Length(resolved["max_steps"], resolved["eval_steps"])
+    training = recipe.training
+    per_epoch = None
+    if preparation.stream is None:
+        batches = len(preparation.list_epoch(batch_seconds, training.seed))
+        per_epoch = batches / (training.accumulation * num_processes)
+    return choose_length(training.max_steps, training.max_epochs, training.eval_steps, per_epoch)
+
+
+def state_length(recipe: Recipe, length: Length) -> Recipe:
+    """The recipe with a length in steps."""
+    values = {"max_steps": length.max_steps, "eval_steps": length.eval_steps, "max_epochs": None}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=values)})
+
+
+def plan_run(
+    recipe: Recipe,
+    preparation: Preparation,
+    length: Length,
+    batch_seconds: float,
+    accelerator: Accelerator,
+    objective: nn.Module,
+    recogniser: Recogniser,
+    output: Path,
+    precision: str,
+    done_steps: int = 0,
+) -> Plan:
+    """What a run, or the rest of it, takes on this device; a few real steps are timed, which leave it as it was.
+
+    Each process times its own and waits for none. Nothing is timed where weights or gradients lie in shares, which
+    processes exchange in each pass, or where a compiler works first. `objective` is what the accelerator prepared.
+    """
+    training, processes = recipe.training, accelerator.num_processes
+    epoch = preparation.list_epoch(batch_seconds, training.seed)
+    per_epoch = None if preparation.stream else len(epoch) / (training.accumulation * processes)
+    scored = preparation.test or preparation.validation
+    plain = not (is_sharded(accelerator) or uses_zero(accelerator) or training.compile)
+    timing = None
+    if plain and epoch and done_steps < length.max_steps:
+        sizes = _measure(preparation, epoch)
+        data = preparation.batches(training)
+        timing = time_step(
+            accelerator.unwrap_model(objective),
+            [Sample(sizes[place], partial(_load, data, epoch[place])) for place in _choose(preparation, epoch)],
+            training.accumulation * sum(sizes) / len(sizes),
+            num_workers=count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers,
+            device=accelerator.device,
+            evaluate=partial(_score_some, preparation, recogniser, recipe.evaluation.batch_seconds),
+        )
+    return Plan(
+        length=length,
+        key="training.max_epochs" if training.max_epochs is not None else "training.max_steps",
+        done_steps=done_steps,
+        step_seconds=batch_seconds * training.accumulation * processes,
+        steps_per_epoch=per_epoch,
+        validation_seconds=preparation.validation.seconds / processes,
+        final_seconds=scored.seconds / processes,
+        frozen_steps=training.freeze_transformer_steps,
+        max_minutes=training.max_minutes,
+        keep_checkpoints=training.keep_checkpoints,
+        keep_best=training.keep_best,
+        room=_measure_room(recogniser.model, output, accelerator.device),
+        device_type=accelerator.device.type,
+        device=f"{describe_device(accelerator.device)} in {precision}",
+        timing=timing,
+    )
+
+
+def _measure(preparation: Preparation, epoch: list[list[Key]]) -> list[float]:
+    """Each batch's seconds, padding included."""
+    utterances = preparation.train.utterances
+    return [max(utterances[index].seconds for _, index, _ in batch) * len(batch) for batch in epoch]
+
+
+def _choose(preparation: Preparation, epoch: list[list[Key]]) -> list[int]:
+    """The places of the batches to time."""
+    utterances = preparation.train.utterances
+    order = sorted(range(len(epoch)), key=lambda place: max(utterances[i].seconds for _, i, _ in epoch[place]))
+    return list(dict.fromkeys(order[int(share * len(order))] for share in _TIMED))
+
+
+def _load(data: SpeechBatches, keys: list[Key]) -> Any:
+    return data.collate([data[key] for key in keys])
+
+
+def _score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds: float) -> float:
+    """Compute a median validation utterance, on a GPU a batch of it; returns its seconds, 0 where it can't be read."""
+    split = preparation.validation
+    utterance = sorted(split.utterances, key=lambda each: each.seconds)[len(split.utterances) // 2]
+    try:
+        waveform = split.read(utterance, recogniser.sampling_rate)
+    except AudioError:
+        return 0.0
+    count = 1 if recogniser.device.type == "cpu" else max(1, int(batch_seconds // utterance.seconds))
+    recogniser.logits([waveform] * count)
+    return count * utterance.seconds
+
+
+def _measure_room(model: nn.Module, output: Path, device: torch.device) -> Room:
+    """What there is, and what a run of this model takes of it."""
+    weights = [*model.parameters(), *model.buffers()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    folder = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
+    written = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
+    gpu = device.type == "cuda"
+    return Room(
+        weights=_count_bytes(weights),
+        trained=_count_bytes(trained),
+        folder=str(folder),
+        free=measure_disk(folder),
+        written=written,
+        memory=torch.cuda.get_device_properties(device).total_memory if gpu else measure_memory().total,
+    )
+
+
+def _count_bytes(tensors: list[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

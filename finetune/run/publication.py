@@ -1,0 +1,140 @@
+"""A run's model to a hub: found, held against plain Transformers, searched for what should stay here, and committed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.audio.waveforms import Waveform
+from finetune.data.corpus import Split, Utterance
+from finetune.data.sources import Source, load_splits
+from finetune.errors import UserError
+from finetune.evaluation.report import SCORES
+from finetune.evaluation.scoring import compute_each, open_model, read_batches
+from finetune.inference.recogniser import Recogniser
+from finetune.models.processors import require_one_language
+from finetune.publishing.card_scores import push_scores
+from finetune.publishing.parity import Spoken, full_precision
+from finetune.publishing.release import release
+from finetune.publishing.upload import Destination, Push
+from finetune.recipe.load import load_recipe
+from finetune.resources.addresses import public_address
+from finetune.resources.machine import choose_device
+from finetune.run.preparation import pin, prepare
+from finetune.run.run_directory import read_beginning
+from finetune.text.transcripts import Step, load_normalization
+
+# So many utterances show what a model does; more would only take longer.
+_MOST_UTTERANCES = 200
+_BATCH_SECONDS = 80.0
+
+
+def publish(
+    source: Path,
+    destination: Destination,
+    *,
+    data: str | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
+
+    `data` names speech to hold the model against plain Transformers on; without it that is the validation split of its
+    run. Of a report's folder the scores go into the card that is there. Raises UserError for whatever keeps the model
+    from being published, with nothing changed here.
+    """
+    if (source / SCORES).is_file():
+        if destination.tag or destination.private or data or dry_run:
+            raise UserError(
+                f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
+                "--dry-run are for models."
+            )
+        address = push_scores(source, destination.repo_id, destination.revision, say=say)
+        return [f"on the hub: {public_address(address)}"]
+    model, run = find_model(source)
+    require_one_language(model, "what is published is held against plain Transformers in one")
+    if run is None and data is None:
+        raise UserError(
+            f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
+            "with --data SOURCE."
+        )
+    message = f"The model of the run {run.name}" if run else "A fine-tuned model"
+    return release(Push(model, destination, say), lambda: recognise(model, run, data, say), message, dry_run)
+
+
+def find_model(source: Path) -> tuple[Path, Path | None]:
+    """The folder of a run's model, or of a model, and the run that it belongs to, if any.
+
+    Raises UserError where there is none, and for a run without an evaluated model.
+    """
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source}: expected a run, a model's folder or a report's.")
+    if not _is_run(source):
+        above = source.resolve().parents[:2]
+        return source, next((folder for folder in above if _is_run(folder)), None)
+    if not (source / "model").is_dir() or not (source / "report").is_dir():
+        raise UserError(
+            f"{source} is a run that isn't finished, so it has no evaluated model: finetune train goes on with it; "
+            "push it then."
+        )
+    return source / "model", source
+
+
+def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[str], None]) -> list[Spoken]:
+    """Utterances to check a model on, with what the evaluator's greedy decoding makes of them.
+
+    They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
+    """
+    device = choose_device()
+    recogniser, split, _ = open_validation(model, run, data, device)
+    recogniser.search = None
+    every = len(split.utterances)
+    places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
+    chosen = replace(split, utterances=tuple(split.utterances[place] for place in places))
+
+    def decode(read: Sequence[tuple[Utterance, Waveform]]) -> list[str]:
+        return recogniser.decode(*recogniser.logits([waveform for _, waveform in read]))
+
+    say(f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}")
+    spoken: list[Spoken] = []
+    reason = "its audio can't be decoded"
+    with full_precision():
+        for read, _ in read_batches(chosen, _BATCH_SECONDS, recogniser.sampling_rate):
+            recognised, failed = compute_each(chosen, read, decode) if read else ([], [])
+            reason = next((f"{each.reason}: {each.detail}" for each in failed), reason)
+            spoken += [(utterance.name, waveform, text) for utterance, waveform, text in recognised]
+    if not spoken:
+        raise UserError(
+            f"No utterance of {split.name} can be read to check {model} on ({reason}): name others with --data SOURCE."
+        )
+    return spoken
+
+
+def open_validation(
+    model: Path, run: Path | None, data: str | None, device: torch.device, language: str | None = None
+) -> tuple[Recogniser, Split, tuple[Step, ...]]:
+    """A model, the speech at `data` or else its run's validation split, and its normalisation.
+
+    Raises UserError for a model or speech that can't be used.
+    """
+    if data is not None:
+        source = Source(data)
+        name = "validation" if "validation" in load_splits(source) else None
+        recogniser, splits, steps = open_model(model, [source], name, None, device, language=language)
+        return recogniser, next(iter(splits)), steps
+    assert run is not None
+    try:
+        preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
+    except UserError as error:
+        raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
+    return (
+        Recogniser.load(model, str(device), language=language),
+        preparation.validation,
+        load_normalization(model) or (),
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and (folder / "metrics.jsonl").is_file()

@@ -1,0 +1,186 @@
+"""A language model's weights for a recogniser, chosen on a validation split and saved with the model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from finetune.audio.waveforms import Waveform
+from finetune.data.corpus import Rejection, Split, Utterance, require_any
+from finetune.data.sources import Source
+from finetune.decoding.beam import BeamSearch, Weights
+from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
+from finetune.errors import UserError
+from finetune.evaluation.scores import Scores, count_errors, percent
+from finetune.evaluation.scoring import build_hypothesis_normalizer, compute_each, open_model, read_batches
+from finetune.inference.recogniser import Recogniser
+from finetune.models.processors import require_one_language
+from finetune.publishing.card import update_card
+from finetune.resources.machine import choose_device
+from finetune.text.transcripts import Step
+
+# Where the search begins: each pair of the weight and the word bonus.
+_ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
+# Then one of them at a time by such a step, which is halved when none is better, so many times.
+_STEPS, _HALVINGS = {"alpha": 0.5, "beta": 1.0, "unk_score_offset": 5.0}, 2
+# The beams that are tried: so wide, and so many times what was asked for.
+_NARROWER, _WIDER = (10, 30), (3,)
+_BATCH_SECONDS = 80.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was chosen, in how many trials, the errors without it and with it, what was left out, a note on the card."""
+
+    search: BeamSearch
+    greedy: Scores
+    tuned: Scores
+    trials: int
+    rejected: tuple[Rejection, ...] = ()
+    note: str | None = None
+
+    def summary(self) -> list[str]:
+        """What to tell people."""
+        weights = self.search.weights
+        return [
+            f"greedy: WER {percent(self.greedy.wer)}, CER {percent(self.greedy.cer)}",
+            f"with the language model: WER {percent(self.tuned.wer)}, CER {percent(self.tuned.cer)}",
+            f"alpha {weights.alpha:g}, beta {weights.beta:g}, unk_score_offset {weights.unk_score_offset:g}, beam "
+            f"{self.search.beam_width}, chosen in {self.trials} trials on {self.tuned.utterances} utterances",
+            *(f"left out: {each.name}: {each.reason}" for each in self.rejected),
+            *([f"note: {self.note}"] if self.note else []),
+        ]
+
+
+@dataclass(frozen=True)
+class _Utterances:
+    """A split's logits, each (frames, vocabulary), with its references, normalised, and what was left out."""
+
+    logits: list[NDArray[np.float32]]
+    references: list[str]
+    seconds: float
+    rejected: tuple[Rejection, ...]
+
+
+def tune(
+    model: str, language_model: str, source: Source, split: str | None, beam_width: int, hotwords: Mapping[str, float]
+) -> Tuning:
+    """Choose the weights with the fewest word errors on a split, and save them with the language model in the model.
+
+    The split is `validation` unless named. The logits are computed once. The search begins at a grid of the language
+    model's weight and the word bonus, and goes on from the best by smaller steps, of the unknown words' offset as well;
+    then it takes the narrowest beam without more errors. Of equally good ones the first is kept.
+
+    Raises UserError for a model that is not a folder here, and for whatever can't be read.
+    """
+    if not Path(model).is_dir():
+        raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
+    require_one_language(
+        Path(model),
+        f"a language model is saved for one: decode with finetune transcribe --language CODE --language-model "
+        f"{language_model}, or fine-tune the model for the language",
+    )
+    device = choose_device()
+    restore_decoder(Path(model))
+    loaded = load_language_model(Path(language_model))
+    recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
+    search = build_search(
+        recogniser.tokenizer, recogniser.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
+    )
+    recogniser.search = None
+    utterances, greedy = _recognise(recogniser, next(iter(splits)), steps)
+    tuner = _Tuner(search, utterances, recogniser, steps)
+    best = tuner.choose_width(tuner.choose_weights())
+    tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known), utterances.rejected)
+    about = {
+        "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
+    }
+    save_decoder(Path(model), recogniser.tokenizer, best, about)
+    return replace(tuning, note=update_card(Path(model)))
+
+
+class _Tuner:
+    """Scores searches on utterances, each setting once."""
+
+    def __init__(
+        self, search: BeamSearch, utterances: _Utterances, recogniser: Recogniser, steps: Sequence[Step]
+    ) -> None:
+        self.search, self.utterances = search, utterances
+        self.normalize = build_hypothesis_normalizer(steps, recogniser)
+        self.known: dict[tuple[Weights, int], Scores] = {}
+        self.progress = tqdm(desc="tuning", unit=" trials", leave=False, disable=None)
+
+    def score(self, search: BeamSearch) -> Scores:
+        """The errors of a search."""
+        setting = (search.weights, search.beam_width)
+        if setting not in self.known:
+            logits = self.utterances.logits
+            found = search.decode_batch(logits, [len(each) for each in logits])
+            self.known[setting] = _score(self.utterances, [self.normalize(one[0].text) for one in found])
+            self.progress.update()
+        return self.known[setting]
+
+    def choose_weights(self) -> BeamSearch:
+        """The best of a grid, and what smaller and smaller steps find near it."""
+        first = self.search.weights
+        best = self._best(replace(first, alpha=alpha, beta=beta) for alpha in _ALPHAS for beta in _BETAS)
+        for halving in range(_HALVINGS + 1):
+            while True:
+                near = [best.weights]
+                for name, step in _STEPS.items():
+                    for move in (step, -step):
+                        value = getattr(best.weights, name) + move / 2**halving
+                        if (name != "alpha" or value >= 0) and (name != "unk_score_offset" or value <= 0):
+                            near.append(replace(best.weights, **{name: value}))
+                better = self._best(near)
+                if better.weights == best.weights:
+                    break
+                best = better
+        return best
+
+    def choose_width(self, search: BeamSearch) -> BeamSearch:
+        """The narrowest beam with the fewest errors."""
+        width = search.beam_width
+        widths = [*(narrow for narrow in _NARROWER if narrow < width), width, *(width * times for times in _WIDER)]
+        return min((search.adjust(beam_width=each) for each in widths), key=self._errors)
+
+    def _best(self, weights: Iterable[Weights]) -> BeamSearch:
+        return min((self.search.adjust(weights=each) for each in weights), key=self._errors)
+
+    def _errors(self, search: BeamSearch) -> tuple[int, int]:
+        scores = self.score(search)
+        return scores.words.errors, scores.characters.errors
+
+
+def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
+    """The logits of a split's utterances, and the errors of greedy decoding."""
+    logits, references, greedy = [], [], []
+    rejected = list(split.rejected)
+    seconds = 0.0
+    normalize = build_hypothesis_normalizer(steps, recogniser)
+
+    def recognise(read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, Any]]:
+        padded, num_frames = recogniser.logits([waveform for _, waveform in read])
+        texts = recogniser.decode(padded, num_frames)
+        rows = (each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True))
+        return [(normalize(text), row) for text, row in zip(texts, rows, strict=True)]
+
+    for read, unreadable in read_batches(split, _BATCH_SECONDS, recogniser.sampling_rate):
+        computed, failed = compute_each(split, read, recognise) if read else ([], [])
+        rejected += [*unreadable, *failed]
+        for utterance, _, (text, row) in computed:
+            greedy.append(text)
+            references.append(utterance.transcript)
+            logits.append(row)
+            seconds += utterance.seconds
+    require_any(replace(split, utterances=split.utterances if logits else (), rejected=tuple(rejected)))
+    utterances = _Utterances(logits, references, seconds, tuple(rejected))
+    return utterances, _score(utterances, greedy)
+
+
+def _score(utterances: _Utterances, hypotheses: Sequence[str]) -> Scores:
+    return Scores.from_counts(count_errors(utterances.references, hypotheses), utterances.seconds)

@@ -1,0 +1,1 @@
+"""Transcripts: normalisation, numbers, tags, words, vocabulary."""

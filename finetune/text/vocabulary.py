@@ -1,0 +1,54 @@
+"""Characters of the training transcripts to a CTC tokenizer and processor."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
+
+
+def count_characters(transcripts: Iterable[str]) -> Counter[str]:
+    """How often each character comes, spaces left out."""
+    counts: Counter[str] = Counter()
+    for transcript in transcripts:
+        counts.update(transcript)
+    counts.pop(" ", None)
+    return counts
+
+
+def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
+    """Token to id: the CTC blank `[PAD]` at 0, the word delimiter, each character once as they come, `[UNK]` last."""
+    once = dict.fromkeys(character for character in characters if character not in (" ", WORD_DELIMITER))
+    return {token: i for i, token in enumerate([PAD, WORD_DELIMITER, *once, UNKNOWN])}
+
+
+def build_tokenizer(vocabulary: dict[str, int], language: str | None = None) -> Any:
+    """A `Wav2Vec2CTCTokenizer` with exactly these tokens, so that `len(tokenizer)` is the head's size.
+
+    Left to its defaults the tokenizer adds `<s>` and `</s>` beyond the vocabulary. With a language its file holds the
+    vocabulary under that language's name, as those of MMS models do.
+    """
+    from transformers import Wav2Vec2CTCTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.json"
+        content = {language: vocabulary} if language else vocabulary
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        return Wav2Vec2CTCTokenizer(
+            str(file),
+            unk_token=UNKNOWN,
+            pad_token=PAD,
+            word_delimiter_token=WORD_DELIMITER,
+            bos_token=None,
+            eos_token=None,
+            target_lang=language,
+        )
+
+
+def encode(transcript: str, vocabulary: dict[str, int]) -> list[int]:
+    """Ids of a normalised transcript's characters; a character outside the vocabulary becomes `[UNK]`."""
+    unknown = vocabulary[UNKNOWN]
+    return [vocabulary.get(WORD_DELIMITER if c == " " else c, unknown) for c in transcript]

@@ -1,0 +1,225 @@
+"""What is decoded is what is in the file, and its header's length is the decoded one, or the reason says why not."""
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from encoding import encode
+
+from finetune.audio.stream import open_stream
+from finetune.audio.waveforms import AudioError, Recording, decode, read_seconds, read_waveform
+from finetune.data.sources import Source, load_splits, select_table
+from finetune.errors import Note
+
+RATE = 16000
+SWEEP = (0.3 * np.sin((np.arange(16 * RATE) / RATE) ** 2 * 300)).astype(np.float32)[:, None]
+LOUD_THEN_QUIET = np.concatenate([SWEEP[: 4 * RATE], np.zeros((12 * RATE, 1), np.float32)])
+QUIET_THEN_LOUD = LOUD_THEN_QUIET[::-1].copy()
+
+
+def write(samples: np.ndarray, container: str, subtype: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def stale(content: bytes, length: int) -> bytes:
+    """A WAV whose header says another length of its sound."""
+    place = content.index(b"data") + 4
+    riff = (36 + length).to_bytes(4, "little") if length < 2**31 else b"\xff" * 4
+    return content[:4] + riff + content[8:place] + length.to_bytes(4, "little") + content[place + 4 :]
+
+
+def tag(bytes_of_picture: int) -> bytes:
+    """An ID3 tag with a cover."""
+    size = bytes(bytes_of_picture >> shift & 127 for shift in (21, 14, 7, 0))
+    return b"ID3\4\0\0" + size + b"\xff\xfb\x90\x00" * (bytes_of_picture // 4)
+
+
+def mp3(samples: np.ndarray, **options: object) -> bytes:
+    return encode(samples, RATE, "mp3", "libmp3lame", **options)  # type: ignore[arg-type]
+
+
+WAV = write(SWEEP, "WAV", "PCM_16")
+HALVES = np.split(SWEEP, 2)
+
+
+def flac(lengths: list[int]) -> bytes:
+    """A FLAC of frames of these lengths, each of one value, as RFC 9639 has them."""
+
+    def check(content: bytes, bits: int, polynomial: int) -> bytes:
+        crc = 0
+        for byte in content:
+            crc ^= byte << (bits - 8)
+            for _ in range(8):
+                crc = (crc << 1 ^ (polynomial if crc >> (bits - 1) & 1 else 0)) & (2**bits - 1)
+        return crc.to_bytes(bits // 8, "big")
+
+    frames, first = [], 0
+    for length in lengths:
+        number = chr(first).encode("utf-8", "surrogatepass") if first < 0x10000 else b"\xf0"
+        number += bytes(0x80 | first >> shift & 63 for shift in (12, 6, 0)) if first >= 0x10000 else b""
+        head = b"\xff\xf9\x75\x08" + number + (length - 1).to_bytes(2, "big")
+        head += check(head, 8, 0x07)
+        frame = head + b"\0" + (first % 20000).to_bytes(2, "big")
+        frames.append(frame + check(frame, 16, 0x8005))
+        first += length
+    info = b"\0\x10" + b"\xff\xff" + bytes(6) + (RATE << 44 | 15 << 36 | first).to_bytes(8, "big") + bytes(16)
+    return b"fLaC\x80\0\0\x22" + info + b"".join(frames)
+
+
+def chained_vorbis() -> bytes:
+    """Two streams, whose serial numbers libsndfile draws by the second: so they may have to be drawn again."""
+    first, second = (write(half, "OGG", "VORBIS") for half in HALVES)
+    while first[14:18] == second[14:18]:
+        time.sleep(0.2)
+        second = write(HALVES[1], "OGG", "VORBIS")
+    return first + second
+
+
+# The length in seconds, as far as the format knows it.
+FILES: dict[str, Callable[[], bytes]] = {
+    "mp3": lambda: mp3(SWEEP),
+    "mp3 without Xing, loud first": lambda: mp3(LOUD_THEN_QUIET, pipe=True),
+    "mp3 without Xing, quiet first": lambda: mp3(QUIET_THEN_LOUD, write_xing="0"),
+    "mp3 of constant bit rate from a pipe": lambda: mp3(SWEEP, pipe=True, bit_rate=64_000),
+    "mp3 with a large tag": lambda: tag(200_000) + mp3(SWEEP, pipe=True),
+    "mp3 with a large tag and Xing": lambda: tag(200_000) + mp3(SWEEP),
+    "mp3 with a tag behind": lambda: mp3(SWEEP) + b"TAG" + b"title".ljust(125, b"\0"),
+    "mp3 in wav": lambda: encode(SWEEP, RATE, "wav", "libmp3lame"),
+    "flac": lambda: write(SWEEP, "FLAC", "PCM_16"),
+    "flac from a pipe": lambda: encode(SWEEP, RATE, "flac", "flac", pipe=True),
+    "wav": lambda: WAV,
+    "wav of length 0": lambda: stale(WAV, 0),
+    "wav of length 100": lambda: stale(WAV, 100),
+    "wav of length 0xFFFFFFFF": lambda: stale(WAV, 2**32 - 1),
+    "wav of length 0x7FFFF000": lambda: stale(WAV, 0x7FFFF000),
+    "24-bit extensible wav of length 0": lambda: stale(write(SWEEP, "WAVEX", "PCM_24"), 0),
+    "24-bit extensible wav of length 100": lambda: stale(write(SWEEP, "WAVEX", "PCM_24"), 100),
+    "float wav of length 0": lambda: stale(write(SWEEP, "WAV", "FLOAT"), 0),
+    "wav with a chunk behind": lambda: WAV + b"LIST\x04\0\0\0INFO",
+    "wav with a tag behind": lambda: WAV + tag(20_000),
+    "wav with zeros behind": lambda: WAV + bytes(20_000),
+    "opus": lambda: write(SWEEP, "OGG", "OPUS"),
+    "vorbis": lambda: write(SWEEP, "OGG", "VORBIS"),
+    "aiff": lambda: write(SWEEP, "AIFF", "PCM_16"),
+    "chained vorbis": chained_vorbis,
+    "chained opus": lambda: b"".join(
+        encode(half, 48000, "ogg", "libopus") for half in np.split(np.repeat(SWEEP, 3, 0), 2)
+    ),
+    "flac of frames of different lengths": lambda: flac([100, 65535, 60000, 65535, 64830]),
+    "m4a": lambda: encode(SWEEP, RATE, "ipod", "aac"),
+    "webm": lambda: encode(SWEEP, 48000, "webm", "libopus"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_all_that_is_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "sound"
+    file.write_bytes(FILES[kind]())
+    seconds = 16 / 3 if kind == "webm" else 16
+    for recording in (Recording(str(file), None), Recording(None, file.read_bytes())):
+        decoded = decode(recording, RATE)
+        assert decoded.seconds == pytest.approx(seconds, abs=0.13)
+        assert read_seconds(recording) == decoded.seconds
+    with open_stream(file, RATE) as stream:
+        assert stream.seconds is None or stream.seconds == pytest.approx(seconds, abs=0.13)
+        streamed = np.concatenate(list(stream.blocks()), axis=1)[0]
+    np.testing.assert_allclose(streamed, decoded.waveform, atol=1e-6)
+    segment = Recording(str(file), None, start=3.0, end=4.5)
+    if kind != "webm":
+        assert read_seconds(segment) == 1.5
+        np.testing.assert_allclose(
+            read_waveform(segment, RATE)[2000:-100], decoded.waveform[3 * RATE + 2000 : 72_000 - 100], atol=0.02
+        )
+
+
+def test_a_tiny_mp3_is_read_or_a_reason_and_the_next_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(mp3(SWEEP, pipe=True)[:552])
+    recording = Recording(str(tmp_path / "a.mp3"), None)
+    try:
+        assert read_seconds(recording) == decode(recording, RATE).seconds < 1
+    except AudioError as error:
+        assert "audio" in str(error)
+
+
+def test_half_an_mp3_that_says_its_length_is_truncated(tmp_path: Path) -> None:
+    content = mp3(SWEEP)
+    (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
+    recording = Recording(str(tmp_path / "a.mp3"), None)
+    for read in (read_seconds, lambda half: read_waveform(half, RATE)):
+        with pytest.raises(AudioError, match=r"truncated audio|unreadable audio"):
+            read(recording)
+
+
+def test_a_damaged_piece_is_named_with_its_place(tmp_path: Path) -> None:
+    content = bytearray(encode(SWEEP, RATE, "adts", "aac"))
+    middle = len(content) // 2
+    content[middle : middle + 20] = np.random.default_rng(0).bytes(20)
+    with pytest.raises(AudioError, match=r"damaged audio: the piece at 8\.\d\d s can't be decoded"):
+        decode(Recording(None, bytes(content)), RATE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("wav behind a wav", "a second recording behind the first in one file"),
+        ("aiff behind an aiff", "a second recording behind the first in one file"),
+        ("flac behind a flac", "a second recording behind the first in one file"),
+        ("aiff of length 100", "more sound than its header says"),
+        ("au of length 100", "more sound than its header says"),
+    ],
+)
+def test_sound_that_no_program_reads_is_named(tmp_path: Path, kind: str, said: str) -> None:
+    first, second = (SWEEP[: 4 * RATE], SWEEP[: 3 * RATE])
+    if "behind" in kind:
+        form = kind.split()[0].upper()
+        content = write(first, form, "PCM_16") + write(second, form, "PCM_16")
+    elif kind.startswith("aiff"):
+        whole = write(first, "AIFF", "PCM_16")
+        content = whole.replace((8 + 8 * RATE).to_bytes(4, "big"), (108).to_bytes(4, "big"))
+        assert content != whole
+    else:
+        whole = write(first, "AU", "PCM_16")
+        content = whole[:8] + (100).to_bytes(4, "big") + whole[12:]
+    (tmp_path / "sound").write_bytes(content)
+    for recording in (Recording(str(tmp_path / "sound"), None), Recording(None, content)):
+        with pytest.raises(AudioError, match=said):
+            decode(recording, RATE)
+        with pytest.raises(AudioError, match=said):
+            read_seconds(recording)
+
+
+def test_channels_that_cancel_each_other_are_named_and_one_is_taken(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "turned.wav", np.hstack([SWEEP, -SWEEP]), RATE, subtype="FLOAT")
+    decoded = decode(Recording(str(tmp_path / "turned.wav"), None), RATE)
+    assert decoded.cancelled
+    np.testing.assert_array_equal(decoded.waveform, SWEEP[:, 0])
+    with pytest.warns(Note, match="of a recording its channels cancel each other"):
+        read_waveform(Recording(str(tmp_path / "turned.wav"), None), RATE)
+    with open_stream(tmp_path / "turned.wav", RATE) as stream:
+        np.testing.assert_array_equal(np.concatenate(list(stream.blocks()), axis=1)[0], SWEEP[:, 0])
+        assert stream.cancelled
+    soundfile.write(tmp_path / "two.wav", np.hstack([SWEEP, SWEEP[::-1]]), RATE, subtype="FLOAT")
+    assert not decode(Recording(str(tmp_path / "two.wav"), None), RATE).cancelled
+
+
+def test_the_channel_of_a_kaldi_segment_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "call.wav", np.hstack([SWEEP, 0.5 * SWEEP]), RATE, subtype="FLOAT")
+    (tmp_path / "wav.scp").write_text("call call.wav\n")
+    (tmp_path / "segments").write_text(
+        "a call 0 1 0\nb call 0 1 1\nc call 0 1\nd call 0 1 -1\n"  # Two say none, which means all.
+        "e call 0 1 2\nf call 0 1 A\n"
+    )
+    (tmp_path / "text").write_text("".join(f"{name} words\n" for name in "abcdef"))
+    source = Source(str(tmp_path))
+    table = select_table(load_splits(source), "train", source)
+    for row, factor in enumerate((1, 0.5, 0.75, 0.75)):
+        np.testing.assert_allclose(read_waveform(table.recording(row), RATE), factor * SWEEP[:RATE, 0], atol=1e-6)
+    for row in (4, 5):
+        with pytest.raises(AudioError, match=r"no such channel: [2A]"):
+            read_seconds(table.recording(row))

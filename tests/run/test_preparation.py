@@ -1,0 +1,147 @@
+"""The vocabulary that a recipe asks for, and what is said about the characters."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hub import COMMIT, TOKEN, Hub
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from finetune.errors import UserError
+from finetune.recipe.load import Recipe, load_recipe
+from finetune.run.preparation import Preparation, describe, find_commits, pin, prepare
+
+Write = Callable[..., Path]
+
+
+def tokens(preparation: Preparation) -> str:
+    return "".join(token for token in preparation.vocabulary if len(token) == 1 and token != "|")
+
+
+@pytest.fixture
+def written(tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]) -> Callable[..., Recipe]:
+    """A recipe of a corpus with these transcripts in train, and `sections`."""
+
+    def write(transcripts: list[str], **sections: dict[str, object]) -> Recipe:
+        make_corpus(tmp_path / "corpus" / "train", transcripts)
+        make_corpus(tmp_path / "corpus" / "validation", ["ab"])
+        return load_recipe(write_recipe(tmp_path, data={"root": str(tmp_path / "corpus")}, **sections))
+
+    return write
+
+
+def test_sources_are_used_together(tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]) -> None:
+    make_corpus(tmp_path / "a" / "train", ["abc", "cab"], ["1", "2"])
+    make_corpus(tmp_path / "a" / "test", ["bac"], ["3"])
+    make_corpus(tmp_path / "b" / "validation", ["bb"], ["1"])
+    make_corpus(tmp_path / "b" / "train", ["dad"], ["1"])
+    (tmp_path / "b" / "train" / "metadata.csv").write_text("clip,words\n00.wav,dad\nnone.wav,dad\n")
+    (tmp_path / "b" / "validation" / "metadata.csv").write_text("clip,words\n00.wav,bb\n")
+    second = {"root": str(tmp_path / "b"), "weight": 2.5, "text_column": "words", "audio_column": "clip"}
+    file = write_recipe(tmp_path, data={"root": None, "sources": ["a", second]})
+    recipe = load_recipe(file)
+    preparation = prepare(recipe)
+    train = preparation.train
+    assert [(u.transcript, u.speaker, u.weight) for u in train.utterances] == [
+        ("abc", "a/1", 1.0),
+        ("cab", "a/2", 1.0),
+        ("dad", None, 2.5),
+    ]
+    assert [Path(u.source).name for u in train.utterances] == ["a", "a", "b"]
+    assert all(train.read(utterance, 16000).any() for utterance in train.utterances)
+    assert [(Path(r.source).name, r.row, r.name) for r in train.rejected] == [("b", 1, "none.wav")]
+    assert [u.transcript for u in preparation.validation.utterances] == ["bb"]
+    assert preparation.test is not None and len(preparation.test.utterances) == 1
+    (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, write_recipe: Write) -> None:
+    for folder in ("models/team/base", "datasets/team/speech", "datasets/team/base"):
+        (hub.folder / folder).mkdir(parents=True)
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_tag("team/base", tag="v1")
+    added = [CommitOperationAdd("a.txt", b"a")]
+    moved = api.create_commit("team/speech", added, commit_message="more", repo_type="dataset").oid
+    sources = ["team/speech", {"root": "team/speech", "revision": COMMIT}, "team/base", str(tmp_path)]
+    recipe = load_recipe(
+        write_recipe(tmp_path, model={"base": "team/base@v1"}, data={"root": None, "sources": sources})
+    )
+    commits = find_commits(recipe)
+    assert commits == {
+        "team/base@v1": COMMIT,
+        "datasets/team/speech": moved,
+        f"datasets/team/speech@{COMMIT}": COMMIT,
+        "datasets/team/base": COMMIT,
+    }
+    pinned = pin(recipe, commits)
+    assert (pinned.model.base, pinned.model.revision) == ("team/base", COMMIT)
+    assert [source.revision for source in pinned.data.sources] == [moved, COMMIT, COMMIT, None]
+    recipe = load_recipe(write_recipe(tmp_path, data={"root": "team/speech"}))
+    assert pin(recipe, find_commits(recipe)).data.revision == moved
+    assert pin(recipe, {}) == recipe
+
+
+def test_rare_characters_can_be_left_out(written: Callable[..., Recipe]) -> None:
+    transcripts = ["abc", "cab", "bac", "éab"]
+    assert tokens(prepare(written(transcripts))) == "abcé"
+    recipe = written(transcripts, text={"min_character_count": 2})
+    preparation = prepare(recipe)
+    assert tokens(preparation) == "abc"
+    assert preparation.head_rows is None
+    assert any(
+        line.startswith("not in the vocabulary, learned as [UNK]: é × 1") for line in describe(preparation, recipe)
+    )
+
+
+def test_given_characters_are_the_vocabulary(written: Callable[..., Recipe]) -> None:
+    assert tokens(prepare(written(["abc", "cab"], text={"characters": "zyx cba"}))) == "zyxcba"
+
+
+def test_a_bases_vocabulary_is_kept_with_its_head(written: Callable[..., Recipe], model_folder: Path) -> None:
+    recipe = written(["abe", "ebab"], model={"base": str(model_folder)}, text={"vocabulary": "base"})
+    preparation = prepare(recipe)
+    assert tokens(preparation) == "abcd"
+    assert preparation.head_rows == tuple(range(7))
+
+
+def test_a_bases_vocabulary_is_extended_by_what_training_adds(
+    written: Callable[..., Recipe], model_folder: Path
+) -> None:
+    recipe = written(["abe", "ebab"], model={"base": str(model_folder)}, text={"vocabulary": "extended"})
+    preparation = prepare(recipe)
+    assert tokens(preparation) == "abcde"
+    assert preparation.head_rows == (0, 1, 2, 3, 4, 5, None, 6)
+
+
+def test_a_base_without_a_vocabulary_is_refused(written: Callable[..., Recipe]) -> None:
+    with pytest.raises(UserError, match=r"has no vocabulary .*text.vocabulary=training"):
+        prepare(written(["abc"] * 4, text={"vocabulary": "base"}))
+
+
+def test_text_in_the_wrong_case_is_refused(written: Callable[..., Recipe], model_folder: Path) -> None:
+    text = {"vocabulary": "base", "normalization": ["uppercase"]}
+    with pytest.raises(UserError, match=r"Only 0 of the 8 characters .*\(abcd\).*its case"):
+        prepare(written(["ab"] * 4, model={"base": str(model_folder)}, text=text))
+
+
+def test_rare_combining_and_delimiting_characters_are_reported(written: Callable[..., Recipe]) -> None:
+    recipe = written(["ab|ab", "abq\u0303", "ab", "abab"])
+    said = "\n".join(describe(prepare(recipe), recipe))
+    assert "note: rare in training: q × 1, COMBINING TILDE × 1;" in said
+    assert "note: 1 transcripts hold |" in said
+
+
+def test_batches_are_rounded_to_few_lengths_where_each_costs(
+    written: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU as each batch's length says, on a GPU to 0.1 s, compiled to ten lengths."""
+    recipe = written(["ab", "bad cab dab"])
+    preparation = prepare(recipe)
+    longest = round(16000 * max(utterance.seconds for utterance in preparation.train.utterances))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert preparation.batches(recipe.training).padding_samples is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert preparation.batches(recipe.training).padding_samples == 1600
+    compiled = recipe.training.model_copy(update={"compile": True})
+    assert preparation.batches(compiled).padding_samples == -(-longest // 10)

@@ -1,0 +1,163 @@
+"""Normalisation: the same text on both sides of the comparison, and saved with the model."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.errors import UserError
+from finetune.text.transcripts import (
+    DEFAULT_STEPS,
+    NORMALIZATION_FILE,
+    PRESETS,
+    Step,
+    StepError,
+    build_normalizer,
+    load_normalization,
+    normalize,
+    save_normalization,
+)
+from finetune.text.vocabulary import build_vocabulary, count_characters, encode
+from finetune.text.word_marks import WORD_MARKS, WordMarks
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("Hello,  World!", "hello world"),
+        ("one|two", "one two"),
+        ("don’t", "don't"),
+        ("don‘t donʼt don`t don´t", "don't don't don't don't"),
+        ("'quoted' ’tis the dogs’", "quoted tis the dogs"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("ﬁne ① ｆｕｌｌ", "fine 1 full"),
+        ("well-known — so: $5", "well known so 5"),
+        ("tab\tand\u00a0no-break\nspace", "tab and no break space"),
+        ("हिन्दी", "हिन्दी"),
+        ("… ' — !?", ""),
+        ("", ""),
+    ],
+)
+def test_the_default_steps(text: str, normalized: str) -> None:
+    assert normalize(text, DEFAULT_STEPS) == normalized
+
+
+@pytest.mark.parametrize("text", ["It’s “five” o'clock", "A|B|C", "Ein Straßencafe\u0301", "½ ﬁsh"])
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    once = normalize(text, DEFAULT_STEPS)
+    assert normalize(once, DEFAULT_STEPS) == once
+
+
+def test_without_steps_only_spaces_and_the_word_delimiter_change() -> None:
+    assert normalize(" It’s|A,  B ", ()) == "It’s A, B"
+
+
+def test_steps_are_applied_in_their_order() -> None:
+    assert normalize("aﬁ", ("uppercase", "lowercase")) == "afi"
+    assert normalize("aﬁ", ("lowercase",)) == "aﬁ"
+
+
+def test_steps_are_saved_with_a_model(tmp_path: Path) -> None:
+    save_normalization(tmp_path, ("nfc", "uppercase"))
+    assert load_normalization(tmp_path) == ("nfc", "uppercase")
+
+
+def test_steps_of_an_older_model_keep_what_they_meant_and_those_of_a_newer_one_are_refused(tmp_path: Path) -> None:
+    (tmp_path / NORMALIZATION_FILE).write_text('{"steps": ["nfc", {"numbers_to_words": "en"}]}')
+    steps = load_normalization(tmp_path)
+    assert steps == ("nfc", {"numbers_to_words_1": "en"})
+    assert normalize("3.5.2020", steps) == "three five two thousand and twenty"
+    assert build_normalizer(steps, refuse=True)("1,00,000") == "one zero zero"
+    save_normalization(tmp_path, steps)
+    assert load_normalization(tmp_path) == steps
+    (tmp_path / NORMALIZATION_FILE).write_text('{"version": 3, "steps": ["nfc"]}')
+    with pytest.raises(UserError, match="they are of version 3, and this package knows up to 2"):
+        load_normalization(tmp_path)
+
+
+def test_a_model_without_saved_steps_has_none(tmp_path: Path) -> None:
+    assert load_normalization(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{half", "is damaged"),
+        (b"{}", "is damaged"),
+        (b"[]", "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (b'{"steps": null}', "is damaged"),
+        (b'{"steps": [["nfc"]]}', "unknown step"),
+        (b'{"steps": ["nfc", "shout"]}', "a step that can't be used: unknown step 'shout'"),
+    ],
+)
+def test_damaged_steps_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / NORMALIZATION_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_normalization(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "normalized"),
+    [
+        ("english", "Well-known: the DOGS’ “tale”", "well known the dogs tale"),
+        ("german", "Straße — ÄÖÜ!", "straße äöü"),
+        ("french", "L’œuvre, ça va ?", "l'œuvre ça va"),
+        ("turkish", "IŞIK İstanbul I\u0307zmir", "ışık istanbul izmir"),
+        ("arabic", "السَّلامُ عليكـــم؟", "السلام عليكم"),
+        ("hindi", "हिन्\u200dदी है।", "हिन्दी है"),
+        ("vietnamese", "Tie\u0302\u0301ng Vie\u0323\u0302t!", "tiếng việt"),
+        ("mandarin", "我 爱 你, Hello World 吗？", "我爱你 hello world 吗"),
+    ],
+)
+def test_presets(preset: str, text: str, normalized: str) -> None:
+    assert normalize(text, [preset]) == normalized
+
+
+def test_steps_with_arguments() -> None:
+    assert normalize("a-b c", [{"replace": [r"(\w)-(\w)", r"\1\2"]}]) == "ab c"
+    assert normalize("cab-Dé d'a", [{"keep": "abcd'"}]) == "cab d'a"
+    assert normalize("ışık i", [{"uppercase": "tr"}]) == "IŞIK İ"
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("shout", "unknown step 'shout'"),
+        ("keep", "expected an argument"),
+        ({"keep": ""}, "expected the characters"),
+        ({"replace": ["(", "x"]}, "can't be used"),
+        ({"replace": ["a", r"\1"]}, "can't be used"),
+        ({"replace": "a"}, "expected a regular expression"),
+        ({"lowercase": "xx"}, "expected tr or az"),
+        ({"numbers_to_words": "zz"}, "expected one of .* en, "),
+        ({"nfc": 1}, "takes nothing"),
+        ({"keep": "a", "nfc": 1}, "unknown step"),
+    ],
+)
+def test_steps_that_cannot_be_used_are_named(step: Step, words: str) -> None:
+    with pytest.raises(StepError, match=words):
+        build_normalizer([step])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@given(text=st.text())
+def test_a_preset_is_idempotent_and_invents_no_character(preset: str, text: str) -> None:
+    normalize_once = build_normalizer([preset])
+    once = normalize_once(text)
+    assert normalize_once(once) == once
+    parts = set(unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower() + text.lower()))
+    # The apostrophe and other marks stand for their typographic forms, the dotless i for the Turkish capital.
+    marks = WORD_MARKS.get(preset, WordMarks({}))
+    known = set(" 'ı").union(marks.kept, *marks.spellings.values())
+    assert set(unicodedata.normalize("NFKD", once)) <= parts | set(unicodedata.normalize("NFKD", text)) | known
+
+
+@given(text=st.text())
+def test_a_normalised_transcript_goes_through_the_tokenizer_and_back(text: str) -> None:
+    transcript = normalize(text, DEFAULT_STEPS)
+    vocabulary = build_vocabulary(count_characters([transcript]))
+    tokens = {row: token for token, row in vocabulary.items()}
+    assert "".join(tokens[row] for row in encode(transcript, vocabulary)).replace("|", " ") == transcript
