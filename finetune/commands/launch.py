@@ -52,6 +52,11 @@ def _asked_for() -> tuple[int, str | None]:
     return int(options.num_processes or 1), None if threads is None else str(threads)
 
 
+def is_main_process() -> bool:
+    """Whether this is the only process of a command, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def limit_threads() -> None:
     """Have torch and NumPy compute with no more threads than a cgroup's quota has cores; before either is loaded.
 

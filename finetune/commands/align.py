@@ -1,0 +1,54 @@
+"""finetune align: a recording and its text to the times of its words."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    FORMATS,
+    MODEL,
+    Commands,
+    add_language,
+    read_text_file,
+    require_writable,
+)
+from finetune.errors import UserError
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("align", help="a recording and its text to the times of its words")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("audio", metavar="AUDIO", help="an audio file of any length, a URL, or - for standard input")
+    parser.add_argument("text", metavar="TEXT", help="a text file, in UTF-8, of what is said in it, or -")
+    parser.add_argument("--format", choices=FORMATS, default="json", help="default: json")
+    parser.add_argument("--output", metavar="FILE", help="write here; without it the result is printed")
+    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    add_language(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.commands.transcription import align_recording
+
+    if options.audio == options.text == "-":
+        raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
+    require_writable(options.output)
+    output = Path(options.output) if options.output else None
+    text = _read_standard_input() if options.text == "-" else read_text_file(options.text)
+    how = {"device": options.device, "vad": options.vad, "language": options.language}
+    align_recording(options.model, options.audio, text, options.format, output, **how)
+    return 0
+
+
+def _read_standard_input() -> str:
+    from finetune.resources.limits import MAX_TEXT_BYTES, read_at_most
+
+    if sys.stdin is None:
+        raise UserError("Standard input is closed: expected a text that is piped in.")
+    try:
+        return read_at_most(sys.stdin.buffer, MAX_TEXT_BYTES, "Standard input").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"Standard input can't be read: byte {error.start} is not UTF-8.") from error

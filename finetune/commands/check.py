@@ -1,0 +1,66 @@
+"""finetune check: everything that can be known before training."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    Commands,
+    add_language,
+    add_recipe_file,
+    find_run_folder,
+    name_run,
+    require_writable,
+)
+from finetune.files import write_json
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("check", help="everything that can be known before training, in seconds")
+    add_recipe_file(parser)
+    parser.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    parser.add_argument(
+        "--align", metavar="MODEL", help="find texts that are not what a model hears, which takes longer"
+    )
+    add_language(parser)
+    parser.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
+    parser.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.recipe.load import load_recipe
+    from finetune.run.experiment import preview
+    from finetune.run.preparation import describe, find_commits, pin, prepare
+
+    for file in (options.json, options.html):
+        require_writable(file)
+    recipe = load_recipe(Path(options.recipe), options.overrides)
+    recipe = pin(recipe, find_commits(recipe))
+    preparation = prepare(recipe)
+    examination = preparation.examine(listen=options.listen)
+    if options.align:
+        from finetune.evaluation.scoring import find_mismatches
+        from finetune.inference.recogniser import Recogniser
+
+        found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
+        examination = replace(examination, findings=(*examination.findings, *found))
+    plan = preview(recipe, find_run_folder(options.recipe), preparation)
+    print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
+    if options.json:
+        rejected = [vars(rejection) for rejection in preparation.rejected]
+        write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})
+    if options.fix:
+        from finetune.data.validation_report import write_clean_manifests
+
+        for file, rows in write_clean_manifests(preparation.splits, examination.findings):
+            role = file.name.split(".")[0]
+            print(f"{file}: {rows} utterances; use it with data.{role}_split={file.stem}")
+    if options.html:
+        from finetune.data.html_report import write_page
+
+        write_page(Path(options.html), name_run(Path(options.recipe)), examination, preparation.splits)
+    return 0

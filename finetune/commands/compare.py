@@ -1,0 +1,61 @@
+"""finetune compare: whether one of two models is better by more than chance."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    SOURCE,
+    Commands,
+    add_decoding,
+    add_language,
+    add_source,
+    print_rejected,
+    read_decoding,
+    read_sources,
+    require_writable,
+)
+from finetune.commands.launch import is_main_process
+from finetune.files import write_json
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("compare", help="say whether one of two models is better by more than chance")
+    parser.add_argument("a", metavar="A", help="a model, or without --data a saved report's folder")
+    parser.add_argument("b", metavar="B", help="the other one")
+    parser.add_argument("--data", metavar="SOURCE", help=SOURCE)
+    add_source(parser)
+    add_decoding(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write all differences here")
+    add_language(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.evaluation.comparison import compare
+    from finetune.evaluation.results import read_results
+    from finetune.evaluation.terminal_report import describe_comparison, has_colours
+
+    require_writable(options.json)
+    names = options.a, options.b
+    if options.data:
+        from finetune.commands.launch import join_processes
+
+        join_processes()
+        from finetune.evaluation.scoring import evaluate_pair
+
+        how = {"decoding": read_decoding(options), "language": options.language}
+        evaluations = evaluate_pair(*names, read_sources(options)[0], options.split, **how)
+        a, b = (evaluation.results for evaluation in evaluations)
+        print_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
+    else:
+        a, b = (read_results(Path(name)) for name in names)
+    if not is_main_process():
+        return 0
+    comparison = compare(a, b)
+    if options.json:
+        write_json(Path(options.json), {"names": names, **comparison.to_json()})
+    print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
+    return 0

@@ -1,0 +1,24 @@
+"""finetune env: what this machine has."""
+
+import argparse
+import json
+
+from finetune.commands.arguments import (
+    Commands,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("env", help="what this machine has and what follows; put it into bug reports")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.commands.environment import describe_environment, examine_environment
+
+    found = examine_environment()
+    print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(describe_environment(found)))
+    return 0

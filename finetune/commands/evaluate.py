@@ -1,0 +1,98 @@
+"""finetune evaluate: the WER and CER of models on data sets."""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune.commands.arguments import (
+    MODEL,
+    SOURCE,
+    Commands,
+    add_decoding,
+    add_language,
+    add_precision,
+    add_source,
+    print_rejected,
+    read_decoding,
+    read_sources,
+    require_writable,
+)
+from finetune.commands.launch import is_main_process
+from finetune.errors import UserError
+from finetune.files import write_json
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"{MODEL}; or several")
+    parser.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{SOURCE}; may be repeated")
+    add_source(parser)
+    add_decoding(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
+    parser.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
+    parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
+    parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
+    add_precision(parser, "float32")
+    add_language(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.commands.launch import join_processes
+
+    join_processes()
+    from finetune.decoding.decoder import say_decoder
+    from finetune.evaluation.analysis import Analysis, analyse
+    from finetune.evaluation.report import require_free, write_report
+    from finetune.evaluation.scoring import evaluate
+    from finetune.evaluation.terminal_report import format_scores, has_colours, show_worst
+    from finetune.training.checkpoints import saving
+
+    require_writable(options.json)
+    if options.audio and options.report is None:
+        raise UserError("--audio is for a report's players: add --report DIR.")
+    sources = read_sources(options)
+    pairs = [(model, source.name) for model in options.models for source in sources]
+    folders = [] if options.report is None else [Path(options.report)]
+    if folders and len(pairs) > 1:
+        folders = [folders[0] / str(number + 1) for number in range(len(pairs))]
+    for folder in folders:
+        require_free(folder)
+    found: list[Analysis] = []
+    written: list[dict[str, Any]] = []
+    decoding = read_decoding(options)
+    how = {"decoding": decoding, "precision": options.precision, "language": options.language}
+    runs = (evaluate(name, sources, options.split, **how) for name in options.models)
+    for evaluation in itertools.chain.from_iterable(runs):
+        if not is_main_process():
+            continue
+        model, data = pairs[len(found)]
+        analysis = analyse(evaluation.results, evaluation.counts)
+        if folders:
+            details = {"Model": model, "Data": data, **evaluation.details()}
+            recording = evaluation.recording if options.audio else None
+            with saving(str(folders[len(found)]), "Nothing was left there"):
+                evaluated = evaluation.evaluated()
+                write_report(folders[len(found)], f"{model} on {data}", analysis, details, recording, evaluated)
+        found.append(analysis)
+        results = [vars(result) for result in evaluation.results]
+        rejected = [vars(rejection) for rejection in evaluation.rejected]
+        names = {"model": model, "data": data, "decoder": evaluation.decoder, "evaluated": evaluation.evaluated()}
+        speed = {"speed": evaluation.speed.to_json()}
+        written.append({**names, **analysis.to_json(), **speed, "rejected": rejected, "results": results})
+        if options.json:
+            with saving(options.json, "Nothing was left there"):
+                write_json(Path(options.json), written[0] if len(pairs) == 1 else written)
+        # Last, for who reads this may have gone.
+        print_rejected(evaluation.rejected)
+        lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
+        lines += show_worst(analysis, options.show, has_colours(sys.stdout))
+        decoder = f"decoder: {say_decoder(evaluation.decoder)}"
+        print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
+    if len(found) > 1:
+        print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
+    return 0

@@ -1,0 +1,45 @@
+"""finetune push: a model to a hub."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    Commands,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("push", help="publish a model on a hub, whole or not at all")
+    parser.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model's folder, or a report's for its scores")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="the repository, USER/NAME; made where there is none")
+    parser.add_argument("--private", action="store_true", help="make the repository private, where it is made")
+    parser.add_argument("--revision", metavar="NAME", help="a branch, made where there is none (default: main)")
+    parser.add_argument("--tag", metavar="NAME", help="a tag for the commit")
+    parser.add_argument("--data", metavar="SOURCE", help="speech to check the model on (default: its run's validation)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be sent, send nothing")
+    parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.publishing.background import end_with_parent
+    from finetune.publishing.checkpoint_export import is_candidate, push_candidate
+    from finetune.publishing.upload import Destination
+
+    if options.with_parent:
+        end_with_parent()
+    source = Path(options.source)
+    destination = Destination(options.repo_id, options.revision, options.private, options.tag)
+    say = partial(print, file=sys.stderr, flush=True)
+    if is_candidate(source):  # In a process beside training, which takes no more than it must.
+        told = push_candidate(source, destination, dry_run=options.dry_run, say=say)
+    else:
+        from finetune.run.publication import publish
+
+        told = publish(source, destination, data=options.data, dry_run=options.dry_run, say=say)
+    print("\n".join(told))
+    return 0

@@ -1,0 +1,24 @@
+"""finetune recipe: a recipe with every value."""
+
+import argparse
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    Commands,
+    add_recipe_file,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
+    add_recipe_file(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.recipe.load import load_recipe
+
+    print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")
+    return 0

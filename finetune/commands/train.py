@@ -1,0 +1,37 @@
+"""finetune train: a recipe in, a run directory out."""
+
+import argparse
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    Commands,
+    add_recipe_file,
+    find_run_folder,
+)
+from finetune.commands.launch import is_main_process
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("train", help="run a recipe: fine-tune, score, save")
+    add_recipe_file(parser)
+    parser.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
+    parser.set_defaults(run=run, resumes=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.commands.launch import join_processes, keep_kernels
+
+    join_processes()
+    from finetune.recipe.load import load_recipe
+
+    recipe = load_recipe(Path(options.recipe), options.overrides)
+    keep_kernels(recipe.training.mixed_precision)
+    from finetune.run.experiment import run
+
+    output = Path(options.output) if options.output else find_run_folder(options.recipe)
+    analysis = run(recipe, output)
+    if is_main_process():
+        print(analysis.summary())
+    return 0

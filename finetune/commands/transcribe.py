@@ -1,0 +1,94 @@
+"""finetune transcribe: recordings of any length to text, subtitles and times."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from finetune.commands.arguments import (
+    FORMATS,
+    MODEL,
+    Commands,
+    add_decoding,
+    add_language,
+    add_precision,
+    read_batch_seconds,
+    read_hotword,
+    read_text_file,
+)
+from finetune.errors import UserError
+
+
+def add_parser(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser("transcribe", help="recordings of any length to text, subtitles and times")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="audio files, folders, quoted patterns, manifests, URLs, or - for standard input",
+    )
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        choices=FORMATS,
+        help="may be repeated; without it and without --output a single recording's text is printed (default: text)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="write here, not beside each recording")
+    parser.add_argument("--resume", action="store_true", help="leave out what is written already")
+    parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
+    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    add_precision(parser, "auto")
+    add_language(parser)
+    parser.add_argument(
+        "--batch-seconds", type=read_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
+    )
+    parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
+    parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
+    parser.add_argument("--allow-outside", action="store_true", help="read audio outside a manifest's folder, too")
+    add_decoding(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from finetune.commands.inputs import find_inputs
+    from finetune.commands.transcription import plan_jobs, run_jobs
+
+    inputs = find_inputs(options.inputs, options.allow_outside)
+    printed = options.formats is None and [each.alone for each in inputs] == [True]
+    formats = tuple(dict.fromkeys(options.formats or ["text"]))
+    output = Path(options.output) if options.output else None
+    hotwords = {**_read_hotwords(options.hotwords), **dict(options.hotword)}
+    jobs = plan_jobs(inputs, formats, output, resume=options.resume, printed=printed)
+    if not jobs:
+        print("finetune: everything is transcribed already.", file=sys.stderr)
+        return 0
+    from finetune.inference.transcriber import Transcriber
+
+    transcriber = Transcriber(
+        options.model,
+        device=options.device,
+        language_model=options.language_model,
+        hotwords=hotwords,
+        decoder=options.decoder,
+        beam_width=options.beam_width,
+        precision=options.precision,
+        batch_seconds=options.batch_seconds,
+        detector=options.vad,
+        language=options.language,
+    )
+    return run_jobs(transcriber, jobs, options.channels)
+
+
+def _read_hotwords(file: str | None) -> dict[str, float]:
+    """The hotwords of a file, one on each line; raises UserError."""
+    from finetune.text.lines import split_lines
+
+    lines = [line.strip() for line in split_lines(read_text_file(file))] if file else []
+    try:
+        return dict(read_hotword(line) for line in lines if line)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{file}: {error}.") from error
