@@ -1,6 +1,7 @@
 """What the README and the repository promise of each other."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,25 @@ def test_quickstart_command_names_a_recipe_that_is_there() -> None:
     assert (ROOT / block("quickstart")[0].split()[-1]).is_file()
 
 
-def test_file_map_has_a_line_for_each_module_and_no_other() -> None:
-    listed = set(re.findall(r"^\s+(\w+\.py) +\S", README, re.MULTILINE))
-    modules = {
-        path.name
-        for path in (ROOT / "finetune").rglob("*.py")
-        if not path.name.startswith("__") and "metrics" not in path.parts
-    }
-    assert listed == modules
+def test_map_has_a_line_for_each_room_in_the_order_of_the_imports() -> None:
+    listed = re.findall(r"^  (\w+)(?:/|\.py) +\S", README, re.MULTILINE)
+    places = {path.stem for path in (ROOT / "finetune").iterdir() if not path.name.startswith("__")}
+    assert set(listed) == places
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    layers = [name.strip() for layer in contract["layers"] for name in layer.split("|")]
+    assert [f"finetune.{name}" for name in listed] == layers
+
+
+def test_what_the_readme_names_is_there_and_it_is_a_front_page() -> None:
+    assert len(README.splitlines()) <= 150
+    pages = [ROOT / "README.md", *(ROOT / "scripts" / "docs").glob("*.md")]
+    for page in pages:
+        for place in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / place).exists(), (page.name, place)
+    for name in re.findall(r"`(\w+/\w+\.py)`", README):
+        assert (ROOT / "finetune" / name).is_file() or (ROOT / name).is_file(), name
+    assert {f"scripts/docs/{page.name}" for page in pages[1:]} <= set(re.findall(r"\]\(([^)]+)\)", README))
 
 
 @pytest.mark.parametrize("recipe", sorted(path.parent.name for path in ROOT.glob("recipes/*/recipe.yaml")))
@@ -44,6 +56,6 @@ def test_each_recipe_has_a_page_with_its_command(recipe: str) -> None:
 
 
 def test_no_placeholder_is_left() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "recipes").rglob("README.md")]
+    pages = [ROOT / "README.md", *(ROOT / "recipes").rglob("README.md"), *(ROOT / "scripts" / "docs").glob("*.md")]
     placeholder = re.compile(r"\b(?!HF_)[A-Z0-9]+_[A-Z]+\b")
     assert not [str(page) for page in pages if placeholder.search(page.read_text(encoding="utf-8"))]

@@ -13,7 +13,7 @@ from finetune.resources.addresses import public_address
 # isolates that show letters in another order than they stand in (https://trojansource.codes).
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _OF_TEXT, _OF_LINE = re.compile(f"[{_CONTROLS}]"), re.compile(f"[{_CONTROLS}\n\t]")
-# The colours of `evaluation.console`; they can do no more than colour.
+# The colours of `evaluation.terminal_report`; they can do no more than colour.
 _COLOURS = re.compile("(\x1b\\[(?:0|31|32|33)m)")
 # What tqdm writes to move between bars.
 _MOVES = re.compile("\r|(?:\n|\x1b\\[A)*")

@@ -127,7 +127,7 @@ def run(recipe: Recipe, output: Path) -> Analysis:
         analysis = experiment.finish()
         if publisher:
             publisher.finish(output)
-    # Not `end_training`, which also ends the group of processes: see `launch.run`.
+    # Not `end_training`, which also ends the group of processes: see `commands.launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
     return analysis

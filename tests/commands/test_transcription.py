@@ -390,7 +390,8 @@ import resource, sys
 from finetune.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 code = main(sys.argv[1:])
-print([name for name in sys.modules if name.startswith(("finetune.training", "finetune.recipe.load", "finetune.evaluation.scoring"))])
+unwanted = tuple(f"finetune.{room}." for room in ("data", "evaluation", "recipe", "run", "training"))
+print([name for name in sys.modules if name.startswith(unwanted)])
 sys.exit(code)
 """
     command = [sys.executable, "-c", program, "transcribe", model, "many", "--format", "text", "--format", "json"]
