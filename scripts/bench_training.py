@@ -47,10 +47,10 @@ GB. Not run on a GPU.
 
 On one core of it (0.40 TFLOP/s in a large product) a step of `small` over 81 s of speech, which is
 184 GFLOP, can't take less than 0.46 s. It takes 0.83 s in one core's time; 1.59 s without
-finetune/models/cpu_operations.py, which is the Trainer's best, and 1.96 s with checkpointing. Before, attention took 0.8 s of it (a fused kernel that is
-slow on a CPU), the feature encoder 0.22 s (half of it transposing), the positional convolution 0.16 s (16 narrow
-groups). What is left, by `--profile`: products of the layers 40 %, of attention 21 %, both near the peak; the loss
-7 %, softmax 6 %, convolutions 6 %, copies, norms and GELU 5 % each.
+finetune/models/cpu_operations.py, which is the Trainer's best, and 1.96 s with checkpointing. Before, attention took
+0.8 s of it (a fused kernel that is slow on a CPU), the feature encoder 0.22 s (half of it transposing), the positional
+convolution 0.16 s (16 narrow groups). What is left, by `--profile`: products of layers 40 %, of attention 21 %, both
+near the peak; the loss 7 %, softmax 6 %, convolutions 6 %, copies, norms and GELU 5 % each.
 """
 
 from __future__ import annotations
