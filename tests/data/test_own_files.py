@@ -1,6 +1,5 @@
 """Rows of a data set name their own bytes and the data set's own files: nothing else here or on a network is read."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,9 @@ def table_of_hub(*paths: str, **source: Any) -> Table:
 
 def name_path(path: str) -> str:
     """The same in each process of a session, whose caches lie in folders of random names."""
-    return path.replace(os.environ["XDG_CACHE_HOME"], "cache")
+    for place in (constants.HF_HUB_CACHE, str(datasets.config.EXTRACTED_DATASETS_PATH)):
+        path = path.replace(place, "cache")
+    return path
 
 
 @pytest.mark.parametrize(

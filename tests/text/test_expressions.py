@@ -54,7 +54,7 @@ def test_an_endless_expression_ends(pattern: str, monkeypatch: pytest.MonkeyPatc
         replace("a" * 60)
     except UserError as error:
         assert "takes longer than 0.3 s for a text of 60 characters" in str(error)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30  # Some would take centuries.
     assert Replacement(r"(a+b?)+", "x")("aab") == "x"  # The next one has a process again.
 
 
