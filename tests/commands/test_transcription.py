@@ -390,7 +390,7 @@ import resource, sys
 from finetune.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 code = main(sys.argv[1:])
-unwanted = tuple(f"finetune.{room}." for room in ("data", "evaluation", "recipe", "run", "training"))
+unwanted = tuple(f"finetune.{room}." for room in ("evaluation", "recipe", "run", "training"))
 print([name for name in sys.modules if name.startswith(unwanted)])
 sys.exit(code)
 """

@@ -10,7 +10,7 @@ from finetune.errors import UserError
 from finetune.recipe.load import load_recipe
 from finetune.text.transcripts import DEFAULT_STEPS, PRESETS
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/recipe.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/recipe.yaml"))
 SMALLEST = "model: {base: some/model}\ndata: {root: some/speech}\n"
 
 

@@ -170,7 +170,7 @@ def test_driver_tells_of_gpus_that_torch_cant_use(tmp_path: Path, monkeypatch: p
 
 
 def test_extras_are_those_of_the_project() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     declared = {name: each for name, each in project["optional-dependencies"].items() if name not in ("test", "dev")}
     told = {name: list(packages) for name, (packages, _) in environment.EXTRAS.items()}
     assert told == {name: [each.split(">")[0] for each in packages] for name, packages in declared.items()}
