@@ -1,8 +1,8 @@
 """Each write, fsync, rename and deletion of a command made to fail, or to be the last thing its process does.
 
 `python campaign.py SPECIFICATION` runs commands of `finetune` in forks of one process, which has imported what they
-need. The specification is JSON: `folder` (to work in), `commands` (each with its `name`, its `arguments`, and `after`:
-the command whose result it works on), `most` (points of each kind to try; all where it is null).
+need. The specification is JSON: `folder` (to work in), `kinds` of faults, and `commands` (each with its `name`, its
+`arguments`, `after`: the command whose result it works on, and `most`: points of each kind to try; null is all).
 
 A command's points are counted in a run without faults. Then each is tried in a fresh copy of the folder: a fault, and
 the same command again, after which the folder must be what the run without faults made of it. Files that differ
@@ -149,14 +149,14 @@ def _name(descriptor: int) -> Path:
 class Campaign:
     """The commands of a specification, one after another."""
 
-    def __init__(self, folder: Path, most: int | None) -> None:
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
+        self.folder, self.kinds = folder, kinds
         # Always at the same place, for recipes and runs hold paths.
         self.work, self.kept = folder / "work", folder / "kept"
         self.wrong: list[str] = []
         self.tried: dict[str, int] = {}
 
-    def run(self, name: str, arguments: Sequence[str], after: str | None) -> None:
+    def run(self, name: str, arguments: Sequence[str], after: str | None, most: int | None) -> None:
         """Try the points of one command; what it makes of the folder is there for others under its name."""
         before = self.kept / after if after else self.folder / "before"
         trees = []
@@ -172,10 +172,10 @@ class Campaign:
         shutil.rmtree(self.kept / name, ignore_errors=True)
         shutil.copytree(self.work, self.kept / name, symlinks=True)
         start = _read_tree(before)
-        for kind in (FAIL, KILL):
+        for kind in self.kinds if most != 0 else ():
             numbers = range(len(points))
-            if self.most is not None and len(points) > self.most:
-                numbers = range(len(points) // (2 * self.most), len(points), len(points) // self.most)
+            if most is not None and len(points) > most:
+                numbers = range(len(points) // (2 * most), len(points), len(points) // most)
             for number in numbers:
                 self._lay(before)
                 problem = self._try(self._fill(arguments, f"{kind}{number}"), kind, number, start, trees[0], stable)
@@ -278,9 +278,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
 
-    campaign = Campaign(Path(specification["folder"]), specification["most"])
+    campaign = Campaign(Path(specification["folder"]), specification["kinds"])
     for command in specification["commands"]:
-        campaign.run(command["name"], command["arguments"], command["after"])
+        campaign.run(command["name"], command["arguments"], command["after"], command["most"])
         print(f"{command['name']}: {campaign.tried.get(command['name'], 0)} points tried", file=sys.stderr, flush=True)
     print(json.dumps({"tried": campaign.tried, "wrong": campaign.wrong}))
 
