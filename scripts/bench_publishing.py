@@ -86,7 +86,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     import finetune.run.experiment
     from finetune.publishing.background import Publisher
     from finetune.recipe.load import Recipe
-    from finetune.run.experiment import Experiment
+    from finetune.run.trainer import Trainer
 
     architectures = {"small": yaml.safe_load(SMALL.read_text())["model"]["architecture"], "base": {}, "large": LARGE}
     training = {
@@ -106,7 +106,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         values["publishing"] = {"repo_id": f"team/{options.part}-{os.getpid()}", "push": options.part}
     measured: dict[str, float] = {"seconds": 0.0, "in_the_loop": 0.0, "pushed": 0}
 
-    class Timed(Experiment):
+    class Timed(Trainer):
         def train(self, *arguments: Any) -> None:
             started = time.perf_counter()
             super().train(*arguments)
@@ -125,7 +125,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         measured["pushed"] += push.process.returncode == 0
 
     experiment: Any = finetune.run.experiment
-    experiment.Experiment = Timed
+    experiment.Trainer = Timed
     publisher: Any = Publisher
     publisher.offer, publisher._take_result, publisher.finish = offer, take_result, lambda self, run: None
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -143,12 +143,12 @@ class Training:
         from accelerate import Accelerator
         from measurement import Meter
 
-        from finetune.run.experiment import Experiment
+        from finetune.run.trainer import Trainer
         from finetune.training.loop import StepResult
 
         profiler, first = torch.profiler.profile(), self.warm_up_steps + 1  # Where most kernels have been made.
 
-        class Unscored(Experiment):
+        class Unscored(Trainer):
             def _validate(self, step: int) -> bool:
                 return True
 

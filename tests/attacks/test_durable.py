@@ -13,7 +13,7 @@ import pytest
 from attacks.limited import Outcome, run_limited
 
 from finetune.cli import main
-from finetune.run.experiment import Experiment
+from finetune.run.trainer import Trainer
 
 TRAINING = {"max_steps": 6, "eval_steps": 2, "keep_best": 2, "average_best": 2}
 
@@ -43,11 +43,11 @@ def train(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outco
 def unfinished(work: Path, train: Callable[..., Outcome]) -> Callable[[], None]:
     """A run that was killed when all its steps were done, and what makes it so again."""
 
-    def fail(_: Experiment) -> None:
+    def fail(_: Trainer) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Experiment, "finish", fail)
+        patched.setattr(Trainer, "finish", fail)
         train().require_clean(130)
     shutil.copytree(work / "run", work / "kept")
 

@@ -15,7 +15,7 @@ from finetune.cli import main
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
 from finetune.publishing.parity import require_parity
-from finetune.run.experiment import Experiment
+from finetune.run.trainer import Trainer
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "save": "adapter"}
 # Enough to move weights by more than rounding.
@@ -145,7 +145,7 @@ def test_resumed_run_equals_the_uninterrupted_one(kind, finetune_run, mms_base_f
     language = {"base": str(mms_base_folder), "language_adapter": "deu"}
     sections = {"model": {"dropout": 0.1, **(language if kind == "language" else {"lora": LORA})}, "training": TRAINING}
     whole = finetune_run("whole", **sections)
-    log = Experiment._log
+    log = Trainer._log
 
     def log_and_stop(self, done, values):
         log(self, done, values)
@@ -153,7 +153,7 @@ def test_resumed_run_equals_the_uninterrupted_one(kind, finetune_run, mms_base_f
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_log", log_and_stop)
+        patch.setattr(Trainer, "_log", log_and_stop)
         with pytest.raises(KeyboardInterrupt):
             finetune_run("resumed", **sections)
     resumed = finetune_run("resumed", **sections)

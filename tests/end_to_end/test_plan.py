@@ -11,8 +11,8 @@ import pytest
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.recipe.load import load_recipe
-from finetune.run.experiment import Experiment
 from finetune.run.preparation import Preparation
+from finetune.run.trainer import Trainer
 
 # All that is random is switched on.
 SECTIONS = {
@@ -23,14 +23,14 @@ SECTIONS = {
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    log = Experiment._log
+    log = Trainer._log
 
-    def log_and_stop(self: Experiment, done: int, values: dict[str, float]) -> None:
+    def log_and_stop(self: Trainer, done: int, values: dict[str, float]) -> None:
         log(self, done, values)
         if done == step and "validation_wer" not in values:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Experiment, "_log", log_and_stop)
+    monkeypatch.setattr(Trainer, "_log", log_and_stop)
 
 
 def test_a_run_is_the_same_with_a_plan_and_without_one(
@@ -39,7 +39,7 @@ def test_a_run_is_the_same_with_a_plan_and_without_one(
     planned = finetune_run("planned", **SECTIONS)
     said = capsys.readouterr().err
     assert re.search(r"^time: about \d+ s on \d+ threads? of .+ in float32: \S+ s a step, \d+ s for eval", said, re.M)
-    monkeypatch.setattr(Experiment, "plan", lambda self: [])
+    monkeypatch.setattr(Trainer, "plan", lambda self: [])
     plain = finetune_run("plain", **SECTIONS)
     assert "time: about" not in capsys.readouterr().err
     files = [str(path.relative_to(plain)) for path in plain.rglob("*") if path.suffix in (".safetensors", ".pt")]

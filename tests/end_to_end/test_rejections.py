@@ -74,10 +74,10 @@ def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_ru
 
 
 def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch, tmp_path):
-    from finetune.run.experiment import Experiment
+    from finetune.run.trainer import Trainer
 
     name = truncate(corpus, "train", 2)
-    save = Experiment._save
+    save = Trainer._save
     sections = {"data": {"root": str(corpus)}, "training": {"max_steps": 6, "eval_steps": 5}}
 
     def interrupt(self, step, results):
@@ -85,7 +85,7 @@ def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, fin
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_save", interrupt)
+        patch.setattr(Trainer, "_save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetune_run("run", **sections)
     assert [row["name"] for row in read_rejected(tmp_path / "run")] == [name]

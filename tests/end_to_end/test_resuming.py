@@ -8,7 +8,7 @@ import pytest
 from programs import started
 
 from finetune.errors import UserError
-from finetune.run.experiment import Experiment
+from finetune.run.trainer import Trainer
 from finetune.text.training_words import load_training_words
 
 # All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
@@ -23,14 +23,14 @@ OF_THE_MACHINE = {"step_seconds", "audio_seconds_per_second", "memory_gib"}
 
 def interrupt_at(monkeypatch, step):
     """Stop the run as Ctrl-C would, after its log has a line of `step`."""
-    log = Experiment._log
+    log = Trainer._log
 
     def log_and_stop(self, done, values):
         log(self, done, values)
         if done >= step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Experiment, "_log", log_and_stop)
+    monkeypatch.setattr(Trainer, "_log", log_and_stop)
 
 
 def losses_and_rates(folder, read_lines):

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from finetune.run.experiment import Experiment
+from finetune.run.trainer import Trainer
 from finetune.training.health import describe
 
 
@@ -33,7 +33,7 @@ def test_run_with_an_absurd_learning_rate_has_collapsed(finetune_run, capsys):
 
 
 def test_picture_is_drawn_anew_at_each_evaluation(finetune_run, monkeypatch, tmp_path):
-    log = Experiment._log
+    log = Trainer._log
 
     def log_and_stop(self, step, values):
         log(self, step, values)
@@ -41,7 +41,7 @@ def test_picture_is_drawn_anew_at_each_evaluation(finetune_run, monkeypatch, tmp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_log", log_and_stop)
+        patch.setattr(Trainer, "_log", log_and_stop)
         with pytest.raises(KeyboardInterrupt):
             finetune_run("run")
     first = (tmp_path / "run" / "curves.png").read_bytes()

@@ -1,0 +1,62 @@
+"""What a run logs: metrics.jsonl, its curves, trackers, and lines for people."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from finetune.run.run_directory import cut_metrics
+from finetune.training import health
+from finetune.training.loop import describe
+from finetune.training.plots import write_picture
+
+
+class RunLog:
+    """The log of a run in the folder `output`; the main process alone writes it, trackers are told by all."""
+
+    def __init__(self, output: Path, accelerator: Accelerator) -> None:
+        self._file, self._curves, self._accelerator = output / "metrics.jsonl", output / "curves.png", accelerator
+
+    def cut(self, step: int) -> None:
+        """Drop what was logged after a step, from which the run goes on."""
+        if self._accelerator.is_main_process:
+            cut_metrics(self._file, step)
+
+    def add(self, step: int, values: dict[str, float], max_steps: int) -> None:
+        """Log the values of a step, and print them where no progress bar shows them; raises OSError."""
+        if self._accelerator.is_main_process:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._accelerator.trackers:
+            self._accelerator.log(values, step=step)
+        if "step_seconds" in values and not sys.stderr.isatty():
+            minutes = (max_steps - step) * values["step_seconds"] / 60
+            self.print(f"step {step}/{max_steps}: {describe(values)}, {minutes:.1f} min left")
+
+    def judge(self, max_steps: int) -> str:
+        """What the log so far says, in words; its curves are drawn beside. Raises OSError."""
+        history = [json.loads(line) for line in self._file.read_text().splitlines()]
+        write_picture(self._curves, history)
+        impossible, utterances = (
+            sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
+        )
+        return health.describe(history, max_steps, impossible, utterances)
+
+    def print(self, line: str) -> None:
+        """Show a line to people."""
+        build_printer(self._accelerator)(line)
+
+
+def build_printer(accelerator: Accelerator) -> Callable[[str], None]:
+    """What prints a line on standard error, beside progress bars, in the main process alone."""
+
+    def show(line: str) -> None:
+        if accelerator.is_main_process:
+            with suppress(OSError):  # A terminal that has closed, or a full log: the run is worth more.
+                tqdm.write(line, file=sys.stderr)
+
+    return show
