@@ -105,7 +105,11 @@ def _can_hold(folder: Path, made: bool = True) -> bool:
     """Whether files can be written into a folder, or into one that may be `made`."""
     while made and not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 (which may not raise)
         folder = folder.parent
-    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH112
+    try:  # Rights alone don't tell: root has them in /proc, too.
+        Path(tempfile.mkdtemp(dir=folder)).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _move(name: str, place: Path) -> str:

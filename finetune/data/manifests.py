@@ -195,6 +195,7 @@ def _split_cells(line: str, number: int, delimiter: str, quoted: bool) -> tuple[
         return line.split(delimiter), None
     # A cell that goes on over the line's end takes the next line too: a quotation mark that nothing closes would take
     # all rows up to the next one.
+    csv.field_size_limit(MAX_LINE)  # A switch of the whole process, of 131,072 characters by default.
     reader = csv.reader([line, ""], delimiter=delimiter)
     try:
         cells = next(reader)

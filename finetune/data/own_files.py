@@ -33,14 +33,18 @@ def own_places(root: str) -> tuple[str, ...]:
 def lies_in(place: str, folders: Sequence[str]) -> bool:
     """Whether a file, or the archive that it is in, lies below one of some folders, all paths or URLs.
 
-    By name alone: a link inside a corpus that leads elsewhere was put there by its owner.
+    By name, or else with links resolved: a link inside a corpus that leads elsewhere was put there by its owner.
     """
     if is_url(place):
         *members, place = place.split("::")
         if any(member.partition("://")[0] not in _ARCHIVES for member in members):
             return False
         place = _ON_HUB.sub(r"\1", place)
-    return any(_lies_below(place, folder) for folder in folders)
+    if any(_lies_below(place, folder) for folder in folders):
+        return True
+    # The corpus may be named by a link and the file by where that leads, or the other way round.
+    here = [os.path.realpath(folder) for folder in folders if not is_url(folder)]
+    return not is_url(place) and any(_lies_below(os.path.realpath(place), folder) for folder in here)
 
 
 def _lies_below(place: str, folder: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 from finetune.data.manifests import PROBLEM, Row
 from finetune.errors import UserError, describe_fault
 
-# Tables have dozens. An object of more keys would make a column of all rows for each.
-_MOST_COLUMNS = 1000
+# Tables have dozens, those with embeddings thousands. Objects of other keys would make a column of all rows for each.
+_MOST_COLUMNS = 10_000
 
 
 class ArchivePiece(dict[str, Any]):
@@ -19,8 +19,13 @@ def build_dataset(rows: Iterable[Row]) -> Any:
     """A `datasets.Dataset` of rows of texts and `ArchivePiece`s; other cells become texts, lists and objects JSON."""
     import datasets
 
-    cells = [_build_row(row) for row in rows]
-    names = list(dict.fromkeys(name for row in cells for name in row))
+    cells, names = [], dict[str, None]()
+    for row in rows:
+        built = _build_row(row)
+        if len(names) + len(built.keys() - names.keys()) > _MOST_COLUMNS:
+            built = {PROBLEM: f"too many columns: with those of other rows more than {_MOST_COLUMNS}"}
+        cells.append(built)
+        names |= dict.fromkeys(built)
     return datasets.Dataset.from_dict({name: [row.get(name) for row in cells] for name in names})
 
 

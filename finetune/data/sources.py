@@ -225,6 +225,8 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     rows = undecoded(splits[split])
     if len(rows) == 0:
         raise UserError(f"The split '{split}' of {source.name} is empty.")
+    if rows.column_names == [PROBLEM]:
+        raise UserError(f"No row of the split '{split}' of {source.name} can be used: {rows[0][PROBLEM]}.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
     text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source)
     speaker = source.speaker_column or next((c for c in SPEAKER_COLUMNS if c in rows.column_names), None)

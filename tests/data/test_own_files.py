@@ -130,3 +130,11 @@ def test_a_report_on_a_repository_holds_no_recording_from_elsewhere(
     assert main(["evaluate", str(model_folder), "--data", "team/speech", "--report", "report", "--audio"]) == 0
     lines = (tmp_path / "report" / "utterances.jsonl").read_text().splitlines()
     assert len(lines) == 1 and "good.wav" in lines[0]
+
+
+def test_a_corpus_may_be_named_by_a_link_and_its_files_by_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "corpus")
+    for name, root in (("link", "corpus"), ("corpus", "link")):
+        assert lies_in(str(tmp_path / name / "a.wav"), (str(tmp_path / root),))
+        assert not lies_in(str(tmp_path / "b.wav"), (str(tmp_path / root),))

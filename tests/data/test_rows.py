@@ -466,3 +466,16 @@ def test_a_fault_of_ours_in_one_row_stops_no_other(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("finetune.data.folders._place_in_time", lambda row: 1 // (row["text"] != "bad"))
     split = read(tmp_path / "list.csv")
     assert texts_of(split) == ["one", "two"] and "ZeroDivisionError in finetune/" in split.rejected[0].reason
+
+
+def test_thousands_of_columns_are_read_and_more_are_a_reason(tmp_path: Path) -> None:
+    def read(columns: int, cell: str = "1") -> Table:
+        names = ["file_name", "text", *(f"x{number}" for number in range(columns))]
+        (tmp_path / "metadata.csv").write_text(",".join(names) + "\na.wav,words" + f",{cell}" * columns + "\n")
+        source = Source(str(tmp_path))
+        return select_table(load_splits(source), "train", source)
+
+    assert len(read(3000)) == 1
+    assert read(1, '"' + "n" * 200_000 + '"').recording(0).path == str(tmp_path / "a.wav")
+    with pytest.raises(UserError, match=r"No row of the split 'train' .* can be used: too many columns"):
+        read(10_001)
