@@ -155,6 +155,7 @@ def test_two_hours_are_transcribed_in_constant_memory(
 ) -> None:
     run_limited("transcribe", str(model_folder), str(two_hours), "--output", "out", cwd=work).require_clean(0)
     outside.require_untouched(work)
+    assert [file.suffix for file in (work / "out").rglob("*") if file.is_file()] == [".txt"]
 
 
 @pytest.mark.slow

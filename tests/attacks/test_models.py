@@ -273,3 +273,4 @@ def test_a_push_sends_nothing_from_outside(name: str, model: Path, outside: Outs
 
 def test_a_good_model_is_loaded_within_the_limits(model: Path, outside: Outside, tmp_path: Path) -> None:
     run_limited("transcribe", "model", outside.audio, "--output", "texts", cwd=tmp_path / "work").require_clean(0)
+    assert (tmp_path / "work" / "texts" / "diary.txt").is_file()

@@ -87,9 +87,9 @@ def test_what_a_model_may_not_ask_for(
 
 def test_what_is_usual_is_let_through(change: Callable[..., Path]) -> None:
     usual = {"_attn_implementation": "eager", "attn_implementation": None, "_attn_implementation_autoset": True}
-    Recogniser.load(change("config.json", **usual, quantization_config=None), "cpu")
+    assert Recogniser.load(change("config.json", **usual, quantization_config=None), "cpu").num_symbols == 7
     old = {"special_tokens_map_file": "/root/.cache/huggingface/a.json", "tokenizer_file": None, "name_or_path": "/a"}
-    Recogniser.load(change("tokenizer_config.json", **old, model_max_length=10**30), "cpu")
+    assert Recogniser.load(change("tokenizer_config.json", **old, model_max_length=10**30), "cpu").num_symbols == 7
 
 
 ABSURD = [
