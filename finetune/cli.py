@@ -4,9 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from finetune import __version__
 from finetune.commands import align, check, compare, env, evaluate, export, lm, push, recipe, train, transcribe
+from finetune.commands.console import add_logging, log_to_console
 from finetune.commands.launch import limit_threads
 from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
@@ -14,9 +16,17 @@ from finetune.resources.terminal import safe_terminal
 _COMMANDS = (train, evaluate, compare, transcribe, align, export, push, check, lm, recipe, env)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that has the options of the log, as the subcommands' parsers have, whose class it is."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        add_logging(self)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their arguments; `run` of what they parse is the command's function."""
-    parser = argparse.ArgumentParser(prog="finetune", description="Fine-tune a pretrained wav2vec2 with CTC.")
+    parser = _Parser(prog="finetune", description="Fine-tune a pretrained wav2vec2 with CTC.")
     parser.add_argument("--version", action="version", version=f"finetune {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
@@ -37,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Their notices are for programmers; what a user must know is said by us.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
     limit_threads()
-    return call(options)
+    with log_to_console(options):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
+        return call(options)

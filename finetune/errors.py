@@ -16,13 +16,6 @@ class UserError(Exception):
     """
 
 
-class Note(UserWarning):
-    """What was mended or chosen in what the user gave; the command line prints it as a line that begins with `note:`.
-
-    The message says what was found and how it was read.
-    """
-
-
 class TranscriptError(UserError):
     """A transcript that a step of the normalisation refuses, as "reason: detail"."""
 

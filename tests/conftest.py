@@ -5,6 +5,7 @@ The session's folders are shared: read them, never write into them.
 
 import csv
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ import pytest
 import soundfile
 import torch
 
+from finetune.commands.console import TextFormatter
 from finetune.resources.machine import count_threads, has_fast_bf16
 
 torch.set_num_threads(1)
@@ -250,3 +252,27 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         huggingface_hub.utils.close_session()
         yield served
     huggingface_hub.utils.close_session()
+
+
+class _Keeper(logging.Handler):
+    """Keeps each line as a console shows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(TextFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the package has logged since the test began, notes and errors with their prefix."""
+    logger, keeper = logging.getLogger("finetune"), _Keeper()
+    level = logger.level
+    logger.addHandler(keeper)
+    logger.setLevel(logging.INFO)
+    yield keeper.lines
+    logger.removeHandler(keeper)
+    logger.setLevel(level)

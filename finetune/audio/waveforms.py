@@ -1,6 +1,6 @@
 """A recording of any format, rate and number of channels to mono float32 at the model's sampling rate."""
 
-import warnings
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from finetune.audio.recordings import fault_as_reason as fault_as_reason
 from finetune.audio.recordings import find_reason, find_segment, require_sound
 from finetune.audio.resampling import resample
 from finetune.audio.sound_files import BLOCK_SECONDS, UNREADABLE, Sound, open_sound
-from finetune.errors import Note
 from finetune.resources.limits import MAX_BLOCK_VALUES, MAX_DECODED_SAMPLES
 from finetune.resources.storage import is_url
+
+_LOGGER = logging.getLogger(__name__)
 
 # Channels whose mean has less than this share of their power cancel each other: a cable or a program turned one around.
 # Two voices that have nothing in common leave half of it.
@@ -65,12 +66,12 @@ def measure_seconds(recording: Recording, header: Header) -> float:
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """Decode, mix to mono and resample to `sampling_rate` (Hz): float32, shape (samples,).
 
-    A Note tells once that channels cancel each other. Raises AudioError when the audio can't be decoded to its end or
+    A warning tells that channels cancel each other. Raises AudioError when the audio can't be decoded to its end or
     holds values that are not numbers.
     """
     decoded = decode(recording, sampling_rate)
     if decoded.cancelled:
-        warnings.warn(Note(f"of a recording {CANCELLED}; finetune check --listen counts all such"), stacklevel=2)
+        _LOGGER.warning(f"of a recording {CANCELLED}; finetune check --listen counts all such")
     return decoded.waveform
 
 

@@ -1,15 +1,16 @@
 """Arguments that several commands share, and what is read from them."""
 
 import argparse
+import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from finetune.commands.launch import is_main_process
 from finetune.errors import UserError
 from finetune.resources.terminal import escape_controls
+
+_LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from finetune.data.corpus import Rejection
@@ -110,12 +111,10 @@ def read_decoding(options: argparse.Namespace) -> "Decoding":
     return Decoding(options.decoder, options.beam_width, dict(options.hotword))
 
 
-def print_rejected(rejected: "Sequence[Rejection]") -> None:
-    """Name what was left out on standard error."""
-    if is_main_process():
-        for rejection in rejected:
-            line = f"left out: {rejection.name}: {rejection.reason}"
-            print(escape_controls(line, one_line=True), file=sys.stderr)
+def log_rejected(rejected: "Sequence[Rejection]") -> None:
+    """Log what was left out."""
+    for rejection in rejected:
+        _LOGGER.warning(escape_controls(f"left out: {rejection.name}: {rejection.reason}", one_line=True))
 
 
 def read_sources(options: argparse.Namespace) -> "list[Source]":

@@ -10,7 +10,7 @@ from finetune.commands.arguments import (
     add_decoding,
     add_language,
     add_source,
-    print_rejected,
+    log_rejected,
     read_decoding,
     read_sources,
     require_writable,
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         how = {"decoding": read_decoding(options), "language": options.language}
         evaluations = evaluate_pair(*names, read_sources(options)[0], options.split, **how)
         a, b = (evaluation.results for evaluation in evaluations)
-        print_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
+        log_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
     else:
         a, b = (read_results(Path(name)) for name in names)
     if not is_main_process():

@@ -14,7 +14,7 @@ from finetune.commands.arguments import (
     add_language,
     add_precision,
     add_source,
-    print_rejected,
+    log_rejected,
     read_decoding,
     read_sources,
     require_writable,
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             with saving(options.json, "Nothing was left there"):
                 write_json(Path(options.json), written[0] if len(pairs) == 1 else written)
         # Last, for who reads this may have gone.
-        print_rejected(evaluation.rejected)
+        log_rejected(evaluation.rejected)
         lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
         lines += show_worst(analysis, options.show, has_colours(sys.stdout))
         decoder = f"decoder: {say_decoder(evaluation.decoder)}"

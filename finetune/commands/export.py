@@ -1,8 +1,6 @@
 """finetune export: a model in a form that CPUs compute faster."""
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 
 from finetune.commands.arguments import (
@@ -34,7 +32,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from finetune.run.export import export
 
-    say = partial(print, file=sys.stderr, flush=True)
     how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
-    print("\n".join(export(options.model, Path(options.output), **how, say=say)))
+    print("\n".join(export(options.model, Path(options.output), **how)))
     return 0

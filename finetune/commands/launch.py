@@ -1,6 +1,7 @@
 """What must be settled before torch computes and when all is over: processes, threads, kernels, their end."""
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune.resources.machine import find_thread_limit
+
+_LOGGER = logging.getLogger(__name__)
 
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
@@ -68,33 +71,32 @@ def limit_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def settle_folders() -> list[str]:
+def settle_folders() -> None:
     """Have libraries keep caches and temporary files elsewhere where they can't in the folders that they would take.
 
-    To be called before they are loaded, as they read the environment once; returns what to tell. Without it a home that
-    is missing, a cache below a file, on a read-only disk, or a TMPDIR that is gone ends commands that need neither.
+    Call it before they are loaded, as they read the environment once; each folder that is left out is logged. Without
+    it a home that is missing, a cache below a file, on a read-only disk, or a TMPDIR that is gone ends commands that
+    need neither.
     """
-    told = []
     for name in ("TMPDIR", "TEMP", "TMP", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         if (place := os.environ.get(name)) and not _can_hold(Path(place), made=name.endswith("_CACHE_DIR")):
             del os.environ[name]
-            told.append(f"note: nothing can be written to {name}={place}: left out")
+            _LOGGER.warning(f"nothing can be written to {name}={place}: left out")
     try:
         home = Path.home()
     except RuntimeError:  # A number that is no user's, as in containers.
         home = Path(os.environ.setdefault("HOME", _make_temporary()))
-        told.append(f"note: there is no home: caches are in {home}, and go with this command")
+        _LOGGER.warning(f"there is no home: caches are in {home}, and go with this command")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     hub = _expand(os.environ.get("HF_HOME") or cache / "huggingface")
     # What is there already can be read: models, and the token.
     if not os.path.isdir(hub) and not _can_hold(hub):  # noqa: PTH112
-        told.append(_move("HF_HOME", hub))
+        _move("HF_HOME", hub)
         hub = Path(os.environ["HF_HOME"])
     # Copies of Parquet, in which files are locked to be read.
     copies = _expand(os.environ.get("HF_DATASETS_CACHE") or hub / "datasets")
     if not _can_hold(copies):
-        told.append(_move("HF_DATASETS_CACHE", copies))
-    return told
+        _move("HF_DATASETS_CACHE", copies)
 
 
 def _expand(place: str | Path) -> Path:
@@ -112,9 +114,9 @@ def _can_hold(folder: Path, made: bool = True) -> bool:
     return True
 
 
-def _move(name: str, place: Path) -> str:
+def _move(name: str, place: Path) -> None:
     os.environ[name] = _make_temporary()
-    return f"note: nothing can be written to {place}: {name} is {os.environ[name]}, and goes with this command"
+    _LOGGER.warning(f"nothing can be written to {place}: {name} is {os.environ[name]}, and goes with this command")
 
 
 def _make_temporary() -> str:

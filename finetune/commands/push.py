@@ -1,8 +1,6 @@
 """finetune push: a model to a hub."""
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 
 from finetune.commands.arguments import (
@@ -34,12 +32,11 @@ def run(options: argparse.Namespace) -> int:
         end_with_parent()
     source = Path(options.source)
     destination = Destination(options.repo_id, options.revision, options.private, options.tag)
-    say = partial(print, file=sys.stderr, flush=True)
     if is_candidate(source):  # In a process beside training, which takes no more than it must.
-        told = push_candidate(source, destination, dry_run=options.dry_run, say=say)
+        told = push_candidate(source, destination, dry_run=options.dry_run)
     else:
         from finetune.run.publication import publish
 
-        told = publish(source, destination, data=options.data, dry_run=options.dry_run, say=say)
+        told = publish(source, destination, data=options.data, dry_run=options.dry_run)
     print("\n".join(told))
     return 0

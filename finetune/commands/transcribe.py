@@ -1,7 +1,7 @@
 """finetune transcribe: recordings of any length to text, subtitles and times."""
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 
 from finetune.commands.arguments import (
@@ -16,6 +16,8 @@ from finetune.commands.arguments import (
     read_text_file,
 )
 from finetune.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     hotwords = {**_read_hotwords(options.hotwords), **dict(options.hotword)}
     jobs = plan_jobs(inputs, formats, output, resume=options.resume, printed=printed)
     if not jobs:
-        print("finetune: everything is transcribed already.", file=sys.stderr)
+        _LOGGER.info("everything is transcribed already")
         return 0
     from finetune.inference.transcriber import Transcriber
 

@@ -1,6 +1,7 @@
 """Recordings to files of what they say: which files, what is done already, and what went wrong."""
 
 import errno
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from finetune.inference.formats import FORMATS, format_transcript
 from finetune.inference.transcript import Transcript
 from finetune.resources.storage import is_url
 from finetune.resources.terminal import escape_controls
+
+_LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -113,13 +116,13 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
                 bar.count()
     except KeyboardInterrupt:
         goes_on = "; the same command with --resume goes on" if writes else ""
-        print(f"finetune: interrupted; {tally.say_done()} are done{goes_on}.", file=sys.stderr)
+        _LOGGER.error(f"interrupted; {tally.say_done()} are done{goes_on}.")
         code = 130
     finally:
         if tally.failures:
-            print("\n".join(tally.list_failures()), file=sys.stderr)
+            _LOGGER.error("\n".join(tally.list_failures()))
     if writes and tally.done and not code:
-        print(tally.summarise(), file=sys.stderr)
+        _LOGGER.info(tally.summarise())
     return code or (2 if tally.failures else 0)
 
 
@@ -146,9 +149,9 @@ class _Tally:
         # A name may hold line ends: each recording has its line all the same.
         lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
         if self.total == 1:
-            return [f"finetune: {line}" for line in lines]
+            return lines
         return [
-            f"finetune: {len(lines)} of {self.total} recordings can't be transcribed:",
+            f"{len(lines)} of {self.total} recordings can't be transcribed:",
             *(f"  {line}" for line in lines),
         ]
 
@@ -255,7 +258,7 @@ def align_recording(
     if missing:
         others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
         counted = f"{len(missing)} of {len(transcript.words)} words"
-        print(f"finetune: {counted} are not in the audio: {', '.join(missing[:10])}{others}", file=sys.stderr)
+        _LOGGER.warning(f"{counted} are not in the audio: {', '.join(missing[:10])}{others}")
 
 
 def _say_duration(seconds: float) -> str:

@@ -4,9 +4,9 @@ The format is described in SRILM's manual page ngram-format(5); what it leaves o
 """
 
 import gzip
+import logging
 import math
 import re
-import warnings
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from finetune.decoding.compilation import compiled
 from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
-from finetune.errors import Note, UserError
+from finetune.errors import UserError
 from finetune.files import new_file
+
+_LOGGER = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 23
 _MAX_LINE_BYTES = 1 << 16
@@ -83,8 +85,8 @@ class _Lines:
         self.number += 1
 
     def note(self, sentence: str) -> None:
-        """Warn with a Note of what was read in another way than it stands there."""
-        warnings.warn(Note(f"{self._path}: {sentence}"), stacklevel=2)
+        """Log what was read in another way than it stands there."""
+        _LOGGER.warning(f"{self._path}: {sentence}")
 
     def problem(self, expected: str) -> UserError:
         """What is said about the next line, or about the file's end."""
@@ -113,7 +115,7 @@ def read_arpa(path: Path) -> NGramModel:
 
     `<UNK>` is taken for `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100. Of a
     `<s>` or `</s>` that stands there twice, as after the recipe that adds one, the first counts, as for KenLM's hash
-    tables. It, text before `\data\`, blank lines within a section and `-inf` for `<s>` are read with a Note.
+    tables. It, text before `\data\`, blank lines within a section and `-inf` for `<s>` are read with a warning.
     Memory grows with what has been read, whatever the header promises. Raises UserError for a file that is truncated or
     damaged, and as KenLM does for an n-gram without the shorter one that it begins with.
     """

@@ -3,8 +3,8 @@
 Transformers and peft draw what a file lacks, pass over what they don't know, and say so in a log only.
 """
 
+import logging
 import re
-import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from finetune.errors import Note, UserError
+from finetune.errors import UserError
 from finetune.models.foreign_models import find_file, list_shards, require_plain_model
+
+_LOGGER = logging.getLogger(__name__)
 
 # How the names begin of what a base may lack: the CTC head, and in the layers of MMS models a language's adapters.
 HEAD, ADAPTER = "lm_head.", "adapter_layer."
@@ -46,7 +48,7 @@ def load_ctc_model(
 
     Names that begin with one of `new`, or have it inside, may be missing, of another shape or anything else, as they
     are replaced; options are those of `from_pretrained`. The old names of a weight norm (`weight_g`, `weight_v`) are
-    read, and the prefixes of wrappers are taken off with a Note.
+    read, and the prefixes of wrappers are taken off with a warning.
 
     Raises UserError, in which the model is called `said`, where any other weight is missing, unexpected, of another
     shape or not finite, or the model's files ask for code or files elsewhere; ValueError where the configuration in
@@ -151,7 +153,7 @@ def match_weights(
 ) -> dict[str, torch.Tensor]:
     """What was found in a file called `said` under the expected names, each of the expected shape, all finite.
 
-    Those `resized` may have another size in the first dimension. The prefixes of wrappers are taken off with a Note.
+    Those `resized` may have another size in the first dimension. The prefixes of wrappers are taken off with a warning.
     Raises UserError where a weight is missing, unexpected, of another shape or not finite.
     """
     if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
@@ -185,9 +187,8 @@ def _unwrap(name: str) -> str:
 
 def _note_wrappers(said: str, names: Iterable[str]) -> None:
     example = next(name for name in sorted(names) if _unwrap(name) != name)
-    warnings.warn(
-        Note(f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}"),
-        stacklevel=3,
+    _LOGGER.warning(
+        f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -24,6 +25,8 @@ from finetune.errors import UserError
 from finetune.files import new_folder
 from finetune.publishing.connection import explain, requests_to_hub, require_token
 from finetune.publishing.upload import Destination
+
+_LOGGER = logging.getLogger(__name__)
 
 BRANCH = "training"  # has every evaluation's model, where a recipe asks for that
 
@@ -60,7 +63,6 @@ class Publisher:
         arguments: Sequence[str],
         *,
         every: bool,
-        say: Callable[[str], None],
         program: Sequence[str] = (sys.executable, "-m", "finetune", "push"),
     ) -> None:
         """`arguments` of the program `finetune push` are the repository and its options.
@@ -68,7 +70,7 @@ class Publisher:
         With `every` the candidates go to the branch `BRANCH`, and not to main. One that an interrupted run left there
         is taken up again.
         """
-        self.folder, self.every, self.say, self.program = folder, every, say, program
+        self.folder, self.every, self.program = folder, every, program
         self.arguments = list(arguments)
         self._push: _Push | None = None
         self._waiting: Path | None = None
@@ -126,14 +128,14 @@ class Publisher:
             while unsent and self._push_now(unsent[0]):
                 del unsent[0]
         except KeyboardInterrupt:
-            self.say("the push is interrupted; the run is finished")
+            _LOGGER.warning("the push is interrupted; the run is finished")
         finally:
             self.close()
         if self.folder not in (source.parent for source in unsent):
             shutil.rmtree(self.folder, ignore_errors=True)
         if unsent:
             commands = [f"  {shlex.join(['finetune', 'push', *self._arguments(source)])}" for source in unsent]
-            self.say("\n".join(["not on the hub yet; this pushes it later:", *commands]))
+            _LOGGER.warning("\n".join(["not on the hub yet; this pushes it later:", *commands]))
 
     def _arguments(self, source: Path) -> list[str]:
         of_candidates = source.parent == self.folder and self.every
@@ -162,7 +164,7 @@ class Publisher:
         try:
             self._push = self._start(source, in_background=False)
         except OSError as error:
-            self.say(f"finetune: {error}")
+            _LOGGER.error(f"{error}")
             return False
         code = self._push.process.wait()
         self.close()
@@ -171,7 +173,7 @@ class Publisher:
     def _settle(self) -> None:
         """Wait for the push that is under way, which often is of the very weights that are the run's in the end."""
         if self._push and self._push.process.poll() is None:
-            self.say(f"waiting for {self._push.candidate.name}, which is being pushed")
+            _LOGGER.info(f"waiting for {self._push.candidate.name}, which is being pushed")
             _hurry(self._push.process.pid)
             self._push.process.wait()
         waiting, self._waiting = self._waiting, None  # It would be begun in the background.
@@ -195,7 +197,7 @@ class Publisher:
             reason = said.rpartition("finetune: ")[2] if "finetune: " in said else said.rpartition("\n")[2]
             self._fail(push.candidate, reason or f"the push ended with code {push.process.returncode}")
         else:
-            self.say(f"{push.candidate.name}: {said.rpartition(chr(10))[2]}")
+            _LOGGER.info(f"{push.candidate.name}: {said.rpartition(chr(10))[2]}")
             shutil.rmtree(push.candidate, ignore_errors=True)
 
     def _fail(self, candidate: Path, reason: str) -> None:
@@ -208,16 +210,16 @@ class Publisher:
     def _note(self, name: str, reason: str) -> None:
         if reason not in self._said:
             self._said.add(reason)
-            self.say(f"note: {name} is not on the hub: {reason}")
+            _LOGGER.warning(f"{name} is not on the hub: {reason}")
 
 
-def require_hub(destination: Destination, say: Callable[[str], None]) -> None:
+def require_hub(destination: Destination) -> None:
     """Raise UserError where a name or the token can't be right; a hub that can't be reached now is only noted."""
     destination.require_names()
     require_token()
     refused = None
     try:
-        with requests_to_hub(destination.repo_id, say, waits=()):
+        with requests_to_hub(destination.repo_id, waits=()):
             try:
                 HfApi(endpoint=constants.ENDPOINT).whoami()
             except HfHubHTTPError as error:
@@ -225,7 +227,7 @@ def require_hub(destination: Destination, say: Callable[[str], None]) -> None:
                     raise
                 refused = explain(error, destination.repo_id)
     except UserError as error:
-        say(f"note: {error} Training begins all the same, and what is not on the hub in the end will be said.")
+        _LOGGER.warning(f"{error} Training begins all the same, and what is not on the hub in the end is named then.")
     if refused:
         raise refused
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from finetune.publishing.model_index import build_results, name_data
 from finetune.publishing.record import describe_scores
 from finetune.publishing.upload import Destination
 
+_LOGGER = logging.getLogger(__name__)
+
 KEY = "model-index"
 # Others who push to the same branch may come in between so often.
 _ROUNDS = 5
@@ -35,7 +38,6 @@ def push_scores(
     repo_id: str,
     revision: str | None = None,
     *,
-    say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
     """Put a report's WER and CER into the card of a model on a hub, in one commit; returns the commit's URL.
@@ -56,13 +58,13 @@ def push_scores(
         raise UserError(f"The scores in {report} would give away what should stay here: {', '.join(leaks)}.")
     api, name = HfApi(endpoint=constants.ENDPOINT), repo_id.rpartition("/")[2]
     message = f"WER and CER on {name_data(scores['evaluated'])}, {scores['evaluated']['split']}"
-    with requests_to_hub(repo_id, say, waits):
+    with requests_to_hub(repo_id, waits):
         for _ in range(_ROUNDS):
             head = _find_head(api, destination)
             before = _read_card(repo_id, head)
             after = insert_results(before, results, name)
             if after == before:
-                say(f"the card of {repo_id} has these scores: nothing to push")
+                _LOGGER.info(f"the card of {repo_id} has these scores: nothing to push")
                 return f"{constants.ENDPOINT}/{repo_id}/commit/{head}"
             change = CommitOperationAdd(CARD, after.encode())
             try:
@@ -72,7 +74,7 @@ def push_scores(
             except HfHubHTTPError as error:
                 if error.response.status_code not in (409, 412):
                     raise
-                say(f"{destination.branch} of {repo_id} has moved on: looking at it again")
+                _LOGGER.info(f"{destination.branch} of {repo_id} has moved on: looking at it again")
                 continue
             return f"{constants.ENDPOINT}/{repo_id}/commit/{done.oid}"
     raise UserError(f"Others push to {repo_id} all the time: push again when they are done.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.files import write_json
@@ -26,9 +26,7 @@ def is_candidate(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
-def push_candidate(
-    folder: Path, destination: Destination, *, dry_run: bool = False, say: Callable[[str], None]
-) -> list[str]:
+def push_candidate(folder: Path, destination: Destination, *, dry_run: bool = False) -> list[str]:
     """Push a candidate's model as `release` does."""
     message = json.loads((folder / _FILE).read_text(encoding="utf-8"))["message"]
-    return release(Push(folder / MODEL, destination, say), lambda: load_utterances(folder), message, dry_run)
+    return release(Push(folder / MODEL, destination), lambda: load_utterances(folder), message, dry_run)

@@ -1,11 +1,12 @@
 """Requests to a model hub: each tried again while that may help, and what the hub refuses in one sentence."""
 
 import email.utils
+import logging
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers  # t
 from huggingface_hub.utils._http import default_client_factory
 
 from finetune.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 # Seconds before each further try, about two minutes in all; less by chance, so that many do not come back at once
 # (Brooker, Exponential Backoff And Jitter, 2015).
@@ -38,13 +41,13 @@ class _PatientClient(httpx2.Client):
     of `huggingface_hub` do not begin over it. A file is sent again from where the request began.
     """
 
-    def __init__(self, waits: Sequence[float], say: Callable[[str], None]) -> None:
+    def __init__(self, waits: Sequence[float]) -> None:
         super().__init__(
             event_hooks=default_client_factory().event_hooks,
             follow_redirects=True,
             timeout=httpx2.Timeout(_SILENT_SECONDS, connect=_CONNECT_SECONDS, pool=None),
         )
-        self.waits, self.say = waits, say
+        self.waits = waits
         self.answered = False
 
     def request(self, method: str, url: Any, **options: Any) -> httpx2.Response:
@@ -73,7 +76,7 @@ class _PatientClient(httpx2.Client):
                 times = f"{tries} times" if tries > 1 else "once"
                 raise UserError(f"The hub at {constants.ENDPOINT} {problem}{later}; tried {times}. {_LATER}")
             pause = self.waits[tries - 1] * random.uniform(0.5, 1.0) if asked is None else asked
-            self.say(f"the hub {problem}; trying again in {pause:.1f} s ({tries + 1} of {most})")
+            _LOGGER.info(f"the hub {problem}; trying again in {pause:.1f} s ({tries + 1} of {most})")
             time.sleep(pause)
 
 
@@ -81,16 +84,16 @@ _LATER = "Nothing here has changed: run the same command when it can be reached.
 
 
 @contextmanager
-def requests_to_hub(repo_id: str, say: Callable[[str], None], waits: Sequence[float] = WAITS) -> Iterator[None]:
+def requests_to_hub(repo_id: str, waits: Sequence[float] = WAITS) -> Iterator[None]:
     """Have `huggingface_hub` make its requests patiently, and whatever the hub refuses said as a UserError.
 
-    `say` is told of each further try. Raises UserError at once where no request can be made or no token is found.
+    Each further try is logged. Raises UserError at once where no request can be made or no token is found.
     """
     if constants.is_offline_mode():
         raise UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
     require_token()
     build_hf_headers()  # Asks the hub something for statistics, once, and may go without an answer.
-    set_client_factory(lambda: _PatientClient(waits, say))
+    set_client_factory(lambda: _PatientClient(waits))
     try:
         yield
     except UserError:

@@ -1,8 +1,9 @@
 """A model's folder to a repository on a hub, in one commit."""
 
+import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from finetune.errors import UserError
 from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
 from finetune.publishing.model_files import CARD, ModelFile, list_model_files, list_outdated, say_size
+
+_LOGGER = logging.getLogger(__name__)
 
 # Others who push to the same branch may come in between so often.
 _ROUNDS = 5
@@ -92,13 +95,11 @@ class _Changes:
 class Push:
     """A model's folder on its way to a repository."""
 
-    def __init__(
-        self, folder: Path, destination: Destination, say: Callable[[str], None], waits: Sequence[float] = WAITS
-    ) -> None:
+    def __init__(self, folder: Path, destination: Destination, waits: Sequence[float] = WAITS) -> None:
         """Raises UserError for names that can't be and for a folder that can't be published; asks no network."""
         destination.require_names()
         self.files, self.left_out = list_model_files(folder)
-        self.folder, self.destination, self.say, self.waits = folder, destination, say, waits
+        self.folder, self.destination, self.waits = folder, destination, waits
         self.api = HfApi(endpoint=constants.ENDPOINT)
 
     def check(self) -> list[str]:
@@ -139,7 +140,7 @@ class Push:
                 changes = self._compare(there)
                 self._require_free_tag(there, changes)
                 if not changes.sent and not changes.removed:
-                    self.say(f"{repo_id} holds this model: nothing more to send")
+                    _LOGGER.info(f"{repo_id} holds this model: nothing more to send")
                     assert there.head is not None
                     commit = there.head
                     break
@@ -149,7 +150,7 @@ class Push:
                 except HfHubHTTPError as error:
                     if error.response.status_code not in (409, 412):
                         raise
-                    self.say(f"{branch} of {repo_id} has moved on: looking at it again")
+                    _LOGGER.info(f"{branch} of {repo_id} has moved on: looking at it again")
             else:
                 raise UserError(f"Others push to {branch} of {repo_id} all the time: push again when they are done.")
         url = f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
@@ -162,7 +163,7 @@ class Push:
         return url
 
     def _asking(self) -> AbstractContextManager[None]:
-        return requests_to_hub(self.destination.repo_id, self.say, self.waits)
+        return requests_to_hub(self.destination.repo_id, self.waits)
 
     def _require_permission(self) -> str:
         """Whose the token is; raises UserError where it can't write where the model goes, as far as the hub says."""
@@ -319,13 +320,12 @@ def push_folder(
     destination: Destination,
     message: str,
     *,
-    say: Callable[[str], None],
     waits: Sequence[float] = WAITS,
 ) -> str:
     """Commit all files of a model's folder at once; returns the commit's URL. Raises UserError.
 
     `waits` are the seconds before each further try of a request that failed.
     """
-    push = Push(folder, destination, say, waits)
+    push = Push(folder, destination, waits)
     push.check()
     return push.send(message)

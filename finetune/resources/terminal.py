@@ -42,6 +42,16 @@ def safe_terminal() -> Iterator[None]:
     sys.stdout, sys.stderr = before
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Let standard error pass for a file, on which tqdm and others draw no bars."""
+    before, sys.stderr = sys.stderr, cast(TextIO, _NoTerminal(sys.stderr))
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
 class _Results:
     """A terminal that results are written to."""
 
@@ -77,3 +87,11 @@ class _Messages(_Results):
             return text
         returns = text[:1] == "\r"
         return "\r" * returns + escape_controls(public_address(text[returns:]))
+
+
+class _NoTerminal(_Messages):
+    """Standard error that says it is no terminal."""
+
+    def isatty(self) -> bool:
+        """No."""
+        return False

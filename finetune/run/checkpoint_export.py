@@ -1,7 +1,7 @@
 """Models of a training that goes on, each written whole for the publisher, at little cost to the training."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from finetune.training.checkpoints import save_weights
 _MOST_UTTERANCES, _MOST_SECONDS = 8, 60.0
 
 
-def build_publisher(recipe: Recipe, output: Path, say: Callable[[str], None]) -> Publisher | None:
+def build_publisher(recipe: Recipe, output: Path) -> Publisher | None:
     """Who pushes a run's models as its recipe says, or None.
 
     Raises UserError where the recipe's repository or the token can't be right.
@@ -34,9 +34,9 @@ def build_publisher(recipe: Recipe, output: Path, say: Callable[[str], None]) ->
     publishing = recipe.publishing
     if publishing.repo_id is None:
         return None
-    require_hub(Destination(publishing.repo_id, private=publishing.private), say)
+    require_hub(Destination(publishing.repo_id, private=publishing.private))
     arguments = [publishing.repo_id, *(["--private"] if publishing.private else [])]
-    return Publisher(output / "publishing", arguments, every=publishing.push == "every", say=say)
+    return Publisher(output / "publishing", arguments, every=publishing.push == "every")
 
 
 def write_snapshot(

@@ -1,5 +1,6 @@
 """One recipe to one run directory: what is trained is prepared, the folder begun, and the run locked."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -15,12 +16,13 @@ from finetune.resources.machine import Precision
 from finetune.run.checkpoint_export import build_publisher
 from finetune.run.preparation import Preparation, describe, find_commits, pin, prepare
 from finetune.run.run_directory import begin_run, check_output, read_beginning, read_precision
-from finetune.run.run_log import build_printer
 from finetune.run.trainer import Trainer
 from finetune.training.checkpoints import saving
 from finetune.training.interruption import StopSignals
 from finetune.training.processes import build_accelerator, describe_shares, settle_precision
 from finetune.training.trackers import flatten
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, output: Path) -> Analysis:
@@ -32,18 +34,19 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     """
     training = recipe.training
     resumes = check_output(output, recipe)
-    precision, notes = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
+    precision = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
     accelerator = _accelerate(recipe, precision, training.trackers, output)
-    say = build_printer(accelerator)
-    publisher = build_publisher(recipe, output, say) if accelerator.is_main_process else None
+    publisher = build_publisher(recipe, output) if accelerator.is_main_process else None
+    _LOGGER.debug(f"device {accelerator.device}, precision {precision}, processes {accelerator.num_processes}")
     # All processes train on the same commits, also when a branch moves while they start.
     known, resolved = read_beginning(output) if resumes else ({}, {})
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin(recipe, commits)
     preparation = prepare(recipe)
-    trainer = Trainer(recipe, output, preparation, accelerator, say, publisher, precision, resolved)
-    for line in [*notes, *describe_shares(accelerator), *describe(preparation, recipe), *trainer.plan()]:
-        say(line)
+    trainer = Trainer(recipe, output, preparation, accelerator, publisher, precision, resolved)
+    for line in [*describe_shares(accelerator), *describe(preparation, recipe), *trainer.plan()]:
+        note = line.removeprefix("note: ")
+        _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
     with ExitStack() as held:
         if accelerator.is_main_process:
@@ -80,10 +83,10 @@ def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]
 
     Raises UserError where the model or the device do not allow the run. Nothing is written.
     """
-    precision, _ = settle_precision(recipe.training.mixed_precision, None)
+    precision = settle_precision(recipe.training.mixed_precision, None)
     accelerator = _accelerate(recipe, precision, (), output)
     untrained = recipe.model_copy(update={"model": recipe.model.model_copy(update={"random_weights": True})})
-    return Trainer(untrained, output, preparation, accelerator, build_printer(accelerator), precision=precision).plan()
+    return Trainer(untrained, output, preparation, accelerator, precision=precision).plan()
 
 
 def _accelerate(recipe: Recipe, precision: Precision, trackers: Sequence[str], output: Path) -> Accelerator:

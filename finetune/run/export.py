@@ -1,7 +1,7 @@
 """A model to another form of it that computes faster on CPUs, kept only where its word error rate stays."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from finetune.publishing.model_files import CARD, ModelFile, is_model_file, say_
 from finetune.resources.repositories import fetch_model
 from finetune.run.publication import find_model, open_validation
 from finetune.training.checkpoints import saving
+
+_LOGGER = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "onnx-int8")
 RECORD = "export.json"
@@ -69,7 +71,6 @@ def export(
     data: str | None = None,
     tolerance: float = 0.2,
     language: str | None = None,
-    say: Callable[[str], None],
 ) -> list[str]:
     """Write a run's model, or one in a folder or on a hub, in a form of `FORMATS` into a new folder, and say of it.
 
@@ -87,7 +88,7 @@ def export(
             "SOURCE."
         )
     with saving(str(output), "Nothing was left there"), new_folder(output.absolute()) as folder:
-        comparison = _write(model, run, folder, form, data, tolerance, language, say)
+        comparison = _write(model, run, folder, form, data, tolerance, language)
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         write_json(folder / RECORD, values)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -102,7 +103,6 @@ def _write(
     data: str | None,
     tolerance: float,
     language: str | None,
-    say: Callable[[str], None],
 ) -> Comparison:
     """Write the export and what belongs to it, and compare it; raises UserError as `export` does."""
     original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
@@ -113,15 +113,15 @@ def _write(
     def measure(recogniser: Recogniser) -> Evaluation:
         return evaluate_split(recogniser, split, _BATCH_SECONDS, accelerator, steps)
 
-    say(f"recognising {len(split.utterances)} utterances of {split.name} with the model")
+    _LOGGER.info(f"recognising {len(split.utterances)} utterances of {split.name} with the model")
     before = measure(original)
     if before.scores.wer is None:
         raise UserError(f"{split.name} has no words to compare on: name other speech with --data SOURCE.")
-    say("exporting it")
+    _LOGGER.info("exporting it")
     write_model(original.model, folder, int8=form == "onnx-int8")
     _copy_others(model, folder)
     keep_language(folder, language, original.num_symbols)
-    say("recognising the same with what was exported")
+    _LOGGER.info("recognising the same with what was exported")
     after = measure(Recogniser.load(folder, "cpu"))
     texts = [[result.hypothesis for result in evaluation.results] for evaluation in (before, after)]
     differing = sum(a != b for a, b in zip(*texts, strict=True))

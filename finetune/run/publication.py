@@ -1,6 +1,7 @@
 """A run's model to a hub: found, held against plain Transformers, searched for what should stay here, and committed."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from finetune.run.preparation import pin, prepare
 from finetune.run.run_directory import read_beginning
 from finetune.text.transcripts import Step, load_normalization
 
+_LOGGER = logging.getLogger(__name__)
+
 # So many utterances show what a model does; more would only take longer.
 _MOST_UTTERANCES = 200
 _BATCH_SECONDS = 80.0
@@ -37,7 +40,6 @@ def publish(
     *,
     data: str | None = None,
     dry_run: bool = False,
-    say: Callable[[str], None],
 ) -> list[str]:
     """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
 
@@ -51,7 +53,7 @@ def publish(
                 f"{source} is a report, of which the scores go into a card on the hub: --tag, --private, --data and "
                 "--dry-run are for models."
             )
-        address = push_scores(source, destination.repo_id, destination.revision, say=say)
+        address = push_scores(source, destination.repo_id, destination.revision)
         return [f"on the hub: {public_address(address)}"]
     model, run = find_model(source)
     require_one_language(model, "what is published is held against plain Transformers in one")
@@ -61,7 +63,7 @@ def publish(
             "with --data SOURCE."
         )
     message = f"The model of the run {run.name}" if run else "A fine-tuned model"
-    return release(Push(model, destination, say), lambda: recognise(model, run, data, say), message, dry_run)
+    return release(Push(model, destination), lambda: recognise(model, run, data), message, dry_run)
 
 
 def find_model(source: Path) -> tuple[Path, Path | None]:
@@ -82,7 +84,7 @@ def find_model(source: Path) -> tuple[Path, Path | None]:
     return source / "model", source
 
 
-def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[str], None]) -> list[Spoken]:
+def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
     """Utterances to check a model on, with what the evaluator's greedy decoding makes of them.
 
     They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
@@ -97,7 +99,9 @@ def recognise(model: Path, run: Path | None, data: str | None, say: Callable[[st
     def decode(read: Sequence[tuple[Utterance, Waveform]]) -> list[str]:
         return recogniser.decode(*recogniser.logits([waveform for _, waveform in read]))
 
-    say(f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}")
+    _LOGGER.info(
+        f"plain Transformers must give the same texts: comparing {len(places)} of {every} utterances of {split.name}"
+    )
     spoken: list[Spoken] = []
     reason = "its audio can't be decoded"
     with full_precision():

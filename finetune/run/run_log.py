@@ -1,18 +1,18 @@
 """What a run logs: metrics.jsonl, its curves, trackers, and lines for people."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from finetune.run.run_directory import cut_metrics
 from finetune.training import health
 from finetune.training.loop import describe
 from finetune.training.plots import write_picture
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -35,7 +35,8 @@ class RunLog:
             self._accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():
             minutes = (max_steps - step) * values["step_seconds"] / 60
-            self.print(f"step {step}/{max_steps}: {describe(values)}, {minutes:.1f} min left")
+            line = f"step {step}/{max_steps}: {describe(values)}, {minutes:.1f} min left"
+            _LOGGER.info(line, extra={"values": {"step": step, **values}})
 
     def judge(self, max_steps: int) -> str:
         """What the log so far says, in words; its curves are drawn beside. Raises OSError."""
@@ -45,18 +46,3 @@ class RunLog:
             sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
         )
         return health.describe(history, max_steps, impossible, utterances)
-
-    def print(self, line: str) -> None:
-        """Show a line to people."""
-        build_printer(self._accelerator)(line)
-
-
-def build_printer(accelerator: Accelerator) -> Callable[[str], None]:
-    """What prints a line on standard error, beside progress bars, in the main process alone."""
-
-    def show(line: str) -> None:
-        if accelerator.is_main_process:
-            with suppress(OSError):  # A terminal that has closed, or a full log: the run is worth more.
-                tqdm.write(line, file=sys.stderr)
-
-    return show

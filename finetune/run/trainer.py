@@ -1,5 +1,6 @@
 """A prepared recipe to a trained model: builds, trains, validates, keeps the best weights, and finishes the run."""
 
+import logging
 import math
 import shutil
 import time
@@ -60,6 +61,8 @@ from finetune.training.sharding import (
     scatter_weights,
 )
 
+_LOGGER = logging.getLogger(__name__)
+
 EXAMPLES = 3  # utterances shown at each evaluation
 
 
@@ -72,14 +75,13 @@ class Trainer:
         output: Path,
         preparation: Preparation,
         accelerator: Accelerator,
-        say: Callable[[str], None],
         publisher: Publisher | None = None,
         precision: Precision = "float32",
         resolved: Mapping[str, Any] | None = None,
     ) -> None:
         """`resolved` is what `resolved` was when an unfinished run was begun."""
         self.recipe, self.output, self.preparation = recipe, output, preparation
-        self.accelerator, self.say, self.publisher = accelerator, say, publisher
+        self.accelerator, self.publisher = accelerator, publisher
         model, training = recipe.model, recipe.training
         self.model, self.lora = build_trained(recipe, preparation, accelerator.device)
         # The whole model is evaluated and saved; with FSDP another one, in shares, is trained.
@@ -120,7 +122,7 @@ class Trainer:
         found = find_batch_seconds(
             self.accelerator, self.objective, limits.max_seconds, limits.sampling_rate, limits.num_frames
         )
-        self.say(f"training.batch_seconds: {found:g} s at a time")
+        _LOGGER.info(f"training.batch_seconds: {found:g} s at a time")
         return found
 
     @property
@@ -176,7 +178,6 @@ class Trainer:
             evaluate=self._validate,
             save=self._save,
             reject=self.rejected.append,
-            say=self.say,
             interrupted=interrupted,
         )
         self.since = time.monotonic()
@@ -229,7 +230,7 @@ class Trainer:
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
         accelerator.wait_for_everyone()
-        self.say(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
+        _LOGGER.info(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
 
     def _describe_training(self, rejected: Sequence[Rejection], seconds: float) -> dict[str, Any]:
@@ -256,7 +257,7 @@ class Trainer:
         load_model(files, self.model)
         scores = self._evaluate(self.preparation.validation).scores
         better = rank(scores) <= (chosen[0].wer, chosen[0].cer)
-        self.say(
+        _LOGGER.info(
             f"average of the {len(files)} best checkpoints: validation WER {percent(scores.wer)}, "
             f"CER {percent(scores.cer)}; {'taken' if better else 'the best alone is better, and taken'}"
         )
@@ -265,7 +266,7 @@ class Trainer:
 
     def _restore(self) -> tuple[int, list[StepResult]]:
         """The step to go on from, and the results of those before it that are not logged yet."""
-        checkpoint = decide(partial(choose_checkpoint, self.checkpoints, self.say))
+        checkpoint = decide(partial(choose_checkpoint, self.checkpoints))
         step, results = 0, []
         if checkpoint is None:
             self._require_same_data(self.begun)
@@ -279,9 +280,9 @@ class Trainer:
             self.batch_seconds = progress["batch_seconds"]
             self.rejected = [Rejection(**rejection) for rejection in progress["rejected"]]
             results = [StepResult(**result) for result in progress["results"]]
-            self.say(f"going on from step {step}")
+            _LOGGER.info(f"going on from step {step}")
             if (processes := progress["processes"]) != self.accelerator.num_processes:
-                self.say(f"note: this run was begun on {processes} processes, so its steps now hold other batches")
+                _LOGGER.warning(f"this run was begun on {processes} processes, so its steps now hold other batches")
         self.log.cut(step)
         return step, results
 
@@ -294,7 +295,7 @@ class Trainer:
                 "with another --output, or go on with what there is now by data.allow_changes=true."
             )
         for change in changes:
-            self.say(f"note: going on with other data: {change}")
+            _LOGGER.warning(f"going on with other data: {change}")
         if changes and self.preparation.stream is None and self.accelerator.is_main_process:
             with self._saving():
                 save_training_words(self.output, [each.transcript for each in self.preparation.train.utterances])
@@ -336,16 +337,16 @@ class Trainer:
             with self._saving():
                 verdict = self.log.judge(self.length.max_steps)
             done = f"step {step}/{self.length.max_steps}"
-            self.say(f"{done}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; {verdict}")
+            _LOGGER.info(f"{done}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; {verdict}")
         for result in evaluation.results[:EXAMPLES]:
-            self.say(f"  {result.reference}\n  → {result.hypothesis}")
+            _LOGGER.info(f"  {result.reference}\n  → {result.hypothesis}")
         if self.best.add(scores, step) and self.accelerator.is_main_process:
             with self._saving():
                 self.best.save(step, self.model)
         wanted = {"end": False, "best": self.best.best[0].step == step, "every": True}[self.recipe.publishing.push]
         self.publishable = evaluation if wanted else None
         if self._is_stale(step):
-            self.say(f"no better validation WER in {training.patience} evaluations: training ends here")
+            _LOGGER.info(f"no better validation WER in {training.patience} evaluations: training ends here")
             return False
         return True
 

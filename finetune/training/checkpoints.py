@@ -1,9 +1,10 @@
 """Write, find, prune and restore checkpoints: each is whole or absent, and one that is damaged later is passed over."""
 
 import json
+import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +21,8 @@ from finetune.files import delete, link_file, new_file, new_folder, write_json
 from finetune.models.weights import match_weights
 from finetune.training import manifest
 from finetune.training.sharding import scatter_optimizer
+
+_LOGGER = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-([0-9]+)")
 _WEIGHTS, _OPTIMIZER, _SCALER, _PROGRESS = "model.safetensors", "optimizer.pt", "scaler.pt", "progress.json"
@@ -54,6 +57,7 @@ def save_checkpoint(
             torch.save(scaler.state_dict(), partial / _SCALER)
         write_json(partial / _PROGRESS, {"step": step, **progress})
         manifest.write_manifest(partial, best or {})
+    _LOGGER.debug(f"saved {final}")
     prune_checkpoints(folder, step, keep)
     return final
 
@@ -100,7 +104,7 @@ def _name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def choose_checkpoint(folder: Path, log: Callable[[str], None]) -> Path | None:
+def choose_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is as it was written; None where there is none at all.
 
     Each that is passed over is logged. Raises UserError where all are damaged, or one is of a later version.
@@ -111,9 +115,9 @@ def choose_checkpoint(folder: Path, log: Callable[[str], None]) -> Path | None:
         if problem is None:
             if problems:
                 damaged = "; ".join(problems)
-                log(f"note: damaged since it was written: {damaged}: going on from {checkpoint.name} instead")
+                _LOGGER.warning(f"damaged since it was written: {damaged}: going on from {checkpoint.name} instead")
             if manifest.read_manifest(checkpoint) is None:
-                log(f"note: {checkpoint} was written without a {manifest.FILE}: whether it is as it was isn't known")
+                _LOGGER.warning(f"{checkpoint} has no {manifest.FILE}, so whether it is as it was written is not known")
             return checkpoint
         problems.append(f"{checkpoint}, where {problem}")
     if problems:

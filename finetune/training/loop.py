@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from finetune.training.checkpoints import seed_step
 from finetune.training.deepspeed import add_zero_gradients, take_zero_step, uses_zero
 from finetune.training.optimization import forget_encoder_gradients, set_learning_rate
 from finetune.training.sharding import is_sharded
+
+_LOGGER = logging.getLogger(__name__)
 
 # fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
 MAX_SKIPPED_STEPS = 30
@@ -69,7 +72,6 @@ class Hooks:
     evaluate: Callable[[int], bool]
     save: Callable[[int, list[StepResult]], None]
     reject: Callable[[Rejection], None]
-    say: Callable[[str], None]
     interrupted: Callable[[], bool]
 
 
@@ -110,7 +112,7 @@ def train(
                 hooks.reject(rejection)
         frozen = step < schedule.frozen_steps
         norm = schedule.max_gradient_norm
-        result = train_step(accelerator, objective, optimizer, micro_batches, norm, frozen, hooks.say, hooks.reject)
+        result = train_step(accelerator, objective, optimizer, micro_batches, norm, frozen, hooks.reject)
         unlogged.append(result)
         samples += result.samples * accelerator.num_processes
         done = step + 1
@@ -187,7 +189,6 @@ def train_step(
     micro_batches: list[Batch],
     max_gradient_norm: float,
     frozen: bool = False,
-    say: Callable[[str], None] = print,
     reject: Callable[[Rejection], None] = lambda _: None,
 ) -> StepResult:
     """One optimizer step over the micro-batches of all processes; `frozen` leaves the encoder as it is.
@@ -212,7 +213,9 @@ def train_step(
                 "training.gradient_checkpointing=true."
             )
         batches = [piece for batch in batches for piece in batch.halves()]
-        say(f"memory was too small for {largest} utterances at a time: the step is done again in {len(batches)} pieces")
+        _LOGGER.warning(
+            f"memory was too small for {largest} utterances at a time: the step is done again in {len(batches)} pieces"
+        )
     if uses_zero(accelerator):
         norm = take_zero_step(objective, frozen)
     else:

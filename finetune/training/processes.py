@@ -1,5 +1,6 @@
 """The accelerator of a run: its precision, its trackers, and what is spread over its processes."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from finetune.resources.machine import Precision, choose_device, choose_precisio
 from finetune.training.deepspeed import asks_for_zero, set_up_zero, uses_zero
 from finetune.training.sharding import is_sharded, set_up_sharding
 from finetune.training.trackers import require_trackers
+
+_LOGGER = logging.getLogger(__name__)
 
 Choice = TypeVar("Choice")
 
@@ -53,31 +56,26 @@ def build_accelerator(
     return accelerator
 
 
-def settle_precision(asked: str, begun: str | None) -> tuple[Precision, list[str]]:
-    """The precision of a run, and what is to be said of it; a resumed one keeps that which it was `begun` in.
+def settle_precision(asked: str, begun: str | None) -> Precision:
+    """The precision of a run; a resumed run keeps the one that it was `begun` in, and what follows from it is logged.
 
     Raises UserError for a precision that the device does not have.
     """
     device = choose_device()
     if begun is None:
-        return choose_precision(asked, device, training=True), []
+        return choose_precision(asked, device, training=True)
     precision = cast(Precision, begun)
     if precision == "fp16" and device.type == "cpu":
         raise UserError("This run was begun in fp16, which needs a GPU: go on with it on one, or begin another run.")
     chosen = choose_precision("auto", device, training=True)
-    if chosen == precision or asked != "auto":
-        return precision, _warn_emulated(precision, device)
-    notes = [f"note: this run was begun in {precision} and goes on in it; a new run would take {chosen} here"]
-    return precision, [*notes, *_warn_emulated(precision, device)]
-
-
-def _warn_emulated(precision: Precision, device: torch.device) -> list[str]:
-    if precision != "bf16" or has_fast_bf16(device):
-        return []
-    return [
-        "note: this device only emulates bf16, which is many times slower than float32: a new run with "
-        "training.mixed_precision=auto may be done sooner"
-    ]
+    if chosen != precision and asked == "auto":
+        _LOGGER.warning(f"this run was begun in {precision} and goes on in it; a new run would take {chosen} here")
+    if precision == "bf16" and not has_fast_bf16(device):
+        _LOGGER.warning(
+            "this device only emulates bf16, which is many times slower than float32: a new run with "
+            "training.mixed_precision=auto may be done sooner"
+        )
+    return precision
 
 
 def decide(choose: Callable[[], Choice]) -> Choice:

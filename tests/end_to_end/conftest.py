@@ -1,6 +1,7 @@
 """One run of the tiny encoder that really learned, for all tests that look at what a run leaves."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -72,11 +73,13 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hu
 @pytest.fixture(scope="session")
 def finetune_run_in(write_recipe: Callable[..., Path]) -> Callable[..., Path]:
     """`finetune_run_in(folder, "name", training={…})` runs a recipe of a few steps and returns the run's folder."""
+    from finetune.commands.console import log_to_console
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import run
 
     def train(folder: Path, name: str, **sections: dict[str, Any]) -> Path:
-        run(load_recipe(write_recipe(folder, **sections)), folder / name)
+        with log_to_console(Namespace()):
+            run(load_recipe(write_recipe(folder, **sections)), folder / name)
         return folder / name
 
     return train

@@ -46,14 +46,12 @@ print("a line\\non the hub: URL")
 class Run:
     """A publisher whose program is the stand-in, and what both said."""
 
-    def __init__(self, folder: Path, every: bool = False) -> None:
-        self.folder, self.said = folder, list[str]()
+    def __init__(self, folder: Path, said: list[str], every: bool = False) -> None:
+        self.folder, self.said = folder, said
         (folder / "stand_in.py").write_text(STAND_IN)
         self.log = folder / "log"
         program = [sys.executable, str(folder / "stand_in.py"), str(self.log)]
-        self.publisher = Publisher(
-            folder / "publishing", ["team/tones"], every=every, say=self.said.append, program=program
-        )
+        self.publisher = Publisher(folder / "publishing", ["team/tones"], every=every, program=program)
 
     def offer(self, step: int, told: str = "") -> None:
         self.publisher.offer(step, lambda folder: (folder / "told").write_text(told) and None)
@@ -80,8 +78,8 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    run = Run(tmp_path)
+def run(tmp_path: Path, logged: list[str]) -> Iterator[Run]:
+    run = Run(tmp_path, logged)
     yield run
     run.publisher.close()
 
@@ -217,7 +215,7 @@ import sys, time
 from pathlib import Path
 from finetune.publishing.background import Publisher
 program = [sys.executable, "-c", {push!r}]
-publisher = Publisher(Path({str(tmp_path)!r}) / "publishing", [], every=False, say=print, program=program)
+publisher = Publisher(Path({str(tmp_path)!r}) / "publishing", [], every=False, program=program)
 publisher.offer(10, lambda folder: None)
 print("pid", publisher._push.process.pid, flush=True)
 time.sleep(60)
@@ -237,28 +235,26 @@ time.sleep(60)
 
 def test_what_can_be_known_before_training(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    said: list[str] = []
     with pytest.raises(UserError, match=r"can't be a repository's name: expected USER/NAME"):
-        require_hub(Destination("no spaces/here"), said.append)
+        require_hub(Destination("no spaces/here"))
     monkeypatch.setattr("finetune.publishing.connection.get_token", lambda: None)
     with pytest.raises(UserError, match="There is no token for the hub"):
-        require_hub(Destination("team/tones"), said.append)
+        require_hub(Destination("team/tones"))
     monkeypatch.undo()
 
 
 def test_token_that_the_hub_does_not_know_is_refused_and_a_silent_hub_noted(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    said: list[str] = []
     monkeypatch.setenv("HF_TOKEN", OTHER_TOKEN)
-    require_hub(Destination("team/tones"), said.append)
-    assert not said
+    require_hub(Destination("team/tones"))
+    assert not logged
     monkeypatch.setenv("HF_TOKEN", "hf_" + "z" * 34)
     with pytest.raises(UserError, match="doesn't know this token") as refused:
-        require_hub(Destination("team/tones"), said.append)
+        require_hub(Destination("team/tones"))
     assert "zzz" not in str(refused.value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    require_hub(Destination("team/tones"), said.append)
-    (note,) = said
+    require_hub(Destination("team/tones"))
+    (note,) = logged
     assert "can't be reached" in note and "Training begins all the same" in note and "zzz" not in note

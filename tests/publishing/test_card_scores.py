@@ -174,9 +174,8 @@ def read(repository, name="README.md", branch="main"):
     return repository.read(repository.branches[branch])[name].place.read_bytes().decode()
 
 
-def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub):
-    said = []
-    url = push_scores(report, NAME, say=said.append, waits=AT_ONCE)
+def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub, logged):
+    url = push_scores(report, NAME, waits=AT_ONCE)
     assert url == f"{hub.endpoint}/{NAME}/commit/{there.branches['main']}"
     card = read(there)
     assert without_index(card) == without_index(CARD)
@@ -187,11 +186,11 @@ def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub):
         "initial commit",
     ]
     assert read(there, "model.safetensors") == "weights"
-    assert push_scores(report.parent, NAME, say=said.append, waits=AT_ONCE) == url, "a run's report is in the run"
-    assert said == [f"the card of {NAME} has these scores: nothing to push"]
+    assert push_scores(report.parent, NAME, waits=AT_ONCE) == url, "a run's report is in the run"
+    assert logged == [f"the card of {NAME} has these scores: nothing to push"]
 
 
-def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch):
+def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch, logged):
     """Somebody edits the card after it was read: their text and our figures are both there."""
     theirs = CARD.replace("# Mine", "# Ours")
     write = there.write
@@ -202,23 +201,22 @@ def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch):
         return write(*ours)
 
     monkeypatch.setattr(there, "write", write_second)
-    said = []
-    push_scores(report, NAME, say=said.append, waits=AT_ONCE)
-    assert said == [f"main of {NAME} has moved on: looking at it again"]
+    push_scores(report, NAME, waits=AT_ONCE)
+    assert logged == [f"main of {NAME} has moved on: looking at it again"]
     assert without_index(read(there)) == without_index(theirs) and len(figures(read(there))) == 3
 
 
 def test_a_branch_has_a_card_of_its_own(report, there):
     there.branches["dropout"] = there.branches["main"]
-    push_scores(report, NAME, "dropout", say=print, waits=AT_ONCE)
+    push_scores(report, NAME, "dropout", waits=AT_ONCE)
     assert read(there) == CARD and len(figures(read(there, branch="dropout"))) == 3
     with pytest.raises(UserError, match="has no branch nothing; it has dropout, main"):
-        push_scores(report, NAME, "nothing", say=print, waits=AT_ONCE)
+        push_scores(report, NAME, "nothing", waits=AT_ONCE)
 
 
 def test_a_model_without_a_card_gets_one(report, there, hub):
     (hub.folder / "models" / NAME / "README.md").unlink()
-    push_scores(report, NAME, say=print, waits=AT_ONCE)
+    push_scores(report, NAME, waits=AT_ONCE)
     assert len(figures(read(there))) == 2
 
 
@@ -228,7 +226,7 @@ def test_what_cannot_be_pushed_is_one_sentence_and_changes_nothing(report, there
 
     def refused(words, folder=report, repo_id=NAME):
         with pytest.raises(UserError, match=words) as error:
-            push_scores(folder, repo_id, say=print, waits=())
+            push_scores(folder, repo_id, waits=())
         assert "\n" not in str(error.value) and TOKEN not in str(error.value)
 
     refused("There is no report in", tmp_path / "hub")

@@ -63,12 +63,9 @@ def published(hub: Hub, branch: str = "main") -> list[dict[str, str]]:
     return [{name: digest for name, digest in files.items() if name != ".gitattributes"} for files in found]
 
 
-def push(
-    folder: Path, repo_id: str = NAME, waits: tuple[float, ...] = AT_ONCE, **where: object
-) -> tuple[str, list[str]]:
-    said: list[str] = []
+def push(folder: Path, repo_id: str = NAME, waits: tuple[float, ...] = AT_ONCE, **where: object) -> str:
     destination = Destination(repo_id, **where)  # type: ignore[arg-type]
-    return push_folder(folder, destination, "A model", say=said.append, waits=waits), said
+    return push_folder(folder, destination, "A model", waits=waits)
 
 
 def refusal(folder: Path, repo_id: str = NAME, waits: tuple[float, ...] = AT_ONCE, **where: object) -> str:
@@ -89,11 +86,11 @@ def wrote(hub: Hub) -> list[str]:
 
 
 def test_one_commit_holds_everything_and_nothing_old(hub: Hub, api: HfApi, tmp_path: Path) -> None:
-    url, _ = push(write_model(tmp_path / "1", 1, shards=3))
+    url = push(write_model(tmp_path / "1", 1, shards=3))
     assert published(hub) == [contents(tmp_path / "1"), {}]
     theirs = [CommitOperationAdd(name, b"theirs") for name in ("notes.txt", "pictures/a.png", "pytorch_model.bin")]
     api.create_commit(NAME, theirs, commit_message="by hand")
-    second, _ = push(write_model(tmp_path / "2", 2))
+    second = push(write_model(tmp_path / "2", 2))
     assert url != second
     assert second == f"{hub.endpoint}/{NAME}/commit/{api.model_info(NAME).sha}"
     newest, _, *before = published(hub)
@@ -104,12 +101,12 @@ def test_one_commit_holds_everything_and_nothing_old(hub: Hub, api: HfApi, tmp_p
     assert api.list_repo_commits(NAME)[0].title == "A model"
 
 
-def test_what_is_there_is_not_sent_again(hub: Hub, tmp_path: Path) -> None:
-    url, _ = push(write_model(tmp_path / "1", 1))
+def test_what_is_there_is_not_sent_again(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
+    url = push(write_model(tmp_path / "1", 1))
     assert len(sent(hub)) == 2
-    again, said = push(tmp_path / "1")
+    again = push(tmp_path / "1")
     assert (again, len(published(hub)), len(sent(hub))) == (url, 2, 2)
-    assert said == [f"{NAME} holds this model: nothing more to send"]
+    assert logged == [f"{NAME} holds this model: nothing more to send"]
     (tmp_path / "1" / "model-00001-of-00002.safetensors").write_bytes(b"other")
     (tmp_path / "1" / "language_model" / "unigrams.txt").unlink()
     push(tmp_path / "1")
@@ -146,13 +143,13 @@ def test_a_repository_is_the_old_commit_or_the_new_one_wherever_the_connection_i
     assert failed > 15 if for_good else failed == 0
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: Hub, tmp_path: Path) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
     push(write_model(tmp_path / "1", 1))
     hub.fail("POST", "/commit/", drop="after")
-    url, said = push(write_model(tmp_path / "2", 2))
+    url = push(write_model(tmp_path / "2", 2))
     assert published(hub) == [contents(tmp_path / "2"), contents(tmp_path / "1"), {}]
     assert url.endswith(HfApi(endpoint=hub.endpoint, token=TOKEN).model_info(NAME).sha or "?")
-    assert [line.split(" (")[0] for line in said] == [
+    assert [line.split(" (")[0] for line in logged] == [
         "the hub can't be reached",
         f"main of {NAME} has moved on: looking at it again",
         f"{NAME} holds this model: nothing more to send",
@@ -177,10 +174,12 @@ def test_two_pushes_at_once_do_not_mix(hub: Hub, api: HfApi, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("status", [409, 412])
-def test_a_branch_that_moved_on_is_looked_at_again_but_not_for_ever(status: int, hub: Hub, tmp_path: Path) -> None:
+def test_a_branch_that_moved_on_is_looked_at_again_but_not_for_ever(
+    status: int, hub: Hub, tmp_path: Path, logged: list[str]
+) -> None:
     hub.fail("POST", "/commit/", status=status)
-    _, said = push(write_model(tmp_path / "1", 1))
-    assert said == [f"main of {NAME} has moved on: looking at it again"]
+    push(write_model(tmp_path / "1", 1))
+    assert logged == [f"main of {NAME} has moved on: looking at it again"]
     assert published(hub) == [contents(tmp_path / "1"), {}]
     rule = hub.fail("POST", "/commit/", status=status, times=None)
     assert "Others push to main" in refusal(write_model(tmp_path / "2", 2))
@@ -213,7 +212,7 @@ def test_killed_in_mid_upload_it_goes_on_with_what_was_not_sent(hub: Hub, tmp_pa
     (folder / "model-00002-of-00002.safetensors").write_bytes(random.Random(0).randbytes(400_000))
     program = (
         "import sys; from pathlib import Path; from finetune.publishing.upload import Destination, push_folder\n"
-        "push_folder(Path(sys.argv[1]), Destination(sys.argv[2]), 'A model', say=print)"
+        "push_folder(Path(sys.argv[1]), Destination(sys.argv[2]), 'A model')"
     )
     variables = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     hub.bytes_per_second = 200_000
@@ -230,11 +229,13 @@ def test_killed_in_mid_upload_it_goes_on_with_what_was_not_sent(hub: Hub, tmp_pa
 
 
 @pytest.mark.parametrize("refused", [("POST", "/commit/"), ("PUT", "/lfs/"), ("GET", "/whoami"), ("POST", "/create")])
-def test_what_a_busy_hub_refuses_is_tried_again(refused: tuple[str, str], hub: Hub, tmp_path: Path) -> None:
+def test_what_a_busy_hub_refuses_is_tried_again(
+    refused: tuple[str, str], hub: Hub, tmp_path: Path, logged: list[str]
+) -> None:
     rule = hub.fail(*refused, status=503, times=2)
-    _, said = push(write_model(tmp_path / "1", 1, shards=1))
+    push(write_model(tmp_path / "1", 1, shards=1))
     assert rule.hits == 3 - 1
-    assert [line.partition(";")[0] for line in said] == ["the hub answers 503"] * 2
+    assert [line.partition(";")[0] for line in logged] == ["the hub answers 503"] * 2
     assert published(hub) == [contents(tmp_path / "1"), {}]
 
 
@@ -269,7 +270,7 @@ def test_the_wait_that_a_hub_asks_for_is_kept(
 
 def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     push(write_model(tmp_path / "1", 1))
-    url, _ = push(write_model(tmp_path / "2", 2), revision="trials/a", tag="v2")
+    url = push(write_model(tmp_path / "2", 2), revision="trials/a", tag="v2")
     assert published(hub)[0] == contents(tmp_path / "1")
     assert published(hub, "trials/a") == [contents(tmp_path / "2"), contents(tmp_path / "1"), {}]
     assert [(tag.name, tag.target_commit) for tag in api.list_repo_refs(NAME).tags] == [("v2", url.split("/")[-1])]
@@ -281,7 +282,7 @@ def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path)
 
 def test_a_tag_whose_answer_was_lost_or_that_could_not_be_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     hub.fail("POST", "/tag/", drop="after")
-    url, _ = push(write_model(tmp_path / "1", 1), tag="v1")
+    url = push(write_model(tmp_path / "1", 1), tag="v1")
     assert api.list_repo_refs(NAME).tags[0].target_commit == url.split("/")[-1]
     hub.fail("POST", "/tag/", status=403)
     told = refusal(write_model(tmp_path / "2", 2), tag="v2")

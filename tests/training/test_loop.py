@@ -280,20 +280,22 @@ class SmallMemory(torch.nn.Module):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_gradient(accelerator, build, make_batch):
+def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_gradient(
+    accelerator, build, make_batch, logged
+):
     model, batches = build(), [make_batch(0), make_batch(2, 5, 8, 1, 4)]
     expected, whole = gradients(accelerator, model, batches)
     model = deepcopy(model).train()
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    objective, said = SmallMemory(CTCObjective(model), 2), []
-    result = train_step(accelerator, objective, optimizer, batches, math.inf, say=said.append)
+    objective = SmallMemory(CTCObjective(model), 2)
+    result = train_step(accelerator, objective, optimizer, batches, math.inf)
     found = [a - b.detach() for a, b in zip(before, [p for p in model.parameters() if p.requires_grad], strict=True)]
     assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-5
     assert result.loss_sum == pytest.approx(whole.loss_sum, rel=1e-5)
     assert replace(result, loss_sum=0, gradient_norm=0) == replace(whole, loss_sum=0, gradient_norm=0)
     assert objective.tried == [1, 5, 1, 2, 3, 1, 1, 1, 1, 2]
-    assert [line.split(":")[0] for line in said] == [
+    assert [line.split(":")[0] for line in logged] == [
         "memory was too small for 5 utterances at a time",
         "memory was too small for 3 utterances at a time",
     ]
