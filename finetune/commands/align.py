@@ -1,4 +1,4 @@
-"""finetune align: a recording and its text to the times of its words."""
+"""finetune align: the time of each word of a known text in a recording."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from finetune.commands.arguments import (
     MODEL,
     Commands,
     add_language,
+    add_recognition,
     read_text_file,
     require_writable,
 )
@@ -16,15 +17,14 @@ from finetune.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("align", help="a recording and its text to the times of its words")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("align", help="find the time of each word of a known text in a recording")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any length, a URL, or - for standard input")
-    parser.add_argument("text", metavar="TEXT", help="a text file, in UTF-8, of what is said in it, or -")
+    parser.add_argument("text", metavar="TEXT", help="the transcript, a text file in UTF-8, or - for standard input")
     parser.add_argument("--format", choices=FORMATS, default="json", help="default: json")
-    parser.add_argument("--output", metavar="FILE", help="write here; without it the result is printed")
-    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    parser.add_argument("--output", metavar="FILE", help="write to this file (default: standard output)")
+    add_recognition(parser)
     add_language(parser)
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what is read from them."""
+"""Arguments that several commands share, and the parsing of their values."""
 
 import argparse
 import logging
@@ -27,12 +27,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
-    """How wide a beam search is, and its hotwords."""
+    """Add the beam width and the hotwords of a beam search."""
     parser.add_argument(
         "--beam-width",
         type=int,
         metavar="N",
-        help="texts followed at a time: 1, 3, 10, 30, 100 (the default), 300 and so on; others are rounded down",
+        help="hypotheses kept at each step: 1, 3, 10, 30, 100 (default), 300 and so on; others are rounded down",
     )
     parser.add_argument(
         "--hotword",
@@ -40,23 +40,33 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WORD[=BOOST]",
-        help=f"a word or phrase to expect, with a boost (a natural logarithm, default: {BOOST:g}); may be repeated",
+        help=f"a word or phrase to prefer, with its boost (a natural logarithm, default: {BOOST:g}); repeatable",
     )
 
 
 def add_precision(parser: argparse.ArgumentParser, default: str) -> None:
-    """The precision of computing."""
+    """Add the precision of the computation."""
     precisions = ("auto", "float32", "bfloat16")
-    parser.add_argument("--precision", choices=precisions, default=default, help=f"of computing (default: {default})")
+    parser.add_argument(
+        "--precision", choices=precisions, default=default, help=f"of the computation (default: {default})"
+    )
+
+
+def add_recognition(parser: argparse.ArgumentParser) -> None:
+    """Add the voice activity detector and the device."""
+    parser.add_argument(
+        "--vad", choices=("energy", "silero"), default="energy", help="voice activity detector (default: energy)"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
 
 
 def add_language(parser: argparse.ArgumentParser) -> None:
-    """The language of an MMS model."""
-    parser.add_argument("--language", metavar="CODE", help="which of an MMS model's languages is spoken: deu")
+    """Add the language of a model of several languages, such as MMS."""
+    parser.add_argument("--language", metavar="CODE", help="the spoken language of an MMS model, such as deu")
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
-    """The decoder, and what a beam search takes."""
+    """Add the decoder and the arguments of a beam search."""
     parser.add_argument(
         "--decoder", choices=("greedy", "beam"), help="default: the language model saved with the model, or else greedy"
     )
@@ -64,28 +74,32 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser, split: str = "test, or the only one") -> None:
-    """Which rows and columns of a data set are read."""
+    """Add the rows and columns to read of a data set."""
     parser.add_argument("--split", metavar="NAME", help=f"default: {split}")
     for role in ("text", "audio", "speaker"):
-        parser.add_argument(f"--{role}-column", metavar="NAME", help=f"the {role}'s column, where it isn't found")
-    parser.add_argument("--allow-outside", action="store_true", help="read audio that lies outside SOURCE, too")
-    parser.add_argument("--max-seconds", metavar="N", type=_seconds, help="leave out longer utterances (default: 300)")
-    parser.add_argument("--columns", metavar="NAME", nargs="+", default=(), help="others that go with each utterance")
+        parser.add_argument(
+            f"--{role}-column", metavar="NAME", help=f"the column of the {role}, if not found by its name"
+        )
+    parser.add_argument("--allow-outside", action="store_true", help="also read audio outside SOURCE")
+    parser.add_argument("--max-seconds", metavar="N", type=_seconds, help="skip longer utterances (default: 300)")
+    parser.add_argument(
+        "--columns", metavar="NAME", nargs="+", default=(), help="further columns to keep for each utterance"
+    )
 
 
 def add_recipe_file(parser: argparse.ArgumentParser) -> None:
-    """A recipe and the values that replace its own."""
+    """Add a recipe and the values that override its own."""
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe's YAML file")
-    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that replace the recipe's")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that override the recipe")
 
 
 def read_batch_seconds(text: str) -> float | None:
-    """A number of seconds above zero; None for `auto`."""
+    """Parse a number of seconds above zero; `auto` is None."""
     return None if text == "auto" else _seconds(text, "auto, or ")
 
 
 def _seconds(text: str, other: str = "") -> float:
-    """A number of seconds above zero."""
+    """Parse a number of seconds above zero."""
     try:
         seconds = float(text)
     except ValueError:
@@ -96,7 +110,7 @@ def _seconds(text: str, other: str = "") -> float:
 
 
 def read_hotword(text: str) -> tuple[str, float]:
-    """A word or phrase, and its boost behind an equals sign."""
+    """Parse WORD or WORD=BOOST."""
     word, _, boost = text.partition("=")
     try:
         return word, float(boost or BOOST)
@@ -105,20 +119,20 @@ def read_hotword(text: str) -> tuple[str, float]:
 
 
 def read_decoding(options: argparse.Namespace) -> "Decoding":
-    """How to decode, from a command's options."""
+    """Return the decoding options of a command."""
     from finetune.evaluation.scoring import Decoding
 
     return Decoding(options.decoder, options.beam_width, dict(options.hotword))
 
 
 def log_rejected(rejected: "Sequence[Rejection]") -> None:
-    """Log what was left out."""
+    """Log each skipped utterance with its reason."""
     for rejection in rejected:
         _LOGGER.warning(escape_controls(f"left out: {rejection.name}: {rejection.reason}", one_line=True))
 
 
 def read_sources(options: argparse.Namespace) -> "list[Source]":
-    """The data sets of a command's options."""
+    """Return the data sets of a command's options."""
     from finetune.data.sources import Source
 
     columns = {name: getattr(options, name) for name in ("text_column", "audio_column", "speaker_column")}
@@ -129,23 +143,23 @@ def read_sources(options: argparse.Namespace) -> "list[Source]":
 
 
 def name_run(recipe: Path) -> str:
-    """What a recipe's run is called."""
+    """Return the name of a recipe's run."""
     return recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
 
 
 def find_run_folder(recipe: str) -> Path:
-    """Where a recipe's run is, unless it is said."""
+    """Return the default run directory of a recipe."""
     return Path("runs") / name_run(Path(recipe))
 
 
 def require_writable(file: str | None) -> None:
-    """Raise UserError where a file can't be written."""
+    """Raise UserError if a file cannot be written."""
     if file and (Path(file).is_dir() or not Path(file).parent.is_dir()):
         raise UserError(f"{file} can't be written: expected a file's name in a folder that exists.")
 
 
 def read_text_file(file: str) -> str:
-    """A text file's content; raises UserError."""
+    """Read a text file; raises UserError."""
     from finetune.text.lines import read_text
 
     try:

@@ -1,4 +1,4 @@
-"""finetune check: everything that can be known before training."""
+"""finetune check: validate a recipe and its data, and estimate the training, before it starts."""
 
 import argparse
 from dataclasses import replace
@@ -16,17 +16,21 @@ from finetune.files import write_json
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("check", help="everything that can be known before training, in seconds")
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "check", help="validate a recipe and its data, and estimate time and memory, in seconds"
+    )
     add_recipe_file(parser)
-    parser.add_argument("--listen", action="store_true", help="decode all audio too, which takes longer")
+    parser.add_argument("--listen", action="store_true", help="also decode all audio (slower)")
     parser.add_argument(
-        "--align", metavar="MODEL", help="find texts that are not what a model hears, which takes longer"
+        "--align", metavar="MODEL", help="find transcripts that do not match what a model recognises (slower)"
     )
     add_language(parser)
-    parser.add_argument("--fix", action="store_true", help="write clean manifests beside the corpus, change nothing")
-    parser.add_argument("--json", metavar="FILE", help="write what was found here as JSON")
-    parser.add_argument("--html", metavar="FILE", help="write a page with plots and the worst clips here")
+    parser.add_argument(
+        "--fix", action="store_true", help="write clean manifests beside the corpus; no file of it is changed"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the findings to this file as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a validation report with plots and audio to this file")
     parser.set_defaults(run=run)
 
 

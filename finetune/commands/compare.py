@@ -1,4 +1,4 @@
-"""finetune compare: whether one of two models is better by more than chance."""
+"""finetune compare: test whether the difference between two models is significant."""
 
 import argparse
 import sys
@@ -20,14 +20,14 @@ from finetune.files import write_json
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("compare", help="say whether one of two models is better by more than chance")
-    parser.add_argument("a", metavar="A", help="a model, or without --data a saved report's folder")
-    parser.add_argument("b", metavar="B", help="the other one")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("compare", help="test whether the difference between two models is significant")
+    parser.add_argument("a", metavar="A", help="a model, or without --data the folder of a report")
+    parser.add_argument("b", metavar="B", help="another model or report")
     parser.add_argument("--data", metavar="SOURCE", help=SOURCE)
     add_source(parser)
     add_decoding(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write all differences here")
+    parser.add_argument("--json", metavar="FILE", help="also write all differences to this file")
     add_language(parser)
     parser.set_defaults(run=run)
 

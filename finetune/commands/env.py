@@ -1,16 +1,14 @@
-"""finetune env: what this machine has."""
+"""finetune env: report hardware, versions and settings."""
 
 import argparse
 import json
 
-from finetune.commands.arguments import (
-    Commands,
-)
+from finetune.commands.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("env", help="what this machine has and what follows; put it into bug reports")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("env", help="report hardware, versions and settings, for bug reports")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""What this machine has to run with and what it means, on one screen: what a bug report should contain."""
+"""Report hardware, versions and settings on one screen, for bug reports."""
 
 import importlib
 import importlib.util
@@ -31,12 +31,12 @@ from finetune.resources.machine import (
     say_gib,
 )
 
-# What runs depend on, in the order in which a bug report is read.
+# Packages that affect results, in the order in which a bug report is read.
 _PACKAGES = (
     *("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "jiwer", "numba"),
     *("numpy", "scipy", "soundfile", "av"),
 )
-# The extras of pyproject.toml with the packages of each, and what nobody can do without them.
+# The extras of pyproject.toml with their packages and the features that need them.
 EXTRAS = {
     "numbers": (("num2words",), "digits in transcripts to words"),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),
@@ -52,14 +52,14 @@ _PROGRAMS = {
     "git": "the commit in a run's recipe.yaml",
     "lmplz": "language models of billions of words",
 }
-_HUB_SECONDS = 1.0  # A hub that takes longer counts as not reachable.
+_HUB_SECONDS = 1.0  # A slower hub is reported as not reachable.
 _WIDTH = 100
 
 
 def examine_environment() -> dict[str, Any]:
-    """All facts, as JSON has them; nothing in them is secret, and the home folder is written `~`.
+    """Collect all facts as JSON values: without secrets, and with `~` for the home folder.
 
-    A torch that can't be imported is a fact like the others.
+    If torch cannot be imported, that is reported like any other fact.
     """
     hub = _Answer(_examine_hub)
     gpus = _Answer(list_gpus)
@@ -86,7 +86,7 @@ def examine_environment() -> dict[str, Any]:
 
 
 def describe_environment(found: Mapping[str, Any]) -> list[str]:
-    """The facts of `examine_environment` and what follows from them, in lines of up to 100 characters."""
+    """Format the facts of `examine_environment` in lines of up to 100 characters."""
     rows = [("finetune", f"{found['finetune']}, Python {found['python']}, {found['platform']}")]
     packages = [f"{name} {number or 'missing'}" for name, number in found["packages"].items()]
     rows.append(("packages", ", ".join(packages)))
@@ -117,7 +117,7 @@ def describe_environment(found: Mapping[str, Any]) -> list[str]:
 
 
 class _Answer:
-    """What a function gives that may take long, asked in a thread that nobody waits for at the end."""
+    """The result of a slow function, called in a daemon thread."""
 
     def __init__(self, ask: Any) -> None:
         self._given: list[Any] = []
@@ -125,7 +125,7 @@ class _Answer:
         self._thread.start()
 
     def wait(self, default: Any) -> Any:
-        """The answer, or the default where there is none in time."""
+        """Return the result, or the default after `_HUB_SECONDS`."""
         self._thread.join(_HUB_SECONDS)
         return self._given[0] if self._given else default
 
@@ -142,7 +142,7 @@ def _find_version(package: str) -> str | None:
 
 
 def _find_broken(package: str) -> dict[str, str]:
-    """Why a package can't be imported, if so: whatever goes wrong there is what a bug report is about."""
+    """Return why a package cannot be imported, if so; any exception counts."""
     try:
         importlib.import_module(package)
     except Exception as error:

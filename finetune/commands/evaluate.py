@@ -25,15 +25,19 @@ from finetune.files import write_json
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
+    """Add the command and its arguments."""
     parser = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
     parser.add_argument("models", metavar="MODEL", nargs="+", help=f"{MODEL}; or several")
     parser.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{SOURCE}; may be repeated")
     add_source(parser)
     add_decoding(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write scores and every utterance here")
-    parser.add_argument("--report", metavar="DIR", help="also write a report here, or one in DIR/1, DIR/2 … for each")
-    parser.add_argument("--audio", action="store_true", help="copy the audio into the report, for its page's players")
+    parser.add_argument("--json", metavar="FILE", help="also write the scores and every utterance to this file")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="also write a report to this folder; for several models or data sets DIR/1, DIR/2 …",
+    )
+    parser.add_argument("--audio", action="store_true", help="copy the audio into the report, to play it there")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
     add_precision(parser, "float32")
     add_language(parser)

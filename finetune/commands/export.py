@@ -1,28 +1,28 @@
-"""finetune export: a model in a form that CPUs compute faster."""
+"""finetune export: convert a model to a format that runs faster on CPUs."""
 
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    MODEL,
-    Commands,
-    add_language,
-)
+from finetune.commands.arguments import MODEL, Commands, add_language
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("export", help="a model in a form that CPUs compute faster, if it says the same")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("export", help="convert a model to ONNX for faster CPU inference, and verify its WER")
     parser.add_argument("model", metavar="MODEL", help=f"a run, {MODEL}")
-    parser.add_argument("--format", choices=("onnx", "onnx-int8"), required=True, help="with what it is computed")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder, used as any model's")
-    parser.add_argument("--data", metavar="SOURCE", help="speech to compare on (default: the run's validation split)")
+    parser.add_argument("--format", choices=("onnx", "onnx-int8"), required=True, help="float32 or 8-bit ONNX")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a new folder, which is used like any other model"
+    )
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="speech to verify the WER on (default: the validation split of the run)"
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.2,
         metavar="POINTS",
-        help="refuse it where its WER is more percentage points higher (default: 0.2)",
+        help="refuse the export if its WER is higher by more percentage points (default: 0.2)",
     )
     add_language(parser)
     parser.set_defaults(run=run)

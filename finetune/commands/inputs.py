@@ -1,4 +1,4 @@
-"""What a command line names to recordings: files, folders, patterns, manifests, URLs, standard input."""
+"""Resolve command-line inputs to recordings: files, folders, patterns, manifests, URLs, standard input."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from finetune.resources.storage import StorageError, has_wildcards, is_plain, is
 
 STANDARD_INPUT = "-"
 
-# What is taken for a recording by its name, where nobody named it itself.
+# The suffixes of recordings in folders and patterns; a file that is named itself may have any name.
 RECORDING_SUFFIXES = SUFFIXES | CONTAINERS | {".sph"}
 
 _NO_FILE = "no file: a broken link, a pipe or a device"
@@ -24,11 +24,10 @@ _NO_FILE = "no file: a broken link, a pipe or a device"
 
 @dataclass(frozen=True)
 class Input:
-    """A recording, by the `name` that a person finds it by; None is standard input, an AudioError can't be used.
+    """A recording with the `name` that is shown; None stands for standard input, an AudioError for an unusable one.
 
-    `relative` is its place below the folder, pattern or manifest that named it, without the file's suffix, and never
-    leads out of there. `folder` is the local one that it lies in, None for what lies elsewhere. `alone` says that it
-    was named itself.
+    `relative` is its path without suffix below the folder, pattern or manifest that listed it, and stays below it.
+    `folder` is its local folder, or None if it is not a local file. `alone` is set if the command line names it itself.
     """
 
     name: str
@@ -39,16 +38,16 @@ class Input:
 
 
 def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Input]:
-    """The recordings at all places, in order.
+    """List the recordings at all places, in order.
 
-    In folders, and by patterns that end in no suffix, files whose names are those of audio are taken. A manifest's
-    audio must lie below it, unless `allow_outside` is set. Raises UserError for a place where there is nothing.
+    In folders, and for patterns without a suffix, files with the suffixes of audio are taken. The audio of a manifest
+    must lie below its folder unless `allow_outside` is set. Raises UserError for a place without recordings.
     """
     return [each for place in places for each in _find(place, allow_outside)]
 
 
 def _find(place: str, allow_outside: bool) -> Iterator[Input]:
-    if not place:  # As a path it would be the current folder.
+    if not place:  # Path("") is the current folder.
         raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
     path = expand_home(place)
     if place == STANDARD_INPUT:
@@ -78,7 +77,7 @@ def _find(place: str, allow_outside: bool) -> Iterator[Input]:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Input]]:
-    """All files below a folder, also behind links to folders, and the folders that can't be looked into."""
+    """List all files below a folder, links to folders followed, and the folders that cannot be read."""
     files: list[Path] = []
     closed: list[Input] = []
 
@@ -90,7 +89,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Input]]:
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         found = Path(folder).stat()
-        if (found.st_dev, found.st_ino) in seen:  # A link to a folder that is below the same root, or above itself.
+        if (found.st_dev, found.st_ino) in seen:  # Seen before: a link to a folder below the same root, or to a parent.
             folders.clear()
             continue
         seen.add((found.st_dev, found.st_ino))
@@ -104,7 +103,7 @@ def _names_suffix(name: str) -> bool:
 
 
 def _take_files(place: str, files: Sequence[Path], root: Path, lenient: bool) -> Iterator[Input]:
-    """The files that are audio by their names, or if `lenient` all."""
+    """The files with the suffixes of audio, or all if `lenient`."""
     taken = [file for file in files if not file.is_dir() and (lenient or _is_recording(file.name))]
     if not taken:
         raise UserError(f"There is no audio in {place}: expected {', '.join(sorted(RECORDING_SUFFIXES))} files.")
@@ -125,9 +124,10 @@ def _take_file(file: Path, root: Path) -> Input:
 
 
 def _place_input(found: Input, place: str, piece: str = "") -> Input:
-    """A recording with its place below what named it, of a place whose names others have chosen.
+    """Set the relative path of a recording from `place`, a name that comes from a manifest, folder or URL.
 
-    One that leads elsewhere, or is no file's name, can't be used: what is written of it would lie outside `--output`.
+    A name that leads out of the folder, or is not a valid file name, makes the recording unusable: its output would lie
+    outside `--output`.
     """
     path = Path(place)
     name = path.stem if path.stem.strip(".") else path.name  # "..wav" has the stem "."
@@ -143,7 +143,7 @@ def _place_input(found: Input, place: str, piece: str = "") -> Input:
 def _can_be_name(place: str) -> bool:
     try:
         return b"\0" not in os.fsencode(place)
-    except UnicodeEncodeError:  # Half a character, as JSON's escapes can write.
+    except UnicodeEncodeError:  # A lone surrogate, which a JSON escape can contain.
         return False
 
 
@@ -170,7 +170,7 @@ def _take_address(place: str, recording: Recording, piece: str = "") -> Input:
 
 
 def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
-    """A manifest's recordings; a piece of a longer one has its times (s) in its name."""
+    """The recordings of a manifest; a segment of a longer one has its times (s) in its name."""
     table = load_audio(file, allow_outside)
     for row, values in enumerate(table.values()):
         name = f"{file}: {table.name(row, values)}"
@@ -190,7 +190,7 @@ def _read_manifest(file: Path, allow_outside: bool) -> Iterator[Input]:
 
 
 def _find_recording(recording: Recording, root: Path, piece: str) -> Input:
-    """A manifest's recording; what lies outside the manifest's folder has its name alone."""
+    """A recording of a manifest; outside the folder of the manifest its path is the file name alone."""
     path = recording.path or ""
     if is_url(path):
         return _take_address(path, recording, piece)

@@ -1,4 +1,4 @@
-"""finetune lm: text to a language model, and its weights for a model."""
+"""finetune lm: build an n-gram language model from text, and tune its weights for a model."""
 
 import argparse
 from pathlib import Path
@@ -7,37 +7,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune.text.transcripts import Step
 
-from finetune.commands.arguments import (
-    SOURCE,
-    Commands,
-    add_beam,
-    add_source,
-    read_sources,
-)
+from finetune.commands.arguments import SOURCE, Commands, add_beam, add_source, read_sources
 from finetune.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
-    """The commands `lm build` and `lm tune`."""
+    """Add the commands `lm build` and `lm tune`."""
     parsers = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
     _add_build(parsers)
     _add_tune(parsers)
 
 
 def _add_build(commands: Commands) -> None:
-    parser = commands.add_parser("build", help="text to an n-gram language model")
+    parser = commands.add_parser("build", help="build an n-gram language model from text")
     parser.add_argument(
         "texts", metavar="TEXT", nargs="+", help="text files with a sentence on each line, .gz too, or -"
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the language model's folder")
-    parser.add_argument("--order", type=int, default=4, metavar="N", help="words in the longest n-grams (default: 4)")
+    parser.add_argument("--order", type=int, default=4, metavar="N", help="the order of the model (default: 4)")
     parser.add_argument(
-        "--prune", type=int, nargs="+", default=(), metavar="N", help="leave out n-grams seen N times or less: 0 0 1"
+        "--prune",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="prune n-grams seen N times or less, for each order: 0 0 1",
     )
-    parser.add_argument("--test", metavar="TEXT", help="measure perplexity here, not on the text itself")
+    parser.add_argument("--test", metavar="TEXT", help="measure perplexity on this text instead of the training text")
     steps = parser.add_mutually_exclusive_group()
-    steps.add_argument("--model", metavar="MODEL", help="normalise the text as is saved with this model")
-    steps.add_argument("--normalization", nargs="+", metavar="STEP", help="normalise it by these steps or presets")
+    steps.add_argument("--model", metavar="MODEL", help="normalise the text as this model does")
+    steps.add_argument(
+        "--normalization", nargs="+", metavar="STEP", help="normalise the text with these transforms or presets"
+    )
     parser.set_defaults(run=_build)
 
 
@@ -55,8 +56,10 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _add_tune(commands: Commands) -> None:
-    parser = commands.add_parser("tune", help="choose a language model's weights, and save it with the model")
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, in which the language model is saved")
+    parser = commands.add_parser(
+        "tune", help="tune the weights of a language model on speech, and save it with the model"
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder, to which the language model is saved")
     parser.add_argument("language_model", metavar="LM", help="a language model's folder")
     parser.add_argument("--data", required=True, metavar="SOURCE", help=SOURCE)
     add_source(parser, "validation")
@@ -75,7 +78,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _load_steps(model: str) -> "tuple[Step, ...]":
-    """The normalisation saved with a model; raises UserError where there is none."""
+    """Load the text normalisation saved with a model; raises UserError if there is none."""
     from finetune.models.configuration import load_config
     from finetune.resources.repositories import fetch_model
     from finetune.text.transcripts import load_normalization

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what is said of it."""
+"""Run a command: exceptions become a message and an exit code."""
 
 import argparse
 import contextlib
@@ -14,10 +14,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def call(options: argparse.Namespace) -> int:
-    """Run the command that was asked for; returns the exit code.
+    """Run the parsed command and return its exit code.
 
-    0, 2 for a problem that the user can mend, 75 (EX_TEMPFAIL: try again) when training was asked to stop and left a
-    checkpoint, 130 when anything else was, 141 when the reader of the output has gone.
+    0 is success, 2 a problem that the user can fix, 75 (EX_TEMPFAIL: try again) training that was asked to stop and
+    saved a checkpoint, 130 any other interruption, and 141 output whose reader has closed it.
     """
     try:
         settle_folders()
@@ -30,7 +30,7 @@ def call(options: argparse.Namespace) -> int:
     except Interrupted as stopped:
         _LOGGER.error(f"stopped after step {stopped}; the same command goes on from there.")
         return 75
-    except BrokenPipeError:  # Who read the output has enough, as `head` does; a shell would report SIGPIPE.
+    except BrokenPipeError:  # The reader has closed the output, as `head` does; a shell would report SIGPIPE.
         _abandon_output()
         return 141
     except OSError as error:
@@ -46,6 +46,6 @@ def call(options: argparse.Namespace) -> int:
 
 
 def _abandon_output() -> None:
-    """Drop what could not be written to the standard output, or Python would try again at its end."""
-    with contextlib.suppress(io.UnsupportedOperation):  # Of an output without a file nothing waits.
+    """Drop buffered standard output that cannot be written: Python would retry it, and fail, at exit."""
+    with contextlib.suppress(io.UnsupportedOperation):  # An output without a file buffers nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

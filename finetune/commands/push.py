@@ -1,23 +1,25 @@
-"""finetune push: a model to a hub."""
+"""finetune push: publish a model on a hub."""
 
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    Commands,
-)
+from finetune.commands.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("push", help="publish a model on a hub, whole or not at all")
-    parser.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model's folder, or a report's for its scores")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="the repository, USER/NAME; made where there is none")
-    parser.add_argument("--private", action="store_true", help="make the repository private, where it is made")
-    parser.add_argument("--revision", metavar="NAME", help="a branch, made where there is none (default: main)")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("push", help="publish a model on a hub, in one commit")
+    parser.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model folder, or a report folder (its scores)")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="the repository, USER/NAME; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
+    parser.add_argument("--revision", metavar="NAME", help="a branch, created if it does not exist (default: main)")
     parser.add_argument("--tag", metavar="NAME", help="a tag for the commit")
-    parser.add_argument("--data", metavar="SOURCE", help="speech to check the model on (default: its run's validation)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be sent, send nothing")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="speech to verify the model on (default: the validation split of its run)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything and list what would be uploaded, without uploading"
+    )
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 

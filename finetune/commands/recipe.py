@@ -1,17 +1,14 @@
-"""finetune recipe: a recipe with every value."""
+"""finetune recipe: print a recipe with all defaults filled in."""
 
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    Commands,
-    add_recipe_file,
-)
+from finetune.commands.arguments import Commands, add_recipe_file
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("recipe", help="print a recipe with every value, defaults included")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("recipe", help="print a recipe with all defaults filled in")
     add_recipe_file(parser)
     parser.set_defaults(run=run)
 

@@ -1,19 +1,15 @@
-"""finetune train: a recipe in, a run directory out."""
+"""finetune train: run a recipe, and write a run directory."""
 
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    Commands,
-    add_recipe_file,
-    find_run_folder,
-)
+from finetune.commands.arguments import Commands, add_recipe_file, find_run_folder
 from finetune.commands.launch import is_main_process
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("train", help="run a recipe: fine-tune, score, save")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("train", help="run a recipe: fine-tune, evaluate, save")
     add_recipe_file(parser)
     parser.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
     parser.set_defaults(run=run, resumes=True)

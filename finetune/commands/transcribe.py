@@ -1,4 +1,4 @@
-"""finetune transcribe: recordings of any length to text, subtitles and times."""
+"""finetune transcribe: recordings of any length to text, subtitles and word times."""
 
 import argparse
 import logging
@@ -11,6 +11,7 @@ from finetune.commands.arguments import (
     add_decoding,
     add_language,
     add_precision,
+    add_recognition,
     read_batch_seconds,
     read_hotword,
     read_text_file,
@@ -21,8 +22,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def add_parser(commands: Commands) -> None:
-    """The command's arguments."""
-    parser = commands.add_parser("transcribe", help="recordings of any length to text, subtitles and times")
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "transcribe", help="transcribe recordings of any length to text, subtitles and word times"
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "inputs",
@@ -35,21 +38,20 @@ def add_parser(commands: Commands) -> None:
         dest="formats",
         action="append",
         choices=FORMATS,
-        help="may be repeated; without it and without --output a single recording's text is printed (default: text)",
+        help="repeatable; without it and --output the text of a single recording is printed (default: text)",
     )
-    parser.add_argument("--output", metavar="DIR", help="write here, not beside each recording")
+    parser.add_argument("--output", metavar="DIR", help="write to this folder instead of beside each recording")
     parser.add_argument("--resume", action="store_true", help="leave out what is written already")
     parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
-    parser.add_argument("--vad", choices=("energy", "silero"), default="energy", help="finds speech (default: energy)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: a GPU, if any)")
+    add_recognition(parser)
     add_precision(parser, "auto")
     add_language(parser)
     parser.add_argument(
-        "--batch-seconds", type=read_batch_seconds, metavar="N", help="of audio computed at once (default: auto)"
+        "--batch-seconds", type=read_batch_seconds, metavar="N", help="seconds of audio in a batch (default: auto)"
     )
     parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
     parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
-    parser.add_argument("--allow-outside", action="store_true", help="read audio outside a manifest's folder, too")
+    parser.add_argument("--allow-outside", action="store_true", help="also read audio outside the folder of a manifest")
     add_decoding(parser)
     parser.set_defaults(run=run)
 
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_hotwords(file: str | None) -> dict[str, float]:
-    """The hotwords of a file, one on each line; raises UserError."""
+    """Read hotwords from a file, one on each line; raises UserError."""
     from finetune.text.lines import split_lines
 
     lines = [line.strip() for line in split_lines(read_text_file(file))] if file else []

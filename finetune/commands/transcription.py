@@ -1,4 +1,4 @@
-"""Recordings to files of what they say: which files, what is done already, and what went wrong."""
+"""Transcribe many recordings: plan the output files, write them, and report failures."""
 
 import errno
 import logging
@@ -28,13 +28,13 @@ _LOGGER = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
 
-# A disk that says this takes nothing more; whatever else goes wrong in writing is one file's trouble.
+# After these errors nothing more can be written; any other concerns one file.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True)
 class Job:
-    """A recording and the files to be written of it, by their formats; where there are none it is printed."""
+    """A recording and its output files by format; without files its transcript is printed."""
 
     input: Input
     files: Mapping[str, Path]
@@ -49,13 +49,13 @@ def plan_jobs(
     resume: bool = False,
     printed: bool = False,
 ) -> list[Job]:
-    """What is to be done: a file of each format beside each input, or below `output` as it lay below its folder.
+    """List the jobs: a file of each format beside each input, or below `output` with the same relative path.
 
-    Standard input, and everything if it is to be `printed`, is printed unless there is an `output`. With `resume` what
-    is written already is left out. A recording that is named twice is done once.
+    Without `output`, standard input is printed, and with `printed` everything is. `resume` skips files that exist. A
+    recording that is named twice is one job.
 
-    Raises UserError where two recordings would be written to one file, where a file is there already without `resume`,
-    where there is no folder to write to, and for several formats to be printed.
+    Raises UserError if two recordings would be written to one file, if a file exists and `resume` is not set, if there
+    is no folder to write to, or if several formats would be printed.
     """
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: expected a folder for --output, there or not.")
@@ -98,14 +98,15 @@ def plan_jobs(
 
 
 def _is_written(file: Path) -> bool:
-    """Whether a file is there; of a name that the file system doesn't allow, writing will say so."""
+    """Whether a file exists; a name that the file system does not allow fails later, when it is written."""
     return os.path.exists(file) and not file.is_dir()  # noqa: PTH110 (the path's own method raises for it)
 
 
 def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
-    """Transcribe, write and print; returns the exit code: 0, 2 where anything failed, 130 after Ctrl-C.
+    """Transcribe, then write or print; returns the exit code: 0, 2 if a recording failed, 130 after Ctrl-C.
 
-    What can't be read is named with its reason at the end, and stops nothing else. Raises UserError for a full disk.
+    Recordings that cannot be read are listed with their reasons at the end; the others are transcribed. Raises
+    UserError for a full disk.
     """
     tally = _Tally(len(jobs))
     writes, code = any(job.files for job in jobs), 0
@@ -128,7 +129,7 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
 
 @dataclass
 class _Tally:
-    """What came of so many recordings."""
+    """Counts and failures of a number of recordings."""
 
     total: int
     done: int = 0
@@ -146,7 +147,7 @@ class _Tally:
         return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
 
     def list_failures(self) -> list[str]:
-        # A name may hold line ends: each recording has its line all the same.
+        # A name may contain line ends; each recording has one line.
         lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
         if self.total == 1:
             return lines
@@ -176,11 +177,11 @@ def _open_standard_input() -> Audio:
 
 
 def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
-    """Write or print what a recording says, or note why not; raises UserError for a full disk."""
+    """Write or print a transcript, or record the failure; raises UserError for a full disk."""
     try:
         if isinstance(transcript, AudioError):
             raise transcript
-        # A file's name need not be text.
+        # A file name need not be valid Unicode.
         name = job.input.relative.name.encode(errors="replace").decode()
         with fault_as_reason():
             texts = [format_transcript(transcript, form, name) for form in job.files or (job.printed,)]
@@ -193,9 +194,9 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
         for file, text in zip(job.files.values(), texts, strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
-    except ValueError as error:  # Of a name that no file can have.
+    except ValueError as error:  # A name that no file can have.
         tally.failures.append((job.input.name, f"can't be written: {error}"))
-    except BrokenPipeError:  # Nobody reads what comes after.
+    except BrokenPipeError:  # Standard output is closed: stop.
         raise
     except OSError as error:
         if error.errno in _DISK_ERRORS:
@@ -221,10 +222,10 @@ def align_recording(
     vad: Literal["energy", "silero"],
     language: str | None = None,
 ) -> None:
-    """Write the words of a recording's text with their times, or print them without an `output`.
+    """Align a text with a recording, and write the words with their times to `output`, or print them.
 
-    Words that the audio doesn't have are named on standard error. Raises UserError for a place that is no single
-    recording, one that can't be read, a text without words, and an output that is there already or can't be written.
+    Words that are not in the audio are logged. Raises UserError if `place` is not a single recording or cannot be read,
+    if the text has no words, and if the output exists or cannot be written.
     """
     from finetune.inference.aligner import align_text
     from finetune.inference.transcriber import Transcriber
@@ -267,7 +268,7 @@ def _say_duration(seconds: float) -> str:
 
 
 class _Bar:
-    """What is done, how fast, and how much time is left, on a terminal; otherwise nothing."""
+    """A progress bar with recordings done, real-time factor and time left; hidden without a terminal."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
@@ -286,12 +287,12 @@ class _Bar:
         self._bar.close()
 
     def count(self) -> None:
-        """A recording more is done, or has failed."""
+        """Count a recording that is done or has failed."""
         self._done += 1
         self.advance(0.0)
 
     def advance(self, seconds: float) -> None:
-        """So many seconds of audio more are done."""
+        """Add transcribed seconds of audio."""
         self._audio_seconds += seconds
         counts, speed = self._say()
         self._bar.set_description_str(counts, refresh=False)
@@ -305,7 +306,7 @@ class _Bar:
 
 
 def _add_up(jobs: Sequence[Job]) -> float | None:
-    """Seconds of all recordings, as their headers say; None where that can't be known at once."""
+    """Total seconds of all recordings by their headers; None if that is not known at once."""
     total = 0.0
     for job in jobs:
         recording = job.input.recording
@@ -315,5 +316,5 @@ def _add_up(jobs: Sequence[Job]) -> float | None:
             try:
                 total += read_seconds(recording)
             except AudioError:
-                continue  # It is told when its turn comes.
+                continue  # Reported when it is transcribed.
     return total or None
