@@ -130,7 +130,7 @@ def test_resumed_it_does_what_is_left(talks: Path, transcribe: Transcribe) -> No
     assert code == 0 and said.startswith("3 of 3")
     files = written(talks)
     assert len(files) == 6 and files["one.txt"] == "mine" and "-->" in files["one.srt"]
-    assert transcribe(talks, "--resume") == (0, "", "finetune: everything is transcribed already.\n")
+    assert transcribe(talks, "--resume") == (0, "", "everything is transcribed already\n")
     _, _, said = transcribe(talks)
     assert "is there already, as are 2 other files" in said
 

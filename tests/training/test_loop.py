@@ -72,12 +72,10 @@ class Recorder:
     """Hooks that write down how they were called."""
 
     def __init__(self):
-        self.logged, self.evaluated, self.saved, self.rejected, self.said = {}, [], [], [], []
+        self.logged, self.evaluated, self.saved, self.rejected = {}, [], [], []
         self.results = []
         self.stops_at = self.best_at = None
-        self.hooks = Hooks(
-            self.logged.__setitem__, self.evaluate, self.save, self.rejected.append, self.said.append, self.interrupted
-        )
+        self.hooks = Hooks(self.logged.__setitem__, self.evaluate, self.save, self.rejected.append, self.interrupted)
 
     def evaluate(self, step):
         self.evaluated.append(step)
@@ -295,9 +293,9 @@ def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_grad
     assert result.loss_sum == pytest.approx(whole.loss_sum, rel=1e-5)
     assert replace(result, loss_sum=0, gradient_norm=0) == replace(whole, loss_sum=0, gradient_norm=0)
     assert objective.tried == [1, 5, 1, 2, 3, 1, 1, 1, 1, 2]
-    assert [line.split(":")[0] for line in logged] == [
-        "memory was too small for 5 utterances at a time",
-        "memory was too small for 3 utterances at a time",
+    assert [line.rpartition(":")[0] for line in logged] == [
+        "note: memory was too small for 5 utterances at a time",
+        "note: memory was too small for 3 utterances at a time",
     ]
 
 
