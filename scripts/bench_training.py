@@ -170,7 +170,7 @@ class Training:
         precision = MIXED_PRECISION[self.options.precision]
         accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
         experiment = (Profiled if self.options.profile else Unscored)(
-            self.recipe, output, self.preparation, accelerator, print
+            self.recipe, output, self.preparation, accelerator
         )
         meter = Meter(experiment.model, self.warm_up_steps)
         experiment.train()

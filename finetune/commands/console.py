@@ -4,9 +4,9 @@ import argparse
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 
 from finetune.commands.launch import is_main_process
 from finetune.resources.terminal import without_progress_bars
@@ -77,11 +77,9 @@ class TextFormatter(logging.Formatter):
 class _Json(logging.Formatter):
     """An object in one line: time in UTC, level, logger, message, and the record's `values` where it has some."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{record.msecs:03.0f}Z",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
