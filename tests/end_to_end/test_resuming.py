@@ -132,7 +132,7 @@ def test_one_of_before_there_were_manifests_is_gone_on_from(
     del progress["data"]
     (checkpoint / "progress.json").write_text(json.dumps(progress))
     assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
-    assert "step-000004 was written without a manifest.json" in capsys.readouterr().err
+    assert "step-000004 has no manifest.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [1, 6], ids=["before the first checkpoint", "after it"])
