@@ -36,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,11 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     keep_kernels(options.precision)  # As `finetune train` does.
     import yaml
 
-    import finetune.run.experiment
+    from finetune.errors import Interrupted
     from finetune.publishing.background import Publisher
     from finetune.recipe.load import Recipe
-    from finetune.run.trainer import Trainer
+    from finetune.run.callbacks import TrainerCallback
+    from finetune.run.experiment import run
 
     architectures = {"small": yaml.safe_load(SMALL.read_text())["model"]["architecture"], "base": {}, "large": LARGE}
     training = {
@@ -106,14 +107,13 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         values["publishing"] = {"repo_id": f"team/{options.part}-{os.getpid()}", "push": options.part}
     measured: dict[str, float] = {"seconds": 0.0, "in_the_loop": 0.0, "pushed": 0}
 
-    class Timed(Trainer):
-        def train(self, *arguments: Any) -> None:
-            started = time.perf_counter()
-            super().train(*arguments)
-            measured["seconds"] += time.perf_counter() - started
+    class Clock(TrainerCallback):
+        def on_train_begin(self, step: int) -> None:
+            self.started = time.perf_counter()
 
-        def finish(self) -> Any:
-            return None
+        def on_train_end(self) -> None:
+            measured["seconds"] += time.perf_counter() - self.started
+            raise Interrupted(options.steps)  # Neither scored nor written.
 
     def offer(self: Publisher, *arguments: Any, offer: Any = Publisher.offer) -> None:
         started = time.perf_counter()
@@ -124,12 +124,10 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         take_result(self, push)
         measured["pushed"] += push.process.returncode == 0
 
-    experiment: Any = finetune.run.experiment
-    experiment.Trainer = Timed
     publisher: Any = Publisher
     publisher.offer, publisher._take_result, publisher.finish = offer, take_result, lambda self, run: None
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        finetune.run.experiment.run(Recipe.model_validate(values), Path(folder) / "run")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, suppress(Interrupted):
+        run(Recipe.model_validate(values), Path(folder) / "run", Clock())
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return measured | {"processors": children.ru_utime + children.ru_stime}
 

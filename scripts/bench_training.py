@@ -60,7 +60,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +143,21 @@ class Training:
         from accelerate import Accelerator
         from measurement import Meter
 
+        from finetune.run.callbacks import TrainerCallback
         from finetune.run.trainer import Trainer
-        from finetune.training.loop import StepResult
+        from finetune.training.loop import Validation
 
         profiler, first = torch.profiler.profile(), self.warm_up_steps + 1  # Where most kernels have been made.
 
         class Unscored(Trainer):
-            def _validate(self, step: int) -> bool:
-                return True
+            def validate(self, step: int) -> Validation:
+                return Validation(goes_on=True)
 
-            def _save(self, step: int, results: list[StepResult]) -> None:
+            def save(self, *_: Any) -> None:
                 pass
 
-        class Profiled(Unscored):
-            def _log(self, step: int, values: dict[str, float]) -> None:
+        class Profile(TrainerCallback):
+            def on_log(self, step: int, values: Mapping[str, float]) -> None:
                 if step == first:
                     profiler.start()
                 elif step == first + 1:
@@ -169,11 +170,10 @@ class Training:
         (output / "metrics.jsonl").write_text("")
         precision = MIXED_PRECISION[self.options.precision]
         accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-        experiment = (Profiled if self.options.profile else Unscored)(
-            self.recipe, output, self.preparation, accelerator
-        )
-        meter = Meter(experiment.model, self.warm_up_steps)
-        experiment.train()
+        callback = Profile() if self.options.profile else None
+        trainer = Unscored(self.recipe, output, self.preparation, accelerator, callback=callback)
+        meter = Meter(trainer.components.model, self.warm_up_steps)
+        trainer.train()
         return meter.read(self.seconds * (self.options.epochs - 1))
 
     def train_theirs(self, best: bool) -> dict[str, float]:

@@ -38,12 +38,14 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import preview
-    from finetune.run.preparation import describe, find_commits, pin, prepare
+    from finetune.run.preparation import prepare
+    from finetune.run.revisions import find_commits, pin_revisions
+    from finetune.run.summary import summarize_preparation
 
     for file in (options.json, options.html):
         require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
-    recipe = pin(recipe, find_commits(recipe))
+    recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     examination = preparation.examine(listen=options.listen)
     if options.align:
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
         examination = replace(examination, findings=(*examination.findings, *found))
     plan = preview(recipe, find_run_folder(options.recipe), preparation)
-    print("\n".join([*describe(preparation, recipe, examination), *plan, *examination.summary()]))
+    print("\n".join([*summarize_preparation(preparation, recipe, examination), *plan, *examination.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})

@@ -18,25 +18,23 @@ from finetune.publishing.checkpoint_export import MODEL, write_candidate
 from finetune.publishing.parity import Spoken, full_precision
 from finetune.publishing.upload import Destination
 from finetune.recipe.load import Recipe
-from finetune.run.preparation import Preparation
-from finetune.run.run_directory import complete_model
+from finetune.recipe.schema import PublishingSection
+from finetune.run.model_folder import complete_model
 from finetune.training.checkpoints import save_weights
 
 # What the parity gate compares of a model that is pushed during training.
 _MOST_UTTERANCES, _MOST_SECONDS = 8, 60.0
 
 
-def build_publisher(recipe: Recipe, output: Path) -> Publisher | None:
-    """Who pushes a run's models as its recipe says, or None.
+def build_publisher(section: PublishingSection, output: Path) -> Publisher:
+    """What pushes a run's models to the recipe's repository.
 
-    Raises UserError where the recipe's repository or the token can't be right.
+    Raises UserError where the repository's name or the token cannot be right.
     """
-    publishing = recipe.publishing
-    if publishing.repo_id is None:
-        return None
-    require_hub(Destination(publishing.repo_id, private=publishing.private))
-    arguments = [publishing.repo_id, *(["--private"] if publishing.private else [])]
-    return Publisher(output / "publishing", arguments, every=publishing.push == "every")
+    assert section.repo_id is not None
+    require_hub(Destination(section.repo_id, private=section.private))
+    arguments = [section.repo_id, *(["--private"] if section.private else [])]
+    return Publisher(output / "publishing", arguments, every=section.push == "every")
 
 
 def write_snapshot(
@@ -44,7 +42,6 @@ def write_snapshot(
     *,
     checkpoint: Path,
     recogniser: Recogniser,
-    preparation: Preparation,
     recipe: Recipe,
     run: str,
     evaluation: Evaluation,
@@ -74,8 +71,9 @@ def write_snapshot(
         "intervals": intervals.to_json(),
         "evaluated": {**evaluation.evaluated(), "step": step},
     }
-    extractor, tokenizer = preparation.feature_extractor, recogniser.tokenizer
-    complete_model(partial, folder / MODEL, recipe, extractor, tokenizer, [scores], training, run)
+    complete_model(
+        partial, folder / MODEL, recipe=recipe, recogniser=recogniser, results=[scores], training=training, run=run
+    )
     wer = percent(evaluation.scores.wer)
     write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))
 

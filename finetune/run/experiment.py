@@ -13,9 +13,11 @@ from finetune.evaluation.analysis import Analysis
 from finetune.files import lock_folder
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision
-from finetune.run.checkpoint_export import build_publisher
-from finetune.run.preparation import Preparation, describe, find_commits, pin, prepare
+from finetune.run.callbacks import TrainerCallback
+from finetune.run.preparation import Preparation, prepare
+from finetune.run.revisions import find_commits, pin_revisions
 from finetune.run.run_directory import begin_run, check_output, read_beginning, read_precision
+from finetune.run.summary import summarize_preparation
 from finetune.run.trainer import Trainer
 from finetune.training.checkpoints import saving
 from finetune.training.interruption import StopSignals
@@ -25,7 +27,7 @@ from finetune.training.trackers import flatten
 _LOGGER = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, output: Path) -> Analysis:
+def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -> Analysis:
     """Train, score and save one run; goes on where an unfinished run of the same recipe stopped.
 
     Returns what was found on the test split, or on the validation split where there is no test split.
@@ -36,15 +38,28 @@ def run(recipe: Recipe, output: Path) -> Analysis:
     resumes = check_output(output, recipe)
     precision = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
     accelerator = _accelerate(recipe, precision, training.trackers, output)
-    publisher = build_publisher(recipe, output) if accelerator.is_main_process else None
+    publisher = None
+    if recipe.publishing.repo_id and accelerator.is_main_process:
+        from finetune.run.checkpoint_export import build_publisher
+
+        publisher = build_publisher(recipe.publishing, output)
     _LOGGER.debug(f"device {accelerator.device}, precision {precision}, processes {accelerator.num_processes}")
     # All processes train on the same commits, also when a branch moves while they start.
     known, resolved = read_beginning(output) if resumes else ({}, {})
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
-    written, recipe = recipe, pin(recipe, commits)
+    written, recipe = recipe, pin_revisions(recipe, commits)
     preparation = prepare(recipe)
-    trainer = Trainer(recipe, output, preparation, accelerator, publisher, precision, resolved)
-    for line in [*describe_shares(accelerator), *describe(preparation, recipe), *trainer.plan()]:
+    trainer = Trainer(
+        recipe,
+        output,
+        preparation,
+        accelerator,
+        precision=precision,
+        resolved=resolved,
+        publisher=publisher,
+        callback=callback,
+    )
+    for line in [*describe_shares(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.

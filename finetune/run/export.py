@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, percent
-from finetune.evaluation.scoring import Evaluation, evaluate_split
+from finetune.evaluation.scoring import BATCH_SECONDS, Evaluation, evaluate_split
 from finetune.files import new_folder, write_json
 from finetune.inference.exported import write_model
 from finetune.inference.recogniser import Recogniser
@@ -28,11 +28,9 @@ _LOGGER = logging.getLogger(__name__)
 FORMATS = ("onnx", "onnx-int8")
 RECORD = "export.json"
 
-_BATCH_SECONDS = 80.0
-
 
 @dataclass(frozen=True)
-class Comparison:
+class ExportComparison:
     """What a model and its export make of the same speech, in `differing` utterances another text."""
 
     original: Scores
@@ -88,7 +86,7 @@ def export(
             "SOURCE."
         )
     with saving(str(output), "Nothing was left there"), new_folder(output.absolute()) as folder:
-        comparison = _write(model, run, folder, form, data, tolerance, language)
+        comparison = _write(model, run, folder, form=form, data=data, tolerance=tolerance, language=language)
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         write_json(folder / RECORD, values)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -99,11 +97,12 @@ def _write(
     model: Path,
     run: Path | None,
     folder: Path,
+    *,
     form: str,
     data: str | None,
     tolerance: float,
     language: str | None,
-) -> Comparison:
+) -> ExportComparison:
     """Write the export and what belongs to it, and compare it; raises UserError as `export` does."""
     original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
     if not isinstance(original.model, torch.nn.Module):
@@ -111,7 +110,7 @@ def _write(
     accelerator = Accelerator(cpu=True)
 
     def measure(recogniser: Recogniser) -> Evaluation:
-        return evaluate_split(recogniser, split, _BATCH_SECONDS, accelerator, steps)
+        return evaluate_split(recogniser, split, BATCH_SECONDS, accelerator, steps)
 
     _LOGGER.info(f"recognising {len(split.utterances)} utterances of {split.name} with the model")
     before = measure(original)
@@ -125,7 +124,7 @@ def _write(
     after = measure(Recogniser.load(folder, "cpu"))
     texts = [[result.hypothesis for result in evaluation.results] for evaluation in (before, after)]
     differing = sum(a != b for a, b in zip(*texts, strict=True))
-    comparison = Comparison(before.scores, after.scores, len(texts[0]), differing)
+    comparison = ExportComparison(before.scores, after.scores, len(texts[0]), differing)
     if comparison.points > tolerance:
         raise UserError(
             f"The exported model is worse than {model}: {comparison.summary()}. That is {comparison.points:.2f} points "

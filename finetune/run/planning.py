@@ -1,6 +1,5 @@
-"""A recipe and its data to the length of the run, the model that is trained, and what that takes on this device."""
+"""A recipe and its data to the length of the run, and what that takes on this device."""
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,10 @@ from torch import nn
 from finetune.audio.waveforms import AudioError
 from finetune.data.batching import Key, SpeechBatches
 from finetune.inference.recogniser import Recogniser
-from finetune.models.adapters import add_lora
-from finetune.models.build import build_model
-from finetune.models.cpu_operations import use_cpu_kernels
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import count_workers, describe_device, measure_disk, measure_memory
+from finetune.run.components import Components
 from finetune.run.preparation import Preparation
-from finetune.text.vocabulary import PAD
 from finetune.training.deepspeed import uses_zero
 from finetune.training.plan import Length, Plan, Room, choose_length
 from finetune.training.sharding import is_sharded
@@ -28,33 +24,6 @@ from finetune.training.timing import Sample, time_step
 # Of a run's batches, sorted by their longest utterance, those at these shares are timed: the median, a short and a long
 # one, and of more of them loading.
 _TIMED = (0.5, 0.15, 0.85, 0.25, 0.75, 0.35, 0.65, 0.45, 0.55, 0.05, 0.95)
-
-
-def build_trained(recipe: Recipe, preparation: Preparation, device: torch.device) -> tuple[Any, Any]:
-    """The model to train, and peft's around it where there is one."""
-    model, training = recipe.model, recipe.training
-    built = build_model(
-        copy.deepcopy(preparation.config),  # `build_model` changes it.
-        None if model.random_weights else model.base,
-        vocabulary=preparation.vocabulary,
-        blank=PAD,
-        dropout=model.dropout,
-        mask_time_probability=training.mask_time_probability,
-        seed=training.seed,
-        head_rows=preparation.head_rows,
-        revision=model.revision,
-        freeze_feature_encoder=model.freeze_feature_encoder,
-        attention=model.attention,
-        layer_drop=model.layer_drop,
-        gradient_checkpointing=training.gradient_checkpointing,
-        language_adapter=model.language_adapter,
-    )
-    if device.type == "cpu" and not training.compile:
-        use_cpu_kernels(built)
-    if not model.lora:
-        return built, None
-    lora = model.lora.model_dump(exclude={"save"})
-    return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
 
 
 def resolve_length(
@@ -87,19 +56,19 @@ def state_length(recipe: Recipe, length: Length) -> Recipe:
 def plan_run(
     recipe: Recipe,
     preparation: Preparation,
+    components: Components,
+    *,
+    accelerator: Accelerator,
     length: Length,
     batch_seconds: float,
-    accelerator: Accelerator,
-    objective: nn.Module,
-    recogniser: Recogniser,
     output: Path,
     precision: str,
     done_steps: int = 0,
 ) -> Plan:
-    """What a run, or the rest of it, takes on this device; a few real steps are timed, which leave it as it was.
+    """Estimate what a run, or the rest of it, takes on this device, by timing a few real steps that change nothing.
 
-    Each process times its own and waits for none. Nothing is timed where weights or gradients lie in shares, which
-    processes exchange in each pass, or where a compiler works first. `objective` is what the accelerator prepared.
+    Each process times its own steps and waits for no other. Nothing is timed where processes exchange shards of weights
+    or gradients in each pass, or where the model has to be compiled first.
     """
     training, processes = recipe.training, accelerator.num_processes
     epoch = preparation.list_epoch(batch_seconds, training.seed)
@@ -111,12 +80,12 @@ def plan_run(
         sizes = _measure(preparation, epoch)
         data = preparation.batches(training)
         timing = time_step(
-            accelerator.unwrap_model(objective),
+            accelerator.unwrap_model(components.objective),
             [Sample(sizes[place], partial(_load, data, epoch[place])) for place in _choose(preparation, epoch)],
             training.accumulation * sum(sizes) / len(sizes),
             num_workers=count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers,
             device=accelerator.device,
-            evaluate=partial(_score_some, preparation, recogniser, recipe.evaluation.batch_seconds),
+            evaluate=partial(_score_some, preparation, components.recogniser, recipe.evaluation.batch_seconds),
         )
     return Plan(
         length=length,
@@ -130,7 +99,7 @@ def plan_run(
         max_minutes=training.max_minutes,
         keep_checkpoints=training.keep_checkpoints,
         keep_best=training.keep_best,
-        room=_measure_room(recogniser.model, output, accelerator.device),
+        room=_measure_room(components.model, output, accelerator.device),
         device_type=accelerator.device.type,
         device=f"{describe_device(accelerator.device)} in {precision}",
         timing=timing,

@@ -2,19 +2,16 @@
 
 import itertools
 import math
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.audio.augmentation import Augmentation, list_recordings
-from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, stream
+from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, deal, stream
 from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
-from finetune.data.streaming import SAMPLE, Stream, keep_in_memory
+from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Examination, examine
 from finetune.errors import UserError
 from finetune.models.adapters import find_language_adapter, require_peft
@@ -23,13 +20,13 @@ from finetune.models.vocabulary import load_base_vocabulary
 from finetune.recipe.load import Recipe
 from finetune.recipe.schema import AugmentationSection, TrainingSection
 from finetune.resources.limits import MAX_IMPULSE_SECONDS
-from finetune.resources.machine import choose_device
-from finetune.resources.repositories import find_commit, is_hub_name
-from finetune.resources.storage import is_url
+from finetune.resources.machine import choose_device, count_workers
 from finetune.text.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
-RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
 
 # Of so many padded lengths the mean batch loses a twentieth of its longest utterance.
 _COMPILED_LENGTHS = 10
@@ -90,6 +87,18 @@ class Preparation:
     def list_epoch(self, batch_seconds: float, seed: int) -> list[list[Key]]:
         """The batches of the first epoch."""
         return list(itertools.takewhile(lambda batch: batch[0][0] == 0, self.order(batch_seconds, seed)))
+
+    def loader(
+        self, training: TrainingSection, batch_seconds: float, accelerator: "Accelerator", first_step: int
+    ) -> Any:
+        """This process's batches, beginning with those of a step."""
+        data = self.batches(training)
+        share = (first_step, training.accumulation * accelerator.num_processes)
+        process = (accelerator.process_index, accelerator.num_processes)
+        if self.stream:
+            return StreamedBatches(self.stream, data, batch_seconds, *share, *process).loader()
+        workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
+        return data.loader(deal(self.order(batch_seconds, training.seed), *share, *process), workers)
 
     def _padding_samples(self, compiled: bool) -> int | None:
         """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
@@ -154,47 +163,6 @@ def prepare(recipe: Recipe) -> Preparation:
         build_stream(tables.trained, train.name, recipe, limits) if tables.streamed else None,
         continues_language,
     )
-
-
-def find_commits(recipe: Recipe) -> dict[str, str]:
-    """The commit that each repository of a recipe on a hub is now, by its key: see `pin`.
-
-    Raises UserError for one that can't be read.
-    """
-    model, sources = recipe.model, recipe.data.all_sources
-    commits = {}
-    if model.base and _is_on_hub(model.base):
-        commits[_key(model.base, model.revision)] = find_commit(model.base, model.revision)
-    for source in sources:
-        if _is_on_hub(source.root):
-            key = _key(f"datasets/{source.root}", source.revision)
-            commits[key] = find_commit(source.root, source.revision, "dataset")
-    return commits
-
-
-def pin(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
-    """The recipe with the commits in place of its revisions: what it trains on, however its branches move.
-
-    The keys of `commits` are USER/NAME for a model, datasets/USER/NAME for data, and @REVISION where there is one.
-    """
-
-    def choose(name: str, revision: str | None) -> dict[str, Any]:
-        return {"revision": commits.get(_key(name, revision), revision)}
-
-    model, data = recipe.model, recipe.data
-    sources = [s.model_copy(update=choose(f"datasets/{s.root}", s.revision)) for s in data.sources]
-    pinned = data.model_copy(update={"sources": tuple(sources), **choose(f"datasets/{data.root}", data.revision)})
-    return recipe.model_copy(
-        update={"model": model.model_copy(update=choose(str(model.base), model.revision)), "data": pinned}
-    )
-
-
-def _is_on_hub(place: str) -> bool:
-    return not is_url(place) and not Path(place).exists() and is_hub_name(place)
-
-
-def _key(name: str, revision: str | None) -> str:
-    return f"{name}@{revision}" if revision else name
 
 
 def _continues_language(recipe: Recipe, config: Any) -> bool:
@@ -307,64 +275,3 @@ def choose_vocabulary(
             "look at text.normalization, for example at its case."
         )
     return vocabulary, head_rows
-
-
-def describe(preparation: Preparation, recipe: Recipe, examination: Examination | None = None) -> list[str]:
-    """What there is, and what to look at before training, as lines for people."""
-    lines = []
-    for role, split in preparation.splits.items():
-        speakers = {utterance.speaker for utterance in split.utterances} - {None}
-        voices = f", {len(speakers)} speakers" if speakers else ""
-        streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
-        lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
-        wordless = sum(not utterance.transcript for utterance in split.utterances)
-        if wordless:
-            lines.append(f"{role}: {wordless} utterances without words, in which what is recognised counts as added")
-    reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
-    lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
-    lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
-    lines += _describe_characters(preparation)
-    lines += _describe_adapter(preparation, recipe)
-    lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
-    return lines
-
-
-def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:
-    """Which weights are trained, where it is not all of the transformer."""
-    lora, language = recipe.model.lora, recipe.model.language_adapter
-    if lora:
-        return [f"trained: LoRA of rank {lora.rank} beside {', '.join(lora.target_modules)}, and the head"]
-    if language:
-        origin = "on from the base's" if preparation.continues_language else "new, for the base has none"
-        return [f"trained: adapters for {language} ({origin}), and the head"]
-    return []
-
-
-def _describe_characters(preparation: Preparation) -> list[str]:
-    """What of the training transcripts the model can't write, and what it will hardly learn to."""
-    counts = count_characters(utterance.transcript for utterance in preparation.train.utterances)
-    rare = Counter({character: count for character, count in counts.items() if count <= RARE})
-    missing = Counter(
-        {character: count for character, count in counts.items() if character not in preparation.vocabulary}
-    )
-    lines = []
-    if missing:
-        lines.append(f"not in the vocabulary, learned as [UNK]: {_list_characters(missing)}")
-    if rare := rare - missing:
-        lines.append(
-            f"note: rare in training: {_list_characters(rare)}; text.min_character_count or a step of "
-            "text.normalization would leave them out"
-        )
-    delimiters = sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances)
-    if delimiters:
-        lines.append(f"note: {delimiters} transcripts hold |, which parts words in a vocabulary: read as a space")
-    return lines
-
-
-def _list_characters(counts: Counter[str], most: int = 20) -> str:
-    """Each with its count; what stands on another character (a combining mark) is named, for it can't be seen alone."""
-    listed = [
-        f"{unicodedata.name(character, repr(character)) if unicodedata.combining(character) else character} × {count}"
-        for character, count in counts.most_common(most)
-    ]
-    return ", ".join(listed) + (f" and {len(counts) - most} more" if len(counts) > most else "")

@@ -13,7 +13,7 @@ from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import Source, load_splits
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
-from finetune.evaluation.scoring import compute_each, open_model, read_batches
+from finetune.evaluation.scoring import BATCH_SECONDS, compute_each, open_model, read_batches
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card_scores import push_scores
@@ -23,7 +23,8 @@ from finetune.publishing.upload import Destination, Push
 from finetune.recipe.load import load_recipe
 from finetune.resources.addresses import public_address
 from finetune.resources.machine import choose_device
-from finetune.run.preparation import pin, prepare
+from finetune.run.preparation import prepare
+from finetune.run.revisions import pin_revisions
 from finetune.run.run_directory import read_beginning
 from finetune.text.transcripts import Step, load_normalization
 
@@ -31,7 +32,6 @@ _LOGGER = logging.getLogger(__name__)
 
 # So many utterances show what a model does; more would only take longer.
 _MOST_UTTERANCES = 200
-_BATCH_SECONDS = 80.0
 
 
 def publish(
@@ -105,7 +105,7 @@ def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
     spoken: list[Spoken] = []
     reason = "its audio can't be decoded"
     with full_precision():
-        for read, _ in read_batches(chosen, _BATCH_SECONDS, recogniser.sampling_rate):
+        for read, _ in read_batches(chosen, BATCH_SECONDS, recogniser.sampling_rate):
             recognised, failed = compute_each(chosen, read, decode) if read else ([], [])
             reason = next((f"{each.reason}: {each.detail}" for each in failed), reason)
             spoken += [(utterance.name, waveform, text) for utterance, waveform, text in recognised]
@@ -130,7 +130,7 @@ def open_validation(
         return recogniser, next(iter(splits)), steps
     assert run is not None
     try:
-        preparation = prepare(pin(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
+        preparation = prepare(pin_revisions(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
     return (

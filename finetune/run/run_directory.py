@@ -1,4 +1,4 @@
-"""A run's folder: whether it may be used, how it begins, its log in a resumed run, and the models in it."""
+"""A run's folder: whether it may be used, how it begins, and its log in a resumed run."""
 
 import json
 import math
@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__
-from finetune.audio.preprocessing import save_preprocessing
 from finetune.data.corpus import Rejection, write_rejected
 from finetune.errors import UserError
-from finetune.files import LOCK, replace_folder, write_text
-from finetune.publishing.card import write_card
-from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
-from finetune.publishing.record import describe_scores
+from finetune.files import LOCK, write_text
 from finetune.recipe.load import Recipe, load_recipe
 from finetune.resources.machine import describe_machine
 from finetune.text.training_words import FILE as TRAINING_WORDS
 from finetune.text.training_words import save_training_words
-from finetune.text.transcripts import save_normalization
-
-# A recipe's keys that name a folder here, or where nothing is there a repository on a hub.
-_PLACES = ("base", "root", "noise_folder", "impulse_response_folder")
 
 
 def check_output(output: Path, recipe: Recipe) -> bool:
@@ -102,107 +94,14 @@ def begin_run(
         save_training_words(output, transcripts)
     (output / "metrics.jsonl").touch()
     # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
-    provenance = _provenance() | {"precision": precision, "length": dict(length)}
+    provenance = describe_provenance() | {"precision": precision, "length": dict(length)}
     provenance |= {"commits": dict(commits)} if commits else {}
     write_text(output / "recipe.yaml", recipe.model_copy(update={"provenance": provenance}).to_yaml())
 
 
-def complete_model(
-    partial: Path,
-    final: Path,
-    recipe: Recipe,
-    feature_extractor: Any,
-    tokenizer: Any,
-    results: Sequence[Mapping[str, Any]],
-    training: Mapping[str, Any],
-    run: str,
-) -> None:
-    """Put beside saved weights what they are used with, the recipe and a card, and rename their folder.
-
-    `results` are as in scores.json, with what was evaluated, but may lack intervals, slices and errors; `training` is
-    of `describe_training`, and `run` is the run's name.
-    """
-    from transformers import Wav2Vec2Processor
-
-    recipe = recipe.without_secrets()
-    Wav2Vec2Processor(feature_extractor, tokenizer).save_pretrained(partial)
-    save_normalization(partial, recipe.text.normalization)
-    if recipe.data.preprocessing:
-        save_preprocessing(partial, recipe.data.preprocessing)
-    write_text(partial / "recipe.yaml", _publish_recipe(recipe).to_yaml())
-    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
-    record = {
-        **_describe_author(recipe, run),
-        **_describe_origins(recipe),
-        **training,
-        "adapter_alone": (partial / "adapter_config.json").exists(),
-        "characters": [token for token in tokenizer.get_vocab() if len(token) == 1 and token != "|"],
-        "sampling_rate": feature_extractor.sampling_rate,
-        "group_norm": config.get("feat_extract_norm") == "group",
-        "versions": _provenance(),
-        "results": [describe_scores(scores) for scores in results],
-    }
-    write_card(partial, record)
-    replace_folder(partial, final)
-
-
-def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
-    """What only the author knows, with a title at least."""
-    publishing = recipe.publishing
-    languages = [publishing.language] if isinstance(publishing.language, str) else publishing.language or ()
-    return {
-        "title": scrub_value(publishing.title or name),
-        "languages": list(languages),
-        "license": publishing.license,
-        "intended_use": publishing.intended_use and scrub_value(publishing.intended_use),
-        "limitations": publishing.limitations and scrub_value(publishing.limitations),
-        "energy_kwh": publishing.energy_kwh,
-    }
-
-
-def _describe_origins(recipe: Recipe) -> dict[str, Any]:
-    """The base and the data by their public names, and the recipe's keys that name a local folder."""
-    base, sources = recipe.model.base, recipe.data.all_sources
-    places = {"model.base": base, "data.root": recipe.data.root}
-    return {
-        "base": public_name(base) if base else None,
-        "base_on_hub": base is not None and is_on_hub(base),
-        "base_revision": recipe.model.revision,
-        "sources": [
-            {
-                "root": public_name(source.root),
-                "configuration": source.configuration,
-                "revision": source.revision,
-                "local": public_place(source.root) != source.root,
-            }
-            for source in sources
-        ],
-        "local_keys": [key for key, place in places.items() if place and public_place(place) != place],
-    }
-
-
-def _publish_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with each local folder as one beside it, and no other absolute path; transcripts' steps stay.
-
-    The commits on a hub are its revisions already.
-    """
-    values = recipe.model_dump(mode="json", exclude_none=True)
-    values = {section: each if section == "text" else _scrub(each) for section, each in values.items()}
-    return Recipe.model_validate({**values, "provenance": _provenance()})
-
-
-def _scrub(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _scrub(each, name) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_scrub(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    return public_place(value) if key in _PLACES else scrub_value(value)
-
-
 @cache
-def _provenance() -> dict[str, Any]:
+def describe_provenance() -> dict[str, Any]:
+    """The versions, the commit and the machine that a run or a model was made with."""
     packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
     folder = Path(__file__).parent
     commit = subprocess.run(

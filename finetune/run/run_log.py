@@ -8,8 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from finetune.run.run_directory import cut_metrics
-from finetune.training import health
-from finetune.training.loop import describe
+from finetune.training.health import judge_run
+from finetune.training.loop import format_values
 from finetune.training.plots import write_picture
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class RunLog:
             self._accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():
             minutes = (max_steps - step) * values["step_seconds"] / 60
-            line = f"step {step}/{max_steps}: {describe(values)}, {minutes:.1f} min left"
+            line = f"step {step}/{max_steps}: {format_values(values)}, {minutes:.1f} min left"
             _LOGGER.info(line, extra={"values": {"step": step, **values}})
 
     def judge(self, max_steps: int) -> str:
@@ -45,4 +45,4 @@ class RunLog:
         impossible, utterances = (
             sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
         )
-        return health.describe(history, max_steps, impossible, utterances)
+        return judge_run(history, max_steps, impossible, utterances)

@@ -16,7 +16,13 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
-from finetune.evaluation.scoring import build_hypothesis_normalizer, compute_each, open_model, read_batches
+from finetune.evaluation.scoring import (
+    BATCH_SECONDS,
+    build_hypothesis_normalizer,
+    compute_each,
+    open_model,
+    read_batches,
+)
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card import update_card
@@ -29,7 +35,6 @@ _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
 _STEPS, _HALVINGS = {"alpha": 0.5, "beta": 1.0, "unk_score_offset": 5.0}, 2
 # The beams that are tried: so wide, and so many times what was asked for.
 _NARROWER, _WIDER = (10, 30), (3,)
-_BATCH_SECONDS = 80.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> t
         rows = (each[:frames].numpy() for each, frames in zip(padded, num_frames, strict=True))
         return [(normalize(text), row) for text, row in zip(texts, rows, strict=True)]
 
-    for read, unreadable in read_batches(split, _BATCH_SECONDS, recogniser.sampling_rate):
+    for read, unreadable in read_batches(split, BATCH_SECONDS, recogniser.sampling_rate):
         computed, failed = compute_each(split, read, recognise) if read else ([], [])
         rejected += [*unreadable, *failed]
         for utterance, _, (text, row) in computed:

@@ -34,6 +34,7 @@ def save_checkpoint(
     folder: Path,
     step: int,
     model: nn.Module,
+    *,
     optimizer_state: dict[str, Any],
     scaler: Any,
     progress: dict[str, Any],

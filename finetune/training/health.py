@@ -14,7 +14,7 @@ _PLATEAU_STEPS = 300
 _WORSE_EVALUATIONS, _WORSE_SHARE, _WORSE_WER = 3, 0.1, 0.005
 
 
-def describe(history: Sequence[Line], max_steps: int, non_finite: int = 0, utterances: int = 0) -> str:
+def judge_run(history: Sequence[Line], max_steps: int, non_finite: int = 0, utterances: int = 0) -> str:
     """A verdict on a run at its last evaluation, and what to do where something is wrong.
 
     `history` holds the lines of metrics.jsonl, an evaluation among them. Of the `utterances` that training has read,

@@ -62,17 +62,45 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """What the loop calls: `log(step, values)`; `evaluate(step)`, which says whether to go on; `save(step, results)`.
+class Validation:
+    """What `Hooks.evaluate` found: whether training goes on, and what `Hooks.save` publishes with these weights."""
 
-    `results` are those since the last logged line; `interrupted()` says whether somebody asked to stop.
+    goes_on: bool
+    published: Any = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls: `log(step, values)`, `evaluate(step)`, and `save(step, results, validation)`.
+
+    `results` are those of the steps since the last logged line, and `validation` is that of the same step, if there was
+    one. `reject` gets each utterance that is left out, and `interrupted()` says whether training was asked to stop.
     """
 
     log: Callable[[int, dict[str, float]], None]
-    evaluate: Callable[[int], bool]
-    save: Callable[[int, list[StepResult]], None]
+    evaluate: Callable[[int], Validation]
+    save: Callable[[int, list[StepResult], Validation | None], None]
     reject: Callable[[Rejection], None]
     interrupted: Callable[[], bool]
+
+
+class _Window:
+    """The steps since the last logged line, and the time they took without validations."""
+
+    def __init__(self, first_step: int, results: Sequence[StepResult]) -> None:
+        self.results, self.samples = list(results), 0
+        self.first_step, self.started = first_step, time.perf_counter()
+
+    def summarize(self, step: int, rate: float, sampling_rate: int) -> dict[str, float]:
+        """The values to log after a step."""
+        seconds = time.perf_counter() - self.started
+        return {
+            **summarize(self.results),
+            "learning_rate": rate,
+            "step_seconds": seconds / (step - self.first_step),
+            "audio_seconds_per_second": self.samples / sampling_rate / seconds,
+            "memory_gib": _measure_memory(),
+        }
 
 
 def train(
@@ -82,72 +110,67 @@ def train(
     batches: Iterator[Batch],
     schedule: Schedule,
     hooks: Hooks,
+    *,
     first_step: int = 0,
     results: Sequence[StepResult] = (),
 ) -> None:
-    """Train from `first_step` to `max_steps`, as long as `evaluate` and the time allow.
+    """Train from `first_step` to `max_steps`, as long as validations and the time allow.
 
-    `batches` are this process's, beginning with the first step's; `results` are of the steps before it that are not
-    logged yet. Raises Interrupted after a step and a checkpoint when asked to stop, and UserError when no step of the
-    last `MAX_SKIPPED_STEPS` had a finite gradient.
+    `batches` are those of this process from the first step on; `results` are of earlier steps that are not logged yet.
+    Raises Interrupted after a step and a checkpoint when asked to stop, and UserError when no step of the last
+    `MAX_SKIPPED_STEPS` had a finite gradient.
     """
-    progress = tqdm(
-        total=schedule.max_steps,
-        initial=first_step,
-        desc="training",
-        unit="step",
-        disable=None if accelerator.is_main_process else True,
-    )
+    disabled = None if accelerator.is_main_process else True
+    progress = tqdm(total=schedule.max_steps, initial=first_step, desc="training", unit="step", disable=disabled)
     objective.train()
-    unlogged, samples, skipped = list(results), 0, 0
-    began = started = time.perf_counter()
-    since = first_step
+    window, skipped, began = _Window(first_step, results), 0, time.perf_counter()
     for step in range(first_step, schedule.max_steps):
-        rate = schedule.learning_rate(step)
+        done, rate = step + 1, schedule.learning_rate(step)
         set_learning_rate(optimizer, rate)
         seed_step(schedule.seed, step, accelerator.process_index)
-        micro_batches = list(itertools.islice(batches, schedule.micro_batches))
-        for batch in micro_batches:
-            for rejection in batch.unreadable:
-                hooks.reject(rejection)
-        frozen = step < schedule.frozen_steps
-        norm = schedule.max_gradient_norm
-        result = train_step(accelerator, objective, optimizer, micro_batches, norm, frozen, hooks.reject)
-        unlogged.append(result)
-        samples += result.samples * accelerator.num_processes
-        done = step + 1
+        result = train_step(
+            accelerator,
+            objective,
+            optimizer,
+            list(itertools.islice(batches, schedule.micro_batches)),
+            schedule.max_gradient_norm,
+            frozen=step < schedule.frozen_steps,
+            reject=hooks.reject,
+        )
+        window.results.append(result)
+        window.samples += result.samples * accelerator.num_processes
         progress.update()
         skipped = 0 if math.isfinite(result.gradient_norm) else skipped + 1
-        if skipped == MAX_SKIPPED_STEPS:
-            raise UserError(
-                f"The gradient was not finite in {skipped} steps in a row, up to step {done}: lower "
-                "training.learning_rate, or try training.mixed_precision=no. The checkpoints are as they were."
-            )
+        _require_finite_gradients(skipped, done)
         overtime = time.perf_counter() - began > schedule.max_seconds
         interrupted, overtime = _agree(accelerator, hooks.interrupted(), overtime)
         evaluates = done % schedule.eval_steps == 0 or done == schedule.max_steps or overtime
         if evaluates or done % schedule.log_steps == 0:
-            seconds = time.perf_counter() - started
-            speed = samples / schedule.sampling_rate / seconds
-            values = {**summarize(unlogged), "learning_rate": rate, "step_seconds": seconds / (done - since)}
-            values |= {"audio_seconds_per_second": speed, "memory_gib": _memory()}
+            values = window.summarize(done, rate, schedule.sampling_rate)
             hooks.log(done, values)
-            progress.set_postfix_str(describe(values))
-            unlogged, samples, started, since = [], 0, time.perf_counter(), done
-        going_on = True
+            progress.set_postfix_str(format_values(values))
+            window = _Window(done, ())
+        paused, validation = time.perf_counter(), None
         if evaluates:
-            pause = time.perf_counter()
-            going_on = hooks.evaluate(done) and not overtime
+            validation = hooks.evaluate(done)
             objective.train()
         if evaluates or interrupted:
-            hooks.save(done, unlogged)
+            hooks.save(done, window.results, validation)
         if interrupted:
             raise Interrupted(done)
-        if not going_on:
+        if overtime or (validation and not validation.goes_on):
             break
-        if evaluates:
-            started += time.perf_counter() - pause
+        window.started += time.perf_counter() - paused
     progress.close()
+
+
+def _require_finite_gradients(skipped: int, step: int) -> None:
+    """Raise UserError where too many steps in a row had a gradient that is not finite."""
+    if skipped == MAX_SKIPPED_STEPS:
+        raise UserError(
+            f"The gradient was not finite in {skipped} steps in a row, up to step {step}: lower "
+            "training.learning_rate, or try training.mixed_precision=no. The checkpoints are as they were."
+        )
 
 
 def summarize(results: list[StepResult]) -> dict[str, float]:
@@ -171,7 +194,7 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
     return values
 
 
-def describe(values: dict[str, float]) -> str:
+def format_values(values: dict[str, float]) -> str:
     """A logged line's values for people."""
     loss = (
         f"loss {values['loss']:.3f}, gradient {values['gradient_norm']:.2g}" if "loss" in values else "no finite loss"
@@ -188,6 +211,7 @@ def train_step(
     optimizer: Any,
     micro_batches: list[Batch],
     max_gradient_norm: float,
+    *,
     frozen: bool = False,
     reject: Callable[[Rejection], None] = lambda _: None,
 ) -> StepResult:
@@ -198,6 +222,8 @@ def train_step(
     small the step is done again in smaller pieces, whose gradients have the same sum. Raises UserError where it is too
     small for single utterances.
     """
+    for rejection in itertools.chain.from_iterable(batch.unreadable for batch in micro_batches):
+        reject(rejection)
     device = accelerator.device
     own = [(int(batch.label_lengths.sum()), len(batch.num_frames)) for batch in micro_batches]
     counts = accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=device).sum(0), "sum")
@@ -295,7 +321,7 @@ def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
     return [count > 0 for count in accelerator.reduce(raised, "sum").tolist()]
 
 
-def _memory() -> float:
+def _measure_memory() -> float:
     """The most memory that tensors took so far on the GPU, or what the process takes now without one, in GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30

@@ -11,7 +11,7 @@ from finetune.training.timing import Timing
 # Platen 2021) and within what users of wav2vec2 take, 20 to 40.
 DEFAULT_EPOCHS = 30
 # A small folder needs more epochs, for CTC writes nothing in its first steps: up to 300 in healthy runs
-# (`health._PLATEAU_STEPS`), and these may be a third of a run (`health.describe`).
+# (`health._PLATEAU_STEPS`), and these may be a third of a run (`health.judge_run`).
 MIN_STEPS = 1000
 # The updates of wav2vec 2.0's recipe for 100 hours (Baevski et al. 2020, appendix B).
 MAX_STEPS = 80_000
@@ -132,7 +132,7 @@ class Plan:
         """What a step takes in memory, with the optimizer's state."""
         return None if self.timing is None else self.timing.memory + _ADAM_STATES * self.room.trained
 
-    def describe(self) -> list[str]:
+    def summary(self) -> list[str]:
         """The plan for people, and a note on whatever is out of proportion."""
         length = self.length
         epochs = "" if self.epochs is None else f", about {_round(self.epochs)} epochs"

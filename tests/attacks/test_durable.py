@@ -13,7 +13,9 @@ import pytest
 from attacks.limited import Outcome, run_limited
 
 from finetune.cli import main
-from finetune.run.trainer import Trainer
+from finetune.recipe.load import load_recipe
+from finetune.run.callbacks import TrainerCallback
+from finetune.run.experiment import run
 
 TRAINING = {"max_steps": 6, "eval_steps": 2, "keep_best": 2, "average_best": 2}
 
@@ -40,15 +42,15 @@ def train(work: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outco
 
 
 @pytest.fixture
-def unfinished(work: Path, train: Callable[..., Outcome]) -> Callable[[], None]:
+def unfinished(work: Path) -> Callable[[], None]:
     """A run that was killed when all its steps were done, and what makes it so again."""
 
-    def fail(_: Trainer) -> None:
-        raise KeyboardInterrupt
+    class Interruption(TrainerCallback):
+        def on_train_end(self) -> None:
+            raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "finish", fail)
-        train().require_clean(130)
+    with pytest.raises(KeyboardInterrupt):
+        run(load_recipe(work / "recipe.yaml"), work / "run", Interruption())
     shutil.copytree(work / "run", work / "kept")
 
     def restore() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import pytest
 import yaml
 from hub import TOKEN, Hub, serve
 from huggingface_hub import constants
+
+from finetune.run.callbacks import TrainerCallback
 
 # The tiny encoder says nothing for about 150 of these steps, then learns the tones within 50 more.
 LEARNING = {
@@ -72,14 +74,17 @@ def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hu
 
 @pytest.fixture(scope="session")
 def finetune_run_in(write_recipe: Callable[..., Path]) -> Callable[..., Path]:
-    """`finetune_run_in(folder, "name", training={…})` runs a recipe of a few steps and returns the run's folder."""
+    """`finetune_run_in(folder, "name", training={…})` runs a recipe of a few steps and returns the run's folder.
+
+    A `callback` is passed on to the run.
+    """
     from finetune.commands.console import log_to_console
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import run
 
-    def train(folder: Path, name: str, **sections: dict[str, Any]) -> Path:
+    def train(folder: Path, name: str, callback: TrainerCallback | None = None, **sections: dict[str, Any]) -> Path:
         with log_to_console(Namespace()):
-            run(load_recipe(write_recipe(folder, **sections)), folder / name)
+            run(load_recipe(write_recipe(folder, **sections)), folder / name, callback)
         return folder / name
 
     return train
@@ -89,6 +94,32 @@ def finetune_run_in(write_recipe: Callable[..., Path]) -> Callable[..., Path]:
 def finetune_run(finetune_run_in: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     """`finetune_run("name", training={…})` runs a recipe of a few steps in the test's folder."""
     return partial(finetune_run_in, tmp_path)
+
+
+class Interruption(TrainerCallback):
+    """Ends a run as Ctrl-C does: when a line of `step` or a later one is logged, or without a step at a checkpoint."""
+
+    def __init__(self, step: int | None) -> None:
+        self._step = step
+
+    def on_log(self, step: int, values: Mapping[str, float]) -> None:
+        if self._step is not None and step >= self._step:
+            raise KeyboardInterrupt
+
+    def on_save(self, step: int) -> None:
+        if self._step is None:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupt_run(finetune_run: Callable[..., Path]) -> Callable[..., None]:
+    """`interrupt_run("name", step, training={…})` starts a run of `finetune_run`, and an `Interruption` ends it."""
+
+    def interrupt(name: str, step: int | None = None, **sections: dict[str, Any]) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            finetune_run(name, Interruption(step), **sections)
+
+    return interrupt
 
 
 @pytest.fixture(scope="session")

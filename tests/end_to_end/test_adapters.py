@@ -15,7 +15,6 @@ from finetune.cli import main
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
 from finetune.publishing.parity import require_parity
-from finetune.run.trainer import Trainer
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "save": "adapter"}
 # Enough to move weights by more than rounding.
@@ -141,21 +140,11 @@ def test_without_being_asked_no_adapter_is_left(finetune_run):
 
 
 @pytest.mark.parametrize("kind", ["lora", "language"])
-def test_resumed_run_equals_the_uninterrupted_one(kind, finetune_run, mms_base_folder, monkeypatch):
+def test_resumed_run_equals_the_uninterrupted_one(kind, finetune_run, interrupt_run, mms_base_folder):
     language = {"base": str(mms_base_folder), "language_adapter": "deu"}
     sections = {"model": {"dropout": 0.1, **(language if kind == "language" else {"lora": LORA})}, "training": TRAINING}
     whole = finetune_run("whole", **sections)
-    log = Trainer._log
-
-    def log_and_stop(self, done, values):
-        log(self, done, values)
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log", log_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("resumed", **sections)
+    interrupt_run("resumed", 5, **sections)
     resumed = finetune_run("resumed", **sections)
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".safetensors", ".pt"))
     assert len(files) == 1 + 2 * 2 + 2  # Best, two checkpoints, and the model with an adapter beside it or in it.

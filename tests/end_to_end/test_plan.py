@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.recipe.load import load_recipe
-from finetune.run.preparation import Preparation
+from finetune.run.planning import resolve_length
+from finetune.run.preparation import Preparation, prepare
 from finetune.run.trainer import Trainer
 
 # All that is random is switched on.
@@ -22,26 +24,19 @@ SECTIONS = {
 }
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    log = Trainer._log
-
-    def log_and_stop(self: Trainer, done: int, values: dict[str, float]) -> None:
-        log(self, done, values)
-        if done == step and "validation_wer" not in values:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_log", log_and_stop)
-
-
 def test_a_run_is_the_same_with_a_plan_and_without_one(
-    finetune_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finetune_run: Callable[..., Path], write_recipe: Callable[..., Path], tmp_path: Path, logged: list[str]
 ) -> None:
     planned = finetune_run("planned", **SECTIONS)
-    said = capsys.readouterr().err
-    assert re.search(r"^time: about \d+ s on \d+ threads? of .+ in float32: \S+ s a step, \d+ s for eval", said, re.M)
-    monkeypatch.setattr(Trainer, "plan", lambda self: [])
-    plain = finetune_run("plain", **SECTIONS)
-    assert "time: about" not in capsys.readouterr().err
+    assert re.search(
+        r"^time: about \d+ s on \d+ threads? of .+ in float32: \S+ s a step, \d+ s for eval", "\n".join(logged), re.M
+    )
+    del logged[:]
+    recipe, plain = load_recipe(write_recipe(tmp_path, **SECTIONS)), tmp_path / "plain"
+    trainer = Trainer(recipe, plain, prepare(recipe), Accelerator(mixed_precision="no", cpu=True))
+    trainer.train()
+    trainer.finish()
+    assert not [line for line in logged if line.startswith("time: about")]
     files = [str(path.relative_to(plain)) for path in plain.rglob("*") if path.suffix in (".safetensors", ".pt")]
     assert len(files) > 4
     for file in files:
@@ -50,6 +45,7 @@ def test_a_run_is_the_same_with_a_plan_and_without_one(
 
 def test_epochs_are_steps_that_a_run_keeps_when_it_goes_on_elsewhere(
     finetune_run: Callable[..., Path],
+    interrupt_run: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     read_lines: Callable[[Path], list[dict[str, Any]]],
@@ -65,10 +61,7 @@ def test_epochs_are_steps_that_a_run_keeps_when_it_goes_on_elsewhere(
     published = load_recipe(whole / "model" / "recipe.yaml").training
     assert (published.max_epochs, published.max_steps, published.eval_steps) == (None, steps, 3)
 
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("resumed", **SECTIONS)
+    interrupt_run("resumed", 5, **SECTIONS)
     # As on twice as many processes, an epoch has half as many steps.
     list_epoch = Preparation.list_epoch
     monkeypatch.setattr(Preparation, "list_epoch", lambda *arguments: list_epoch(*arguments)[::2])
@@ -102,9 +95,6 @@ def test_check_plans_without_weights_and_writes_nothing(
 def test_epochs_of_a_stream_are_refused(
     write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.run.planning import resolve_length
-    from finetune.run.preparation import prepare
-
     recipe = load_recipe(write_recipe(tmp_path, training={"max_steps": None, "max_epochs": 2}))
     preparation = prepare(recipe)
     assert (

@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from finetune.errors import UserError
-from finetune.run.trainer import Trainer
 from finetune.training.processes import settle_precision
 
 AUTO = {"mixed_precision": "auto", "max_steps": 4, "eval_steps": 2}
@@ -23,18 +22,9 @@ def multiply_bf16(monkeypatch):
     ]
 
 
-def test_a_resumed_run_keeps_its_precision_on_another_machine(finetune_run, multiply_bf16, monkeypatch, capfd):
+def test_a_resumed_run_keeps_its_precision_on_another_machine(finetune_run, interrupt_run, multiply_bf16, capfd):
     multiply_bf16(False)
-    with monkeypatch.context() as patch:
-        save = Trainer._save
-
-        def stop(self, step, results):
-            save(self, step, results)
-            raise KeyboardInterrupt
-
-        patch.setattr(Trainer, "_save", stop)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run", training=AUTO)
+    interrupt_run("run", training=AUTO)
     multiply_bf16(True)
     run = finetune_run("run", training=AUTO)
     assert begun_in(run) == "float32"

@@ -73,21 +73,11 @@ def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_ru
     assert not (tmp_path / "run" / "report").exists()
 
 
-def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, monkeypatch, tmp_path):
-    from finetune.run.trainer import Trainer
-
+def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, interrupt_run, tmp_path):
     name = truncate(corpus, "train", 2)
-    save = Trainer._save
     sections = {"data": {"root": str(corpus)}, "training": {"max_steps": 6, "eval_steps": 5}}
 
-    def interrupt(self, step, results):
-        save(self, step, results)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run", **sections)
+    interrupt_run("run", **sections)
     assert [row["name"] for row in read_rejected(tmp_path / "run")] == [name]
     assert [row["name"] for row in read_rejected(finetune_run("run", **sections))] == [name]
 

@@ -8,7 +8,6 @@ import pytest
 from programs import started
 
 from finetune.errors import UserError
-from finetune.run.trainer import Trainer
 from finetune.text.training_words import load_training_words
 
 # All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
@@ -19,18 +18,6 @@ SECTIONS = {
 }
 
 OF_THE_MACHINE = {"step_seconds", "audio_seconds_per_second", "memory_gib"}
-
-
-def interrupt_at(monkeypatch, step):
-    """Stop the run as Ctrl-C would, after its log has a line of `step`."""
-    log = Trainer._log
-
-    def log_and_stop(self, done, values):
-        log(self, done, values)
-        if done >= step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_log", log_and_stop)
 
 
 def losses_and_rates(folder, read_lines):
@@ -62,31 +49,22 @@ def whole(finetune_run_in, tmp_path_factory):
 @pytest.mark.parametrize(
     "interruptions", [[6], [1], [6, 9]], ids=["after a checkpoint", "before the first checkpoint", "twice"]
 )
-def test_resumed_run_equals_the_uninterrupted_one(finetune_run, whole, monkeypatch, read_lines, interruptions):
+def test_resumed_run_equals_the_uninterrupted_one(finetune_run, interrupt_run, whole, read_lines, interruptions):
     for step in interruptions:
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, step)
-            with pytest.raises(KeyboardInterrupt):
-                finetune_run("resumed", **SECTIONS)
+        interrupt_run("resumed", step, **SECTIONS)
     assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
 
 
-def test_resumed_run_does_not_begin_again(finetune_run, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run", **SECTIONS)
+def test_resumed_run_does_not_begin_again(finetune_run, interrupt_run, capsys):
+    interrupt_run("run", 6, **SECTIONS)
     capsys.readouterr()
     folder = finetune_run("run", **SECTIONS)
     assert "going on from step 4" in capsys.readouterr().err
     assert json.loads((folder / "checkpoints/step-000010/progress.json").read_text())["step"] == 10
 
 
-def test_another_recipe_does_not_go_on_with_an_unfinished_run(finetune_run, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run", **SECTIONS)
+def test_another_recipe_does_not_go_on_with_an_unfinished_run(finetune_run, interrupt_run):
+    interrupt_run("run", 6, **SECTIONS)
     with pytest.raises(UserError, match="unfinished run of another recipe"):
         finetune_run("run", training={"max_steps": 11})
 
@@ -104,12 +82,9 @@ def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
 
 
 def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_the_same_bits(
-    finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys
+    finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys
 ):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 9)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("resumed", **SECTIONS)
+    interrupt_run("resumed", 9, **SECTIONS)
     file = tmp_path / "resumed" / "checkpoints" / "step-000008" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-100])
     capsys.readouterr()
@@ -120,12 +95,9 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_
 
 
 def test_one_of_before_there_were_manifests_is_gone_on_from(
-    finetune_run, whole, monkeypatch, read_lines, tmp_path, capsys
+    finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys
 ):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("resumed", **SECTIONS)
+    interrupt_run("resumed", 6, **SECTIONS)
     checkpoint = tmp_path / "resumed" / "checkpoints" / "step-000004"
     (checkpoint / "manifest.json").unlink()
     progress = json.loads((checkpoint / "progress.json").read_text())
@@ -136,13 +108,10 @@ def test_one_of_before_there_were_manifests_is_gone_on_from(
 
 
 @pytest.mark.parametrize("step", [1, 6], ids=["before the first checkpoint", "after it"])
-def test_with_other_data_it_goes_on_only_when_told(finetune_run, monkeypatch, tmp_path, corpus_folder, capsys, step):
+def test_with_other_data_it_goes_on_only_when_told(finetune_run, interrupt_run, tmp_path, corpus_folder, capsys, step):
     """Letters that are others by one, in a vocabulary of equal size."""
     data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run", **SECTIONS, data=data)
+    interrupt_run("run", step, **SECTIONS, data=data)
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     table = tmp_path / "corpus" / "train" / "metadata.csv"
     header, *rows = table.read_text().splitlines()

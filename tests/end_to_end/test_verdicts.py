@@ -1,12 +1,10 @@
-"""Runs that learn and runs that collapse get the right verdicts, and leave a picture."""
+"""Runs that learn and runs that collapse get the right verdicts, and leave plots."""
 
 import re
 
-import pytest
 from PIL import Image
 
-from finetune.run.trainer import Trainer
-from finetune.training.health import describe
+from finetune.training.health import judge_run
 
 
 def verdicts(errors):
@@ -16,7 +14,7 @@ def verdicts(errors):
 def test_healthy_run_is_on_the_plateau_and_then_learns(learned_run, read_lines):
     lines = read_lines(learned_run / "metrics.jsonl")
     ends = [i + 1 for i, line in enumerate(lines) if "validation_wer" in line]
-    words = [describe(lines[:end], max_steps=400) for end in ends]
+    words = [judge_run(lines[:end], max_steps=400) for end in ends]
     assert words[0].startswith("normal CTC plateau: wait")
     assert [word.partition(" (")[0] for word in words[1:]] == ["learning"] * 3
 
@@ -32,18 +30,8 @@ def test_run_with_an_absurd_learning_rate_has_collapsed(finetune_run, capsys):
     )
 
 
-def test_picture_is_drawn_anew_at_each_evaluation(finetune_run, monkeypatch, tmp_path):
-    log = Trainer._log
-
-    def log_and_stop(self, step, values):
-        log(self, step, values)
-        if step == 3:  # Evaluations are at 2 and 4.
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log", log_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            finetune_run("run")
+def test_plots_are_drawn_again_at_each_validation(finetune_run, interrupt_run, tmp_path):
+    interrupt_run("run", 3)  # Validations are at steps 2 and 4.
     first = (tmp_path / "run" / "curves.png").read_bytes()
     last = finetune_run("run") / "curves.png"
     assert last.read_bytes() != first

@@ -9,7 +9,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from finetune.errors import UserError
 from finetune.recipe.load import Recipe, load_recipe
-from finetune.run.preparation import Preparation, describe, find_commits, pin, prepare
+from finetune.run.preparation import Preparation, prepare
+from finetune.run.revisions import find_commits, pin_revisions
+from finetune.run.summary import summarize_preparation
 
 Write = Callable[..., Path]
 
@@ -74,12 +76,12 @@ def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, 
         f"datasets/team/speech@{COMMIT}": COMMIT,
         "datasets/team/base": COMMIT,
     }
-    pinned = pin(recipe, commits)
+    pinned = pin_revisions(recipe, commits)
     assert (pinned.model.base, pinned.model.revision) == ("team/base", COMMIT)
     assert [source.revision for source in pinned.data.sources] == [moved, COMMIT, COMMIT, None]
     recipe = load_recipe(write_recipe(tmp_path, data={"root": "team/speech"}))
-    assert pin(recipe, find_commits(recipe)).data.revision == moved
-    assert pin(recipe, {}) == recipe
+    assert pin_revisions(recipe, find_commits(recipe)).data.revision == moved
+    assert pin_revisions(recipe, {}) == recipe
 
 
 def test_rare_characters_can_be_left_out(written: Callable[..., Recipe]) -> None:
@@ -90,7 +92,8 @@ def test_rare_characters_can_be_left_out(written: Callable[..., Recipe]) -> None
     assert tokens(preparation) == "abc"
     assert preparation.head_rows is None
     assert any(
-        line.startswith("not in the vocabulary, learned as [UNK]: é × 1") for line in describe(preparation, recipe)
+        line.startswith("not in the vocabulary, learned as [UNK]: é × 1")
+        for line in summarize_preparation(preparation, recipe)
     )
 
 
@@ -127,7 +130,7 @@ def test_text_in_the_wrong_case_is_refused(written: Callable[..., Recipe], model
 
 def test_rare_combining_and_delimiting_characters_are_reported(written: Callable[..., Recipe]) -> None:
     recipe = written(["ab|ab", "abq\u0303", "ab", "abab"])
-    said = "\n".join(describe(prepare(recipe), recipe))
+    said = "\n".join(summarize_preparation(prepare(recipe), recipe))
     assert "note: rare in training: q × 1, COMBINING TILDE × 1;" in said
     assert "note: 1 transcripts hold |" in said
 

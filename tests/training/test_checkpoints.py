@@ -54,7 +54,13 @@ def assert_same(left, right):
 def test_round_trip_restores_weights_optimizer_and_progress(trained, build, tmp_path):
     model, optimizer = trained
     checkpoint = save_checkpoint(
-        tmp_path, 7, model, optimizer.state_dict(), None, {"best": [0.5, 0.2], "best_step": 6}, keep=2
+        tmp_path,
+        7,
+        model,
+        optimizer_state=optimizer.state_dict(),
+        scaler=None,
+        progress={"best": [0.5, 0.2], "best_step": 6},
+        keep=2,
     )
     other = build(seed=2)
     other_optimizer = build_optimizer(other, 1e-3, 0.0)
@@ -66,7 +72,9 @@ def test_round_trip_restores_weights_optimizer_and_progress(trained, build, tmp_
 
 def test_step_after_a_restore_equals_the_step_without_it(trained, accelerator, build, make_batch, tmp_path):
     model, optimizer = trained
-    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer.state_dict(), None, {}, keep=1)
+    checkpoint = save_checkpoint(
+        tmp_path, 1, model, optimizer_state=optimizer.state_dict(), scaler=None, progress={}, keep=1
+    )
     restored = build(seed=2).train()
     restored_optimizer = build_optimizer(restored, 1e-2, 0.1)
     restore_checkpoint(checkpoint, restored, restored_optimizer, None)
@@ -78,14 +86,18 @@ def test_step_after_a_restore_equals_the_step_without_it(trained, accelerator, b
 def test_a_scalers_state_is_kept(trained, build, tmp_path):
     model, optimizer = trained
     scaler, other = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0))
-    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer.state_dict(), scaler, {}, keep=1)
+    checkpoint = save_checkpoint(
+        tmp_path, 1, model, optimizer_state=optimizer.state_dict(), scaler=scaler, progress={}, keep=1
+    )
     restore_checkpoint(checkpoint, model, optimizer, other)
     assert other.state_dict() == scaler.state_dict()
 
 
 def test_only_the_newest_are_kept_in_order_of_their_steps(trained, tmp_path):
     for step in (2, 10, 999_998, 1_000_000):
-        save_checkpoint(tmp_path, step, trained[0], trained[1].state_dict(), None, {}, keep=2)
+        save_checkpoint(
+            tmp_path, step, trained[0], optimizer_state=trained[1].state_dict(), scaler=None, progress={}, keep=2
+        )
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-999998", "step-1000000"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-999998"]
 
@@ -94,13 +106,23 @@ def test_the_best_weights_are_not_pruned(trained, tmp_path):
     (tmp_path / "best").mkdir()
     save_model(tmp_path / "best" / "model.safetensors", trained[0])
     for step in (1, 2):
-        save_checkpoint(tmp_path, step, trained[0], trained[1].state_dict(), None, {}, keep=1)
+        save_checkpoint(
+            tmp_path, step, trained[0], optimizer_state=trained[1].state_dict(), scaler=None, progress={}, keep=1
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-000002"]
 
 
 def test_a_step_written_again_replaces_the_old_one(trained, tmp_path):
     for best in (1, 2):
-        save_checkpoint(tmp_path, 3, trained[0], trained[1].state_dict(), None, {"best": best}, keep=2)
+        save_checkpoint(
+            tmp_path,
+            3,
+            trained[0],
+            optimizer_state=trained[1].state_dict(),
+            scaler=None,
+            progress={"best": best},
+            keep=2,
+        )
     (checkpoint,) = list_checkpoints(tmp_path)
     assert json.loads((checkpoint / "progress.json").read_text())["best"] == 2
 
@@ -110,7 +132,9 @@ def test_left_overs_of_an_interrupted_write_are_ignored_and_replaced(trained, tm
     left_over.mkdir()
     (left_over / "model.safetensors").write_bytes(b"half")
     assert list_checkpoints(tmp_path) == []
-    checkpoint = save_checkpoint(tmp_path, 2, trained[0], trained[1].state_dict(), None, {}, keep=1)
+    checkpoint = save_checkpoint(
+        tmp_path, 2, trained[0], optimizer_state=trained[1].state_dict(), scaler=None, progress={}, keep=1
+    )
     assert list_checkpoints(tmp_path) == [checkpoint]
     assert not left_over.exists()
 
@@ -123,7 +147,7 @@ def test_interrupted_write_leaves_no_checkpoint(trained, tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, 2, model, Failing(), None, {}, keep=1)
+        save_checkpoint(tmp_path, 2, model, optimizer_state=Failing(), scaler=None, progress={}, keep=1)
     assert list_checkpoints(tmp_path) == []
 
 
@@ -145,7 +169,9 @@ class Bomb:
 def test_nothing_in_a_checkpoint_is_run(trained, tmp_path, name):
     model, optimizer = trained
     scaler = torch.amp.GradScaler("cpu")
-    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer.state_dict(), scaler, {}, keep=1)
+    checkpoint = save_checkpoint(
+        tmp_path, 1, model, optimizer_state=optimizer.state_dict(), scaler=scaler, progress={}, keep=1
+    )
     torch.save({"state": Bomb(tmp_path / "exploded")}, checkpoint / name)
     with pytest.raises(UserError, match="could run code"):
         restore_checkpoint(checkpoint, model, optimizer, scaler)
@@ -190,7 +216,16 @@ def two_checkpoints(trained, tmp_path):
     save_model(tmp_path / name_best(1), model)
     best = {name_best(1): measure_digest(tmp_path / name_best(1))}
     for step in (1, 2):
-        save_checkpoint(tmp_path, step, model, optimizer.state_dict(), None, {"best": step}, keep=2, best=best)
+        save_checkpoint(
+            tmp_path,
+            step,
+            model,
+            optimizer_state=optimizer.state_dict(),
+            scaler=None,
+            progress={"best": step},
+            keep=2,
+            best=best,
+        )
     return list_checkpoints(tmp_path)
 
 
@@ -262,7 +297,16 @@ def test_what_a_checkpoint_counts_on_stays_as_long_as_it_does(trained, tmp_path)
             if not (tmp_path / name_best(each)).exists():
                 save_model(tmp_path / name_best(each), model)
         digests = {name_best(each): measure_digest(tmp_path / name_best(each)) for each in best}
-        save_checkpoint(tmp_path, step, model, optimizer.state_dict(), None, {}, keep=2, best=digests)
+        save_checkpoint(
+            tmp_path,
+            step,
+            model,
+            optimizer_state=optimizer.state_dict(),
+            scaler=None,
+            progress={},
+            keep=2,
+            best=digests,
+        )
         files = sorted(
             str(file.relative_to(tmp_path)) for pattern in ("step-*", "best/*") for file in tmp_path.glob(pattern)
         )

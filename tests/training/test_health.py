@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from finetune.training.health import describe
+from finetune.training.health import judge_run
 
 SILENT = (1.0, 1.0, 1.0)
 DELIMITERS_ALONE = (1.0, 1.0, 0.95)
@@ -30,39 +30,39 @@ def history(*evaluations, losses=(3.0,), every=100):
 
 @pytest.mark.parametrize("silent", [SILENT, DELIMITERS_ALONE, (0.96, 0.97, 0.99)])
 def test_silence_in_the_first_third_is_the_normal_plateau(silent):
-    assert describe(history(*[silent] * 3, losses=(9.0, 3.1, 3.0)), max_steps=1000).startswith(WAIT)
+    assert judge_run(history(*[silent] * 3, losses=(9.0, 3.1, 3.0)), max_steps=1000).startswith(WAIT)
 
 
 def test_silence_for_longer_is_a_collapse():
-    words = describe(history(*[SILENT] * 4), max_steps=1000)
+    words = judge_run(history(*[SILENT] * 4), max_steps=1000)
     assert words.startswith(f"collapsed to blank: {LOWER}")
     assert words.endswith("if the loss still falls, slowly, raise training.learning_rate or training.max_steps instead")
 
 
 def test_silence_in_a_short_run_may_be_the_plateau_all_the_same():
-    words = describe(history(*[SILENT] * 3), max_steps=300)
+    words = judge_run(history(*[SILENT] * 3), max_steps=300)
     assert words.startswith("normal CTC plateau")
     assert "raise training.max_steps" in words
 
 
 @pytest.mark.parametrize(("lost", "what"), [(SILENT, "blank"), (ONE_LETTER, "a few letters")])
 def test_model_that_has_forgotten_its_letters_is_a_collapse_however_early(lost, what):
-    words = describe(history(GOOD, lost), max_steps=10_000)
+    words = judge_run(history(GOOD, lost), max_steps=10_000)
     assert words == f"collapsed to {what}: {LOWER}; WER was 30.0 % at step 100, whose weights are kept"
-    assert describe(history(KNOWS_LETTERS, lost), max_steps=10_000).startswith(f"collapsed to {what}")
+    assert judge_run(history(KNOWS_LETTERS, lost), max_steps=10_000).startswith(f"collapsed to {what}")
 
 
 @pytest.mark.parametrize(("lost", "what"), [(SILENT, "blank"), (ONE_LETTER, "a few letters")])
 def test_loss_that_has_risen_tells_a_collapse_from_a_beginning(lost, what):
-    words = describe(history(lost, lost, losses=(5.0, 20.0)), max_steps=10_000)
+    words = judge_run(history(lost, lost, losses=(5.0, 20.0)), max_steps=10_000)
     assert words == f"collapsed to {what}: {LOWER}; the loss rose to 4 times what it began with"
-    assert not describe(history(lost, lost, losses=(5.0, 6.0)), max_steps=10_000).startswith("collapsed")
+    assert not judge_run(history(lost, lost, losses=(5.0, 6.0)), max_steps=10_000).startswith("collapsed")
 
 
 @pytest.mark.parametrize("untrained", [ONE_LETTER, (1.5, 0.9, 0.05), (1.1, 1.2, 0.85)])
 def test_wrong_letters_are_usual_in_the_first_steps_alone(untrained):
-    assert describe(history(untrained), max_steps=1000).endswith("as it does in the first steps: wait")
-    assert describe(history(*[untrained] * 4), max_steps=1000).startswith(f"collapsed to a few letters: {LOWER}")
+    assert judge_run(history(untrained), max_steps=1000).endswith("as it does in the first steps: wait")
+    assert judge_run(history(*[untrained] * 4), max_steps=1000).startswith(f"collapsed to a few letters: {LOWER}")
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_wrong_letters_are_usual_in_the_first_steps_alone(untrained):
     ],
 )
 def test_other_states_are_learning(state):
-    assert describe(history(*[state] * 9), max_steps=1000) == "learning"
+    assert judge_run(history(*[state] * 9), max_steps=1000) == "learning"
 
 
 def test_validation_that_gets_worse_while_the_loss_falls_is_overfitting():
     worse = [(0.23, 0.08, 0.7)] * 3
-    words = describe(history(GOOD, BETTER, *worse, losses=(2.0, 1.0, 0.8, 0.6, 0.4)), max_steps=1000)
+    words = judge_run(history(GOOD, BETTER, *worse, losses=(2.0, 1.0, 0.8, 0.6, 0.4)), max_steps=1000)
     assert words.startswith("validation is getting worse while the training loss falls (WER was 20.0 % at step 200")
     assert "stop here" in words
-    words = describe(history(GOOD, BETTER, *worse, losses=(2.0, 1.0, 0.8, 0.6, 0.9)), max_steps=1000)
+    words = judge_run(history(GOOD, BETTER, *worse, losses=(2.0, 1.0, 0.8, 0.6, 0.9)), max_steps=1000)
     assert words.startswith("validation is getting worse, and so is the training loss")
     assert words.endswith("lower training.learning_rate")
 
@@ -102,26 +102,26 @@ def test_validation_that_gets_worse_while_the_loss_falls_is_overfitting():
     ids=["twice", "with better ones between", "by little", "but not in characters"],
 )
 def test_validation_that_wavers_is_learning(after):
-    words = describe(history(GOOD, BETTER, *after, losses=(1.0,)), max_steps=2000)
+    words = judge_run(history(GOOD, BETTER, *after, losses=(1.0,)), max_steps=2000)
     assert words == "learning (WER was 20.0 % at step 200, whose weights are kept)"
 
 
 def test_model_that_no_step_changes_is_told():
-    words = describe(history(GOOD, GOOD, losses=(1.0, None)), max_steps=1000)
+    words = judge_run(history(GOOD, GOOD, losses=(1.0, None)), max_steps=1000)
     assert words.startswith("no step since step 100 has changed the model")
     assert "lower training.learning_rate" in words
     some = history(GOOD, GOOD)
     some[2]["skipped_steps"] = 3  # As fp16's scaler does now and then.
-    assert describe(some, max_steps=1000) == "learning"
+    assert judge_run(some, max_steps=1000) == "learning"
 
 
 def test_utterances_whose_loss_is_not_finite_are_counted():
-    words = describe(history(GOOD), max_steps=1000, non_finite=3, utterances=1200)
+    words = judge_run(history(GOOD), max_steps=1000, non_finite=3, utterances=1200)
     assert words == "learning; loss is not finite in 3 of 1,200 utterances: see rejected.csv"
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_losses_that_are_not_finite_or_not_there_are_passed_over(loss):
     lines = history(SILENT, SILENT, losses=(3.0, loss))
-    assert describe(lines, max_steps=1000).startswith(WAIT)
-    assert describe([line for line in lines if "loss" not in line], max_steps=1000).startswith(WAIT)
+    assert judge_run(lines, max_steps=1000).startswith(WAIT)
+    assert judge_run([line for line in lines if "loss" not in line], max_steps=1000).startswith(WAIT)

@@ -9,7 +9,7 @@ import torch
 
 from finetune.errors import Interrupted, UserError
 from finetune.models.build import CTCObjective
-from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, train, train_step
+from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, Validation, train, train_step
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 
 
@@ -73,17 +73,18 @@ class Recorder:
 
     def __init__(self):
         self.logged, self.evaluated, self.saved, self.rejected = {}, [], [], []
-        self.results = []
+        self.results, self.published = [], []
         self.stops_at = self.best_at = None
         self.hooks = Hooks(self.logged.__setitem__, self.evaluate, self.save, self.rejected.append, self.interrupted)
 
     def evaluate(self, step):
         self.evaluated.append(step)
-        return step != self.best_at
+        return Validation(goes_on=step != self.best_at, published=f"scores of {step}")
 
-    def save(self, step, results):
+    def save(self, step, results, validation):
         self.saved.append(step)
         self.results = results
+        self.published.append(validation and validation.published)
 
     def interrupted(self):
         self.asked = getattr(self, "asked", 0) + 1
@@ -109,8 +110,8 @@ def run_loop(accelerator, model, batches, first_step=0, recorder=None, results=(
         iter(batches),
         Schedule(**{**values, **changes}),
         recorder.hooks,
-        first_step,
-        results,
+        first_step=first_step,
+        results=results,
     )
     return recorder, optimizer
 
@@ -118,6 +119,7 @@ def run_loop(accelerator, model, batches, first_step=0, recorder=None, results=(
 def test_hooks_are_called_at_their_steps_and_at_the_last(accelerator, build, make_batch):
     recorder, optimizer = run_loop(accelerator, build(), [make_batch(0)] * 5)
     assert list(recorder.logged) == recorder.evaluated == recorder.saved == [2, 4, 5]
+    assert recorder.published == ["scores of 2", "scores of 4", "scores of 5"]
     assert recorder.logged[5]["learning_rate"] == pytest.approx(1e-3 * learning_rate_factor(4, 5, 0.4))
     assert optimizer.param_groups[0]["lr"] == recorder.logged[5]["learning_rate"]
 
@@ -171,7 +173,9 @@ def test_model_is_in_training_mode_after_an_evaluation(accelerator, build, make_
     model, modes = build(dropout=0.1), []
     recorder = Recorder()
     hooks = replace(
-        recorder.hooks, evaluate=lambda step: bool(model.eval()), save=lambda *_: modes.append(model.training)
+        recorder.hooks,
+        evaluate=lambda step: Validation(bool(model.eval())),
+        save=lambda *_: modes.append(model.training),
     )
     schedule = Schedule(2, lambda step: 1e-3, 1.0, 1, 1, 1, 0, 16000)
     train(
@@ -192,7 +196,7 @@ def test_asked_to_stop_it_saves_after_the_step_and_the_rest_is_as_if_nothing_had
     interrupted = deepcopy(model)
     with pytest.raises(Interrupted, match="3"):
         run_loop(accelerator, interrupted, batches, recorder=recorder, max_steps=6, eval_steps=6, log_steps=4)
-    assert (recorder.saved, recorder.evaluated, recorder.logged) == ([3], [], {})
+    assert (recorder.saved, recorder.evaluated, recorder.logged, recorder.published) == ([3], [], {}, [None])
     assert len(recorder.results) == 3
     rest, _ = run_loop(
         accelerator, model, batches[3:], 3, results=recorder.results, max_steps=6, eval_steps=6, log_steps=4

@@ -60,7 +60,7 @@ def test_by_default_a_tenth_of_a_run_passes_between_evaluations(steps: int, ever
 
 def test_a_plan_says_length_time_and_room() -> None:
     # 1000 steps of 0.5 + 1.0 + 0.1 + 0.4 s, evaluations at 300, 600, 900 and 1000, and the test split.
-    assert plan().describe() == [
+    assert plan().summary() == [
         "training: 1000 steps of 12 s, about 20.0 epochs; evaluated every 300 steps",
         "time: about 34 min on 2 threads of a CPU in float32: 2 s a step, 1 min for evaluations",
         "space: about 3.0 GB of memory, up to 30.0 GB on the disk",
@@ -70,14 +70,14 @@ def test_a_plan_says_length_time_and_room() -> None:
 def test_a_plan_of_a_run_that_goes_on_says_what_is_left() -> None:
     half = plan(done_steps=600)
     assert (
-        half.describe()[0] == "training: 1000 steps of 12 s, about 20.0 epochs; 400 are left; evaluated every 300 steps"
+        half.summary()[0] == "training: 1000 steps of 12 s, about 20.0 epochs; 400 are left; evaluated every 300 steps"
     )
     assert half.training_seconds == pytest.approx(800)
     assert half.evaluation_seconds == pytest.approx(0.1 * (2 * 100 + 200))
 
 
 def test_without_timing_a_plan_says_length_and_disk() -> None:
-    first, second = plan(timing=None, steps_per_epoch=None).describe()
+    first, second = plan(timing=None, steps_per_epoch=None).summary()
     assert first == "training: 1000 steps of 12 s; evaluated every 300 steps"
     assert second == "space: up to 30.0 GB on the disk"
 
@@ -143,7 +143,7 @@ ROOM = plan().room
     ],
 )
 def test_what_is_out_of_proportion_is_one_sentence_with_the_key_to_change(changes: dict[str, Any], note: str) -> None:
-    assert [line for line in plan(**changes).describe() if line.startswith("note: ")] == [f"note: {note}"]
+    assert [line for line in plan(**changes).summary() if line.startswith("note: ")] == [f"note: {note}"]
 
 
 def test_what_is_in_proportion_is_not_noted() -> None:
@@ -154,7 +154,7 @@ def test_what_is_in_proportion_is_not_noted() -> None:
         {"room": dataclasses.replace(ROOM, free=20 * GB, written=10 * GB)},  # A run that goes on replaces its files.
     ]
     for each in changes:
-        assert not [line for line in plan(**each).describe() if line.startswith("note: ")], each
+        assert not [line for line in plan(**each).summary() if line.startswith("note: ")], each
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""The model, objective, optimizer and recogniser of a run, built from its recipe and prepared by Accelerate."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.inference.recogniser import Recogniser
+from finetune.models.adapters import add_lora
+from finetune.models.build import CTCObjective, build_model
+from finetune.models.cpu_operations import use_cpu_kernels
+from finetune.recipe.load import Recipe
+from finetune.resources.machine import Precision
+from finetune.run.preparation import Preparation
+from finetune.text.vocabulary import PAD, build_tokenizer
+from finetune.training.deepspeed import ZeroState, uses_zero
+from finetune.training.optimization import build_optimizer
+from finetune.training.sharding import autocast, gather_weights, is_sharded, scatter_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """What is trained, and what trains and scores it.
+
+    `model` is the whole model, which is evaluated and saved. `trained` is the same object, except with FSDP, where it
+    is a second model in shards. `lora` is peft's model around `model`, or None. `objective` and `optimizer` are as
+    Accelerate prepared them; the state of `saved_optimizer` is that of AdamW without FSDP or DeepSpeed.
+    """
+
+    model: Any
+    trained: Any
+    lora: Any
+    objective: nn.Module
+    optimizer: Any
+    saved_optimizer: Any
+    recogniser: Recogniser
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP trains a second model, in shards."""
+        return self.trained is not self.model
+
+    def gather(self) -> None:
+        """Copy the trained weights into `model`; all processes must call it."""
+        if self.is_sharded:
+            gather_weights(self.trained, self.model)
+
+    def scatter(self) -> None:
+        """Copy the weights of `model` into what is trained."""
+        if self.is_sharded:
+            scatter_weights(self.model, self.trained)
+
+
+def build_components(
+    recipe: Recipe, preparation: Preparation, accelerator: Accelerator, precision: Precision
+) -> Components:
+    """Build what a run needs on the accelerator's device; raises UserError where the base does not allow it."""
+    training, device = recipe.training, accelerator.device
+    model, lora = _build_model(recipe, preparation, device)
+    trained = _build_model(recipe, preparation, device)[0] if is_sharded(accelerator) else model
+    tokenizer = build_tokenizer(preparation.vocabulary, recipe.model.language_adapter)
+    optimizer: Any = build_optimizer(
+        trained, training.learning_rate, training.weight_decay, training.head_learning_rate, training.layer_decay
+    )
+    objective = CTCObjective(trained, training.compile)
+    autocast(accelerator, objective, precision)
+    objective, prepared_optimizer = accelerator.prepare(objective, optimizer)
+    return Components(
+        model=model,
+        trained=trained,
+        lora=lora,
+        objective=objective,
+        optimizer=prepared_optimizer,
+        saved_optimizer=ZeroState(objective) if uses_zero(accelerator) else optimizer,
+        recogniser=Recogniser(model, preparation.feature_extractor, tokenizer, device),
+    )
+
+
+def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device) -> tuple[Any, Any]:
+    """The model to train, and peft's model around it with LoRA."""
+    model, training = recipe.model, recipe.training
+    built = build_model(
+        copy.deepcopy(preparation.config),  # `build_model` changes it.
+        None if model.random_weights else model.base,
+        vocabulary=preparation.vocabulary,
+        blank=PAD,
+        dropout=model.dropout,
+        mask_time_probability=training.mask_time_probability,
+        seed=training.seed,
+        head_rows=preparation.head_rows,
+        revision=model.revision,
+        freeze_feature_encoder=model.freeze_feature_encoder,
+        attention=model.attention,
+        layer_drop=model.layer_drop,
+        gradient_checkpointing=training.gradient_checkpointing,
+        language_adapter=model.language_adapter,
+    )
+    if device.type == "cpu" and not training.compile:
+        use_cpu_kernels(built)
+    if not model.lora:
+        return built, None
+    lora = model.lora.model_dump(exclude={"save"})
+    return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)

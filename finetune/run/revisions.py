@@ -1,0 +1,50 @@
+"""The repositories of a recipe on a hub: the commits that they are now, and the recipe that keeps to these."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.recipe.load import Recipe
+from finetune.resources.repositories import find_commit, is_hub_name
+from finetune.resources.storage import is_url
+
+
+def find_commits(recipe: Recipe) -> dict[str, str]:
+    """The commit that each repository of a recipe on a hub is now, by its key: see `pin_revisions`.
+
+    Raises UserError for one that can't be read.
+    """
+    model, sources = recipe.model, recipe.data.all_sources
+    commits = {}
+    if model.base and _is_on_hub(model.base):
+        commits[_key(model.base, model.revision)] = find_commit(model.base, model.revision)
+    for source in sources:
+        if _is_on_hub(source.root):
+            key = _key(f"datasets/{source.root}", source.revision)
+            commits[key] = find_commit(source.root, source.revision, "dataset")
+    return commits
+
+
+def pin_revisions(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
+    """The recipe with the commits in place of its revisions: what it trains on, however its branches move.
+
+    The keys of `commits` are USER/NAME for a model, datasets/USER/NAME for data, and @REVISION where there is one.
+    """
+
+    def choose(name: str, revision: str | None) -> dict[str, Any]:
+        return {"revision": commits.get(_key(name, revision), revision)}
+
+    model, data = recipe.model, recipe.data
+    sources = [s.model_copy(update=choose(f"datasets/{s.root}", s.revision)) for s in data.sources]
+    pinned = data.model_copy(update={"sources": tuple(sources), **choose(f"datasets/{data.root}", data.revision)})
+    return recipe.model_copy(
+        update={"model": model.model_copy(update=choose(str(model.base), model.revision)), "data": pinned}
+    )
+
+
+def _is_on_hub(place: str) -> bool:
+    return not is_url(place) and not Path(place).exists() and is_hub_name(place)
+
+
+def _key(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name

@@ -1,0 +1,74 @@
+"""What was prepared for a run, as lines for the console."""
+
+import unicodedata
+from collections import Counter
+
+from finetune.data.validation_report import Examination
+from finetune.recipe.load import Recipe
+from finetune.run.preparation import Preparation
+from finetune.text.vocabulary import count_characters
+
+RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
+
+
+def summarize_preparation(
+    preparation: Preparation, recipe: Recipe, examination: Examination | None = None
+) -> list[str]:
+    """What there is, and what to look at before training, as lines for people."""
+    lines = []
+    for role, split in preparation.splits.items():
+        speakers = {utterance.speaker for utterance in split.utterances} - {None}
+        voices = f", {len(speakers)} speakers" if speakers else ""
+        streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
+        lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
+        wordless = sum(not utterance.transcript for utterance in split.utterances)
+        if wordless:
+            lines.append(f"{role}: {wordless} utterances without words, in which what is recognised counts as added")
+    reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
+    lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
+    lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
+    lines += _describe_characters(preparation)
+    lines += _describe_adapter(preparation, recipe)
+    lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
+    return lines
+
+
+def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:
+    """Which weights are trained, where it is not all of the transformer."""
+    lora, language = recipe.model.lora, recipe.model.language_adapter
+    if lora:
+        return [f"trained: LoRA of rank {lora.rank} beside {', '.join(lora.target_modules)}, and the head"]
+    if language:
+        origin = "on from the base's" if preparation.continues_language else "new, for the base has none"
+        return [f"trained: adapters for {language} ({origin}), and the head"]
+    return []
+
+
+def _describe_characters(preparation: Preparation) -> list[str]:
+    """What of the training transcripts the model can't write, and what it will hardly learn to."""
+    counts = count_characters(utterance.transcript for utterance in preparation.train.utterances)
+    rare = Counter({character: count for character, count in counts.items() if count <= RARE})
+    missing = Counter(
+        {character: count for character, count in counts.items() if character not in preparation.vocabulary}
+    )
+    lines = []
+    if missing:
+        lines.append(f"not in the vocabulary, learned as [UNK]: {_list_characters(missing)}")
+    if rare := rare - missing:
+        lines.append(
+            f"note: rare in training: {_list_characters(rare)}; text.min_character_count or a step of "
+            "text.normalization would leave them out"
+        )
+    delimiters = sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances)
+    if delimiters:
+        lines.append(f"note: {delimiters} transcripts hold |, which parts words in a vocabulary: read as a space")
+    return lines
+
+
+def _list_characters(counts: Counter[str], most: int = 20) -> str:
+    """Each with its count; what stands on another character (a combining mark) is named, for it can't be seen alone."""
+    listed = [
+        f"{unicodedata.name(character, repr(character)) if unicodedata.combining(character) else character} × {count}"
+        for character, count in counts.most_common(most)
+    ]
+    return ", ".join(listed) + (f" and {len(counts) - most} more" if len(counts) > most else "")
