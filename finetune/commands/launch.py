@@ -25,7 +25,7 @@ def join_processes() -> None:
     Accelerate 1.x spreads over CPUs only through MPI; without it the launcher ignores `--num_processes` in silence
     (`simple_launcher` in accelerate/commands/launch.py). torchrun needs no MPI, so this process becomes torchrun.
     """
-    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
+    if not {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(os.environ) or _find_rank() is not None:
         return
     processes, threads = _asked_for()
     if processes > 1:
@@ -57,7 +57,17 @@ def _asked_for() -> tuple[int, str | None]:
 
 def is_main_process() -> bool:
     """Whether this is the only process of a command, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
+    return not _find_rank()
+
+
+def _find_rank() -> int | None:
+    """This process's number in its group, from 0; None for a process on its own.
+
+    Read from torchrun's `RANK`, and only here: Accelerate's `PartialState` would load torch, which takes seconds, and
+    join the group, which must wait until threads and processes are settled.
+    """
+    rank = os.environ.get("RANK")
+    return None if rank is None else int(rank)
 
 
 def limit_threads() -> None:
@@ -148,7 +158,7 @@ def run(command: Callable[[], int]) -> NoReturn:
     These end the group with Python's lock in hand, for which a thread of gloo (torch 2.12) may be waiting: forever, now
     and then, and the launcher with it.
     """
-    if "RANK" not in os.environ:
+    if _find_rank() is None:
         sys.exit(command())
     try:
         code = command()
