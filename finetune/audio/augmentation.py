@@ -43,7 +43,7 @@ class Augmentation:
 
     sampling_rate: int = 16000
     speed: Range | None = None
-    vocal_tract: float | None = None
+    formant_perturbation: float | None = None
     reverb_probability: float = 0.5
     reverb_seconds: Range | None = None
     impulse_responses: tuple[str, ...] = ()
@@ -66,8 +66,10 @@ class Augmentation:
         """
         if self.speed:
             waveform = change_speed(waveform, rng.uniform(*self.speed))
-        if self.vocal_tract:
-            waveform = move_formants(waveform, draw_vocal_tract(self.vocal_tract, rng), self.sampling_rate)
+        if self.formant_perturbation:
+            waveform = perturb_formants(
+                waveform, draw_formant_factors(self.formant_perturbation, rng), self.sampling_rate
+            )
         if (self.reverb_seconds or self.impulse_responses) and rng.random() < self.reverb_probability:
             waveform = reverberate(waveform, self._draw_impulse_response(rng))
         if self.noise_snr_db and rng.random() < self.noise_probability:
@@ -141,7 +143,7 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     return resample(waveform, percent, 100)
 
 
-def draw_vocal_tract(strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def draw_formant_factors(strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Factors for the first four formants, (4,): exp of up to ±strength / 2 for all times one of ±strength for each."""
     factors: npt.NDArray[np.float64] = np.exp(
         rng.uniform(-strength / 2, strength / 2) + rng.uniform(-strength, strength, len(_FORMANTS))
@@ -149,7 +151,7 @@ def draw_vocal_tract(strength: float, rng: np.random.Generator) -> npt.NDArray[n
     return factors
 
 
-def move_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampling_rate: int) -> Waveform:
+def perturb_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampling_rate: int) -> Waveform:
     """Multiply the frequencies of the first four formants, (4,), as if another throat had spoken; pitch and time stay.
 
     It is vocal tract length perturbation (Jaitly and Hinton 2013) of the waveform instead of its filter banks, with a

@@ -1,6 +1,7 @@
 """What a recipe may say, section by section, and what it means; a value that can't be is refused here."""
 
 import difflib
+import logging
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -10,6 +11,8 @@ from finetune.audio.preprocessing import Step as AudioStep
 from finetune.audio.preprocessing import build_preprocessor
 from finetune.resources.repositories import split_revision
 from finetune.text.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
+
+_LOGGER = logging.getLogger(__name__)
 
 Range = tuple[float, float]
 LoraModule = Literal[
@@ -206,13 +209,14 @@ class TextSection(Section):
 class AugmentationSection(Section):
     """Changes to training waveforms; ranges are [lowest, highest], and what is left out is off.
 
-    `vocal_tract` moves each formant at random by a factor of up to exp(1.5 × its value), as if others had spoken.
+    `formant_perturbation` moves each formant at random by a factor of up to exp(1.5 × its value), as if another speaker
+    had spoken.
     Noise is made, or taken from the recordings of `noise_folder`; rooms are made of a reverberation time (RT60) in
     `reverb_seconds`, or taken from the recordings of `impulse_response_folder`.
     """
 
     speed: Range | None = None
-    vocal_tract: float | None = Field(None, gt=0, le=0.5)
+    formant_perturbation: float | None = Field(None, gt=0, le=0.5)
     reverb_probability: float = Field(0.5, ge=0, le=1)
     reverb_seconds: Range | None = None
     impulse_response_folder: str | None = None
@@ -222,6 +226,17 @@ class AugmentationSection(Section):
     gain_db: Range | None = None
     clipping_probability: float = Field(0.0, ge=0, le=1)
     telephone_probability: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        """Accept the old name of `formant_perturbation`."""
+        if not isinstance(values, dict) or "vocal_tract" not in values:
+            return values
+        if "formant_perturbation" in values:
+            raise ValueError("expected augmentation.formant_perturbation alone: vocal_tract is its old name")
+        _LOGGER.warning("augmentation.vocal_tract is read as augmentation.formant_perturbation, which is its new name")
+        return {"formant_perturbation" if key == "vocal_tract" else key: value for key, value in values.items()}
 
     @field_validator("reverb_seconds")
     @classmethod

@@ -37,7 +37,7 @@ def build_publisher(section: PublishingSection, output: Path) -> Publisher:
     return Publisher(output / "publishing", arguments, every=section.push == "every")
 
 
-def write_snapshot(
+def export_checkpoint(
     folder: Path,
     *,
     checkpoint: Path,

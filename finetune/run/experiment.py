@@ -21,7 +21,7 @@ from finetune.run.summary import summarize_preparation
 from finetune.run.trainer import Trainer
 from finetune.training.checkpoints import saving
 from finetune.training.interruption import StopSignals
-from finetune.training.processes import build_accelerator, describe_shares, settle_precision
+from finetune.training.processes import build_accelerator, describe_sharding, settle_precision
 from finetune.training.trackers import flatten
 
 _LOGGER = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
         publisher=publisher,
         callback=callback,
     )
-    for line in [*describe_shares(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
+    for line in [*describe_sharding(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
     accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.

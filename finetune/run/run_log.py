@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from finetune.run.run_directory import cut_metrics
 from finetune.training.health import judge_run
 from finetune.training.loop import format_values
-from finetune.training.plots import write_picture
+from finetune.training.plots import plot_run
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class RunLog:
     def judge(self, max_steps: int) -> str:
         """What the log so far says, in words; its curves are drawn beside. Raises OSError."""
         history = [json.loads(line) for line in self._file.read_text().splitlines()]
-        write_picture(self._curves, history)
+        plot_run(self._curves, history)
         impossible, utterances = (
             sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
         )

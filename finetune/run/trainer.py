@@ -239,10 +239,10 @@ class Trainer:
 
     def _offer(self, publisher: Publisher, step: int, evaluation: Evaluation) -> None:
         """Have the weights of the checkpoint that was just written pushed."""
-        from finetune.run.checkpoint_export import write_snapshot
+        from finetune.run.checkpoint_export import export_checkpoint
 
         write = partial(
-            write_snapshot,
+            export_checkpoint,
             checkpoint=self.checkpoints / f"step-{step:06d}",
             recogniser=self.components.recogniser,
             recipe=self.resolved_recipe,

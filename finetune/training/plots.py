@@ -1,4 +1,4 @@
-"""A picture of a run: loss, learning rate, error rates and blank ratio over its steps."""
+"""Plots of a run: loss, learning rate, error rates and blank ratio over its steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _STYLE = {
 }
 
 
-def write_picture(file: Path, history: Lines) -> None:
+def plot_run(file: Path, history: Lines) -> None:
     """Draw a run's history as a PNG of 1200 × 1350 pixels, whole or not at all.
 
     `history` holds the lines of metrics.jsonl.

@@ -92,12 +92,12 @@ def decide(choose: Callable[[], Choice]) -> Choice:
     return cast(Choice, chosen)
 
 
-def describe_shares(accelerator: Accelerator) -> list[str]:
-    """A line of what is in shares, where anything is."""
+def describe_sharding(accelerator: Accelerator) -> list[str]:
+    """A line that says what is sharded, with FSDP or DeepSpeed."""
     if is_sharded(accelerator):
-        return [f"FSDP: weights, gradients and the optimizer's state lie in {accelerator.num_processes} shares"]
+        return [f"FSDP: weights, gradients and the optimizer's state are in {accelerator.num_processes} shards"]
     if uses_zero(accelerator):
         stage = accelerator.state.deepspeed_plugin.zero_stage
-        what = "gradients and the optimizer's state lie" if stage == 2 else "the optimizer's state lies"
-        return [f"DeepSpeed: {what} in {accelerator.num_processes} shares"]
+        what = "gradients and the optimizer's state are" if stage == 2 else "the optimizer's state is"
+        return [f"DeepSpeed ZeRO: {what} in {accelerator.num_processes} shards"]
     return []

@@ -12,14 +12,14 @@ from finetune.audio.augmentation import (
     add_noise,
     change_speed,
     clip,
+    draw_formant_factors,
     draw_mask,
-    draw_vocal_tract,
     generator,
     limit_band,
     list_recordings,
     make_impulse_response,
     make_noise,
-    move_formants,
+    perturb_formants,
     reverberate,
 )
 from finetune.errors import UserError
@@ -28,7 +28,7 @@ from finetune.run.preparation import build_augmentation
 
 EVERYTHING = Augmentation(
     speed=(0.9, 1.1),
-    vocal_tract=0.3,
+    formant_perturbation=0.3,
     reverb_probability=0.7,
     reverb_seconds=(0.2, 0.8),
     noise_probability=0.7,
@@ -119,7 +119,7 @@ def test_each_formant_moves_by_its_own_factor_and_the_pitch_stays(
     factors: tuple[float, ...], sampling_rate: int
 ) -> None:
     formants = (500.0, 1500.0, 2500.0, 3500.0)
-    moved = move_formants(make_vowel(formants, sampling_rate), np.array(factors), sampling_rate)
+    moved = perturb_formants(make_vowel(formants, sampling_rate), np.array(factors), sampling_rate)
     for formant, factor in zip(formants, factors, strict=True):
         expected = formant * factor
         assert loudest(moved, expected - 250, expected + 250) == pytest.approx(expected, abs=100)
@@ -127,19 +127,19 @@ def test_each_formant_moves_by_its_own_factor_and_the_pitch_stays(
     assert harmonics[::100].sum() > 10 * harmonics[50::100].sum()
 
 
-def test_a_vocal_tract_of_the_same_shape_changes_nothing() -> None:
+def test_factors_of_one_change_nothing() -> None:
     vowel = make_vowel((700.0, 1200.0))
-    np.testing.assert_allclose(move_formants(vowel, np.ones(4), 16000), vowel, atol=1e-5)
+    np.testing.assert_allclose(perturb_formants(vowel, np.ones(4), 16000), vowel, atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 100, 511, 513])
-def test_a_vocal_tract_changes_the_shortest_speech_too(samples: int) -> None:
-    changed = move_formants(make_tone(samples), np.array([1.2, 0.8, 1.0, 1.0]), 16000)
+def test_formants_of_the_shortest_speech_are_perturbed_too(samples: int) -> None:
+    changed = perturb_formants(make_tone(samples), np.array([1.2, 0.8, 1.0, 1.0]), 16000)
     assert changed.shape == (samples,) and changed.dtype == np.float32 and np.isfinite(changed).all()
 
 
-def test_drawn_vocal_tracts_fill_their_range_and_differ() -> None:
-    drawn = np.log([draw_vocal_tract(0.2, generator(0, 0, i, 0)) for i in range(400)])
+def test_drawn_formant_factors_fill_their_range_and_differ() -> None:
+    drawn = np.log([draw_formant_factors(0.2, generator(0, 0, i, 0)) for i in range(400)])
     assert drawn.shape == (400, 4) and np.abs(drawn).max() < 0.3
     np.testing.assert_allclose(drawn.std(0), 0.2 * math.sqrt(1.25 / 3), rtol=0.1)
 

@@ -13,7 +13,7 @@ from finetune.text.training_words import load_training_words
 # All that is random is switched on: dropout, masks, speed, noise, gain; the interruption is inside an epoch.
 SECTIONS = {
     "model": {"dropout": 0.2},
-    "augmentation": {"speed": [0.9, 1.1], "noise_snr_db": [5, 20], "gain_db": [-6, 6]},
+    "augmentation": {"speed": [0.9, 1.1], "formant_perturbation": 0.2, "noise_snr_db": [5, 20], "gain_db": [-6, 6]},
     "training": {"max_steps": 10, "eval_steps": 4, "log_steps": 3, "mask_time_probability": 0.2, "learning_rate": 3e-3},
 }
 
@@ -103,6 +103,10 @@ def test_one_of_before_there_were_manifests_is_gone_on_from(
     progress = json.loads((checkpoint / "progress.json").read_text())
     del progress["data"]
     (checkpoint / "progress.json").write_text(json.dumps(progress))
+    recipe = tmp_path / "resumed" / "recipe.yaml"
+    written = recipe.read_text()
+    assert "formant_perturbation: 0.2" in written
+    recipe.write_text(written.replace("formant_perturbation", "vocal_tract"))
     assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
     assert "step-000004 has no manifest.json" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2ForCTC
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.resources.machine import has_fast_bf16
-from finetune.training import deepspeed as zero_redundancy
+from finetune.training import deepspeed
 from finetune.training.deepspeed import set_up_zero
 from finetune.training.sharding import set_up_sharding
 
@@ -122,9 +122,9 @@ def runs(request, write_recipe, group_norm_base_folder, tmp_path_factory):
     (folder / "runs.py").write_text(RUNS + ("" if fsdp else NOT_FINITE))
     asks = "ACCELERATE_USE_FSDP" if fsdp else "ACCELERATE_USE_DEEPSPEED"
     said = launch(request.param, folder / "runs.py", folder, asks)
-    what = "FSDP: weights, gradients and" if fsdp else "DeepSpeed: gradients and"
+    what = "FSDP: weights, gradients and" if fsdp else "DeepSpeed ZeRO: gradients and"
     with_bf16 = fsdp and has_fast_bf16(torch.device("cpu"))  # DeepSpeed's are in stage 1, which says something else.
-    assert said.count(f"{what} the optimizer's state lie in 2 shares") == 2 + with_bf16
+    assert said.count(f"{what} the optimizer's state are in 2 shards") == 2 + with_bf16
     assert said.count("going on from step 4") == 2 and said.count("going on from step-000004 instead") == 1
     return folder
 
@@ -230,7 +230,7 @@ def test_what_does_not_work_with_deepspeed_is_refused(asked_for_deepspeed, monke
 
 def test_deepspeed_that_is_missing_is_one_sentence(monkeypatch, capsys, write_recipe, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(zero_redundancy, "is_deepspeed_available", lambda: False)
+    monkeypatch.setattr(deepspeed, "is_deepspeed_available", lambda: False)
     assert main(["train", str(write_recipe(tmp_path)), "--output", str(tmp_path / "run")]) == 2
     assert "pip install 'finetune[deepspeed]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

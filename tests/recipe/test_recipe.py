@@ -298,3 +298,19 @@ def test_every_recipe_that_ships_loads(file: Path, corpus_folder: Path) -> None:
 
 def test_recipes_ship() -> None:
     assert {"quickstart", "base", "an4"} <= {file.parent.name for file in RECIPES}
+
+
+def test_an_old_key_is_read_as_the_new_one(
+    write_recipe: Callable[..., Path], tmp_path: Path, logged: list[str]
+) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, augmentation={"formant_perturbation": 0.2}))
+    assert logged == []
+    for old in (
+        load_recipe(write_recipe(tmp_path, augmentation={"vocal_tract": 0.2})),
+        load_recipe(write_recipe(tmp_path), ["augmentation.vocal_tract=0.2"]),
+    ):
+        assert old == recipe and "vocal_tract" not in old.to_yaml()
+        assert logged.pop().startswith("note: augmentation.vocal_tract is read as augmentation.formant_perturbation")
+        assert logged == []
+    with pytest.raises(UserError, match="vocal_tract is its old name"):
+        load_recipe(write_recipe(tmp_path, augmentation={"vocal_tract": 0.2, "formant_perturbation": 0.2}))

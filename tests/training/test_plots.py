@@ -1,4 +1,4 @@
-"""Each curve of a run's picture holds the values of its history."""
+"""Each curve of a run's plots holds the values of its history."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.training.plots import build_figure, write_picture
+from finetune.training.plots import build_figure, plot_run
 
 LOSS, RATE, ERRORS, BLANKS = range(4)
 
@@ -88,13 +88,13 @@ def test_error_rates_of_several_hundred_percent_do_not_flatten_the_others():
     ],
     ids=["whole", "empty", "no evaluation", "evaluation alone", "all skipped", "not finite"],
 )
-def test_any_history_becomes_a_picture(history, tmp_path):
+def test_any_history_can_be_plotted(history, tmp_path):
     (tmp_path / "curves.png").write_bytes(b"an older one")
-    write_picture(tmp_path / "curves.png", history)
+    plot_run(tmp_path / "curves.png", history)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (1200, 1350)
-        assert len(picture.convert("RGB").getcolors(1_000_000)) > 10
+    with Image.open(tmp_path / "curves.png") as plots:
+        assert plots.size == (1200, 1350)
+        assert len(plots.convert("RGB").getcolors(1_000_000)) > 10
 
 
 def test_own_settings_of_matplotlib_change_nothing(tmp_path):
@@ -102,5 +102,5 @@ def test_own_settings_of_matplotlib_change_nothing(tmp_path):
 
     for name, settings in (("plain", {}), ("own", {"axes.facecolor": "black", "savefig.dpi": 20, "font.size": 30})):
         with matplotlib.rc_context(settings):
-            write_picture(tmp_path / f"{name}.png", HISTORY)
+            plot_run(tmp_path / f"{name}.png", HISTORY)
     assert (tmp_path / "own.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
