@@ -1,1 +1,1 @@
-"""A recipe: its sections, and its file with overrides read into them."""
+"""Recipes: their sections, and loading them from a file with overrides."""

@@ -1,4 +1,4 @@
-"""What a run is: a YAML file's differences from the defaults, overrides, and all problems reported at once."""
+"""Load a recipe: a YAML file with differences from the defaults, overrides, and all problems reported at once."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ from finetune.resources.storage import is_url
 
 
 class Recipe(Section):
-    """A whole run; `provenance` is what a run writes into its own copy, and is not read."""
+    """All settings of a run; `provenance` is written into the copy of a run, and has no effect."""
 
     model: ModelSection
     data: DataSection
@@ -42,12 +42,12 @@ class Recipe(Section):
     provenance: dict[str, Any] | None = None
 
     def to_yaml(self) -> str:
-        """Every value, defaults included, as YAML that `load_recipe` reads back; of addresses as `without_secrets`."""
+        """All values, with defaults, as YAML for `load_recipe`; addresses are those of `without_secrets`."""
         values = self.without_secrets().model_dump(mode="json", exclude_none=True)
         return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
     def without_secrets(self) -> "Recipe":
-        """The recipe as files may hold it: addresses of data without user, password and query."""
+        """The recipe as it may be written to files: addresses of data without user, password and query."""
 
         def hide(section: Any) -> Any:
             return section.model_copy(update={"root": section.root and public_address(section.root)})
@@ -56,7 +56,7 @@ class Recipe(Section):
         return self.model_copy(update={"data": hide(self.data).model_copy(update={"sources": sources})})
 
 
-# Keys that name a local path or, where nothing is there, a repository on a hub; and keys that name a folder.
+# Keys that name a local path, or a repository on a hub where there is no such path; and keys that name a folder.
 _PLACES = (("model", "base"), ("data", "root"))
 _FOLDERS = (("augmentation", "noise_folder"), ("augmentation", "impulse_response_folder"))
 # A long text counts as several values.
@@ -77,7 +77,7 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
         values = _read_yaml(text, str(file))
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no recipe: expected a YAML file, in UTF-8.") from error
-    for section in ("model", "data"):  # An empty one says which of its keys is missing.
+    for section in ("model", "data"):  # The error for an empty section names its missing key.
         values.setdefault(section, {})
     _resolve_places(values, file.parent)
     for override in overrides:
@@ -93,7 +93,7 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 3e-5 is a number, `no` is the language, and a key stands once."""
+    """YAML in which 3e-5 is a number, `no` is a string, and a key may occur only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, count in Counter(str(key.value) for key, _ in node.value).items():
@@ -119,7 +119,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 
 def _parse(text: str) -> Any:
-    """What a YAML document says; raises YAMLError, also for one that would grow or nest without end."""
+    """The value of a YAML document; raises YAMLError, also for a document that grows or nests without limit."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -132,14 +132,14 @@ def _parse(text: str) -> Any:
         raise yaml.MarkedYAMLError(problem="its values nest too deep") from error
     except yaml.YAMLError:
         raise
-    except ValueError as error:  # A number of more digits than Python reads, a date that is none.
+    except ValueError as error:  # A number with more digits than Python reads, or an invalid date.
         raise yaml.MarkedYAMLError(problem=str(error)) from error
     finally:
         loader.dispose()
 
 
 def _count(node: yaml.Node, counted: dict[int, int | None], depth: int = 0) -> int:
-    """The values of a node, those behind an anchor each time that it is named."""
+    """The number of values of a node; those of an anchor count each time that it is used."""
     if not isinstance(node, yaml.CollectionNode):
         return 1 + len(node.value) // _VALUE_CHARACTERS
     key = id(node)
@@ -168,7 +168,7 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{where} holds a {type(values).__name__}; expected sections such as model: and data:.")
-    # A section whose keys are all commented out is None to YAML.
+    # A section whose keys are all commented out is None in YAML.
     return {name: {} if section is None else section for name, section in values.items()}
 
 
@@ -217,12 +217,12 @@ def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
 
 
 def _describe(problem: Any) -> str:
-    """One line for one of pydantic's problems: key, what was found, what was expected."""
+    """One line for a problem that pydantic found: the key, what was found, what was expected."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in problem["loc"][:-1]:
-            # A number is a place in a list, whose sections are all of one type.
+            # A number is an index of a list, whose sections are all of one type.
             section = section if isinstance(part, int) else _section_type(section, str(part))
         names = section.model_fields if section is not None else ()
         return f"{key}: unknown key{did_you_mean(str(problem['loc'][-1]), names)} known are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""What a recipe may say, section by section, and what it means; a value that can't be is refused here."""
+"""The sections of a recipe, their keys, and the checks of their values."""
 
 import difflib
 import logging
@@ -21,7 +21,7 @@ LoraModule = Literal[
 
 
 class Section(BaseModel):
-    """A group of keys; unknown ones are refused."""
+    """A group of keys; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -31,7 +31,7 @@ class LoraSection(Section):
 
     `rank`, `alpha`, `dropout` and `target_modules` are r, lora_alpha, lora_dropout and target_modules of peft's
     `LoraConfig`; the modules are linear layers of `Wav2Vec2ForCTC`, by default those of the paper. The adapter is
-    `merged` into the run's model, which is an ordinary one; `adapter` keeps it alone too, in the run's folder adapter/.
+    `merged` into the run's model, which is then an ordinary one; `adapter` also saves it in the run's folder adapter/.
     """
 
     rank: int = Field(16, gt=0)
@@ -42,20 +42,21 @@ class LoraSection(Section):
 
 
 class ModelSection(Section):
-    """The encoder to start from: a `base`, or an `architecture` (keys of `Wav2Vec2Config`) with random weights.
+    """The model to start from: a pretrained checkpoint (`base`), or an `architecture` with random weights.
 
-    A base on a hub is that of a `revision` (a branch, a tag or a commit's hash), which `base: USER/NAME@REVISION` sets.
-    All of it is trained but the feature encoder, unless `lora` or `language_adapter` is set. The latter is a language's
-    name (ISO 639-3, as in adapter.deu.safetensors), for a base with adapters such as facebook/mms-1b-all (Pratap et al.
-    2023, arXiv 2305.13516): that language's adapters and head are trained alone, on from the base's where it has them.
-    `layer_drop` leaves out whole layers in training (LayerDrop, Fan et al. 2020); `attention` is Transformers' name of
-    an implementation.
+    A base on a hub may have a `revision` (a branch, a tag or a commit), also written as `base: USER/NAME@REVISION`; the
+    keys of `architecture` are those of `Wav2Vec2Config`. All weights are trained except the feature encoder, unless
+    `lora` or `language_adapter` is set. The latter is the name of a language (ISO 639-3, as in adapter.deu.safetensors)
+    for a base with adapters such as facebook/mms-1b-all (Pratap et al. 2023, arXiv 2305.13516): only the adapters and
+    the head of that language are trained, starting from those of the base if it has them. `layer_drop` is the
+    probability to skip a layer in training (LayerDrop, Fan et al. 2020); `attention` is the name of an implementation
+    in Transformers.
     """
 
     base: str | None = None
     revision: str | None = None
     architecture: dict[str, Any] | None = None
-    random_weights: bool = False  # the base's shape without its training: shows what pretraining buys
+    random_weights: bool = False  # the architecture of the base with random weights: shows the effect of pretraining
     freeze_feature_encoder: bool = True
     dropout: float = Field(0.1, ge=0, lt=1)
     layer_drop: float = Field(0.0, ge=0, lt=1)
@@ -110,13 +111,13 @@ class _SourceKeys(Section):
 
 
 class SourceSection(_SourceKeys):
-    """One place with speech: a folder, a manifest or a hub name, and its splits and columns.
+    """One source of speech: a folder, a manifest or a hub name, with its splits and columns.
 
-    A split left out is found under its usual name. An epoch has each training utterance `weight` times on average.
-    Local audio outside the corpus' folder is read only with `allow_outside`. With `streaming` training reads a hub's
-    data set or Parquet files as they come, and nothing is copied; the other splits are kept in memory. As a stream has
-    no known length, `weight` is then a source's share of the rows: 3 beside 1 is three rows in four.
-    `columns` names others (gender, accent) that go with each utterance into the results.
+    A split that is not named is found under its usual name. An epoch has each training utterance `weight` times on
+    average. Local audio outside the corpus' folder is read only with `allow_outside`. With `streaming` training reads a
+    hub's data set or Parquet files row by row without a local copy, and the other splits are kept in memory. Because a
+    stream has no known length, `weight` is then relative to the rows of the other sources: with 3 and 1, three rows in
+    four are of the first source. `columns` names other columns (gender, accent) to keep with the results.
     """
 
     root: str
@@ -125,9 +126,9 @@ class SourceSection(_SourceKeys):
 class DataSection(_SourceKeys):
     """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
 
-    Without a validation split, `validation_fraction` of the training utterances is held out, by speakers where they
-    are known. `preprocessing` is what is done to all audio, also when the model is used. With `allow_changes` a run
-    goes on though its data or its vocabulary have changed.
+    Without a validation split, `validation_fraction` of the training utterances is held out, by speakers if they are
+    known. `preprocessing` is applied to all audio, also when the model is used. With `allow_changes` a run is resumed
+    even if its data or its vocabulary have changed.
     """
 
     sources: tuple[SourceSection, ...] = ()
@@ -173,10 +174,11 @@ class DataSection(_SourceKeys):
 
 
 class TextSection(Section):
-    """How transcripts are normalised, in training and in scoring (named steps or presets in order), and the characters.
+    """Text normalisation of transcripts in training and scoring (named steps or presets in order), and the vocabulary.
 
-    The vocabulary is of the training transcripts' characters that come at least `min_character_count` times, of
-    `characters` where they are given, or of the base's own with its head: kept (`base`), or `extended` by training's.
+    With `vocabulary: training` it has the characters of the training transcripts that occur at least
+    `min_character_count` times, or the given `characters`. With `base` it is the vocabulary of the pretrained
+    checkpoint, whose head is kept, and with `extended` also has the characters of the training transcripts.
     """
 
     normalization: tuple[Step, ...] = DEFAULT_STEPS
@@ -207,12 +209,12 @@ class TextSection(Section):
 
 
 class AugmentationSection(Section):
-    """Changes to training waveforms; ranges are [lowest, highest], and what is left out is off.
+    """Augmentation of training waveforms; ranges are [lowest, highest], and what is left out is off.
 
     `formant_perturbation` moves each formant at random by a factor of up to exp(1.5 × its value), as if another speaker
     had spoken.
-    Noise is made, or taken from the recordings of `noise_folder`; rooms are made of a reverberation time (RT60) in
-    `reverb_seconds`, or taken from the recordings of `impulse_response_folder`.
+    Noise is generated, or taken from the recordings in `noise_folder`. Room impulse responses are generated with a
+    reverberation time (RT60) in `reverb_seconds`, or taken from the recordings in `impulse_response_folder`.
     """
 
     speed: Range | None = None
@@ -267,26 +269,26 @@ class AugmentationSection(Section):
 
 
 class TrainingSection(Section):
-    """The loop; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
+    """Training; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
 
-    With batch_seconds `auto` it is as much as fits into the GPU, or into half of the CPU's free memory, up to 80 s.
-    The rate rises for `warmup_ratio` of the steps and then falls by its `schedule`; `tri_stage` (Park et al. 2019)
-    first holds it for `hold_ratio`. The head may have a rate of its own; with `layer_decay` each layer learns that much
-    slower than the one above (Howard and Ruder 2018). For the first `freeze_transformer_steps` only the head learns
-    (fairseq's freeze_finetune_updates).
-    Masks are SpecAugment's (Park et al. 2019), over time and over features, as in wav2vec 2.0.
+    `batch_seconds: auto` is as much as fits into the GPU, or into half of the CPU's free memory, up to 80 s. The
+    learning rate rises for `warmup_ratio` of the steps and then decays by its `schedule`, with `tri_stage` (Park et al.
+    2019) after a hold for `hold_ratio` of the steps. The head may have a rate of its own; with `layer_decay` the rate
+    of each layer is that of the layer above times the decay (Howard and Ruder 2018). In the first
+    `freeze_transformer_steps` only the head is trained (fairseq's freeze_finetune_updates). Masks are those of
+    SpecAugment (Park et al. 2019), over time and over features, as in wav2vec 2.0.
 
-    A run has `max_steps`, or `max_epochs`, or by default 30 epochs, but at least 1,000 and at most 80,000 steps; a
-    stream, whose length is unknown, 1,000. It is evaluated every `eval_steps`: by default a tenth of it, at least 200
-    and at most 2,000.
+    A run has `max_steps`, or `max_epochs`, or by default 30 epochs, but at least 1,000 and at most 80,000 steps; with a
+    stream, whose length is unknown, 1,000. It is evaluated every `eval_steps`: by default a tenth of the run, at least
+    200 and at most 2,000.
 
-    The newest `keep_checkpoints` are kept and the `keep_best` by validation WER; `average_best` of these become the
-    model if their average is no worse. Training ends early after `patience` evaluations without a better one, and
-    after `max_minutes`. `num_workers` processes read audio beside each that trains; `auto` follows the usable cores,
-    and any number gives the same batches. `compile` is torch.compile's, with few padded lengths.
+    The newest `keep_checkpoints` are kept, and the `keep_best` by validation WER; the average of the `average_best`
+    becomes the model if it is no worse than the best. Training ends early after `patience` evaluations without a better
+    one, and after `max_minutes`. `num_workers` processes load audio for each training process; `auto` follows the
+    usable cores, and any number gives the same batches. `compile` uses torch.compile, with few padded lengths.
 
-    `mixed_precision: auto` is bf16 where the device multiplies in it, fp16 on other GPUs, and `no` (float32) on other
-    CPUs; a resumed run keeps what it began with.
+    `mixed_precision: auto` is bf16 where the device has instructions for it, fp16 on other GPUs, and `no` (float32) on
+    other CPUs; a resumed run keeps its precision.
     """
 
     max_steps: int | None = Field(None, gt=0)
@@ -338,11 +340,12 @@ class EvaluationSection(Section):
 
 
 class PublishingSection(Section):
-    """What the model card says that only you know, and where the model goes.
+    """The fields of the model card that only you know, and the repository that the model is pushed to.
 
-    The finished model is pushed to the model hub's `repo_id` (USER/NAME; made, `private` or not, where it is missing),
-    and while training goes on also the `best` so far, to main, or the model of `every` evaluation, to the branch
-    `training`, the newest where they come faster than they are sent. A push that fails never fails the run.
+    The finished model is pushed to `repo_id` (USER/NAME) on the hub, which is created, `private` or not, if it does not
+    exist. With `push: best` the best model so far is also pushed during training, to main, and with `every` the model
+    of every evaluation, to the branch `training`; models that come faster than they are sent are skipped for newer
+    ones. A push that fails never fails the run.
     """
 
     title: str | None = None
@@ -363,6 +366,6 @@ class PublishingSection(Section):
 
 
 def did_you_mean(name: str, known: Any) -> str:
-    """What goes between "unknown NAME" and the rest: the likeliest of the known names, where one is near."""
+    """The text after "unknown NAME" in an error, with the most similar of the known names if one is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ";"

@@ -12,7 +12,7 @@ from finetune.training.manifest import measure_digest
 
 
 class Best(NamedTuple):
-    """How good the weights after a step were on the validation split, as fractions."""
+    """The validation error rates of the weights after a step, as fractions."""
 
     wer: float
     cer: float
@@ -20,7 +20,7 @@ class Best(NamedTuple):
 
 
 class BestCheckpoints:
-    """The best first, `keep` at most; files lie below `folder`, and their digests are known to the main process."""
+    """The `keep` best weights, best first. Their files are in `folder`; only the main process knows their digests."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self._keep = folder, keep
@@ -28,7 +28,7 @@ class BestCheckpoints:
         self._digests: dict[str, str] = {}  # by `name_best`
 
     def add(self, scores: Scores, step: int) -> bool:
-        """Note the scores after a step; whether its weights are to be kept. Of two as good the earlier one stays."""
+        """Add the scores of a step; returns whether its weights are among the best. Of equal scores the first wins."""
         mine = Best(*rank(scores), step)
         self.best = sorted([*self.best, mine], key=lambda best: (best.wer, best.cer))[: self._keep]
         return mine in self.best
@@ -39,7 +39,7 @@ class BestCheckpoints:
         self._digests[name_best(step)] = measure_digest(self.find_file(step))
 
     def restore(self, checkpoint: Path, best: Sequence[Sequence[float]]) -> None:
-        """Take what was in `best` when a checkpoint was written, as far as the files are there."""
+        """Restore the list `best` that a checkpoint holds, without weights whose file is missing."""
         found = [Best(wer, cer, int(step)) for wer, cer, step in best]
         self._digests = read_digests(checkpoint, [name_best(each.step) for each in found])
         self.best = [each for each in found if name_best(each.step) in self._digests]
@@ -49,14 +49,14 @@ class BestCheckpoints:
         return {name: self._digests[name] for name in (name_best(each.step) for each in self.best)}
 
     def find_file(self, step: int) -> Path:
-        """Where the weights of a step are, if they are among the best."""
+        """The file of the weights of a step, while they are among the best."""
         return self.folder / name_best(step)
 
     def is_stale(self, step: int, patience_steps: int | None) -> bool:
-        """Whether nothing better has come for so many steps; never without a patience."""
+        """Whether the best weights are `patience_steps` or more steps old; False without a patience."""
         return patience_steps is not None and bool(self.best) and step - self.best[0].step >= patience_steps
 
 
 def rank(scores: Scores) -> tuple[float, float]:
-    """WER, then CER; no score is a bad one."""
+    """WER, then CER; a missing score counts as 1."""
     return (1.0 if scores.wer is None else scores.wer, 1.0 if scores.cer is None else scores.cer)

@@ -1,4 +1,4 @@
-"""Models of a training that goes on, each written whole for the publisher, at little cost to the training."""
+"""Exports of checkpoints during training: complete model folders for the publisher, written at little cost."""
 
 import copy
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from finetune.recipe.schema import PublishingSection
 from finetune.run.model_folder import complete_model
 from finetune.training.checkpoints import save_weights
 
-# What the parity gate compares of a model that is pushed during training.
+# How much the parity gate compares for a model that is pushed during training.
 _MOST_UTTERANCES, _MOST_SECONDS = 8, 60.0
 
 
@@ -47,10 +47,10 @@ def export_checkpoint(
     evaluation: Evaluation,
     training: Mapping[str, Any],
 ) -> None:
-    """Write a candidate (see `finetune.publishing.checkpoint_export`) of what a checkpoint has just saved of a model.
+    """Export a checkpoint that was just saved (see `finetune.publishing.checkpoint_export`).
 
-    Its weights are not written again: they get a second name. Only LoRA's are, merged. `run` is the run's name,
-    `evaluation` of the validation split with these weights, and `training` of `describe_training`.
+    The weights are hard links to the checkpoint's; with LoRA they are merged and written. `run` is the run's name,
+    `evaluation` that of the validation split with these weights, and `training` the result of `describe_training`.
     """
     model, step = recogniser.model, int(checkpoint.name.rpartition("-")[2])
     partial = folder / f".{MODEL}.partial"
@@ -64,7 +64,7 @@ def export_checkpoint(
     config.save_pretrained(partial)
     if recipe.model.language_adapter:
         save_language_adapter(model, partial, recipe.model.language_adapter)
-    # No slices and no worst errors, as they cost training time: those are in the finished model's card.
+    # Slices and worst errors would cost training time: the card of the finished model has them.
     intervals = bootstrap(evaluation.counts, [result.speaker for result in evaluation.results])
     scores = {
         **evaluation.scores.to_json(),
@@ -79,7 +79,7 @@ def export_checkpoint(
 
 
 def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoken]:
-    """Some utterances, evenly spread over the split, and what was recognised in them."""
+    """Some utterances, evenly spread over the split, with the text that was recognised."""
     split, results = evaluation.split, evaluation.results
     step = max(1, len(results) // _MOST_UTTERANCES)
     chosen: list[Spoken] = []
@@ -94,7 +94,7 @@ def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoke
     if recogniser.device.type != "cuda":
         return chosen
     model = recogniser.model
-    place, training = model.device, model.training  # Between steps; of a sharded model the whole one is on the CPU.
+    place, training = model.device, model.training  # With FSDP the whole model is on the CPU.
     model.to(recogniser.device).eval()
     with full_precision():
         texts = recogniser.recognise([waveform for _, waveform, _ in chosen])

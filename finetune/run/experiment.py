@@ -1,4 +1,4 @@
-"""One recipe to one run directory: what is trained is prepared, the folder begun, and the run locked."""
+"""One recipe to one run directory: prepare the data, lock and begin the folder, train, and finish."""
 
 import logging
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -> Analysis:
-    """Train, score and save one run; goes on where an unfinished run of the same recipe stopped.
+    """Train, evaluate and save one run; an unfinished run of the same recipe is resumed.
 
-    Returns what was found on the test split, or on the validation split where there is no test split.
-    Raises UserError before anything is written when the recipe, the data or `output` do not allow the run, and
-    Interrupted after a checkpoint when SIGINT, SIGTERM or SIGHUP asked to stop.
+    Returns the analysis of the test split, or of the validation split without a test split. Raises UserError before
+    anything is written when the recipe, the data or `output` do not allow the run, and Interrupted after a checkpoint
+    when SIGINT, SIGTERM or SIGHUP asked to stop.
     """
     training = recipe.training
     resumes = check_output(output, recipe)
@@ -44,7 +44,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
 
         publisher = build_publisher(recipe.publishing, output)
     _LOGGER.debug(f"device {accelerator.device}, precision {precision}, processes {accelerator.num_processes}")
-    # All processes train on the same commits, also when a branch moves while they start.
+    # All processes train on the same commits, even if a branch moves while they start.
     known, resolved = read_beginning(output) if resumes else ({}, {})
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin_revisions(recipe, commits)
@@ -62,7 +62,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     for line in [*describe_sharding(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
-    accelerator.wait_for_everyone()  # Every process has looked at the output before one writes to it.
+    accelerator.wait_for_everyone()  # Every process has checked the output before one writes to it.
     with ExitStack() as held:
         if accelerator.is_main_process:
             with saving(str(output), "Nothing is there yet"):
@@ -72,7 +72,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
                     raise UserError(f"Another process has just begun a run in {output}: start this one again.")
                 if not resumes:
                     transcripts = [utterance.transcript for utterance in preparation.train.utterances]
-                    # Of a stream no more than the beginning is known.
+                    # Only the beginning of a stream is known.
                     known_words = None if preparation.stream else transcripts
                     begun = (commits, precision, trainer.resolved)
                     begin_run(output, written, preparation.rejected, known_words, *begun)
@@ -87,14 +87,14 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
         analysis = trainer.finish()
         if publisher:
             publisher.finish(output)
-    # Not `end_training`, which also ends the group of processes: see `commands.launch.run`.
+    # `end_training` would also end the process group: see `commands.launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
     return analysis
 
 
 def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]:
-    """What `run` would say of its length, time, memory and disk, found with random weights: none are downloaded.
+    """The length, time, memory and disk space of a run, measured with random weights: no weights are downloaded.
 
     Raises UserError where the model or the device do not allow the run. Nothing is written.
     """

@@ -1,4 +1,4 @@
-"""A model to another form of it that computes faster on CPUs, kept only where its word error rate stays."""
+"""Export a model to a format that is faster on CPUs, and keep it only where its word error rate stays."""
 
 import logging
 import shutil
@@ -31,7 +31,7 @@ RECORD = "export.json"
 
 @dataclass(frozen=True)
 class ExportComparison:
-    """What a model and its export make of the same speech, in `differing` utterances another text."""
+    """The scores of a model and of its export on the same speech; `differing` utterances have another text."""
 
     original: Scores
     exported: Scores
@@ -40,7 +40,7 @@ class ExportComparison:
 
     @property
     def points(self) -> float:
-        """By how many percentage points the export's word error rate is higher."""
+        """How much higher the WER of the export is, in percentage points."""
         assert self.exported.wer is not None and self.original.wer is not None
         return 100 * (self.exported.wer - self.original.wer)
 
@@ -54,7 +54,7 @@ class ExportComparison:
         }
 
     def summary(self) -> str:
-        """Say it in one line for people."""
+        """One line for the console."""
         return (
             f"WER {percent(self.exported.wer)} ({percent(self.original.wer)} before), another text in {self.differing} "
             f"of {self.utterances} utterances"
@@ -70,19 +70,19 @@ def export(
     tolerance: float = 0.2,
     language: str | None = None,
 ) -> list[str]:
-    """Write a run's model, or one in a folder or on a hub, in a form of `FORMATS` into a new folder, and say of it.
+    """Export a model in a format of `FORMATS` to a new folder; returns lines for the console.
 
-    Both are evaluated on the speech at `data`, or else on the validation split of the model's run. Raises UserError
-    where there is none, or the export's word error rate is higher by more than `tolerance` percentage points; nothing
-    is left then. All else of a model's folder, such as its language model, is copied, but for its card. Of a model with
-    several languages the named one is exported.
+    `name` is a run, a model's folder or a name on a hub. The model and its export are evaluated on the speech at
+    `data`, or else on the validation split of the model's run. Raises UserError, and leaves nothing, where there is no
+    such speech or the export's WER is higher by more than `tolerance` percentage points. The other files of the model's
+    folder, such as a language model, are copied, except its card. `language` chooses one of several languages.
     """
     if output.exists():
         raise UserError(f"There is something at {output} already: remove it, or choose another folder with -o.")
     model, run = find_model(Path(name)) if Path(name).is_dir() else (fetch_model(name), None)
     if run is None and data is None:
         raise UserError(
-            f"{name} belongs to no run here, so there is nothing to compare its export on: name speech with --data "
+            f"{name} belongs to no run here, so there is no speech to compare its export on: name some with --data "
             "SOURCE."
         )
     with saving(str(output), "Nothing was left there"), new_folder(output.absolute()) as folder:
@@ -103,7 +103,7 @@ def _write(
     tolerance: float,
     language: str | None,
 ) -> ExportComparison:
-    """Write the export and what belongs to it, and compare it; raises UserError as `export` does."""
+    """Write the export with its other files, and compare it; raises UserError as `export` does."""
     original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
     if not isinstance(original.model, torch.nn.Module):
         raise UserError(f"{model} is an export already: export the model that it was made of.")
@@ -128,14 +128,14 @@ def _write(
     if comparison.points > tolerance:
         raise UserError(
             f"The exported model is worse than {model}: {comparison.summary()}. That is {comparison.points:.2f} points "
-            f"more, where --tolerance {tolerance:g} is the most; nothing was written. --format onnx is exact, and on "
-            "--data with more speech chance moves the word error rate less."
+            f"more, and --tolerance {tolerance:g} is the limit; nothing was written. --format onnx is exact, and the "
+            "more speech --data has, the less the word error rate depends on chance."
         )
     return comparison
 
 
 def _copy_others(model: Path, folder: Path) -> None:
-    """Copy what a model is used with: all of its files but the weights and the card, which is of another form."""
+    """Copy the files of a model except its weights and its card, which are those of another format."""
     for path in [*model.iterdir(), *(model / LANGUAGE_MODEL).glob("*")]:
         file = ModelFile(path.relative_to(model).as_posix(), path)
         weights = file.name.startswith(("model", "adapter")) and ".safetensors" in file.name

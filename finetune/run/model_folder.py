@@ -1,4 +1,4 @@
-"""A model's folder: its weights, what they are used with, the recipe and a model card."""
+"""The folder of a trained model: weights, processor, text normalisation, recipe and model card."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from finetune.recipe.load import Recipe
 from finetune.run.run_directory import describe_provenance
 from finetune.text.transcripts import save_normalization
 
-# A recipe's keys that name a folder here, or where nothing is there a repository on a hub.
+# Keys of a recipe that name a local folder, or a repository on a hub where there is no such folder.
 _PLACES = ("base", "root", "noise_folder", "impulse_response_folder")
 
 
@@ -59,10 +59,10 @@ def complete_model(
     training: Mapping[str, Any],
     run: str,
 ) -> None:
-    """Put beside saved weights what they are used with, the recipe and a card, and rename their folder.
+    """Add processor, normalisation, recipe and card to the weights in `partial`, and rename the folder to `final`.
 
-    `results` are as in scores.json, with what was evaluated, but may lack intervals, slices and errors; `training` is
-    of `describe_training`, and `run` is the run's name.
+    `results` are as in scores.json, with the key `evaluated`, but intervals, slices and errors may be missing.
+    `training` is the result of `describe_training`, and `run` the run's name.
     """
     from transformers import Wav2Vec2Processor
 
@@ -89,7 +89,7 @@ def complete_model(
 
 
 def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
-    """What only the author knows, with a title at least."""
+    """The fields of the card that the recipe sets; the title is the run's name unless it is given."""
     publishing = recipe.publishing
     languages = [publishing.language] if isinstance(publishing.language, str) else publishing.language or ()
     return {
@@ -103,7 +103,7 @@ def _describe_author(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def _describe_origins(recipe: Recipe) -> dict[str, Any]:
-    """The base and the data by their public names, and the recipe's keys that name a local folder."""
+    """Pretrained checkpoint and data by their public names, and the recipe's keys that name a local folder."""
     base, sources = recipe.model.base, recipe.data.all_sources
     places = {"model.base": base, "data.root": recipe.data.root}
     return {
@@ -124,9 +124,9 @@ def _describe_origins(recipe: Recipe) -> dict[str, Any]:
 
 
 def _publish_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with each local folder as one beside it, and no other absolute path; transcripts' steps stay.
+    """The recipe as it is published: local folders without their path, and no other absolute path.
 
-    The commits on a hub are its revisions already.
+    The steps of text normalisation stay as they are. Revisions on a hub are pinned to commits already.
     """
     values = recipe.model_dump(mode="json", exclude_none=True)
     values = {section: each if section == "text" else _scrub(each) for section, each in values.items()}

@@ -21,8 +21,8 @@ from finetune.training.plan import Length, Plan, Room, choose_length
 from finetune.training.sharding import is_sharded
 from finetune.training.timing import Sample, time_step
 
-# Of a run's batches, sorted by their longest utterance, those at these shares are timed: the median, a short and a long
-# one, and of more of them loading.
+# Quantiles of a run's batches, sorted by their longest utterance: the first three (the median, a short and a long one)
+# are loaded and computed, and the others only loaded.
 _TIMED = (0.5, 0.15, 0.85, 0.25, 0.75, 0.35, 0.65, 0.45, 0.55, 0.05, 0.95)
 
 
@@ -33,7 +33,7 @@ def resolve_length(
     num_processes: int,
     resolved: Mapping[str, Any] | None = None,
 ) -> Length:
-    """How many steps a run has: those that it was begun with (`resolved`), or what its recipe and its data make.
+    """The length of a run: the one that it was begun with (`resolved`), or what its recipe and its data give.
 
     Raises UserError for epochs of a stream.
     """
@@ -48,7 +48,7 @@ def resolve_length(
 
 
 def state_length(recipe: Recipe, length: Length) -> Recipe:
-    """The recipe with a length in steps."""
+    """The recipe with its length in steps."""
     values = {"max_steps": length.max_steps, "eval_steps": length.eval_steps, "max_epochs": None}
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=values)})
 
@@ -107,13 +107,13 @@ def plan_run(
 
 
 def _measure(preparation: Preparation, epoch: list[list[Key]]) -> list[float]:
-    """Each batch's seconds, padding included."""
+    """The seconds of each batch, padding included."""
     utterances = preparation.train.utterances
     return [max(utterances[index].seconds for _, index, _ in batch) * len(batch) for batch in epoch]
 
 
 def _choose(preparation: Preparation, epoch: list[list[Key]]) -> list[int]:
-    """The places of the batches to time."""
+    """The indices of the batches to time."""
     utterances = preparation.train.utterances
     order = sorted(range(len(epoch)), key=lambda place: max(utterances[i].seconds for _, i, _ in epoch[place]))
     return list(dict.fromkeys(order[int(share * len(order))] for share in _TIMED))
@@ -124,7 +124,7 @@ def _load(data: SpeechBatches, keys: list[Key]) -> Any:
 
 
 def _score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds: float) -> float:
-    """Compute a median validation utterance, on a GPU a batch of it; returns its seconds, 0 where it can't be read."""
+    """Score a median validation utterance, on a GPU a batch of it; returns the seconds, 0 if it cannot be read."""
     split = preparation.validation
     utterance = sorted(split.utterances, key=lambda each: each.seconds)[len(split.utterances) // 2]
     try:
@@ -137,7 +137,7 @@ def _score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds:
 
 
 def _measure_room(model: nn.Module, output: Path, device: torch.device) -> Room:
-    """What there is, and what a run of this model takes of it."""
+    """The memory and disk space that there is, and what a run of this model takes."""
     weights = [*model.parameters(), *model.buffers()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     folder = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())

@@ -1,4 +1,4 @@
-"""A recipe to everything that is known before training: splits, vocabulary, limits, and what was left out."""
+"""The data builder: a recipe to splits, vocabulary, limits and augmentation, before any weights are loaded."""
 
 import itertools
 import math
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
 
-# Of so many padded lengths the mean batch loses a twentieth of its longest utterance.
+# With this many padded lengths a mean batch is padded by a twentieth of the longest utterance.
 _COMPILED_LENGTHS = 10
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a run trains on; `test` is None where the data have no such split.
+    """What a run trains on; `test` is None where the data have no test split.
 
-    `head_rows` says for each token of the vocabulary which row of the base's head it goes on with, if any. With a
-    `stream` training reads that, and `train` is its beginning. `continues_language` says whether the base has adapters
-    for the recipe's language to go on from.
+    `head_rows` has, for each token of the vocabulary, the row of the pretrained head that it starts from, or None. With
+    a `stream`, training reads the stream, and `train` holds its first rows. `continues_language` says whether the
+    pretrained checkpoint has adapters for the recipe's language.
     """
 
     config: Any
@@ -61,11 +61,11 @@ class Preparation:
 
     @property
     def characters(self) -> list[str]:
-        """What the model can write, the space left out."""
+        """The characters that the model can write, without the space."""
         return [token for token in self.vocabulary if len(token) == 1 and token != WORD_DELIMITER]
 
     def batches(self, training: TrainingSection) -> SpeechBatches:
-        """The training utterances as batches, with masks, padding and seed as the recipe says."""
+        """The training utterances as a data set of batches, with the recipe's masks, padding and seed."""
         return SpeechBatches(
             self.train,
             self.vocabulary,
@@ -79,7 +79,7 @@ class Preparation:
         )
 
     def order(self, batch_seconds: float, seed: int) -> Iterator[list[Key]]:
-        """The training utterances in batches, epoch after epoch without end; of a stream those of its beginning."""
+        """The training utterances in batches, epoch after epoch without end; of a stream its first rows."""
         seconds = [utterance.seconds for utterance in self.train.utterances]
         weights = [utterance.weight for utterance in self.train.utterances]
         return stream(seconds, batch_seconds, seed, weights if set(weights) != {1.0} else None)
@@ -91,7 +91,7 @@ class Preparation:
     def loader(
         self, training: TrainingSection, batch_seconds: float, accelerator: "Accelerator", first_step: int
     ) -> Any:
-        """This process's batches, beginning with those of a step."""
+        """Load the batches of this process, from those of a step on."""
         data = self.batches(training)
         share = (first_step, training.accumulation * accelerator.num_processes)
         process = (accelerator.process_index, accelerator.num_processes)
@@ -101,27 +101,27 @@ class Preparation:
         return data.loader(deal(self.order(batch_seconds, training.seed), *share, *process), workers)
 
     def _padding_samples(self, compiled: bool) -> int | None:
-        """What padded lengths are multiples of; compiled code is made anew for each length, so those are few."""
+        """Padded lengths are multiples of this: few lengths where the model is compiled for each of them."""
         if not compiled:
             return GPU_PADDING_SAMPLES if choose_device().type == "cuda" else None
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
         return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 
     def examine(self, listen: bool = False) -> Examination:
-        """What is in the splits and what is wrong with them; `listen` decodes all audio, too."""
+        """Validate the splits; `listen` also decodes all audio."""
         return examine(self.splits, self.characters, self.limits.sampling_rate if listen else None)
 
     @property
     def rejected(self) -> list[Rejection]:
-        """Every utterance left out; of a stream, training finds them."""
+        """All utterances left out, except those of a stream, which are found in training."""
         splits = [split for role, split in self.splits.items() if not (role == "train" and self.stream)]
         return [rejection for split in splits for rejection in split.rejected]
 
 
 def prepare(recipe: Recipe) -> Preparation:
-    """Read the data and the base's configuration; no weights are loaded and no audio is decoded.
+    """Read the data and the configuration of the pretrained checkpoint, but no weights and no audio.
 
-    Raises UserError for whatever would stop the run later.
+    Raises UserError for any problem that would stop the run later.
     """
     model, data, batch_seconds = recipe.model, recipe.data, recipe.training.batch_seconds
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
@@ -166,7 +166,7 @@ def prepare(recipe: Recipe) -> Preparation:
 
 
 def _continues_language(recipe: Recipe, config: Any) -> bool:
-    """Whether the base has adapters for the recipe's language."""
+    """Whether the pretrained checkpoint has adapters for the recipe's language."""
     base, language, vocabulary = recipe.model.base, recipe.model.language_adapter, recipe.text.vocabulary
     if not base or not language:
         return False
@@ -182,7 +182,7 @@ def _continues_language(recipe: Recipe, config: Any) -> bool:
 class _Tables:
     """The splits of all sources of a recipe.
 
-    `trained` are the tables that the training split was made of, of those that are streamed all rows.
+    `trained` are the tables of the training split, with all rows of those that are streamed.
     """
 
     def __init__(self, recipe: Recipe, limits: Limits) -> None:
@@ -193,12 +193,12 @@ class _Tables:
         self.trained: list[Table] = []
 
     def split(self, role: str, training: bool = False) -> Split | None:
-        """The split with this role of every source that has one."""
+        """The split of this role, joined from all sources that have one."""
         data = self.recipe.data
         chosen = [getattr(each, f"{role}_split") for each in data.all_sources]
         names = [name or (role if role in splits else None) for name, splits in zip(chosen, self.splits, strict=True)]
         if training and not any(names):
-            names[0] = role  # Refused with what there is instead.
+            names[0] = role  # `select_table` refuses it, and lists the splits that there are.
         joined = []
         for source, splits, name in zip(self.sources, self.splits, names, strict=True):
             if name is None:
@@ -216,7 +216,7 @@ class _Tables:
 
 
 def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Limits) -> Stream:
-    """Tables whose rows come one by one or lie here as a stream of training windows."""
+    """Streamed and local tables as one stream of training windows."""
     prepare_window = partial(
         prepare_split,
         name,
@@ -230,12 +230,12 @@ def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Lim
 
 
 def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augmentation:
-    """The recipe's augmentation with its folders listed; raises UserError for a folder that holds no audio."""
+    """The recipe's augmentation with the files of its folders; raises UserError for a folder without audio."""
     values = section.model_dump(exclude={"noise_folder", "impulse_response_folder"})
 
     def files(key: str) -> tuple[str, ...]:
         folder = getattr(section, key)
-        # Noise is read in pieces, an impulse response as a whole.
+        # Noise is read in pieces, and an impulse response as a whole.
         most = MAX_IMPULSE_SECONDS if key == "impulse_response_folder" else math.inf
         return list_recordings(folder, f"augmentation.{key}", most) if folder else ()
 
@@ -250,9 +250,9 @@ def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augm
 def choose_vocabulary(
     recipe: Recipe, transcripts: Sequence[str]
 ) -> tuple[dict[str, int], tuple[int | None, ...] | None]:
-    """The vocabulary as the recipe's text section says, and each token's row of the base's head where it is kept.
+    """The vocabulary of the recipe's text section, and each token's row of the pretrained head where that is kept.
 
-    Raises UserError where most of what the transcripts hold is not in it.
+    Raises UserError where most characters of the transcripts are not in the vocabulary.
     """
     text, model = recipe.text, recipe.model
     counts = count_characters(transcripts)

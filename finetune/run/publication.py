@@ -1,4 +1,4 @@
-"""A run's model to a hub: found, held against plain Transformers, searched for what should stay here, and committed."""
+"""Push a run's model to a hub: find it, compare it with plain Transformers, search it for leaks, and commit it."""
 
 import logging
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from finetune.text.transcripts import Step, load_normalization
 
 _LOGGER = logging.getLogger(__name__)
 
-# So many utterances show what a model does; more would only take longer.
+# Enough utterances to compare a model on.
 _MOST_UTTERANCES = 200
 
 
@@ -41,11 +41,11 @@ def publish(
     data: str | None = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """Push a run's model, or one in a folder, and say where it is; a dry run says what would be done.
+    """Push the model of a run or of a folder; returns lines that say where it is, or in a dry run what would be done.
 
-    `data` names speech to hold the model against plain Transformers on; without it that is the validation split of its
-    run. Of a report's folder the scores go into the card that is there. Raises UserError for whatever keeps the model
-    from being published, with nothing changed here.
+    The model and plain Transformers are compared on the speech at `data`, or else on the validation split of the run.
+    The scores of a report's folder are added to the card that is on the hub. Raises UserError for any problem that
+    prevents the push; nothing is changed here then.
     """
     if (source / SCORES).is_file():
         if destination.tag or destination.private or data or dry_run:
@@ -67,9 +67,9 @@ def publish(
 
 
 def find_model(source: Path) -> tuple[Path, Path | None]:
-    """The folder of a run's model, or of a model, and the run that it belongs to, if any.
+    """The model's folder of a run or of a folder, and the run that it belongs to, or None.
 
-    Raises UserError where there is none, and for a run without an evaluated model.
+    Raises UserError where there is no model, and for a run without an evaluated model.
     """
     if not source.is_dir():
         raise UserError(f"There is no folder {source}: expected a run, a model's folder or a report's.")
@@ -85,9 +85,9 @@ def find_model(source: Path) -> tuple[Path, Path | None]:
 
 
 def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
-    """Utterances to check a model on, with what the evaluator's greedy decoding makes of them.
+    """Utterances to compare a model on, with the texts of the evaluator's greedy decoding.
 
-    They are of the speech at `data`, or else of its run's validation split; of many some, evenly spread.
+    They are of the speech at `data`, or else of the run's validation split; of a large split some, evenly spread.
     """
     device = choose_device()
     recogniser, split, _ = open_validation(model, run, data, device)
@@ -119,9 +119,9 @@ def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
 def open_validation(
     model: Path, run: Path | None, data: str | None, device: torch.device, language: str | None = None
 ) -> tuple[Recogniser, Split, tuple[Step, ...]]:
-    """A model, the speech at `data` or else its run's validation split, and its normalisation.
+    """A model, the speech at `data` or else the run's validation split, and the model's text normalisation.
 
-    Raises UserError for a model or speech that can't be used.
+    Raises UserError for a model or speech that cannot be used.
     """
     if data is not None:
         source = Source(data)

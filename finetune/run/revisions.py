@@ -1,4 +1,4 @@
-"""The repositories of a recipe on a hub: the commits that they are now, and the recipe that keeps to these."""
+"""Revisions of a recipe's repositories on a hub: find their commits, and pin the recipe to them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ from finetune.resources.storage import is_url
 
 
 def find_commits(recipe: Recipe) -> dict[str, str]:
-    """The commit that each repository of a recipe on a hub is now, by its key: see `pin_revisions`.
+    """The current commit of each repository of a recipe on a hub; for the keys see `pin_revisions`.
 
-    Raises UserError for one that can't be read.
+    Raises UserError for a repository that cannot be read.
     """
     model, sources = recipe.model, recipe.data.all_sources
     commits = {}
@@ -26,7 +26,7 @@ def find_commits(recipe: Recipe) -> dict[str, str]:
 
 
 def pin_revisions(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
-    """The recipe with the commits in place of its revisions: what it trains on, however its branches move.
+    """The recipe with the commits as its revisions, so that it trains on the same files when a branch moves.
 
     The keys of `commits` are USER/NAME for a model, datasets/USER/NAME for data, and @REVISION where there is one.
     """

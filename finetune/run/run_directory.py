@@ -1,4 +1,4 @@
-"""A run's folder: whether it may be used, how it begins, and its log in a resumed run."""
+"""The run directory: check it, begin a run in it, and cut its log when the run is resumed."""
 
 import json
 import math
@@ -22,9 +22,9 @@ from finetune.text.training_words import save_training_words
 
 
 def check_output(output: Path, recipe: Recipe) -> bool:
-    """Whether `output` holds an unfinished run of this recipe, to go on with; False when there is nothing.
+    """Whether `output` holds an unfinished run of this recipe, which can be resumed; False when it is empty.
 
-    Raises UserError when it holds a finished run, another recipe's run, or anything else.
+    Raises UserError when it holds a finished run, a run of another recipe, or other files.
     """
     if not output.exists():
         parent = next(folder for folder in output.absolute().parents if folder.exists())
@@ -35,7 +35,7 @@ def check_output(output: Path, recipe: Recipe) -> bool:
         return False
     if not (output / "recipe.yaml").is_file():
         if output.is_dir() and all(_is_of_beginning(file) for file in output.iterdir()):
-            return False  # A run that was killed before its recipe was there.
+            return False  # A run that was killed before its recipe was written.
         raise UserError(f"{output} exists and is no run: give another folder with --output, or remove it.")
     if (output / "report").exists():
         raise UserError(f"{output} holds a finished run: give another folder with --output, or remove it.")
@@ -48,26 +48,26 @@ def check_output(output: Path, recipe: Recipe) -> bool:
 
 
 def _identify(recipe: Recipe) -> Recipe:
-    """What of a recipe may not be another when its run goes on; a password may."""
+    """The part of a recipe that must be the same when its run is resumed; a password may change."""
     recipe = recipe.without_secrets()
     data = recipe.data.model_copy(update={"allow_changes": False})
     return recipe.model_copy(update={"data": data, "provenance": None})
 
 
 def _is_of_beginning(file: Path) -> bool:
-    """Whether `begin_run` may have written a file before a run's recipe."""
+    """Whether `begin_run` may have written a file before the recipe."""
     empty_log = file.name == "metrics.jsonl" and file.stat().st_size == 0
     return empty_log or file.name in ("rejected.csv", TRAINING_WORDS, LOCK) or file.name.endswith(".partial")
 
 
 def read_beginning(output: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """The commits and the length that an unfinished run was begun with, as `begin_run` was given them."""
+    """The commits and the length that an unfinished run was begun with: see `begin_run`."""
     provenance = load_recipe(output / "recipe.yaml").provenance or {}
     return dict(provenance.get("commits") or {}), dict(provenance.get("length") or {})
 
 
 def read_precision(output: Path) -> str | None:
-    """The precision that an unfinished run was begun in; None where that isn't known."""
+    """The precision that an unfinished run was begun in; None if it is not known."""
     recipe = load_recipe(output / "recipe.yaml")
     asked = recipe.training.mixed_precision
     named = {"auto": None, "no": "float32"}.get(asked, asked)
@@ -83,17 +83,17 @@ def begin_run(
     precision: str,
     length: Mapping[str, Any],
 ) -> None:
-    """Make a run's folder with its recipe, what was left out, the words it trains on where known, and an empty log.
+    """Write a run's folder: the recipe, utterances left out, words of the training split if known, and an empty log.
 
-    `commits` are those of the base and the data on a hub, `precision` is what the run computes in, and `length` is what
-    a run that goes on must keep, on however many processes: its steps, the seconds of a batch, its data's fingerprint.
+    `commits` are those of the pretrained checkpoint and the data on a hub. `length` holds what a resumed run must keep,
+    on any number of processes: its steps, the seconds of a batch, and the fingerprint of its data.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_rejected(output / "rejected.csv", rejected)
     if transcripts is not None:
         save_training_words(output, transcripts)
     (output / "metrics.jsonl").touch()
-    # Last: a folder without it is no run, so an interrupted beginning is seen as what it is.
+    # Written last: a folder without a recipe is not a run, so that an interrupted beginning is recognised.
     provenance = describe_provenance() | {"precision": precision, "length": dict(length)}
     provenance |= {"commits": dict(commits)} if commits else {}
     write_text(output / "recipe.yaml", recipe.model_copy(update={"provenance": provenance}).to_yaml())
@@ -101,7 +101,7 @@ def begin_run(
 
 @cache
 def describe_provenance() -> dict[str, Any]:
-    """The versions, the commit and the machine that a run or a model was made with."""
+    """The versions, the commit and the machine of this run."""
     packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
     folder = Path(__file__).parent
     commit = subprocess.run(
@@ -117,7 +117,7 @@ def describe_provenance() -> dict[str, Any]:
 
 
 def cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again, and one that a full disk or a power cut left half-written."""
+    """Drop the lines of steps that will be repeated, and a line that a full disk or a power cut left incomplete."""
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     lines = [line for line in text.splitlines() if _step_of(line) <= step]
     write_text(file, "".join(line + "\n" for line in lines))

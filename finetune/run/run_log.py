@@ -1,4 +1,4 @@
-"""What a run logs: metrics.jsonl, its curves, trackers, and lines for people."""
+"""The log of a run: metrics.jsonl, its plots, trackers, and lines for the console."""
 
 import json
 import logging
@@ -16,18 +16,18 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log of a run in the folder `output`; the main process alone writes it, trackers are told by all."""
+    """The log of the run in `output`. Only the main process writes files; all processes log to trackers."""
 
     def __init__(self, output: Path, accelerator: Accelerator) -> None:
         self._file, self._curves, self._accelerator = output / "metrics.jsonl", output / "curves.png", accelerator
 
     def cut(self, step: int) -> None:
-        """Drop what was logged after a step, from which the run goes on."""
+        """Drop what was logged after the step from which the run is resumed."""
         if self._accelerator.is_main_process:
             cut_metrics(self._file, step)
 
     def add(self, step: int, values: dict[str, float], max_steps: int) -> None:
-        """Log the values of a step, and print them where no progress bar shows them; raises OSError."""
+        """Log the values of a step, also to the console where no progress bar shows them; raises OSError."""
         if self._accelerator.is_main_process:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -39,7 +39,7 @@ class RunLog:
             _LOGGER.info(line, extra={"values": {"step": step, **values}})
 
     def judge(self, max_steps: int) -> str:
-        """What the log so far says, in words; its curves are drawn beside. Raises OSError."""
+        """Plot the log so far, and return the verdict on it in words; raises OSError."""
         history = [json.loads(line) for line in self._file.read_text().splitlines()]
         plot_run(self._curves, history)
         impossible, utterances = (

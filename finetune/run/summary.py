@@ -1,4 +1,4 @@
-"""What was prepared for a run, as lines for the console."""
+"""The summary of prepared data for the console."""
 
 import unicodedata
 from collections import Counter
@@ -8,13 +8,13 @@ from finetune.recipe.load import Recipe
 from finetune.run.preparation import Preparation
 from finetune.text.vocabulary import count_characters
 
-RARE = 2  # So few examples of a character are noise or a slip of the keyboard more often than a letter.
+RARE = 2  # A character with so few examples is more often noise or a typing error than a letter.
 
 
 def summarize_preparation(
     preparation: Preparation, recipe: Recipe, examination: Examination | None = None
 ) -> list[str]:
-    """What there is, and what to look at before training, as lines for people."""
+    """Splits, vocabulary and findings, as lines for the console."""
     lines = []
     for role, split in preparation.splits.items():
         speakers = {utterance.speaker for utterance in split.utterances} - {None}
@@ -23,7 +23,7 @@ def summarize_preparation(
         lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
         wordless = sum(not utterance.transcript for utterance in split.utterances)
         if wordless:
-            lines.append(f"{role}: {wordless} utterances without words, in which what is recognised counts as added")
+            lines.append(f"{role}: {wordless} utterances without words, whose recognised words all count as insertions")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
@@ -34,7 +34,7 @@ def summarize_preparation(
 
 
 def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:
-    """Which weights are trained, where it is not all of the transformer."""
+    """Which weights are trained, where it is not the whole transformer."""
     lora, language = recipe.model.lora, recipe.model.language_adapter
     if lora:
         return [f"trained: LoRA of rank {lora.rank} beside {', '.join(lora.target_modules)}, and the head"]
@@ -45,7 +45,7 @@ def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:
 
 
 def _describe_characters(preparation: Preparation) -> list[str]:
-    """What of the training transcripts the model can't write, and what it will hardly learn to."""
+    """Characters of the training transcripts that are not in the vocabulary, or too rare to be learned."""
     counts = count_characters(utterance.transcript for utterance in preparation.train.utterances)
     rare = Counter({character: count for character, count in counts.items() if count <= RARE})
     missing = Counter(
@@ -57,16 +57,16 @@ def _describe_characters(preparation: Preparation) -> list[str]:
     if rare := rare - missing:
         lines.append(
             f"note: rare in training: {_list_characters(rare)}; text.min_character_count or a step of "
-            "text.normalization would leave them out"
+            "text.normalization leaves them out"
         )
     delimiters = sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances)
     if delimiters:
-        lines.append(f"note: {delimiters} transcripts hold |, which parts words in a vocabulary: read as a space")
+        lines.append(f"note: {delimiters} transcripts hold |, which separates words in a vocabulary: read as a space")
     return lines
 
 
 def _list_characters(counts: Counter[str], most: int = 20) -> str:
-    """Each with its count; what stands on another character (a combining mark) is named, for it can't be seen alone."""
+    """Characters with their counts; a combining mark is named, because it is not visible alone."""
     listed = [
         f"{unicodedata.name(character, repr(character)) if unicodedata.combining(character) else character} × {count}"
         for character, count in counts.most_common(most)

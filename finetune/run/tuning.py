@@ -1,4 +1,4 @@
-"""A language model's weights for a recogniser, chosen on a validation split and saved with the model."""
+"""Tune the weights of a language model on a validation split, and save them with the model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,17 +29,17 @@ from finetune.publishing.card import update_card
 from finetune.resources.machine import choose_device
 from finetune.text.transcripts import Step
 
-# Where the search begins: each pair of the weight and the word bonus.
+# The grid that the search starts from: pairs of the language model's weight and the word bonus.
 _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
-# Then one of them at a time by such a step, which is halved when none is better, so many times.
+# Then one of them changes by such a step at a time; the steps are halved so many times, when none is better.
 _STEPS, _HALVINGS = {"alpha": 0.5, "beta": 1.0, "unk_score_offset": 5.0}, 2
-# The beams that are tried: so wide, and so many times what was asked for.
+# The beam widths that are tried: narrower ones, and multiples of the one that was asked for.
 _NARROWER, _WIDER = (10, 30), (3,)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was chosen, in how many trials, the errors without it and with it, what was left out, a note on the card."""
+    """The chosen search, the errors without and with it, the number of trials, utterances left out, and a note."""
 
     search: BeamSearch
     greedy: Scores
@@ -49,7 +49,7 @@ class Tuning:
     note: str | None = None
 
     def summary(self) -> list[str]:
-        """What to tell people."""
+        """Lines for the console."""
         weights = self.search.weights
         return [
             f"greedy: WER {percent(self.greedy.wer)}, CER {percent(self.greedy.cer)}",
@@ -63,7 +63,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class _Utterances:
-    """A split's logits, each (frames, vocabulary), with its references, normalised, and what was left out."""
+    """The logits of a split, each (frames, vocabulary), its normalised references, and the utterances left out."""
 
     logits: list[NDArray[np.float32]]
     references: list[str]
@@ -74,13 +74,13 @@ class _Utterances:
 def tune(
     model: str, language_model: str, source: Source, split: str | None, beam_width: int, hotwords: Mapping[str, float]
 ) -> Tuning:
-    """Choose the weights with the fewest word errors on a split, and save them with the language model in the model.
+    """Choose the weights with the fewest word errors on a split, and save them and the language model with the model.
 
-    The split is `validation` unless named. The logits are computed once. The search begins at a grid of the language
-    model's weight and the word bonus, and goes on from the best by smaller steps, of the unknown words' offset as well;
-    then it takes the narrowest beam without more errors. Of equally good ones the first is kept.
+    The split is `validation` unless named. The logits are computed once. The search starts from a grid of the language
+    model's weight and the word bonus, and continues from the best point by smaller and smaller steps, which also change
+    the offset of unknown words. Then the narrowest beam without more errors is chosen. Of equal ones the first wins.
 
-    Raises UserError for a model that is not a folder here, and for whatever can't be read.
+    Raises UserError for a model that is not a local folder, and for files that cannot be read.
     """
     if not Path(model).is_dir():
         raise UserError(f"{model} is not a folder here: expected a run's model folder, to save the weights in.")
@@ -120,7 +120,7 @@ class _Tuner:
         self.progress = tqdm(desc="tuning", unit=" trials", leave=False, disable=None)
 
     def score(self, search: BeamSearch) -> Scores:
-        """The errors of a search."""
+        """The scores of a search."""
         setting = (search.weights, search.beam_width)
         if setting not in self.known:
             logits = self.utterances.logits
@@ -130,7 +130,7 @@ class _Tuner:
         return self.known[setting]
 
     def choose_weights(self) -> BeamSearch:
-        """The best of a grid, and what smaller and smaller steps find near it."""
+        """The best point of the grid, improved by smaller and smaller steps."""
         first = self.search.weights
         best = self._best(replace(first, alpha=alpha, beta=beta) for alpha in _ALPHAS for beta in _BETAS)
         for halving in range(_HALVINGS + 1):
@@ -148,7 +148,7 @@ class _Tuner:
         return best
 
     def choose_width(self, search: BeamSearch) -> BeamSearch:
-        """The narrowest beam with the fewest errors."""
+        """The narrowest beam that has the fewest errors."""
         width = search.beam_width
         widths = [*(narrow for narrow in _NARROWER if narrow < width), width, *(width * times for times in _WIDER)]
         return min((search.adjust(beam_width=each) for each in widths), key=self._errors)
@@ -162,7 +162,7 @@ class _Tuner:
 
 
 def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
-    """The logits of a split's utterances, and the errors of greedy decoding."""
+    """The logits of the utterances of a split, and the scores of greedy decoding."""
     logits, references, greedy = [], [], []
     rejected = list(split.rejected)
     seconds = 0.0

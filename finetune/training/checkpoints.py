@@ -1,4 +1,4 @@
-"""Write, find, prune and restore checkpoints: each is whole or absent, and one that is damaged later is passed over."""
+"""Write, find, prune and restore checkpoints: each is complete or absent, and damaged ones are skipped."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-([0-9]+)")
 _WEIGHTS, _OPTIMIZER, _SCALER, _PROGRESS = "model.safetensors", "optimizer.pt", "scaler.pt", "progress.json"
-# What is raised for a file that is damaged or no checkpoint's.
+# Raised for a file that is damaged or is not a checkpoint's.
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError)
 
 
@@ -41,11 +41,11 @@ def save_checkpoint(
     keep: int,
     best: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `folder/step-NNNNNN`, whole or not at all, and delete what `prune_checkpoints` does.
+    """Write `folder/step-NNNNNN`, complete or not at all, and prune older checkpoints (`prune_checkpoints`).
 
-    `progress` is JSON: what the caller needs to go on (best WER so far and the like). The schedule, the place in the
+    `progress` is JSON that the caller needs to resume (such as the best WER so far). The schedule, the place in the
     epoch and all random numbers follow from the step and the recipe's seed (`seed_step`). `best` are the digests of
-    the weights that going on needs as well, by their names (`name_best`); those of this step are not written twice.
+    the best weights, which are needed to resume too, by their names (`name_best`); those of this step are hard links.
     """
     final, same = folder / _name(step), name_best(step)
     with new_folder(final) as partial:
@@ -64,15 +64,15 @@ def save_checkpoint(
 
 
 def name_best(step: int) -> str:
-    """Where the weights of a step lie, from the folder of all checkpoints, while they are among the best."""
+    """The file of a step's weights while they are among the best, relative to the folder of all checkpoints."""
     return f"best/{_name(step)}.safetensors"
 
 
 def prune_checkpoints(folder: Path, step: int, keep: int, ended: bool = False) -> None:
-    """Delete all checkpoints but the newest `keep` up to a step, and the best weights that none of these needs.
+    """Delete all checkpoints but the newest `keep` up to a step, and best weights that none of these needs.
 
-    Those of later steps are damaged: the run went on from an earlier one. When it has `ended` the newest one's best
-    weights are all that is needed.
+    Checkpoints of later steps are damaged: the run was resumed from an earlier one. When the run has `ended`, only the
+    best weights of the newest checkpoint are needed.
     """
     checkpoints = list_checkpoints(folder)
     kept = [checkpoint for checkpoint in checkpoints if step_of(checkpoint) <= step][-keep:]
@@ -84,14 +84,14 @@ def prune_checkpoints(folder: Path, step: int, keep: int, ended: bool = False) -
     except ValueError:
         return
     needed = {folder / name for each in found if each for name in each.beside}
-    if all(found):  # What a checkpoint without a manifest needs isn't known.
+    if all(found):  # It is not known what a checkpoint without a manifest needs.
         for file in (folder / "best").glob("step-*"):
             if file not in needed:
                 file.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Complete checkpoints, oldest first."""
     found = [place for place in folder.glob("step-*") if _NAME.fullmatch(place.name) and place.is_dir()]
     return sorted(found, key=step_of)
 
@@ -106,9 +106,9 @@ def _name(step: int) -> str:
 
 
 def choose_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is as it was written; None where there is none at all.
+    """The newest checkpoint that is not damaged; None if there are no checkpoints.
 
-    Each that is passed over is logged. Raises UserError where all are damaged, or one is of a later version.
+    Damaged ones are logged. Raises UserError where all are damaged, or one is of a later version.
     """
     problems: list[str] = []
     for checkpoint in reversed(list_checkpoints(folder)):
@@ -130,7 +130,7 @@ def choose_checkpoint(folder: Path) -> Path | None:
 
 
 def _find_problem(checkpoint: Path) -> str | None:
-    """Why a checkpoint can't be gone on from; one without a manifest must only look like one."""
+    """Why training cannot resume from a checkpoint, or None; without a manifest its files must be readable."""
     try:
         listed = manifest.read_manifest(checkpoint)
     except ValueError as error:
@@ -148,7 +148,7 @@ def _find_problem(checkpoint: Path) -> str | None:
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `progress`, with the key `step`; raises UserError for a damaged file."""
+    """The `progress` of `save_checkpoint` with the key `step`; raises UserError for a damaged file."""
     try:
         progress: dict[str, Any] = json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8"))
         progress["step"] = int(progress["step"])
@@ -158,9 +158,9 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_digests(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
-    """The digests of best weights by their names (`name_best`), as the checkpoint that counts on them has them.
+    """The digests of best weights by their names (`name_best`), from the manifest of a checkpoint.
 
-    Where it has no manifest those that are there are measured.
+    Without a manifest the files are measured, as far as they are there.
     """
     found = manifest.read_manifest(checkpoint)
     if found is not None:
@@ -170,13 +170,13 @@ def read_digests(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
-    """Put a checkpoint's state into the given objects; returns its progress, with the key `step`.
+    """Load the state of a checkpoint into the given objects; returns its progress with the key `step`.
 
-    Raises UserError for a checkpoint that is damaged or another model's.
+    Raises UserError for a checkpoint that is damaged or of another model.
     """
     load_model([checkpoint / _WEIGHTS], model)
     try:
-        # Tensors and plain containers only: nothing in the file is run.
+        # Tensors and plain containers only: no code in the file is run.
         state = torch.load(checkpoint / _OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(scatter_optimizer(state, optimizer))
         if scaler is not None and (checkpoint / _SCALER).is_file():
@@ -189,12 +189,12 @@ def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scale
 
 
 def save_model(file: Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, whole or absent: the same bytes as Transformers' `save_pretrained`."""
+    """Write a model's weights as safetensors, complete or absent: the same bytes as `save_pretrained` writes."""
     save_weights(file, model.state_dict())
 
 
 def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """The same of a model's state."""
+    """Write a state dict as `save_model` does."""
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with new_file(file) as partial:
@@ -202,10 +202,10 @@ def save_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_model(files: Sequence[Path], model: nn.Module) -> None:
-    """Read weights written by `save_model` into a model of the same shape; of several files, their average.
+    """Load weights written by `save_model` into a model of the same shape; the average of several files.
 
-    The average of the last or best checkpoints of one run often beats each (Vaswani et al. 2017, section 6.1).
-    Raises UserError for a file that is damaged or another model's.
+    The average of the last or best checkpoints of a run is often better than each (Vaswani et al. 2017, section 6.1).
+    Raises UserError for a file that is damaged or of another model.
     """
     expected = model.state_dict()
     weights = _read_weights(files[0], expected)
@@ -238,10 +238,10 @@ def _find_reason(error: Exception) -> str:
 
 @contextmanager
 def saving(what: str, good: str) -> Iterator[None]:
-    """Raise UserError with the disk's own reason where `what` can't be written; `good` says what is there already."""
+    """Raise UserError with the reason of the system where `what` cannot be written; `good` says what is there."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's own word for a full disk.
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError is what torch.save raises for a full disk.
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = _find_reason(error)
@@ -251,7 +251,7 @@ def saving(what: str, good: str) -> Iterator[None]:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed every random generator for one step, so that dropout needs no state in a checkpoint."""
+    """Seed all random generators for one step, so that a checkpoint needs no state of them."""
     mixed = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, dtype=np.uint32)[0])
     random.seed(mixed)
     np.random.seed(mixed)

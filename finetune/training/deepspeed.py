@@ -1,7 +1,7 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): gradients and the optimizer's state in shares.
+"""DeepSpeed ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): gradients and the optimizer's state in shards.
 
-Each process keeps all weights, in float32; so evaluating and saving a model know nothing of it. Stage 1 shares out the
-optimizer's state, stage 2 gradients too.
+Each process keeps all weights in float32, so that evaluating and saving a model are as without DeepSpeed. Stage 1
+shards the optimizer's state, stage 2 the gradients too.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def uses_zero(accelerator: Accelerator) -> bool:
-    """Whether DeepSpeed's engine makes the accelerator's steps."""
+    """Whether the accelerator trains with DeepSpeed."""
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
@@ -49,7 +49,7 @@ def set_up_zero(
         plugin = DeepSpeedPlugin()
         plugin.select(_from_accelerator_state=True)
         state.deepspeed_plugins = {"default": plugin}
-        # Each new AcceleratorState takes it from there.
+        # Each new AcceleratorState copies it from there.
         state.distributed_type = PartialState().distributed_type = DistributedType.DEEPSPEED
     elif uses_zero(accelerator):
         plugin = state.deepspeed_plugin
@@ -60,37 +60,37 @@ def set_up_zero(
     refused = {
         f"zero_stage: {plugin.zero_stage} (1 or 2; for more use FSDP)": plugin.zero_stage not in (1, 2),
         "offload_optimizer_device or offload_param_device (none)": set(devices) != {"none"},
-        # Each try exchanges gradients: a process whose memory is too small would leave the others waiting.
+        # Each try exchanges gradients: a process that runs out of memory would leave the others waiting.
         "training.batch_seconds: auto (give a number of seconds)": batch_seconds == "auto",
         "training.mixed_precision: fp16 (use bf16)": precision == "fp16",
         "training.compile: true": compiled,
-        # Stage 2 (DeepSpeed 0.19) adds up gradients in the order in which they are ready, which is another one where
-        # other layers are dropped: sums of unlike things, without a word.
+        # Stage 2 (DeepSpeed 0.19) adds up gradients in the order in which they are ready. Where processes drop other
+        # layers the order differs, and gradients of different parameters are added without an error.
         "zero_stage: 2 with model.layer_drop (take zero_stage: 1)": plugin.zero_stage == 2 and layer_drop > 0,
     }
     if found := [setting for setting, is_set in refused.items() if is_set]:
         raise UserError(f"DeepSpeed does not work here with {', '.join(found)}; see recipes/accelerate/deepspeed.yaml.")
     plugin.deepspeed_config |= {
-        "train_micro_batch_size_per_gpu": 1,  # It is only printed: our batches hold what they hold.
+        "train_micro_batch_size_per_gpu": 1,  # Only printed: the size of our batches varies.
         "gradient_accumulation_steps": 1,  # The loop says which backward pass is the last.
         "gradient_clipping": max_gradient_norm,
         "steps_per_print": None,
-        # Weights stay in float32, as without DeepSpeed: the objective itself computes in mixed precision.
+        # Weights stay in float32, as without DeepSpeed: the objective computes in mixed precision.
         "bf16": {"enabled": False},
         "fp16": {"enabled": False},
     }
 
 
 def add_zero_gradients(engine: Any, loss: torch.Tensor, is_last: bool) -> None:
-    """Add the gradients of a loss; those of all processes are averaged."""
+    """Add the gradients of a loss, averaged over all processes."""
     engine.set_gradient_accumulation_boundary(is_last)
     engine.backward(loss, scale_wrt_gas=False)
 
 
 def take_zero_step(engine: Any, frozen: bool) -> float:
-    """Clip and make an optimizer step; returns the gradient's norm before.
+    """Clip the gradient and make an optimizer step; returns the norm before clipping.
 
-    When it is not finite nothing changes. With `frozen` the encoder stays as it is.
+    With a norm that is not finite nothing changes. With `frozen` the encoder does not change.
     """
     optimizer = engine.optimizer
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -98,30 +98,30 @@ def take_zero_step(engine: Any, frozen: bool) -> float:
         if frozen and group["encoder"]:
             group["lr"] = 0.0
     engine.step()
-    for group, rate, share in zip(optimizer.param_groups, rates, _shares(optimizer), strict=True):
+    for group, rate, shard in zip(optimizer.param_groups, rates, _list_shards(optimizer), strict=True):
         group["lr"] = rate
-        # Its gradients were zero, so are its averages; AdamW corrects them by the number of steps.
+        # Its gradients were zero, and so are the moments; AdamW corrects them by the number of steps.
         if frozen and group["encoder"]:
-            optimizer.optimizer.state[share]["step"].zero_()
+            optimizer.optimizer.state[shard]["step"].zero_()
     return float(engine.get_global_grad_norm())
 
 
 class ZeroState:
-    """The optimizer's state as AdamW would have it without DeepSpeed, put together from all shares and taken apart."""
+    """The optimizer's state in the format of AdamW without DeepSpeed: gathered from all shards, and scattered."""
 
     def __init__(self, engine: Any) -> None:
         self._optimizer = engine.optimizer
         states = self._optimizer.optimizer.state
-        for share in _shares(self._optimizer):
-            zeros = {name: torch.zeros_like(share) for name in _MOMENTS}
-            states[share] = {"step": torch.zeros((), device=share.device), **zeros}
-        # Finds each parameter's part in its group's. DeepSpeed 0.19 does so itself after the first group's first step,
-        # when the other groups have no state yet.
+        for shard in _list_shards(self._optimizer):
+            zeros = {name: torch.zeros_like(shard) for name in _MOMENTS}
+            states[shard] = {"step": torch.zeros((), device=shard.device), **zeros}
+        # Maps each parameter to its part of its group's state. DeepSpeed 0.19 does it after the first step of the first
+        # group, when the other groups have no state yet.
         self._optimizer._lazy_init_hp_params_optimizer_state()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of the parameters themselves, not of shares."""
+        """The groups of whole parameters, not of shards."""
         groups = zip(self._optimizer.param_groups, self._optimizer.bit16_groups, strict=True)
         return [{**group, "params": parameters} for group, parameters in groups]
 
@@ -130,10 +130,10 @@ class ZeroState:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state, groups, number = {}, [], 0
-        for group, share in zip(self.param_groups, _shares(self._optimizer), strict=True):
+        for group, shard in zip(self.param_groups, _list_shards(self._optimizer), strict=True):
             parameters = group["params"]
             groups.append({**group, "params": list(range(number, number + len(parameters)))})
-            step = self._optimizer.optimizer.state[share]["step"].cpu()
+            step = self._optimizer.optimizer.state[shard]["step"].cpu()
             for parameter in parameters:
                 moments = {name: safe_get_full_optimizer_state(parameter, name).cpu() for name in _MOMENTS}
                 state[number] = {"step": step.clone(), **moments}
@@ -141,14 +141,14 @@ class ZeroState:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, and the weights that the model has now."""
+        """Load what `state_dict` returned, and the current weights of the model."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         state = saved["state"]
-        for group, share in zip(saved["param_groups"], _shares(self._optimizer), strict=True):
+        for group, shard in zip(saved["param_groups"], _list_shards(self._optimizer), strict=True):
             for number in group["params"]:
-                if number in state:  # Without DeepSpeed a frozen encoder has none.
-                    self._optimizer.optimizer.state[share]["step"].copy_(state[number]["step"])
+                if number in state:  # Saved without DeepSpeed, a frozen encoder has no state.
+                    self._optimizer.optimizer.state[shard]["step"].copy_(state[number]["step"])
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for number, parameter in enumerate(parameters):
             safe_set_full_fp32_param(parameter, parameter.detach())
@@ -157,7 +157,7 @@ class ZeroState:
                     safe_set_full_optimizer_state(parameter, state[number][name].to(parameter.device), name)
 
 
-def _shares(optimizer: Any) -> list[nn.Parameter]:
-    """This process's share of each group of parameters, which is what AdamW knows."""
-    shares: list[nn.Parameter] = optimizer.single_partition_of_fp32_groups
-    return shares
+def _list_shards(optimizer: Any) -> list[nn.Parameter]:
+    """This process's shard of each group of parameters, which AdamW updates."""
+    shards: list[nn.Parameter] = optimizer.single_partition_of_fp32_groups
+    return shards

@@ -1,27 +1,27 @@
-"""What a run's history says about it, in words: a verdict, and what to do."""
+"""The health of a run from its history: a verdict in words, and what to do."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 Line = Mapping[str, float]
 
-# The constants below are set by the histories of some thirty runs of 300 to 12,000 steps, most of them healthy.
+# These constants were set on about thirty runs of 300 to 12,000 steps, most of them healthy.
 # Every model below this CER had learned some letters.
 _LEARNED_CER = 0.7
-# Good runs, however short, were silent for up to so many steps.
+# Good runs predicted only blanks for up to so many steps, even short runs.
 _PLATEAU_STEPS = 300
-# How often in a row WER must be above the best one, and by how much: a tenth of it and half a point.
+# In how many evaluations in a row the WER must be above the best WER, and by how much: a tenth of it plus half a point.
 _WORSE_EVALUATIONS, _WORSE_SHARE, _WORSE_WER = 3, 0.1, 0.005
 
 
 def judge_run(history: Sequence[Line], max_steps: int, non_finite: int = 0, utterances: int = 0) -> str:
-    """A verdict on a run at its last evaluation, and what to do where something is wrong.
+    """The verdict on a run at its last validation, and what to do if something is wrong.
 
-    `history` holds the lines of metrics.jsonl, an evaluation among them. Of the `utterances` that training has read,
-    `non_finite` had a loss that is not finite.
+    `history` holds the lines of metrics.jsonl, with a validation among them. `non_finite` of the `utterances` that
+    training has read had a loss that is not finite.
 
-    CTC first learns to say nothing: nearly every frame is blank and WER stays at 1 until, quite suddenly, letters
-    appear (the "peaky" behaviour of Zeyer et al. 2021, "Why does CTC result in peaky behavior?").
+    CTC first learns to predict blanks only, and WER stays at 1 until letters appear within a few steps (the "peaky"
+    behaviour of Zeyer et al. 2021, "Why does CTC result in peaky behavior?").
     """
     verdict = _judge(history, max_steps)
     if non_finite:
@@ -59,7 +59,7 @@ def _judge(history: Sequence[Line], max_steps: int) -> str:
                 "instead"
             )
         if not silent:
-            return "the model spells what was not said, as it does in the first steps: wait"
+            return "the model predicts wrong letters, as is normal in the first steps: wait"
         if step > max_steps / 3:
             return "normal CTC plateau, but it lasts hundreds of steps and this run is short: raise training.max_steps"
         return "normal CTC plateau: wait, letters come after some hundreds of steps"
@@ -75,13 +75,13 @@ def _judge(history: Sequence[Line], max_steps: int) -> str:
 
 
 def _says_nothing_right(evaluation: Line) -> bool:
-    """No letter is right but by chance, or nearly each frame is the letter that comes most often."""
+    """Whether letters are right only by chance, or nearly all frames are the most frequent letter."""
     wer, cer, blank_ratio = (evaluation[key] for key in ("validation_wer", "validation_cer", "blank_ratio"))
     return wer > 0.95 and (cer > 0.95 or (cer > _LEARNED_CER and blank_ratio < 0.2))
 
 
 def _is_worse(evaluations: Sequence[Line], best: Line) -> bool:
-    """All of the last evaluations are worse than the best one by more than evaluations differ by chance."""
+    """Whether the last evaluations are worse than the best one by more than evaluations differ by chance."""
     bound = best["validation_wer"] * (1 + _WORSE_SHARE) + _WORSE_WER
     return len(evaluations) > _WORSE_EVALUATIONS and all(
         line["validation_wer"] > bound and line["validation_cer"] > best["validation_cer"]

@@ -1,4 +1,4 @@
-"""Being asked to stop: the first signal ends training after its step, the second at once."""
+"""Signals that stop training: the first ends it after the current step, the second at once."""
 
 import contextlib
 import os
@@ -11,19 +11,19 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 class StopSignals:
-    """Listens for SIGINT (Ctrl-C), SIGTERM and SIGHUP (a terminal that closes) in a `with` statement.
+    """Handles SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal closes) in a `with` statement.
 
-    `asked()` says whether one has come. A signal that is ignored already, as nohup has SIGHUP, stays so.
+    `asked()` says whether one was received. A signal that is ignored already (SIGHUP under nohup) stays ignored.
     """
 
     def __init__(self, announce: bool = True) -> None:
-        """`announce` says on stderr what a signal will do."""
+        """With `announce` a line on stderr says what a signal does."""
         self._announce = announce
         self._asked = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        # Python lets only the main thread listen; a caller with threads has its own way to stop.
+        # Python lets only the main thread handle signals; a caller with threads stops in its own way.
         if threading.current_thread() is threading.main_thread():
             heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._hear) for number in heard}
@@ -34,7 +34,7 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal was received."""
         return self._asked
 
     def _hear(self, number: int, _: FrameType | None) -> None:
@@ -43,6 +43,6 @@ class StopSignals:
             signal.signal(each, signal.SIG_DFL)
         if self._announce:
             line = f"{signal.Signals(number).name}: stopping after this step and a checkpoint; again stops at once"
-            # Past Python's streams: what the signal came upon may be writing to them, and they can't be entered twice.
-            with contextlib.suppress(OSError):  # Of a terminal that has closed.
+            # Not through Python's streams, which are not reentrant: the interrupted code may be writing to them.
+            with contextlib.suppress(OSError):  # The terminal may have closed.
                 os.write(2, f"\n{line}\n".encode())

@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps out; it knows no file formats and no WER."""
+"""The training loop: batches in, optimizer steps out. It knows neither file formats nor WER."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ from finetune.training.sharding import is_sharded
 
 _LOGGER = logging.getLogger(__name__)
 
-# fp16 begins with a scale that is too large, and halves it at each of the first dozen steps.
+# fp16 starts with a loss scale that is too large, and halves it at each of the first dozen steps.
 MAX_SKIPPED_STEPS = 30
 
 
@@ -40,16 +40,16 @@ class Schedule:
     log_steps: int
     seed: int
     sampling_rate: int
-    frozen_steps: int = 0  # the first ones, in which only the head learns
+    frozen_steps: int = 0  # at the beginning, in which only the head is trained
     max_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Counts of one step over all processes: the summed loss, the labels it is over, and the gradient's norm.
+    """Counts of one step over all processes: the summed loss, the number of labels, and the gradient's norm.
 
-    `impossible` of the `utterances` had no finite loss. `samples` of speech were in this process's batches of
-    `padded_samples`.
+    `impossible` of the `utterances` had no finite loss. The batches of this process held `samples` of speech and were
+    `padded_samples` long.
     """
 
     loss_sum: float
@@ -174,10 +174,10 @@ def _require_finite_gradients(skipped: int, step: int) -> None:
 
 
 def summarize(results: list[StepResult]) -> dict[str, float]:
-    """The loss for each label and the last gradient's norm, over the steps that changed something, and the padding.
+    """The loss per label over the steps with a finite gradient, the last gradient's norm, and the padding.
 
-    Steps that did not (see `train_step`) are only counted, as `skipped_steps`, and utterances without a finite loss as
-    `impossible`; when all steps are skipped, nothing else is said.
+    Other steps (see `train_step`) are counted as `skipped_steps`, and utterances without a finite loss as `impossible`.
+    When all steps are skipped, there is no loss.
     """
     finite = [result for result in results if math.isfinite(result.gradient_norm)]
     padded = sum(result.padded_samples for result in results)
@@ -195,7 +195,7 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
 
 
 def format_values(values: dict[str, float]) -> str:
-    """A logged line's values for people."""
+    """The values of a logged line as text for the console."""
     loss = (
         f"loss {values['loss']:.3f}, gradient {values['gradient_norm']:.2g}" if "loss" in values else "no finite loss"
     )
@@ -215,12 +215,12 @@ def train_step(
     frozen: bool = False,
     reject: Callable[[Rejection], None] = lambda _: None,
 ) -> StepResult:
-    """One optimizer step over the micro-batches of all processes; `frozen` leaves the encoder as it is.
+    """One optimizer step over the micro-batches of all processes; with `frozen` the encoder does not change.
 
-    The loss is the sum over all of them divided by their number of labels: no average of averages. A step whose
-    gradient is not finite changes nothing, and an utterance without a finite loss is rejected. Where memory is too
-    small the step is done again in smaller pieces, whose gradients have the same sum. Raises UserError where it is too
-    small for single utterances.
+    The loss is the sum over all micro-batches divided by their number of labels, not an average of averages. A step
+    whose gradient is not finite changes nothing. `reject` gets each utterance that cannot be read or has no finite
+    loss. When memory is too small, the step is repeated in smaller pieces, whose gradients have the same sum. Raises
+    UserError when it is too small for single utterances.
     """
     for rejection in itertools.chain.from_iterable(batch.unreadable for batch in micro_batches):
         reject(rejection)
@@ -261,11 +261,11 @@ def train_step(
 def _take_step(
     accelerator: Accelerator, objective: nn.Module, optimizer: Any, max_gradient_norm: float, frozen: bool
 ) -> float:
-    """Clip and make an optimizer step, but none with a gradient that is not finite; returns its norm before."""
+    """Clip the gradient and make a step, unless it is not finite; returns the norm before clipping."""
     norm = float(accelerator.clip_grad_norm_(objective.parameters(), max_gradient_norm))
     if frozen:
         forget_encoder_gradients(optimizer)
-    # With fp16 the scaler itself skips such a step, and must see it to lower its scale.
+    # With fp16 the scaler skips such a step itself, and must see it to lower its scale.
     if math.isfinite(norm) or accelerator.scaler is not None:
         optimizer.step()
     optimizer.zero_grad()
@@ -275,9 +275,9 @@ def _take_step(
 def _accumulate(
     accelerator: Accelerator, objective: nn.Module, batches: Sequence[Batch], labels: int, frozen: bool
 ) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-    """Add the gradients of all batches; returns the summed loss, and of each batch the utterances without one.
+    """Add the gradients of all batches; returns the summed loss, and a mask of utterances without a loss per batch.
 
-    None when memory was too small, with whatever gradients there were then.
+    None when memory was too small; the gradients are then those of some of the batches.
     """
     total, without_loss = torch.zeros((), device=accelerator.device), []
     zero = uses_zero(accelerator)
@@ -287,12 +287,12 @@ def _accumulate(
             with contextlib.nullcontext() if last or zero else accelerator.no_sync(objective):
                 loss, mask = objective(batch.to(accelerator.device), frozen)
                 # Gradients are averaged over processes; the count is already over all of them.
-                share = loss * (accelerator.num_processes / labels)
+                scaled = loss * (accelerator.num_processes / labels)
                 try:
                     if zero:
-                        add_zero_gradients(objective, share, last)
+                        add_zero_gradients(objective, scaled, last)
                     else:
-                        accelerator.backward(share)
+                        accelerator.backward(scaled)
                 except torch.OutOfMemoryError as error:
                     if last and accelerator.num_processes > 1:
                         raise UserError(
@@ -301,7 +301,7 @@ def _accumulate(
                         ) from error
                     raise
         except torch.OutOfMemoryError as error:
-            # Each pass exchanges weights or gradients: the others would wait for one more.
+            # Each pass exchanges weights or gradients: the other processes would wait for another pass.
             if zero or is_sharded(accelerator):
                 raise UserError(
                     f"Memory was too small, and with {'DeepSpeed' if zero else 'FSDP'} the step can't be done again: "
@@ -314,7 +314,7 @@ def _accumulate(
 
 
 def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Of each flag, whether any process has raised it."""
+    """For each flag, whether any process has set it."""
     if accelerator.num_processes == 1:
         return list(flags)
     raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
@@ -322,7 +322,7 @@ def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 
 def _measure_memory() -> float:
-    """The most memory that tensors took so far on the GPU, or what the process takes now without one, in GiB."""
+    """The peak memory of tensors on the GPU so far, or without a GPU the current memory of the process, in GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     import psutil

@@ -1,4 +1,4 @@
-"""What a checkpoint's files were when they were written: one that has changed since is not gone on from."""
+"""Digests of the files of a checkpoint: training does not resume from files that have changed."""
 
 import hashlib
 import json
@@ -18,28 +18,28 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """The digests of a checkpoint's files by name, and of those `beside` it, by path from the folder it lies in."""
+    """Digests of the files of a checkpoint by name, and of files `beside` it by path from its parent folder."""
 
     files: dict[str, str]
     beside: dict[str, str]
 
 
 def measure_digest(file: Path) -> str:
-    """XXH3 of a file's bytes, 128 bits as hexadecimal digits: it finds accidents, not forgeries. Raises OSError."""
+    """XXH3 of a file, 128 bits in hexadecimal: detects accidental changes, not forgeries. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()
 
 
 def write_manifest(checkpoint: Path, beside: Mapping[str, str]) -> None:
-    """Write the digest of each file in a checkpoint's folder, with those of files `beside` it that it counts on."""
+    """Write the digests of all files of a checkpoint, with those of files `beside` it that it needs."""
     files = {file.name: measure_digest(file) for file in sorted(checkpoint.iterdir())}
     write_json(checkpoint / FILE, {"format": FORMAT, "files": files, "beside": dict(beside)})
 
 
 def read_manifest(checkpoint: Path) -> Manifest | None:
-    """A checkpoint's manifest; None for one of before there were any.
+    """The manifest of a checkpoint; None for a checkpoint of a version that wrote none.
 
-    Raises ValueError for one that can't be read, and UserError for one of a later format.
+    Raises ValueError for a manifest that cannot be read, and UserError for one of a later format.
     """
     file = checkpoint / FILE
     if not os.path.lexists(file):
@@ -62,7 +62,7 @@ def read_manifest(checkpoint: Path) -> Manifest | None:
 
 
 def find_damage(checkpoint: Path, manifest: Manifest) -> str | None:
-    """Which file of a checkpoint is not what its manifest says, and how; None where all are."""
+    """Which file of a checkpoint differs from its manifest, and how; None if no file does."""
     listed = {checkpoint / name: digest for name, digest in manifest.files.items()}
     listed |= {checkpoint.parent / name: digest for name, digest in manifest.beside.items()}
     for file, digest in listed.items():

@@ -1,4 +1,4 @@
-"""How many seconds of audio fit into the memory of a GPU, or of the process that trains on a CPU, at a time."""
+"""Find how many seconds of audio fit into memory at a time, on a GPU or a CPU."""
 
 import gc
 import math
@@ -13,12 +13,12 @@ from finetune.data.batching import Batch
 from finetune.errors import UserError
 from finetune.resources.machine import count_local_processes, measure_growth, measure_memory
 
-# Left free: what the allocator loses between blocks of many sizes, and what else lives on the GPU.
+# Kept free for fragmentation of the allocator, and for what else is on the GPU.
 MARGIN = 0.1
-# On a CPU a step may take so much of what is free. The rest is for what is not there in the first step: kernels and
-# blocks of memory for other lengths, a checkpoint in the making, an evaluation, and the machine's other programs.
+# A step on a CPU may take this share of the free memory. The rest is for what the first step does not need yet: kernels
+# and blocks of memory for other lengths, writing a checkpoint, an evaluation, and other programs.
 CPU_MEMORY_SHARE = 0.5
-# More at a time makes a CPU no faster.
+# Larger batches are not faster on a CPU.
 CPU_BATCH_SECONDS = 80.0
 
 _CHARACTERS_PER_SECOND = 15
@@ -33,9 +33,9 @@ def find_batch_seconds(
 ) -> float:
     """The most seconds of padded audio that one process can train on at a time, found by trying; leaves no gradient.
 
-    The same number on every process. The longest utterances are tried, whose attention needs the most. On a CPU, where
-    the kernel would end what takes too much, one is tried and so many are taken to need so many times as much.
-    Raises UserError where not even one of them fits into a GPU.
+    It is the same on every process. The longest utterances are tried, because attention needs the most memory for them.
+    On a CPU, where Linux kills a process that takes too much, the memory of one utterance is measured and multiplied.
+    Raises UserError where a single utterance does not fit into a GPU.
     """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adam = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
@@ -58,7 +58,7 @@ def find_batch_seconds(
         return max(1, min(fitting, math.floor(CPU_BATCH_SECONDS / max_seconds))) * max_seconds
 
     def peak_bytes(count: int) -> int | None:
-        """The most memory of a step of so many utterances, or None where it is too small."""
+        """The peak memory of a step of so many utterances, or None when memory ran out."""
         torch.cuda.reset_peak_memory_stats()
         try:
             compute(count)
@@ -79,9 +79,9 @@ def find_batch_seconds(
 
 
 def largest_count(peak_bytes: Callable[[int], int | None], limit: int) -> int:
-    """The largest count whose peak is at most `limit` bytes, 0 for none; `peak_bytes` is None where memory ran out.
+    """The largest count whose peak is at most `limit` bytes, or 0; `peak_bytes` returns None when memory ran out.
 
-    Doubles until it no longer fits, then halves what lies between.
+    A search by doubling, and then by bisection.
     """
 
     def fits(count: int) -> bool:

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate's schedule."""
+"""Parameter groups of the optimizer, and the schedule of the learning rate."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 _LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
-# Where tri-stage decay ends, as a share of the peak: what wav2vec 2.0's recipes for fine-tuning in fairseq have.
+# Where tri-stage decay ends, relative to the peak: the value of wav2vec 2.0's fine-tuning recipes in fairseq.
 _TRI_STAGE_END = 0.05
 
 
@@ -19,12 +19,12 @@ def build_optimizer(
     head_learning_rate: float | None = None,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters that are trained, with no decay on biases and norms; betas as in wav2vec2.
+    """AdamW over the trained parameters, without decay on biases and norms, and with the betas of wav2vec2.
 
-    Each group has a `scale`, by which the schedule's rate is multiplied, and says whether it is of the `encoder`.
-    With `layer_decay` below 1 each layer learns that much slower than the one above it, and what is before the layers
-    slowest (discriminative fine-tuning, Howard and Ruder 2018; the form is that of BEiT, Bao et al. 2022). All
-    are updated in one fused pass.
+    Each group has a `scale` that multiplies the rate of the schedule, and says whether it is of the `encoder`. With
+    `layer_decay` below 1 the rate of each layer is that of the layer above it times the decay, and parameters below the
+    layers have the lowest rate (discriminative fine-tuning, Howard and Ruder 2018; in the form of BEiT, Bao et al.
+    2022). The update is one fused pass.
     """
     head_scale = 1.0 if head_learning_rate is None else head_learning_rate / learning_rate
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -34,7 +34,7 @@ def build_optimizer(
         encoder = not name.startswith("lm_head.")
         scale = layer_decay ** (layers - _layer(name)) if encoder else head_scale
         groups.setdefault((parameter.ndim > 1, scale, encoder), []).append(parameter)
-    # Matrices first; the order within a group is the model's.
+    # Matrices first; within a group the parameters are in the order of the model.
     return torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": weight_decay * decayed, "scale": scale, "encoder": encoder}
@@ -47,13 +47,13 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Give each parameter group its share of a rate."""
+    """Set the rate of each parameter group to `rate` times its scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
 
 def forget_encoder_gradients(optimizer: Any) -> None:
-    """Make the next step leave the encoder as it is: its weights, and what the optimizer knows of them."""
+    """Make the next step change neither the encoder's weights nor their state in the optimizer."""
     for group in optimizer.param_groups:
         if group["encoder"]:
             for parameter in group["params"]:
@@ -63,9 +63,9 @@ def forget_encoder_gradients(optimizer: Any) -> None:
 def learning_rate_factor(
     step: int, max_steps: int, warmup_ratio: float, schedule: str = "linear", hold_ratio: float = 0.0
 ) -> float:
-    """Share of the peak learning rate at a step (counted from 0): linear warm-up, then what the schedule says.
+    """The learning rate at a step (from 0) relative to its peak: linear warm-up, then the decay of the schedule.
 
-    `linear` decays to zero in a line, `cosine` in half a wave (Loshchilov and Hutter 2017, without restarts);
+    `linear` decays to zero linearly, and `cosine` by half a cosine (Loshchilov and Hutter 2017, without restarts).
     `tri_stage` holds the peak for `hold_ratio` of all steps and decays exponentially to 5 % of it (SpecAugment, Park
     et al. 2019; wav2vec 2.0, Baevski et al. 2020, warms up for 10 % and holds for 40 %).
     """
@@ -82,6 +82,6 @@ def learning_rate_factor(
 
 
 def _layer(name: str) -> int:
-    """The number of a parameter's transformer layer; -1 for what comes before the layers."""
+    """The index of a parameter's transformer layer; -1 for parameters below the layers."""
     found = _LAYER.search(name)
     return int(found[1]) if found else -1

@@ -1,4 +1,4 @@
-"""What a run will take before it begins: how many steps it has, and its time, memory and disk on this device."""
+"""Estimates before a run: its number of steps, and its time, memory and disk space on this device."""
 
 import math
 from collections.abc import Iterator
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from finetune.errors import UserError
 from finetune.training.timing import Timing
 
-# Where a recipe gives neither steps nor epochs. 30 epochs are those of "Fine-tuning XLS-R for Multi-Lingual ASR" (von
-# Platen 2021) and within what users of wav2vec2 take, 20 to 40.
+# For a recipe with neither steps nor epochs. "Fine-tuning XLS-R for Multi-Lingual ASR" (von Platen 2021) has 30 epochs,
+# and users of wav2vec2 take 20 to 40.
 DEFAULT_EPOCHS = 30
-# A small folder needs more epochs, for CTC writes nothing in its first steps: up to 300 in healthy runs
-# (`health._PLATEAU_STEPS`), and these may be a third of a run (`health.judge_run`).
+# A small corpus needs more epochs, because CTC predicts only blanks in its first steps: up to 300 in healthy runs
+# (`health._PLATEAU_STEPS`), which may be a third of a run (`health.judge_run`).
 MIN_STEPS = 1000
 # The updates of wav2vec 2.0's recipe for 100 hours (Baevski et al. 2020, appendix B).
 MAX_STEPS = 80_000
-# A tenth of a run passes between evaluations, but at least and at most so many steps: less costs time on small runs,
-# more loses hours at an interruption, for checkpoints are written with evaluations.
+# A run is evaluated this many times, but after this minimum and maximum of steps: more often costs time in small runs,
+# and less often loses hours at an interruption, because checkpoints are written with evaluations.
 _EVALUATIONS, _MIN_EVAL_STEPS, _MAX_EVAL_STEPS = 10, 200, 2000
 
-# What is out of proportion; our choice. More epochs than this are fine where a folder is so small that they take no
-# more than `MIN_STEPS`.
+# Above these limits a note is logged; they are our choice. More epochs are fine where a corpus is so small that they
+# take at most `MIN_STEPS`.
 _MANY_EPOCHS = 200
 _LONG_HOURS = {"cpu": 24, "cuda": 72}
-# Of all memory; the rest is the system's.
+# Of all memory; the rest is for the system.
 _MEMORY_SHARE = 0.9
 
-_ADAM_STATES = 2  # AdamW's moments of each trained weight
+_ADAM_STATES = 2  # moments for each trained weight in AdamW
 
 
 @dataclass(frozen=True)
 class Length:
-    """How many optimizer steps a run has, and after how many of them it is evaluated each time."""
+    """The number of optimizer steps of a run, and the number of steps between evaluations."""
 
     max_steps: int
     eval_steps: int
@@ -40,10 +40,10 @@ class Length:
 def choose_length(
     max_steps: int | None, max_epochs: float | None, eval_steps: int | None, steps_per_epoch: float | None
 ) -> Length:
-    """A run's length, as the recipe gives it or by default; `steps_per_epoch` is None where it is not known.
+    """The length of a run, from the recipe or by default; `steps_per_epoch` is None if it is not known.
 
-    By default a run has `DEFAULT_EPOCHS`, but at least `MIN_STEPS` and at most `MAX_STEPS`; where an epoch's length is
-    unknown it has `MIN_STEPS`. Raises UserError for epochs of unknown length.
+    The default is `DEFAULT_EPOCHS`, but at least `MIN_STEPS` and at most `MAX_STEPS`, and `MIN_STEPS` if the length of
+    an epoch is not known. Raises UserError for `max_epochs` of unknown length.
     """
     if max_epochs is not None and steps_per_epoch is None:
         raise UserError(
@@ -64,7 +64,7 @@ def choose_length(
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes: of all weights, of those that are trained, free on the disk of `folder`, there already, and of memory."""
+    """Bytes of all weights, of trained weights, free on the disk of `folder`, written there already, and of memory."""
 
     weights: int
     trained: int
@@ -76,11 +76,11 @@ class Room:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it begins, or goes on after `done_steps`.
+    """The estimates for a run before it begins, or is resumed after `done_steps`.
 
-    `key` is the recipe's key for its length. A step is of `step_seconds` of audio, padding included, over all
-    processes, an epoch of `steps_per_epoch` (None of a stream). `validation_seconds` of audio are scored at each
-    evaluation by one process, and `final_seconds` at the end.
+    `key` is the recipe's key for its length. A step has `step_seconds` of audio over all processes, padding included,
+    and an epoch `steps_per_epoch` (None for a stream). One process scores `validation_seconds` of audio at each
+    evaluation, and `final_seconds` at the end.
     """
 
     length: Length
@@ -101,12 +101,12 @@ class Plan:
 
     @property
     def epochs(self) -> float | None:
-        """How often the whole run hears each utterance; None of a stream."""
+        """The number of epochs of the whole run; None for a stream."""
         return None if self.steps_per_epoch is None else self.length.max_steps / self.steps_per_epoch
 
     @property
     def training_seconds(self) -> float | None:
-        """Of all steps that are left, without evaluations."""
+        """The time of all remaining steps, without evaluations."""
         if self.timing is None:
             return None
         frozen = max(0, min(self.frozen_steps, self.length.max_steps) - self.done_steps)
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def evaluation_seconds(self) -> float | None:
-        """Of all evaluations that are left, the last one on the test split included."""
+        """The time of all remaining evaluations, with the last one on the test split."""
         if self.timing is None or self.timing.evaluation_rate is None:
             return None
         audio = self._evaluations * self.validation_seconds + self.final_seconds
@@ -123,17 +123,17 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """The most that checkpoints and the model take: each file is written beside the one that it replaces."""
+        """The peak disk space of checkpoints and model: each file is written beside the one that it replaces."""
         checkpoint = self.room.weights + _ADAM_STATES * self.room.trained
         return (self.keep_checkpoints + 1) * checkpoint + (self.keep_best + 2) * self.room.weights
 
     @property
     def memory_bytes(self) -> int | None:
-        """What a step takes in memory, with the optimizer's state."""
+        """The memory of a step, with the optimizer's state."""
         return None if self.timing is None else self.timing.memory + _ADAM_STATES * self.room.trained
 
     def summary(self) -> list[str]:
-        """The plan for people, and a note on whatever is out of proportion."""
+        """Lines for the console, with a note on each estimate that is out of proportion."""
         length = self.length
         epochs = "" if self.epochs is None else f", about {_round(self.epochs)} epochs"
         left = f"; {length.max_steps - self.done_steps} are left" if self.done_steps else ""
@@ -159,14 +159,14 @@ class Plan:
         return last // every - done // every + (last % every > 0)
 
     def _list_excesses(self) -> Iterator[str]:
-        """A sentence on each thing that is out of proportion, with the key to change."""
+        """A sentence for each estimate that is out of proportion, with the key to change."""
         steps, epochs = self.length.max_steps, self.epochs
         if epochs is not None and epochs > _MANY_EPOCHS and steps > MIN_STEPS:
             usual = choose_length(None, None, None, self.steps_per_epoch).max_steps
-            yield f"{epochs:,.0f} epochs are more than so little speech needs: lower {self.key} ({self._say(usual)})"
+            yield f"{epochs:,.0f} epochs are more than this little speech needs: lower {self.key} ({self._say(usual)})"
         if epochs is not None and epochs < 1:
             yield (
-                f"{100 * epochs:.0f} % of the training speech is heard, and the rest never: raise {self.key} "
+                f"only {100 * epochs:.0f} % of the training speech is used: raise {self.key} "
                 f"({self._say(math.ceil(self.steps_per_epoch or 1))} is one epoch)"
             )
         hours = ((self.training_seconds or 0.0) + (self.evaluation_seconds or 0.0)) / 3600
@@ -201,11 +201,11 @@ class Plan:
 
 
 def say_duration(seconds: float) -> str:
-    """Seconds in the two largest units that they fill: 6 h 40 min."""
+    """Seconds in their two largest units: 6 h 40 min."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     for size, smaller, names in ((60, 1, ("min", "s")), (3600, 60, ("h", "min")), (86400, 3600, ("days", "h"))):
-        # From ten of the larger unit on the smaller one is more exact than an estimate can be.
+        # From ten of the larger unit on, an estimate is not exact enough for the smaller one.
         rest = 0 if seconds >= 10 * size else round(seconds % size / smaller)
         whole = round(seconds / size) if seconds >= 10 * size else int(seconds // size) + (rest * smaller == size)
         if whole * size < {60: 3600, 3600: 172800}.get(size, math.inf):

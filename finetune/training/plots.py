@@ -14,7 +14,7 @@ from finetune.files import new_file
 
 Lines = Sequence[Mapping[str, float]]
 
-# More points would be closer to each other than a line is wide.
+# More points would be closer together than the width of a line.
 _MOST_POINTS = 400
 _BLUE, _ORANGE, _RED = "#3b6ea8", "#c9772b", "#a8202e"
 _STYLE = {
@@ -38,11 +38,11 @@ _STYLE = {
 
 
 def plot_run(file: Path, history: Lines) -> None:
-    """Draw a run's history as a PNG of 1200 × 1350 pixels, whole or not at all.
+    """Plot the history of a run as a PNG of 1200 × 1350 pixels, complete or not at all.
 
     `history` holds the lines of metrics.jsonl.
     """
-    # The defaults first, whatever the user's own matplotlibrc says.
+    # The defaults first, so that the user's matplotlibrc has no effect.
     with style.context(["default", _STYLE]), new_file(file) as partial:
         build_figure(history).savefig(partial, format="png", dpi=150)
 
@@ -95,9 +95,9 @@ def build_figure(history: Lines) -> Figure:
 def _draw(
     axes: Axes, lines: Lines, key: str, color: str = _BLUE, scale: float = 1.0, label: str | None = None
 ) -> np.ndarray:
-    """Draw one curve and return its finite values; it has gaps where a value is missing or not finite.
+    """Draw one curve, with gaps where a value is missing or not finite, and return its finite values.
 
-    Of many lines it draws means, over a band from the lowest to the highest.
+    Many lines are drawn as means, over a band from the lowest to the highest value.
     """
     values = np.array([scale * line.get(key, math.nan) for line in lines], dtype=float)
     steps = np.array([line["step"] for line in lines], dtype=float)
@@ -115,7 +115,7 @@ def _draw(
     steps, lows, means, highs = np.array(rows).T
     if len(lines) > _MOST_POINTS:
         axes.fill_between(steps, lows, highs, color=color, alpha=0.25, linewidth=0)
-    # A point between two gaps has no line.
+    # Markers show a point between two gaps, which has no line.
     axes.plot(steps, means, ".-", color=color, markersize=7 if len(rows) <= 50 else 2, label=label)
     return values[finite]
 
@@ -130,5 +130,5 @@ def _mark_skipped_steps(axes: Axes, training: Lines) -> None:
 
 
 def _add_legend(axes: Axes) -> None:
-    """In the title's line, where it covers no curve."""
+    """Add a legend beside the title, where it covers no curve."""
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)

@@ -1,4 +1,4 @@
-"""The accelerator of a run: its precision, its trackers, and what is spread over its processes."""
+"""The accelerator of a run: its precision, its trackers, and what is sharded over its processes."""
 
 import logging
 import os
@@ -32,13 +32,13 @@ def build_accelerator(
     max_gradient_norm: float,
     layer_drop: float,
 ) -> Accelerator:
-    """Accelerate's object for all processes, with FSDP or DeepSpeed where its configuration asks for them.
+    """Build Accelerate's `Accelerator`, with FSDP or DeepSpeed where its configuration asks for them.
 
-    Trackers write into `folder`. Raises UserError for settings that do not go together.
+    Trackers write to `folder`. Raises UserError for settings that do not work together.
     """
-    # DeepSpeed's would round the weights, too.
+    # DeepSpeed would round the weights, too.
     taken = "no" if asks_for_zero() or precision == "float32" else precision
-    # Accelerate keeps its precision for the whole process, which may have made another run before.
+    # Accelerate keeps its precision for the whole process, which may have trained another run before.
     if AcceleratorState._shared_state.get("_mixed_precision", taken) != taken:
         AcceleratorState._reset_state()
     if not torch.cuda.is_available():
@@ -79,7 +79,7 @@ def settle_precision(asked: str, begun: str | None) -> Precision:
 
 
 def decide(choose: Callable[[], Choice]) -> Choice:
-    """What the main process chooses, on every process; a UserError that it raises is raised on each."""
+    """The choice of the main process, on every process; a UserError in it is raised on every process."""
     chosen: Choice | UserError | None = None
     if PartialState().is_main_process:
         try:

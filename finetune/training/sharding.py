@@ -1,4 +1,4 @@
-"""FSDP: a model spread over processes, and the whole one that is evaluated and saved."""
+"""FSDP: a model in shards over processes, and the whole model that is evaluated and saved."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compil
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # Accelerate 1.15 could shard on CPUs, but leaves the configuration out there (AcceleratorState.__init__).
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        # Each new AcceleratorState takes it from there.
+        # Each new AcceleratorState copies it from there.
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     elif not is_sharded(accelerator):
         return
@@ -32,7 +32,7 @@ def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compil
         "fsdp_activation_checkpointing: true (use training.gradient_checkpointing)": plugin.activation_checkpointing,
         "fsdp_cpu_ram_efficient_loading: true": plugin.cpu_ram_efficient_loading,
         "fsdp_offload_params: true": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
-        # Each try gathers weights: a process whose memory is too small would leave the others waiting.
+        # Each try gathers weights: a process that runs out of memory would leave the others waiting.
         "training.batch_seconds: auto (give a number of seconds)": batch_seconds == "auto",
         "training.mixed_precision: fp16 (use bf16)": accelerator.mixed_precision == "fp16",
         "training.compile: true": compiled,
@@ -51,13 +51,13 @@ def autocast(accelerator: Accelerator, objective: nn.Module, precision: str) -> 
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether what the accelerator prepares is spread over its processes."""
+    """Whether the accelerator shards models over its processes."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 @torch.no_grad()
 def gather_weights(sharded: nn.Module, whole: nn.Module) -> None:
-    """Copy a sharded model's weights into a whole one, on every process; all must call it."""
+    """Copy the weights of a sharded model into a whole one; all processes must call it."""
     into = whole.state_dict()
     for name, tensor in sharded.state_dict().items():
         into[name].copy_(_gather(tensor))
@@ -65,20 +65,20 @@ def gather_weights(sharded: nn.Module, whole: nn.Module) -> None:
 
 @torch.no_grad()
 def scatter_weights(whole: nn.Module, sharded: nn.Module) -> None:
-    """Copy a whole model's weights, the same on every process, into a sharded one."""
+    """Copy the weights of a whole model, which are the same on every process, into a sharded one."""
     weights = whole.state_dict()
     for name, tensor in sharded.state_dict().items():
         tensor.copy_(_scatter(weights[name], tensor))
 
 
 def gather_optimizer(optimizer: Any) -> dict[str, Any]:
-    """The state of an optimizer as it would be without sharding; where it is sharded all processes must call it."""
+    """The state of an optimizer without sharding; where it is sharded, all processes must call this."""
     state: dict[str, Any] = optimizer.state_dict()
     return {**state, "state": tree_map(lambda value: _gather(value, "cpu"), state["state"])}
 
 
 def scatter_optimizer(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """The part of a whole state, the same on every process, that is an optimizer's here."""
+    """The shard of an optimizer's whole state, which is the same on every process, for this process."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     scattered = {
         number: {key: _scatter(value, parameters[number]) for key, value in values.items()}
@@ -94,7 +94,7 @@ def _gather(value: Any, device: str | None = None) -> Any:
 
 
 def _scatter(value: Any, like: torch.Tensor) -> Any:
-    """The share of a tensor where `like` has one; other values, such as the number of steps, are on all processes."""
+    """The shard of a tensor where `like` is sharded; other values, such as the number of steps, are not."""
     if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

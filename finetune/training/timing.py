@@ -1,4 +1,4 @@
-"""What a step takes on this device, from a few real ones that leave the run as it was."""
+"""Time a few real steps on this device without changing the run."""
 
 import random
 import time
@@ -15,19 +15,19 @@ from torch import nn
 from finetune.data.batching import Batch
 from finetune.resources.machine import count_cores, measure_memory
 
-# Seconds that timing may take, on a slow machine a single pass over `_PROBE_SECONDS` of audio; a pass that took
+# Timing takes at most `_BUDGET_SECONDS`, or on a slow machine one pass over `_PROBE_SECONDS` of audio. A pass that took
 # `_SLOW_SECONDS` is not repeated.
 _BUDGET_SECONDS = 8.0
 _PROBE_SECONDS = 12.0
 _SLOW_SECONDS = 5.0
-# So many batches pass through the model, and as many others as there are samples are loaded alone: that varies more.
+# This many batches pass through the model; all samples are loaded, because the time to load them varies more.
 _PASSES = 3
-# The optimizer is timed on so many weights, more than caches hold.
+# The optimizer is timed on this many weights, more than caches hold.
 _STAND_IN_WEIGHTS = 2**23
 
 
 class Sample(NamedTuple):
-    """A batch to time: its seconds of audio, padding included, and how to load it."""
+    """A batch to time: its seconds of audio, padding included, and the function that loads it."""
 
     seconds: float
     load: Callable[[], Batch]
@@ -35,10 +35,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one process takes for a step's passes `forward` and `backward`, the `update` of weights and loading.
+    """Seconds that a step of one process takes: forward pass, backward pass, update of the weights, and loading.
 
-    `evaluation_rate` is seconds for each second of audio that is scored (None: not measured), `memory` the bytes that a
-    step takes without the optimizer's state.
+    `evaluation_rate` is the seconds to score one second of audio (None: not measured), and `memory` the bytes of a step
+    without the optimizer's state.
     """
 
     forward: float
@@ -52,32 +52,32 @@ class Timing:
 
     @property
     def step_seconds(self) -> float:
-        """Of a step that trains all weights."""
+        """The time of a step that trains all weights."""
         return self._with_loading(self.forward + self.backward + self.update)
 
     @property
     def frozen_step_seconds(self) -> float:
-        """Of a step in which only the head learns."""
+        """The time of a step that trains only the head."""
         return self._with_loading(self.forward + self.update)
 
     @property
     def waits_for_loading(self) -> bool:
-        """Whether a GPU waits for its workers for a fifth of the time or more."""
+        """Whether a GPU waits for the loader for a fifth of the time or more."""
         compute = self.forward + self.backward + self.update
         return self.device_type != "cpu" and self.step_seconds > 1.25 * compute
 
     def _with_loading(self, compute: float) -> float:
-        """Workers load while a GPU computes; from a model on the CPU they take the time in which they have a core.
+        """Workers load while a GPU computes; on a CPU they take cores from the model, and both times are added.
 
-        On a CPU a worker takes a core from the model's threads, so both are added: on 2 cores of an AMD EPYC (Zen 4:
-        avx512_bf16, VNNI) the quickstart's steps take 0.20 s in a run, 0.14 s to compute and 0.04 s to load here.
+        On 2 cores of an AMD EPYC (Zen 4: avx512_bf16, VNNI) the quickstart's steps take 0.20 s in a run; measured here
+        are 0.14 s to compute and 0.04 s to load.
         """
         loading = self.loading / max(1.0, min(self.num_workers, count_cores()))
         return max(compute, loading) if self.num_workers and self.device_type != "cpu" else compute + loading
 
 
 class _Pass(NamedTuple):
-    """Seconds and bytes of activations, of a batch or for each second of its audio."""
+    """Seconds of the passes and bytes of activations, of a batch or per second of its audio."""
 
     forward: float
     backward: float
@@ -96,10 +96,10 @@ def time_step(
     device: torch.device,
     evaluate: Callable[[], float] | None = None,
 ) -> Timing | None:
-    """Time a step over `seconds` of padded audio by samples of a run's batches, the most usual first.
+    """Time a step over `seconds` of padded audio on samples of a run's batches, the most typical first.
 
-    Weights, gradients, the optimizer and all random numbers are afterwards what they were. `evaluate` scores some
-    audio and returns how many seconds of it. None where memory is too small for the samples.
+    Weights, gradients, the optimizer and all random generators are not changed. `evaluate` scores some audio and
+    returns its seconds. None where memory is too small for the samples.
     """
     with _unchanged(objective, device):
         try:
@@ -123,9 +123,9 @@ def time_step(
 
 
 def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[_Pass, float]:
-    """What a second of padded audio takes, and the seconds to load it.
+    """The passes per second of padded audio, and the seconds to load it.
 
-    Whole batches are timed while time and memory last; whether they do, a piece of the first one tells.
+    Whole batches are timed as time and memory allow, which is estimated from a piece of the first batch.
     """
     began, resident = time.perf_counter(), _measure_memory(device)
     first, seconds = samples[0].load(), samples[0].seconds
@@ -151,7 +151,7 @@ def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.
 
 
 def _time_twice(objective: nn.Module, batch: Batch, device: torch.device, resident: int) -> _Pass:
-    """A batch's second pass, for in the first one kernels are made; of a slow device the first."""
+    """Time the second pass of a batch, as the first one compiles kernels; on a slow device the first."""
     first = _time_once(objective, batch, device, resident)
     slow = first.forward + first.backward > _SLOW_SECONDS
     return first if slow else _time_once(objective, batch, device, resident)
@@ -168,12 +168,12 @@ def _time_once(objective: nn.Module, batch: Batch, device: torch.device, residen
 
 
 def _time_update(weights: int, device: torch.device) -> float:
-    """What clipping gradients and the optimizer's step take; made on tensors of no model."""
+    """Time gradient clipping and the optimizer's step, on tensors that belong to no model."""
     stand_in = nn.Parameter(torch.zeros(min(weights, _STAND_IN_WEIGHTS), device=device))
     stand_in.grad = torch.zeros_like(stand_in)
     optimizer = torch.optim.AdamW([stand_in], fused=True)
     seconds = 0.0
-    for _ in range(2):  # The first one makes the optimizer's state.
+    for _ in range(2):  # The first one creates the optimizer's state.
         start = _read_clock(device)
         nn.utils.clip_grad_norm_([stand_in], 1.0)
         optimizer.step()
@@ -182,7 +182,7 @@ def _time_update(weights: int, device: torch.device) -> float:
 
 
 def _time_evaluation(evaluate: Callable[[], float], objective: nn.Module) -> float:
-    """Seconds for each second of audio that is scored."""
+    """The seconds to score one second of audio."""
     objective.eval()
     rate = 0.0
     for _ in range(2):
@@ -197,7 +197,7 @@ def _time_evaluation(evaluate: Callable[[], float], objective: nn.Module) -> flo
 
 @contextmanager
 def _unchanged(objective: nn.Module, device: torch.device) -> Iterator[None]:
-    """Leave no gradient, and random numbers and the mode of each module as they were."""
+    """Restore random generators and the mode of each module, and leave no gradient."""
     modes = [(module, module.training) for module in objective.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
@@ -223,7 +223,7 @@ def _read_clock(device: torch.device) -> float:
 
 
 def _measure_memory(device: torch.device) -> int:
-    """Bytes that tensors take on a GPU, or the process without one."""
+    """The bytes of tensors on a GPU, or without a GPU of the process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""What TensorBoard, Weights & Biases and trackio are told, through Accelerate."""
+"""Trackers (TensorBoard, Weights & Biases, trackio), which Accelerate writes to."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from finetune.errors import UserError
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as section.key, in the plain types that trackers take."""
+    """Flatten nested values to section.key, with the plain types that trackers accept."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -20,7 +20,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_trackers(trackers: Sequence[str]) -> list[str]:
-    """The same names; raises UserError for one whose package is missing, which Accelerate leaves out in silence."""
+    """The same names; raises UserError where a package is missing, which Accelerate would ignore silently."""
     for tracker in trackers:
         if find_spec(tracker) is None:
             raise UserError(f"training.trackers: {tracker} is not installed: pip install {tracker}")

@@ -102,16 +102,15 @@ ROOM = plan().room
     [
         (
             {"steps_per_epoch": 3.0, "length": Length(4000, 400)},
-            "1,333 epochs are more than so little speech needs: lower training.max_steps (training.max_steps=1000)",
+            "1,333 epochs are more than this little speech needs: lower training.max_steps (training.max_steps=1000)",
         ),
         (
             {"steps_per_epoch": 30.0, "length": Length(15_000, 400), "key": "training.max_epochs"},
-            "500 epochs are more than so little speech needs: lower training.max_epochs (training.max_epochs=33)",
+            "500 epochs are more than this little speech needs: lower training.max_epochs (training.max_epochs=33)",
         ),
         (
             {"steps_per_epoch": 4000.0},
-            "25 % of the training speech is heard, and the rest never: raise training.max_steps "
-            "(training.max_steps=4000 is one epoch)",
+            "only 25 % of the training speech is used: raise training.max_steps (training.max_steps=4000 is one epoch)",
         ),
         (
             {"timing": timing(forward=100.0)},
