@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -38,11 +39,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     resumes = check_output(output, recipe)
     precision = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
     accelerator = _accelerate(recipe, precision, training.trackers, output)
-    publisher = None
-    if recipe.publishing.repo_id and accelerator.is_main_process:
-        from finetune.run.checkpoint_export import build_publisher
-
-        publisher = build_publisher(recipe.publishing, output)
+    publisher = _build_publisher(recipe, output) if accelerator.is_main_process else None
     _LOGGER.debug(f"device {accelerator.device}, precision {precision}, processes {accelerator.num_processes}")
     # All processes train on the same commits, even if a branch moves while they start.
     known, resolved = read_beginning(output) if resumes else ({}, {})
@@ -102,6 +99,14 @@ def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]
     accelerator = _accelerate(recipe, precision, (), output)
     untrained = recipe.model_copy(update={"model": recipe.model.model_copy(update={"random_weights": True})})
     return Trainer(untrained, output, preparation, accelerator, precision=precision).plan()
+
+
+def _build_publisher(recipe: Recipe, output: Path) -> Any:
+    if recipe.publishing.repo_id is None:
+        return None
+    from finetune.run.checkpoint_export import build_publisher
+
+    return build_publisher(recipe.publishing, output)
 
 
 def _accelerate(recipe: Recipe, precision: Precision, trackers: Sequence[str], output: Path) -> Accelerator:

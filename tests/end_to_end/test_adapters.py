@@ -1,4 +1,4 @@
-"""Runs that train a few weights: LoRA, merged or kept alone, and one language's adapters of an MMS model."""
+"""Runs that train a few weights: LoRA, merged or saved as an adapter, and one language's adapters of an MMS model."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ TRAINING = {"max_steps": 6, "eval_steps": 3, "learning_rate": 1e-2, "weight_deca
 
 @pytest.fixture(scope="module")
 def lora_run(finetune_run_in, tmp_path_factory):
-    """A finished run of six steps with LoRA, the adapter kept alone too; tests read it and do not change it."""
+    """A finished run of six steps with LoRA, with the adapter saved too; tests do not change it."""
     return finetune_run_in(tmp_path_factory.mktemp("lora"), "lora", model={"lora": LORA}, training=TRAINING)
 
 
@@ -48,7 +48,7 @@ def moved(base, model):
 
 
 def texts(model, files, capsys):
-    """What this package and what Transformers alone say to each file."""
+    """The texts of this package and of Transformers alone for each file."""
     ours = []
     for file in files:
         capsys.readouterr()
@@ -59,14 +59,14 @@ def texts(model, files, capsys):
     return ours, [recognise({"raw": waveform, "sampling_rate": 16000})["text"] for waveform in waveforms]
 
 
-def test_lora_moves_the_named_projections_and_the_head_alone(lora_run, base_folder):
+def test_lora_changes_only_the_named_projections_and_the_head(lora_run, base_folder):
     projections = {f"encoder.layers.{i}.attention.{name}_proj.weight" for i in (0, 1) for name in "qv"}
     assert moved(base_folder, lora_run / "model") == projections
     head = load_file(lora_run / "model/model.safetensors")["lm_head.bias"]
     assert len(head) == 7 and head.all()  # It began with zeros.
 
 
-def test_merged_model_is_an_ordinary_one_and_says_what_the_recogniser_says(
+def test_merged_model_is_an_ordinary_one_with_the_texts_of_the_recogniser(
     learned_run, finetune_run, corpus_folder, capsys
 ):
     model = {"base": str(learned_run / "model"), "lora": LORA}
@@ -134,7 +134,7 @@ def test_example_on_the_adapters_card_runs(lora_run, base_folder, corpus_folder,
     assert said == capsys.readouterr().out
 
 
-def test_without_being_asked_no_adapter_is_left(finetune_run):
+def test_no_adapter_is_saved_by_default(finetune_run):
     folder = finetune_run("merged", model={"lora": {"rank": 2}}, training={"max_steps": 1})
     assert not [path for path in folder.iterdir() if "adapter" in path.name]
 
@@ -152,7 +152,7 @@ def test_resumed_run_equals_the_uninterrupted_one(kind, finetune_run, interrupt_
         assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def test_language_adapter_moves_adapters_and_head_alone(run_language, mms_base_folder):
+def test_language_adapter_changes_only_adapters_and_head(run_language, mms_base_folder):
     base = load_file(mms_base_folder / "model.safetensors")
     run = run_language("deu", vocabulary="base")
     changed = moved(mms_base_folder, run / "model")
@@ -165,7 +165,7 @@ def test_language_adapter_moves_adapters_and_head_alone(run_language, mms_base_f
     assert all(0 < (after[name] - before[name]).abs().max() < 0.1 for name in adapters)
 
 
-def test_language_that_the_base_has_not_begins_anew(run_language, mms_base_folder, capsys):
+def test_a_language_that_the_base_lacks_starts_from_new_adapters(run_language, mms_base_folder, capsys):
     run = run_language("xyz")
     assert "trained: adapters for xyz (new, for the base has none), and the head" in capsys.readouterr().err
     after = load_file(run / "model/model.safetensors")
@@ -174,9 +174,7 @@ def test_language_that_the_base_has_not_begins_anew(run_language, mms_base_folde
     assert sorted(path.name for path in (run / "model").glob("adapter.*")) == ["adapter.xyz.safetensors"]
 
 
-def test_saved_language_loads_in_every_way_that_transformers_knows(
-    run_language, mms_base_folder, corpus_folder, capsys
-):
+def test_saved_language_loads_in_each_way_that_transformers_has(run_language, mms_base_folder, corpus_folder, capsys):
     run = run_language("deu")
     files = sorted((corpus_folder / "test").glob("*.wav"))
     ours, theirs = texts(run / "model", files, capsys)
@@ -232,7 +230,7 @@ def test_damaged_language_adapter_is_refused(mms_base_folder, write_recipe, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_without_peft_a_sentence_says_what_to_install(
+def test_without_peft_the_error_names_the_package_to_install(
     lora_run, write_recipe, corpus_folder, tmp_path, monkeypatch, capsys
 ):
     recipe = write_recipe(tmp_path, model={"lora": {}})

@@ -1,4 +1,4 @@
-"""A training of the tiny encoder reaches the loss and the WER that it had before: no change of the code moves them.
+"""Golden values: the tiny encoder is trained to the same losses and error rates after each change of the code.
 
 Measured on an AMD EPYC (Zen 4) with AVX-512 and with AVX2 (ATEN_CPU_CAPABILITY=avx2, ONEDNN_MAX_CPU_ISA=AVX2), each on
 1 and on 2 threads. The losses of these four runs differ by at most 1e-8 (relative) at steps 50 and 100, 2e-6 at step

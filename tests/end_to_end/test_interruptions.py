@@ -1,4 +1,4 @@
-"""Whatever stops a run (a signal, a kill, a full disk), the same command goes on as if nothing had happened."""
+"""A run that is stopped by a signal, a kill or a full disk is resumed by the same command, with the same results."""
 
 import fcntl
 import json
@@ -69,7 +69,7 @@ def whole(finetune_run_in, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(
+def test_a_signal_leaves_a_checkpoint_and_the_run_is_resumed(
     number, write_recipe, finetune_run, whole, read_lines, tmp_path
 ):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
@@ -88,7 +88,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on(
     assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
-def test_a_terminal_that_closes_stops_it_as_a_signal_does(write_recipe, tmp_path):
+def test_a_closed_terminal_stops_a_run_like_a_signal(write_recipe, tmp_path):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     terminal, end = pty.openpty()
 
@@ -130,7 +130,7 @@ with StopSignals() as signals:
     assert [line.split(":")[0] for line in said] == ["False", "", "SIGTERM", "True", ""]
 
 
-def test_signals_are_as_before_when_training_is_over():
+def test_signal_handlers_are_restored_after_training():
     from finetune.training.interruption import StopSignals
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -143,7 +143,7 @@ def test_signals_are_as_before_when_training_is_over():
     signal.signal(signal.SIGHUP, hangup)
 
 
-def test_a_run_has_one_process_and_its_beginning_may_have_been_cut_off(
+def test_a_run_is_locked_and_an_interrupted_beginning_is_resumed(
     write_recipe, finetune_run, whole, read_lines, tmp_path, capsys
 ):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
@@ -167,10 +167,10 @@ def can_mount() -> bool:
         return False
 
 
-def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
+def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
     write_recipe, finetune_run, whole, read_lines, tmp_path
 ):
-    """On a small file system of its own; where none may be mounted, with a limit on the size of files instead."""
+    """On a small file system, or where it cannot be mounted, with a limit on the size of files."""
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     with started(command_for(recipe, run)) as program:
         program.wait_for((run / "checkpoints" / "step-000020").exists)
@@ -206,7 +206,7 @@ def test_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(write_recipe, finetune_run, read_lines, tmp_path):
+def test_a_run_killed_twenty_times_has_the_same_bits(write_recipe, finetune_run, read_lines, tmp_path):
     training = {**SECTIONS["training"], "max_steps": 400, "eval_steps": 4, "keep_checkpoints": 1}
     sections = {**SECTIONS, "training": training}
     run, recipe, chance = tmp_path / "run", write_recipe(tmp_path, **sections), random.Random(0)

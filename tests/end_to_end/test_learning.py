@@ -1,4 +1,4 @@
-"""The road from a recipe to a model that has learned, and the folder that it leaves."""
+"""From a recipe to a trained model, and the files of its run directory."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def test_best_weights_are_those_of_the_lowest_validation_wer(learned_run, read_l
     assert progress["best"] == [[best["validation_wer"], best["validation_cer"], best["step"]]]
 
 
-def test_recipe_in_the_run_says_every_value_and_where_it_comes_from(learned_run):
+def test_recipe_in_the_run_has_all_values_and_their_provenance(learned_run):
     values = yaml.safe_load((learned_run / "recipe.yaml").read_text())
     assert values["training"]["max_gradient_norm"] == 1.0
     assert values["training"]["seed"] == 0
@@ -136,7 +136,7 @@ def test_finished_run_is_not_overwritten(learned_run):
     assert (learned_run / "metrics.jsonl").read_bytes() == before
 
 
-def test_columns_that_the_recipe_names_stand_in_the_results(write_recipe, corpus_folder, tmp_path):
+def test_columns_that_the_recipe_names_are_in_the_results(write_recipe, corpus_folder, tmp_path):
     recipe = write_recipe(tmp_path, data={"columns": ["speaker", "text"]}, training={"max_steps": 1})
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
     lines = (tmp_path / "run" / "report" / "utterances.jsonl").read_text().splitlines()
@@ -149,21 +149,21 @@ def test_columns_that_the_recipe_names_stand_in_the_results(write_recipe, corpus
     assert [result["columns"] for result in results] == [{"speaker": result["speaker"]} for result in results]
 
 
-def test_a_column_that_is_not_there_is_named(write_recipe, tmp_path, capsys):
+def test_a_missing_column_is_named(write_recipe, tmp_path, capsys):
     assert main(["check", str(write_recipe(tmp_path, data={"columns": ["accent"]}))]) == 2
     assert (
         "has no column accent (data.columns or --columns); it has file_name, text, speaker" in capsys.readouterr().err
     )
 
 
-def test_training_ends_when_evaluations_bring_nothing_better(finetune_run, read_lines, capsys):
+def test_training_ends_after_evaluations_without_a_better_one(finetune_run, read_lines, capsys):
     training = {"max_steps": 12, "eval_steps": 2, "learning_rate": 1e-9, "patience": 2}
     folder = finetune_run("run", training=training)
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl") if "validation_wer" in line] == [2, 4, 6]
     assert "no better validation WER in 2 evaluations" in capsys.readouterr().err
 
 
-def test_training_ends_with_its_time_and_what_it_has_is_scored(finetune_run, read_lines):
+def test_training_ends_after_its_time_with_a_score(finetune_run, read_lines):
     folder = finetune_run("run", training={"max_steps": 1000, "eval_steps": 1000, "max_minutes": 1e-4})
     assert {line["step"] for line in read_lines(folder / "metrics.jsonl")} == {1}
     assert (folder / "report" / "scores.json").exists()
@@ -194,7 +194,7 @@ def test_tracker_that_is_not_installed_is_named(write_recipe, tmp_path, capsys, 
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_is_told_what_the_log_says(finetune_run, read_lines):
+def test_tensorboard_has_the_values_of_the_log(finetune_run, read_lines):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = finetune_run("run", training={"trackers": ["tensorboard"]})

@@ -1,4 +1,4 @@
-"""What a run will take is said before it begins, and that it was measured changes nothing of the run."""
+"""The estimates before a run are logged, and measuring them does not change the run."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ def test_a_run_is_the_same_with_a_plan_and_without_one(
         assert (planned / file).read_bytes() == (plain / file).read_bytes(), file
 
 
-def test_epochs_are_steps_that_a_run_keeps_when_it_goes_on_elsewhere(
+def test_epochs_become_steps_that_a_resumed_run_keeps(
     finetune_run: Callable[..., Path],
     interrupt_run: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

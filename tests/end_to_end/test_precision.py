@@ -1,4 +1,4 @@
-"""A run computes in what its device computes well, and goes on in what it began with."""
+"""The precision of a run follows its device, and a resumed run keeps its precision."""
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ def begun_in(run):
 
 @pytest.fixture
 def multiply_bf16(monkeypatch):
-    """`multiply_bf16(False)` takes this device's instructions for bf16 away, or gives it some."""
+    """`multiply_bf16(False)` sets whether this device has instructions for bf16."""
     return lambda has: [
         monkeypatch.setattr(f"{module}.has_fast_bf16", lambda device: has)
         for module in ("finetune.resources.machine", "finetune.training.processes")

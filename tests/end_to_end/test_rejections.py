@@ -1,4 +1,4 @@
-"""A file that can't be read is listed with its reason, and the run goes on without it."""
+"""A file that cannot be read is listed with the reason, and the run continues without it."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ def test_corrupt_files_among_good_ones_are_listed_and_the_run_finishes(corpus, f
     assert json.loads((folder / "report/scores.json").read_text())["utterances"] == 4
 
 
-def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_run, tmp_path):
+def test_a_split_of_truncated_files_is_an_error_with_counts(corpus, finetune_run, tmp_path):
     from finetune.errors import UserError
 
     for number in range(6):
@@ -73,7 +73,7 @@ def test_all_truncated_is_an_error_with_counts_and_no_result(corpus, finetune_ru
     assert not (tmp_path / "run" / "report").exists()
 
 
-def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, finetune_run, interrupt_run, tmp_path):
+def test_resumed_run_lists_files_that_were_found_before_the_interruption(corpus, finetune_run, interrupt_run, tmp_path):
     name = truncate(corpus, "train", 2)
     sections = {"data": {"root": str(corpus)}, "training": {"max_steps": 6, "eval_steps": 5}}
 
@@ -83,7 +83,7 @@ def test_resumed_run_still_lists_what_it_met_before_the_interruption(corpus, fin
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
-def test_utterance_without_a_finite_loss_is_listed_and_the_verdict_says_so(corpus, finetune_run, capsys, monkeypatch):
+def test_utterance_without_a_finite_loss_is_listed_and_in_the_verdict(corpus, finetune_run, capsys, monkeypatch):
     monkeypatch.setattr(recordings, "_LOUDEST", np.inf)  # What is so loud would be left out before.
     samples, rate = soundfile.read(corpus / "train" / "03.wav", dtype="float32")
     soundfile.write(corpus / "train" / "03.wav", 1e38 * (1 + samples), rate, subtype="FLOAT")  # Its mean is infinite.

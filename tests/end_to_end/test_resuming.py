@@ -55,7 +55,7 @@ def test_resumed_run_equals_the_uninterrupted_one(finetune_run, interrupt_run, w
     assert_same_run(finetune_run("resumed", **SECTIONS), whole, read_lines)
 
 
-def test_resumed_run_does_not_begin_again(finetune_run, interrupt_run, capsys):
+def test_resumed_run_starts_from_its_checkpoint(finetune_run, interrupt_run, capsys):
     interrupt_run("run", 6, **SECTIONS)
     capsys.readouterr()
     folder = finetune_run("run", **SECTIONS)
@@ -63,15 +63,13 @@ def test_resumed_run_does_not_begin_again(finetune_run, interrupt_run, capsys):
     assert json.loads((folder / "checkpoints/step-000010/progress.json").read_text())["step"] == 10
 
 
-def test_another_recipe_does_not_go_on_with_an_unfinished_run(finetune_run, interrupt_run):
+def test_another_recipe_does_not_resume_an_unfinished_run(finetune_run, interrupt_run):
     interrupt_run("run", 6, **SECTIONS)
     with pytest.raises(UserError, match="unfinished run of another recipe"):
         finetune_run("run", training={"max_steps": 11})
 
 
-def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
-    finetune_run, write_recipe, read_lines, tmp_path
-):
+def test_killed_run_equals_the_uninterrupted_one(finetune_run, write_recipe, read_lines, tmp_path):
     sections = {**SECTIONS, "training": {**SECTIONS["training"], "max_steps": 60, "eval_steps": 10}}
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "finetune", "train", write_recipe(tmp_path, **sections), "--output", run]
@@ -81,7 +79,7 @@ def test_run_killed_without_warning_goes_on_as_if_nothing_had_happened(
     assert_same_run(finetune_run("killed", **sections), finetune_run("whole", **sections), read_lines)
 
 
-def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_the_same_bits(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(
     finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys
 ):
     interrupt_run("resumed", 9, **SECTIONS)
@@ -94,9 +92,7 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before_and_ends_with_
     assert "going on from step 4\n" in said
 
 
-def test_one_of_before_there_were_manifests_is_gone_on_from(
-    finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys
-):
+def test_a_run_of_an_earlier_version_is_resumed(finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys):
     interrupt_run("resumed", 6, **SECTIONS)
     checkpoint = tmp_path / "resumed" / "checkpoints" / "step-000004"
     (checkpoint / "manifest.json").unlink()
@@ -112,8 +108,8 @@ def test_one_of_before_there_were_manifests_is_gone_on_from(
 
 
 @pytest.mark.parametrize("step", [1, 6], ids=["before the first checkpoint", "after it"])
-def test_with_other_data_it_goes_on_only_when_told(finetune_run, interrupt_run, tmp_path, corpus_folder, capsys, step):
-    """Letters that are others by one, in a vocabulary of equal size."""
+def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tmp_path, corpus_folder, capsys, step):
+    """The transcripts have other letters, in a vocabulary of the same size."""
     data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
     interrupt_run("run", step, **SECTIONS, data=data)
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}

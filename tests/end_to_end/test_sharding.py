@@ -129,7 +129,7 @@ def runs(request, write_recipe, group_norm_base_folder, tmp_path_factory):
     return folder
 
 
-def test_sharded_run_is_that_of_ddp_and_goes_on_with_and_without_sharding(runs, read_lines):
+def test_sharded_run_equals_ddp_and_is_resumed_with_and_without_sharding(runs, read_lines):
     sharded = runs / "sharded"
     for name in ("whole", "resumed whole"):
         whole = runs / name
@@ -155,7 +155,7 @@ def test_sharded_run_is_that_of_ddp_and_goes_on_with_and_without_sharding(runs, 
 
 
 @pytest.mark.bf16
-def test_sharded_loss_in_bf16_is_that_of_ddp(runs, read_lines):
+def test_sharded_loss_in_bf16_equals_ddp(runs, read_lines):
     """Computed in bf16 itself it would be off by up to 0.4 %."""
     losses = [numbers(runs / name, read_lines)[0] for name in ("bf16 sharded", "bf16 whole")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
@@ -192,7 +192,7 @@ def test_what_does_not_work_with_fsdp_is_refused(
         set_up_sharding(asked_for_fsdp, batch_seconds, compiled)
 
 
-def test_accelerates_own_precision_is_left_out(asked_for_fsdp):
+def test_precision_of_accelerate_is_not_used(asked_for_fsdp):
     """It would compute the loss itself in bf16, and average gradients in it; Accelerate sets it on GPUs only."""
     plugin = FullyShardedDataParallelPlugin()
     plugin.set_mixed_precision("bf16")
@@ -228,7 +228,7 @@ def test_what_does_not_work_with_deepspeed_is_refused(asked_for_deepspeed, monke
         set_up_zero(asked_for_deepspeed, 1.0, **{**usual, **settings})
 
 
-def test_deepspeed_that_is_missing_is_one_sentence(monkeypatch, capsys, write_recipe, tmp_path):
+def test_missing_deepspeed_is_one_error(monkeypatch, capsys, write_recipe, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setattr(deepspeed, "is_deepspeed_available", lambda: False)
     assert main(["train", str(write_recipe(tmp_path)), "--output", str(tmp_path / "run")]) == 2

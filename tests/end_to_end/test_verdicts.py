@@ -11,7 +11,7 @@ def verdicts(errors):
     return re.findall(r"^step \d+/\d+: .* CER \S+ %; (.*)$", errors, re.MULTILINE)
 
 
-def test_healthy_run_is_on_the_plateau_and_then_learns(learned_run, read_lines):
+def test_healthy_run_has_a_plateau_and_then_learns(learned_run, read_lines):
     lines = read_lines(learned_run / "metrics.jsonl")
     ends = [i + 1 for i, line in enumerate(lines) if "validation_wer" in line]
     words = [judge_run(lines[:end], max_steps=400) for end in ends]

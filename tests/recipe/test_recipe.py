@@ -97,7 +97,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         assert words in message
 
 
-def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_key_without_a_similar_one_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.zzz: unknown key; known are batch_seconds"):
         load_recipe(write(tmp_path, SMALLEST + "evaluation: {zzz: 1}\n"))
 
@@ -117,12 +117,12 @@ def test_words_stay_words(tmp_path: Path, text: str) -> None:
     assert load_recipe(file, [f"publishing.title={text}"]).publishing.title == text
 
 
-def test_true_and_false_are_no_words(tmp_path: Path) -> None:
+def test_true_and_false_are_booleans(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "model: {base: a/b, freeze_feature_encoder: False}\ndata: {root: a/b}\n"))
     assert recipe.model.freeze_feature_encoder is False
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not valid YAML at line 3: the key 'seed' stands twice"):
         load_recipe(write(tmp_path, SMALLEST + "training: {seed: 1, seed: 2}\n"))
 
@@ -137,7 +137,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         (b"", "model: .*expected either model.base"),
     ],
 )
-def test_what_is_no_recipe_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "recipe.yaml").write_bytes(content)
     with pytest.raises(UserError, match=words):
         load_recipe(tmp_path / "recipe.yaml")
@@ -170,7 +170,7 @@ def test_a_model_has_one_origin(tmp_path: Path, model: str) -> None:
         ("{language_adapter: ../deu}", r"model\.language_adapter: found '\.\./deu'"),
     ],
 )
-def test_adapters_that_make_no_sense_are_refused(tmp_path: Path, model: str, words: str) -> None:
+def test_adapters_that_cannot_be_trained_are_refused(tmp_path: Path, model: str, words: str) -> None:
     values = {"base": "some/model", **yaml.safe_load(model)}
     with pytest.raises(UserError, match=words):
         load_recipe(write(tmp_path, yaml.safe_dump({"model": values, "data": {"root": "some/speech"}})))

@@ -1,4 +1,4 @@
-"""The state of a run is put into words, with what to do about it."""
+"""The verdict on the state of a run, with what to do about it."""
 
 import math
 
@@ -29,17 +29,17 @@ def history(*evaluations, losses=(3.0,), every=100):
 
 
 @pytest.mark.parametrize("silent", [SILENT, DELIMITERS_ALONE, (0.96, 0.97, 0.99)])
-def test_silence_in_the_first_third_is_the_normal_plateau(silent):
+def test_blanks_in_the_first_third_are_the_normal_plateau(silent):
     assert judge_run(history(*[silent] * 3, losses=(9.0, 3.1, 3.0)), max_steps=1000).startswith(WAIT)
 
 
-def test_silence_for_longer_is_a_collapse():
+def test_blanks_for_longer_are_a_collapse():
     words = judge_run(history(*[SILENT] * 4), max_steps=1000)
     assert words.startswith(f"collapsed to blank: {LOWER}")
     assert words.endswith("if the loss still falls, slowly, raise training.learning_rate or training.max_steps instead")
 
 
-def test_silence_in_a_short_run_may_be_the_plateau_all_the_same():
+def test_blanks_in_a_short_run_may_be_the_plateau():
     words = judge_run(history(*[SILENT] * 3), max_steps=300)
     assert words.startswith("normal CTC plateau")
     assert "raise training.max_steps" in words
@@ -106,7 +106,7 @@ def test_validation_that_wavers_is_learning(after):
     assert words == "learning (WER was 20.0 % at step 200, whose weights are kept)"
 
 
-def test_model_that_no_step_changes_is_told():
+def test_steps_that_change_nothing_are_in_the_verdict():
     words = judge_run(history(GOOD, GOOD, losses=(1.0, None)), max_steps=1000)
     assert words.startswith("no step since step 100 has changed the model")
     assert "lower training.learning_rate" in words
@@ -121,7 +121,7 @@ def test_utterances_whose_loss_is_not_finite_are_counted():
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_losses_that_are_not_finite_or_not_there_are_passed_over(loss):
+def test_losses_that_are_not_finite_or_missing_are_ignored(loss):
     lines = history(SILENT, SILENT, losses=(3.0, loss))
     assert judge_run(lines, max_steps=1000).startswith(WAIT)
     assert judge_run([line for line in lines if "loss" not in line], max_steps=1000).startswith(WAIT)

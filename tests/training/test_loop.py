@@ -1,4 +1,4 @@
-"""One step divides by the global count of labels; the loop calls its hooks when it says."""
+"""A step divides by the global count of labels, and the loop calls its hooks at the right steps."""
 
 import math
 from copy import deepcopy
@@ -14,7 +14,7 @@ from finetune.training.optimization import build_optimizer, learning_rate_factor
 
 
 def gradients(accelerator, model, micro_batches, max_norm=math.inf):
-    """What a step learns, and its result: with SGD at rate 1 the change of a parameter is its gradient."""
+    """The gradients and the result of a step: with SGD at rate 1 the change of a parameter is its gradient."""
     model = deepcopy(model).train()
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
@@ -23,7 +23,7 @@ def gradients(accelerator, model, micro_batches, max_norm=math.inf):
     return [a - b for a, b in zip(before, after, strict=True)], result
 
 
-def test_two_micro_batches_teach_what_one_batch_of_both_teaches(accelerator, build, make_batch):
+def test_two_micro_batches_have_the_gradient_of_one_batch_of_both(accelerator, build, make_batch):
     model = build()
     apart, apart_result = gradients(accelerator, model, [make_batch(0, 1), make_batch(2, 5, 8)])
     whole, whole_result = gradients(accelerator, model, [make_batch(0, 1, 2, 5, 8)])
@@ -69,7 +69,7 @@ def test_gradient_that_is_not_finite_changes_nothing(accelerator, build, make_ba
 
 
 class Recorder:
-    """Hooks that write down how they were called."""
+    """Hooks that record their calls."""
 
     def __init__(self):
         self.logged, self.evaluated, self.saved, self.rejected = {}, [], [], []
@@ -141,8 +141,8 @@ def test_logged_padding_is_the_share_of_all_samples_since_the_last_line(accelera
     assert 0 < recorder.logged[2]["padding"] == pytest.approx(1 - speech / padded)
 
 
-def test_no_logged_loss_reaches_behind_a_checkpoint(accelerator, build, make_batch):
-    """A resumed run could not know the steps before it, and would log another loss than an uninterrupted one."""
+def test_no_logged_loss_has_steps_before_a_checkpoint(accelerator, build, make_batch):
+    """A resumed run does not know the steps before, and would log another loss than an uninterrupted one."""
     batches = [make_batch(i) for i in range(6)]
     whole, _ = run_loop(
         accelerator, build(), batches, max_steps=6, learning_rate=lambda step: 0.0, eval_steps=2, log_steps=3
@@ -162,7 +162,7 @@ def test_each_step_takes_its_micro_batches_in_order(accelerator, build, make_bat
     assert torch.equal(next(batches).input_values, make_batch(6).input_values)
 
 
-def test_unreadable_utterances_are_handed_on(accelerator, build, make_batch):
+def test_unreadable_utterances_are_rejected(accelerator, build, make_batch):
     rejection = object()
     batches = [make_batch(0), replace(make_batch(1), unreadable=(rejection,))]
     recorder, _ = run_loop(accelerator, build(), batches, max_steps=2)
@@ -184,10 +184,8 @@ def test_model_is_in_training_mode_after_an_evaluation(accelerator, build, make_
     assert modes == [True, True]
 
 
-def test_asked_to_stop_it_saves_after_the_step_and_the_rest_is_as_if_nothing_had_happened(
-    accelerator, build, make_batch
-):
-    """The losses, too: a line of the log covers steps before and after the interruption."""
+def test_interrupted_training_saves_after_the_step_and_the_rest_is_the_same(accelerator, build, make_batch):
+    """Logged losses are the same too: one line covers steps before and after the interruption."""
     batches = [make_batch(i) for i in range(6)]
     model = build()
     whole, _ = run_loop(accelerator, deepcopy(model), batches, max_steps=6, eval_steps=6, log_steps=4)
@@ -205,7 +203,7 @@ def test_asked_to_stop_it_saves_after_the_step_and_the_rest_is_as_if_nothing_had
     assert rest.logged[4]["padding"] == whole.logged[4]["padding"]
 
 
-def test_asked_to_stop_at_an_evaluation_it_still_evaluates(accelerator, build, make_batch):
+def test_training_interrupted_at_an_evaluation_still_evaluates(accelerator, build, make_batch):
     recorder = Recorder()
     recorder.stops_at = 2
     with pytest.raises(Interrupted):
@@ -214,19 +212,19 @@ def test_asked_to_stop_at_an_evaluation_it_still_evaluates(accelerator, build, m
     assert recorder.results == []
 
 
-def test_it_ends_where_the_evaluation_says_so(accelerator, build, make_batch):
+def test_training_ends_when_the_evaluation_says_so(accelerator, build, make_batch):
     recorder = Recorder()
     recorder.best_at = 2
     run_loop(accelerator, build(), [make_batch(0)] * 5, recorder=recorder)
     assert recorder.saved == [2]
 
 
-def test_it_ends_with_its_time_after_an_evaluation(accelerator, build, make_batch):
+def test_training_ends_after_its_time_with_an_evaluation(accelerator, build, make_batch):
     recorder, _ = run_loop(accelerator, build(), [make_batch(0)] * 5, max_seconds=0.0)
     assert recorder.evaluated == recorder.saved == list(recorder.logged) == [1]
 
 
-def test_for_its_first_steps_only_the_head_learns(accelerator, build, make_batch):
+def test_only_the_head_is_trained_in_frozen_steps(accelerator, build, make_batch):
     model = build()
     before = deepcopy(model)
     _, optimizer = run_loop(accelerator, model, [make_batch(0)] * 5, max_steps=2, frozen_steps=2)
@@ -240,7 +238,7 @@ def test_for_its_first_steps_only_the_head_learns(accelerator, build, make_batch
     )
 
 
-def test_utterance_without_a_finite_loss_is_named(accelerator, build, make_batch):
+def test_utterance_without_a_finite_loss_is_rejected(accelerator, build, make_batch):
     batch, model = make_batch(0, 2, 5), build()
     batch.input_values[1] = math.nan
     others, rejected = make_batch(1, 3), []
@@ -265,7 +263,7 @@ def test_too_many_steps_in_a_row_without_a_finite_gradient_end_the_run(accelerat
 
 
 class SmallMemory(torch.nn.Module):
-    """An objective on a device whose memory holds so many utterances, and fails in the middle of the way back."""
+    """An objective whose memory holds so many utterances, and that runs out in the middle of the backward pass."""
 
     def __init__(self, objective, most):
         super().__init__()
@@ -282,7 +280,7 @@ class SmallMemory(torch.nn.Module):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_gradient(
+def test_step_without_enough_memory_is_repeated_in_pieces_with_the_same_gradient(
     accelerator, build, make_batch, logged
 ):
     model, batches = build(), [make_batch(0), make_batch(2, 5, 8, 1, 4)]
@@ -303,8 +301,8 @@ def test_step_that_memory_was_too_small_for_is_done_in_pieces_with_the_same_grad
     ]
 
 
-def test_sharded_step_that_memory_was_too_small_for_is_not_done_again(accelerator, build, make_batch, monkeypatch):
-    """Other processes would wait for weights that this one gathers once more."""
+def test_sharded_step_without_enough_memory_is_not_repeated(accelerator, build, make_batch, monkeypatch):
+    """Other processes would wait for another pass."""
     model = build()
     optimizer = build_optimizer(model, 1e-3, 0.0)
     monkeypatch.setattr("finetune.training.loop.is_sharded", lambda _: True)
@@ -312,7 +310,7 @@ def test_sharded_step_that_memory_was_too_small_for_is_not_done_again(accelerato
         train_step(accelerator, SmallMemory(CTCObjective(model), 2), optimizer, [make_batch(2, 5, 8, 1, 4)], 1.0)
 
 
-def test_memory_too_small_for_one_utterance_is_one_sentence(accelerator, build, make_batch):
+def test_memory_too_small_for_one_utterance_is_one_error(accelerator, build, make_batch):
     model = build().train()
     optimizer = build_optimizer(model, 1e-3, 0.0)
     with pytest.raises(UserError, match=r"too small for a single utterance: lower data\.max_seconds"):

@@ -1,4 +1,4 @@
-"""The largest batch that fits is found by trying, with a GPU's memory made up of numbers."""
+"""The largest batch that fits is found by trying, on a GPU with simulated memory."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from finetune.training.memory import _make_batch, find_batch_seconds, largest_co
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 8, 31, 100, 1000])
-def test_what_is_found_fits_and_little_more_would(most):
+def test_the_found_batch_fits_and_a_little_more_does_not(most):
     tried = []
 
     def peak_bytes(count):
@@ -23,7 +23,7 @@ def test_what_is_found_fits_and_little_more_would(most):
     assert len(tried) <= 18
 
 
-def test_nothing_fits_where_one_is_too_many():
+def test_zero_when_one_utterance_does_not_fit():
     assert largest_count(lambda count: None, 100) == 0
     assert largest_count(lambda count: 101, 100) == 0
 
@@ -63,7 +63,7 @@ def test_on_a_gpu_what_is_found_fits_and_twice_as_much_does_not(build, small_gpu
     ids=["half of what is free", "shared by two processes", "no more than helps", "one at least", "one that is long"],
 )
 def test_a_cpu_takes_half_of_the_free_memory(accelerator, monkeypatch, max_seconds, free_mib, processes, seconds):
-    """One utterance is tried for real; what it needs is made up: 12 MiB, and 4 MiB for AdamW."""
+    """One utterance is computed; its memory is simulated: 12 MiB, and 4 MiB for AdamW."""
     tried = []
     weight = torch.nn.Parameter(torch.zeros(1 << 19))
 

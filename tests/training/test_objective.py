@@ -80,8 +80,8 @@ def test_more_labels_than_frames_add_nothing_instead_of_infinity(objective, make
     assert objective(batch)[1].tolist() == [False]
 
 
-def test_compiled_encoder_says_the_same_and_is_made_anew_a_handful_of_times(build, make_batch, monkeypatch):
-    """With the front half of the compiler alone: the other half needs a C++ compiler or a GPU."""
+def test_compiled_encoder_gives_the_same_and_is_compiled_a_few_times(build, make_batch, monkeypatch):
+    """Only the front end of the compiler runs: the back end needs a C++ compiler or a GPU."""
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     plain, compiled = CTCObjective(build()).train(), CTCObjective(build(), compiled=True).train()

@@ -1,4 +1,4 @@
-"""The learning rate's course, and which parameters decay."""
+"""The schedule of the learning rate, and the parameters with weight decay."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from finetune.training.optimization import build_optimizer, learning_rate_factor, set_learning_rate
 
 
-def test_rate_rises_in_a_line_to_its_peak_and_falls_in_a_line():
+def test_rate_rises_and_falls_linearly():
     factors = [learning_rate_factor(step, 10, 0.2) for step in range(11)]
     assert factors == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0.0])
 
@@ -18,7 +18,7 @@ def test_without_warmup_the_first_step_has_the_peak_rate():
 
 @pytest.mark.parametrize("max_steps", [1, 2, 3, 1000])
 @pytest.mark.parametrize("warmup_ratio", [0.0, 0.1, 0.99])
-def test_every_step_learns_and_none_above_the_peak(max_steps, warmup_ratio):
+def test_each_rate_is_above_zero_and_at_most_the_peak(max_steps, warmup_ratio):
     factors = [learning_rate_factor(step, max_steps, warmup_ratio) for step in range(max_steps)]
     assert all(0 < factor <= 1 for factor in factors)
     assert max(factors) == 1.0
@@ -42,7 +42,7 @@ def test_betas_are_those_of_wav2vec2(build):
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
 
 
-def test_cosine_falls_in_half_a_wave():
+def test_cosine_schedule_is_half_a_cosine():
     factors = [learning_rate_factor(step, 10, 0.2, "cosine") for step in range(11)]
     assert factors[:3] == pytest.approx([0.5, 1.0, 1.0])
     assert factors[6] == pytest.approx(0.5)
@@ -58,7 +58,7 @@ def test_tri_stage_holds_the_peak_and_falls_to_a_twentieth():
     assert factors[20] == pytest.approx(0.05)
 
 
-def test_head_and_layers_have_their_share_of_the_rate(build):
+def test_head_and_layers_have_their_scale_of_the_rate(build):
     model = build()
     optimizer = build_optimizer(model, 1e-3, 0.1, head_learning_rate=5e-3, layer_decay=0.5)
     set_learning_rate(optimizer, 1e-4)

@@ -1,4 +1,4 @@
-"""How long a run is, and what is said of its time, memory and disk before it begins."""
+"""The length of a run, and the estimates of its time, memory and disk space."""
 
 import dataclasses
 from typing import Any
@@ -58,7 +58,7 @@ def test_by_default_a_tenth_of_a_run_passes_between_evaluations(steps: int, ever
     assert choose_length(steps, None, None, 100).eval_steps == every
 
 
-def test_a_plan_says_length_time_and_room() -> None:
+def test_a_plan_has_length_time_and_space() -> None:
     # 1000 steps of 0.5 + 1.0 + 0.1 + 0.4 s, evaluations at 300, 600, 900 and 1000, and the test split.
     assert plan().summary() == [
         "training: 1000 steps of 12 s, about 20.0 epochs; evaluated every 300 steps",
@@ -67,7 +67,7 @@ def test_a_plan_says_length_time_and_room() -> None:
     ]
 
 
-def test_a_plan_of_a_run_that_goes_on_says_what_is_left() -> None:
+def test_a_plan_of_a_resumed_run_has_the_remaining_steps() -> None:
     half = plan(done_steps=600)
     assert (
         half.summary()[0] == "training: 1000 steps of 12 s, about 20.0 epochs; 400 are left; evaluated every 300 steps"
@@ -76,7 +76,7 @@ def test_a_plan_of_a_run_that_goes_on_says_what_is_left() -> None:
     assert half.evaluation_seconds == pytest.approx(0.1 * (2 * 100 + 200))
 
 
-def test_without_timing_a_plan_says_length_and_disk() -> None:
+def test_without_timing_a_plan_has_length_and_disk() -> None:
     first, second = plan(timing=None, steps_per_epoch=None).summary()
     assert first == "training: 1000 steps of 12 s; evaluated every 300 steps"
     assert second == "space: up to 30.0 GB on the disk"
@@ -141,11 +141,11 @@ ROOM = plan().room
         ),
     ],
 )
-def test_what_is_out_of_proportion_is_one_sentence_with_the_key_to_change(changes: dict[str, Any], note: str) -> None:
+def test_each_estimate_out_of_proportion_is_a_note_with_the_key_to_change(changes: dict[str, Any], note: str) -> None:
     assert [line for line in plan(**changes).summary() if line.startswith("note: ")] == [f"note: {note}"]
 
 
-def test_what_is_in_proportion_is_not_noted() -> None:
+def test_estimates_in_proportion_have_no_note() -> None:
     changes: list[dict[str, Any]] = [
         {"steps_per_epoch": 3.0},  # 333 epochs, but no more than a small folder has by default.
         {"length": Length(10_000, 400)},

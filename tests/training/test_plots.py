@@ -51,7 +51,7 @@ def test_best_evaluation_is_marked_in_each_panel():
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf], ids=["skipped", "NaN", "infinite"])
-def test_what_is_not_finite_is_a_gap(value):
+def test_a_value_that_is_not_finite_is_a_gap(value):
     history = [training(1, 4.0), training(2, value, skipped_steps=1), training(3, 3.0)]
     assert np.array_equal(curve(history, LOSS), [[1, 4], [2, math.nan], [3, 3]], equal_nan=True)
     assert curve(history, LOSS, "skipped steps: gradient not finite")[:, 0].tolist() == [2]
@@ -97,7 +97,7 @@ def test_any_history_can_be_plotted(history, tmp_path):
         assert len(plots.convert("RGB").getcolors(1_000_000)) > 10
 
 
-def test_own_settings_of_matplotlib_change_nothing(tmp_path):
+def test_settings_of_matplotlib_have_no_effect(tmp_path):
     import matplotlib
 
     for name, settings in (("plain", {}), ("own", {"axes.facecolor": "black", "savefig.dpi": 20, "font.size": 30})):

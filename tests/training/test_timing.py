@@ -1,4 +1,4 @@
-"""Steps are timed as they are in training, within a bound, and leave everything as it was."""
+"""Steps are timed as in training, within a time limit, and change nothing."""
 
 import random
 import time
@@ -60,7 +60,7 @@ def test_times_are_for_as_much_audio_as_a_step_has(make_batch) -> None:
     assert found is not None and found.forward == pytest.approx(0.2, rel=0.5)
 
 
-def test_on_a_slow_device_one_pass_over_a_piece_must_do(make_batch, monkeypatch) -> None:
+def test_a_slow_device_is_timed_by_one_pass_over_a_piece(make_batch, monkeypatch) -> None:
     monkeypatch.setattr(timing, "_SLOW_SECONDS", 0.01)
     monkeypatch.setattr(timing, "_BUDGET_SECONDS", 0.03)
     objective = Slow()
@@ -70,14 +70,14 @@ def test_on_a_slow_device_one_pass_over_a_piece_must_do(make_batch, monkeypatch)
     assert found is not None and found.forward == pytest.approx(0.08, rel=0.5)
 
 
-def test_what_memory_does_not_hold_is_not_tried(make_batch, monkeypatch) -> None:
+def test_batches_that_do_not_fit_into_memory_are_not_tried(make_batch, monkeypatch) -> None:
     monkeypatch.setattr(timing, "_measure_free", lambda device: -1)
     objective = Slow()
     time_step(objective, [Sample(40.0, lambda: make_batch(*range(4)))] * 3, 40.0, num_workers=0, device=CPU)
     assert objective.passes == [1, 1]
 
 
-def test_where_a_step_does_not_fit_nothing_is_known(make_batch) -> None:
+def test_without_memory_for_a_step_there_is_no_timing(make_batch) -> None:
     class TooLarge(Slow):
         def forward(self, batch: Any, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
             raise torch.OutOfMemoryError("too large")
