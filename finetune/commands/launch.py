@@ -61,13 +61,11 @@ def is_main_process() -> bool:
 
 
 def _find_rank() -> int | None:
-    """This process's number in its group, from 0; None for a process on its own.
+    """The rank of this process in its group, which torchrun sets; None without a group.
 
-    Read from torchrun's `RANK`, and only here: Accelerate's `PartialState` would load torch, which takes seconds, and
-    join the group, which must wait until threads and processes are settled.
+    Accelerate's `PartialState` would load torch, and join the group before processes and threads are settled.
     """
-    rank = os.environ.get("RANK")
-    return None if rank is None else int(rank)
+    return int(os.environ["RANK"]) if "RANK" in os.environ else None
 
 
 def limit_threads() -> None:
