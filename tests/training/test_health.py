@@ -61,7 +61,7 @@ def test_loss_that_has_risen_tells_a_collapse_from_a_beginning(lost, what):
 
 @pytest.mark.parametrize("untrained", [ONE_LETTER, (1.5, 0.9, 0.05), (1.1, 1.2, 0.85)])
 def test_wrong_letters_are_usual_in_the_first_steps_alone(untrained):
-    assert judge_run(history(untrained), max_steps=1000).endswith("as it does in the first steps: wait")
+    assert judge_run(history(untrained), max_steps=1000).endswith("as is normal in the first steps: wait")
     assert judge_run(history(*[untrained] * 4), max_steps=1000).startswith(f"collapsed to a few letters: {LOWER}")
 
 
