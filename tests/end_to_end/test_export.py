@@ -47,7 +47,7 @@ def test_one_that_is_worse_is_refused_and_nothing_is_left(
     command = ["export", str(learned_run), "--format", "onnx", "-o", str(tmp_path / "new"), "--tolerance", "-0.1"]
     assert main(command) == 2
     assert "is worse than" in (said := capsys.readouterr().err)
-    assert "That is 0.00 points more, where --tolerance -0.1 is the most" in said
+    assert "That is 0.00 points more, and --tolerance -0.1 is the limit" in said
     assert not list(tmp_path.iterdir())
 
 
