@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Their notices are for programmers; what a user must know is said by us.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Or Transformers would ask a service to convert a base without safetensors, and send it the user's token.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     limit_threads()
     with log_to_console(options):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")

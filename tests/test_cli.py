@@ -80,6 +80,12 @@ def test_training_keeps_the_kernels_of_many_shapes_in_bf16_unless_told_otherwise
     assert os.environ[name] == kept
 
 
+def test_no_service_is_asked_to_convert_weights(refuse: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "DISABLE_SAFETENSORS_CONVERSION": ""})
+    refuse("check", "none.yaml")
+    assert os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+
+
 @pytest.mark.parametrize("command", ["train", "check", "recipe"])
 def test_a_missing_recipe(refuse: Refusal, command: str) -> None:
     assert "There is no recipe at none.yaml" in refuse(command, "none.yaml")

@@ -150,6 +150,20 @@ def keep_kernels(mixed_precision: str) -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000" if in_bf16 else "16")
 
 
+def set_training_switches(compiled: bool) -> None:
+    """Set what DeepSpeed and `torch.compile` read from the environment or from a global, once for this process.
+
+    Accelerate imports DeepSpeed where it is installed; without a GPU it would print what it lacks. A compiled encoder
+    is compiled for more lengths than the 8 that torch allows.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if compiled:
+        torch._dynamo.config.recompile_limit = 64
+
+
 def run(command: Callable[[], int]) -> NoReturn:
     """Run a command and end this process with its code; one of a group ends without Python's last destructors.
 

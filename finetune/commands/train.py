@@ -17,13 +17,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from finetune.commands.launch import join_processes, keep_kernels
+    from finetune.commands.launch import join_processes, keep_kernels, set_training_switches
 
     join_processes()
     from finetune.recipe.load import load_recipe
 
     recipe = load_recipe(Path(options.recipe), options.overrides)
     keep_kernels(recipe.training.mixed_precision)
+    set_training_switches(recipe.training.compile)
     from finetune.run.experiment import run
 
     output = Path(options.output) if options.output else find_run_folder(options.recipe)

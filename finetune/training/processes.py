@@ -1,7 +1,6 @@
 """The accelerator of a run: its precision, its trackers, and what is sharded over its processes."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -41,9 +40,6 @@ def build_accelerator(
     # Accelerate keeps its precision for the whole process, which may have trained another run before.
     if AcceleratorState._shared_state.get("_mixed_precision", taken) != taken:
         AcceleratorState._reset_state()
-    if not torch.cuda.is_available():
-        # Where DeepSpeed is installed Accelerate imports it now and then, and it would say on stdout what it lacks.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     accelerator = Accelerator(
         mixed_precision=taken,
         # Without a GPU, Accelerate forms a group of several processes only when told that it runs on CPUs.

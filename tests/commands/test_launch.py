@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.audio.headers import HeaderIndex
 from finetune.audio.waveforms import Recording
-from finetune.commands.launch import settle_folders
+from finetune.commands.launch import set_training_switches, settle_folders
 from finetune.decoding.compilation import compiled
 from finetune.errors import UserError
 from finetune.files import expand_home
@@ -112,3 +113,14 @@ def test_headers_are_read_anew_where_the_index_is_damaged(tmp_path: Path, corpus
         index.write_bytes(content)
         with HeaderIndex(index) as headers:
             assert headers.read(recording) == header
+
+
+@pytest.mark.parametrize(("gpu", "compiled", "device", "limit"), [(False, True, "cpu", 64), (True, False, None, 8)])
+def test_switches_of_libraries_are_set_for_training(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, compiled: bool, device: str | None, limit: int
+) -> None:
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        set_training_switches(compiled)
+        assert (os.environ.get("DS_ACCELERATOR"), torch._dynamo.config.recompile_limit) == (device, limit)
