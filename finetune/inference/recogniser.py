@@ -18,7 +18,7 @@ from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
 from finetune.models.configuration import load_config
-from finetune.models.cpu_operations import use_cpu_kernels
+from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.processors import choose_language, load_processor
 from finetune.resources.machine import choose_precision, length_step
 from finetune.resources.repositories import fetch_model, say_model
@@ -102,7 +102,7 @@ class Recogniser:
         else:
             model = model.to(place, dtype).eval().requires_grad_(False)
             if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
-                use_cpu_kernels(model, frozen=True)
+                use_cpu_operations(model, frozen=True)
         recogniser = cls(model, extractor, tokenizer, place)
         recogniser.dtype = dtype
         recogniser.search = load_decoder(folder, tokenizer, recogniser.num_symbols)

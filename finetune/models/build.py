@@ -1,7 +1,6 @@
 """A pretrained wav2vec2 encoder with a fresh CTC head, and the loss it is trained by."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pickle import UnpicklingError
 from typing import Any
@@ -46,32 +45,14 @@ def build_model(
     Raises UserError when the base lacks any other weight, has weights that are no wav2vec2's, or no head to take.
     """
     from finetune.models.group_norm import normalize_valid_frames
+    from finetune.models.layer_drop import drop_layers
 
+    torch.manual_seed(seed)
     # Loaded as it is where its rows are wanted: another size would not be loaded at all.
     config.vocab_size = config.vocab_size if head_rows else len(vocabulary)
     config.pad_token_id = vocabulary[blank]
-    config.bos_token_id = config.eos_token_id = None
-    config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
-    config.feat_proj_dropout = config.final_dropout = dropout
-    config.layerdrop = 0.0  # `_let_drop` does it.
-    # Masks come with the batch; drawn in the model they would depend on the order of the batches.
-    config.apply_spec_augment = mask_time_probability > 0
-    config.mask_time_prob = mask_time_probability
-    config.mask_feature_prob = 0.0
-    config.ctc_zero_infinity = True
-    config.ctc_loss_reduction = "mean"
-    torch.manual_seed(seed)
-    new = [HEAD, ADAPTER] if language_adapter else [HEAD]
-    model, lacking = _load(config, base, new, revision, attention)
-    if head_rows and any(name.startswith(HEAD) for name in lacking):
-        raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
-    if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
-        start_language_adapter(model, base, language_adapter, revision)
-    if max((row for row in head_rows or () if row is not None), default=-1) >= model.lm_head.out_features:
-        raise UserError(
-            f"The vocabulary of {base} has columns beyond its head, which has {model.lm_head.out_features}: set "
-            "text.vocabulary=training."
-        )
+    _configure_training(config, dropout, mask_time_probability)
+    model = _load_encoder(config, base, revision, attention, language_adapter, head_rows or ())
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
@@ -81,10 +62,46 @@ def build_model(
     if language_adapter:
         freeze_all_but_adapters(model)
     if layer_drop:
-        for layer in model.wav2vec2.encoder.layers:
-            _let_drop(layer, layer_drop)
+        drop_layers(model, layer_drop)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _configure_training(config: Any, dropout: float, mask_time_probability: float) -> None:
+    """Set what a configuration says of training."""
+    config.bos_token_id = config.eos_token_id = None
+    config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
+    config.feat_proj_dropout = config.final_dropout = dropout
+    config.layerdrop = 0.0  # `drop_layers` does it.
+    # Masks come with the batch; drawn in the model they would depend on the order of the batches.
+    config.apply_spec_augment = mask_time_probability > 0
+    config.mask_time_prob = mask_time_probability
+    config.mask_feature_prob = 0.0
+    config.ctc_zero_infinity = True
+    config.ctc_loss_reduction = "mean"
+
+
+def _load_encoder(
+    config: Any,
+    base: str | None,
+    revision: str | None,
+    attention: str | None,
+    language_adapter: str | None,
+    head_rows: Sequence[int | None],
+) -> Any:
+    """The model of a configuration, and a language's adapters in it; raises UserError where it lacks a head's rows."""
+    new = [HEAD, ADAPTER] if language_adapter else [HEAD]
+    model, lacking = _load(config, base, new, revision, attention)
+    if head_rows and any(name.startswith(HEAD) for name in lacking):
+        raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
+    if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
+        start_language_adapter(model, base, language_adapter, revision)
+    if max((row for row in head_rows if row is not None), default=-1) >= model.lm_head.out_features:
+        raise UserError(
+            f"The vocabulary of {base} has columns beyond its head, which has {model.lm_head.out_features}: set "
+            "text.vocabulary=training."
+        )
     return model
 
 
@@ -94,8 +111,6 @@ def _load(
     """The model of a configuration, and the names of those of its `new` weights that the base does not have."""
     from transformers import AutoModelForCTC
 
-    # Or Transformers would ask a service to convert a base without safetensors, and send it the user's token.
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     options = {"attn_implementation": attention}
     try:
         if base is None:
@@ -109,23 +124,7 @@ def _load(
         raise UserError(f"{base or 'model.architecture'} makes no model: {say_error(error)}") from error
 
 
-def _let_drop(layer: nn.Module, probability: float) -> None:
-    """Make a transformer layer hand its input on in some training steps.
-
-    Transformers' own `layerdrop` leaves the parameters of a dropped layer without a gradient, for which several
-    processes wait forever; here it is zero.
-    """
-    forward = layer.forward
-
-    def forward_or_not(hidden: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        if not layer.training or torch.rand(()) >= probability:
-            return forward(hidden, *arguments, **options)
-        return hidden + _zero(layer)
-
-    layer.forward = forward_or_not
-
-
-def _zero(module: nn.Module) -> torch.Tensor:
+def zero_gradient(module: nn.Module) -> torch.Tensor:
     """Zero, with a gradient of zero for each trained parameter; one that is sharded at the moment needs none."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     zeros = [0.0 * parameter.sum() for parameter in trained if not isinstance(parameter, DTensor)]
@@ -146,18 +145,18 @@ def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[in
 class CTCObjective(nn.Module):
     """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
-    def __init__(self, model: Any, compiled: bool = False) -> None:
-        """With `compiled` the encoder is compiled by `torch.compile`: a few times, as lengths become dynamic to it."""
+    def __init__(self, model: Any, *, compiled: bool = False, autocast: torch.autocast | None = None) -> None:
+        """With `compiled` the encoder is compiled by `torch.compile`: a few times, as lengths become dynamic to it.
+
+        The forward pass is computed under `autocast`, where Accelerate leaves mixed precision to the objective.
+        """
         super().__init__()
         self.model = model
         # What FSDP gathers at a time.
         self._no_split_modules = [type(layer).__name__ for layer in model.wav2vec2.encoder.layers[:1]]
-        self._encode: Any = self._run_encoder
-        if compiled:
-            torch._dynamo.config.recompile_limit = 64
-            self._encode = torch.compile(self._run_encoder)
-        self._mask_feature_indices: torch.Tensor | None = None
-        model.wav2vec2.encoder.register_forward_pre_hook(self._mask_features)
+        self._encode: Any = torch.compile(self._run_encoder) if compiled else self._run_encoder
+        self._autocast: Any = autocast or contextlib.nullcontext()
+        model.wav2vec2.encoder.register_forward_pre_hook(_mask_features, with_kwargs=True)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """The negative log likelihood of the labels, summed over the batch, and for which utterances there is none.
@@ -165,6 +164,10 @@ class CTCObjective(nn.Module):
         The latter are (batch,) bool. Utterances without labels count 0 and are not among them; those of more labels
         than frames count 0 and are. With `frozen` only the head gets a gradient, and the encoder one of zero.
         """
+        with self._autocast:
+            return self._compute(batch, frozen)
+
+    def _compute(self, batch: Batch, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
         model = self.model
         with torch.no_grad() if frozen else contextlib.nullcontext():
             hidden = self._encode(
@@ -183,7 +186,7 @@ class CTCObjective(nn.Module):
         labelled = batch.label_lengths > 0
         total: torch.Tensor = losses[labelled].sum()
         if frozen:
-            total = total + _zero(model.wav2vec2)
+            total = total + zero_gradient(model.wav2vec2)
         # An infinite loss was made zero; so is that of an utterance known by heart, but for which there are frames.
         crowded = batch.num_frames < 2 * batch.label_lengths
         return total, labelled & (~losses.isfinite() | ((losses == 0) & crowded))
@@ -195,17 +198,22 @@ class CTCObjective(nn.Module):
         mask_time_indices: torch.Tensor | None,
         mask_feature_indices: torch.Tensor | None,
     ) -> torch.Tensor:
-        self._mask_feature_indices = mask_feature_indices if self.training else None
+        masks = {"mask_feature_indices": mask_feature_indices} if self.training else {}
         hidden: torch.Tensor = self.model.wav2vec2(
-            input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices
+            input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices, **masks
         ).last_hidden_state
-        self._mask_feature_indices = None  # The model is also called by others, to evaluate it.
         return hidden
 
-    def _mask_features(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Mask features where the model itself would draw the mask in the middle of its forward pass."""
-        mask = self._mask_feature_indices
-        if mask is None:
-            return None
-        hidden, *others = arguments
-        return hidden.masked_fill(mask[:, None, :], 0.0), *others
+
+def _mask_features(
+    _: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Mask features where the model itself would draw the mask in the middle of its forward pass.
+
+    `Wav2Vec2Model` hands options that it does not know on to its encoder.
+    """
+    mask = options.pop("mask_feature_indices", None)
+    if mask is None:
+        return arguments, options
+    hidden, *others = arguments
+    return (hidden.masked_fill(mask[:, None, :], 0.0), *others), options

@@ -4,12 +4,12 @@ What each saves is in scripts/bench_training.py. On GPUs, where nobody has measu
 """
 
 import math
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
+from finetune.models.replacement import replace_submodule
 from finetune.resources.machine import length_step
 
 # Channels of a group that make a convolution's matrix products large enough (scripts/bench_training.py).
@@ -25,12 +25,12 @@ _LONG = 400
 _ALIGNED = 16
 
 
-def use_cpu_kernels(model: Any, *, frozen: bool = False) -> None:
-    """Have a `Wav2Vec2ForCTC` compute with the functions below; its parameters keep their names and values.
+def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
+    """Have a `Wav2Vec2ForCTC` compute with the modules below; its parameters keep their names and values.
 
     Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a third of the time
     of the small base on utterances of 3.5 s, in bf16 on an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni;
-    scripts/bench_transcription.py).
+    scripts/bench_transcription.py). With gradient checkpointing only the transformer layers are computed twice.
     """
     from transformers import AttentionInterface
 
@@ -38,32 +38,40 @@ def use_cpu_kernels(model: Any, *, frozen: bool = False) -> None:
     encoder = model.wav2vec2
     if encoder.config._attn_implementation in ("sdpa", "by_utterance"):
         encoder.config._attn_implementation = "by_utterance"
-        encoder.encoder.forward = MethodType(encode_valid_frames, encoder.encoder)
+        replace_submodule(encoder, "encoder", _PackedEncoder)
     if encoder.config.feat_extract_norm == "layer":
-        for layer in encoder.feature_extractor.conv_layers:
-            layer.forward = MethodType(convolve_frames, layer)
-            layer.kept = _lay_together(layer.conv) if frozen else None
-    positions = encoder.encoder.pos_conv_embed
-    positions.forward = MethodType(embed_positions, positions)
-    positions.kept = _fold(positions.conv, positions.conv.weight) if frozen else None
+        for number, layer in enumerate(encoder.feature_extractor.conv_layers):
+            kept = _lay_together(layer.conv) if frozen else None
+            replace_submodule(encoder, f"feature_extractor.conv_layers.{number}", _ChannelsLastConvolution, kept=kept)
+    conv = encoder.encoder.pos_conv_embed.conv
+    folded = _fold(conv, conv.weight) if frozen else None
+    replace_submodule(encoder, "encoder.pos_conv_embed", _FoldedPositions, kept=folded)
 
 
-def convolve_frames(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """A convolution of the feature encoder with its layer norm: (batch, channels, samples) to the same, fewer.
+class _ChannelsLastConvolution(nn.Module):
+    """A convolution of the feature encoder with its layer norm: `Wav2Vec2LayerNormConvLayer`.
 
     In memory the channels of a frame stay together from layer to layer, as the norm wants them. `conv1d` would have
     them apart, and each layer transpose twice.
     """
-    conv = layer.conv
-    if conv.in_channels == 1:  # Laid so, it would take oneDNN half a second to begin with each new length.
-        windows = hidden[:, 0].unfold(-1, *conv.kernel_size, *conv.stride)  # (batch, frames, kernel)
-        convolved = nn.functional.linear(windows, conv.weight[:, 0], conv.bias)
-    else:
-        weight = _lay_together(conv) if layer.kept is None else layer.kept
-        convolved = nn.functional.conv2d(hidden[:, :, None], weight, conv.bias, (1, *conv.stride))
-        convolved = convolved[:, :, 0].transpose(1, 2)  # (batch, frames, channels)
-    activated: torch.Tensor = layer.activation(layer.layer_norm(convolved))
-    return activated.transpose(1, 2)
+
+    conv: nn.Conv1d
+    layer_norm: nn.LayerNorm
+    activation: nn.Module
+    kept: torch.Tensor | None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, samples) to the same, fewer."""
+        conv = self.conv
+        if conv.in_channels == 1:  # Laid so, it would take oneDNN half a second to begin with each new length.
+            windows = hidden[:, 0].unfold(-1, *conv.kernel_size, *conv.stride)  # (batch, frames, kernel)
+            convolved = nn.functional.linear(windows, conv.weight[:, 0], conv.bias)
+        else:
+            weight = _lay_together(conv) if self.kept is None else self.kept
+            convolved = nn.functional.conv2d(hidden[:, :, None], weight, conv.bias, (1, *conv.stride))
+            convolved = convolved[:, :, 0].transpose(1, 2)  # (batch, frames, channels)
+        activated: torch.Tensor = self.activation(self.layer_norm(convolved))
+        return activated.transpose(1, 2)
 
 
 def _lay_together(conv: nn.Conv1d) -> torch.Tensor:
@@ -71,23 +79,30 @@ def _lay_together(conv: nn.Conv1d) -> torch.Tensor:
     return conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
-def embed_positions(embedding: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The positional convolution, (batch, frames, hidden) to the same, on several neighbouring frames at once.
+class _FoldedPositions(nn.Module):
+    """The positional convolution on several neighbouring frames at once: `Wav2Vec2PositionalConvEmbedding`.
 
     Its groups are too narrow to be computed well: 16 channels in the small base. With `fold` frames laid side by side
     as channels, a group is `fold` times as wide, and its kernel reaches over as many times fewer places. What is
     computed in vain is the kernel's ends, `fold - 1` frames in its length.
     """
-    conv, (batch, frames, channels) = embedding.conv, hidden.shape
-    wide, bias = embedding.kept or _fold(conv, conv.weight.to(hidden.dtype))
-    fold, taps = len(bias) // channels, wide.shape[-1]
-    places, before = -(-frames // fold), conv.padding[0]
-    padded = nn.functional.pad(hidden.transpose(1, 2), (before, (places + taps - 1) * fold - frames - before))
-    folded = padded.view(batch, channels, -1, fold).transpose(2, 3).reshape(batch, channels * fold, -1)
-    output = nn.functional.conv1d(folded, wide, bias, groups=conv.groups)
-    unfolded = output.view(batch, channels, fold, places).permute(0, 3, 2, 1).reshape(batch, -1, channels)
-    activated: torch.Tensor = embedding.activation(unfolded[:, :frames])
-    return activated
+
+    conv: nn.Conv1d
+    activation: nn.Module
+    kept: tuple[torch.Tensor, torch.Tensor] | None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, hidden) to the same."""
+        conv, (batch, frames, channels) = self.conv, hidden.shape
+        wide, bias = self.kept or _fold(conv, conv.weight.to(hidden.dtype))
+        fold, taps = len(bias) // channels, wide.shape[-1]
+        places, before = -(-frames // fold), int(conv.padding[0])
+        padded = nn.functional.pad(hidden.transpose(1, 2), (before, (places + taps - 1) * fold - frames - before))
+        folded = padded.view(batch, channels, -1, fold).transpose(2, 3).reshape(batch, channels * fold, -1)
+        output = nn.functional.conv1d(folded, wide, bias, groups=conv.groups)
+        unfolded = output.view(batch, channels, fold, places).permute(0, 3, 2, 1).reshape(batch, -1, channels)
+        activated: torch.Tensor = self.activation(unfolded[:, :frames])
+        return activated
 
 
 def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,35 +117,43 @@ def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return wide.reshape(channels * fold, -1, taps), conv.bias.repeat_interleave(fold)
 
 
-def encode_valid_frames(
-    encoder: Any, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, **details: Any
-) -> Any:
-    """The transformer layers, (batch, frames, hidden) to the same, on valid frames alone: padding's rows become zero.
+class _PackedEncoder(nn.Module):
+    """The transformer layers on valid frames alone: `Wav2Vec2Encoder` and `Wav2Vec2EncoderStableLayerNorm`.
 
     Behind the positional convolution frames meet in attention only. So the layers are given those of all utterances as
-    one sequence, (1, frames of all, hidden), and `attention_mask` names how many each utterance has.
+    one sequence, (1, frames of all, hidden), and `attention_mask` names how many each utterance has. Padding's rows
+    become zero.
     """
-    from transformers.modeling_outputs import BaseModelOutput
 
-    batch, frames, channels = hidden.shape
-    lengths = [frames] * batch if attention_mask is None else attention_mask.sum(-1).tolist()
-    if attention_mask is not None:
-        hidden = hidden.masked_fill(~attention_mask[..., None].bool(), 0)
-    hidden = hidden + encoder.pos_conv_embed(hidden)
-    total = sum(lengths)
-    # Without padding the sequence is a view.
-    packed = hidden.reshape(1, -1, channels) if total == batch * frames else _pack(hidden, lengths)
-    stable = encoder.config.do_stable_layer_norm
-    packed = encoder.dropout(packed if stable else encoder.layer_norm(packed))
-    for layer in encoder.layers:
-        packed = layer(packed, attention_mask=lengths, **details)
-    if stable:
-        packed = encoder.layer_norm(packed)
-    if total == batch * frames:
-        return BaseModelOutput(last_hidden_state=packed.view(batch, frames, channels))
-    parts = packed[0, :total].split(lengths)
-    room = [nn.functional.pad(part, (0, 0, 0, frames - len(part))) for part in parts]
-    return BaseModelOutput(last_hidden_state=torch.stack(room))
+    config: Any
+    pos_conv_embed: nn.Module
+    layer_norm: nn.LayerNorm
+    dropout: nn.Dropout
+    layers: nn.ModuleList
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, **details: Any) -> Any:
+        """(batch, frames, hidden) to the same."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        batch, frames, channels = hidden.shape
+        lengths = [frames] * batch if attention_mask is None else attention_mask.sum(-1).tolist()
+        if attention_mask is not None:
+            hidden = hidden.masked_fill(~attention_mask[..., None].bool(), 0)
+        hidden = hidden + self.pos_conv_embed(hidden)
+        total = sum(lengths)
+        # Without padding the sequence is a view.
+        packed = hidden.reshape(1, -1, channels) if total == batch * frames else _pack(hidden, lengths)
+        stable = self.config.do_stable_layer_norm
+        packed = self.dropout(packed if stable else self.layer_norm(packed))
+        for layer in self.layers:
+            packed = layer(packed, attention_mask=lengths, **details)
+        if stable:
+            packed = self.layer_norm(packed)
+        if total == batch * frames:
+            return BaseModelOutput(last_hidden_state=packed.view(batch, frames, channels))
+        parts = packed[0, :total].split(lengths)
+        room = [nn.functional.pad(part, (0, 0, 0, frames - len(part))) for part in parts]
+        return BaseModelOutput(last_hidden_state=torch.stack(room))
 
 
 def _pack(hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -155,7 +178,7 @@ def attend_by_utterance(
     scaling: float | None = None,
     **details: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of `encode_valid_frames`: (1, heads, frames, width) three times to (1, frames, heads, width).
+    """Attention of `_PackedEncoder`: (1, heads, frames, width) three times to (1, frames, heads, width).
 
     `attention_mask` is how many frames each utterance has; what follows them is zero. An utterance's weights stay in
     the processor's cache, where plain products in bf16 are twice as fast as torch's `scaled_dot_product_attention`. In

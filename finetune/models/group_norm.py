@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder, Wav2Vec2GroupNormConvLayer
 
+from finetune.models.replacement import replace_submodule
+
 _ARGUMENTS = ("input_values", "attention_mask", "mask_time_indices")  # of Wav2Vec2Model.forward
 
 
@@ -22,9 +24,8 @@ def normalize_valid_frames(model: Any) -> None:
     """
     encoder = model.wav2vec2.feature_extractor
     if model.config.feat_extract_norm == "group" and not isinstance(encoder, _FeatureEncoder):
-        # The modules stay the same objects, with another forward.
-        encoder.__class__ = _FeatureEncoder
-        encoder.conv_layers[0].__class__ = _FirstLayer
+        replace_submodule(model, "wav2vec2.feature_extractor", _FeatureEncoder)
+        replace_submodule(model, "wav2vec2.feature_extractor.conv_layers.0", _FirstLayer)
         model.wav2vec2.register_forward_pre_hook(_join_lengths, with_kwargs=True)
 
 

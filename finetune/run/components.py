@@ -11,14 +11,14 @@ from torch import nn
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import add_lora
 from finetune.models.build import CTCObjective, build_model
-from finetune.models.cpu_operations import use_cpu_kernels
+from finetune.models.cpu_operations import use_cpu_operations
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision
 from finetune.run.preparation import Preparation
 from finetune.text.vocabulary import PAD, build_tokenizer
 from finetune.training.deepspeed import ZeroState, uses_zero
 from finetune.training.optimization import build_optimizer
-from finetune.training.sharding import autocast, gather_weights, is_sharded, scatter_weights
+from finetune.training.sharding import build_autocast, gather_weights, is_sharded, scatter_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def build_components(
     optimizer: Any = build_optimizer(
         trained, training.learning_rate, training.weight_decay, training.head_learning_rate, training.layer_decay
     )
-    objective = CTCObjective(trained, training.compile)
-    autocast(accelerator, objective, precision)
+    cast = build_autocast(accelerator, precision)
+    objective: Any = CTCObjective(trained, compiled=training.compile, autocast=cast)
     objective, prepared_optimizer = accelerator.prepare(objective, optimizer)
     return Components(
         model=model,
@@ -99,7 +99,7 @@ def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device)
         language_adapter=model.language_adapter,
     )
     if device.type == "cpu" and not training.compile:
-        use_cpu_kernels(built)
+        use_cpu_operations(built)
     if not model.lora:
         return built, None
     lora = model.lora.model_dump(exclude={"save"})

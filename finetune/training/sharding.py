@@ -39,15 +39,15 @@ def set_up_sharding(accelerator: Accelerator, batch_seconds: float | str, compil
     }
     if found := [setting for setting, is_set in refused.items() if is_set]:
         raise UserError(f"FSDP does not work here with {', '.join(found)}; see recipes/accelerate/fsdp.yaml.")
-    # Its own would round the loss and the gradients to bf16; weights are gathered in float32 (see `autocast`).
+    # Its own would round the loss and the gradients to bf16; weights are gathered in float32 (see `build_autocast`).
     plugin.mixed_precision_policy = None
 
 
-def autocast(accelerator: Accelerator, objective: nn.Module, precision: str) -> None:
-    """Compute an objective in mixed precision as one without shares is, which Accelerate leaves out for them."""
-    if is_sharded(accelerator) or uses_zero(accelerator):
-        cast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
-        objective.forward = cast(objective.forward)
+def build_autocast(accelerator: Accelerator, precision: str) -> torch.autocast | None:
+    """Mixed precision for an objective of which parts are sharded, where Accelerate leaves it out; None for others."""
+    if not is_sharded(accelerator) and not uses_zero(accelerator):
+        return None
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -175,6 +175,14 @@ def test_dropped_layer_hands_its_input_on_and_every_parameter_still_has_a_gradie
     assert evaluated == pytest.approx(CTCObjective(plain).eval()(batch)[0].item())
 
 
+def test_a_copy_of_a_model_with_layer_drop_computes_with_its_own_weights(build, make_batch):
+    model, batch = build(layer_drop=0.5).eval(), make_batch(0, 1)
+    other = deepcopy(model)
+    for parameter in other.wav2vec2.encoder.layers.parameters():
+        parameter.data.zero_()
+    assert CTCObjective(model)(batch)[0].item() != CTCObjective(other)(batch)[0].item()
+
+
 def test_gradient_checkpointing_gives_the_same_gradient_with_dropout_and_layer_drop(build, make_batch):
     gradients = []
     for checkpointing in (False, True):

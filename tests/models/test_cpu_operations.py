@@ -5,7 +5,7 @@ import torch
 from transformers import Wav2Vec2ForCTC
 
 from finetune.models.build import CTCObjective
-from finetune.models.cpu_operations import attend_by_utterance, use_cpu_kernels
+from finetune.models.cpu_operations import attend_by_utterance, use_cpu_operations
 
 UTTERANCES = (0, 1, 2, 5)  # 0.5 s to 1.5 s: padding matters
 
@@ -24,7 +24,7 @@ def test_loss_and_gradients_stay(build, make_batch, request, base, precision, to
     folder, batch = str(request.getfixturevalue(base)), make_batch(*UTTERANCES)
     plain = CTCObjective(build(folder, freeze_feature_encoder=False))
     fast = CTCObjective(build(folder, freeze_feature_encoder=False))
-    use_cpu_kernels(fast.model)
+    use_cpu_operations(fast.model)
     (expected_loss, expected), (loss, gradient) = learn(plain, batch, precision), learn(fast, batch, precision)
     assert loss == pytest.approx(expected_loss, rel=tolerance)
     assert float((gradient - expected).norm() / expected.norm()) < tolerance
@@ -65,7 +65,7 @@ def test_attention_weights_are_dropped(precision):
 
 def test_the_saved_model_is_an_ordinary_one(build, make_batch, tmp_path):
     model, batch = build(), make_batch(0)
-    use_cpu_kernels(model)
+    use_cpu_operations(model)
     model.eval().save_pretrained(tmp_path)
     saved = Wav2Vec2ForCTC.from_pretrained(tmp_path)
     assert saved.config._attn_implementation == "sdpa"
@@ -83,9 +83,9 @@ def test_what_is_made_of_frozen_weights_is_kept(build, make_batch, request, base
         with torch.no_grad():
             return model(batch.input_values, attention_mask=batch.attention_mask).logits
 
-    use_cpu_kernels(model)
+    use_cpu_operations(model)
     expected = compute()
-    use_cpu_kernels(model, frozen=True)
+    use_cpu_operations(model, frozen=True)
     assert torch.equal(compute(), expected)
     model.wav2vec2.encoder.pos_conv_embed.conv.bias.data += 1  # They are not frozen after all: nobody looks again.
     assert torch.equal(compute(), expected)

@@ -122,6 +122,18 @@ def test_treating_twice_is_treating_once(plain: Any, waveforms: list[torch.Tenso
     assert largest_difference(treated(treated(plain)), plain, waveforms) < 1e-5
 
 
+def test_what_is_replaced_keeps_its_class_and_gives_its_parameters_away(
+    plain: Any, waveforms: list[torch.Tensor]
+) -> None:
+    encoder = plain.wav2vec2.feature_extractor
+    first = encoder.conv_layers[0]
+    kinds, expected = (type(encoder), type(first)), first(waveforms[0][None, None])
+    normalize_valid_frames(plain)
+    assert (type(encoder), type(first)) == kinds
+    assert torch.equal(first(waveforms[0][None, None]), expected)
+    assert plain.wav2vec2.feature_extractor.conv_layers[0].conv.weight is first.conv.weight
+
+
 def test_frozen_stays_frozen(plain: Any, waveforms: list[torch.Tensor]) -> None:
     model = treated(plain).train()
     model.freeze_feature_encoder()

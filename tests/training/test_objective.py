@@ -80,6 +80,15 @@ def test_more_labels_than_frames_add_nothing_instead_of_infinity(objective, make
     assert objective(batch)[1].tolist() == [False]
 
 
+def test_mixed_precision_of_its_own_is_that_of_an_autocast_around_it(build, make_batch):
+    batch, plain = make_batch(*UTTERANCES), CTCObjective(build())
+    cast = CTCObjective(build(), autocast=torch.autocast("cpu", torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = float(plain(batch)[0].detach())
+    assert float(cast(batch)[0].detach()) == expected != float(plain(batch)[0].detach())
+    assert "forward" not in vars(cast)
+
+
 def test_compiled_encoder_gives_the_same_and_is_compiled_a_few_times(build, make_batch, monkeypatch):
     """Only the front end of the compiler runs: the back end needs a C++ compiler or a GPU."""
     counter = CompileCounter()
