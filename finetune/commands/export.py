@@ -30,8 +30,10 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from finetune.commands.launch import quiet_exporter
     from finetune.run.export import export
 
+    quiet_exporter()
     how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
     print("\n".join(export(options.model, Path(options.output), **how)))
     return 0

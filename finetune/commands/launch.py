@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -162,6 +163,17 @@ def set_training_switches(compiled: bool) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if compiled:
         torch._dynamo.config.recompile_limit = 64
+
+
+def quiet_exporter() -> None:
+    """Leave out what torch's exporter and ONNX Runtime's quantizer, on the root logger, say to programmers."""
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.getLogger().addFilter(_is_error)
+    warnings.filterwarnings("ignore", module="torch|onnx")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def run(command: Callable[[], int]) -> NoReturn:

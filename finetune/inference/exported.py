@@ -1,9 +1,5 @@
 """A model as ONNX: written by torch's exporter, computed by ONNX Runtime on a CPU."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,7 +132,7 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
         nn.utils.parametrize.remove_parametrizations(positions, "weight")
     large = sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES
     exact = folder / ("float32.onnx" if int8 else FILE)
-    with _quiet(), torch.no_grad():
+    with torch.no_grad():
         program = torch.onnx.export(
             _Logits(model).eval(),
             (torch.zeros(1, 16000),),
@@ -172,16 +168,3 @@ class _Logits(nn.Module):
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(input_values).logits
         return logits
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to themselves what the exporter and the quantiser say to programmers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

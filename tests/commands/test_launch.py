@@ -1,5 +1,6 @@
 """Folders that libraries write to are settled before they are loaded; a cache that can't be kept fails nothing."""
 
+import logging
 import os
 import pwd
 import sqlite3
@@ -11,7 +12,7 @@ import torch
 
 from finetune.audio.headers import HeaderIndex
 from finetune.audio.waveforms import Recording
-from finetune.commands.launch import set_training_switches, settle_folders
+from finetune.commands.launch import quiet_exporter, set_training_switches, settle_folders
 from finetune.decoding.compilation import compiled
 from finetune.errors import UserError
 from finetune.files import expand_home
@@ -124,3 +125,12 @@ def test_switches_of_libraries_are_set_for_training(
     with torch._dynamo.config.patch(recompile_limit=8):
         set_training_switches(compiled)
         assert (os.environ.get("DS_ACCELERATOR"), torch._dynamo.config.recompile_limit) == (device, limit)
+
+
+def test_an_export_leaves_out_what_libraries_warn_of_and_nothing_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", None, "finetune.run")]
+    quiet_exporter()
+    for logger in loggers:
+        logger.warning("%s warns", logger.name)
+        logger.error("%s fails", logger.name)
+    assert caplog.messages == ["torch.onnx fails", "root fails", "finetune.run warns", "finetune.run fails"]
