@@ -18,13 +18,13 @@ from finetune.errors import UserError, say_error
 from finetune.evaluation.scores import count, percent
 from finetune.files import write_text
 from finetune.publishing.licences import describe_licence
-from finetune.publishing.local_paths import is_on_hub
 from finetune.publishing.markup import escape, format_table, quote_code
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import FILE, load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 from finetune.resources.machine import say_machine
+from finetune.resources.repositories import is_on_hub
 from finetune.text.transcripts import describe_steps
 
 RECIPE = "recipe.yaml"

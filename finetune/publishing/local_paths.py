@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PureWindowsPath
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from pathlib import PureWindowsPath
 
 from finetune.resources.addresses import public_address
+from finetune.resources.repositories import is_on_hub
 
 # How an absolute path begins. Not so: "https://…", "owner/name", "and/or", "../", "</p>".
 _START = (
@@ -26,15 +24,6 @@ _BARE_PATH = re.compile(rf"""{_START}(?:\\.|[^\s"'`,;()\[\]{{}}<>])+""")
 def has_local_path(text: str) -> bool:
     """Whether there is an absolute path of a machine in a text."""
     return bool(_QUOTED_PATH.search(text) or _BARE_PATH.search(text))
-
-
-def is_on_hub(name: str) -> bool:
-    """Tell whether a model or data set is named as on the hub and is no local folder. Asks no network."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not Path(name).exists()  # A local folder wins over the hub when a model is loaded, so here too.
 
 
 def public_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from finetune.publishing.local_paths import is_on_hub
+from finetune.resources.repositories import is_on_hub
 
 TASK = "automatic-speech-recognition"
 

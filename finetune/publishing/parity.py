@@ -57,8 +57,8 @@ def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
 def full_precision() -> Iterator[None]:
     """Have a GPU compute convolutions in float32; left to itself cuDNN rounds their input to 10 bits (TF32).
 
-    Then its texts are those of a CPU, and of group norm computed in two ways. cuDNN has one switch for the whole process;
-    training wants the other setting, so this one ends with its statement.
+    Then its texts are those of a CPU, and of group norm computed in two ways. cuDNN has one switch for the whole
+    process, and training wants the other setting: this one ends with its statement.
     """
     import torch
 

@@ -18,16 +18,16 @@ from huggingface_hub import (
     constants,
     get_session,
 )
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     build_hf_headers,
     hf_raise_for_status,
-    validate_repo_id,
 )
 
 from finetune.errors import UserError
 from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
 from finetune.publishing.model_files import CARD, ModelFile, list_model_files, list_outdated, say_size
+from finetune.resources.repositories import is_hub_name
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,12 +56,7 @@ class Destination:
 
     def require_names(self) -> None:
         """Raise UserError unless a hub can have such names."""
-        try:
-            validate_repo_id(self.repo_id)
-            valid = "/" in self.repo_id
-        except HFValidationError:
-            valid = False
-        if not valid:
+        if not is_hub_name(self.repo_id) or "/" not in self.repo_id:
             raise UserError(
                 f"'{self.repo_id}' can't be a repository's name: expected USER/NAME, of letters, digits, -, _ and . "
                 "(not first or last, nor two of - or . together), at most 96 characters."

@@ -8,7 +8,8 @@ from typing import Literal
 
 from finetune.errors import UserError
 
-_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# As `huggingface_hub.utils.validate_repo_id` has it.
+_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 _CACHED = re.compile(r".*/models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})")
 
 # What a model is used with beside its weights: configuration, tokenizer, our steps, the decoder. Never code.
@@ -20,8 +21,13 @@ _PICKLED_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name could be a repository on a hub: NAME or USER/NAME."""
+    """Whether a name has the form of a repository's on a hub: NAME or USER/NAME."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_on_hub(place: str) -> bool:
+    """Whether a model or data set is named as on a hub, and nothing here has that name. Asks no network."""
+    return is_hub_name(place) and not Path(place).exists()  # What is here is loaded before what is on a hub.
 
 
 def split_revision(name: str) -> tuple[str, str | None]:

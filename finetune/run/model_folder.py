@@ -11,7 +11,7 @@ from finetune.files import replace_folder, write_text
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import save_language_adapter
 from finetune.publishing.card import write_card
-from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_value
+from finetune.publishing.local_paths import public_name, public_place, scrub_value
 from finetune.publishing.record import describe_scores
 from finetune.recipe.load import Recipe
 from finetune.run.run_directory import describe_provenance

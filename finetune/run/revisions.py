@@ -1,12 +1,10 @@
 """Revisions of a recipe's repositories on a hub: find their commits, and pin the recipe to them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from finetune.recipe.load import Recipe
-from finetune.resources.repositories import find_commit, is_hub_name
-from finetune.resources.storage import is_url
+from finetune.resources.repositories import find_commit, is_on_hub
 
 
 def find_commits(recipe: Recipe) -> dict[str, str]:
@@ -16,10 +14,10 @@ def find_commits(recipe: Recipe) -> dict[str, str]:
     """
     model, sources = recipe.model, recipe.data.all_sources
     commits = {}
-    if model.base and _is_on_hub(model.base):
+    if model.base and is_on_hub(model.base):
         commits[_key(model.base, model.revision)] = find_commit(model.base, model.revision)
     for source in sources:
-        if _is_on_hub(source.root):
+        if is_on_hub(source.root):
             key = _key(f"datasets/{source.root}", source.revision)
             commits[key] = find_commit(source.root, source.revision, "dataset")
     return commits
@@ -40,10 +38,6 @@ def pin_revisions(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
     return recipe.model_copy(
         update={"model": model.model_copy(update=choose(str(model.base), model.revision)), "data": pinned}
     )
-
-
-def _is_on_hub(place: str) -> bool:
-    return not is_url(place) and not Path(place).exists() and is_hub_name(place)
 
 
 def _key(name: str, revision: str | None) -> str:

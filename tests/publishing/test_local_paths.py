@@ -2,7 +2,8 @@
 
 import pytest
 
-from finetune.publishing.local_paths import is_on_hub, public_name, public_place, scrub_text, scrub_value
+from finetune.publishing.local_paths import public_name, public_place, scrub_text, scrub_value
+from finetune.resources.repositories import is_on_hub
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hub import COMMIT, OTHER_TOKEN, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from finetune.errors import UserError
 from finetune.models.configuration import load_config
-from finetune.resources.repositories import fetch_model, find_commit, say_model, split_revision
+from finetune.resources.repositories import fetch_model, find_commit, is_hub_name, say_model, split_revision
 
 FILES = ("config.json", "model.safetensors", "normalization.json", "language_model/attrs.json", ".gitattributes")
 OTHERS = ("modeling.py", "adapter.deu.safetensors", "adapter.eng.safetensors", "pytorch_model.bin", "training.png")
@@ -50,6 +52,19 @@ def list_files(folder: Path) -> set[str]:
 )
 def test_a_name_and_its_revision(name: str, expected: tuple[str, str | None]) -> None:
     assert split_revision(name) == expected
+
+
+@pytest.mark.parametrize(
+    "last", ["model", "m", "_m", "-m", "m-", ".m", "a--b", "a..b", "a.b", "m.git", "m" * 97, "é", ""]
+)
+@pytest.mark.parametrize("first", ["", "team/", "-team/", "te--am/", "team", "/", "~/", "a/b/", "s3://"])
+def test_a_name_has_the_form_that_the_hubs_client_takes(first: str, last: str) -> None:
+    try:
+        validate_repo_id(first + last)
+        valid = True
+    except HFValidationError:
+        valid = False
+    assert is_hub_name(first + last) is valid
 
 
 def test_a_model_is_fetched_without_what_it_is_not_used_with(api: HfApi, hub: Hub) -> None:
