@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from finetune.audio.speech_activity import FRAME_SECONDS, SpeechDetector
 from finetune.audio.waveforms import AudioError, Waveform
 from finetune.errors import UserError
+from finetune.files import write_json
 from finetune.resources.model_json import read_object
+
+LENGTHS_FILE = "utterance_lengths.json"
+_MOST_SECONDS = 24 * 3600
 
 # A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
 _MAX_SECONDS = 20.0
@@ -40,11 +44,32 @@ class Lengths:
     mean: float = _MEAN_SECONDS
     longest: float = _MAX_SECONDS
 
+    def save(self, model: Path) -> None:
+        """Write them into a model's folder."""
+        write_json(model / LENGTHS_FILE, {"mean_seconds": self.mean, "longest_seconds": self.longest})
+
     @classmethod
     def load(cls, model: Path) -> "Lengths":
-        """What `training.json` in a model's folder says, or what is usual where it says nothing or nonsense."""
+        """Those that `save` wrote into a model's folder.
+
+        Models written before have them in `training.json`; without both they are the usual ones. Raises UserError for a
+        damaged file.
+        """
+        if not (model / LENGTHS_FILE).is_file():
+            return cls._load_record(model / "training.json")
+        values = read_object(model / LENGTHS_FILE)
+        for seconds in (values.get("mean_seconds"), values.get("longest_seconds")):
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _MOST_SECONDS:
+                raise UserError(
+                    f"{model / LENGTHS_FILE} is damaged: found {str(seconds)[:20]}, expected mean_seconds and "
+                    f"longest_seconds above 0 and up to {_MOST_SECONDS}."
+                )
+        return cls(mean=float(values["mean_seconds"]), longest=float(values["longest_seconds"]))
+
+    @classmethod
+    def _load_record(cls, file: Path) -> "Lengths":
         try:
-            train = read_object(model / "training.json")["data"]["splits"]["train"]
+            train = read_object(file)["data"]["splits"]["train"]
             lengths = cls(train["seconds"] / train["utterances"], float(train["longest_seconds"]))
         except (UserError, ValueError, LookupError, TypeError, ArithmeticError):
             return cls()

@@ -13,6 +13,7 @@ from finetune.audio.preprocessing import PREPROCESSING_FILE
 from finetune.decoding.decoder import ALPHABET, SETTINGS
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
+from finetune.inference.windows import LENGTHS_FILE
 from finetune.models.foreign_models import require_inside, require_plain_model
 from finetune.publishing.record import FILE as RECORD
 from finetune.resources.model_json import read_object
@@ -36,6 +37,7 @@ _MODEL = (
     "vocab.json",
     NORMALIZATION_FILE,
     PREPROCESSING_FILE,
+    LENGTHS_FILE,
     ALPHABET,
     SETTINGS,
 )

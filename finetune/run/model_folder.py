@@ -9,11 +9,13 @@ from typing import Any
 from finetune.audio.preprocessing import save_preprocessing
 from finetune.files import replace_folder, write_text
 from finetune.inference.recogniser import Recogniser
+from finetune.inference.windows import Lengths
 from finetune.models.adapters import save_language_adapter
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import public_name, public_place, scrub_value
 from finetune.publishing.record import describe_scores
 from finetune.recipe.load import Recipe
+from finetune.resources.repositories import is_on_hub
 from finetune.run.run_directory import describe_provenance
 from finetune.text.transcripts import save_normalization
 
@@ -71,6 +73,8 @@ def complete_model(
     save_normalization(partial, recipe.text.normalization)
     if recipe.data.preprocessing:
         save_preprocessing(partial, recipe.data.preprocessing)
+    train = training["data"]["splits"]["train"]
+    Lengths(mean=train["seconds"] / train["utterances"], longest=train["longest_seconds"]).save(partial)
     write_text(partial / "recipe.yaml", _publish_recipe(recipe).to_yaml())
     config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
     record = {

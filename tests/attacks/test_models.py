@@ -218,6 +218,8 @@ TRANSCRIBED: dict[str, Change] = {
     "weights beyond numbers": decode({}, alpha=1e308, beta=-1e308),
     "doubling": put("text_normalization.json", steps=[{"replace": ["^(.*)$", r"\1\1"]}] * 40),
     "steps of text": put("text_normalization.json", steps="nfc"),
+    "lengths of text": put("utterance_lengths.json", mean_seconds="long", longest_seconds=6.4),
+    "lengths beyond numbers": put("utterance_lengths.json", mean_seconds=1e-320, longest_seconds=1e308),
     "preprocessing for ever": put("audio_preprocessing.json", steps=[{"peak": 0}] * 1_000_000),
 }
 

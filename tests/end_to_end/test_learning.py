@@ -33,6 +33,7 @@ RUN_FILES = {
     "model/processor_config.json",
     "model/text_normalization.json",
     "model/tokenizer_config.json",
+    "model/utterance_lengths.json",
     "model/vocab.json",
     "report/index.html",
     "report/scores.json",
@@ -50,6 +51,14 @@ def test_tiny_model_learns(scores, finetune_run):
     assert untrained["wer"] >= 0.9
     assert scores["wer"] <= 0.35
     assert scores["cer"] <= 0.15
+
+
+def test_the_lengths_of_training_utterances_are_kept_beside_the_model(learned_run):
+    train = json.loads((learned_run / "model/training.json").read_text())["data"]["splits"]["train"]
+    assert json.loads((learned_run / "model/utterance_lengths.json").read_text()) == {
+        "mean_seconds": train["seconds"] / train["utterances"],
+        "longest_seconds": train["longest_seconds"],
+    }
 
 
 def test_validation_improves_and_is_logged(learned_run, read_lines):

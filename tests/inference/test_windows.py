@@ -158,6 +158,12 @@ def test_hours_of_silence_are_no_window_and_are_not_held() -> None:
 
 def test_lengths_are_those_of_training(tmp_path: Path) -> None:
     assert Lengths.load(tmp_path) == Lengths()
+    Lengths(2.5, 6.4).save(tmp_path)
+    (tmp_path / "training.json").write_text("{}")
+    assert Lengths.load(tmp_path) == Lengths(2.5, 6.4)
+
+
+def test_models_written_before_have_the_lengths_in_their_record(tmp_path: Path) -> None:
     file = tmp_path / "training.json"
     train = {"utterances": 4, "seconds": 10.0, "longest_seconds": 6.4}
     file.write_text(json.dumps({"data": {"splits": {"train": train}}}))

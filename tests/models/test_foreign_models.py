@@ -138,6 +138,12 @@ ABSURD = [
     ("text_normalization.json", {"steps": [{"remove_punctuation": {}}]}, "a step that can't be used"),
     ("audio_preprocessing.json", {"steps": [{"peak": 0}] * 1000}, "found 1000 steps"),
     ("audio_preprocessing.json", {"steps": [{"highpass": [80]}]}, "a step that can't be used"),
+    ("utterance_lengths.json", {}, "found None, expected mean_seconds and longest_seconds"),
+    ("utterance_lengths.json", {"mean_seconds": 2.5, "longest_seconds": 0}, "found 0, expected"),
+    ("utterance_lengths.json", {"mean_seconds": -2.5, "longest_seconds": 6}, "found -2.5, expected"),
+    ("utterance_lengths.json", {"mean_seconds": 2.5, "longest_seconds": 10**40}, "up to 86400"),
+    ("utterance_lengths.json", {"mean_seconds": True, "longest_seconds": 6}, "found True, expected"),
+    ("utterance_lengths.json", {"mean_seconds": [2.5], "longest_seconds": 6}, "found [2.5], expected"),
 ]
 
 
@@ -165,7 +171,7 @@ def test_absurd_values_are_one_sentence(
         (" " * (16 * 2**20) + "{}", "larger than 16 MiB"),
     ],
 )
-@pytest.mark.parametrize("name", ["config.json", "vocab.json", "text_normalization.json"])
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "text_normalization.json", "utterance_lengths.json"])
 def test_a_file_that_is_no_plain_json(content: str, said: str, name: str, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / name).write_text(content)
