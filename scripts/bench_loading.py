@@ -73,13 +73,13 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
 
     from finetune.audio.augmentation import Augmentation
     from finetune.data.batching import SpeechBatches
-    from finetune.data.corpus import Limits, prepare_split
+    from finetune.data.corpus import AudioSpec, prepare_split
     from finetune.data.sources import Source, load_splits, select_table
     from finetune.text.transcripts import DEFAULT_STEPS
     from finetune.text.vocabulary import build_vocabulary
 
     source = Source(str(folder))
-    limits = Limits(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
+    limits = AudioSpec(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
     splits = load_splits(source)
     table = select_table(splits, "train", source)
     split = prepare_split("train", table, DEFAULT_STEPS, limits, training=True)

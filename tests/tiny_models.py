@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.audio.augmentation import Augmentation
 from finetune.data.batching import Batch, SpeechBatches
-from finetune.data.corpus import Limits, prepare_split
+from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.build import build_model
 from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
@@ -49,7 +49,7 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     source = Source(str(corpus_folder))
     config = load_config(str(base_folder))
     extractor = load_feature_extractor(str(base_folder), config)
-    limits = Limits(extractor.sampling_rate, encoder_convolutions(config))
+    limits = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
     split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, limits)
 
     def make(

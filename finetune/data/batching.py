@@ -11,7 +11,7 @@ import torch
 
 from finetune.audio.augmentation import Augmentation, draw_mask, generator
 from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
-from finetune.data.corpus import Limits, Rejection, Split
+from finetune.data.corpus import AudioSpec, Rejection, Split
 from finetune.resources.machine import choose_device, length_step
 from finetune.text.vocabulary import encode
 
@@ -142,7 +142,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
         split: Split,
         vocabulary: dict[str, int],
         feature_extractor: Any,
-        limits: Limits,
+        limits: AudioSpec,
         augmentation: Augmentation,
         mask_time: tuple[float, int],
         seed: int,

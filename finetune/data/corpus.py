@@ -57,8 +57,10 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What an utterance must satisfy; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
+class AudioSpec:
+    """The audio that an encoder takes, and how long an utterance may be.
+
+    `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
 
     `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames.
     """
@@ -127,7 +129,7 @@ def prepare_split(
     name: str,
     table: Table | JoinedTables,
     steps: Sequence[Step],
-    limits: Limits,
+    limits: AudioSpec,
     training: bool = False,
     preprocessing: Sequence[AudioStep] = (),
     require: bool = True,
@@ -254,7 +256,7 @@ def _require_text(raw: str | None) -> str:
     return raw
 
 
-def _require(transcript: str, seconds: float, limits: Limits, training: bool) -> None:
+def _require(transcript: str, seconds: float, limits: AudioSpec, training: bool) -> None:
     if training and not transcript:
         raise AudioError("empty transcript: nothing is left after normalisation")
     if seconds < limits.min_seconds:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from finetune.audio.preprocessing import load_preprocessing
 from finetune.audio.snr import estimate_snr
 from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_reason
-from finetune.data.corpus import Limits, Rejection, Split, Utterance, prepare_split, require_any
+from finetune.data.corpus import AudioSpec, Rejection, Split, Utterance, prepare_split, require_any
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.validation_report import Finding
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
@@ -186,7 +186,7 @@ def open_model(
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
     recogniser = Recogniser.load(model, str(device), precision, language)
     steps = tuple(normalization) if normalization is not None else recogniser.normalization
-    limits = Limits(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
+    limits = AudioSpec(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
     prepared = (
         prepare_split(chosen, table, steps, replace(limits, max_seconds=each.max_seconds), preprocessing=preprocessing)

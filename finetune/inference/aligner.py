@@ -135,4 +135,13 @@ def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_sec
     confidence = sum(word.confidence for word in said) / len(said)
     behind = said[0].delimiter_frame
     delimiter_frame = None if behind is None else int(frames[behind - 1]) + 1
-    return Word(text, start, end, start * frame_seconds, end * frame_seconds, confidence, characters, delimiter_frame)
+    return Word(
+        text=text,
+        start_frame=start,
+        end_frame=end,
+        start_seconds=start * frame_seconds,
+        end_seconds=end * frame_seconds,
+        confidence=confidence,
+        characters=characters,
+        delimiter_frame=delimiter_frame,
+    )

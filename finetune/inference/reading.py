@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
-class Job:
+class RecordingState:
     """A recording on its way, under its key: its tracks, and at its end its length or why it can't be used."""
 
     key: Any
@@ -33,9 +33,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Item:
-    """A window of a job's track, or none where the job ends; of the recording so many `seconds` are then done."""
+    """A window of one track of a recording, or None at its end; `seconds` of the recording are done after it."""
 
-    job: Job
+    recording: RecordingState
     seconds: float
     track: int = 0
     window: Window | None = None
@@ -66,21 +66,25 @@ class Reader:
     ) -> Iterator[Item]:
         """All recordings' items in order; each recording's last has no window."""
         for key, audio in recordings:
-            job = Job(key)
+            recording = RecordingState(key)
             try:
                 with fault_as_reason():
-                    yield from self._read_one(job, audio, separate_channels, source_rate)
+                    yield from self._read_one(recording, audio, separate_channels, source_rate)
             except AudioError as error:
-                job.error = error
-            yield Item(job, job.seconds)
+                recording.error = error
+            yield Item(recording, recording.seconds)
 
-    def _read_one(self, job: Job, audio: Audio, separate_channels: bool, source_rate: int | None) -> Iterator[Item]:
+    def _read_one(
+        self, recording: RecordingState, audio: Audio, separate_channels: bool, source_rate: int | None
+    ) -> Iterator[Item]:
         with open_stream(audio, self._rate, separate_channels=separate_channels, source_rate=source_rate) as stream:
-            job.tracks = stream.channels if separate_channels else 1
-            cutters = [WindowCutter(self._detector, self._rate, self._stride, self._lengths) for _ in range(job.tracks)]
+            recording.tracks = stream.channels if separate_channels else 1
+            cutters = [
+                WindowCutter(self._detector, self._rate, self._stride, self._lengths) for _ in range(recording.tracks)
+            ]
             for block in stream.blocks():
                 for track, (cutter, samples) in enumerate(zip(cutters, block, strict=True)):
-                    yield from self._prepare(job, track, cutter.cut(samples))
+                    yield from self._prepare(recording, track, cutter.cut(samples))
             if stream.cancelled:
                 _LOGGER.warning("%s: %s", _name(audio), CANCELLED)
             seconds = cutters[0].num_samples / self._rate
@@ -90,16 +94,16 @@ class Reader:
         if seconds < self._min_seconds:
             raise AudioError(f"too short: {seconds:.3f} s; expected {self._min_seconds} s or more")
         for track, cutter in enumerate(cutters):
-            yield from self._prepare(job, track, cutter.finish())
-        job.seconds = seconds
+            yield from self._prepare(recording, track, cutter.finish())
+        recording.seconds = seconds
 
-    def _prepare(self, job: Job, track: int, windows: Iterable[Window]) -> Iterator[Item]:
+    def _prepare(self, recording: RecordingState, track: int, windows: Iterable[Window]) -> Iterator[Item]:
         for window in windows:
             seconds = window.first_frame * self._stride / self._rate + len(window.waveform) / self._rate
             waveform, gone = self._preprocess(window.waveform)
             if len(waveform) >= self._min_seconds * self._rate:
                 first_frame = window.first_frame + round(gone / self._stride)
-                yield Item(job, seconds, track, replace(window, first_frame=first_frame, waveform=waveform))
+                yield Item(recording, seconds, track, replace(window, first_frame=first_frame, waveform=waveform))
 
 
 def _name(audio: Audio) -> str:

@@ -108,7 +108,8 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
             first = min(max(int(start * 1000), 0), total)
             spaced = place == 0 and " " in join_words((before.get(word.channel, "a"), part))
-            yield _Piece(part, first, min(max(int(end * 1000), first), total), word.channel, spaced)
+            last = min(max(int(end * 1000), first), total)
+            yield _Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced)
             before[word.channel] = part
             place += len(part)
 

@@ -42,7 +42,8 @@ def place_words(
         start, end = (own[0].start, own[-1].end) if own else (0.0, 0.0)
         if not own:  # At its frame, unless that is in a word beside it.
             start = end = max(min(word.start_frame * frame_seconds, audio_seconds), placed[-1].end if placed else 0.0)
-        placed.append(Word(word.text, start, end, word.confidence, own, channel, bool(own)))
+        timed = Word(text=word.text, start=start, end=end, confidence=word.confidence, characters=own)
+        placed.append(replace(timed, channel=channel, found=bool(own)))
     latest = audio_seconds
     for number in range(len(placed) - 1, -1, -1):
         if not placed[number].found:
@@ -62,7 +63,7 @@ def _place_characters(words: Sequence[hypotheses.Word], frame_seconds: float, au
     times = np.clip(_correct(spans, firsts, delimiters), 0.0, audio_seconds)
     times = np.maximum.accumulate(times.ravel()).reshape(-1, 2)  # What was emitted out of turn has no length.
     return [
-        Character(character.text, start, end, character.confidence)
+        Character(text=character.text, start=start, end=end, confidence=character.confidence)
         for character, (start, end) in zip(emitted, times.tolist(), strict=True)
     ]
 

@@ -13,7 +13,7 @@ from finetune.audio.waveforms import AudioError, fault_as_reason
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
 from finetune.decoding.greedy import GreedySearch
-from finetune.inference.reading import Item, Job, Reader, read_ahead
+from finetune.inference.reading import Item, Reader, RecordingState, read_ahead
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.stitching import Piece, RecordingDecoder, stitch
 from finetune.inference.timing import place_words
@@ -24,7 +24,7 @@ from finetune.models.configuration import encoder_convolutions
 Key = TypeVar("Key")
 
 # Of audio that is computed at once, padding included. A CPU gains nothing from more than a window.
-_CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 20.0, 320.0
+_CPU_WINDOWS_SECONDS, _GPU_WINDOWS_SECONDS = 20.0, 320.0
 # Among the windows of so many batches those of similar lengths share one.
 _POOLED_BATCHES = 4
 
@@ -64,12 +64,16 @@ class Transcriber:
         self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
         rate = model.sampling_rate
         self.stride = math.prod(stride for _, stride in encoder_convolutions(model.model.config))
-        preprocess = build_placing_preprocessor(model.preprocessing, rate)
         self._reader = Reader(
-            build_detector(detector, rate), preprocess, rate, self.stride, model.trained_lengths, MIN_SECONDS
+            detector=build_detector(detector, rate),
+            preprocess=build_placing_preprocessor(model.preprocessing, rate),
+            sampling_rate=rate,
+            stride=self.stride,
+            lengths=model.trained_lengths,
+            min_seconds=MIN_SECONDS,
         )
         on_cpu = model.device.type == "cpu"
-        self.batch_seconds = batch_seconds or (_CPU_BATCH_SECONDS if on_cpu else _GPU_BATCH_SECONDS)
+        self.batch_seconds = batch_seconds or (_CPU_WINDOWS_SECONDS if on_cpu else _GPU_WINDOWS_SECONDS)
 
     def transcribe(
         self, audio: Audio, *, sampling_rate: int | None = None, separate_channels: bool = False
@@ -102,18 +106,18 @@ class Transcriber:
         recordings are done `on_progress` is told the seconds of audio since it was told last.
         """
         items = self._reader.read(recordings, separate_channels, sampling_rate)
-        job: Job | None = None
+        recording: RecordingState | None = None
         with self._compute_ahead(items) as computed:
             for item, piece in computed:
-                if item.job is not job:
-                    job, done = item.job, 0.0
-                    decoders = [RecordingDecoder(self.search) for _ in range(job.tracks)]
+                if item.recording is not recording:
+                    recording, done = item.recording, 0.0
+                    decoders = [RecordingDecoder(self.search) for _ in range(recording.tracks)]
                 found = self._decode(item, piece, decoders)
                 if on_progress:
                     on_progress(max(0.0, item.seconds - done))
                 done = max(done, item.seconds)
                 if found:
-                    yield job.key, found
+                    yield recording.key, found
 
     def compute_logits(
         self, audio: Audio, *, sampling_rate: int | None = None, on_progress: Callable[[float], object] | None = None
@@ -133,9 +137,9 @@ class Transcriber:
                 if on_progress:
                     on_progress(max(0.0, item.seconds - done))
                 done = max(done, item.seconds)
-        if item.job.error:
-            raise item.job.error
-        return list(stitch(pieces)), item.job.seconds
+        if item.recording.error:
+            raise item.recording.error
+        return list(stitch(pieces)), item.recording.seconds
 
     @contextmanager
     def _compute_ahead(self, items: Iterable[Item]) -> Iterator[Iterator[tuple[Item, Piece | AudioError | None]]]:
@@ -178,27 +182,29 @@ class Transcriber:
         self, item: Item, piece: Piece | AudioError | None, decoders: Sequence[RecordingDecoder]
     ) -> Transcript | AudioError | None:
         """Decode a window's logits; with a recording's last item what it says, or what went wrong first."""
-        job = item.job
+        recording = item.recording
         try:
             with fault_as_reason():
                 if isinstance(piece, AudioError):
                     raise piece
-                if piece and not job.error:
+                if piece and not recording.error:
                     decoders[item.track].advance(piece)
-                if not item.window and not job.error:
-                    return self._finish(job, decoders)
+                if not item.window and not recording.error:
+                    return self._finish(recording, decoders)
         except AudioError as error:
-            job.error = job.error or error
-        return None if item.window else job.error
+            recording.error = recording.error or error
+        return None if item.window else recording.error
 
-    def _finish(self, job: Job, decoders: Sequence[RecordingDecoder]) -> Transcript:
+    def _finish(self, recording: RecordingState, decoders: Sequence[RecordingDecoder]) -> Transcript:
         frame_seconds = self.stride / self.recogniser.sampling_rate
         words = [
             word
             for channel, decoder in enumerate(decoders, 1)
-            for word in place_words(decoder.finish(), frame_seconds, job.seconds, channel)
+            for word in place_words(decoder.finish(), frame_seconds, recording.seconds, channel)
         ]
-        return Transcript(tuple(sorted(words, key=lambda word: (word.start, word.channel))), job.seconds, job.tracks)
+        return Transcript(
+            tuple(sorted(words, key=lambda word: (word.start, word.channel))), recording.seconds, recording.tracks
+        )
 
 
 def _choose_search(

@@ -187,7 +187,7 @@ def measure_memory() -> Memory:
         import psutil
 
         found = psutil.virtual_memory()
-        return Memory(found.total, found.available, False)
+        return Memory(total=found.total, available=found.available, limited=False)
     total = 1024 * int(_read_field(information, "MemTotal:").split()[0])
     available = 1024 * int((_read_field(information, "MemAvailable:") or "0").split()[0])
     limited = False
@@ -197,7 +197,7 @@ def measure_memory() -> Memory:
             total, limited = limit, True
         if limit is not None:
             available = min(available, max(limit - used, 0))
-    return Memory(total, available, limited)
+    return Memory(total=total, available=available, limited=limited)
 
 
 def measure_growth(work: Callable[[], object]) -> int:
@@ -235,7 +235,10 @@ def list_gpus() -> list[Gpu]:
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=_PROGRAM_SECONDS, check=True).stdout
         rows = [[value.strip() for value in line.split(",")] for line in said.splitlines()]
-        return [Gpu(name, int(mib) << 20, capability, driver) for name, mib, capability, driver in rows]
+        return [
+            Gpu(name=name, memory=int(mib) << 20, compute_capability=capability, driver=driver)
+            for name, mib, capability, driver in rows
+        ]
     except (OSError, subprocess.SubprocessError, ValueError):  # No driver, or one too old for the question.
         return _list_torch_gpus()
 
@@ -246,7 +249,10 @@ def _list_torch_gpus() -> list[Gpu]:
     except (ImportError, OSError):
         return []
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [Gpu(each.name, each.total_memory, f"{each.major}.{each.minor}", None) for each in found]
+    return [
+        Gpu(name=each.name, memory=each.total_memory, compute_capability=f"{each.major}.{each.minor}", driver=None)
+        for each in found
+    ]
 
 
 def describe_device(device: "torch.device") -> str:

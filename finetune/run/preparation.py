@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.audio.augmentation import Augmentation, list_recordings
 from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, deal, stream
-from finetune.data.corpus import Limits, Rejection, Split, hold_out, prepare_split
+from finetune.data.corpus import AudioSpec, Rejection, Split, hold_out, prepare_split
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Examination, examine
@@ -43,7 +43,7 @@ class Preparation:
 
     config: Any
     feature_extractor: Any
-    limits: Limits
+    limits: AudioSpec
     augmentation: Augmentation
     vocabulary: dict[str, int]
     head_rows: tuple[int | None, ...] | None
@@ -130,7 +130,7 @@ def prepare(recipe: Recipe) -> Preparation:
         require_peft()
     continues_language = _continues_language(recipe, config)
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
-    limits = Limits(
+    limits = AudioSpec(
         sampling_rate=feature_extractor.sampling_rate,
         encoder=encoder_convolutions(config),
         min_seconds=data.min_seconds,
@@ -185,7 +185,7 @@ class _Tables:
     `trained` are the tables of the training split, with all rows of those that are streamed.
     """
 
-    def __init__(self, recipe: Recipe, limits: Limits) -> None:
+    def __init__(self, recipe: Recipe, limits: AudioSpec) -> None:
         self.recipe, self.limits = recipe, limits
         self.sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in recipe.data.all_sources]
         self.splits = [load_splits(source) for source in self.sources]
@@ -215,7 +215,7 @@ class _Tables:
         return prepare_split(name, JoinedTables(joined), steps, self.limits, training, data.preprocessing)
 
 
-def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Limits) -> Stream:
+def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: AudioSpec) -> Stream:
     """Streamed and local tables as one stream of training windows."""
     prepare_window = partial(
         prepare_split,

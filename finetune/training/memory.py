@@ -19,7 +19,7 @@ MARGIN = 0.1
 # and blocks of memory for other lengths, writing a checkpoint, an evaluation, and other programs.
 CPU_MEMORY_SHARE = 0.5
 # Larger batches are not faster on a CPU.
-CPU_BATCH_SECONDS = 80.0
+MAX_CPU_BATCH_SECONDS = 80.0
 
 _CHARACTERS_PER_SECOND = 15
 
@@ -55,7 +55,7 @@ def find_batch_seconds(
         free = measure_memory().available / count_local_processes()
         needed = measure_growth(lambda: compute(1))
         fitting = _least(accelerator, math.floor((CPU_MEMORY_SHARE * free - adam) / needed))
-        return max(1, min(fitting, math.floor(CPU_BATCH_SECONDS / max_seconds))) * max_seconds
+        return max(1, min(fitting, math.floor(MAX_CPU_BATCH_SECONDS / max_seconds))) * max_seconds
 
     def peak_bytes(count: int) -> int | None:
         """The peak memory of a step of so many utterances, or None when memory ran out."""

@@ -14,7 +14,7 @@ from conftest import SAMPLING_RATE, speak
 from tones import build_tone_recogniser
 
 from finetune.cli import main
-from finetune.data.corpus import Limits, prepare_split
+from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.evaluation import scoring
 from finetune.evaluation.scoring import find_mismatches
@@ -103,7 +103,7 @@ def test_texts_of_other_audio_are_found(tmp_path: Path, make_corpus: Callable[..
     recogniser = build_tone_recogniser()
     source = Source(str(tmp_path / "corpus"))
     table = select_table(load_splits(source), "train", source)
-    limits = Limits(SAMPLING_RATE, encoder_convolutions(recogniser.model.config))
+    limits = AudioSpec(SAMPLING_RATE, encoder_convolutions(recogniser.model.config))
     split = prepare_split("train", table, DEFAULT_STEPS, limits)
     [finding] = find_mismatches(recogniser, {"train": split})
     assert finding.utterances == ((2, "02.wav"),) and finding.kind == "text mismatch"

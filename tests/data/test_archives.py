@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from finetune.audio.waveforms import AudioError, read_seconds, read_waveform
-from finetune.data.corpus import Limits, prepare_split
+from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
 
@@ -143,7 +143,9 @@ def test_one_bad_member_stops_no_other(tmp_path: Path) -> None:
     members = {}
     for number, described in enumerate(descriptions):
         members |= {f"{number}.flac": tone, f"{number}.json": described}
-    split = prepare_split("train", table_of(write_tar(tmp_path / "corpus.tar", members)), (), Limits(16000, ((10, 5),)))
+    split = prepare_split(
+        "train", table_of(write_tar(tmp_path / "corpus.tar", members)), (), AudioSpec(16000, ((10, 5),))
+    )
     assert [utterance.transcript for utterance in split.utterances] == ["a", "good"]
     reasons = [each.reason for each in split.rejected]
     unreadable = "unreadable .json in the tar"
@@ -157,7 +159,7 @@ def test_a_header_in_the_middle_that_cannot_be_read_loses_nothing_in_silence(tmp
     content = bytearray(file.read_bytes())
     content[place + 148 : place + 156] = b"7777777\0"  # Its checksum.
     file.write_bytes(content)
-    split = prepare_split("train", table_of(file), (), Limits(16000, ((10, 5),)))
+    split = prepare_split("train", table_of(file), (), AudioSpec(16000, ((10, 5),)))
     assert [utterance.transcript for utterance in split.utterances] == ["one"]
     assert [(each.reason, each.detail) for each in split.rejected] == [
         ("damaged tar", f"what follows byte {place} can't be read")

@@ -25,7 +25,7 @@ from finetune.data.batching import (
     leave_signals_to_training,
     stream,
 )
-from finetune.data.corpus import Limits, Rejection, prepare_split
+from finetune.data.corpus import AudioSpec, Rejection, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
 from finetune.resources.machine import length_step
@@ -123,7 +123,7 @@ def make_batches(base_folder: Path) -> Callable[..., SpeechBatches]:
     def make(folder: Path, **changes: Any) -> SpeechBatches:
         config = load_config(str(base_folder))
         source = Source(str(folder))
-        limits = Limits(16000, encoder_convolutions(config))
+        limits = AudioSpec(16000, encoder_convolutions(config))
         split = prepare_split("train", select_table(load_splits(source), "train", source), (), limits, training=True)
         options: dict[str, Any] = {
             "split": split,

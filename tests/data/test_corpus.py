@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from finetune.data.corpus import (
-    Limits,
+    AudioSpec,
     Rejection,
     Split,
     frames_needed,
@@ -22,7 +22,7 @@ from finetune.errors import UserError
 from finetune.text.transcripts import DEFAULT_STEPS
 
 ENCODER = tuple(zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True))
-LIMITS = Limits(16000, ENCODER, min_seconds=0.1, max_seconds=2.0)
+LIMITS = AudioSpec(16000, ENCODER, min_seconds=0.1, max_seconds=2.0)
 
 
 def read_table(folder: Path) -> Table:
@@ -103,7 +103,7 @@ def test_repeats_count_in_what_ctc_needs(tmp_path: Path, transcript: str, used: 
 
 def test_faster_speech_leaves_fewer_frames(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {"x.wav": (0.2, "abcdefghi"), "y.wav": (1.0, "a")})
-    limits = Limits(16000, ENCODER, fastest=1.2)
+    limits = AudioSpec(16000, ENCODER, fastest=1.2)
     assert [u.name for u in prepare_split("train", table, (), limits, training=True).utterances] == ["y.wav"]
 
 

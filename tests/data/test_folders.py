@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune.audio.waveforms import AudioError
-from finetune.data.corpus import Limits, prepare_split
+from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.layouts import name_splits, split_name
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.errors import UserError
@@ -153,7 +153,7 @@ def test_where_no_audio_is_found_the_places_and_the_key_are_said(tmp_path: Path)
     source = Source(str(tmp_path))
     table = select_table(load_splits(source), "train", source)
     with pytest.raises(UserError, match=r"1 × no such file\. There is no .*a\.wav, nor .* audio, .*audio_column"):
-        prepare_split("train", table, (), Limits(16000, ((10, 5),)))
+        prepare_split("train", table, (), AudioSpec(16000, ((10, 5),)))
 
 
 def test_a_name_that_several_files_have_is_named(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.corpus import Limits, Rejection, Split, prepare_split, write_rejected
+from finetune.data.corpus import AudioSpec, Rejection, Split, prepare_split, write_rejected
 from finetune.data.manifests import format_csv
 from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.data.validation_report import write_clean_manifests
 from finetune.errors import UserError
 
-LIMITS = Limits(16000, ((10, 5),))
+LIMITS = AudioSpec(16000, ((10, 5),))
 
 # What has glued or cut rows: quotation marks, delimiters, what `str.splitlines` splits at, a byte order mark, accents.
 TEXTS = st.text("ab \"',;\u2028\u2029\x85\x0b\x0c\x1c\x1e\ufeffé字\u3000", min_size=1, max_size=12)

@@ -9,12 +9,12 @@ import pytest
 import soundfile
 
 from finetune.cli import main
-from finetune.data.corpus import Limits, Split, prepare_split
+from finetune.data.corpus import AudioSpec, Split, prepare_split
 from finetune.data.html_report import draw_histogram, write_page
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.data.validation_report import Examination, examine, judge, write_clean_manifests
 
-LIMITS = Limits(16000, ((10, 5), (3, 2)))
+LIMITS = AudioSpec(16000, ((10, 5), (3, 2)))
 Row = tuple[str, float, str, str]
 
 
