@@ -211,14 +211,16 @@ def test_a_base_without_usable_weights(
         (tmp_path / name).write_bytes((base_folder / name).read_bytes())
     if weights is not None:
         (tmp_path / "model.safetensors").write_bytes(weights)
-    assert f"{tmp_path} makes no model: " in refuse("train", write_recipe(tmp_path, model={"base": str(tmp_path)}))
+    assert f"{tmp_path} can't be loaded as a model: " in refuse(
+        "train", write_recipe(tmp_path, model={"base": str(tmp_path)})
+    )
 
 
 def test_an_architecture_whose_parts_dont_fit(
     refuse: Refusal, tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
     recipe = write_recipe(tmp_path, model={"base": None, "architecture": {"hidden_size": 32, "num_attention_heads": 5}})
-    assert "model.architecture makes no model: " in refuse("train", recipe)
+    assert "model.architecture can't be loaded as a model: " in refuse("train", recipe)
 
 
 def test_half_precision_without_a_gpu(

@@ -1,4 +1,4 @@
-"""A recording and its text in, the text's words with times out."""
+"""Forced alignment: the times of the words of a known text in a recording."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from finetune.text.word_units import split_timed_words
 
 @dataclass(frozen=True)
 class _Written:
-    """A word as it is written, and the normalised words that are said for it."""
+    """A word of the text, and the normalised words that are spoken for it."""
 
     text: str
     said: tuple[str, ...]
@@ -38,19 +38,19 @@ def align_text(
     sampling_rate: int | None = None,
     on_progress: Callable[[float], object] | None = None,
 ) -> Transcript:
-    """When the words of a text are said in a recording of any length; those that it doesn't have are not `found`.
+    """The times of the words of a text in a recording of any length; words that are not in the audio are not `found`.
 
-    `audio` and the others are as for `Transcriber.transcribe_many`. Words are written as in the text, with the
-    punctuation that stands alone behind them; they are found as the model's normalisation writes each of them, so that
-    steps which look at several words do nothing here. A character that the model can't write may be any.
+    `audio` and the other arguments are as for `Transcriber.transcribe_many`. Words are written as in the text, with
+    punctuation that follows them. Each word is normalised by itself, so that steps for several words have no effect. A
+    character that the model does not have matches any sound.
 
-    Raises UserError for a text without words, AudioError where the recording can't be read to its end.
+    Raises UserError for a text without words, AudioError if the recording can't be read to its end.
     """
     recogniser = transcriber.recogniser
     alphabet = recogniser.alphabet
     words = _spell(text, build_normalizer(recogniser.normalization), alphabet.parts_words)
     if not words:
-        raise UserError("The text to align has no words that the model could hear: expected what is said in the audio.")
+        raise UserError("The text to align has no words that the model can recognise: expected the words of the audio.")
     pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate, on_progress=on_progress)
     logits, frames = _join(pieces, len(alphabet.symbols))
     frame_seconds = transcriber.stride / recogniser.sampling_rate
@@ -70,9 +70,10 @@ def align_text(
 def measure_mismatches(
     recogniser: Recogniser, waveforms: Sequence[Waveform], texts: Sequence[str]
 ) -> list[float | None]:
-    """How much less likely each waveform's text is than what the model hears, (samples,) each; 0 is not at all.
+    """The mismatch of each waveform, (samples,), and its text: the cost of the alignment for each symbol of the text.
 
-    It is the cost of the alignment, a natural logarithm, for each of the text's symbols; None for a text without any.
+    The cost is the log ratio of the best path's likelihood to that of the text; 0 is a perfect match, and None stands
+    for a text without symbols.
     """
     alphabet = recogniser.alphabet
     normalize, ids = build_normalizer(recogniser.normalization), _list_ids(alphabet)
@@ -87,14 +88,14 @@ def measure_mismatches(
 
 
 def _list_ids(alphabet: Alphabet) -> dict[str, int]:
-    """The column of each letter; of those that write the same the first."""
+    """The column of each letter, the first if several columns write the same letter."""
     return {text: numbers[0] for text, numbers in alphabet.letters.items()}
 
 
 def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
-    """The words of a text, or its characters where nothing parts words; what is not said goes with the word before."""
+    """The words of a text, or its characters without a word delimiter; unspoken parts go with the word before."""
     words: list[_Written] = []
-    before = ""  # What is written before the next word and not said.
+    before = ""  # The unspoken text before the next word.
     for chunk in text.split():
         space = " "
         for unit in split_timed_words(chunk) if parted else chunk:
@@ -111,14 +112,14 @@ def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Wr
 
 
 def _join(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The logits of all pieces, (frames, symbols), and the recording's frame that each is."""
+    """The logits of all pieces, (frames, symbols), and for each row its frame in the recording."""
     logits = [np.empty((0, num_symbols), np.float32), *(piece.logits for piece in pieces)]
     frames = [np.empty(0, np.int64), *(np.arange(piece.first_frame, piece.end_frame) for piece in pieces)]
     return np.concatenate(logits), np.concatenate(frames)
 
 
 def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_seconds: float) -> Word:
-    """The word that is written of those that are said for it, in frames of the recording."""
+    """A word of the text with the times of its spoken words, in frames of the recording."""
     characters = tuple(
         replace(
             character,

@@ -1,4 +1,4 @@
-"""A model as ONNX: written by torch's exporter, computed by ONNX Runtime on a CPU."""
+"""Models in ONNX: export by torch, inference by ONNX Runtime on a CPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,26 +14,27 @@ from finetune.resources.machine import list_instruction_sets
 FILE = "model.onnx"
 
 _INPUT, _OUTPUT = "input_values", "logits"
-_PROBED = 1600  # samples, of which each model makes frames
-_LONGEST = 1 << 24  # samples: 17 minutes; more than anybody computes at once
+_PROBED = 1600  # samples, enough for a frame of each model
+_LONGEST = 1 << 24  # samples: 17 minutes, longer than any window
 
-# What says in the file that weights are from -64 to 64, and which program an ONNX file with integer products is of.
+# The metadata of files with weights from -64 to 64, and the producer of files with integer matrix products.
 _WEIGHT_BITS = ("weight_bits", "7")
 _QUANTIZER = "onnx.quantize"
-# With one of them sums of products with activations in 8 bits are exact whatever the weights in 8 bits are.
+# With one of these instruction sets, sums of products of 8-bit activations and 8-bit weights do not overflow.
 _EXACT = {"avx_vnni", "avx512_vnni", "neon"}
 
-# Protocol buffers hold 2 GB; what is near that has its weights in a file beside.
+# Protocol Buffers are limited to 2 GB; larger models have their weights in a second file.
 _MOST_BYTES = 1.5e9
 
 
 class ExportedModel:
-    """What `write_model` wrote, called as the `Wav2Vec2ForCTC` that it was; several threads can use one."""
+    """A model of `write_model`, called like a `Wav2Vec2ForCTC`; thread-safe."""
 
     def __init__(self, folder: Path, config: Any) -> None:
-        """Raises UserError without ONNX Runtime, or where the file is damaged, of another kind, or wrong on this CPU.
+        """Raises UserError without ONNX Runtime, and for a file that is damaged, of another kind or unsafe on this CPU.
 
-        Wrong are weights of more than 7 bits, which earlier versions exported, on CPUs without VNNI: see `write_model`.
+        Weights of more than 7 bits, as earlier versions exported them, overflow on CPUs without VNNI: see
+        `write_model`.
         """
         try:
             import onnxruntime
@@ -44,11 +45,11 @@ class ExportedModel:
         _require_no_loop(folder / FILE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.enable_mem_pattern = False  # Nearly every waveform has another length, of which each would be kept.
+        options.enable_mem_pattern = False  # It keeps memory for each length, and most waveforms have different ones.
         options.log_severity_level = 3  # errors
         try:
             self._session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # Its errors have no class in common.
+        except Exception as error:  # Its errors have no common class.
             raise UserError(f"{folder / FILE} can't be loaded: {say_error(error)}") from error
         names = [[each.name for each in side] for side in (self._session.get_inputs(), self._session.get_outputs())]
         if names != [[_INPUT], [_OUTPUT]]:
@@ -75,7 +76,7 @@ class ExportedModel:
             )
 
     def __call__(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        """Logits (batch, frames, vocabulary) of waveforms (batch, samples), each of which is computed alone."""
+        """Logits (batch, frames, vocabulary) of waveforms (batch, samples), computed one by one."""
         rows = []
         for waveform, length in zip(input_values, attention_mask.sum(-1).tolist(), strict=True):
             (logits,) = self._session.run([_OUTPUT], {_INPUT: waveform[None, :length].numpy()})
@@ -83,7 +84,7 @@ class ExportedModel:
         return SimpleNamespace(logits=nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
     def eval(self) -> "ExportedModel":
-        """Itself: it can't do anything else than infer."""
+        """Return itself: it is always in evaluation mode."""
         return self
 
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -94,7 +95,7 @@ class ExportedModel:
 
 
 def _require_no_loop(file: Path) -> None:
-    """Raise UserError for a graph that could compute for ever, as none that is exported here can."""
+    """Raise UserError for a graph with loops, which may not end; `write_model` writes none."""
     try:
         loops = list_operators(file) & {"Loop", "Scan"}
     except (OSError, ValueError) as error:
@@ -104,22 +105,23 @@ def _require_no_loop(file: Path) -> None:
 
 
 def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
-    """Write a `Wav2Vec2ForCTC` in float32 on a CPU, or with products of weights in 8 bits, into a folder.
+    """Export a `Wav2Vec2ForCTC` in float32 on a CPU into a folder, with `int8` with 8-bit matrix products.
 
-    Of one waveform it takes (1, samples), without padding. Its positional convolution loses its weight norm: its weight
-    stays what it is. With `int8` each column of a weight and each activation has its own scale, chosen as it comes; the
-    convolutions stay in float32, for in 8 bits they cost accuracy. Weights are from -64 to 64: x86 CPUs without VNNI
-    add two products with activations of 0 to 255 in 16 bits, which saturates with larger weights (255 * 2 * 64 is
-    32640, and the limit 32767). Raises UserError where packages are missing.
+    The input is one waveform, (1, samples), without padding. Weight norm is removed from the positional convolution of
+    `model`, whose weight does not change. With `int8` each column of a weight and each activation has its own scale,
+    that of activations is dynamic. Convolutions stay in float32, as they lose accuracy in 8 bits. Weights are from -64
+    to 64: x86 CPUs without VNNI add two products with activations of 0 to 255 in 16 bits, which saturates with larger
+    weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing.
 
     On 2 cores of an AMD EPYC (Zen 4: avx512_vnni) capped to AVX2, 12 utterances of 1.5 to 8.3 s, medians: with the
     shape of wav2vec2-base `int8` computes 14.3 s of audio a second, 1.31 times ONNX Runtime's float32 and 1.50 times
     torch's (uncapped 16.5, 1.48 and 1.76 times); a quickstart model 1.18 and 1.41 times (uncapped 1.22 and 1.92).
-    Without VNNI 32 products take two multiplications in 8 bits and four in float32: twice as fast is the most, and in
-    that shape 46 % of the time is the convolutions in float32. With those of the feature encoder but the first as
-    products in 7 bits it is 1.55 and 1.77 times, but a quickstart model's WER on 700 words of its test split rises
-    from 11.3 % to 11.7 %; as it is, it is 11.1 %, on AVX2 and with VNNI. With the last four alone it is 1.43 and 1.63
-    times with the WER that it was, but the logits of random models are off by up to 0.052 of their norm, not 0.03.
+    Without VNNI 32 products take two instructions in 8 bits and four in float32, so that the speed can at most double,
+    and in that shape the float32 convolutions take 46 % of the time. With the convolutions of the feature encoder
+    except the first as products in 7 bits the factors are 1.55 and 1.77, but the WER of a quickstart model on 700 words
+    of its test split rises from 11.3 % to 11.7 %; without that it is 11.1 %, on AVX2 and with VNNI. With the last four
+    convolutions only they are 1.43 and 1.63 at the same WER, but the logits of random models are off by up to 0.052 of
+    their norm, not 0.03.
     """
     try:
         import onnx  # noqa: F401

@@ -1,4 +1,4 @@
-"""A transcript as the files that editors and tools of the field read."""
+"""Output formats of transcripts: text, JSON, SubRip, WebVTT, CTM and TextGrid."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from finetune.inference.transcript import Character, Transcript, Word
 
 @dataclass(frozen=True)
 class Format:
-    """How a transcript is written: its file's suffix, and what makes the file's text of it and the recording's name."""
+    """A format: the suffix of its files, and the function that formats a transcript and the name of its recording."""
 
     suffix: str
     write: Callable[[Transcript, str], str]
 
 
 def format_transcript(transcript: Transcript, form: str, name: str = "audio") -> str:
-    """A transcript in one of `FORMATS`, as a file's whole text with its last line end.
+    """A transcript in one of `FORMATS`, as the text of a file, with a final newline.
 
-    `name` is the recording's, which CTM repeats in each line. Subtitles, CTM and TextGrid leave out the words that
-    the audio doesn't have (`Word.found`); JSON says which those are.
+    CTM has the `name` of the recording in each line. Subtitles, CTM and TextGrid leave out words that are not in the
+    audio (`Word.found`); JSON marks them.
     """
     return FORMATS[form].write(transcript, name)
 
 
 def describe_transcript(transcript: Transcript) -> dict[str, Any]:
-    """What JSON holds of a transcript: times in seconds, to the millisecond."""
+    """The JSON form of a transcript, with times in seconds, rounded to milliseconds."""
     return {
         "seconds": round(transcript.seconds, 3),
         "channels": transcript.channels,
@@ -58,14 +58,14 @@ def _write_json(transcript: Transcript, name: str) -> str:
 
 
 def _write_srt(transcript: Transcript, name: str) -> str:
-    """SubRip: numbered cues; the arrow of its time lines can't stand in a text."""
+    """SubRip: numbered cues; the arrow of time lines is replaced in texts."""
     cues = enumerate(build_cues(transcript), 1)
     texts = ((number, cue, "\n".join(line.text.replace("-->", "→") for line in cue.lines)) for number, cue in cues)
     return "\n".join(f"{number}\n{_say_times(cue, ',')}\n{text}\n" for number, cue, text in texts)
 
 
 def _write_vtt(transcript: Transcript, name: str) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1/); channels that were transcribed separately are its voices."""
+    """WebVTT (https://www.w3.org/TR/webvtt1/), with a voice for each separately transcribed channel."""
     cues = ["WEBVTT\n"]
     for cue in build_cues(transcript):
         lines = [
@@ -90,7 +90,7 @@ def _say_time(milliseconds: int, point: str) -> str:
 
 
 def _write_ctm(transcript: Transcript, name: str) -> str:
-    """NIST's CTM, as sclite reads it: recording, channel, start, duration, word, confidence; no field has a space."""
+    """NIST's CTM, as sclite reads it: recording, channel, start, duration, word, confidence, without spaces in them."""
     recording = "_".join(name.split()).replace(";;", "__") or "audio"
     lines = []
     for word in sorted(_found(transcript), key=lambda word: (word.channel, word.start)):
@@ -101,7 +101,7 @@ def _write_ctm(transcript: Transcript, name: str) -> str:
 
 
 def _write_textgrid(transcript: Transcript, name: str) -> str:
-    """Praat's long text format: a tier of words and one of characters for each channel, without holes."""
+    """Praat's long text format: a tier of words and one of characters for each channel, without gaps."""
     total = round(transcript.seconds * 1000)
     tiers: list[tuple[str, list[tuple[int, int, str]]]] = []
     for channel in range(1, transcript.channels + 1):
@@ -125,10 +125,10 @@ def _write_textgrid(transcript: Transcript, name: str) -> str:
 
 
 def _fill_tier(parts: Iterable[Word | Character], total: int) -> list[tuple[int, int, str]]:
-    """Intervals (milliseconds) that follow each other from 0 to the end, each of some length."""
+    """Contiguous intervals in milliseconds from 0 to the end, none of them empty."""
     intervals: list[tuple[int, int, str]] = []
     behind = 0
-    # What is no millisecond long shares the next one's interval, or at the very end the last one's.
+    # A part shorter than a millisecond is merged with the next interval, or at the end with the last one.
     for end, same in groupby(parts, key=lambda part: min(round(part.end * 1000), total)):
         spoken = list(same)
         text = " ".join(" ".join(part.text.split()) for part in spoken)

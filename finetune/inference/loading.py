@@ -1,4 +1,4 @@
-"""A model's folder to the model: its weights, an adapter alone merged into its base, or an export."""
+"""Loading a model from its folder: weights, a LoRA adapter that is merged into its base model, or an ONNX export."""
 
 import warnings
 from pathlib import Path
@@ -19,11 +19,11 @@ _ADAPTER = "adapter_config.json"  # peft's
 
 
 def load_model(folder: Path, config: Any, precision: str, language: str | None = None) -> Any:
-    """The model in a folder with its configuration: a `Wav2Vec2ForCTC`, or an `ExportedModel`.
+    """Load the model in a folder with its configuration: a `Wav2Vec2ForCTC`, or an `ExportedModel`.
 
-    Of a model with languages it has the named one's adapters and head, where the folder has a file of them.
+    `language` chooses the adapters and the head of an MMS model, if the folder has a file with them.
 
-    Raises UserError for weights that are not the configuration's, an adapter that can't be merged, an export with
+    Raises UserError for weights that do not fit the configuration, an adapter that can't be merged and an export with
     another precision, and what Transformers raises.
     """
     if _is_exported(folder):
@@ -47,9 +47,9 @@ def load_model(folder: Path, config: Any, precision: str, language: str | None =
 
 
 def require_head_size(name: str, num_symbols: int, tokenizer: Any) -> None:
-    """Raise UserError where a head has a column that no token says, or a letter or the blank has no column.
+    """Raise UserError if an output of a head has no token, or if a letter or the blank has no output.
 
-    Special tokens such as `<s>`, in the tokenizer's file or added behind it, may have columns or not.
+    Special tokens such as `<s>`, in the vocabulary or added to it, may have outputs or not.
     """
     own = max(tokenizer.encoder.values(), default=-1) + 1
     added = tokenizer.added_tokens_encoder.keys() - tokenizer.encoder.keys()
@@ -57,27 +57,27 @@ def require_head_size(name: str, num_symbols: int, tokenizer: Any) -> None:
     written = [number for token, number in tokenizer.encoder.items() if token not in special]
     if not max(written, default=-1) < num_symbols <= own + len(added):
         raise UserError(
-            f"The head of {name} has {num_symbols} outputs, and its vocab.json {own} tokens: expected as many, so that "
-            "each output is written as what it was trained for; take the vocabulary that the model was trained with."
+            f"The head of {name} has {num_symbols} outputs, and its vocab.json {own} tokens: expected a token for each "
+            "output; use the vocabulary that the model was trained with."
         )
     if tokenizer.pad_token_id >= num_symbols:
         raise UserError(
             f"The head of {name} has {num_symbols} outputs, and none is its blank, the token {tokenizer.pad_token}: "
-            "take the vocabulary that the model was trained with."
+            "use the vocabulary that the model was trained with."
         )
 
 
 def _is_exported(folder: Path) -> bool:
-    """Whether `finetune export` wrote it; not a model that has its own weights beside an ONNX file."""
+    """Whether a folder is an export of `finetune export`, not a model with weights and an ONNX file."""
     if not (folder / FILE).is_file() or any(folder.glob("*.safetensors.index.json")):
         return False
     return not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin", _ADAPTER))
 
 
 def _load_merged(folder: Path, config: Any, file: Path) -> Any:
-    """An adapter that lies in a folder alone, merged into the base that its configuration names.
+    """Load a LoRA adapter, merged into the base model that its configuration names.
 
-    Transformers can't load such an adapter itself: `load_adapter` of a wav2vec2 is for the languages of MMS models.
+    Transformers can't load such an adapter: `load_adapter` of wav2vec2 is for the languages of MMS models.
     """
     try:
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -94,9 +94,9 @@ def _load_merged(folder: Path, config: Any, file: Path) -> Any:
         raise UserError(f"{say_model(folder)} is an adapter without its weights: expected adapter_model.safetensors.")
     base = fetch_model(name, revision if isinstance(revision, str) else None)
     require_plain_model(base)
-    model, _ = load_ctc_model(base, say_model(base), new=[HEAD], config=config)  # The head comes with the adapter.
+    model, _ = load_ctc_model(base, say_model(base), new=[HEAD], config=config)  # The adapter has the head.
     lora = read_lora(adapter, [each for each, _ in model.named_modules()], say_model(folder))
-    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+    with warnings.catch_warnings():  # Peft 0.21 uses what Transformers 5 deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         merged = get_peft_model(model, lora)
         expected = get_peft_model_state_dict(merged, save_embedding_layers=False)

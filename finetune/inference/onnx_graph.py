@@ -1,18 +1,18 @@
-"""The operators in an ONNX file, read without its weights: Protocol Buffers' wire format, fields as in onnx.proto."""
+"""Listing the operators of an ONNX file without loading it: a reader of the Protocol Buffers wire format."""
 
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
-# ModelProto's graph and functions, GraphProto's nodes, FunctionProto's nodes, NodeProto's and AttributeProto's fields.
+# Field numbers of onnx.proto: in ModelProto, GraphProto, FunctionProto, NodeProto and AttributeProto.
 _GRAPH, _FUNCTION, _GRAPH_NODE, _FUNCTION_NODE = 7, 25, 1, 7
 _OPERATOR, _ATTRIBUTE, _SUBGRAPH, _SUBGRAPHS = 4, 5, 6, 11
 _MOST_DEPTH = 20
 
 
 def list_operators(file: Path) -> set[str]:
-    """The names of all operators in a file, those of graphs within them too; raises ValueError for a damaged one."""
+    """The names of all operators in a file, with those in subgraphs; raises ValueError for a damaged file."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         view = memoryview(content)
         try:
@@ -45,7 +45,7 @@ def _walk_nodes(graph: memoryview, field: int, depth: int) -> Iterator[str]:
 
 
 def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The number and the bytes of each field of a message that has bytes."""
+    """The number and the bytes of each length-delimited field of a message."""
     place = 0
     while place < len(message):
         key, place = _read_varint(message, place)

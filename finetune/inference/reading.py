@@ -1,4 +1,4 @@
-"""Recordings to the windows that are computed, in a thread of its own: reading overlaps computing."""
+"""Reading recordings and cutting them into windows, in a thread of its own, while the model computes."""
 
 import logging
 import threading
@@ -14,8 +14,8 @@ from finetune.audio.stream import Audio, open_stream
 from finetune.audio.waveforms import CANCELLED, AudioError, Recording, Waveform, fault_as_reason
 from finetune.inference.windows import Lengths, Window, WindowCutter
 
-# How often a thread that waits looks whether it is still wanted, and how long it may take to end: it may wait for a
-# pipe that nothing comes through.
+# How often a waiting thread checks whether it should end, and how long its end is waited for: it may be blocked by a
+# pipe without data.
 _LOOK_SECONDS, _END_SECONDS = 0.1, 1.0
 
 _LOGGER = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass
 class RecordingState:
-    """A recording on its way, under its key: its tracks, and at its end its length or why it can't be used."""
+    """The state of a recording while it is read: its key, its tracks, and at its end its length or its error."""
 
     key: Any
     tracks: int = 1
@@ -33,7 +33,7 @@ class RecordingState:
 
 @dataclass(frozen=True)
 class Item:
-    """A window of one track of a recording, or None at its end; `seconds` of the recording are done after it."""
+    """A window of one track of a recording, or None at its end; `seconds` is how far the recording is read then."""
 
     recording: RecordingState
     seconds: float
@@ -42,7 +42,7 @@ class Item:
 
 
 class Reader:
-    """Reads recordings one after another and cuts them into windows, on which it does a model's preprocessing."""
+    """Reads recordings one after another, cuts them into windows and applies the preprocessing of the model."""
 
     def __init__(
         self,
@@ -53,9 +53,10 @@ class Reader:
         lengths: Lengths,
         min_seconds: float,
     ) -> None:
-        """`preprocess` also says how many samples it cuts off before; what is shorter than `min_seconds` can't be used.
+        """`preprocess` also returns how many samples it removes from the beginning.
 
-        `stride` is the number of samples from one of the encoder's frames to the next.
+        Audio shorter than `min_seconds` can't be used. `stride` is the number of samples from one frame of the encoder
+        to the next.
         """
         self._detector, self._preprocess = detector, preprocess
         self._rate, self._stride, self._lengths = sampling_rate, stride, lengths
@@ -64,7 +65,7 @@ class Reader:
     def read(
         self, recordings: Iterable[tuple[Any, Audio]], separate_channels: bool, source_rate: int | None
     ) -> Iterator[Item]:
-        """All recordings' items in order; each recording's last has no window."""
+        """The items of all recordings, in order; the last item of each recording has no window."""
         for key, audio in recordings:
             recording = RecordingState(key)
             try:
@@ -88,7 +89,7 @@ class Reader:
             if stream.cancelled:
                 _LOGGER.warning("%s: %s", _name(audio), CANCELLED)
             seconds = cutters[0].num_samples / self._rate
-            # Resampling rounds up to whole samples: no word may end behind the audio.
+            # Resampling rounds up to whole samples, but no word may end after the audio.
             if stream.seconds is not None and 0 < seconds - stream.seconds < 1 / self._rate:
                 seconds = stream.seconds
         if seconds < self._min_seconds:
@@ -107,16 +108,16 @@ class Reader:
 
 
 def _name(audio: Audio) -> str:
-    """What a person finds a recording by."""
+    """The name of a recording for messages."""
     place = audio.path if isinstance(audio, Recording) else audio if isinstance(audio, str | Path) else None
     return str(place or "the audio")
 
 
 @contextmanager
 def read_ahead(items: Iterable[Item], num_samples: int) -> Iterator[Iterator[list[Item]]]:
-    """The same items in lists with so many samples in windows, of which a thread has one ready and one in the making.
+    """Read items ahead in a thread, in lists whose windows have `num_samples` samples; at most one list waits.
 
-    What the iteration raises is raised where the lists are taken. The thread ends with the context.
+    Exceptions of the thread are raised to the consumer of the lists. The thread ends with the context.
     """
     ready: Queue[list[Item] | BaseException | None] = Queue(maxsize=1)
     left = threading.Event()
@@ -142,7 +143,7 @@ def read_ahead(items: Iterable[Item], num_samples: int) -> Iterator[Iterator[lis
             if together:
                 put(together)
             put(None)
-        except BaseException as error:  # Whatever it is, it is for the other thread.
+        except BaseException as error:  # The consumer raises it.
             put(error)
 
     def take() -> Iterator[list[Item]]:

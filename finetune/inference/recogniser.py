@@ -1,4 +1,4 @@
-"""A model directory or a hub name to a recogniser: waveforms in, text out."""
+"""The recogniser: a model with its feature extractor and its decoder, from waveforms to text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,26 +24,26 @@ from finetune.resources.machine import choose_precision, length_step
 from finetune.resources.repositories import fetch_model, say_model
 from finetune.text import transcripts
 
-# Less leaves the encoder without a frame, on which its convolutions fail.
+# Shorter audio gives the encoder no frame, and its convolutions fail.
 MIN_SECONDS = 0.05
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# In bfloat16 on a CPU lengths are multiples of up to this share of themselves: 8 to 16 between one and twice as much.
-# In training there are more, for there are more steps of each.
+# In bfloat16 on a CPU lengths are rounded up by up to 1/8, to 8 to 16 different lengths per octave. Training has more
+# lengths, as it has more steps of each.
 _LENGTH_SHARE = 8
 
 
 class Recogniser:
-    """A CTC model with its feature extractor and tokenizer; text is the same whatever shares the batch.
+    """A CTC model with its feature extractor and tokenizer; the text of a waveform does not depend on its batch.
 
-    On a CPU it is to the last bit, for each waveform is computed alone: padded batches gain nothing there
-    (scripts/bench_transcription.py). Nothing in it changes as it computes: several threads can use one.
+    On a CPU the logits are bit-equal, too, as waveforms are computed one by one: padded batches are not faster there
+    (scripts/bench_transcription.py). It is stateless and thread-safe.
     """
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
-        """Group norm in `model` is made to see valid frames only; nothing else about it changes."""
-        if isinstance(model, torch.nn.Module):  # An exported one was made so before.
+        """Group norm in `model` is changed to use valid frames only."""
+        if isinstance(model, torch.nn.Module):  # An export was changed before.
             from finetune.models.group_norm import normalize_valid_frames
 
             normalize_valid_frames(model)
@@ -51,13 +51,13 @@ class Recogniser:
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer
         self.device = device
-        self.dtype = torch.float32  # of what the model takes
+        self.dtype = torch.float32  # of the model's input
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
-        # What recordings go through before `logits`, and texts before they are compared with what is recognised.
+        # The steps for recordings before `logits`, and for reference texts before they are compared.
         self.preprocessing: tuple[preprocessing.Step, ...] = ()
         self.alphabet = read_alphabet(tokenizer, self.num_symbols)
-        self.normalization: tuple[transcripts.Step, ...] = ()  # Phones are no words that steps are made for.
+        self.normalization: tuple[transcripts.Step, ...] = ()  # Steps are for words, not for phones.
         if not self.alphabet.symbols_are_words:
             self.normalization = transcripts.guess_normalization(self.alphabet.letters)
         self.trained_lengths = Lengths()
@@ -66,14 +66,14 @@ class Recogniser:
     def load(
         cls, name: str | Path, device: str | None = None, precision: str = "float32", language: str | None = None
     ) -> "Recogniser":
-        """Load from a folder or a hub, a LoRA adapter alone too; the device is the first GPU where there is one.
+        """Load a model or a LoRA adapter from a folder or a hub; the default device is the first GPU, if any.
 
-        On a hub it is USER/NAME or USER/NAME@REVISION. A language model that is saved with the model decodes; without
-        one decoding is greedy. Weights are read from safetensors or, where there are none, from a pytorch_model.bin by
-        PyTorch's restricted unpickler. What `finetune export` wrote computes on the CPU, as it was written, whatever
-        the device. `precision` is as `choose_precision` takes it, and `language` names one of an MMS model's. Raises
-        UserError when there is no such model, it has no CTC head or not the language, or the device or the precision
-        can't be had, and for weights that are not all there or not finite, see `finetune.models.weights`.
+        On a hub it is USER/NAME or USER/NAME@REVISION. A language model in the folder is used for decoding; without one
+        decoding is greedy. Weights are read from safetensors or, if there are none, from a pytorch_model.bin by
+        PyTorch's restricted unpickler. An export of `finetune export` always runs on the CPU, in its own precision.
+        `precision` is as in `choose_precision`, and `language` chooses a language of an MMS model. Raises UserError if
+        there is no such model, it lacks a CTC head or the language, or the device or the precision is not available,
+        and for weights that are incomplete or not finite, see `finetune.models.weights`.
         """
         place = _find_device(device)
         dtype = _DTYPES[choose_precision(precision, place)]
@@ -93,7 +93,7 @@ class Recogniser:
             raise
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
-        except Exception as error:  # What libraries raise for a foreign file has no class in common.
+        except Exception as error:  # The errors of libraries for invalid files have no common class.
             raise UserError(f"{name} can't be loaded: {say_error(error)}") from error
         require_head_size(name, model.config.vocab_size, tokenizer)
         _require_frames(name, model, extractor.sampling_rate)
@@ -101,7 +101,7 @@ class Recogniser:
             place, dtype = torch.device("cpu"), torch.float32
         else:
             model = model.to(place, dtype).eval().requires_grad_(False)
-            if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they gain nothing here.
+            if place.type == "cpu" and dtype == torch.bfloat16:  # In float32 they are not faster in inference.
                 use_cpu_operations(model, frozen=True)
         recogniser = cls(model, extractor, tokenizer, place)
         recogniser.dtype = dtype
@@ -114,7 +114,7 @@ class Recogniser:
 
     @property
     def num_symbols(self) -> int:
-        """How many symbols the model chooses among in each frame."""
+        """The size of the vocabulary."""
         return int(self.model.config.vocab_size)
 
     def recognise(self, waveforms: Sequence[Waveform]) -> list[str]:
@@ -122,9 +122,9 @@ class Recogniser:
         return self.decode(*self.logits(waveforms))
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int], names: Sequence[str] | None = None) -> list[str]:
-        """Text of each utterance's logits, as `logits` gives them.
+        """The text of each utterance from its logits, as `logits` returns them.
 
-        Raises UserError with the utterance's name when a search meets logits that are not finite.
+        Raises UserError, with the name of the utterance, for logits that are not finite.
         """
         if self.search is None:
             return decode_greedy(logits, num_frames, self.tokenizer)
@@ -132,10 +132,10 @@ class Recogniser:
 
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, list[int]]:
-        """Logits (batch, frames, vocabulary) on the CPU, padded, and each waveform's number of valid frames.
+        """Padded logits (batch, frames, vocabulary) on the CPU, and the number of valid frames of each waveform.
 
-        Where a GPU's memory doesn't hold the batch, it is computed in halves. Raises UserError where one waveform alone
-        is too much.
+        A batch that does not fit into the memory of a GPU is split into halves. Raises UserError if one waveform does
+        not fit.
         """
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         num_frames: list[int] = self.model._get_feat_extract_output_lengths(lengths).tolist()
@@ -145,9 +145,9 @@ class Recogniser:
         return torch.nn.utils.rnn.pad_sequence(valid, batch_first=True), num_frames
 
     def _compute(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
-        """Each waveform's logits (frames, vocabulary), with those of padding."""
+        """The logits of each waveform, (frames, vocabulary), with those of padding."""
         longest = max(map(len, waveforms))
-        # In float32 kernels are made for few shapes, and padding would gain nothing.
+        # In float32 oneDNN compiles kernels for few shapes, and padding would not be faster.
         many_kernels = self.device.type == "cpu" and self.dtype == torch.bfloat16
         features = self.feature_extractor(
             list(waveforms),
@@ -163,12 +163,12 @@ class Recogniser:
             if len(waveforms) == 1:
                 seconds = longest / self.sampling_rate
                 raise UserError(f"{seconds:.0f} s of audio at once are too much for this GPU's memory.") from error
-        middle = len(waveforms) // 2  # Out here nothing holds the tensors of the failed attempt.
+        middle = len(waveforms) // 2  # Here the tensors of the failed attempt are freed.
         return self._compute(waveforms[:middle]) + self._compute(waveforms[middle:])
 
 
 def _require_frames(name: str, model: Any, sampling_rate: int) -> None:
-    """Raise UserError for a model whose convolutions find no frame in the shortest audio that it is given."""
+    """Raise UserError for a model whose convolutions output no frame for the shortest accepted audio."""
     samples = round(MIN_SECONDS * sampling_rate)
     if int(model._get_feat_extract_output_lengths(torch.tensor(samples))) < 1:
         raise UserError(
@@ -178,7 +178,7 @@ def _require_frames(name: str, model: Any, sampling_rate: int) -> None:
 
 
 def _find_device(name: str | None) -> torch.device:
-    """The device of that name, or the first GPU where there is one; raises UserError where there is none such."""
+    """The device of a name, by default the first GPU or the CPU; raises UserError if it is not available."""
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

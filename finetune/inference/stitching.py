@@ -1,4 +1,4 @@
-"""The logits of a recording's windows to one stream, and that to words."""
+"""Joining the logits of overlapping windows and decoding them as one recording."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from finetune.decoding.greedy import GreedySearch
 from finetune.decoding.hypotheses import Word
 from finetune.text.word_units import split_timed_words
 
-# What a frame of ours says of all symbols but one, as a logit.
+# The logit of all symbols but one in an inserted frame.
 _NEVER = -1e3
 
 
@@ -20,7 +20,7 @@ _NEVER = -1e3
 class Piece:
     """Logits of consecutive frames of a recording, (frames, vocabulary), and the number of the first.
 
-    `after_pause`: no word reaches into it from what is before.
+    `after_pause`: no word continues into it from the frames before.
     """
 
     first_frame: int
@@ -29,26 +29,26 @@ class Piece:
 
     @property
     def end_frame(self) -> int:
-        """The number of the frame behind the last."""
+        """The number of the last frame plus one."""
         return self.first_frame + len(self.logits)
 
     def part(self, first_frame: int, end_frame: int) -> "Piece":
-        """The frames from one on and before another."""
+        """The frames from `first_frame` to before `end_frame`."""
         logits = self.logits[first_frame - self.first_frame : end_frame - self.first_frame]
         return replace(self, first_frame=first_frame, logits=logits)
 
 
 class Stitcher:
-    """Joins what windows that overlap say of the same frames: each says it up to the middle, or from there on.
+    """Joins the logits of overlapping windows: frames before the middle of the overlap are taken from the first window.
 
-    Of a pause that they share the first says it: CTC emits symbols late, when the word has ended already.
+    In a shared pause all frames are taken from the first window, as CTC emits symbols late, after the end of a word.
     """
 
     def __init__(self) -> None:
         self._held: Piece | None = None
 
     def add(self, piece: Piece) -> Iterator[Piece]:
-        """What is settled when the next window's logits are known."""
+        """The pieces that are final once the logits of the next window are known."""
         held = self._held
         if held is not None:
             first, behind = max(held.first_frame, piece.first_frame), min(held.end_frame, piece.end_frame)
@@ -60,14 +60,14 @@ class Stitcher:
         self._held = piece
 
     def finish(self) -> Iterator[Piece]:
-        """What is left when there are no more windows."""
+        """The rest, when there are no more windows."""
         if self._held is not None:
             yield self._held
         self._held = None
 
 
 def stitch(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The logits of a recording's windows in their order, as `Stitcher` joins them."""
+    """The logits of a recording from those of its windows, in order; see `Stitcher`."""
     stitcher = Stitcher()
     for piece in pieces:
         yield from stitcher.add(piece)
@@ -75,10 +75,10 @@ def stitch(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp], in_pause: bool) -> int:
-    """How many frames of an overlap to take from the window before: half, of a pause all, or nearly so where safer.
+    """How many frames of an overlap to take from the first window: about half of speech, or all of a pause.
 
-    It is safer where both windows have the same best symbols on both sides of the cut: a symbol that one of them puts
-    a frame later than the other is then neither doubled nor lost.
+    The cut is moved to the nearest place where both windows have the same best symbols on both sides: a symbol that one
+    window emits a frame later than the other is then neither duplicated nor lost.
     """
     wanted = len(before) if in_pause else len(before) // 2
     same = before == after
@@ -87,10 +87,10 @@ def _find_cut(before: NDArray[np.intp], after: NDArray[np.intp], in_pause: bool)
 
 
 class RecordingDecoder:
-    """Stitches the logits of a recording's windows and decodes them as one; words keep their frames in the recording.
+    """Joins the logits of a recording's windows and decodes them as one; words have frames of the recording.
 
-    Between two pieces with a pause between it puts a word delimiter, which models often don't write at an utterance's
-    end; otherwise, where frames are missing, a blank.
+    It inserts a frame between pieces: a word delimiter in a pause, as models often emit none at the end of an
+    utterance, or a blank where frames are missing.
     """
 
     def __init__(self, search: BeamSearch | GreedySearch, name: str = "The recording") -> None:
@@ -99,19 +99,19 @@ class RecordingDecoder:
         self._stitcher = Stitcher()
         self._state = self._search.start()
         self._num_frames = 0  # that were decoded
-        self._end: int | None = None  # the recording's frame behind the last piece
-        # From which decoded frame on the recording's is so many later.
+        self._end: int | None = None  # the end of the last piece, as a frame of the recording
+        # The offsets of recording frames to decoded frames, and the decoded frames from which they hold.
         self._starts: list[int] = []
         self._shifts: list[int] = []
-        self._behind_ours: set[int] = set()  # the decoded frames behind those that we put between pieces
+        self._behind_ours: set[int] = set()  # the decoded frames after inserted ones
 
     def advance(self, piece: Piece) -> None:
-        """Decode what the next window's logits settle; raises UserError for those that are not finite numbers."""
+        """Decode the frames that are final with the next window; raises UserError for logits that are not finite."""
         for settled in self._stitcher.add(piece):
             self._decode(settled)
 
     def finish(self) -> list[Word]:
-        """The words of the best text."""
+        """The words of the best hypothesis."""
         for settled in self._stitcher.finish():
             self._decode(settled)
         words = self._search.finish(self._state)[0].words
@@ -119,7 +119,7 @@ class RecordingDecoder:
 
     def _decode(self, piece: Piece) -> None:
         if self._end is not None and (piece.after_pause or piece.first_frame != self._end):
-            self._advance(self._say_nothing(piece.logits.shape[1], piece.after_pause))
+            self._advance(self._insert_frame(piece.logits.shape[1], piece.after_pause))
             self._behind_ours.add(self._num_frames)
         shift = piece.first_frame - self._num_frames
         if not self._shifts or self._shifts[-1] != shift:
@@ -132,7 +132,7 @@ class RecordingDecoder:
         self._state = self._search.advance(self._state, logits, self._name)
         self._num_frames += len(logits)
 
-    def _say_nothing(self, num_symbols: int, after_pause: bool) -> NDArray[np.float32]:
+    def _insert_frame(self, num_symbols: int, after_pause: bool) -> NDArray[np.float32]:
         symbol = self._search.blank_id
         if after_pause and self._search.delimiter_id is not None:
             symbol = self._search.delimiter_id
@@ -141,7 +141,7 @@ class RecordingDecoder:
         return row
 
     def _place(self, word: Word) -> Word:
-        """A word with frames of the recording."""
+        """A word with the frames of the recording."""
         characters = tuple(
             replace(each, start_frame=self._find(each.start_frame), end_frame=self._find(each.end_frame - 1) + 1)
             for each in word.characters
@@ -159,7 +159,7 @@ class RecordingDecoder:
         )
 
     def _find_delimiter(self, word: Word) -> int | None:
-        """The frame behind the delimiter before a word; one of ours says nothing."""
+        """The frame after the delimiter before a word; None for an inserted delimiter."""
         behind = word.delimiter_frame
         return None if behind is None or behind in self._behind_ours else self._find(behind - 1) + 1
 
@@ -168,9 +168,9 @@ class RecordingDecoder:
 
 
 def _part_unspaced(words: Iterable[Word], has_delimiter: bool) -> Iterator[Word]:
-    """Words as they are counted: a Han character or kana is one, and any symbol where nothing parts words.
+    """Split words into the units that are counted: Han characters and kana, or all symbols without a word delimiter.
 
-    A symbol of several characters stays whole, with the word that it begins.
+    A symbol of several characters is not split; it belongs to the word that begins with it.
     """
     for word in words:
         rest = list(word.characters)

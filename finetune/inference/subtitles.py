@@ -1,9 +1,9 @@
-"""Words to subtitles: cues of one or two lines, broken and timed as subtitlers do.
+"""Subtitles: segmentation of words into cues of one or two lines, and their times.
 
 Lengths, durations and gaps are those of Netflix's Timed Text Style Guide (General Requirements and Subtitle Timing
-Guidelines, and for Chinese and Korean the line of 16 characters), reading speeds its 17 and 20 characters a second; the
-BBC's Subtitle Guidelines ask for much the same. Which words make a cue is chosen for the whole recording at once, by
-dynamic programming over a cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
+Guidelines, and 16 characters a line for Chinese and Korean), reading speeds its 17 and 20 characters a second; the
+BBC's Subtitle Guidelines are similar. Cues are chosen for the whole recording at once: dynamic programming minimises a
+cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from finetune.text.word_units import join_words, split_words
 
 LINE_COLUMNS = 42
 _WIDE_COLUMNS = LINE_COLUMNS / 16
-# All times are whole milliseconds, as in the files: 5/6 s, 7 s, and two frames at 24 a second.
+# Times are integers in milliseconds, as in the files: 5/6 s, 7 s, and two frames at 24 frames a second.
 MIN_MILLISECONDS, MAX_MILLISECONDS, GAP_MILLISECONDS = 834, 7000, 84
 COLUMNS_PER_SECOND, MAX_COLUMNS_PER_SECOND = 17, 20
-# So long a cue may stay behind its words for its reader; where the next one is nearer, it stays until then.
+# How long a cue may stay after its words for slow readers; if the next cue is nearer, it stays until then.
 _LINGER_MILLISECONDS = 500
-# No cue goes on over a longer silence.
+# A longer silence ends a cue.
 _MAX_PAUSE_MILLISECONDS = 1500
 
 _SENTENCE_ENDS, _CLAUSE_ENDS = ".?!…。？！؟।។៕။", ",;:—–，、；：،؛၊"
 _CLOSING = "\"'”’»)]）」』"
-# Signs that belong to the character before them, with which no line begins: of Japanese those that lengthen or bend it,
-# of Thai and Lao the vowels written behind a consonant, and what repeats or shortens a word.
+# Characters that belong to the one before and never begin a line: Japanese length and iteration marks and small kana,
+# Thai and Lao vowels that follow their consonant, and signs of repetition or abbreviation.
 _NEVER_FIRST = "々ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ" + "ะาำๅๆฯ" + "ະາຳຽໆຯ"
-# The vowels of Thai and Lao that are written before their consonant, with which no line ends.
+# Thai and Lao vowels that precede their consonant and never end a line.
 _NEVER_LAST = "เแโใไ" + "ເແໂໃໄ"
-# Behind a Burmese consonant: no vowel follows it, so it ends the syllable before.
+# A Burmese consonant with this sign has no vowel, and ends the syllable before.
 _ASAT = "\u103a"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a cue: what is said in one of the recording's channels, which count from 1."""
+    """One line of a cue: speech of one channel of the recording; channels count from 1."""
 
     text: str
     channel: int
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Cue:
-    """What is shown from one time to another (milliseconds); two lines are of one channel, or one of each of two."""
+    """A subtitle with its times in milliseconds; two lines are of one channel, or one line of each of two."""
 
     start_milliseconds: int
     end_milliseconds: int
@@ -58,7 +58,7 @@ class Cue:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What no line is broken within, a word or in a script without spaces a character, and when (milliseconds)."""
+    """An unbreakable part, a word or in scripts without spaces a character, and its times in milliseconds."""
 
     text: str
     start: int
@@ -72,7 +72,7 @@ class _Piece:
 
 
 def measure_columns(text: str) -> float:
-    """The width of a text: 42 characters fill a line, or 16 wide ones of East Asia; combining ones take no room."""
+    """The width of a text: 42 characters fill a line, or 16 wide East Asian ones; combining ones have no width."""
     return sum(
         _WIDE_COLUMNS if unicodedata.east_asian_width(character) in "WF" else 1.0
         for character in text
@@ -81,10 +81,10 @@ def measure_columns(text: str) -> float:
 
 
 def build_cues(transcript: Transcript) -> list[Cue]:
-    """The cues of a transcript in order; none overlaps another or ends behind the audio.
+    """The cues of a transcript, in order; they do not overlap or end after the audio.
 
-    All words are in them but those that the audio doesn't have, and none is broken but in scripts without spaces.
-    A word longer than a line makes one that is too long; where more is said than can be read, cues are too fast.
+    They have all words that are in the audio, and break words in scripts without spaces only. A word longer than a line
+    makes the line too long; if speech is faster than people can read, cues are too fast.
     """
     total = int(transcript.seconds * 1000)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
@@ -95,7 +95,7 @@ def build_cues(transcript: Transcript) -> list[Cue]:
 
 
 def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
-    before: dict[int, str] = {}  # What was said last in each channel.
+    before: dict[int, str] = {}  # The last part of each channel.
     for word in transcript.words:
         parts = _cut_word(word.text) if word.found else []
         place, length = 0, sum(map(len, parts))
@@ -115,7 +115,7 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
 
 
 def _cut_word(text: str) -> list[str]:
-    """A word whole, or where it is written without spaces its characters, each with the signs that it needs."""
+    """A word as one part, or in scripts without spaces its characters, with the signs that belong to them."""
     parts: list[str] = []
     for part in split_words("".join(text.split())):
         if parts and (_leans_back(part) or _leans_forward(parts[-1])):
@@ -136,10 +136,10 @@ def _leans_forward(part: str) -> bool:
 
 
 def _choose_cuts(pieces: Sequence[_Piece], total: int) -> list[int]:
-    """Where cues begin and the last one ends, so that they cost least together."""
+    """The beginnings of the cues and the end of the last one, with the least total cost."""
     starts = [*(piece.start for piece in pieces), total + GAP_MILLISECONDS]
     widths = [0.0, *accumulate(piece.columns + piece.spaced for piece in pieces)]
-    # What it costs that a cue goes on where it could be cut; sums, so that any stretch's is a difference.
+    # Cumulative costs of not cutting at each place, so that the cost of a cue is a difference.
     going_on = [0.0, *accumulate(_cost_of_going_on(*pair) for pair in pairwise(pieces)), 0.0]
     mixed = len({piece.channel for piece in pieces}) > 1
     filled = _fill_lines(pieces, widths)
@@ -169,7 +169,7 @@ def _choose_cuts(pieces: Sequence[_Piece], total: int) -> list[int]:
 
 
 def _fill_lines(pieces: Sequence[_Piece], widths: Sequence[float]) -> list[int]:
-    """For a line that begins at each piece, the piece behind it when it is as full as it may be."""
+    """For a line that begins at each piece, the first piece that does not fit into it."""
     filled, last = [], 0
     for first, piece in enumerate(pieces):
         last = max(last, first + 1)
@@ -180,13 +180,13 @@ def _fill_lines(pieces: Sequence[_Piece], widths: Sequence[float]) -> list[int]:
 
 
 def _fits(pieces: Sequence[_Piece]) -> bool:
-    """Whether the pieces make two lines at most."""
+    """Whether the pieces fit into two lines."""
     lines = _break_lines(pieces)
     return len(lines) <= 2 and all(measure_columns(line.text) <= LINE_COLUMNS for line in lines)
 
 
 def _cost_of_cue(columns: float, room: int) -> float:
-    """What a cue costs that is so wide and can be shown for `room` milliseconds: each one something, bad ones more."""
+    """The cost of a cue of this width that can be shown for `room` milliseconds: a constant, and more if it is bad."""
     cost = 1.0 + (1 - columns / (2 * LINE_COLUMNS)) ** 2  # Few cues, of like lengths.
     if room < MIN_MILLISECONDS:
         cost += 50 * (2 - room / MIN_MILLISECONDS)
@@ -197,7 +197,7 @@ def _cost_of_cue(columns: float, room: int) -> float:
 
 
 def _cost_of_cut(before: _Piece, after: _Piece) -> float:
-    """What it costs to cut here: nothing behind a sentence or in a pause, something behind a clause."""
+    """The cost of a cut here: none after a sentence or in a pause, some after a clause, more elsewhere."""
     pause = max(after.start - before.end, 0)
     return (0.0, 0.7, 1.5)[_rank(before)] * max(0.0, 1 - pause / _LINGER_MILLISECONDS)
 
@@ -208,13 +208,13 @@ def _cost_of_going_on(before: _Piece, after: _Piece) -> float:
 
 
 def _rank(piece: _Piece) -> int:
-    """0 for what ends a sentence, 1 for what ends a clause, 2 for the rest."""
+    """0 for the end of a sentence, 1 for the end of a clause, 2 otherwise."""
     text = piece.text.rstrip(_CLOSING)
     return 0 if text.endswith(tuple(_SENTENCE_ENDS)) else 1 if text.endswith(tuple(_CLAUSE_ENDS)) else 2
 
 
 def _break_lines(pieces: Sequence[_Piece]) -> tuple[Line, ...]:
-    """A cue's lines: one, two that are balanced and broken at punctuation, or one with a dash for each channel."""
+    """The lines of a cue: one, two of similar length broken at punctuation, or one with a dash for each channel."""
     channels = sorted({piece.channel for piece in pieces})
     if len(channels) > 1:
         spoken = ([piece for piece in pieces if piece.channel == channel] for channel in channels)
@@ -231,7 +231,7 @@ def _break_lines(pieces: Sequence[_Piece]) -> tuple[Line, ...]:
 def _cost_of_break(upper: str, lower: str, before: _Piece) -> float:
     widths = measure_columns(upper), measure_columns(lower)
     too_long = sum(max(0.0, width - LINE_COLUMNS) for width in widths)
-    # The picture is better seen above a short line.
+    # A short upper line covers less of the picture.
     return (
         10 * too_long
         + abs(widths[0] - widths[1]) / LINE_COLUMNS
@@ -245,10 +245,10 @@ def _join(pieces: Sequence[_Piece]) -> str:
 
 
 def _set_times(groups: Sequence[Sequence[_Piece]], total: int) -> list[tuple[int, int]]:
-    """When each cue is shown: from its first word on, long enough to be read where there is room, never two at once."""
+    """The times of each cue: from its first word, long enough to be read if there is time, without overlaps."""
     if not groups:
         return []
-    # Where the audio is too short for so many cues they share it evenly.
+    # If the audio is too short for the cues, they share it evenly.
     gap = min(GAP_MILLISECONDS, total // (2 * len(groups)))
     step = min(MIN_MILLISECONDS + GAP_MILLISECONDS, (total + gap) // len(groups))
     starts = [group[0].start for group in groups]

@@ -1,4 +1,4 @@
-"""Frames in which symbols are emitted to seconds in which words and characters are said."""
+"""Times of words and characters in seconds, from the frames in which CTC emits their symbols."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,28 +10,28 @@ from numpy.typing import NDArray
 from finetune.decoding import hypotheses
 from finetune.inference.transcript import Character, Word
 
-# CTC emits a symbol late: when it has heard enough of it. How late is the base's nature. Measured on models of the
-# quickstart recipe and its base, with the word events of espeak-ng as truth and ten voices that they never heard
-# (medians, in seconds; scripts/bench_times.py says what is left):
-_ONSET_DELAY = 0.1  # from a word's beginning to its first symbol,
-_DELIMITER_DELAY = 0.095  # and to the end of the delimiter before it,
-_OFFSET_DELAY = 0.035  # from a word's end to the end of its last symbol,
-_BORDER_DELAY = 0.073  # from where one symbol turns into the next to the middle between the two.
-# So close to each other two words' symbols are of fluent speech.
+# CTC emits symbols late. The delay depends on the pretrained checkpoint. Measured on models of the quickstart recipe
+# and on its checkpoint, with the word events of espeak-ng as reference and ten voices that were not in training
+# (medians, in seconds; scripts/bench_times.py prints the remaining errors):
+_ONSET_DELAY = 0.1  # from the beginning of a word to its first symbol
+_DELIMITER_DELAY = 0.095  # from the beginning of a word to the end of the delimiter before it
+_OFFSET_DELAY = 0.035  # from the end of a word to the end of its last symbol
+_BORDER_DELAY = 0.073  # from the border between two sounds to the middle between their symbols
+# Words whose symbols are nearer than this have no pause between them.
 _SHORT_GAP = 0.15
-# Shorter pauses are taken for the rest of the word before: its last symbol may come long before its end, as in the
-# names of letters, of which AN4 is full (ends within 60 ms: 65 % without this, 81 % with it; starts by the delimiter
-# 93 %, by the first symbol 76 %).
+# Shorter pauses are counted as part of the word before: its last symbol may be emitted long before its end, as in the
+# spelled letters of AN4 (ends within 60 ms: 65 % without this, 81 % with it; starts by the delimiter 93 %, by the first
+# symbol 76 %).
 _SHORTEST_PAUSE = 0.13
 
 
 def place_words(
     words: Iterable[hypotheses.Word], frame_seconds: float, audio_seconds: float, channel: int = 1
 ) -> tuple[Word, ...]:
-    """The words with times in seconds: in order, and within the audio.
+    """The words with times in seconds, in order and within the audio.
 
-    A character lasts until the next one begins, and so does a word that no pause follows. A word without characters
-    is one that was not found: it is between the words beside it. `frame_seconds` is from one frame to the next.
+    A character lasts until the next one begins, and so does a word without a pause after it. A word without characters
+    was not found; it is placed between its neighbours. `frame_seconds` is the step from one frame to the next.
     """
     words = list(words)
     spoken = [word for word in words if word.characters]
@@ -40,7 +40,7 @@ def place_words(
     for word in words:
         own = tuple(islice(characters, len(word.characters)))
         start, end = (own[0].start, own[-1].end) if own else (0.0, 0.0)
-        if not own:  # At its frame, unless that is in a word beside it.
+        if not own:  # At its frame, unless a neighbour covers it.
             start = end = max(min(word.start_frame * frame_seconds, audio_seconds), placed[-1].end if placed else 0.0)
         timed = Word(text=word.text, start=start, end=end, confidence=word.confidence, characters=own)
         placed.append(replace(timed, channel=channel, found=bool(own)))
@@ -61,7 +61,7 @@ def _place_characters(words: Sequence[hypotheses.Word], frame_seconds: float, au
     firsts = np.cumsum([len(word.characters) for word in words])[:-1]
     delimiters = np.array([word.delimiter_frame or np.nan for word in words[1:]], np.float64) * frame_seconds
     times = np.clip(_correct(spans, firsts, delimiters), 0.0, audio_seconds)
-    times = np.maximum.accumulate(times.ravel()).reshape(-1, 2)  # What was emitted out of turn has no length.
+    times = np.maximum.accumulate(times.ravel()).reshape(-1, 2)  # Symbols out of order have no duration.
     return [
         Character(text=character.text, start=start, end=end, confidence=character.confidence)
         for character, (start, end) in zip(emitted, times.tolist(), strict=True)
@@ -71,10 +71,10 @@ def _place_characters(words: Sequence[hypotheses.Word], frame_seconds: float, au
 def _correct(
     spans: NDArray[np.float64], firsts: NDArray[np.int64], delimiters: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """When symbols are said, (symbols, 2), from when they are emitted.
+    """Start and end of each symbol in the audio, (symbols, 2), from the times when it is emitted, in seconds.
 
-    At each of `firsts` a word begins, as at the very first symbol, behind the end of a delimiter (NaN where there was
-    none). All in seconds.
+    Words begin at the first symbol and at each of `firsts`; `delimiters` are the ends of the delimiters before them,
+    NaN without a delimiter.
     """
     gaps = spans[1:, 0] - spans[:-1, 1]
     borders = spans[:-1, 1] + gaps / 2 - _BORDER_DELAY

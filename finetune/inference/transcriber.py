@@ -1,4 +1,4 @@
-"""Recordings of any length in, words with times out."""
+"""Transcription of recordings of any length to words with times."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,17 +23,17 @@ from finetune.models.configuration import encoder_convolutions
 
 Key = TypeVar("Key")
 
-# Of audio that is computed at once, padding included. A CPU gains nothing from more than a window.
+# Seconds of windows in a batch, with padding. A CPU is not faster with more than one window.
 _CPU_WINDOWS_SECONDS, _GPU_WINDOWS_SECONDS = 20.0, 320.0
-# Among the windows of so many batches those of similar lengths share one.
+# Windows are sorted by length within this many batches.
 _POOLED_BATCHES = 4
 
 
 class Transcriber:
-    """Transcribes recordings of any length at constant memory; several threads can use one.
+    """Transcribes recordings of any length in constant memory; thread-safe.
 
-    A recording no longer than what the model was trained on is computed whole, as when the model is evaluated; of a
-    longer one the windows of `WindowCutter`, whose logits `Stitcher` joins, and which are decoded as one.
+    A recording no longer than the training utterances is computed as a whole, as in evaluation. A longer one is cut by
+    `WindowCutter`; `Stitcher` joins the logits of its windows, which are decoded as one.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Transcriber:
     ) -> None:
         """Load a model from a folder or a hub, as `Recogniser.load` does with `device`, `precision` and `language`.
 
-        `language_model` is a folder of `finetune lm build`, used in the place of one that is saved with the model, with
-        the weights of that. `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is how
-        much audio is computed at once; the text does not depend on it.
+        `language_model` is a folder of `finetune lm build`; it replaces the one of the model and keeps its weights.
+        `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is the audio in a batch;
+        the text does not depend on it.
 
-        Raises UserError as they do.
+        Raises UserError as these functions do.
         """
         if not isinstance(model, Recogniser):
             model = Recogniser.load(model, device, precision, language)
@@ -78,10 +78,10 @@ class Transcriber:
     def transcribe(
         self, audio: Audio, *, sampling_rate: int | None = None, separate_channels: bool = False
     ) -> Transcript:
-        """What a recording says: a path, a URL, an open file, or an array, (samples,) or (samples, channels).
+        """The transcript of a recording: a path, a URL, an open file, or an array, (samples,) or (samples, channels).
 
         `sampling_rate` is that of an array, in Hz. With `separate_channels` each channel is transcribed by itself,
-        otherwise they are mixed. Raises AudioError where the recording can't be read to its end.
+        otherwise channels are mixed. Raises AudioError if the recording can't be read to its end.
         """
         recordings = [(None, audio)]
         [(_, found)] = self.transcribe_many(
@@ -99,11 +99,11 @@ class Transcriber:
         separate_channels: bool = False,
         on_progress: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[Key, Transcript | AudioError]]:
-        """What each recording says, in their order, under the key that it came with, or an AudioError.
+        """The transcript of each recording, in order and with its key, or an AudioError.
 
-        That is the recording's reason, whatever went wrong with it (see `fault_as_reason`): it stops no other.
-        Windows of several recordings share batches, and another thread, which draws from `recordings`, reads ahead. As
-        recordings are done `on_progress` is told the seconds of audio since it was told last.
+        The error of one recording (see `fault_as_reason`) does not stop the others. Windows of several recordings share
+        batches, and another thread, which iterates over `recordings`, reads ahead. `on_progress` is called with the
+        seconds of audio that were transcribed since its last call.
         """
         items = self._reader.read(recordings, separate_channels, sampling_rate)
         recording: RecordingState | None = None
@@ -122,9 +122,9 @@ class Transcriber:
     def compute_logits(
         self, audio: Audio, *, sampling_rate: int | None = None, on_progress: Callable[[float], object] | None = None
     ) -> tuple[list[Piece], float]:
-        """The logits of a recording's frames, without those of silence, and its length in seconds.
+        """The logits of a recording without silence, and its length in seconds.
 
-        The arguments are as for `transcribe_many`, and an AudioError is raised as by `transcribe`.
+        The arguments are those of `transcribe_many`, and AudioError is raised as by `transcribe`.
         """
         items = self._reader.read([(None, audio)], False, sampling_rate)
         pieces: list[Piece] = []
@@ -143,7 +143,7 @@ class Transcriber:
 
     @contextmanager
     def _compute_ahead(self, items: Iterable[Item]) -> Iterator[Iterator[tuple[Item, Piece | AudioError | None]]]:
-        """Each item with the logits of its window, or why there are none, while further ones are read."""
+        """Each item with the logits of its window or an error, while a thread reads ahead."""
         num_samples = round(_POOLED_BATCHES * self.batch_seconds * self.recogniser.sampling_rate)
         with read_ahead(items, num_samples) as pools:
             yield (pair for pool in pools for pair in self._compute_pool(pool))
@@ -154,7 +154,7 @@ class Transcriber:
             yield item, next(pieces) if item.window else None
 
     def _compute(self, windows: Sequence[Window]) -> list[Piece | AudioError]:
-        """The logits of each window, in batches of similar lengths, or why it has none."""
+        """The logits or the error of each window, computed in batches of similar lengths."""
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i].waveform))
         pieces: dict[int, Piece | AudioError] = {}
         while order:
@@ -165,7 +165,7 @@ class Transcriber:
         return [pieces[i] for i in range(len(windows))]
 
     def _compute_batch(self, windows: Sequence[Window]) -> Sequence[Piece | AudioError]:
-        """The logits of windows computed together; if that fails, of each alone, for the others may be right."""
+        """The logits of windows as one batch; if that fails, windows are computed one by one to find the bad one."""
         try:
             with fault_as_reason():
                 logits, num_frames = self.recogniser.logits([window.waveform for window in windows])
@@ -181,7 +181,7 @@ class Transcriber:
     def _decode(
         self, item: Item, piece: Piece | AudioError | None, decoders: Sequence[RecordingDecoder]
     ) -> Transcript | AudioError | None:
-        """Decode a window's logits; with a recording's last item what it says, or what went wrong first."""
+        """Decode the logits of a window; for the last item of a recording, return its transcript or its first error."""
         recording = item.recording
         try:
             with fault_as_reason():

@@ -1,4 +1,4 @@
-"""What a recording says: words and characters with times in seconds."""
+"""Transcripts: words and characters with times in seconds and confidences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune.text.word_units import join_words
 
 @dataclass(frozen=True)
 class Character:
-    """A character of a word, from when to when it is said (seconds), and how sure the model is, from 0 to 1."""
+    """A character of a word, its times in seconds, and its confidence from 0 to 1."""
 
     text: str
     start: float
@@ -20,10 +20,10 @@ class Character:
 
 @dataclass(frozen=True)
 class Word:
-    """A word, from when to when it is said (seconds), and how sure the model is, from 0 to 1.
+    """A word, its times in seconds, and its confidence from 0 to 1.
 
-    `channel` counts from 1, and is 1 in a recording whose channels were mixed. `found` is false for a word of a given
-    text that the audio doesn't have; where it would be is then its time.
+    `channel` counts from 1, and is 1 if channels were mixed. `found` is false for a word of a given text that is not in
+    the audio; its time is then where it would be.
     """
 
     text: str
@@ -37,9 +37,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of a recording of so many seconds, those of each channel in the order of time.
+    """The words of a recording of `seconds`; those of each channel are in order.
 
-    No word of a channel begins before the one before it ends, and none ends behind the audio.
+    Words of a channel do not overlap, and no word ends after the audio.
     """
 
     words: tuple[Word, ...]
@@ -48,7 +48,7 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All words, spaced as their script is, a line for each channel that was transcribed by itself."""
+        """All words, with spaces as their script needs them, and a line for each separately transcribed channel."""
         spoken = groupby(sorted(self.words, key=lambda word: word.channel), key=lambda word: word.channel)
         lines = {channel: join_words(word.text for word in words) for channel, words in spoken}
         return "\n".join(lines.get(channel, "") for channel in range(1, self.channels + 1))

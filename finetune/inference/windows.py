@@ -1,4 +1,4 @@
-"""A recording to windows that a model computes at once: cut in pauses, overlapping where speech doesn't pause."""
+"""Cutting long recordings into windows: in pauses, or with an overlap in continuous speech."""
 
 import math
 from collections.abc import Iterator
@@ -18,41 +18,41 @@ from finetune.resources.model_json import read_object
 LENGTHS_FILE = "utterance_lengths.json"
 _MOST_SECONDS = 24 * 3600
 
-# A window is no longer, though a model was trained on longer utterances: attention's cost grows with the square.
+# The longest window, even if the training utterances were longer: the cost of attention is quadratic.
 _MAX_SECONDS = 20.0
-# And none is shorter, though a model was trained on single short words.
+# The least limit of a window, even if the model was trained on single short words.
 _MIN_SECONDS = 1.0
-# Of a model of which nobody says what it was trained on: utterances as in the usual corpora of read speech.
+# For a model with unknown training data: utterances as in the usual corpora of read speech.
 _MEAN_SECONDS = 10.0
-# Where speech doesn't pause two windows share so much, but no more than a third: at the cut each has half around it.
+# The overlap of two windows in continuous speech, at most a third of a window: the cut has half of it on each side.
 _OVERLAP_SECONDS = 4.0
-# This much of a pause, if there is so much, stays before and after speech: its ends are faint, and models expect some
-# silence. Windows share a short pause: with half of it for each, AN4's joined utterances had a tenth more word errors.
+# The silence that is kept before and after speech, if there is as much: the ends of speech are faint, and models expect
+# some silence. Windows share a short pause: if each had half of it, AN4's joined utterances had 10 % more word errors.
 _MARGIN_SECONDS = 0.3
-# From which length on a pause ends any window, and its middle is skipped.
+# A pause of this length ends any window, and its middle is skipped.
 _LONG_PAUSE_SECONDS = 0.6
 # Shorter silences are in words, such as the closures of plosives.
 _MIN_PAUSE_SECONDS = 0.14
-# How sure a detector is of what counts as speech.
+# The speech probability from which a frame counts as speech.
 _SPEECH = 0.5
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Seconds that a model's utterances had in training, on average and at most."""
+    """The mean and the longest training utterance of a model, in seconds."""
 
     mean: float = _MEAN_SECONDS
     longest: float = _MAX_SECONDS
 
     def save(self, model: Path) -> None:
-        """Write them into a model's folder."""
+        """Write them into the folder of a model."""
         write_json(model / LENGTHS_FILE, {"mean_seconds": self.mean, "longest_seconds": self.longest})
 
     @classmethod
     def load(cls, model: Path) -> "Lengths":
-        """Those that `save` wrote into a model's folder.
+        """Read what `save` wrote into the folder of a model.
 
-        Models written before have them in `training.json`; without both they are the usual ones. Raises UserError for a
+        Older models have them in `training.json`; without either file the defaults are used. Raises UserError for a
         damaged file.
         """
         if not (model / LENGTHS_FILE).is_file():
@@ -78,10 +78,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a recording, (samples,), that begins at one of the encoder's frames.
+    """A part of a recording, (samples,), that begins at a frame of the encoder.
 
-    `after_pause`: no word reaches into it from the window before, with which it may share a short pause; otherwise it
-    overlaps that one in speech.
+    `after_pause`: no word continues into it from the window before, with which it may share a short pause; otherwise
+    the two overlap in speech.
     """
 
     first_frame: int
@@ -90,17 +90,16 @@ class Window:
 
 
 class WindowCutter:
-    """Cuts one channel of a recording, given block by block, holding no more of it than a window and a block.
+    """Cuts one channel of a recording, block by block, and holds at most a window and a block in memory.
 
-    Windows are like the utterances that the model learned from: many a model gets worse on longer ones, and when
-    speech is followed by other speech. A recording no longer than the longest of those is one window. A longer one is
-    cut in pauses: in each of 0.6 s, whose middle is skipped, and the longer the speech since the last cut, the shorter
-    a pause will do; from half the mean utterance on, any. Where none comes in time, windows overlap. Silence, and noise
-    in which nobody speaks, are in no window.
+    Windows have the lengths of the training utterances: many models get worse on longer input. A recording no longer
+    than the longest training utterance is one window. A longer one is cut in pauses: in each pause of 0.6 s, whose
+    middle is skipped, and in shorter pauses the longer the speech since the last cut is; after half the mean utterance,
+    in any pause. If there is no pause in time, windows overlap. Silence and noise without speech are in no window.
     """
 
     def __init__(self, detector: SpeechDetector, sampling_rate: int, stride: int, lengths: Lengths = Lengths()) -> None:
-        """`stride` is the number of samples from one of the encoder's frames to the next."""
+        """`stride` is the number of samples from one frame of the encoder to the next."""
         self._detecting = detector.start()
         self._stride = stride
         self._frame = round(FRAME_SECONDS * sampling_rate)
@@ -112,26 +111,26 @@ class WindowCutter:
         self._long_pause = round(_LONG_PAUSE_SECONDS * sampling_rate)
         # All positions are in samples from the recording's start.
         self._samples: Waveform = np.empty(0, np.float32)
-        self._first = 0  # where these samples begin
-        self._known = 0  # up to where speech was looked for
-        self._speech: list[tuple[int, int]] = []  # from where to where there is speech, in the windows to come
-        self._floor = 0  # where the speech in the window before ended
-        self._begun: int | None = None  # where the next window begins, if it overlaps the one before
+        self._first = 0  # the position of the first held sample
+        self._known = 0  # the position up to which speech was detected
+        self._speech: list[tuple[int, int]] = []  # start and end of speech in the next windows
+        self._floor = 0  # the end of speech in the last window
+        self._begun: int | None = None  # the beginning of the next window, if it overlaps the last one
 
     @property
     def num_samples(self) -> int:
-        """How much of the recording there was until now."""
+        """The number of samples up to now."""
         return self._first + len(self._samples)
 
     def cut(self, samples: Waveform) -> Iterator[Window]:
-        """The windows that end in the next block, (samples,)."""
+        """The windows that are complete with the next block, (samples,)."""
         self._samples = np.concatenate([self._samples, samples])
         self._note_speech(self._detecting.detect(samples))
         if self.num_samples > self._longest:  # Until then it may be one window.
             yield from self._cut(final=False)
 
     def finish(self) -> Iterator[Window]:
-        """The windows that are left when there are no more blocks."""
+        """The remaining windows, when there are no more blocks."""
         self._note_speech(self._detecting.finish())
         self._known = self.num_samples
         # The last frame is padded: speech in it would reach beyond the last sample.
@@ -142,9 +141,9 @@ class WindowCutter:
             yield Window(0, self._samples, after_pause=True)
 
     def _note_speech(self, sureness: NDArray[np.float32]) -> None:
-        """Add what the detector says of further frames, (frames,); pauses that are none are closed.
+        """Add the speech probabilities of further frames, (frames,), and join speech across very short silences.
 
-        Raises AudioError where it says no numbers: nothing would be heard, and that would not be known.
+        Raises AudioError for NaN, with which all speech would be missed without notice.
         """
         if np.isnan(sureness).any():
             raise AudioError("audio holds values so large that their power is no number: expected about -1 to 1")
@@ -177,7 +176,7 @@ class WindowCutter:
         self._forget(self._known - self._margin)
 
     def _find_end(self, start: int, final: bool) -> tuple[int, bool] | None:
-        """Where the window from `start` on ends, and whether in a pause; None where that can't be known yet."""
+        """The end of the window that begins at `start`, and whether it is in a pause; None if that is not known yet."""
         limit = start + self._longest
         best: tuple[int, int] | None = None  # the longest pause, and where to cut in it
         for (_, end), following in zip_longest(self._speech, self._speech[1:]):
@@ -195,12 +194,12 @@ class WindowCutter:
         return None
 
     def _needed_pause(self, length: int) -> float:
-        """How long a pause has to be to end a window in which speech is so long: the longer, the less."""
+        """The length of a pause that ends a window with this much speech; it decreases with the length."""
         share = min(1.0, length / self._enough)
         return self._long_pause + share * (self._min_pause - self._long_pause)
 
     def _forget(self, position: int) -> None:
-        """Drop the samples before a position, from the encoder's frame on in which it is."""
+        """Drop the samples before the encoder's frame at a position."""
         position = max(position, self._first) // self._stride * self._stride
         self._samples = self._samples[position - self._first :]
         self._first = position

@@ -1,4 +1,4 @@
-"""What the adapter_config.json of a LoRA adapter may ask of peft."""
+"""Which settings in the adapter_config.json of a LoRA adapter are accepted."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from finetune.errors import UserError
 from finetune.text.expressions import match_all
 
-# What says which weights an adapter has and how they are added. The rest of a LoraConfig reads files, loads modules by
-# their names, or changes what the weights mean.
+# Settings for which weights an adapter has and how they are added. Other fields of LoraConfig read files, load modules
+# by name, or change the meaning of the weights.
 _KEYS = (
     "alpha_pattern",
     "bias",
@@ -28,7 +28,7 @@ _KEYS = (
     "use_dora",
     "use_rslora",
 )
-# What says where an adapter is from, and what only those read who load the module that it is of.
+# Metadata, and settings that do not affect the weights.
 _NOTES = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -38,20 +38,20 @@ _NOTES = (
     "runtime_config",
     "task_type",
 )
-# What holds names of modules.
+# Settings that are lists of module names.
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 _HIGHEST_RANK = 1024
 _MOST_NAMES = 10_000
-# Names of modules, which peft takes for expressions; without repetitions they can't take long.
+# Names of modules, which peft uses as regular expressions; without repetitions they match in linear time.
 _NAME = re.compile(r"[^*+?{]{1,500}")
 _INITIALISATIONS = re.compile(r"gaussian|orthogonal|olora|pissa(_niter_\d{1,2})?")
 
 
 def read_lora(values: dict[str, Any], modules: Sequence[str], said: str) -> Any:
-    """The `LoraConfig` of an adapter, called `said`, for a model with modules of these names.
+    """The `LoraConfig` of an adapter, which errors call `said`, for a model with these module names.
 
-    Expressions in it are replaced by the modules that they match. Raises UserError for anything that would load more
-    than the adapter's own weights, and for absurd values.
+    Regular expressions are replaced by the modules that they match. Raises UserError for settings that would load more
+    than the weights of the adapter, and for values out of range.
     """
     from peft import LoraConfig
 
@@ -67,7 +67,7 @@ def read_lora(values: dict[str, Any], modules: Sequence[str], said: str) -> Any:
     _require_sensible(said, kept)
     try:
         return LoraConfig(**kept)
-    except Exception as error:  # What it raises for a foreign file has no class in common.
+    except Exception as error:  # Its errors for invalid files have no common class.
         raise UserError(f"The adapter_config.json of {said} can't be used: {str(error)[:300]}") from error
 
 

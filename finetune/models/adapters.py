@@ -1,4 +1,4 @@
-"""Training a few weights of a base: LoRA beside its projections, or one language's adapter of an MMS model."""
+"""Parameter-efficient training: LoRA, or the adapter of one language in an MMS model."""
 
 import shutil
 import warnings
@@ -16,7 +16,7 @@ from finetune.resources.storage import find_model_file
 
 
 def require_peft() -> None:
-    """Raise UserError where peft, which LoRA needs, is not installed."""
+    """Raise UserError if peft, which LoRA needs, is not installed."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -26,10 +26,10 @@ def require_peft() -> None:
 def add_lora(
     model: Any, *, rank: int, alpha: int, dropout: float, target_modules: Sequence[str], revision: str | None, seed: int
 ) -> Any:
-    """Put LoRA (Hu et al. 2021, arXiv 2106.09685) beside the named linear layers; only it and the head are trained.
+    """Add LoRA (Hu et al. 2021, arXiv 2106.09685) to the named linear layers; only LoRA and the head are trained.
 
-    The model is changed in place and used as before. Returns peft's model around it, which `save_lora` saves alone
-    and whose `merge_and_unload()` makes an ordinary model of it again.
+    The model is changed in place. Returns the model of peft that contains it: `save_lora` saves the adapter, and
+    `merge_and_unload()` returns an ordinary model.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -41,15 +41,15 @@ def add_lora(
         target_modules=list(target_modules),
         modules_to_save=["lm_head"],
     )
-    with warnings.catch_warnings():  # Peft 0.21 asks for what Transformers 5 calls deprecated.
+    with warnings.catch_warnings():  # Peft 0.21 uses what Transformers 5 deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config, revision=revision)
 
 
 def save_lora(lora: Any, folder: Path) -> None:
-    """Write the adapter and the head alone, as peft does, with the configuration that the base is to be loaded by."""
+    """Write the adapter and the head in peft's format, with the configuration to load the base model with."""
     shutil.rmtree(folder, ignore_errors=True)
-    # Left to itself peft takes the new head's size for new embeddings, which a wav2vec2 has none of.
+    # By default peft takes the new size of the head for new embeddings, which wav2vec2 does not have.
     lora.save_pretrained(folder, save_embedding_layers=False)
     model = lora.get_base_model()
     model.config.architectures = [type(model).__name__]
@@ -57,7 +57,7 @@ def save_lora(lora: Any, folder: Path) -> None:
 
 
 def merge_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The weights of the ordinary model that merging `add_lora`'s would make of it; the model stays as it is."""
+    """The weights of the model with LoRA merged into it; the model itself does not change."""
     from peft.tuners.lora import LoraLayer
 
     merged = {}
@@ -71,23 +71,23 @@ def merge_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def find_language_adapter(base: str, config: Any, language: str, revision: str | None = None) -> bool:
-    """Whether a base has `adapter.LANGUAGE.safetensors`, as facebook/mms-1b-all has for over a thousand languages.
+    """Whether `base` has `adapter.LANGUAGE.safetensors`, as facebook/mms-1b-all has for over a thousand languages.
 
-    Raises UserError for a base that is not made of such adapters, and for a hub that can't be asked.
+    Raises UserError for a model without language adapters, and if the hub can't be reached.
     """
     if config.adapter_attn_dim is None:
         raise UserError(
             f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."
         )
-    if len(language) == 2:  # Or adapters for a language that has them would be drawn anew.
+    if len(language) == 2:  # Otherwise new adapters would be initialised for a language that has some.
         meant = " or ".join(suggest_language(language, ())) or "its three-letter code of ISO 639-3"
         raise UserError(f"model.language_adapter: {language} has two letters, where {base} has three: set {meant}.")
     return find_model_file(base, name_file(language), revision) is not None
 
 
 def start_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:
-    """Load a language's adapters and head from the base, or draw new adapters where it has none for the language.
+    """Load the adapters and the head of a language from `base`, or initialise new adapters if it has none.
 
     Raises UserError for a file that does not fit the model.
     """
@@ -96,7 +96,7 @@ def start_language_adapter(model: Any, base: str, language: str, revision: str |
     if find_language_adapter(base, model.config, language, revision):
         load_language_adapter(model, base, language, revision)
         return
-    # Transformers' init_adapter_layers() leaves them as they are (seen in 5.23): it initialises the containers alone.
+    # Transformers' init_adapter_layers() initialises the containers only, not their weights (seen in 5.23).
     for layer in model.modules():
         if isinstance(layer, Wav2Vec2AttnAdapterLayer):
             layer.norm.reset_parameters()
@@ -106,13 +106,13 @@ def start_language_adapter(model: Any, base: str, language: str, revision: str |
 
 
 def freeze_all_but_adapters(model: Any) -> None:
-    """Train the language's adapters and the head alone (Pratap et al. 2023, arXiv 2305.13516)."""
+    """Freeze all but the adapters of the language and the head (Pratap et al. 2023, arXiv 2305.13516)."""
     model.requires_grad_(False)
     for parameter in model._get_adapters().values():
         parameter.requires_grad_(True)
 
 
 def save_language_adapter(model: Any, folder: Path, language: str) -> None:
-    """Write `adapter.LANGUAGE.safetensors`, for `Wav2Vec2ForCTC.load_adapter` on this model or on its base."""
+    """Write `adapter.LANGUAGE.safetensors` for `Wav2Vec2ForCTC.load_adapter` of this model or of its base."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model._get_adapters().items()}
     save_file(weights, folder / name_file(language), metadata={"format": "pt"})

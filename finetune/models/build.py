@@ -1,4 +1,4 @@
-"""A pretrained wav2vec2 encoder with a fresh CTC head, and the loss it is trained by."""
+"""A pretrained wav2vec2 encoder with a new CTC head, and its training loss."""
 
 import contextlib
 from collections.abc import Sequence
@@ -32,23 +32,24 @@ def build_model(
     gradient_checkpointing: bool = False,
     language_adapter: str | None = None,
 ) -> nn.Module:
-    """`Wav2Vec2ForCTC` with the base's encoder (random weights if `base` is None) and a new head.
+    """`Wav2Vec2ForCTC` with the encoder of the checkpoint `base` (random weights if it is None) and a new head.
 
-    The head has one output for each token of the vocabulary, drawn from `seed` even where the base had a head
-    of the same size: its outputs meant other characters. With `head_rows` a token whose place holds a number takes
-    that row of the base's head instead. The base's weights are safetensors or, where it has none, a pytorch_model.bin,
-    which PyTorch's restricted unpickler reads: no code of a repository runs. Group norm sees valid frames only.
-    `attention` is Transformers' name of an implementation. With `layer_drop` each transformer layer is left out of a
-    training step with that probability (Fan et al. 2020), and with `gradient_checkpointing` activations are computed
-    twice instead of being kept (Chen et al. 2016). With a `language_adapter` only that language's adapters and the head
-    are trained.
-    Raises UserError when the base lacks any other weight, has weights that are no wav2vec2's, or no head to take.
+    The head has one output for each token of the vocabulary and is initialised from `seed`, even if the checkpoint has
+    a head of the same size, whose outputs have other meanings. With `head_rows` the output of a token is copied from
+    the row of the checkpoint's head that is given for it. Weights are read from safetensors or, if there are none, from
+    a pytorch_model.bin by PyTorch's restricted unpickler: no code of a repository runs. Group norm uses valid frames
+    only. `attention` is the name of one of Transformers' implementations, `layer_drop` a probability (see
+    `drop_layers`). With `gradient_checkpointing` activations are recomputed instead of stored (Chen et al. 2016). With
+    a `language_adapter` only the adapters of that language and the head are trained.
+
+    Raises UserError if the checkpoint lacks any other weight, has weights that do not belong to wav2vec2, or has no
+    head to copy from.
     """
     from finetune.models.group_norm import normalize_valid_frames
     from finetune.models.layer_drop import drop_layers
 
     torch.manual_seed(seed)
-    # Loaded as it is where its rows are wanted: another size would not be loaded at all.
+    # A head whose rows are copied is loaded with its own size: with another size its weights would not be loaded.
     config.vocab_size = config.vocab_size if head_rows else len(vocabulary)
     config.pad_token_id = vocabulary[blank]
     _configure_training(config, dropout, mask_time_probability)
@@ -69,12 +70,12 @@ def build_model(
 
 
 def _configure_training(config: Any, dropout: float, mask_time_probability: float) -> None:
-    """Set what a configuration says of training."""
+    """Set dropout, masking and the loss in a configuration."""
     config.bos_token_id = config.eos_token_id = None
     config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
     config.feat_proj_dropout = config.final_dropout = dropout
     config.layerdrop = 0.0  # `drop_layers` does it.
-    # Masks come with the batch; drawn in the model they would depend on the order of the batches.
+    # Batches carry their masks; masks drawn by the model would depend on the order of the batches.
     config.apply_spec_augment = mask_time_probability > 0
     config.mask_time_prob = mask_time_probability
     config.mask_feature_prob = 0.0
@@ -90,16 +91,16 @@ def _load_encoder(
     language_adapter: str | None,
     head_rows: Sequence[int | None],
 ) -> Any:
-    """The model of a configuration, and a language's adapters in it; raises UserError where it lacks a head's rows."""
+    """The model with a language's adapters; raises UserError if the checkpoint lacks the rows of the head."""
     new = [HEAD, ADAPTER] if language_adapter else [HEAD]
     model, lacking = _load(config, base, new, revision, attention)
     if head_rows and any(name.startswith(HEAD) for name in lacking):
-        raise UserError(f"{base} has a vocabulary but no CTC head to go with it: set text.vocabulary=training.")
-    if language_adapter and base is not None:  # Its file holds the head for its vocabulary, too.
+        raise UserError(f"{base} has a vocabulary but no CTC head: set text.vocabulary=training.")
+    if language_adapter and base is not None:  # Its file also has the head for its vocabulary.
         start_language_adapter(model, base, language_adapter, revision)
     if max((row for row in head_rows if row is not None), default=-1) >= model.lm_head.out_features:
         raise UserError(
-            f"The vocabulary of {base} has columns beyond its head, which has {model.lm_head.out_features}: set "
+            f"The vocabulary of {base} is larger than its head, which has {model.lm_head.out_features} outputs: set "
             "text.vocabulary=training."
         )
     return model
@@ -108,7 +109,7 @@ def _load_encoder(
 def _load(
     config: Any, base: str | None, new: Sequence[str], revision: str | None, attention: str | None
 ) -> tuple[Any, set[str]]:
-    """The model of a configuration, and the names of those of its `new` weights that the base does not have."""
+    """The model of a configuration, and which of its `new` weights the checkpoint lacks."""
     from transformers import AutoModelForCTC
 
     options = {"attn_implementation": attention}
@@ -121,11 +122,11 @@ def _load(
     except UnpicklingError as error:
         raise UserError(f"{base} {PICKLED}") from error
     except Exception as error:  # What libraries raise for a foreign file has no class in common.
-        raise UserError(f"{base or 'model.architecture'} makes no model: {say_error(error)}") from error
+        raise UserError(f"{base or 'model.architecture'} can't be loaded as a model: {say_error(error)}") from error
 
 
 def zero_gradient(module: nn.Module) -> torch.Tensor:
-    """Zero, with a gradient of zero for each trained parameter; one that is sharded at the moment needs none."""
+    """Zero, with a gradient of zero for each trained parameter, except for those that are sharded at the moment."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     zeros = [0.0 * parameter.sum() for parameter in trained if not isinstance(parameter, DTensor)]
     return torch.stack(zeros).sum() if zeros else torch.zeros(())
@@ -146,23 +147,23 @@ class CTCObjective(nn.Module):
     """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
     def __init__(self, model: Any, *, compiled: bool = False, autocast: torch.autocast | None = None) -> None:
-        """With `compiled` the encoder is compiled by `torch.compile`: a few times, as lengths become dynamic to it.
+        """With `compiled`, `torch.compile` compiles the encoder: a few times, until lengths are dynamic.
 
-        The forward pass is computed under `autocast`, where Accelerate leaves mixed precision to the objective.
+        `autocast` is for mixed precision that Accelerate does not set up.
         """
         super().__init__()
         self.model = model
-        # What FSDP gathers at a time.
+        # FSDP gathers the weights of one such module at a time.
         self._no_split_modules = [type(layer).__name__ for layer in model.wav2vec2.encoder.layers[:1]]
         self._encode: Any = torch.compile(self._run_encoder) if compiled else self._run_encoder
         self._autocast: Any = autocast or contextlib.nullcontext()
         model.wav2vec2.encoder.register_forward_pre_hook(_mask_features, with_kwargs=True)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """The negative log likelihood of the labels, summed over the batch, and for which utterances there is none.
+        """The negative log likelihood of the labels, summed over the batch, and which utterances have none, (batch,).
 
-        The latter are (batch,) bool. Utterances without labels count 0 and are not among them; those of more labels
-        than frames count 0 and are. With `frozen` only the head gets a gradient, and the encoder one of zero.
+        Utterances with more labels than frames have no likelihood and add 0 to the sum; utterances without labels add 0
+        and are not marked. With `frozen` the gradient of the encoder is zero.
         """
         with self._autocast:
             return self._compute(batch, frozen)
@@ -187,7 +188,7 @@ class CTCObjective(nn.Module):
         total: torch.Tensor = losses[labelled].sum()
         if frozen:
             total = total + zero_gradient(model.wav2vec2)
-        # An infinite loss was made zero; so is that of an utterance known by heart, but for which there are frames.
+        # Zero stands for an infinite loss. The loss of a memorised utterance is zero, too, but it has enough frames.
         crowded = batch.num_frames < 2 * batch.label_lengths
         return total, labelled & (~losses.isfinite() | ((losses == 0) & crowded))
 
@@ -208,9 +209,9 @@ class CTCObjective(nn.Module):
 def _mask_features(
     _: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Mask features where the model itself would draw the mask in the middle of its forward pass.
+    """Apply the feature mask before the encoder, where Transformers draws one of its own.
 
-    `Wav2Vec2Model` hands options that it does not know on to its encoder.
+    `Wav2Vec2Model` passes unknown keyword arguments on to its encoder.
     """
     mask = options.pop("mask_feature_indices", None)
     if mask is None:

@@ -1,4 +1,4 @@
-"""What an encoder expects of audio: its sampling rate, its level and its frames."""
+"""The configuration and the feature extractor of a wav2vec2, read and checked."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from finetune.models.foreign_models import find_file, require_no_override, requi
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import say_model
 
-# The most that a configuration may say; facebook/wav2vec2-xls-r-2b, the largest published wav2vec2, has 48 layers of
-# width 1920, and seven convolutions with kernels up to 10.
+# Accepted ranges of values; facebook/wav2vec2-xls-r-2b, the largest published wav2vec2, has 48 layers of width 1920,
+# and seven convolutions with kernels up to 10.
 _RANGES = {
     "num_hidden_layers": (0, 1000),
     "num_adapter_layers": (0, 100),
@@ -18,14 +18,14 @@ _RANGES = {
     "initializer_range": (0, 1),
 }
 _MOST_OTHERWISE, _MOST_LISTED = 10_000_000, 100
-# Recordings of telephones have 8 kHz, and no interface records with more than 768.
+# Telephone speech has 8 kHz, and no audio interface records above 768 kHz.
 _SAMPLING_RATES = (1000, 768_000)
 
 
 def load_config(base: str, revision: str | None = None) -> Any:
     """The configuration of a wav2vec2 in a folder or on a hub.
 
-    Raises UserError when there is none, it is another kind of model, it asks for code or has absurd values.
+    Raises UserError if there is none, and if it is of another kind of model, asks for code or has values out of range.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -49,7 +49,7 @@ def load_config(base: str, revision: str | None = None) -> Any:
 
 
 def _require_sensible(base: str, revision: str | None) -> None:
-    """Raise UserError for a config.json of another kind of model, or with numbers that no model has."""
+    """Raise UserError for a config.json of another kind of model, or with values out of range."""
     from transformers import CONFIG_MAPPING, Wav2Vec2Config
 
     file = find_file(base, "config.json", revision)
@@ -81,7 +81,7 @@ def _refuse_kind(base: str, kind: str) -> UserError:
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
-    """A `Wav2Vec2Config` with the given values; raises UserError for unknown keys and values that contradict."""
+    """A `Wav2Vec2Config` with the given values; raises UserError for unknown keys and inconsistent values."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import Wav2Vec2Config
 
@@ -95,14 +95,14 @@ def build_config(architecture: dict[str, Any]) -> Any:
 
 
 def load_feature_extractor(base: str | None, config: Any, revision: str | None = None) -> Any:
-    """The base's feature extractor, or wav2vec2's usual one (16 kHz, zero mean and unit variance).
+    """The feature extractor of a checkpoint, or wav2vec2's default (16 kHz, zero mean and unit variance).
 
     Raises UserError as `read_feature_extractor` does.
     """
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True) if base is None else read_feature_extractor(base, revision)
-    # For those who use the saved model with plain Transformers, where no mask helps a model with group norm.
+    # For plain Transformers, where a mask does not help a model with group norm.
     extractor.return_attention_mask = config.feat_extract_norm == "layer"
     return extractor
 
@@ -110,7 +110,7 @@ def load_feature_extractor(base: str | None, config: Any, revision: str | None =
 def read_feature_extractor(base: str, revision: str | None = None) -> Any:
     """The feature extractor of a model in a folder or on a hub.
 
-    Raises UserError for a model without one or that asks for code, and for values that no feature extractor has.
+    Raises UserError for a model without one, for one that asks for code, and for values out of range.
     """
     from transformers import Wav2Vec2FeatureExtractor
 

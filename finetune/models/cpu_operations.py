@@ -1,6 +1,6 @@
-"""Three parts of a wav2vec2 in forms that a CPU computes faster; weights and results stay what they are.
+"""CPU operations: three parts of wav2vec2 in forms that are faster on CPUs, with the same weights and results.
 
-What each saves is in scripts/bench_training.py. On GPUs, where nobody has measured them, models are left alone.
+scripts/bench_training.py lists the time that each saves. They were not measured on GPUs and are not used there.
 """
 
 import math
@@ -12,25 +12,25 @@ from torch import nn
 from finetune.models.replacement import replace_submodule
 from finetune.resources.machine import length_step
 
-# Channels of a group that make a convolution's matrix products large enough (scripts/bench_training.py).
+# Channels in a group at which the matrix products of a convolution are efficient (scripts/bench_training.py).
 _GROUP_CHANNELS = 128
 
-# Utterances are attended to in whole multiples of so many frames: each new shape costs a CPU the making of its kernels.
+# Attention is computed on multiples of this many frames: oneDNN compiles kernels for each new shape.
 _FRAMES = 32
 
-# Utterances of so many frames are attended to by `_Attention` in float32.
+# In float32, `_Attention` computes utterances of at least this many frames.
 _LONG = 400
 
-# Rows of weights begin at whole vectors of so many numbers in float32.
+# Rows of attention weights are aligned to this many float32 values.
 _ALIGNED = 16
 
 
 def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
-    """Have a `Wav2Vec2ForCTC` compute with the modules below; its parameters keep their names and values.
+    """Replace modules of a `Wav2Vec2ForCTC` by those below; its parameters keep their names and values.
 
-    Where they are `frozen`, in inference, what is made of them alone is made now, and kept. That is a third of the time
-    of the small base on utterances of 3.5 s, in bf16 on an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni;
-    scripts/bench_transcription.py). With gradient checkpointing only the transformer layers are computed twice.
+    For `frozen` parameters, in inference, what depends on the parameters alone is computed once. That saves a third of
+    the time of the small base on utterances of 3.5 s, in bf16 on an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni;
+    scripts/bench_transcription.py). Gradient checkpointing recomputes the transformer layers only.
     """
     from transformers import AttentionInterface
 
@@ -41,7 +41,7 @@ def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
         replace_submodule(encoder, "encoder", _PackedEncoder)
     if encoder.config.feat_extract_norm == "layer":
         for number, layer in enumerate(encoder.feature_extractor.conv_layers):
-            kept = _lay_together(layer.conv) if frozen else None
+            kept = _to_channels_last(layer.conv) if frozen else None
             replace_submodule(encoder, f"feature_extractor.conv_layers.{number}", _ChannelsLastConvolution, kept=kept)
     conv = encoder.encoder.pos_conv_embed.conv
     folded = _fold(conv, conv.weight) if frozen else None
@@ -49,10 +49,10 @@ def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
 
 
 class _ChannelsLastConvolution(nn.Module):
-    """A convolution of the feature encoder with its layer norm: `Wav2Vec2LayerNormConvLayer`.
+    """A convolution of the feature encoder with its layer norm, in place of `Wav2Vec2LayerNormConvLayer`.
 
-    In memory the channels of a frame stay together from layer to layer, as the norm wants them. `conv1d` would have
-    them apart, and each layer transpose twice.
+    The memory layout is channels-last in all layers, as layer norm needs it. With `conv1d` each layer would transpose
+    twice.
     """
 
     conv: nn.Conv1d
@@ -61,30 +61,30 @@ class _ChannelsLastConvolution(nn.Module):
     kept: torch.Tensor | None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, samples) to the same, fewer."""
+        """(batch, channels, samples) to (batch, channels, frames)."""
         conv = self.conv
-        if conv.in_channels == 1:  # Laid so, it would take oneDNN half a second to begin with each new length.
+        if conv.in_channels == 1:  # oneDNN takes 0.5 s to compile the convolution below for each new length.
             windows = hidden[:, 0].unfold(-1, *conv.kernel_size, *conv.stride)  # (batch, frames, kernel)
             convolved = nn.functional.linear(windows, conv.weight[:, 0], conv.bias)
         else:
-            weight = _lay_together(conv) if self.kept is None else self.kept
+            weight = _to_channels_last(conv) if self.kept is None else self.kept
             convolved = nn.functional.conv2d(hidden[:, :, None], weight, conv.bias, (1, *conv.stride))
             convolved = convolved[:, :, 0].transpose(1, 2)  # (batch, frames, channels)
         activated: torch.Tensor = self.activation(self.layer_norm(convolved))
         return activated.transpose(1, 2)
 
 
-def _lay_together(conv: nn.Conv1d) -> torch.Tensor:
-    """A convolution's weight, (out, in, 1, kernel), with the input's channels side by side in memory."""
+def _to_channels_last(conv: nn.Conv1d) -> torch.Tensor:
+    """The weight of a convolution, (out, in, 1, kernel), in channels-last layout."""
     return conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
 class _FoldedPositions(nn.Module):
-    """The positional convolution on several neighbouring frames at once: `Wav2Vec2PositionalConvEmbedding`.
+    """The positional convolution on several neighbouring frames at once, in place of `Wav2Vec2PositionalConvEmbedding`.
 
-    Its groups are too narrow to be computed well: 16 channels in the small base. With `fold` frames laid side by side
-    as channels, a group is `fold` times as wide, and its kernel reaches over as many times fewer places. What is
-    computed in vain is the kernel's ends, `fold - 1` frames in its length.
+    Its groups are too narrow to be efficient: 16 channels in the small base. With `fold` neighbouring frames as
+    channels of one position, a group is `fold` times as wide and its kernel `fold` times as short. The kernel is padded
+    with zeros by `fold - 1` frames, which is wasted work.
     """
 
     conv: nn.Conv1d
@@ -106,11 +106,11 @@ class _FoldedPositions(nn.Module):
 
 
 def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The positional convolution's weight and bias for `fold` frames side by side."""
+    """The weight and the bias of the positional convolution for `fold` frames in one position."""
     channels, groups, kernel = conv.out_channels, conv.groups, weight.shape[-1]
     fold = max(1, _GROUP_CHANNELS * groups // channels)
     taps = -(-(kernel + fold - 1) // fold)
-    # The kernel for a place's a-th frame is the same one, a frames later.
+    # The kernel for the a-th frame of a position is the same kernel, shifted by a frames.
     shifted = nn.functional.pad(weight, (fold - 1, taps * fold - kernel)).unfold(-1, taps * fold, 1).flip(2)
     wide = shifted.unflatten(-1, (taps, fold)).permute(0, 2, 1, 4, 3)  # (channels, fold, in a group, fold, taps)
     assert conv.bias is not None
@@ -118,11 +118,11 @@ def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 class _PackedEncoder(nn.Module):
-    """The transformer layers on valid frames alone: `Wav2Vec2Encoder` and `Wav2Vec2EncoderStableLayerNorm`.
+    """The transformer layers on valid frames only, for `Wav2Vec2Encoder` and `Wav2Vec2EncoderStableLayerNorm`.
 
-    Behind the positional convolution frames meet in attention only. So the layers are given those of all utterances as
-    one sequence, (1, frames of all, hidden), and `attention_mask` names how many each utterance has. Padding's rows
-    become zero.
+    After the positional convolution only attention combines frames. The layers get the frames of all utterances as one
+    sequence, (1, frames of all, hidden), and the number of frames of each utterance as `attention_mask`. The output of
+    padding is zero.
     """
 
     config: Any
@@ -157,9 +157,9 @@ class _PackedEncoder(nn.Module):
 
 
 def _pack(hidden: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """The valid frames of all utterances one after the other, (1, frames, hidden).
+    """The valid frames of all utterances in one sequence, (1, frames, hidden).
 
-    In bf16 zeros follow, for which there are fewer lengths: oneDNN makes kernels for each.
+    In bf16 it is padded with zeros to fewer different lengths, as oneDNN compiles kernels for each length.
     """
     parts = [row[:length] for row, length in zip(hidden, lengths, strict=True)]
     if torch.is_autocast_enabled("cpu") or hidden.dtype != torch.float32:
@@ -180,10 +180,10 @@ def attend_by_utterance(
 ) -> tuple[torch.Tensor, None]:
     """Attention of `_PackedEncoder`: (1, heads, frames, width) three times to (1, frames, heads, width).
 
-    `attention_mask` is how many frames each utterance has; what follows them is zero. An utterance's weights stay in
-    the processor's cache, where plain products in bf16 are twice as fast as torch's `scaled_dot_product_attention`. In
-    float32 `_Attention` does 0.133 TFLOP/s at 700 frames and that 0.104 (forwards and backwards, 4 heads, 2 cores of
-    an AMD EPYC (Zen 4) capped to AVX2); at 200 frames 0.078 and 0.090.
+    `attention_mask` is the number of frames of each utterance; frames after them are zero. The attention weights of one
+    utterance fit into the CPU's cache, where plain products in bf16 are twice as fast as torch's
+    `scaled_dot_product_attention`. In float32 `_Attention` computes 0.133 TFLOP/s at 700 frames and torch's function
+    0.104 (forward and backward, 4 heads, 2 cores of an AMD EPYC (Zen 4) capped to AVX2); at 200 frames 0.078 and 0.090.
     """
     width, frames = query.shape[-1], query.shape[2]
     scale = width**-0.5 if scaling is None else scaling
@@ -202,7 +202,7 @@ def attend_by_utterance(
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Attention of one utterance by plain products, (heads, frames, width) three times to the same."""
+    """Attention of one utterance by plain matrix products, (heads, frames, width) three times to the same."""
     frames = query.shape[1]
     size = -(-frames // _FRAMES) * _FRAMES
     q, k, v = (nn.functional.pad(part, (0, 0, 0, size - frames)) for part in (query, key, value))

@@ -1,4 +1,4 @@
-"""What somebody's model may ask of the libraries that load it: no code, no kernels of a hub, no files elsewhere."""
+"""Checks of models from others before libraries load them: no code, no kernels from a hub, no files elsewhere."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from finetune.resources.model_json import read_object
 from finetune.resources.repositories import say_model
 from finetune.resources.storage import find_model_file
 
-# What Transformers and peft read of a model beside its weights and vocab.json.
+# The files of a model that Transformers and peft read, without weights and vocab.json.
 FILES = (
     "config.json",
     "generation_config.json",
@@ -24,29 +24,29 @@ FILES = (
 )
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-# Keys that name versions of a file for versions of Transformers, which would be read in place of those checked here.
+# Keys that name other files for other versions of Transformers, which would be read instead of the checked ones.
 _OTHER_FILES = ("configuration_files", "fast_tokenizer_files")
-# Implementations of attention and experts that are part of Transformers and torch. For others, such as
-# flash_attention_2, Transformers loads a kernel from a hub where the package is missing.
+# Implementations of attention and experts in Transformers and torch. For others, such as flash_attention_2,
+# Transformers loads a kernel from a hub if the package is missing.
 _IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
 _OWN_IMPLEMENTATIONS = (None, "eager", "sdpa")
-# Keys under which configurations name files, by file.
+# Keys whose values are names of files, by configuration file.
 _NAMED_FILES = {"config.json": ("transformers_weights",), "tokenizer_config.json": ("vocab_file",)}
 
 _SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/[0-9a-f]{40}")
-# The most tokens of a language, and the most languages, that a vocabulary is believed to have.
+# The largest accepted number of tokens of a language, and of languages.
 _MOST_TOKENS, _MOST_LANGUAGES = 1 << 17, 1 << 14
-# Of tokens with several characters so many; a Wav2Vec2CTCTokenizer of Transformers takes 17 seconds for them, and the
-# time grows with more than the square. So it does with the special tokens that its other files list.
+# The largest accepted number of tokens with several characters: Transformers' Wav2Vec2CTCTokenizer takes 17 seconds for
+# them, and the time grows faster than quadratically. The same holds for special tokens in its other files.
 _MOST_LONG_TOKENS, _MOST_SPECIAL_TOKENS = 5000, 1000
 _TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def require_plain_model(model: str | Path, revision: str | None = None) -> None:
-    """Look through the JSON files of a model in a folder or on a hub before any library reads one of them.
+    """Check the JSON files of a model in a folder or on a hub before a library reads them.
 
-    Raises UserError for a model that brings its own code (auto_map), asks for a kernel from a hub or for a
-    quantisation, names files elsewhere, or has a file that is no object, too large or too deep.
+    Raises UserError for a model that has its own code (auto_map), asks for a kernel from a hub or for quantisation, or
+    names files elsewhere, and for a file that is not a JSON object, too large or nested too deeply.
     """
     for name in FILES:
         file = find_file(model, name, revision)
@@ -68,9 +68,9 @@ def require_plain_model(model: str | Path, revision: str | None = None) -> None:
 
 
 def require_no_override(model: str | Path, name: str, values: dict[str, Any], kind: type) -> None:
-    """Raise UserError where a JSON file has a key that would replace a method or a constant of its class.
+    """Raise UserError if a key in a JSON file would replace a method or a constant of its class.
 
-    Transformers sets each key as an attribute of the object that it makes.
+    Transformers sets each key as an attribute of the object that it creates.
     """
     fields = getattr(kind, "__dataclass_fields__", {})
     own = {key for key in dir(kind) if not isinstance(getattr(kind, key, None), property)} - _settable(fields)
@@ -82,10 +82,10 @@ def require_no_override(model: str | Path, name: str, values: dict[str, Any], ki
 
 
 def find_inside(folder: Path, name: Any, where: str) -> Path:
-    """The file that a model's own files name in its folder, links resolved where they are; it need not be there.
+    """The path of a file, which may be missing, that a file of a model names; links are resolved.
 
-    A hub's cache keeps files as links to its own blobs, which count as inside. Raises UserError for a file elsewhere;
-    `where` says what names it.
+    Blobs in the cache of a hub count as inside the folder of the model. Raises UserError for a file elsewhere; `where`
+    is the place that names it.
     """
     if isinstance(name, str) and _is_inside(folder, folder / name):
         return folder / name
@@ -96,16 +96,16 @@ def find_inside(folder: Path, name: Any, where: str) -> Path:
 
 
 def require_inside(folder: Path, file: Path) -> None:
-    """Raise UserError for a link in a model's folder to what is not below it: it would be copied or sent from here."""
+    """Raise UserError for a link in the folder of a model to a file outside, which would be copied or uploaded."""
     if not _is_inside(folder, file):
         raise UserError(
-            f"{file} is a link to a file outside of the model's folder, which is not copied or sent: put the file "
-            "itself there, or remove the link."
+            f"{file} is a link to a file outside of the model's folder, which is not copied or sent: replace it by the "
+            "file, or remove the link."
         )
 
 
 def _is_inside(folder: Path, file: Path) -> bool:
-    """Whether a file lies below a model's folder, or for one in a hub's cache among its blobs, links resolved."""
+    """Whether a file, with links resolved, is below the folder of a model, or among its blobs in the cache of a hub."""
     try:
         own, real = folder.resolve(), file.resolve()
     except (OSError, ValueError, RuntimeError):  # A name with a NUL, one that is too long, a loop of links.
@@ -113,13 +113,13 @@ def _is_inside(folder: Path, file: Path) -> bool:
     places = [own]
     if _SNAPSHOT.fullmatch(own.as_posix()):
         repository = own.parents[1]
-        # Those of the repository, and what several repositories share (huggingface_hub 2).
+        # Blobs of the repository, and blobs that repositories share (huggingface_hub 2).
         places += [repository / "blobs", repository.parent / "blobs"]
     return real != own and any(real.is_relative_to(place) for place in places)
 
 
 def list_shards(index: Path) -> list[str]:
-    """The files that an index of weights names, each of them in its folder; raises UserError for any other index."""
+    """The files that an index of weights names; raises UserError if one of them is not in its folder."""
     weights = read_object(index).get("weight_map")
     if not isinstance(weights, dict):
         raise UserError(f"{index} is damaged: expected a weight_map that says which file each weight is in.")
@@ -130,9 +130,9 @@ def list_shards(index: Path) -> list[str]:
 
 
 def read_vocabulary(file: Path) -> dict[str, Any]:
-    """What is in a vocab.json: a column for each token, or that for each language.
+    """The contents of a vocab.json: a column for each token, or for each token of each language.
 
-    Raises UserError for anything else, and for more tokens or higher columns than a model can have.
+    Raises UserError for anything else, and for too many tokens or columns out of range.
     """
     values = read_object(file)
     languages = {name: value for name, value in values.items() if isinstance(value, dict)}
@@ -155,7 +155,7 @@ def _is_column(value: Any) -> bool:
 
 
 def find_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model in a folder or on a hub; None without one, or where it is not here and no hub can be asked."""
+    """A file of a model in a folder or on a hub; None if there is none, or if the hub can't be reached."""
     try:
         return find_model_file(model, name, revision)
     except UserError:
@@ -163,7 +163,7 @@ def find_file(model: str | Path, name: str, revision: str | None = None) -> Path
 
 
 def _settable(fields: dict[str, Any]) -> set[str]:
-    """The names that configurations set: fields of a dataclass that are no constants of the class, and those two."""
+    """The names that configurations set: the fields of a dataclass that are not class constants, and two others."""
     constants = {name for name, field in fields.items() if "ClassVar" in str(field.type)}
     return {*(fields.keys() - constants), "model_type", "model_input_names"}
 
@@ -173,8 +173,8 @@ def _require_plain(model: str | Path, name: str, values: dict[str, Any]) -> None
     for key, value in _walk(values):
         if key == "auto_map":
             raise UserError(
-                f"{said} brings its own code (auto_map in {name}), which is never run: expected a model that "
-                "Transformers' own classes load, without auto_map."
+                f"{said} brings its own code (auto_map in {name}), which is never run: expected a model for the "
+                "classes of Transformers, without auto_map."
             )
         if _IMPLEMENTATION.fullmatch(key):
             asked = value.values() if isinstance(value, dict) else [value]
@@ -202,7 +202,7 @@ def _require_plain(model: str | Path, name: str, values: dict[str, Any]) -> None
 
 
 def _walk(values: Any) -> Iterator[tuple[str, Any]]:
-    """Each key of an object and of those in it, with its value."""
+    """Each key and value of an object and of the objects in it."""
     waiting = [values]
     while waiting:
         value = waiting.pop()

@@ -1,4 +1,4 @@
-"""Group norm over the valid frames of each utterance, so that a padded batch gives what each utterance alone gives."""
+"""Group norm whose statistics leave out padding, so that the output for an utterance does not depend on its batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ _ARGUMENTS = ("input_values", "attention_mask", "mask_time_indices")  # of Wav2V
 
 
 def normalize_valid_frames(model: Any) -> None:
-    """Let a `Wav2Vec2ForCTC` whose first convolution has group norm take its statistics over valid frames only.
+    """Compute the group norm of a `Wav2Vec2ForCTC` over valid frames only.
 
-    They are those that `attention_mask` names when the model is called as ever; without a mask all frames are valid.
-    Parameters, their names and what `save_pretrained` writes stay as they are, and an utterance alone gives what it
-    gave. Models with layer norm, and those already treated, are left alone.
+    Valid frames are those in `attention_mask`; without a mask all frames are valid. Parameter names, saved files and
+    the output for a single utterance do not change. Models with layer norm and models converted before are left
+    unchanged.
 
-    In plain Transformers padding counts in the statistics, masked or not; SpeechBrain's table for the base model has a
-    WER of 1.95 at batch size 1 and 2.12 at 8.
+    Plain Transformers includes padding in the statistics, with or without a mask; SpeechBrain's table for the base
+    model reports a WER of 1.95 at batch size 1 and 2.12 at 8.
     """
     encoder = model.wav2vec2.feature_extractor
     if model.config.feat_extract_norm == "group" and not isinstance(encoder, _FeatureEncoder):
@@ -30,8 +30,8 @@ def normalize_valid_frames(model: Any) -> None:
 
 
 def _join_lengths(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    # Wav2Vec2Model hands its input_values to the feature encoder, and to nothing else. Lengths that travel with them
-    # need no state, which threads would share and which would be gone when gradient checkpointing computes again.
+    # Wav2Vec2Model passes its input_values to the feature encoder only. Lengths that travel with them need no state,
+    # which threads would share and gradient checkpointing would not restore.
     given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
     waveforms, mask = given["input_values"], given.get("attention_mask")
     lengths = waveforms.new_full(waveforms.shape[:1], waveforms.shape[1], dtype=torch.long)
@@ -53,8 +53,8 @@ class _FirstLayer(Wav2Vec2GroupNormConvLayer):
 
         Each group is one channel, and the convolution is linear in ten samples: a channel's mean and variance follow
         from the mean and the covariance (10 × 10) of the utterance's valid frames, and the norm becomes a scale of the
-        channel's weights and a bias, for each utterance. So the activation's input is written once, 0.8 GB for 8 × 512
-        channels × 48,000 frames in float32, where convolution and group norm write it twice and read it twice. On 2
+        channel's weights and a bias, for each utterance. The input of the activation is written once, 0.8 GB for 8 ×
+        512 channels × 48,000 frames in float32; convolution and group norm would write it twice and read it twice. On 2
         cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni) the layer takes 0.50 s instead of 1.16 s (bf16 0.27 and
         0.51; with its gradient, 1.3 and 2.2); masked sums over the large tensor took 3.9 s.
         """
@@ -62,8 +62,8 @@ class _FirstLayer(Wav2Vec2GroupNormConvLayer):
         frames = waveforms.unfold(-1, kernel, stride)  # (batch, frames, kernel), a view
         num_frames = ((lengths - kernel) // stride + 1)[:, None, None]
         valid = torch.arange(frames.shape[1], device=frames.device)[:, None] < num_frames
-        # In float64, which autocast leaves alone: neighbouring samples are so alike that for a channel of high
-        # frequencies little is left of the sum below. Against the large tensor this is small.
+        # In float64, which autocast does not change: neighbouring samples are similar, so that the sum below nearly
+        # cancels for channels of high frequencies. The cost is small compared with that of the large tensor.
         speech = frames.double() * valid
         mean = speech.sum(1, keepdim=True) / num_frames  # (batch, 1, kernel)
         covariance = speech.mT @ speech / num_frames - mean.mT @ mean  # (batch, kernel, kernel)
@@ -72,7 +72,7 @@ class _FirstLayer(Wav2Vec2GroupNormConvLayer):
         scaled = weight * self.layer_norm.weight[:, None] * (variance + self.layer_norm.eps).rsqrt()
         bias = self.layer_norm.bias[:, None] - scaled @ mean.mT  # (batch, channels, 1)
         if self.conv.bias is not None:
-            bias = bias + 0 * self.conv.bias[:, None]  # The norm takes it away; its gradient is zero, not absent.
+            bias = bias + 0 * self.conv.bias[:, None]  # The norm cancels it: a gradient of zero, not None.
         hidden = torch.baddbmm(bias.to(frames.dtype), scaled.to(frames.dtype), frames.mT)
         activated: torch.Tensor = self.activation(hidden)
         return activated

@@ -1,4 +1,4 @@
-"""The languages of an MMS model: adapters, a head and a vocabulary for each (Pratap et al. 2023, arXiv 2305.13516)."""
+"""Language adapters of MMS models: each language has adapters, a head and a vocabulary (Pratap et al. 2023)."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from finetune.resources.storage import find_model_file
 
 
 def name_file(language: str) -> str:
-    """The file of a language's adapters and head: WAV2VEC2_ADAPTER_SAFE_FILE of Transformers."""
+    """The file with the adapters and the head of a language: WAV2VEC2_ADAPTER_SAFE_FILE of Transformers."""
     return f"adapter.{language}.safetensors"
 
 
 def load_language_adapter(model: Any, base: str, language: str, revision: str | None = None) -> None:
-    """Load a language's adapters and head into a `Wav2Vec2ForCTC`, whose head gets the language's size.
+    """Load the adapters and the head of a language into a `Wav2Vec2ForCTC`, and resize its head.
 
-    Unlike Transformers' `load_adapter` it leaves no language in the model, whose `tie_weights()` would load the file
-    again, over what was trained. Raises UserError where the base has no such file or it does not fit the model.
+    Unlike Transformers' `load_adapter` it does not set `target_lang`, with which `tie_weights()` would load the file
+    again and overwrite trained weights. Raises UserError if `base` has no such file or it does not fit the model.
     """
     name = name_file(language)
     file = find_model_file(base, name, revision)
     if file is None:
-        raise UserError(f"{base} has no {name}: expected a language that it was trained for.")
+        raise UserError(f"{base} has no {name}: choose a language that the model supports.")
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:

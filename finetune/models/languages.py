@@ -1,10 +1,10 @@
-"""Codes of languages: the two letters that people write, and the three by which MMS models name them."""
+"""Language codes: two letters (ISO 639-1) and the three letters (ISO 639-3) that MMS models use."""
 
 import difflib
 from collections.abc import Sequence
 
-# ISO 639-1 to ISO 639-3, as pycountry 26.2 has them. Seven name one language of a macrolanguage, after the names that
-# MMS models give their adapters: az, ms, ne, no, or, sw and zh; these names were not compared with a model's list.
+# ISO 639-1 to ISO 639-3, from pycountry 26.2. Seven codes of macrolanguages are mapped to one language, as MMS models
+# name their adapters: az, ms, ne, no, or, sw and zh. These were not compared with the list of a model.
 _CODES = """
     af:afr am:amh ar:ara as:asm az:azj be:bel bg:bul bn:ben bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell
     en:eng es:spa et:est fa:fas ff:ful fi:fin fr:fra ga:gle gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv hu:hun
@@ -18,10 +18,10 @@ _THREE_LETTERS = dict(pair.split(":") for pair in _CODES.split())
 
 
 def suggest_language(code: str, offered: Sequence[str]) -> list[str]:
-    """Which of the offered languages a code may mean, the likeliest first; without any offered, the three letters."""
+    """The offered languages that a code may mean, the most likely first; if none are offered, its three-letter code."""
     wanted = _THREE_LETTERS.get(code.lower(), code.lower())
     if not offered:
         return [wanted] if wanted != code.lower() else []
-    # Some names have their script behind them: azj-script_latin.
+    # Some names end with a script: azj-script_latin.
     same = [each for each in offered if each == wanted or each.startswith(f"{wanted}-")]
     return same or difflib.get_close_matches(wanted, offered, 3)

@@ -1,4 +1,4 @@
-"""Layer drop: transformer layers that are left out of some training steps (Fan et al. 2020, arXiv 1909.11556)."""
+"""Layer drop: each training step skips random transformer layers (Fan et al. 2020, arXiv 1909.11556)."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from finetune.models.replacement import replace_submodule
 
 
 def drop_layers(model: Any, probability: float) -> None:
-    """Let each transformer layer of a `Wav2Vec2ForCTC` return its input in a training step with this probability.
+    """Skip each transformer layer of a `Wav2Vec2ForCTC` in a training step with this probability.
 
-    Transformers' own `layerdrop` leaves the parameters of a dropped layer without a gradient, for which several
-    processes wait forever; here it is zero.
+    With Transformers' own `layerdrop` the parameters of a skipped layer have no gradient, for which distributed
+    training waits forever; here the gradient is zero.
     """
     kind = _StableLayer if model.config.do_stable_layer_norm else _Layer
     for number in range(len(model.wav2vec2.encoder.layers)):
@@ -25,7 +25,7 @@ class _LayerDrop(nn.Module):
     drop_probability: float
 
     def forward(self, hidden_states: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        """What the layer makes of its input, or the input."""
+        """The output of the layer, or its input where it is skipped."""
         if not self.training or torch.rand(()) >= self.drop_probability:
             return super().forward(hidden_states, *arguments, **options)
         return hidden_states + zero_gradient(self)

@@ -1,4 +1,4 @@
-"""What a model's folder says of its tokenizer and feature extractor: classes that are known, and languages."""
+"""The tokenizer and the feature extractor in the folder of a model, and its languages."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from finetune.models.languages import suggest_language
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import say_model
 
-# By file and key, the classes of Transformers that are loaded; any other would read or write something else.
+# The classes of Transformers that are accepted, by file and key; others expect other input or output.
 _CLASSES = {
     ("tokenizer_config.json", "tokenizer_class"): ("Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"),
     ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor",),
@@ -22,10 +22,10 @@ _MOST_LANGUAGES = 12
 
 
 def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]:
-    """The feature extractor and the tokenizer in a model's folder, of a language where it has several.
+    """The feature extractor and the tokenizer in the folder of a model, for a language if it has several.
 
-    No code of the model runs. Raises UserError for a model that brings its own code or names other classes, and what
-    Transformers raises for damaged files.
+    No code of the model runs. Raises UserError for a model with its own code or other classes, and what Transformers
+    raises for damaged files.
     """
     from transformers import AutoTokenizer
 
@@ -45,9 +45,9 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
 
 
 def choose_language(folder: Path, language: str | None) -> str | None:
-    """The language to write of a model's, the only one where none is asked for; None for a model without languages.
+    """The language that is asked for, or the only one of the model; None for a model without languages.
 
-    Raises UserError for a language that the model doesn't have, and where it has several and none is asked for.
+    Raises UserError for a language that the model doesn't have, and if it has several and none is asked for.
     """
     offered = _list_languages(folder)
     if not offered:
@@ -69,13 +69,13 @@ def choose_language(folder: Path, language: str | None) -> str | None:
 
 
 def require_one_language(folder: Path, reason: str) -> None:
-    """Raise UserError for a model that writes several languages, for which a command has this reason."""
+    """Raise UserError, with a reason, for a model that writes several languages."""
     if len(offered := _list_languages(folder)) > 1:
         raise UserError(f"{say_model(folder)} writes {len(offered)} languages, and {reason}.")
 
 
 def keep_language(folder: Path, language: str | None, num_symbols: int) -> None:
-    """Make a folder's vocabulary that of one of its languages, whose adapters and head of `num_symbols` it holds."""
+    """Reduce the vocabulary in a folder to one language, to which its weights with `num_symbols` outputs belong."""
     if language is None:
         return
     write_json(folder / "vocab.json", _read(folder / "vocab.json")[language])
@@ -89,7 +89,7 @@ def _list_languages(folder: Path) -> list[str]:
 
 
 def get_own_language(folder: Path) -> str | None:
-    """The language that a model's weights are of without any further file."""
+    """The language of the weights in the model file itself."""
     return _read(folder / "tokenizer_config.json").get("target_lang")
 
 
@@ -106,5 +106,5 @@ def _say_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; nothing for a file that isn't there."""
+    """The object in a JSON file; empty if there is no such file."""
     return read_object(file) if file.is_file() else {}

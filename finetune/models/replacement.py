@@ -1,4 +1,4 @@
-"""Submodules of a model replaced by instances of other classes."""
+"""Replacing a submodule of a model by an instance of another class."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def replace_submodule(model: nn.Module, name: str, kind: type[nn.Module], **attributes: Any) -> None:
-    """Put a `kind` in the place of a submodule, with its parameters, submodules, hooks and settings, and `attributes`.
+    """Replace a submodule by a `kind` with the same parameters, submodules, hooks and settings, and with `attributes`.
 
-    No parameter is copied, and none gets another name: state dicts, optimizers and saved files stay what they are.
+    Parameters are not copied and keep their names, so that state dicts, optimizers and saved files do not change.
     """
     old = model.get_submodule(name)
     new = kind.__new__(kind)  # Without `__init__`, which would draw new weights.

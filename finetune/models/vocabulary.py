@@ -1,4 +1,4 @@
-"""The vocabulary of a fine-tuned base: what each row of its head writes."""
+"""The vocabulary of a fine-tuned checkpoint: the token of each row of its head."""
 
 import re
 from typing import Any
@@ -11,11 +11,11 @@ _MARK = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")  # <s>, [MASK]
 
 
 def load_base_vocabulary(base: str, revision: str | None = None, language: str | None = None) -> dict[str, int]:
-    """A fine-tuned base's vocabulary: token to the row of its head, under our names for the special tokens.
+    """The vocabulary of a fine-tuned checkpoint: token to row of its head, with this package's special tokens.
 
-    Marks such as `<s>` are left out. The word delimiter may be a space, and what the tokenizer writes in lower case is
-    in lower case here. Of a base with a vocabulary for each language (MMS) it is the named language's. Raises UserError
-    for a base without, and for one with symbols of several characters.
+    Tokens such as `<s>` are left out. The word delimiter may be a space. Tokens are in lower case if the tokenizer
+    writes lower case. For a checkpoint with a vocabulary for each language (MMS), `language` chooses one. Raises
+    UserError for a checkpoint without a vocabulary, and for tokens of several characters.
     """
     from transformers import Wav2Vec2CTCTokenizer
 
@@ -25,12 +25,12 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
             read_vocabulary(file)
         target = {"target_lang": language} if language else {}
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False, **target)
-        rows = dict(tokenizer.encoder)  # Not what it adds: the head need not have that.
+        rows = dict(tokenizer.encoder)  # Without added tokens, for which the head may have no rows.
         if not all(isinstance(row, int) for row in rows.values()):
             raise ValueError("a vocabulary for each language")
     except UserError:
         raise
-    except Exception as error:  # What libraries raise for a foreign file has no class in common.
+    except Exception as error:  # The errors of libraries for invalid files have no common class.
         kind = f"for the language {language}" if language else "for its head"
         raise UserError(
             f"{base} has no vocabulary (a vocab.json {kind}): set text.vocabulary=training, or take a base "
@@ -50,6 +50,6 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
     if longer:
         raise UserError(
             f"The vocabulary of {base} has symbols of several characters ({', '.join(longer[:5])}), which training "
-            "does not go on from: set text.vocabulary=training."
+            "does not support: set text.vocabulary=training."
         )
     return {token: row for token, row in named.items() if len(token) == 1 or token in (PAD, UNKNOWN)}

@@ -1,6 +1,6 @@
-"""A model's weights from its files, every one of them: nothing stays random that was to be loaded.
+"""Loading the weights of a model: each weight must be in the files, so that none is random by accident.
 
-Transformers and peft draw what a file lacks, pass over what they don't know, and say so in a log only.
+Transformers and peft initialise missing weights at random and skip unknown ones; they only log it.
 """
 
 import logging
@@ -17,42 +17,42 @@ from finetune.models.foreign_models import find_file, list_shards, require_plain
 
 _LOGGER = logging.getLogger(__name__)
 
-# How the names begin of what a base may lack: the CTC head, and in the layers of MMS models a language's adapters.
+# Prefixes of weights that a pretrained checkpoint may lack: the CTC head, and the language adapters of MMS models.
 HEAD, ADAPTER = "lm_head.", "adapter_layer."
 
-# What wrappers put before a model's names: DataParallel, torch.compile, and trainers that hold it as `model`.
+# Prefixes that wrappers add to names: DataParallel, torch.compile, and trainers with an attribute `model`.
 _WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
 
-# What checkpoints hold beyond a Wav2Vec2ForCTC. The quantizer and the two projections of the loss are in all pretrained
-# ones (Wav2Vec2ForPreTraining in Transformers' modeling_wav2vec2.py: facebook/wav2vec2-base, -large, -xls-r-300m).
+# Weights of checkpoints that Wav2Vec2ForCTC does not have. Pretrained ones have the quantizer and the two projections
+# of the contrastive loss (Wav2Vec2ForPreTraining in Transformers: facebook/wav2vec2-base, -large, -xls-r-300m).
 # mask_time_emb_vector is the old name of masked_spec_embed in facebook/wav2vec2-base-100h (transformers issue 27605).
 _SPARE = re.compile(
     r"(wav2vec2\.)?(quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
     r"|masked_spec_embed|mask_time_emb_vector)"
 )
-# What they lack: what stands for masked frames, in facebook/wav2vec2-base-960h, which training alone uses, and which a
-# model for which no mask is drawn does not have.
+# Weights that checkpoints may lack: the embedding of masked frames, which only training uses. It is missing in
+# facebook/wav2vec2-base-960h, and in models without time masks.
 _OPTIONAL = {"wav2vec2.masked_spec_embed"}
 
 _MOST_NAMES = 3
-# The largest heads and adapters that are known have fewer: 1920 columns for each of 20,000 tokens.
+# More than the largest known heads and adapters have: 1920 weights for each of 20,000 tokens.
 _MOST_NEW = 100_000_000
-# What Transformers loads weights from, in its order.
+# The files from which Transformers loads weights, in its order.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def load_ctc_model(
     place: Any, said: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
 ) -> tuple[Any, set[str]]:
-    """A `Wav2Vec2ForCTC` in float32 with the weights in a folder or on a hub, and which of the `new` ones it lacks.
+    """Load a `Wav2Vec2ForCTC` in float32 from a folder or a hub; also returns which `new` weights the files lack.
 
-    Names that begin with one of `new`, or have it inside, may be missing, of another shape or anything else, as they
-    are replaced; options are those of `from_pretrained`. The old names of a weight norm (`weight_g`, `weight_v`) are
-    read, and the prefixes of wrappers are taken off with a warning.
+    Weights whose name begins with an entry of `new`, or contains it after a dot, are replaced later: they may be
+    missing or have any shape. `options` are those of `from_pretrained`. The old names of weight norm (`weight_g`,
+    `weight_v`) are read, and prefixes of wrappers are removed with a warning.
 
-    Raises UserError, in which the model is called `said`, where any other weight is missing, unexpected, of another
-    shape or not finite, or the model's files ask for code or files elsewhere; ValueError where the configuration in
-    `options` asks for more weights than there are; and what `from_pretrained` raises.
+    Raises UserError, which calls the model `said`, if another weight is missing, unexpected, of another shape or not
+    finite, or if the files ask for code or for files elsewhere; ValueError if the configuration in `options` needs more
+    weights than the files can hold; and what `from_pretrained` raises.
     """
     from transformers import AutoModelForCTC
 
@@ -67,7 +67,7 @@ def load_ctc_model(
             revision=revision,
             dtype=torch.float32,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # Or the first alone would be told of.
+            ignore_mismatched_sizes=True,  # Otherwise the error names the first one only.
             output_loading_info=True,
             **options,
             **more,
@@ -79,7 +79,7 @@ def load_ctc_model(
     if any({name, f"wav2vec2.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
         _note_wrappers(said, loading["unexpected_keys"])
         model, loading = load(key_mapping=_WRAPPERS)
-    # Or `save_pretrained` would write the names as they were in the file, or what it makes of those patterns.
+    # Otherwise `save_pretrained` would write the names of the file, or apply the patterns in reverse.
     model._weight_conversions = []
     missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
     _require_none(
@@ -93,9 +93,9 @@ def load_ctc_model(
 
 
 def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str | None) -> None:
-    """Raise ValueError where a configuration asks for far more weights than the files can hold, at a byte for each.
+    """Raise ValueError if a configuration needs far more weights than the files can hold, at one byte for each.
 
-    Memory would be taken for those that are missing, before they are named.
+    Otherwise memory would be allocated for the missing weights before the error names them.
     """
     held = _measure_weights(place, revision)
     asked, added = _count_weights(config, new)
@@ -106,9 +106,9 @@ def _require_enough(place: Any, config: Any, new: Sequence[str], revision: str |
 
 
 def _measure_weights(place: Any, revision: str | None) -> int | None:
-    """How many bytes the files have that Transformers loads weights from; None where there are none.
+    """The size in bytes of the files from which Transformers loads weights; None without such files.
 
-    Raises ValueError for files that grow when they are read.
+    Raises ValueError for compressed files.
     """
     for name in _WEIGHTS:
         file = find_file(place, name, revision)
@@ -122,7 +122,7 @@ def _measure_weights(place: Any, revision: str | None) -> int | None:
 
 
 def _require_stored(file: Path) -> None:
-    """Raise ValueError for a pytorch_model.bin that is compressed, as torch.save never does: it may be of any size."""
+    """Raise ValueError for a compressed pytorch_model.bin, which torch.save never writes: its contents may be huge."""
     if not zipfile.is_zipfile(file):  # PyTorch 1.5 and older
         return
     with zipfile.ZipFile(file) as archive:
@@ -131,7 +131,7 @@ def _require_stored(file: Path) -> None:
 
 
 def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
-    """How many weights a configuration asks for, biases and norms left out, and how many of new parts.
+    """The number of weights that a configuration needs without biases and norms, and that of the new weights.
 
     The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py.
     """
@@ -151,9 +151,9 @@ def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
 def match_weights(
     said: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], resized: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """What was found in a file called `said` under the expected names, each of the expected shape, all finite.
+    """The weights of a file, called `said`, under the expected names, with the expected shapes, all finite.
 
-    Those `resized` may have another size in the first dimension. The prefixes of wrappers are taken off with a warning.
+    Those `resized` may have another size in the first dimension. Prefixes of wrappers are removed with a warning.
     Raises UserError where a weight is missing, unexpected, of another shape or not finite.
     """
     if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
@@ -207,7 +207,7 @@ def _require_none(
     if problems:
         raise UserError(
             f"The weights of {said} don't fit its configuration: {'; '.join(problems)}. Expected each weight that the "
-            "configuration asks for and no other, so nothing would be left random: save or copy the model again."
+            "configuration needs and no other, so that none is initialised at random: save or copy the model again."
         )
 
 

@@ -1,4 +1,4 @@
-"""Addresses as people and files may see them: without user, password, query or signature."""
+"""Removing user names, passwords, queries and signatures from addresses before they are shown or written."""
 
 import re
 
@@ -6,16 +6,16 @@ _SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
 _LOGIN = re.compile(rf"{_SCHEME}(?P<login>[^\s/?#\"'<>`]*)@")
 _QUERY = re.compile(rf"(?P<address>{_SCHEME}[^\s?#\"'<>`]*)(?P<query>[?#][^\s\"'<>`]*)")
 
-# Azure's addresses have a container where others have a user: it is a part of the name.
+# Azure's addresses have a container in the place of the user; it belongs to the name.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
-# What ends a sentence or a bracket behind an address, and no query.
+# Characters after an address that end a sentence or a bracket.
 _SENTENCE_END = ").,;:]}"
 
 
 def public_address(text: str) -> str:
-    """A text with each address in it (SCHEME://…) without what may open it: user, password, query, key=value fragment.
+    """Remove user, password, query and key=value fragments from each address (SCHEME://…) in a text.
 
-    Other text stays, and so do the wildcards of `s3://bucket/talk?.wav`.
+    Other text does not change, nor do wildcards as in `s3://bucket/talk?.wav`.
     """
     if "://" not in text:
         return text

@@ -1,8 +1,8 @@
-"""What this machine has to compute with: CPU, cores, memory, disks, GPUs, and the precision that follows.
+"""The resources of this machine: CPU, cores, memory, disks and GPUs, and the precision that they support.
 
-No other module asks. All of it can be lowered from outside: instruction sets by `ATEN_CPU_CAPABILITY` and
-`ONEDNN_MAX_CPU_ISA`, as torch and oneDNN read them; cores by the process's affinity and by a cgroup's quota; memory by
-a cgroup's limit. `FINETUNE_MACHINE_ROOT` names a folder to read `proc` and `sys` from in place of `/`.
+Other modules do not query them. All can be limited from outside: instruction sets by `ATEN_CPU_CAPABILITY` and
+`ONEDNN_MAX_CPU_ISA`, as torch and oneDNN read them; cores by CPU affinity and a cgroup's quota; memory by a cgroup's
+limit. `FINETUNE_MACHINE_ROOT` names a folder to read `proc` and `sys` from instead of `/`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bf16", "fp16"]
 
-# The names that recipes and command lines give to precisions.
+# The names of precisions in recipes and on the command line.
 _PRECISIONS: dict[str, Precision] = {
     "no": "float32",
     "float32": "float32",
@@ -32,26 +32,26 @@ _PRECISIONS: dict[str, Precision] = {
     "fp16": "fp16",
 }
 
-# The first GPUs that compute in bfloat16 are NVIDIA's Ampere.
+# NVIDIA's Ampere is the first architecture with bfloat16.
 _BF16_COMPUTE_CAPABILITY = (8, 0)
 
 # Instruction sets that decide which CPU operations are fast, by their names in `torch.cpu.get_capabilities()`.
 _X86 = ("avx2", "avx512_f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 _ARM = ("neon", "dot", "bf16", "i8mm", "sve", "sve_bf16")
-# The same in /proc/cpuinfo, where they have other names there.
+# Their names in /proc/cpuinfo, where these differ.
 _FLAGS = {"avx512_f": "avx512f", "neon": "asimd", "dot": "asimddp", "sve_bf16": "svebf16"}
 _ONEDNN_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10", "DEFAULT", "ALL")
 _ONEDNN_VNNI = (*_ONEDNN_BF16, "AVX512_CORE_VNNI", "AVX2_VNNI")
 
 
 _MAX_WORKERS = 8
-# A driver whose GPU hangs answers no question.
+# A driver with a hanging GPU may not answer.
 _PROGRAM_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU with its memory in bytes; compute capability and driver where they are known."""
+    """A GPU with its memory in bytes; compute capability and driver if they are known."""
 
     name: str
     memory: int
@@ -61,7 +61,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory that this process may use in all, and how many of them are free; `limited` by a cgroup."""
+    """The memory that this process may use and the free part of it, in bytes; `limited` if a cgroup limits it."""
 
     total: int
     available: int
@@ -69,13 +69,13 @@ class Memory:
 
 
 def list_instruction_sets() -> list[str]:
-    """The instruction sets that decide how fast this CPU computes, less those that the environment forbids."""
+    """The instruction sets that decide the speed of this CPU, without those that the environment disables."""
     try:
         import torch
 
         found = torch.cpu.get_capabilities()
         names = [name for name in (*_X86, *_ARM) if found.get(name)]
-    except (ImportError, OSError):  # Where torch can't be loaded the operating system tells.
+    except (ImportError, OSError):  # Without torch the operating system is asked.
         information = _root() / "proc/cpuinfo"
         flags = f"{_read_field(information, 'flags')} {_read_field(information, 'Features')}".split()
         names = [name for name in (*_X86, *_ARM) if _FLAGS.get(name, name) in flags]
@@ -93,7 +93,7 @@ def list_instruction_sets() -> list[str]:
 
 
 def has_fast_bf16(device: "torch.device") -> bool:
-    """Whether a device multiplies in bfloat16; a CPU without the instructions emulates it, 30 times slower."""
+    """Whether a device has instructions for bfloat16; a CPU without them emulates it, 30 times slower."""
     import torch
 
     if device.type == "cuda":
@@ -104,10 +104,10 @@ def has_fast_bf16(device: "torch.device") -> bool:
 
 
 def choose_precision(asked: str, device: "torch.device", *, training: bool = False) -> Precision:
-    """The precision to compute in: what was asked for, and for `auto` the fastest that the device computes well.
+    """The precision to compute in: the one that is asked for, or for `auto` the fastest suitable one.
 
-    `auto` is bf16 where the device multiplies in it, fp16 for `training`, which scales the loss, on other GPUs, and
-    float32 everywhere else. Raises UserError for a precision that there isn't, or that the device only emulates.
+    `auto` is bf16 if the device supports it, fp16 for `training`, which scales the loss, on other GPUs, and float32
+    otherwise. Raises UserError for an unknown precision, and for one that the device only emulates.
     """
     if asked == "auto":
         if has_fast_bf16(device):
@@ -115,7 +115,7 @@ def choose_precision(asked: str, device: "torch.device", *, training: bool = Fal
         return "fp16" if training and device.type == "cuda" else "float32"
     precision = _PRECISIONS.get(asked)
     if precision is None:
-        raise UserError(f"{asked} is no precision: expected auto, float32, bf16 or fp16.")
+        raise UserError(f"{asked} is not a precision: expected auto, float32, bf16 or fp16.")
     ways = "training.mixed_precision=auto or no" if training else "--precision auto or float32"
     if precision == "bf16" and not has_fast_bf16(device):
         what = "GPU" if device.type == "cuda" else "CPU"
@@ -130,7 +130,7 @@ def choose_precision(asked: str, device: "torch.device", *, training: bool = Fal
 
 
 def count_cores() -> float:
-    """The cores that this process may use: by its affinity and its cgroup's quota; half a core is 0.5."""
+    """The cores that this process may use by its affinity and its cgroup's quota, which may be a fraction."""
     cores: float = _count_affinity()
     for folder in _list_cgroups(_root(), "cpu"):
         quota, period = _read_quota(folder)
@@ -140,14 +140,14 @@ def count_cores() -> float:
 
 
 def count_threads() -> int:
-    """The threads to compute with: one for each whole core, and at least one."""
+    """The number of threads to compute with: one for each whole core, at least one."""
     return max(1, math.floor(count_cores()))
 
 
 def find_thread_limit(num_processes: int = 1) -> int | None:
-    """The threads that each of so many processes should compute with; None where torch counts the same by itself.
+    """The number of threads for each of `num_processes`; None if it is torch's default.
 
-    It does for one process without a cgroup's quota: torch and OpenMP see the affinity, and not a quota.
+    It is for one process without a cgroup's quota: torch and OpenMP respect the affinity, but not a quota.
     """
     cores = count_cores()
     if num_processes == 1 and cores >= _count_affinity():
@@ -156,10 +156,10 @@ def find_thread_limit(num_processes: int = 1) -> int | None:
 
 
 def count_workers(device: "torch.device") -> int:
-    """The worker processes that read training audio for each process that trains on a device.
+    """The number of worker processes that read audio for a training process on a device.
 
-    On a CPU one keeps up with any training, and with less than two cores it only takes turns with it, at the memory of
-    another process: none. A GPU takes all cores but one, up to 8, of this process's share.
+    On a CPU one worker is fast enough; with less than two cores there is none, as it would compete with training and
+    need memory. For a GPU it is all cores of this process but one, up to 8.
     """
     cores = count_cores() / count_local_processes()
     if device.type == "cuda":
@@ -168,19 +168,19 @@ def count_workers(device: "torch.device") -> int:
 
 
 def count_local_processes() -> int:
-    """The training processes that share this machine, as the launcher says."""
+    """The number of training processes on this machine, from the launcher's environment."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def choose_device() -> "torch.device":
-    """The first GPU, or the CPU where there is none."""
+    """The first GPU, or the CPU if there is none."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def measure_memory() -> Memory:
-    """The memory of the machine, or of the smallest cgroup that this process is in where that is less."""
+    """The memory of the machine, or of the smallest cgroup of this process if that is less."""
     root = _root()
     information = root / "proc/meminfo"
     if not information.is_file():
@@ -201,11 +201,11 @@ def measure_memory() -> Memory:
 
 
 def measure_growth(work: Callable[[], object]) -> int:
-    """How many bytes of memory more this process has at most while it works than before; at least one."""
+    """The peak growth in memory of this process while `work` runs, in bytes; at least 1."""
     import psutil
 
     process = psutil.Process()
-    with contextlib.suppress(OSError):  # Where the peak can't be reset it is that since the process began.
+    with contextlib.suppress(OSError):  # Otherwise the peak is that since the start of the process.
         Path("/proc/self/clear_refs").write_text("5")
     before = process.memory_info().rss
     work()
@@ -214,7 +214,7 @@ def measure_growth(work: Callable[[], object]) -> int:
 
 
 def measure_disk(folder: Path) -> int:
-    """The bytes that are free where a folder is, or would be made."""
+    """The free bytes on the disk of a folder, which need not exist."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -222,14 +222,14 @@ def measure_disk(folder: Path) -> int:
 
 
 def name_cpu() -> str:
-    """The CPU's model, as the operating system calls it."""
+    """The model name of the CPU, from the operating system."""
     return (
         _read_field(_root() / "proc/cpuinfo", "model name").lstrip(": ") or platform.processor() or platform.machine()
     )
 
 
 def list_gpus() -> list[Gpu]:
-    """The GPUs that NVIDIA's driver has, whether torch can use them or not; where it has no program, those of torch."""
+    """The GPUs of NVIDIA's driver, even if torch can't use them; without nvidia-smi, those of torch."""
     asked = ("name", "memory.total", "compute_cap", "driver_version")
     command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader,nounits"]
     try:
@@ -239,7 +239,7 @@ def list_gpus() -> list[Gpu]:
             Gpu(name=name, memory=int(mib) << 20, compute_capability=capability, driver=driver)
             for name, mib, capability, driver in rows
         ]
-    except (OSError, subprocess.SubprocessError, ValueError):  # No driver, or one too old for the question.
+    except (OSError, subprocess.SubprocessError, ValueError):  # No driver, or an old one without this query.
         return _list_torch_gpus()
 
 
@@ -256,7 +256,7 @@ def _list_torch_gpus() -> list[Gpu]:
 
 
 def describe_device(device: "torch.device") -> str:
-    """A device's name with what decides its speed: compute capability and memory, or threads and instruction sets."""
+    """The name of a device with its compute capability and memory, or its threads and instruction sets."""
     import torch
 
     if device.type == "cuda":
@@ -268,7 +268,7 @@ def describe_device(device: "torch.device") -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What computes here, for a run's record and its card: nothing in it names the machine or its user."""
+    """CPU, memory and GPUs for the record of a run and its card, without names of the machine or its user."""
     import torch
 
     gpus = _list_torch_gpus() if torch.cuda.is_available() else []
@@ -282,7 +282,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def say_machine(machine: Mapping[str, Any]) -> str:
-    """What `describe_machine` found, in one line for people."""
+    """The result of `describe_machine` in one line."""
     cores, gpus = machine["cores"], machine["gpus"]
     sets = f" ({', '.join(machine['instruction_sets'])})" if machine["instruction_sets"] else ""
     counted = f"{cores:g} core{'s' if cores > 1 else ''} of {machine['cpu']}{sets}"
@@ -290,7 +290,7 @@ def say_machine(machine: Mapping[str, Any]) -> str:
 
 
 def say_gib(count: int) -> str:
-    """A number of bytes for people: `2 GiB`, `23.4 GiB`."""
+    """A number of bytes in GiB: `2 GiB`, `23.4 GiB`."""
     return f"{count / 2**30:.3g} GiB"
 
 
@@ -308,7 +308,7 @@ def _root() -> Path:
 
 
 def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the cgroups that this process is in for a controller, innermost first (version 1 and 2)."""
+    """The folders of the cgroups of this process for a controller, innermost first (versions 1 and 2)."""
     membership = root / "proc/self/cgroup"
     lines = membership.read_text().splitlines() if membership.is_file() else []
     mounts = root / "sys/fs/cgroup"
@@ -316,13 +316,13 @@ def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        # Version 1 mounts each controller by itself, or several together; version 2 names none.
+        # Version 1 mounts controllers separately or together; version 2 does not name them.
         places = [mounts / controllers, mounts / controller] if controllers else [mounts, mounts / "unified"]
         mount = next((place for place in places if place.is_dir()), None)
         if mount is None:
             continue
         folder = mount / path.strip("/")
-        # In a container the path may be the host's, which isn't there: its own group is the mount.
+        # In a container the path may be that of the host, which is not visible: its own group is the mount.
         while folder != mount:
             if folder.is_dir():
                 yield folder
@@ -331,7 +331,7 @@ def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read_quota(folder: Path) -> tuple[float, float]:
-    """A cgroup's microseconds of processor time, and in how many; zero where nothing limits it."""
+    """The CPU time of a cgroup and the period for it, in microseconds; zero without a limit."""
     both = _read(folder / "cpu.max").split()
     if len(both) == 2:
         return (0.0 if both[0] == "max" else float(both[0])), float(both[1])
@@ -339,7 +339,7 @@ def _read_quota(folder: Path) -> tuple[float, float]:
 
 
 def _read_memory(folder: Path) -> tuple[int | None, int]:
-    """A cgroup's limit in bytes, and what of it is in use, without the file cache that can be given up."""
+    """The memory limit of a cgroup and its usage in bytes, without reclaimable file cache."""
     limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
     if not limit.isdigit():
         return None, 0
@@ -352,11 +352,11 @@ def _read(file: Path) -> str:
     try:
         return file.read_text().strip()
     except OSError:
-        return ""  # No such limit, or none that this process may see.
+        return ""  # No such limit, or not readable for this process.
 
 
 def _read_field(file: Path, name: str) -> str:
-    """What follows a name at the beginning of a line."""
+    """The text after a name at the beginning of a line."""
     lines = _read(file).splitlines()
     return next((line[len(name) :].strip() for line in lines if line.startswith(name)), "")
 
@@ -367,9 +367,9 @@ def _count_range(text: str) -> int:
 
 
 def length_step(samples: int, share: int = 25) -> int:
-    """What the length of a batch is a multiple of on a CPU: the power of two up to 1/25 of it, or another share.
+    """The step to round the length of a batch up to on a CPU: the largest power of two up to 1/`share` of it.
 
-    Each new shape costs a CPU the making of its kernels, and the memory to keep them. So there are 25 to 50 lengths
-    between one and twice as much, for 1.5 % more padding on average (scripts/bench_shapes.py).
+    oneDNN compiles and keeps kernels for each new shape. With 1/25 there are 25 to 50 lengths per octave, for 1.5 %
+    more padding on average (scripts/bench_shapes.py).
     """
     return 1 << max((samples // share).bit_length() - 1, 0)

@@ -1,4 +1,4 @@
-"""The JSON files of a model, which somebody else wrote: read with limits on size, depth and numbers."""
+"""Reading the JSON files of untrusted models, with limits on size, depth and numbers."""
 
 import json
 import math
@@ -8,19 +8,19 @@ from typing import Any, NoReturn
 
 from finetune.errors import UserError
 
-# The largest that are known are vocabularies of MMS models and tokenizer.json files, of a few megabytes.
+# The largest known files, vocabularies of MMS models and tokenizer.json, have a few megabytes.
 _MOST_BYTES = 16 * 2**20
-# Those that libraries write nest less than ten deep.
+# Files of libraries have less than ten levels.
 _MOST_DEPTH = 32
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file of a model.
 
-    Raises UserError for a file that can't be read or holds no object, of more than 16 MiB or 32 levels, or with a
-    number that is not finite.
+    Raises UserError for a file that can't be read, is not an object, has more than 16 MiB or 32 levels, or has a number
+    that is not finite.
     """
-    if not file.is_file():  # Reading a pipe would wait for ever.
+    if not file.is_file():  # Reading from a pipe may never end.
         raise UserError(f"{file} can't be read: expected a file.")
     try:
         with file.open("rb") as opened:
@@ -44,7 +44,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _require_plain(values: Any) -> None:
-    """Raise ValueError for values that nest too deep, and for a number such as 1e999."""
+    """Raise ValueError for values that are nested too deeply, and for numbers such as 1e999."""
     level = [values]
     for _ in range(_MOST_DEPTH):
         if any(isinstance(value, float) and not math.isfinite(value) for value in level):

@@ -1,4 +1,4 @@
-"""Repositories on a hub: a name and a revision to a commit, a model's files at that commit to a folder."""
+"""Repositories on a hub: finding the commit of a revision, and downloading a model at that commit."""
 
 import re
 from collections.abc import Iterator
@@ -12,41 +12,41 @@ from finetune.errors import UserError
 _NAME = re.compile(r"(?!.*(--|\.\.|\.git$))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 _CACHED = re.compile(r".*/models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})")
 
-# What a model is used with beside its weights: configuration, tokenizer, our steps, the decoder. Never code.
+# Files that a model needs beside its weights: configuration, tokenizer, normalisation and so on; the decoder. No code.
 _SMALL = ["*.json", ".gitattributes"]
 _DECODER = ["language_model/*", "language_model.safetensors"]
-# Not adapter.LANGUAGE.safetensors, of which MMS models have more than a thousand.
+# Without adapter.LANGUAGE.safetensors: MMS models have more than a thousand of them.
 _WEIGHTS = ["model.safetensors", "model-*.safetensors", "adapter_model.safetensors"]
 _PICKLED_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name has the form of a repository's on a hub: NAME or USER/NAME."""
+    """Whether a name has the form of a repository name: NAME or USER/NAME."""
     return _NAME.fullmatch(name) is not None
 
 
 def is_on_hub(place: str) -> bool:
-    """Whether a model or data set is named as on a hub, and nothing here has that name. Asks no network."""
-    return is_hub_name(place) and not Path(place).exists()  # What is here is loaded before what is on a hub.
+    """Whether a name is that of a repository on a hub: it has the form, and there is no such local path."""
+    return is_hub_name(place) and not Path(place).exists()  # A local path has precedence when it is loaded.
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """`USER/NAME@REVISION` in two; any other name, such as a path with an @, is left whole."""
+    """Split `USER/NAME@REVISION`; other names, such as a path with an @, have no revision."""
     repository, _, revision = name.partition("@")
     return (repository, revision) if revision and is_hub_name(repository) else (name, None)
 
 
 def find_commit(name: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model") -> str:
-    """The hash of the commit that a revision (a branch, a tag, a hash; None: the newest on main) is now.
+    """The hash of the current commit of a revision: a branch, a tag or a hash; None is the newest on main.
 
-    Where the hub can't be reached it is what it was when it was asked last. Raises UserError when there is no such
-    repository or revision, or no right to read it.
+    If the hub can't be reached it is the commit of the last download. Raises UserError if there is no such repository
+    or revision, or no permission to read it.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download
 
     with reporting(name, revision, kind):
         commit = str(HfApi().resolve_revision(name, revision=revision, repo_type=kind).resolved)
-        # Of a gated repository everybody may know the commits, but not read the files.
+        # The commits of a gated repository are public, its files are not.
         if kind == "model":
             with suppress(errors.RemoteEntryNotFoundError):
                 hf_hub_download(name, "config.json", revision=commit)
@@ -54,16 +54,16 @@ def find_commit(name: str, revision: str | None = None, kind: Literal["model", "
             try:
                 HfApi().auth_check(name, repo_type=kind)
             except _unreachable(errors.HfHubHTTPError) as error:
-                if isinstance(error, errors.GatedRepoError):  # Otherwise what was fetched before will do.
+                if isinstance(error, errors.GatedRepoError):  # Otherwise an earlier download is used.
                     raise
     return commit
 
 
 def fetch_model(name: str | Path, revision: str | None = None, weights: bool = True) -> Path:
-    """A model's folder: one here as it is, or that of USER/NAME or USER/NAME@REVISION, fetched where it isn't yet.
+    """The folder of a model: a local folder, or a download of USER/NAME or USER/NAME@REVISION.
 
-    All of it is of one commit: weights, processor, normalisation, preprocessing, decoder. With `weights` False only its
-    small files are sure to be there. Raises UserError as `find_commit` does, and where there is no such folder.
+    All files are of one commit: weights, processor, normalisation, preprocessing, decoder. Without `weights` only small
+    files are downloaded. Raises UserError as `find_commit` does, and if there is no such folder.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -79,7 +79,7 @@ def fetch_model(name: str | Path, revision: str | None = None, weights: bool = T
 
 
 def fetch_more(folder: Path, name: str) -> Path | None:
-    """A further file of a model's folder; of one that was fetched from a hub it is fetched now; None without it."""
+    """Another file of a model, which is downloaded if the model is from a hub; None if there is no such file."""
     found = _CACHED.fullmatch(str(folder))
     if (folder / name).is_file() or not found:
         return folder / name if (folder / name).is_file() else None
@@ -94,14 +94,14 @@ def fetch_more(folder: Path, name: str) -> Path | None:
 
 
 def say_model(model: str | Path) -> str:
-    """A model for people: of a folder that was fetched from a hub, the name and the commit."""
+    """The name of a model for messages: its folder, or for a download the repository and the commit."""
     found = _CACHED.fullmatch(str(model))
     return f"{found['name'].replace('--', '/')}@{found['commit'][:8]}" if found else str(model)
 
 
 @contextmanager
 def reporting(name: str, revision: str | None = None, kind: str = "model") -> Iterator[None]:
-    """Raise what a hub answers, or that it doesn't, as a UserError that says what to do."""
+    """Raise errors of a hub, and failures to reach it, as UserError with the action to take."""
     from huggingface_hub import constants, errors
 
     hub, noun, place = constants.ENDPOINT, "model", "a model folder here"
@@ -113,7 +113,7 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
     except errors.GatedRepoError as error:
         page = f"{hub}/{name}" if kind == "model" else f"{hub}/datasets/{name}"
         raise UserError(
-            f"The {noun} {name} is gated: ask for access at {page}, then {log_in} as who has it."
+            f"The {noun} {name} is gated: ask for access at {page}, then {log_in} as a user with access."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
@@ -139,7 +139,7 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
 
 
 def _unreachable(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What the client raises where it gets no answer, and others."""
+    """The exceptions of the client without an answer, and `others`."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, by its version.
 
@@ -148,7 +148,7 @@ def _unreachable(*others: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def _download(name: str, commit: str, patterns: list[str]) -> Path:
-    """The folder with a commit's files of these names; raises UserError where it can't be known to be whole."""
+    """Download the files of a commit that match patterns; raises UserError if it is unknown whether all are there."""
     from huggingface_hub import errors, get_cached_repo_tree, snapshot_download
 
     with reporting(name, commit):
@@ -156,7 +156,7 @@ def _download(name: str, commit: str, patterns: list[str]) -> Path:
     try:
         get_cached_repo_tree(name, revision=commit)
     except errors.CachedRepoTreeNotFoundError as error:
-        # Others' downloads leave no list of all files, and this file only when it was all of them.
+        # Downloads by other programs leave no list of files; this file is there only if they downloaded everything.
         if not (folder / ".gitattributes").exists():
             raise UserError(
                 f"{name} may have more files than were fetched before, and the hub can't be reached to see: "

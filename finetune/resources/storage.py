@@ -1,4 +1,4 @@
-"""Files here, at URLs elsewhere (s3://, gs://, https://) and of models on a hub."""
+"""Files on local disks, at URLs (s3://, gs://, https://) and of models on a hub."""
 
 import io
 import itertools
@@ -14,24 +14,24 @@ from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_HELD_BYTES
 from finetune.resources.model_json import read_object
 
-# A header's length; fsspec's own block of 5 MB would fetch a whole utterance for it.
+# Enough for a header; fsspec's default block of 5 MB would download a whole utterance.
 _BLOCK_BYTES = 64 * 1024
 
-# More steps than anybody has a reason for.
+# The largest accepted number of steps.
 _MOST_STEPS = 100
 
 
 class StorageError(OSError):
-    """A file elsewhere that can't be read: in one line what its storage says, of whatever kind its errors are."""
+    """A remote file that can't be read, with the error of its storage in one line."""
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is a URL, not a path here."""
+    """Whether a place is a URL, not a local path."""
     return "://" in place
 
 
 def is_plain(place: str | Path) -> bool:
-    """Whether a place is no pipe, device or socket here, which can block for ever or have no end; nothing is none."""
+    """Whether a place is not a pipe, device or socket, which may block or be endless; a missing file is plain."""
     if is_url(str(place)):
         return True
     try:
@@ -42,7 +42,7 @@ def is_plain(place: str | Path) -> bool:
 
 
 def find_place(place: str) -> Path:
-    """A path, or for a URL what behaves like one (universal_pathlib); raises UserError where its package is missing."""
+    """A path, or for a URL a path of universal_pathlib; raises UserError if a package for the protocol is missing."""
     if not is_url(place):
         return expand_home(place)
     from upath import UPath
@@ -57,7 +57,7 @@ def find_place(place: str) -> Path:
 
 @contextmanager
 def reporting(place: str) -> Iterator[None]:
-    """Raise what goes wrong at a URL as a StorageError, whatever its client raises; leave the rest as it is."""
+    """Raise all exceptions for a URL as StorageError; those for local paths do not change."""
     try:
         yield
     except (UserError, StorageError):
@@ -65,7 +65,7 @@ def reporting(place: str) -> Iterator[None]:
     except Exception as error:
         if not is_url(place):
             raise
-        # Of a file that isn't there fsspec says its name alone.
+        # The message of fsspec for a missing file is its name only.
         missing = "no such file" if isinstance(error, FileNotFoundError) else ""
         reason = missing or " ".join(str(error).split()) or type(error).__name__
         raise StorageError(public_address(f"{place}: {reason}")) from error
@@ -73,7 +73,7 @@ def reporting(place: str) -> Iterator[None]:
 
 @contextmanager
 def open_file(place: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[BinaryIO]:
-    """Open a file here or elsewhere for reading; elsewhere only the blocks that are read are fetched."""
+    """Open a local or remote file for reading; of a remote file only the blocks that are read are downloaded."""
     if not is_url(place):
         with Path(place).open("rb") as file:
             yield file
@@ -86,9 +86,9 @@ def open_file(place: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[BinaryIO]
 
 
 def list_files(place: str) -> tuple[str, list[str]] | None:
-    """The URLs of all files in a folder elsewhere, or that a pattern there matches, and the folder that all are in.
+    """The folder of a remote folder or pattern, and the URLs of all files in it.
 
-    None for a file. Web servers have neither folders nor patterns: what they serve is a file.
+    None for a file. Web servers have neither folders nor patterns, only files.
     """
     if place.startswith(("http://", "https://")):
         return None
@@ -106,14 +106,14 @@ def list_files(place: str) -> tuple[str, list[str]] | None:
 
 
 def has_wildcards(place: str) -> bool:
-    """Whether a place is a pattern as shells have them: `*`, `?`, `[a-z]`, and `**` for folders of any depth."""
+    """Whether a place is a shell pattern: `*`, `?`, `[a-z]`, and `**` for folders of any depth."""
     return any(sign in place for sign in "*?[")
 
 
 def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
-    """A file's bytes, or of those a piece: its first byte's place and how many.
+    """The bytes of a file, or a `piece` of them: its offset and its length.
 
-    Raises StorageError for more than MAX_HELD_BYTES in a piece, or in a file inside of an archive (`zip://a::b.zip`).
+    Raises StorageError for more than MAX_HELD_BYTES in a piece, or in a file in an archive (`zip://a::b.zip`).
     """
     if piece is not None and not 0 <= piece[1] <= MAX_HELD_BYTES:
         raise StorageError(f"{piece[1]:,} bytes in a tar; expected up to {MAX_HELD_BYTES:,}")
@@ -136,9 +136,9 @@ def read_bytes(place: str, piece: tuple[int, int] | None = None) -> bytes:
 
 
 def find_model_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model in a folder or on a hub, from where it is fetched; None for a model that has none.
+    """A file of a model in a folder, or downloaded from a hub; None if the model has no such file.
 
-    Raises UserError when the hub can't be reached, and what was fetched before does not say whether it has the file.
+    Raises UserError if the hub can't be reached and earlier downloads do not tell whether the file exists.
     """
     if Path(model).is_dir():
         file = Path(model) / name
@@ -148,22 +148,22 @@ def find_model_file(model: str | Path, name: str, revision: str | None = None) -
 
     try:
         return Path(hf_hub_download(str(model), name, revision=revision))
-    except LocalEntryNotFoundError as error:  # An EntryNotFoundError, though the hub said nothing.
+    except LocalEntryNotFoundError as error:  # A subclass of EntryNotFoundError, but the hub did not answer.
         asked_before = try_to_load_from_cache(str(model), name, revision=revision) is _CACHED_NO_EXIST
-        # Every repository has this file, and only who fetches a whole one asks for it.
+        # Every repository has this file, and only a download of all files includes it.
         whole = isinstance(try_to_load_from_cache(str(model), ".gitattributes", revision=revision), str)
         if asked_before or whole:
             return None
         raise UserError(
-            f"{model} may or may not have {name}, and the hub can't be reached to see: "
-            f"fetch the whole model where it can (hf download {model})."
+            f"{model} may or may not have {name}, and the hub can't be reached to check: "
+            f"download the whole model when it can be reached (hf download {model})."
         ) from error
     except EntryNotFoundError:
         return None
 
 
 def save_steps(file: Path, steps: Sequence[Any], version: int | None = None) -> None:
-    """Write the named steps of a recipe, in their order, into a model's directory, with their meaning's version."""
+    """Write the steps of a recipe, in order, into a file of a model, with the version of their definitions."""
     write_json(file, {"steps": list(steps)} if version is None else {"version": version, "steps": list(steps)})
 
 
@@ -173,10 +173,10 @@ def load_steps(
     build: Callable[[tuple[Any, ...]], object],
     read_version: Callable[[int, tuple[Any, ...]], tuple[Any, ...]] = lambda version, steps: steps,
 ) -> tuple[Any, ...] | None:
-    """The steps that a model in a folder or on a hub has in a file of this name, or None without one.
+    """The steps in a file of a model in a folder or on a hub; None without such a file.
 
-    `read_version` gives the steps that those of a version are today; a file without one is of version 1.
-    Raises UserError for a damaged file, and for steps that `build` refuses.
+    `read_version` converts the steps of a version to current ones; a file without a version has version 1. Raises
+    UserError for a damaged file, and for steps that `build` refuses.
     """
     file = find_model_file(model, name)
     if file is None:
@@ -194,7 +194,7 @@ def load_steps(
         build(steps)
     except UserError:
         raise
-    except Exception as error:  # A StepError, or what an argument of another kind leads to.
+    except Exception as error:  # A StepError, or an error from an argument of a wrong type.
         raise UserError(f"{file} has a step that can't be used: {say_error(error)}.") from error
     return steps
 

@@ -1,4 +1,4 @@
-"""What a terminal is shown: control characters as escapes, addresses without secrets, whoever prints them."""
+"""Safe output to terminals: control characters are escaped, and secrets are removed from addresses."""
 
 import io
 import re
@@ -9,30 +9,30 @@ from typing import Any, TextIO, cast
 
 from finetune.resources.addresses import public_address
 
-# C0 without line end and tab, DEL and C1, which terminals obey; separators of lines; and the embeddings, overrides and
-# isolates that show letters in another order than they stand in (https://trojansource.codes).
+# C0 without line feed and tab, DEL and C1, which control terminals; line separators; and the embeddings, overrides and
+# isolates that change the order in which characters are displayed (https://trojansource.codes).
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _OF_TEXT, _OF_LINE = re.compile(f"[{_CONTROLS}]"), re.compile(f"[{_CONTROLS}\n\t]")
-# The colours of `evaluation.terminal_report`; they can do no more than colour.
+# The colour codes of `evaluation.terminal_report`, which are harmless.
 _COLOURS = re.compile("(\x1b\\[(?:0|31|32|33)m)")
-# What tqdm writes to move between bars.
+# The control sequences by which tqdm moves between bars.
 _MOVES = re.compile("\r|(?:\n|\x1b\\[A)*")
 
 
 def escape_controls(text: str, *, one_line: bool = False) -> str:
-    r"""A text whose control characters are escapes such as \x1b; with `one_line` line ends and tabs, too."""
+    r"""Escape the control characters of a text, as \x1b; with `one_line` also line ends and tabs."""
     return (_OF_LINE if one_line else _OF_TEXT).sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager
 def safe_terminal() -> Iterator[None]:
-    """Have all that is written to standard error, and to a terminal as standard output, pass `escape_controls`.
+    """Escape what is written to standard error, and to standard output if it is a terminal, by `escape_controls`.
 
-    Standard error hides the secrets of addresses, too. Standard output that is no terminal is left as it is, for what
-    reads it. After an exception nothing is undone: Python prints it where nobody catches it.
+    In standard error addresses are written without secrets. Standard output to a file or a program does not change.
+    After an exception the streams stay replaced: Python may still print its traceback.
     """
     before = sys.stdout, sys.stderr
-    if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal of few characters gets the others as escapes.
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Characters that the encoding lacks are escaped.
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout is not None and sys.stdout.isatty():
         sys.stdout = cast(TextIO, _Results(sys.stdout))
@@ -44,7 +44,7 @@ def safe_terminal() -> Iterator[None]:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Let standard error pass for a file, on which tqdm and others draw no bars."""
+    """Make standard error look like a file, to which tqdm and other libraries write no progress bars."""
     before, sys.stderr = sys.stderr, cast(TextIO, _NoTerminal(sys.stderr))
     try:
         yield
@@ -53,7 +53,7 @@ def without_progress_bars() -> Iterator[None]:
 
 
 class _Results:
-    """A terminal that results are written to."""
+    """Standard output as a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,7 +62,7 @@ class _Results:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text as `show` has it; returns the text's length."""
+        """Write a text as `show` returns it; returns the length of the text."""
         self._stream.write(self.show(text))
         return len(text)
 
@@ -79,7 +79,7 @@ class _Results:
 
 
 class _Messages(_Results):
-    """Standard error, on which progress bars return to the line's beginning and move between lines."""
+    """Standard error, in which progress bars use carriage returns and move between lines."""
 
     def show(self, text: str) -> str:
         """What is written of a text."""
@@ -90,7 +90,7 @@ class _Messages(_Results):
 
 
 class _NoTerminal(_Messages):
-    """Standard error that says it is no terminal."""
+    """Standard error that is not reported as a terminal."""
 
     def isatty(self) -> bool:
         """No."""

@@ -1,4 +1,4 @@
-"""A recogniser of the tones that `speak` in tests/conftest.py makes, built by hand: right, and with a short sight."""
+"""A hand-built recogniser of the tones that `speak` in tests/conftest.py makes, with a short receptive field."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A LoRA adapter's configuration gives its own weights' places, and nothing else reaches peft."""
+"""Only settings for the weights of a LoRA adapter are passed to peft."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def change(model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_an_adapter_is_merged_whether_its_modules_are_names_or_an_expression(change: Callable[..., Path]) -> None:
+def test_adapters_with_module_names_and_with_an_expression_are_merged(change: Callable[..., Path]) -> None:
     named = Recogniser.load(change(), "cpu").model.state_dict()
     found = Recogniser.load(change(target_modules=r".*\.(q|x)_proj"), "cpu").model.state_dict()
     assert named.keys() == found.keys()
@@ -65,7 +65,9 @@ def test_an_adapter_is_merged_whether_its_modules_are_names_or_an_expression(cha
         ({"base_model_name_or_path": "../nowhere"}, "There is no model at ../nowhere"),
     ],
 )
-def test_what_an_adapter_may_not_ask_for(values: dict[str, Any], said: str, change: Callable[..., Path]) -> None:
+def test_forbidden_settings_of_adapters_are_refused(
+    values: dict[str, Any], said: str, change: Callable[..., Path]
+) -> None:
     with pytest.raises(UserError) as refused:
         Recogniser.load(change(**values), "cpu")
     assert said in str(refused.value) and "\n" not in str(refused.value)

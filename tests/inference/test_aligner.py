@@ -1,4 +1,4 @@
-"""Recordings and their texts to times, by a recogniser that hears tones."""
+"""Alignment of recordings with their texts, with a recogniser of tones."""
 
 from collections.abc import Sequence
 
@@ -57,7 +57,7 @@ def test_the_words_of_a_text_are_found_as_they_are_written(transcriber: Transcri
 
 
 def test_a_recording_of_many_windows_is_aligned_as_one(transcriber: Transcriber) -> None:
-    """A minute in which nothing is said is longer than a window too."""
+    """A minute without speech is longer than a window."""
     texts = ["bad cab add dab", "dad add ab cab bad dad"] * 12
     audio, times = say(*texts[:12], pause_seconds=0.6)
     more, later = say(*texts[12:], pause_seconds=2.0)
@@ -78,7 +78,7 @@ def test_words_that_are_not_in_the_audio_are_flagged(transcriber: Transcriber) -
     assert {word.confidence for word in missing} == {0.0}
 
 
-def test_a_word_is_found_as_what_is_said_for_it(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_is_aligned_by_its_spoken_form(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = ({"replace": ["2", " cab bad "]}, *DEFAULT_STEPS)
     monkeypatch.setattr(transcriber.recogniser, "normalization", steps)
     audio, times = say("bad cab bad dab")
@@ -87,7 +87,7 @@ def test_a_word_is_found_as_what_is_said_for_it(transcriber: Transcriber, monkey
     assert_near(transcript, [times[0], (times[1][0], times[2][1]), times[3]])
 
 
-def test_silence_has_no_word(transcriber: Transcriber) -> None:
+def test_words_are_not_found_in_silence(transcriber: Transcriber) -> None:
     for seconds in (2, 30):
         transcript = align(transcriber, np.zeros(seconds * SAMPLING_RATE, np.float32), "bad cab")
         assert [word.found for word in transcript.words] == [False, False]

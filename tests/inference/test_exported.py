@@ -1,4 +1,4 @@
-"""What is exported computes what the model did, and nothing else is taken for it."""
+"""Exports compute the same as the model, and other files are not loaded as exports."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ SECONDS = (0.05, 0.3, 1.0, 2.5)
 def original(
     request: pytest.FixtureRequest, base_folder: Path, group_norm_base_folder: Path, tmp_path_factory: Any
 ) -> Path:
-    """A model's folder: a head that says nonsense."""
+    """The folder of a model with a random head."""
     base = str(base_folder if request.param == "layer norm" else group_norm_base_folder)
     config, vocabulary = load_config(base), build_vocabulary("abcd")
     model: Any = build_model(
@@ -61,7 +61,7 @@ def export(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.03)])
-def test_the_logits_of_any_length_stay(
+def test_exported_logits_are_those_of_the_model_for_any_length(
     original: Path, export: Callable[[bool], Path], int8: bool, tolerance: float
 ) -> None:
     rng = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_weights_in_8_bits_of_an_earlier_version_are_refused_without_vnni(
             assert Recogniser.load(export(int8)).num_symbols == Recogniser.load(original, "cpu").num_symbols
 
 
-def test_what_was_not_exported_is_not_taken_for_it(original: Path, tmp_path: Path) -> None:
+def test_other_onnx_files_are_refused(original: Path, tmp_path: Path) -> None:
     for file in original.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / FILE).write_bytes(b"not a model")
@@ -176,13 +176,13 @@ def test_export_of_another_vocabulary_or_of_weights_that_are_not_finite_is_refus
 
 
 @pytest.mark.bf16
-def test_another_precision_than_what_was_written_is_refused(export: Callable[[bool], Path]) -> None:
+def test_a_precision_other_than_that_of_the_export_is_refused(export: Callable[[bool], Path]) -> None:
     with pytest.raises(UserError, match=r"leave out the precision bfloat16"):
         Recogniser.load(export(False), precision="bfloat16")
 
 
 def test_a_graph_with_a_loop_is_refused(export: Callable[[bool], Path], tmp_path: Path) -> None:
-    """Also within a function and a branch: it could compute for ever."""
+    """A loop may not end, also in a function or a branch."""
     endless = helper.make_node("Loop", ["", "go", "zero"], ["logits"], body=helper.make_graph([], "body", [], []))
     branch = helper.make_graph([endless], "branch", [], [])
     choice = helper.make_node("If", ["go"], ["logits"], then_branch=branch, else_branch=branch)

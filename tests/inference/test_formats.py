@@ -1,4 +1,4 @@
-"""Files of transcripts, read back by the letter of their formats."""
+"""Files of transcripts are valid in their formats."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def transcripts(draw: st.DrawFn) -> Transcript:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(transcripts())
-def test_every_format_is_well_formed_whatever_is_said(transcript: Transcript) -> None:
+def test_every_format_is_well_formed_for_any_words(transcript: Transcript) -> None:
     found = [word for word in transcript.words if word.found]
     said = sorted("".join(word.text for word in found))
     srt, vtt = (format_transcript(transcript, form) for form in ("srt", "vtt"))
@@ -129,7 +129,7 @@ def test_every_format_is_well_formed_whatever_is_said(transcript: Transcript) ->
     assert places == sorted(places)
 
 
-def test_signs_that_formats_use_themselves() -> None:
+def test_the_syntax_of_formats_is_escaped_in_texts() -> None:
     written = {form: format_transcript(NASTY_TRANSCRIPT, form, "re;;cord ing") for form in FORMATS}
     assert [text for _, _, text in read_srt(written["srt"])] == ['she said "no" <i> → & ;; {x']
     assert read_vtt(written["vtt"]) == ['she said "no" &lt;i&gt; --&gt; &amp; ;; {x']
@@ -138,7 +138,7 @@ def test_signs_that_formats_use_themselves() -> None:
     assert written["ctm"].startswith("re__cord_ing 1 0.000 0.400 she 0.9000\n")
 
 
-def test_json_has_all_that_is_known() -> None:
+def test_json_has_all_fields() -> None:
     characters = (Character("a", 0.1234567, 0.2, 0.98765), Character("b", 0.2, 0.3, 0.5))
     words = (Word("ab", 0.1234567, 0.3, 0.74, characters), Word("c", 0.3, 0.3, 0.0, channel=2, found=False))
     assert json.loads(format_transcript(Transcript(words, 1.0, 2), "json")) == {
@@ -184,7 +184,7 @@ def test_channels_are_voices_and_tiers() -> None:
 
 
 @pytest.mark.parametrize(("form", "text"), [("text", "\n"), ("srt", ""), ("vtt", "WEBVTT\n"), ("ctm", "")])
-def test_silence_makes_files_that_are_empty_but_right(form: str, text: str) -> None:
+def test_files_for_silence_are_empty_and_valid(form: str, text: str) -> None:
     assert format_transcript(Transcript((), 3.0), form) == text
     assert read_textgrid(format_transcript(Transcript((), 3.0), "textgrid"))["words"] == [(0, 3, "")]
     assert json.loads(format_transcript(Transcript((), 3.0), "json"))["words"] == []

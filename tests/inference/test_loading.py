@@ -17,7 +17,7 @@ SPECIAL_BEHIND = LETTERS | {"<s>": 5, "</s>": 6}
     ("vocabulary", "fitting", "others"),
     [(LETTERS, (5, 6, 7), (4, 8)), (SPECIAL_BEHIND, (5, 6, 7), (4, 8)), ({"a": 0, "|": 1, "<unk>": 2}, (), (2, 3))],
 )
-def test_the_sizes_that_fit(
+def test_heads_that_fit_the_vocabulary_are_accepted(
     vocabulary: dict[str, int], fitting: tuple[int, ...], others: tuple[int, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
@@ -25,5 +25,5 @@ def test_the_sizes_that_fit(
     for size in fitting:
         require_head_size("model", size, tokenizer)
     for size in others:
-        with pytest.raises(UserError, match="take the vocabulary that the model was trained with"):
+        with pytest.raises(UserError, match="use the vocabulary that the model was trained with"):
             require_head_size("model", size, tokenizer)

@@ -1,4 +1,4 @@
-"""Recordings that begin and end in anything, of any length: no exception, times inside, the same text in any blocks."""
+"""Recordings of any length, beginning and end: no exceptions, times within the audio, the same text for any blocks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -166,7 +166,7 @@ def test_other_sampling_rates(tone_recogniser: Recogniser, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_a_reason(hear: Hear, value: float) -> None:
+def test_audio_with_nan_is_an_error(hear: Hear, value: float) -> None:
     samples = make("speech", 12 * SAMPLING_RATE)
     samples[11 * SAMPLING_RATE] = value
     with pytest.raises(AudioError, match=r"not numbers.*11\.00 s"):
@@ -174,7 +174,7 @@ def test_values_that_are_no_numbers_are_a_reason(hear: Hear, value: float) -> No
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
-def test_values_whose_power_overflows_are_a_reason(hear: Hear) -> None:
+def test_audio_whose_power_overflows_is_an_error(hear: Hear) -> None:
     with pytest.raises(AudioError, match="louder than any sound"):
         hear(np.float32(1e30) * make("noise", 12 * SAMPLING_RATE))
 

@@ -1,4 +1,4 @@
-"""Text does not depend on what shares the batch."""
+"""The text of an utterance does not depend on its batch."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
 
 @pytest.fixture(params=["layer norm", "group norm"])
 def saved(request: pytest.FixtureRequest, base_folder: Path, group_norm_base_folder: Path, tmp_path: Path) -> Path:
-    """A model's folder: a head that says nonsense, another in each frame."""
+    """The folder of a model with a random head."""
     base = str(base_folder if request.param == "layer norm" else group_norm_base_folder)
     config, vocabulary = load_config(base), build_vocabulary("abcd")
     model: Any = build_model(
@@ -59,7 +59,7 @@ def test_pickled_weights_run_no_code(saved: Path) -> None:
     assert not (saved / "attacked").exists()
 
 
-def test_pickled_weights_that_grow_are_refused(saved: Path) -> None:
+def test_compressed_pickled_weights_are_refused(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     (saved / "model.safetensors").unlink()
     torch.save(weights, saved / "whole.bin")
@@ -133,7 +133,7 @@ PRECISIONS = ["float32", pytest.param("bfloat16", marks=pytest.mark.bf16)]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_on_a_cpu_the_batch_changes_no_bit(saved: Path, waveforms: list[Waveform], precision: str) -> None:
+def test_on_a_cpu_logits_are_bit_equal_in_any_batch(saved: Path, waveforms: list[Waveform], precision: str) -> None:
     recogniser = Recogniser.load(saved, "cpu", precision)
     together, num_frames = recogniser.logits(waveforms)
     for row, frames, waveform in zip(together, num_frames, waveforms, strict=True):
@@ -142,7 +142,7 @@ def test_on_a_cpu_the_batch_changes_no_bit(saved: Path, waveforms: list[Waveform
 
 
 @pytest.mark.bf16
-def test_bfloat16_differs_by_its_rounding_alone(saved: Path, waveforms: list[Waveform]) -> None:
+def test_bfloat16_differs_only_by_its_rounding(saved: Path, waveforms: list[Waveform]) -> None:
     exact, rounded = (Recogniser.load(saved, "cpu", precision) for precision in ("float32", "bfloat16"))
     assert {parameter.dtype for parameter in rounded.model.parameters()} == {torch.bfloat16}
     (expected, num_frames), (logits, _) = exact.logits(waveforms), rounded.logits(waveforms)
@@ -161,7 +161,7 @@ def test_threads_share_a_recogniser(saved: Path, waveforms: list[Waveform], prec
     assert all(map(torch.equal, found, expected))
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved(
+def test_a_batch_that_does_not_fit_into_memory_is_split(
     saved: Path, waveforms: list[Waveform], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recogniser = Recogniser.load(saved, "cpu")
@@ -169,7 +169,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     forward, sizes = recogniser.model.forward, []
 
     def run_out(input_values: torch.Tensor, **others: Any) -> Any:
-        """Stands in for a GPU whose memory holds three waveforms."""
+        """Simulates a GPU with memory for three waveforms."""
         sizes.append(len(input_values))
         if len(input_values) > room:
             raise torch.OutOfMemoryError
@@ -186,8 +186,8 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
         recogniser.logits(waveforms[:1])
 
 
-def test_a_precision_or_a_device_that_is_none_is_named(saved: Path) -> None:
-    with pytest.raises(UserError, match=r"fp8 is no precision: expected auto, float32, bf16 or fp16"):
+def test_unknown_precisions_and_devices_are_named(saved: Path) -> None:
+    with pytest.raises(UserError, match=r"fp8 is not a precision: expected auto, float32, bf16 or fp16"):
         Recogniser.load(saved, "cpu", "fp8")
     for device in ("gpu", "cuda:99"):
         with pytest.raises(UserError, match=f"{device} can't be used as a device"):
@@ -205,7 +205,7 @@ def test_on_a_gpu_the_logits_are_those_of_the_cpu(saved: Path, waveforms: list[W
         assert torch.allclose(row[:count], other[:count], atol=1e-3, rtol=0)
 
 
-def test_a_configuration_with_absurd_values_is_one_sentence(saved: Path) -> None:
+def test_a_configuration_with_values_out_of_range_is_one_error(saved: Path) -> None:
     values = json.loads((saved / "config.json").read_text())
     for content in ({**values, "auto_map": None}, [values], {**values, "conv_dim": 5}):
         (saved / "config.json").write_text(json.dumps(content))

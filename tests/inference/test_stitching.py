@@ -1,4 +1,4 @@
-"""What windows say becomes what the whole says: each frame once, words in their places, apart over a pause."""
+"""Joined windows give the text of the whole: each frame once, words with their frames, separated by pauses."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def decode(kind: str, *pieces: tuple[int, str, bool], delimiter: int | None = 1)
     return [(word.text, word.start_frame, word.end_frame) for word in words]
 
 
-def test_windows_that_overlap_give_the_whole() -> None:
+def test_overlapping_windows_are_joined_to_the_whole() -> None:
     rng = np.random.default_rng(0)
     whole = rng.standard_normal((1000, 5)).astype(np.float32)
     pieces = []
@@ -71,7 +71,7 @@ def test_in_a_pause_that_windows_share_symbols_come_late() -> None:
 
 
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
-def test_words_do_not_run_together_over_a_pause_and_keep_their_frames(kind: str) -> None:
+def test_words_are_separated_by_a_pause_and_keep_their_frames(kind: str) -> None:
     assert decode(kind, (10, "_ab", True), (100, "ca_", True)) == [("ab", 11, 13), ("ca", 100, 102)]
     # A word whose window was trimmed at its end goes on, and its letters stay two.
     assert decode(kind, (0, "ca", True), (5, "ab_", False)) == [("caab", 0, 7)]
@@ -80,7 +80,7 @@ def test_words_do_not_run_together_over_a_pause_and_keep_their_frames(kind: str)
 
 
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
-def test_where_nothing_parts_words_a_character_is_one(kind: str) -> None:
+def test_without_a_word_delimiter_each_character_is_a_word(kind: str) -> None:
     characters = [("a", 1, 2), ("a", 3, 4), ("a", 50, 51)]
     assert decode(kind, (0, "_a_a", True), (50, "a", True), delimiter=None) == characters
 
@@ -93,7 +93,7 @@ def test_a_han_character_is_a_word_also_beside_letters(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
 @pytest.mark.parametrize("second", [5, 6, 9])
-def test_the_delimiter_before_a_word_has_its_frame_in_the_recording_and_ours_has_none(kind: str, second: int) -> None:
+def test_delimiters_have_frames_of_the_recording_unless_they_are_inserted(kind: str, second: int) -> None:
     decoder = RecordingDecoder(build_search(kind))
     decoder.advance(Piece(0, say("a||_b"), True))
     decoder.advance(Piece(second, say("_c_|_a"), True))
@@ -105,7 +105,7 @@ def test_a_word_of_several_windows_has_the_frames_of_each() -> None:
     assert decode("greedy", *pieces) == decode("beam", *pieces) == [("abc", 0, 6), ("a", 21, 22)]
 
 
-def test_symbols_of_several_characters_stay_whole_where_words_are_parted() -> None:
+def test_symbols_of_several_characters_are_not_split() -> None:
     symbols = ("_", "|", "你", "好的", "th", "a", "[UNK]")
     for delimiter, expected in ((1, ["你", "好的", "tha[UNK]"]), (None, ["你", "好的", "th", "a", "[UNK]"])):
         search = GreedySearch(symbols, blank_id=0, delimiter_id=delimiter)

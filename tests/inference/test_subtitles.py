@@ -1,4 +1,4 @@
-"""Subtitles keep the rules that editors check, whatever is said and however fast."""
+"""Subtitles follow the rules of style guides for any words at any speed."""
 
 import time
 import unicodedata
@@ -22,7 +22,7 @@ def columns(text: str) -> float:
 
 
 def find_faults(cues: list[Cue], seconds: float) -> list[str]:
-    """What a subtitle editor's check would say, but of cues that have no more room."""
+    """The violations of the rules, without those of cues that have no more time."""
     faults = []
     step = (5 / 6 + 2 / 24) * 1000 + 2  # Rounded up to whole milliseconds.
     crowded = len(cues) * step > seconds * 1000 + 2000 / 24
@@ -141,7 +141,7 @@ def test_cues_end_with_sentences_and_in_pauses() -> None:
     assert second.start_milliseconds - first.end_milliseconds == 84
 
 
-def test_a_cue_stays_for_its_reader_where_there_is_room() -> None:
+def test_a_cue_is_shown_longer_if_there_is_time() -> None:
     said_fast = place(["abcdefghij"] * 3, [0.2] * 3, [0.0] * 3, rest=5.0)
     (cue,) = build_cues(said_fast)
     assert 1600 <= cue.end_milliseconds - cue.start_milliseconds <= 1610  # 32 characters at 20 a second.

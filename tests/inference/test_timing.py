@@ -1,4 +1,4 @@
-"""Words' seconds from the frames of their symbols."""
+"""The times of words from the frames of their symbols."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ def test_times_are_in_order_and_within_the_audio(
         assert (word.start, word.end) == (word.characters[0].start, word.characters[-1].end)
 
 
-def test_symbols_are_said_before_they_are_emitted() -> None:
+def test_symbols_are_spoken_before_they_are_emitted() -> None:
     """The figures are those measured: in fluent speech a word lasts until the next one, and a pause parts them."""
     words = place_words([make_word((20, 21), (24, 25)), make_word((28, 29)), make_word((50, 52))], 0.02, 2.0)
     times = [(round(word.start, 3), round(word.end, 3)) for word in words]
@@ -44,14 +44,14 @@ def test_symbols_are_said_before_they_are_emitted() -> None:
     assert first.end == second.start and round(first.end, 3) == 0.377
 
 
-def test_a_word_begins_where_its_delimiter_says_so() -> None:
+def test_the_delimiter_sets_the_beginning_of_a_word() -> None:
     """Its first symbol may be as late as that of a letter's name; the word before lasts until then, but for a pause."""
     words = [make_word((20, 21)), make_word((40, 41), delimiter_frame=30), make_word((70, 72), delimiter_frame=60)]
     times = [(round(word.start, 3), round(word.end, 3)) for word in place_words(words, 0.02, 2.0)]
     assert times == [(0.3, 0.505), (0.505, 0.785), (1.105, 1.405)]
 
 
-def test_a_word_that_was_not_found_is_between_those_beside_it() -> None:
+def test_a_missing_word_is_placed_between_its_neighbours() -> None:
     missing = [hypotheses.Word("no", frame, frame, 0.0, 0.0, 0.0, ()) for frame in (0, 30, 49, 50, 200)]
     first, second = make_word((20, 21), (24, 25)), make_word((50, 52))
     words = place_words([missing[0], first, missing[1], missing[2], second, missing[3], missing[4]], 0.02, 2.0)

@@ -1,4 +1,4 @@
-"""Recordings of any length become the words that are said, when they are said, whatever shares the batch."""
+"""Recordings of any length give their words with times, independent of the batch."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def say(count: int, pause: float, seed: int = 0) -> tuple[np.ndarray, list[str],
     return np.concatenate(samples), words, starts
 
 
-def test_channels_that_cancel_each_other_are_heard_with_a_warning(
+def test_channels_that_cancel_each_other_are_transcribed_with_a_warning(
     load: Callable[..., Transcriber], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples, words, _ = say(2, 0.5)
@@ -62,7 +62,7 @@ def test_channels_that_cancel_each_other_are_heard_with_a_warning(
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])
 @pytest.mark.parametrize("pause", [0.0, 0.3, 2.0])
-def test_a_long_recording_becomes_its_words_when_they_are_said(
+def test_a_long_recording_gives_its_words_with_their_times(
     load: Callable[..., Transcriber], pause: float, decoder: str
 ) -> None:
     samples, words, starts = say(20, pause)
@@ -77,7 +77,7 @@ def test_a_long_recording_becomes_its_words_when_they_are_said(
     assert all(word.confidence > 0.99 for word in transcript.words)
 
 
-def test_without_a_pause_windows_say_what_the_whole_says(load: Callable[..., Transcriber]) -> None:
+def test_without_a_pause_windows_give_the_text_of_the_whole(load: Callable[..., Transcriber]) -> None:
     rng = np.random.default_rng(0)
     samples = np.concatenate([speak("".join(rng.choice(list("abcd"), 8)), rng)[1600:-1600] for _ in range(20)])
     windows = load(lengths=Lengths(2.0, 3.0))
@@ -90,7 +90,7 @@ def test_without_a_pause_windows_say_what_the_whole_says(load: Callable[..., Tra
     assert seconds == len(samples) / SAMPLING_RATE
 
 
-def test_a_recording_as_long_as_those_trained_on_says_what_an_evaluation_scores(
+def test_a_recording_as_long_as_training_utterances_is_transcribed_as_in_evaluation(
     load: Callable[..., Transcriber], tone_recogniser: Recogniser
 ) -> None:
     samples, words, _ = say(3, 0.8)
@@ -102,7 +102,7 @@ def test_a_recording_as_long_as_those_trained_on_says_what_an_evaluation_scores(
     assert [piece.first_frame for piece in pieces] == [0]
 
 
-def test_silence_that_is_trimmed_moves_no_word(load: Callable[..., Transcriber]) -> None:
+def test_trimmed_silence_does_not_change_times(load: Callable[..., Transcriber]) -> None:
     samples, words, _ = say(12, 1.0)
     samples = np.concatenate([np.zeros(7777, np.float32), samples])
     plain = load().transcribe(samples, sampling_rate=SAMPLING_RATE)
@@ -134,7 +134,7 @@ def np_to(values: np.ndarray, like: Any) -> Any:
     return like.new_tensor(values)
 
 
-def test_windows_of_several_recordings_share_batches_and_progress_is_told(
+def test_windows_of_several_recordings_share_batches_and_progress_is_reported(
     load: Callable[..., Transcriber], tone_recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[int]] = []
@@ -160,7 +160,7 @@ def test_windows_of_several_recordings_share_batches_and_progress_is_told(
     assert min(done) >= 0 and len(done) > len(batches)
 
 
-def test_one_that_cannot_be_read_stops_no_other(load: Callable[..., Transcriber], tmp_path: Path) -> None:
+def test_an_unreadable_recording_does_not_stop_the_others(load: Callable[..., Transcriber], tmp_path: Path) -> None:
     samples, words, _ = say(8, 0.5)
     soundfile.write(tmp_path / "good.wav", samples, SAMPLING_RATE)
     (tmp_path / "bad.wav").write_bytes(b"no audio")
@@ -183,7 +183,7 @@ def test_one_that_cannot_be_read_stops_no_other(load: Callable[..., Transcriber]
         load().transcribe(tmp_path / "missing.wav")
 
 
-def test_each_channel_of_a_call_by_itself(load: Callable[..., Transcriber], tmp_path: Path) -> None:
+def test_channels_of_a_call_are_transcribed_separately(load: Callable[..., Transcriber], tmp_path: Path) -> None:
     (left, said, _), (right, answered, _) = say(10, 1.0, 0), say(8, 1.0, 1)
     call = np.zeros((max(len(left), len(right)), 3), np.float32)
     call[: len(left), 0], call[: len(right), 1] = left, right
@@ -211,7 +211,7 @@ def test_several_threads_use_one_transcriber(load: Callable[..., Transcriber]) -
     assert [found[i].split() for i in range(4)] == [words for _, words, _ in recordings]
 
 
-def test_who_stops_listening_ends_the_reading(load: Callable[..., Transcriber]) -> None:
+def test_closing_the_iterator_ends_the_reading_thread(load: Callable[..., Transcriber]) -> None:
     drawn = []
 
     def endless() -> Any:
@@ -230,7 +230,7 @@ def test_who_stops_listening_ends_the_reading(load: Callable[..., Transcriber]) 
     assert len(drawn) < 50
 
 
-def test_what_the_recordings_raise_is_raised(load: Callable[..., Transcriber]) -> None:
+def test_exceptions_of_the_recordings_are_raised(load: Callable[..., Transcriber]) -> None:
     def broken() -> Any:
         yield 0, say(2, 0.5)[0]
         raise RuntimeError("the list ended too soon")
@@ -240,7 +240,7 @@ def test_what_the_recordings_raise_is_raised(load: Callable[..., Transcriber]) -
         list(found)
 
 
-def test_hours_of_silence_say_nothing(load: Callable[..., Transcriber]) -> None:
+def test_hours_of_silence_give_no_words(load: Callable[..., Transcriber]) -> None:
     transcript = load().transcribe(np.zeros(3600 * 8000, np.int16), sampling_rate=8000)
     assert transcript == Transcript((), 3600.0)
 

@@ -16,7 +16,7 @@ LONGEST, OVERLAP = 10, 10 / 3
 
 
 class LoudnessDetector:
-    """What is not zero is speech; answers come `delay` frames late."""
+    """Non-zero samples are speech; results are `delay` frames late."""
 
     def __init__(self, delay: int = 0) -> None:
         self.delay = delay
@@ -49,7 +49,7 @@ def cut(samples: Waveform, block: int = 10 * RATE, delay: int = 0, mean: float =
 
 
 def record(*stretches: tuple[float, float]) -> Waveform:
-    """Speech, a sample's value telling its place, and silence, each so many seconds."""
+    """Speech, whose values are the positions of samples, and silence, with these lengths in seconds."""
     samples = np.concatenate(
         [[value] * round(seconds * RATE) for pair in stretches for value, seconds in enumerate(pair)]
     )
@@ -57,7 +57,7 @@ def record(*stretches: tuple[float, float]) -> Waveform:
 
 
 def spans(windows: list[Window]) -> np.ndarray:
-    """From when to when each window is, (windows, 2) in seconds."""
+    """Start and end of each window, (windows, 2) in seconds."""
     return np.array([(first := w.first_frame * STRIDE, first + len(w.waveform)) for w in windows]) / RATE
 
 
@@ -75,7 +75,7 @@ def test_a_recording_may_end_in_speech_anywhere_in_a_frame(block: int) -> None:
         assert [window.first_frame for window in padded] == [window.first_frame for window in windows]
 
 
-def test_a_recording_that_is_no_longer_than_a_window_is_one() -> None:
+def test_a_recording_no_longer_than_a_window_is_one_window() -> None:
     samples = np.concatenate([record((1, 3), (2, 2), (1, 0.5)), np.full(100, 0.5, np.float32)])
     for block in (1000, 10 * RATE):
         [window] = cut(samples, block)
@@ -90,7 +90,7 @@ def test_a_long_pause_is_skipped_but_for_its_margins() -> None:
     assert all(window.after_pause for window in windows)
 
 
-def test_where_speech_does_not_pause_windows_overlap() -> None:
+def test_windows_overlap_in_speech_without_pauses() -> None:
     windows = cut(record((25, 3)))
     expected = [(0, LONGEST), (LONGEST - OVERLAP, 2 * LONGEST - OVERLAP)]
     assert spans(windows)[:2] == pytest.approx(np.array(expected), abs=0.03)
@@ -105,7 +105,7 @@ def test_a_window_that_would_be_too_long_ends_in_its_longest_pause() -> None:
     assert all(window.after_pause for window in windows)
 
 
-def test_the_longer_a_window_gets_the_shorter_a_pause_ends_it() -> None:
+def test_a_longer_window_ends_in_a_shorter_pause() -> None:
     samples = record(*[(1.0, 0.3)] * 20)
     few, many = cut(samples, mean=20), cut(samples, mean=2)
     assert len(few) == 4 and len(many) == 20
@@ -147,7 +147,7 @@ def test_all_speech_is_in_windows_and_blocks_change_nothing(seed: int) -> None:
         assert [each.after_pause for each in others] == [each.after_pause for each in windows]
 
 
-def test_hours_of_silence_are_no_window_and_are_not_held() -> None:
+def test_hours_of_silence_give_no_window_and_need_no_memory() -> None:
     cutter = WindowCutter(LoudnessDetector(), RATE, STRIDE)
     for _ in range(360):
         assert list(cutter.cut(np.zeros(10 * RATE, np.float32))) == []
@@ -163,7 +163,7 @@ def test_lengths_are_those_of_training(tmp_path: Path) -> None:
     assert Lengths.load(tmp_path) == Lengths(2.5, 6.4)
 
 
-def test_models_written_before_have_the_lengths_in_their_record(tmp_path: Path) -> None:
+def test_older_models_have_the_lengths_in_their_record(tmp_path: Path) -> None:
     file = tmp_path / "training.json"
     train = {"utterances": 4, "seconds": 10.0, "longest_seconds": 6.4}
     file.write_text(json.dumps({"data": {"splits": {"train": train}}}))

@@ -1,4 +1,4 @@
-"""The tiny models and batches that this room's tests use."""
+"""Fixtures: tiny models and batches."""
 
 from tiny_models import accelerator, build, make_batch, vocabulary
 

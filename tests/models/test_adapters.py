@@ -1,4 +1,4 @@
-"""Adapters depend on the base and the seed alone, and only they and the head are given to the optimizer."""
+"""Adapters depend on the base model and the seed only; only adapters and the head are trained."""
 
 from copy import deepcopy
 
@@ -16,7 +16,7 @@ from finetune.training.optimization import build_optimizer
 
 @pytest.fixture
 def adapt(build):
-    """A tiny model and peft's model around it, with LoRA drawn from a seed."""
+    """A tiny model and the model of peft that contains it, with LoRA from a seed."""
 
     def make(seed=0, **changes):
         model = build()
@@ -41,7 +41,7 @@ def trained(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_lora_is_drawn_from_its_seed_alone(adapt):
+def test_lora_depends_on_its_seed_only(adapt):
     torch.manual_seed(1)
     first, _ = adapt(seed=5)
     torch.manual_seed(2)
@@ -54,7 +54,7 @@ def test_lora_is_drawn_from_its_seed_alone(adapt):
         assert not torch.equal(trained(first)[name], trained(other)[name])
 
 
-def test_lora_begins_as_the_base_and_is_merged_in_place(adapt, build, make_batch, accelerator):
+def test_lora_starts_as_the_base_model_and_is_merged_in_place(adapt, build, make_batch, accelerator):
     model, lora = adapt()
     batch = make_batch(0, 1)
     assert torch.equal(CTCObjective(model).eval()(batch)[0], CTCObjective(build()).eval()(batch)[0])
@@ -75,7 +75,7 @@ def test_each_linear_layer_can_have_lora(adapt, module):
     assert any(f"{module}.lora_A" in name for name in trained(model))
 
 
-def test_language_goes_on_from_the_bases_and_is_not_loaded_again(build_language, mms_base_folder):
+def test_adapters_of_a_language_are_loaded_once_and_trained(build_language, mms_base_folder):
     model = build_language("deu")
     weights = load_file(mms_base_folder / "adapter.deu.safetensors")
     adapters = {name for name in weights if not name.startswith("lm_head.")}
@@ -89,7 +89,7 @@ def test_language_goes_on_from_the_bases_and_is_not_loaded_again(build_language,
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_new_language_is_drawn_from_its_seed(build_language):
+def test_adapters_of_a_new_language_depend_on_the_seed(build_language):
     first, again, other = (build_language("xyz", seed=seed) for seed in (1, 1, 2))
     name = "wav2vec2.encoder.layers.1.adapter_layer.linear_2.weight"
     assert torch.equal(trained(first)[name], trained(again)[name])
@@ -97,6 +97,6 @@ def test_new_language_is_drawn_from_its_seed(build_language):
     assert 0.01 < trained(first)[name].std() < 0.03  # The configuration's initializer_range is 0.02.
 
 
-def test_hub_that_cannot_be_asked_is_no_base_without_the_language(mms_base_folder):
+def test_an_unreachable_hub_is_not_a_model_without_the_language(mms_base_folder):
     with pytest.raises(UserError, match=r"may or may not have adapter\.deu\.safetensors"):
         find_language_adapter("some/base", load_config(str(mms_base_folder)), "deu")

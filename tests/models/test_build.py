@@ -1,4 +1,4 @@
-"""The model has a fresh head of the right size and depends on the batch and the seed alone."""
+"""The model has a new head of the right size; its output depends on the batch and the seed only."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_head_has_one_output_for_each_token_and_the_blank_is_the_pad_token(build
     assert model.config.pad_token_id == vocabulary["[PAD]"]
 
 
-def test_head_is_fresh_even_where_the_base_has_one_of_the_same_size(build, vocabulary, tmp_path):
+def test_the_head_is_new_even_if_the_base_has_one_of_the_same_size(build, vocabulary, tmp_path):
     old = build(seed=5)
     with torch.no_grad():
         old.lm_head.bias.fill_(3.0)
@@ -49,13 +49,13 @@ def test_rows_of_the_bases_head_are_kept_where_asked(build, tmp_path):
     assert new.lm_head.out_features == new.config.vocab_size == 7
 
 
-def test_a_base_without_a_head_has_no_rows_to_keep(build):
+def test_rows_of_a_missing_head_are_refused(build):
     with pytest.raises(UserError, match="no CTC head"):
         build(head_rows=[0, 1, 2, 3, 4, 5, 6])
 
 
 class _Attack:
-    """What a pickle may do where nothing restricts it."""
+    """A pickle that runs code if the unpickler is not restricted."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -82,20 +82,20 @@ def test_head_of_another_size_is_replaced(build, tmp_path):
     assert build(base=str(tmp_path)).lm_head.out_features == 7
 
 
-def test_encoder_is_the_bases_own(build, base_folder):
+def test_encoder_has_the_weights_of_the_base(build, base_folder):
     base = Wav2Vec2ForCTC.from_pretrained(base_folder)
     assert equal(build().wav2vec2.feature_extractor, base.wav2vec2.feature_extractor)
     assert equal(build().wav2vec2.encoder, base.wav2vec2.encoder)
 
 
-def test_the_seed_draws_the_head_and_nothing_else(build):
+def test_only_the_head_depends_on_the_seed(build):
     first, again, other = build(seed=1), build(seed=1), build(seed=2)
     assert equal(first, again)
     assert equal(first.wav2vec2, other.wav2vec2)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
 
 
-def test_without_a_base_the_shape_is_kept_and_the_weights_are_others(build):
+def test_without_a_base_the_weights_are_random(build):
     pretrained, random = build(), build(base=None)
     shapes = [[p.shape for p in model.parameters()] for model in (pretrained, random)]
     assert shapes[0] == shapes[1]
@@ -158,7 +158,7 @@ def test_features_are_masked_where_the_batch_says_and_in_training_only(build, ma
     assert not (seen[1] == 0).all(dim=1).any()
 
 
-def test_dropped_layer_hands_its_input_on_and_every_parameter_still_has_a_gradient(build, make_batch):
+def test_a_skipped_layer_returns_its_input_and_every_parameter_has_a_gradient(build, make_batch):
     model, plain, batch = build(layer_drop=0.5).train(), build().train(), make_batch(0, 1)
     torch.manual_seed(0)
     losses = {float(CTCObjective(model)(batch)[0].detach()) for _ in range(30)}
@@ -200,5 +200,5 @@ def test_attention_can_be_chosen(build, make_batch):
     losses = [CTCObjective(build(attention=name)).eval()(batch)[0].item() for name in ("sdpa", "eager")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert build(attention="eager").config._attn_implementation == "eager"
-    with pytest.raises(UserError, match="makes no model"):
+    with pytest.raises(UserError, match="can't be loaded as a model"):
         build(attention="flash_attention_2")

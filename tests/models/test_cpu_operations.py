@@ -1,4 +1,4 @@
-"""The forms for a CPU compute what the model's own do, forwards and backwards."""
+"""CPU operations compute the same output and gradients as the modules of the model."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def learn(objective, batch, precision):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("no", 1e-4), ("bf16", 0.03)])
 @pytest.mark.parametrize("base", ["base_folder", "group_norm_base_folder"])
-def test_loss_and_gradients_stay(build, make_batch, request, base, precision, tolerance):
+def test_loss_and_gradients_do_not_change(build, make_batch, request, base, precision, tolerance):
     folder, batch = str(request.getfixturevalue(base)), make_batch(*UTTERANCES)
     plain = CTCObjective(build(folder, freeze_feature_encoder=False))
     fast = CTCObjective(build(folder, freeze_feature_encoder=False))
@@ -76,7 +76,7 @@ def test_the_saved_model_is_an_ordinary_one(build, make_batch, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["base_folder", "group_norm_base_folder"])
-def test_what_is_made_of_frozen_weights_is_kept(build, make_batch, request, base):
+def test_values_computed_from_frozen_weights_are_cached(build, make_batch, request, base):
     model, batch = build(str(request.getfixturevalue(base))).eval(), make_batch(*UTTERANCES)
 
     def compute():

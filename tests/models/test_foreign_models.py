@@ -1,4 +1,4 @@
-"""What a model's files may not ask for is one sentence before any library reads them."""
+"""Forbidden settings in the files of a model are one-sentence errors before a library reads them."""
 
 import ast
 import json
@@ -70,7 +70,7 @@ CODE = [
 
 
 @pytest.mark.parametrize(("name", "values", "said"), CODE)
-def test_what_a_model_may_not_ask_for(
+def test_forbidden_settings_are_refused(
     name: str, values: dict[str, Any], said: str, change: Callable[..., Path]
 ) -> None:
     folder = change(name, **values)
@@ -85,7 +85,7 @@ def test_what_a_model_may_not_ask_for(
         assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_what_is_usual_is_let_through(change: Callable[..., Path]) -> None:
+def test_usual_settings_are_accepted(change: Callable[..., Path]) -> None:
     usual = {"_attn_implementation": "eager", "attn_implementation": None, "_attn_implementation_autoset": True}
     assert Recogniser.load(change("config.json", **usual, quantization_config=None), "cpu").num_symbols == 7
     old = {"special_tokens_map_file": "/root/.cache/huggingface/a.json", "tokenizer_file": None, "name_or_path": "/a"}
@@ -148,7 +148,7 @@ ABSURD = [
 
 
 @pytest.mark.parametrize(("name", "values", "said"), ABSURD)
-def test_absurd_values_are_one_sentence(
+def test_values_out_of_range_are_one_error(
     name: str, values: dict[str, Any], said: str, change: Callable[..., Path]
 ) -> None:
     folder = change(name, **values)
@@ -172,7 +172,7 @@ def test_absurd_values_are_one_sentence(
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "text_normalization.json", "utterance_lengths.json"])
-def test_a_file_that_is_no_plain_json(content: str, said: str, name: str, model_folder: Path, tmp_path: Path) -> None:
+def test_damaged_json_is_refused(content: str, said: str, name: str, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=said):
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_plain_json(content: str, said: str, name: str, model_
         Recogniser.load(folder, "cpu")
 
 
-def test_the_training_path_refuses_the_same(change: Callable[..., Path]) -> None:
+def test_training_refuses_the_same_files(change: Callable[..., Path]) -> None:
     folder = str(change("tokenizer_config.json", auto_map={"AutoTokenizer": ["own.T", None]}))
     for load in (load_config, load_base_vocabulary, lambda base: load_feature_extractor(base, None)):
         with pytest.raises(UserError, match="brings its own code"):
@@ -192,7 +192,7 @@ def test_the_training_path_refuses_the_same(change: Callable[..., Path]) -> None
         load_base_vocabulary(nested)
 
 
-def test_a_named_file_stays_in_the_folder_and_a_hubs_cache_is_one(tmp_path: Path) -> None:
+def test_named_files_must_be_in_the_folder_or_the_cache_of_a_hub(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "language_model").mkdir(parents=True)
     (tmp_path / "secret").write_text("{}")
@@ -233,8 +233,8 @@ def test_a_vocabulary_of_languages(mms_base_folder: Path) -> None:
     assert sorted(read_vocabulary(mms_base_folder / "vocab.json")) == ["deu", "eng"]
 
 
-def test_every_function_that_loads_looks_at_the_files_first() -> None:
-    """`require_plain_model` stands before each loading call."""
+def test_every_loading_function_checks_the_files_first() -> None:
+    """`require_plain_model` is called before each loading call."""
     loading = [
         (file.relative_to(PACKAGE).as_posix(), ast.unparse(function))
         for file in PACKAGE.rglob("*.py")
@@ -250,7 +250,7 @@ def test_every_function_that_loads_looks_at_the_files_first() -> None:
 
 
 def test_the_json_files_of_models_have_one_reader() -> None:
-    """Whoever parses JSON by itself reads what no model brings."""
+    """Modules that parse JSON themselves do not read files of models."""
     others = {
         *("data/archives.py", "data/folders.py", "data/manifests.py", "decoding/ngram.py", "evaluation/report.py"),
         *("evaluation/results.py", "publishing/checkpoint_export.py", "publishing/parity.py"),

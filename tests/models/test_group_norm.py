@@ -1,4 +1,4 @@
-"""Group norm over valid frames: padding changes nothing, and neither do the model's parameters or files."""
+"""Group norm over valid frames: padding has no effect, and the parameters and files of the model do not change."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,7 +15,7 @@ SAMPLES = (9000, 24000, 400, 16001)  # 400: one frame
 
 
 def build_plain(norm: str = "group", **changes: Any) -> Any:
-    """A tiny model as Transformers has it, whose norms have something to say."""
+    """A tiny model of plain Transformers, with random norm weights."""
     from finetune.models.configuration import build_config
 
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -32,13 +32,13 @@ def build_plain(norm: str = "group", **changes: Any) -> Any:
 
 @pytest.fixture
 def plain() -> Any:
-    """With group norm, untreated."""
+    """A model with Transformers' group norm."""
     return build_plain()
 
 
 @pytest.fixture
 def waveforms() -> list[torch.Tensor]:
-    """Of different lengths and levels, none of them centred, and alike from sample to sample as speech is."""
+    """Waveforms of different lengths, levels and means, with correlated samples, as in speech."""
     generator = torch.Generator().manual_seed(1)
     noise = [torch.randn(count, generator=generator).cumsum(0) for count in SAMPLES]
     return [(wave - wave.mean()) / wave.std() * (1 + i) + 0.1 for i, wave in enumerate(noise)]
@@ -59,7 +59,7 @@ def pad(waveforms: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(model: Any, plain: Any, waveforms: list[torch.Tensor]) -> float:
-    """Between the logits of a padded batch and those that plain Transformers gives for each utterance alone."""
+    """The largest difference between the logits of a padded batch and plain Transformers' logits of each utterance."""
     with torch.no_grad():
         together = model(**pad(waveforms)).logits
         alone = [plain(waveform[None]).logits[0] for waveform in waveforms]
@@ -67,12 +67,12 @@ def largest_difference(model: Any, plain: Any, waveforms: list[torch.Tensor]) ->
     return max(float((row[: len(logits)] - logits).abs().max()) for row, logits in pairs)
 
 
-def test_a_padded_batch_gives_what_each_utterance_alone_gives(plain: Any, waveforms: list[torch.Tensor]) -> None:
+def test_the_output_for_an_utterance_does_not_depend_on_the_batch(plain: Any, waveforms: list[torch.Tensor]) -> None:
     assert largest_difference(plain, plain, waveforms) > 0.01
     assert largest_difference(treated(plain), plain, waveforms) < 1e-5
 
 
-def test_layer_norm_is_left_alone(waveforms: list[torch.Tensor]) -> None:
+def test_layer_norm_does_not_change(waveforms: list[torch.Tensor]) -> None:
     plain = build_plain("layer", conv_bias=True)
     model = treated(plain)
     assert type(model.wav2vec2.feature_extractor) is type(plain.wav2vec2.feature_extractor)
@@ -118,11 +118,11 @@ def test_the_saved_model_is_an_ordinary_one(plain: Any, waveforms: list[torch.Te
     assert torch.equal(loaded(waveforms[0][None]).logits, plain(waveforms[0][None]).logits)
 
 
-def test_treating_twice_is_treating_once(plain: Any, waveforms: list[torch.Tensor]) -> None:
+def test_a_second_conversion_has_no_effect(plain: Any, waveforms: list[torch.Tensor]) -> None:
     assert largest_difference(treated(treated(plain)), plain, waveforms) < 1e-5
 
 
-def test_what_is_replaced_keeps_its_class_and_gives_its_parameters_away(
+def test_replaced_modules_keep_their_class_and_share_their_parameters(
     plain: Any, waveforms: list[torch.Tensor]
 ) -> None:
     encoder = plain.wav2vec2.feature_extractor
@@ -142,7 +142,7 @@ def test_frozen_stays_frozen(plain: Any, waveforms: list[torch.Tensor]) -> None:
     assert model.lm_head.weight.grad.any()
 
 
-def test_bfloat16_is_no_farther_from_float32_than_with_plain_transformers(
+def test_the_error_of_bfloat16_is_similar_to_that_of_plain_transformers(
     plain: Any, waveforms: list[torch.Tensor]
 ) -> None:
     model, alone = treated(plain), [waveforms[1]]
@@ -154,7 +154,7 @@ def test_bfloat16_is_no_farther_from_float32_than_with_plain_transformers(
     assert (ours - exact).square().mean() < 1.5 * (theirs - exact).square().mean()
 
 
-def test_a_channel_that_hears_a_millionth_of_the_power_is_normalised_exactly(plain: Any) -> None:
+def test_a_channel_with_a_millionth_of_the_power_is_normalised_exactly(plain: Any) -> None:
     slow = 10 * torch.sin(torch.arange(20000) * 1e-3)
     with torch.no_grad():
         plain.wav2vec2.feature_extractor.conv_layers[0].conv.weight[:] = torch.tensor([1.0, -1] + 8 * [0.0])
@@ -165,13 +165,13 @@ def test_silence_stays_finite(plain: Any) -> None:
     assert largest_difference(treated(plain), plain, [torch.zeros(9000)]) < 1e-5
 
 
-def test_compiles_whole(plain: Any, waveforms: list[torch.Tensor]) -> None:
+def test_it_compiles_without_graph_breaks(plain: Any, waveforms: list[torch.Tensor]) -> None:
     compiled: Callable[..., Any] = torch.compile(treated(plain), backend="eager", fullgraph=True)
     assert largest_difference(compiled, plain, waveforms) < 1e-5
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_padded_batch_gives_what_each_utterance_alone_gives(
+def test_on_a_gpu_the_output_for_an_utterance_does_not_depend_on_the_batch(
     plain: Any, waveforms: list[torch.Tensor], gpu: str
 ) -> None:
     """Without TF32, which rounds to ten bits."""

@@ -1,4 +1,4 @@
-"""Tokenizers and feature extractors that a folder can name, and the languages of MMS models."""
+"""The accepted tokenizers and feature extractors, and the languages of MMS models."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def change(file: Path, **values: Any) -> None:
         ("processor_config.json", "processor_class", "Wav2Vec2BertProcessor"),
     ],
 )
-def test_other_classes_are_one_sentence(copied: Path, file: str, key: str, found: str) -> None:
+def test_other_classes_are_refused(copied: Path, file: str, key: str, found: str) -> None:
     change(copied / file, **{key: found})
     with pytest.raises(UserError, match=rf"of the class {found}: expected Wav2Vec2") as refused:
         Recogniser.load(copied)
@@ -86,12 +86,16 @@ def test_a_language_has_its_own_adapters_head_and_vocabulary(mms_base_folder: Pa
         ("xyz", r"has no language xyz among its 2: expected one of deu, eng\."),
     ],
 )
-def test_a_language_is_asked_for_and_suggested(mms_base_folder: Path, language: str | None, said: str) -> None:
+def test_a_missing_language_is_an_error_with_suggestions(
+    mms_base_folder: Path, language: str | None, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         Recogniser.load(mms_base_folder, "cpu", language=language)
 
 
-def test_languages_elsewhere(model_folder: Path, mms_base_folder: Path, tmp_path: Path) -> None:
+def test_missing_languages_are_errors_and_codes_are_suggested(
+    model_folder: Path, mms_base_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="has no languages to choose from: leave out --language deu"):
         Recogniser.load(model_folder, "cpu", language="deu")
     without = shutil.copytree(mms_base_folder, tmp_path / "without", ignore=shutil.ignore_patterns("adapter.*"))

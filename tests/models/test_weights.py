@@ -1,4 +1,4 @@
-"""Whatever loads weights loads all of them, or says in one sentence which do not fit."""
+"""All weights are loaded, or a one-sentence error names those that do not fit."""
 
 import json
 import re
@@ -70,7 +70,7 @@ REFUSED: list[tuple[Callable[[Weights], Weights], str]] = [
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
 @pytest.mark.parametrize(("changed", "said"), REFUSED)
-def test_weights_that_are_not_the_configurations_are_refused_by_name(
+def test_weights_that_do_not_fit_the_configuration_are_named(
     change: Callable[..., Path], load: Callable[[Path], Any], changed: Callable[[Weights], Weights], said: str
 ) -> None:
     folder = change(changed)
@@ -91,7 +91,7 @@ def test_weights_that_are_not_the_configurations_are_refused_by_name(
         ("^wav2vec2.", "wav2vec2._orig_mod."),
     ],
 )
-def test_wrappers_prefixes_are_taken_off_with_a_note(
+def test_prefixes_of_wrappers_are_removed_with_a_note(
     change: Callable[..., Path],
     load: Callable[[Path], Any],
     tmp_path: Path,
@@ -108,9 +108,7 @@ def test_wrappers_prefixes_are_taken_off_with_a_note(
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == expected.keys()
 
 
-def test_names_of_a_wrapped_base_without_a_head_are_mended_too(
-    base_folder: Path, tmp_path: Path, logged: list[str]
-) -> None:
+def test_prefixes_are_removed_from_a_base_without_a_head(base_folder: Path, tmp_path: Path, logged: list[str]) -> None:
     base = shutil.copytree(base_folder, tmp_path / "base")
     weights = load_file(base / "model.safetensors")
     save_file({f"module.{name}": weight for name, weight in weights.items()}, base / "model.safetensors")
@@ -120,7 +118,7 @@ def test_names_of_a_wrapped_base_without_a_head_are_mended_too(
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
-def test_published_checkpoints_own_names_load(
+def test_old_weight_names_of_published_checkpoints_are_loaded(
     change: Callable[..., Path], load: Callable[[Path], Any], tmp_path: Path, logged: list[str]
 ) -> None:
     """The old names of a weight norm, and of the vector for masked frames as in facebook/wav2vec2-base-100h."""
@@ -139,7 +137,7 @@ def test_published_checkpoints_own_names_load(
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == expected.keys()
 
 
-def test_checkpoint_without_the_vector_for_masked_frames_is_a_base(change: Callable[..., Path]) -> None:
+def test_a_checkpoint_without_the_embedding_of_masked_frames_can_be_trained(change: Callable[..., Path]) -> None:
     """As facebook/wav2vec2-base-960h."""
     folder = change(without("masked_spec_embed"))
     model = build(folder, mask_time_probability=0.5)
@@ -147,7 +145,7 @@ def test_checkpoint_without_the_vector_for_masked_frames_is_a_base(change: Calla
     assert model.wav2vec2.masked_spec_embed.isfinite().all()
 
 
-def test_pretraining_checkpoint_is_a_base(base_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_pretraining_can_be_trained(base_folder: Path, tmp_path: Path) -> None:
     config = load_config(str(base_folder))
     pretrained: Any = Wav2Vec2ForPreTraining(config)
     pretrained.save_pretrained(tmp_path)

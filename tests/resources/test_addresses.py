@@ -1,4 +1,4 @@
-"""No user, password, query or signature of an address is shown, and no other text is changed."""
+"""Users, passwords, queries and signatures are removed from addresses, and other text does not change."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from finetune.resources.addresses import public_address
         ("wss://host/x?k=v and https://u:p@host", "wss://host/x and https://host"),
     ],
 )
-def test_what_opens_an_address_is_cut_off(text: str, public: str) -> None:
+def test_secrets_are_removed_from_addresses(text: str, public: str) -> None:
     assert public_address(text) == public == public_address(public)
 
 
@@ -40,5 +40,5 @@ def test_what_opens_an_address_is_cut_off(text: str, public: str) -> None:
         r"{replace: ['https?://\S+', '']}",
     ],
 )
-def test_all_else_stays(text: str) -> None:
+def test_other_text_does_not_change(text: str) -> None:
     assert public_address(text) == text

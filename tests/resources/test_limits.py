@@ -1,4 +1,4 @@
-"""What would take more memory, disk or time than honest data does is one sentence, and soon."""
+"""Data that would need too much memory, disk or time is a one-sentence error, without delay."""
 
 import gzip
 import io
@@ -41,9 +41,7 @@ def stream(source: Path | BinaryIO) -> float:
         return sum(block.shape[1] for block in opened.blocks()) / 16000
 
 
-def test_what_is_too_long_to_be_evaluated_as_a_whole_is_left_out_by_its_header(
-    tmp_path: Path, model_folder: Path
-) -> None:
+def test_utterances_too_long_for_evaluation_are_skipped_by_their_header(tmp_path: Path, model_folder: Path) -> None:
     soundfile.write(tmp_path / "long.flac", np.zeros(301 * 8000, np.int16), 8000)
     soundfile.write(tmp_path / "short.flac", TONE, 16000)
     (tmp_path / "metadata.csv").write_text("file_name,text\nlong.flac,ab\nshort.flac,ab\n")
@@ -84,7 +82,7 @@ def test_blocks_of_many_channels_are_short(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(np.concatenate(blocks), given.reshape(-1, 4))
 
 
-def test_a_wav_of_empty_chunks_is_looked_at_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wav_of_empty_chunks_is_read_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", TONE, 16000, subtype="PCM_16")
     content = (tmp_path / "a.wav").read_bytes() + b"LIST\0\0\0\0" * 30_000
     (tmp_path / "a.wav").write_bytes(content)
@@ -102,7 +100,7 @@ def test_a_wav_of_empty_chunks_is_looked_at_for_a_moment(tmp_path: Path, monkeyp
 
 
 class Endless(io.RawIOBase):
-    """A pipe that never ends."""
+    """An endless pipe."""
 
     def readable(self) -> bool:
         return True
@@ -111,7 +109,7 @@ class Endless(io.RawIOBase):
         return bytes(size)
 
 
-def test_a_pipe_without_an_end_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_pipe_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_bytes, "MAX_PIPED_BYTES", 3_000_000)
     with pytest.raises(AudioError, match=r"can't be kept in .*: it has more than 3,000,000 bytes; save it as a file"):
         stream(Endless())  # type: ignore[arg-type]
@@ -156,7 +154,7 @@ def test_a_line_without_an_end_is_refused_where_it_is(
     assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_gzip_that_grows_as_no_text_does_is_refused(
+def test_gzip_with_an_unnatural_ratio_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "_SMALL_BYTES", 2**16)
@@ -231,7 +229,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_a_recipe_does_not_grow_as_it_is_read(tmp_path: Path, kind: str) -> None:
+def test_an_oversized_or_invalid_recipe_is_refused(tmp_path: Path, kind: str) -> None:
     text, sentence = RECIPES[kind]
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence):
@@ -254,8 +252,8 @@ def test_a_file_whose_name_is_a_dash_is_no_standard_input(tmp_path: Path, monkey
     assert read_seconds(Recording("-", None)) == 1
 
 
-def test_sound_that_its_bytes_can_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where packets of an index are the same bytes again and again."""
+def test_more_samples_than_the_bytes_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the index of a file refers to the same bytes repeatedly."""
     content = encode(np.stack([TONE] * 2, axis=1), 16000, "ipod", "aac", bit_rate=48_000)
     assert len(content) < 16000 < len(content) * limits.MAX_SAMPLES_PER_BYTE
     monkeypatch.setattr(containers, "MAX_SAMPLES_PER_BYTE", 1)
@@ -264,7 +262,7 @@ def test_sound_that_its_bytes_can_not_hold_is_refused(monkeypatch: pytest.Monkey
             read()
 
 
-def test_a_file_of_which_nothing_comes_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_progress_is_not_read_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "_PROBED_BYTES", 100)
     steady = containers._Steady(io.BytesIO(b"x" * 1000), 1000)
     for _ in range(3):
@@ -277,7 +275,7 @@ def test_a_file_of_which_nothing_comes_is_not_read_for_ever(monkeypatch: pytest.
             steady.read(100)
 
 
-def test_who_evaluates_says_how_long_an_utterance_may_be(
+def test_the_longest_utterance_in_evaluation_is_an_option(
     tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soundfile.write(tmp_path / "a.wav", TONE, 16000)

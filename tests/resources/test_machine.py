@@ -1,4 +1,4 @@
-"""What the machine has and what follows: from prepared file trees, and under real limits where they can be made."""
+"""The resources of the machine: from prepared file trees, and under real limits where they can be set."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[s
     ],
     ids=["no cgroup", "no limit", "the outer of two groups limits", "version 1", "container"],
 )
-def test_cores_and_memory_are_those_that_may_be_used(
+def test_cores_and_memory_respect_limits(
     prepare: Callable[[dict[str, str]], None],
     monkeypatch: pytest.MonkeyPatch,
     files: dict[str, str],
@@ -96,7 +96,7 @@ def test_cores_and_memory_are_those_that_may_be_used(
 
 
 def test_workers_follow_cores(prepare: Callable[[dict[str, str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """None beside a CPU's only core, one beside more; a GPU takes all but one, of each process's share."""
+    """On a CPU none with one core, else one; with a GPU all cores of a process but one."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for allowed, processes, on_cpu, on_gpu in [("0", 1, 0, 1), ("0-3", 1, 1, 3), ("0-63", 1, 1, 8), ("0-3", 2, 1, 1)]:
         prepare({"proc/self/status": f"Cpus_allowed_list:\t{allowed}\n"})
@@ -154,11 +154,11 @@ def test_precision_of_a_gpu_follows_its_compute_capability(
     assert machine.choose_precision("fp16", gpu) == "fp16"
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         machine.choose_precision("fp16", torch.device("cpu"))
-    with pytest.raises(UserError, match="int3 is no precision"):
+    with pytest.raises(UserError, match="int3 is not a precision"):
         machine.choose_precision("int3", gpu)
 
 
-def test_driver_tells_of_gpus_that_torch_cant_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_torch_cannot_use_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.list_gpus() == []
@@ -255,7 +255,7 @@ class _Groups:
         return next((int(file.read_text()) for file in files if file.exists()), 0)
 
 
-def test_half_a_core_and_2_gib_are_seen_and_enough(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+def test_half_a_core_and_2_gib_are_detected_and_enough(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     """`finetune env`, a training with all that is automatic, and a transcription in one limited process."""
     recipe = write_recipe(tmp_path, training={"batch_seconds": "auto", "num_workers": "auto"})
     audio = next(Path(json.loads(recipe.read_text())["data"]["root"]).rglob("*.wav"))

@@ -1,4 +1,4 @@
-"""A model on a hub is one commit's files in a folder, and what the hub refuses is a sentence."""
+"""A model from a hub has the files of one commit, and errors of the hub are one sentence."""
 
 import shutil
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_a_name_has_the_form_that_the_hubs_client_takes(first: str, last: str) -
     assert is_hub_name(first + last) is valid
 
 
-def test_a_model_is_fetched_without_what_it_is_not_used_with(api: HfApi, hub: Hub) -> None:
+def test_only_the_files_that_a_model_needs_are_downloaded(api: HfApi, hub: Hub) -> None:
     small = fetch_model("team/model", weights=False)
     assert "models/team/model/model.safetensors" not in hub.sent
     folder = fetch_model("team/model")
@@ -127,7 +127,7 @@ def _leave(hub: Hub) -> None:
         (lambda hub: hub.fail("GET", "/api/models", status=418), None, "team/model", "answers 418 for the model"),
     ],
 )
-def test_what_the_hub_refuses_is_a_sentence(
+def test_errors_of_the_hub_are_one_sentence(
     api: HfApi,
     hub: Hub,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,9 +161,7 @@ def test_a_data_set_that_may_not_be_read(hub: Hub) -> None:
             find_commit(name, kind="dataset")
 
 
-def test_without_a_network_what_was_fetched_is_enough_if_it_is_all(
-    api: HfApi, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_complete_downloads_are_used(api: HfApi, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_model("team/model", weights=False)
     hub.cut_after(0, for_good=True)
     assert fetch_model("team/model", weights=False).is_dir()

@@ -118,7 +118,7 @@ def test_a_bucket_of_parquet_is_streamed_and_not_fetched_whole(
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
-def test_what_a_bucket_lacks_is_said(bucket: str, tmp_path: Path, corpus_folder: Path) -> None:
+def test_missing_files_in_a_bucket_are_named(bucket: str, tmp_path: Path, corpus_folder: Path) -> None:
     with pytest.raises(UserError, match="There is no data at s3://speech/nowhere"):
         load_splits(Source("s3://speech/nowhere"))
     (tmp_path / "train.csv").write_text("file_name,text\nnone.wav,hello\n../other/secret.wav,leak\n")

@@ -1,4 +1,4 @@
-"""Whatever stands in a name or a text, a terminal only shows it; and who prints it makes no difference."""
+"""Terminals show names and texts without obeying control characters in them, whichever code prints them."""
 
 import io
 import os
@@ -35,14 +35,14 @@ def terminals() -> Iterator[tuple[Terminal, Terminal]]:
         yield found
 
 
-def test_control_characters_are_escapes_and_letters_stay() -> None:
+def test_control_characters_are_escaped_and_letters_are_not() -> None:
     assert escape_controls(EVIL) == SHOWN
     letters = "é字\u0644\u200f\u0915\u094d\u200d\u200c\N{GRINNING FACE}\n\t "
     assert escape_controls(letters) == letters
     assert escape_controls("a\nb\tc\u2028", one_line=True) == r"a\nb\tc\u2028"
 
 
-def test_all_that_is_written_passes_however_it_is_written() -> None:
+def test_all_ways_of_writing_are_escaped() -> None:
     with terminals() as (output, errors):
         with safe_terminal():
             print(EVIL)
@@ -64,14 +64,14 @@ def test_colours_and_progress_bars_work() -> None:
     assert "\x1b]" not in errors.getvalue()
 
 
-def test_what_is_piped_keeps_its_characters_but_not_messages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_to_a_pipe_is_not_escaped_but_messages_are(capsys: pytest.CaptureFixture[str]) -> None:
     with safe_terminal():
         print(EVIL)
         print(EVIL, "https://ann:s3cret@host/a?sig=b", file=sys.stderr)
     assert capsys.readouterr() == (EVIL + "\n", SHOWN + " https://host/a\n")
 
 
-def test_what_libraries_and_python_itself_say_passes_too() -> None:
+def test_output_of_libraries_and_of_python_is_escaped() -> None:
     program = f"""
 import logging, warnings
 from finetune.resources.terminal import safe_terminal
@@ -96,7 +96,7 @@ with safe_terminal():
         ["evaluate", EVIL, "--data", EVIL],
     ],
 )
-def test_arguments_are_shown(
+def test_arguments_are_escaped(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # With a shell's pattern they may be others' file names.
