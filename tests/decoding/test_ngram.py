@@ -1,7 +1,6 @@
 """The language model's automaton against what backoff models mean, worked out by hand."""
 
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from finetune.decoding import compilation
 from finetune.decoding.ngram import Level, NGramModel
 from finetune.errors import UserError
 
@@ -132,26 +130,3 @@ def test_nothing_is_compiled_for_the_command_line_to_begin() -> None:
     check = "import atexit, sys; atexit.register(lambda: print('numba' in sys.modules)); "
     shown = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True).stdout
     assert shown.endswith("False\n")
-
-
-def test_compiled_code_is_kept_in_the_users_folder_or_nowhere_where_the_module_is_read_only(tmp_path: Path) -> None:
-    package = tmp_path / "site" / "finetune" / "decoding"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").touch()
-    (package / "__init__.py").touch()
-    source = Path(compilation.__file__).read_text()
-    (package / "compilation.py").write_text(source)
-    (package / "doubled.py").write_text(
-        "from finetune.decoding.compilation import compiled\n@compiled\ndef double(x):\n    return 2 * x\n"
-    )
-    # A file in the place of the folder can't be written into, by the superuser either.
-    (package / "__pycache__").touch()
-    command = [sys.executable, "-c", "from finetune.decoding.doubled import double; print(double(21))"]
-    for home, kept in ((tmp_path / "home", True), (tmp_path / "file", False)):
-        if not kept:
-            home.touch()
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HOME": str(home)}
-        environment["XDG_CACHE_HOME"] = str(home / "cache")
-        found = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert found.stdout == "42\n", found.stderr
-        assert any(home.rglob("*.nbc")) is kept
