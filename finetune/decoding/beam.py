@@ -215,7 +215,8 @@ class BeamSearch:
 
         There are fewer than `n_best` where fewer are in the beam, and always one at least.
         """
-        from finetune.decoding.prefix_search import add_logs, end_text
+        from finetune.decoding.fusion import end_text
+        from finetune.decoding.prefix_search import add_logs
         from finetune.decoding.prefix_tree import trace
 
         found: dict[int, _Ended] = {}
@@ -283,10 +284,10 @@ class BeamSearch:
         token_min_logp: float,
     ) -> None:
         """Check what can be adjusted, and put together what the compiled part needs."""
+        from finetune.decoding.fusion import Search
         from finetune.decoding.hashed_ngram import LONGEST, MIDDLE, WORD, HashedModel, build_tables
         from finetune.decoding.hotwords import build_hotwords
         from finetune.decoding.ngram import END, NGramModel, Trie
-        from finetune.decoding.prefix_search import Search
 
         _check_settings(weights, beam_width, beam_prune_logp, token_min_logp)
         widths = _nest_widths(beam_width)

@@ -94,6 +94,29 @@ def find_place(table: NDArray[np.int32], nodes: NDArray[Any], parent: int, symbo
 
 
 @compiled
+def add_emission(
+    emissions: NDArray[Any], counts: NDArray[np.int64], beam: Any, same_symbol: bool, log_prob: float, target: Any
+) -> None:
+    """Set the best alignment of `target` to that of `beam`, followed by the target's last symbol in this frame.
+
+    With the `same_symbol` at its end, the beam's alignment has to end in a blank.
+    """
+    number = counts[EMISSIONS]
+    counts[EMISSIONS] += 1
+    emission = emissions[number]
+    if same_symbol or beam.path_blank > beam.path_symbol:
+        emission.previous, emission.previous_last = beam.emission_blank, beam.last_blank
+        emission.previous_peak = beam.peak_blank
+        target.path_symbol = beam.path_blank + log_prob
+    else:
+        emission.previous, emission.previous_last = beam.emission_symbol, beam.last_symbol
+        emission.previous_peak = beam.peak_symbol
+        target.path_symbol = beam.path_symbol + log_prob
+    emission.first = counts[FRAMES]
+    target.emission_symbol, target.last_symbol, target.peak_symbol = number, counts[FRAMES], log_prob
+
+
+@compiled
 def make_room(tree: Tree, beams: NDArray[Any], counts: NDArray[np.int64], larger: Tree) -> None:
     """Copy what beams need to another tree: their prefixes, the prefixes' beginnings, and their alignments.
 
