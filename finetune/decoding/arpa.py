@@ -5,17 +5,16 @@ The format is described in SRILM's manual page ngram-format(5); what it leaves o
 
 import gzip
 import logging
-import math
 import re
 import zlib
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.decoding.compilation import compiled
+from finetune.decoding.arpa_parser import EXPECTED, LN_10, MAX_LINE_BYTES, TOO_LONG, WordTable, fill_slots, parse_block
 from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -23,9 +22,7 @@ from finetune.files import new_file
 _LOGGER = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 23
-_MAX_LINE_BYTES = 1 << 16
 _ROWS_AT_ONCE = 1 << 17
-_LN_10 = math.log(10)
 
 # What tools write for the logarithm of 0: SRILM's ngram-format(5).
 _NEVER_LOG10 = -99.0
@@ -35,17 +32,6 @@ _MAX_PREFACE_LINES = 1000
 
 # KenLM's probability of an unknown word in a model without <unk>, as a decimal logarithm (lm/config.cc).
 _UNKNOWN_LOG10 = -100.0
-
-_FIELDS, _NUMBER, _NOT_FINITE, _POSITIVE, _UNKNOWN_WORD, _LAST_BACKOFF, _TOO_LONG = range(1, 8)
-_EXPECTED = {
-    _FIELDS: "a logarithm, the n-gram's words, and but for the longest n-grams another logarithm",
-    _NUMBER: "logarithms as decimal numbers",
-    _NOT_FINITE: "logarithms that are finite",
-    _POSITIVE: "the logarithm of a probability, which is not above 0",
-    _UNKNOWN_WORD: "words that stand among the 1-grams",
-    _LAST_BACKOFF: "no backoff at the longest n-grams",
-    _TOO_LONG: f"a line of up to {_MAX_LINE_BYTES} bytes",
-}
 
 
 class _Lines:
@@ -62,7 +48,7 @@ class _Lines:
             whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
             self.block, self.position = whole + newline, 0
             # A last line without its newline, or one that is too long already, which is seen when it is parsed.
-            if self._rest and not newline and (not chunk or len(self._rest) > _MAX_LINE_BYTES):
+            if self._rest and not newline and (not chunk or len(self._rest) > MAX_LINE_BYTES):
                 self.block, self._rest = self._rest + b"\n", b""
             if not chunk and not self.block:
                 return False
@@ -72,8 +58,8 @@ class _Lines:
         """The next line that holds anything, without the spaces around it; None at the file's end."""
         while self.refill():
             end = self.block.index(b"\n", self.position)
-            if end - self.position > _MAX_LINE_BYTES:
-                raise self.problem(_EXPECTED[_TOO_LONG])
+            if end - self.position > MAX_LINE_BYTES:
+                raise self.problem(EXPECTED[TOO_LONG])
             if line := self.block[self.position : end].strip():
                 return line
             self.skip()
@@ -100,14 +86,6 @@ class _Lines:
             f"{self._path}, line {number}: {sentence}. "
             "The file is no ARPA file, or incomplete, or damaged: copy or make it anew."
         )
-
-
-class _Words(NamedTuple):
-    """The words' spelling in UTF-8, each with a newline behind it, where each begins, and a hash table of them."""
-
-    spelling: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    slots: NDArray[np.int32]
 
 
 def read_arpa(path: Path) -> NGramModel:
@@ -185,9 +163,9 @@ def _skip_preface(lines: _Lines) -> None:
     raise problem
 
 
-def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Level]:
+def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], WordTable, Level]:
     """The section of the single words; `<unk>` becomes the first."""
-    nothing = _Words(np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int32))
+    nothing = WordTable(np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int32))
     section, _, log_prob, backoff, spelled = _read_section(lines, 1, counts, nothing)
     try:
         names = spelled.decode("utf-8").split("\n")[:-1]
@@ -198,7 +176,7 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Le
     unknown = next((names.index(name) for name in (UNKNOWN, "<UNK>") if name in names), None)
     if unknown is None:
         names, unknown = [*names, UNKNOWN], len(names)
-        log_prob = np.append(log_prob, np.float32(_UNKNOWN_LOG10 * _LN_10))
+        log_prob = np.append(log_prob, np.float32(_UNKNOWN_LOG10 * LN_10))
         backoff = np.append(backoff, np.float32(0))
     order = np.array([unknown, *range(unknown), *range(unknown + 1, len(names))])
     names = [names[row] for row in order]
@@ -212,18 +190,18 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], _Words, Le
     order, names = order[kept], [names[row] for row in kept]
     if np.isneginf(log_prob).any():  # Only that of <s> is read.
         lines.note(f"{START} has the probability -inf, which is read as {_NEVER_LOG10:g}")
-        log_prob[np.isneginf(log_prob)] = np.float32(_NEVER_LOG10 * _LN_10)
+        log_prob[np.isneginf(log_prob)] = np.float32(_NEVER_LOG10 * LN_10)
     spelling = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     offsets = np.concatenate([[0], np.flatnonzero(spelling == ord("\n")) + 1])
-    words = _Words(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
-    if (twice := _fill_slots(words)) >= 0:
+    words = WordTable(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
+    if (twice := fill_slots(words)) >= 0:
         raise lines.problem_at(section + int(order[twice]), f"the word {names[twice]!r} stands there twice")
     ids = np.arange(len(names), dtype=np.int32)
     return [UNKNOWN, *names[1:]], words, Level(ids, ids, log_prob[order], backoff[order])
 
 
 def _read_section(
-    lines: _Lines, order: int, counts: list[int], words: _Words
+    lines: _Lines, order: int, counts: list[int], words: WordTable
 ) -> tuple[int, NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], bytes]:
     r"""The section `\order-grams:`: its first line, (rows, order) words, two times (rows,) logarithms, new spelling."""
     if lines.peek() != f"\\{order}-grams:".encode():
@@ -241,11 +219,13 @@ def _read_section(
         ids = np.empty((capacity, order), np.int32)
         logarithms = np.empty((2, capacity), np.float32)
         spelled = np.empty(len(block) if order == 1 else 0, np.uint8)
-        at, rows, length, problem = _parse(block, lines.position, order == len(counts), words, ids, logarithms, spelled)
+        at, rows, length, problem = parse_block(
+            block, lines.position, order == len(counts), words, ids, logarithms, spelled
+        )
         lines.position = at
         lines.number += rows
         if problem:
-            raise lines.problem(_EXPECTED[problem])
+            raise lines.problem(EXPECTED[problem])
         pieces.append((ids[:rows].copy(), *logarithms[:, :rows].copy(), spelled[:length].tobytes()))
         if at < len(block):
             break
@@ -281,157 +261,6 @@ def _spell(names: list[str], ids: NDArray[np.int32]) -> str:
     return " ".join(names[number] for number in ids)
 
 
-@compiled
-def _parse(
-    block: NDArray[np.uint8],
-    at: int,
-    longest: bool,
-    words: _Words,
-    ids: NDArray[np.int32],
-    logarithms: NDArray[np.float32],
-    spelled: NDArray[np.uint8],
-) -> tuple[int, int, int, int]:
-    """Parse n-grams up to an empty line, a backslash or the block's end: (position, rows, spelled bytes, problem)."""
-    order = ids.shape[1]
-    starts = np.empty(order + 2, np.int64)
-    ends = np.empty(order + 2, np.int64)
-    length = 0
-    row = 0
-    while at < len(block):
-        count = 0
-        end = at
-        while block[end] != 10:
-            if block[end] == 32 or block[end] == 9 or block[end] == 13:
-                end += 1
-                continue
-            start = end
-            while block[end] != 10 and block[end] != 32 and block[end] != 9 and block[end] != 13:
-                end += 1
-            if count < order + 2:
-                starts[count] = start
-                ends[count] = end
-            count += 1
-        if end - at > _MAX_LINE_BYTES:
-            return at, row, length, _TOO_LONG
-        if count == 0 or block[starts[0]] == 92:
-            break
-        if count != order + 1 and count != order + 2:
-            return at, row, length, _FIELDS
-        logarithms[1, row] = 0
-        for i in range(count - order):
-            value, problem = _parse_number(block, starts[i * (order + 1)], ends[i * (order + 1)])
-            if problem == _NOT_FINITE and order == 1 and i == 0 and _is_start(block, starts, ends):
-                value, problem = -np.inf, 0
-            if problem:
-                return at, row, length, problem
-            logarithms[i, row] = value
-        if logarithms[0, row] > 0:
-            return at, row, length, _POSITIVE
-        if longest and logarithms[1, row] != 0:
-            return at, row, length, _LAST_BACKOFF
-        if order == 1:
-            for i in range(starts[1], ends[1]):
-                spelled[length] = block[i]
-                length += 1
-            spelled[length] = 10
-            length += 1
-        else:
-            for i in range(order):
-                slot = _find_slot(words, block, starts[i + 1], ends[i + 1])
-                if words.slots[slot] < 0:
-                    return at, row, length, _UNKNOWN_WORD
-                ids[row, i] = words.slots[slot]
-        row += 1
-        at = end + 1
-    return at, row, length, 0
-
-
-@compiled
-def _parse_number(block: NDArray[np.uint8], at: int, end: int) -> tuple[float, int]:
-    """A decimal logarithm as a natural one, and what is wrong with it or 0."""
-    negative = block[at] == 45
-    if block[at] == 43 or block[at] == 45:
-        at += 1
-    mantissa = 0
-    exponent = 0
-    digits = 0
-    point = False
-    first = at
-    while at < end and (48 <= block[at] <= 57 or (block[at] == 46 and not point)):
-        if block[at] == 46:
-            point = True
-        else:
-            digits += 1
-            if mantissa < 10**17:
-                mantissa = mantissa * 10 + int(block[at]) - 48
-                exponent -= point
-            else:
-                exponent += not point
-        at += 1
-    if digits == 0:
-        letter = at < end and at == first and block[at] | 32
-        return 0.0, _NOT_FINITE if letter == 105 or letter == 110 else _NUMBER  # inf, nan
-    if at + 1 < end and block[at] | 32 == 101:  # e
-        at += 1
-        sign = -1 if block[at] == 45 else 1
-        if (block[at] == 43 or block[at] == 45) and at + 1 < end:
-            at += 1
-        power = 0
-        while at < end and 48 <= block[at] <= 57:
-            power = min(power * 10 + int(block[at]) - 48, 9999)
-            at += 1
-        exponent += sign * power
-    if at != end:
-        return 0.0, _NUMBER
-    value = 0.0
-    if mantissa:
-        # A quotient of exact numbers is the nearest float; a product with 0.1 is not.
-        value = mantissa / 10.0**-exponent if exponent < 0 else mantissa * 10.0**exponent
-    value *= -_LN_10 if negative else _LN_10
-    return value, 0 if np.isfinite(np.float32(value)) else _NOT_FINITE
-
-
-@compiled
-def _is_start(block: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> bool:
-    """Whether a 1-gram is `-inf <s>`."""
-    number, word = starts[0], starts[1]
-    if ends[0] - number < 4 or ends[1] - word != 3 or block[number] != 45 or block[number + 1] | 32 != 105:
-        return False
-    return bool(block[word] == 60 and block[word + 1] == 115 and block[word + 2] == 62)
-
-
-@compiled
-def _find_slot(words: _Words, block: NDArray[np.uint8], start: int, end: int) -> int:
-    """The slot that holds a word spelled in the block, or the empty one where it would be."""
-    key = np.uint64(14695981039346656037)
-    for i in range(start, end):  # FNV-1a.
-        key = (key ^ np.uint64(block[i])) * np.uint64(1099511628211)
-    slot = np.int64((key ^ (key >> np.uint64(32))) & np.uint64(len(words.slots) - 1))
-    while words.slots[slot] >= 0:
-        begin = words.offsets[words.slots[slot]]
-        if words.offsets[words.slots[slot] + 1] - begin == end - start + 1:
-            same = True
-            for i in range(end - start):
-                if words.spelling[begin + i] != block[start + i]:
-                    same = False
-                    break
-            if same:
-                break
-        slot = (slot + 1) & (len(words.slots) - 1)
-    return int(slot)
-
-
-@compiled
-def _fill_slots(words: _Words) -> int:
-    """Put all words into the hash table; returns one that stands there twice, or -1."""
-    for word in range(len(words.offsets) - 1):
-        slot = _find_slot(words, words.spelling, words.offsets[word], words.offsets[word + 1] - 1)
-        if words.slots[slot] >= 0:
-            return word
-        words.slots[slot] = word
-    return -1
-
-
 def write_arpa(model: NGramModel, path: Path) -> None:
     """Write a model as an ARPA file, whole or not at all; reading it gives the same float32 values."""
     trie = model.trie
@@ -452,7 +281,7 @@ def write_arpa(model: NGramModel, path: Path) -> None:
             for first in range(0, len(ids), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
                 log_prob, backoff = (
-                    (values[start:end][rows].astype(np.float64) / _LN_10).tolist()
+                    (values[start:end][rows].astype(np.float64) / LN_10).tolist()
                     for values in (trie.log_prob, trie.backoff)
                 )
                 columns = [[model.words[number] for number in column] for column in ids[rows].T.tolist()]

@@ -51,6 +51,7 @@ def _stay(search: Search, tree: Tree, counts: NDArray[np.int64], beams: NDArray[
     """Add a frame to each prefix that stays as it is, and the mass of its parent continued by its last symbol."""
     nodes, emissions, log_probs, stays = tree.nodes, tree.emissions, frame.log_probs, frame.stays
     delimiter, blank, has_child = search.delimiter, log_probs[search.blank], frame.has_child
+    now = counts[FRAMES]
     for slot in range(len(beams)):
         nodes[beams[slot].node].slot = slot
     for slot in range(len(beams)):
@@ -69,7 +70,7 @@ def _stay(search: Search, tree: Tree, counts: NDArray[np.int64], beams: NDArray[
         stay.emission_symbol, stay.last_symbol, stay.peak_symbol = -1, -1, 0.0
         if symbol >= 0:
             log_prob = log_probs[symbol]
-            stay.last_symbol = counts[FRAMES]
+            stay.last_symbol = now
             if symbol == delimiter and beam.path_blank > beam.path_symbol:
                 # Delimiters with only blanks between them count as one.
                 stay.path_symbol, stay.emission_symbol = beam.path_blank + log_prob, beam.emission_blank
@@ -133,8 +134,9 @@ def _select(search: Search, tree: Tree, beams: NDArray[Any], frame: Frame, turn:
     most_ended = most_hot + max(search.beta, 0.0)
     in_lexicon = np.full(len(log_probs), -1, np.int64)  # The last slot whose unfinished word the symbol continues.
     for slot in range(len(beams)):
-        best = max(best, stays[slot].score)
-        push(scores, entries, count, stays[slot].score, slot, -1, 0.0)
+        score = stays[slot].score
+        best = max(best, score)
+        push(scores, entries, count, score, slot, -1, 0.0)
         count += 1
     for slot in range(len(beams)):
         beam = beams[slot]
