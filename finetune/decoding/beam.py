@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,20 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.decoding.alphabet import Alphabet, spell
+from finetune.decoding.alphabet import Alphabet
+from finetune.decoding.hotwords import build_hotwords, spell_phrase
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
+from finetune.decoding.lexicon import build_model_lexicon
 from finetune.errors import UserError
 from finetune.resources.machine import count_threads
-from finetune.text.word_units import classify_characters, split_words
+from finetune.text.word_units import classify_characters, has_units
 
 if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel
-    from finetune.decoding.lexicon import Lexicon
     from finetune.decoding.ngram import NGramModel
     from finetune.decoding.prefix_tree import Beams, Tree
 
-# A language model of which less can be spelled is another alphabet's; the share at which pyctcdecode warns.
-_LEAST_SPELLED = 0.1
 _FIRST_NODES = 2**14
 
 
@@ -131,8 +129,8 @@ class BeamSearch:
         self.letters = tuple(sorted(itertools.chain.from_iterable(written)))
         self.language_model = language_model
         self.seconds_per_frame = seconds_per_frame
-        self._lexicon = self._build_lexicon()
-        self._parts_units = self._has_units()
+        self._lexicon = build_model_lexicon(language_model, alphabet.letters)
+        self._parts_units = has_units(language_model.words if language_model else ())
         classes = np.array(classify_characters(symbol or " " for symbol in self.symbols), np.bool_)
         self._units = tuple(_freeze(np.ascontiguousarray(column)) for column in classes.T)
         self._set(weights, hotwords or {}, beam_width, beam_prune_logp, token_min_logp)
@@ -162,11 +160,11 @@ class BeamSearch:
 
     def start(self) -> BeamState:
         """The state before the first frame."""
-        from finetune.decoding.prefix_tree import BEAM, Beams
+        from finetune.decoding.prefix_tree import BEAM, Beams, build_tree
 
         widths = self._search.widths
         room = max(_FIRST_NODES, 4 * int(widths.sum()))
-        tree = _plant(room)
+        tree = build_tree(room)
         model = self.language_model
         root = tree.nodes[0]
         root["parent"], root["symbol"], root["slot"] = -1, self._search.delimiter, 0
@@ -190,7 +188,7 @@ class BeamSearch:
         Raises UserError when a logit is not finite, with `name` and the frame.
         """
         from finetune.decoding.prefix_search import advance_frames
-        from finetune.decoding.prefix_tree import EMISSIONS, NODES, make_room
+        from finetune.decoding.prefix_tree import EMISSIONS, NODES, build_tree, make_room
 
         logits = self.alphabet.fold_silent(check_logits(logits, len(self.symbols), name, state.num_frames))
         done = 0
@@ -200,7 +198,7 @@ class BeamSearch:
                 return state
             room = len(state.tree.nodes)
             for size in (room, 2 * room):
-                larger, prefixes = _plant(size), state.prefixes()
+                larger, prefixes = build_tree(size), state.prefixes()
                 together = np.concatenate(prefixes)
                 make_room(state.tree, together, state.counts, larger)
                 state.tree, first = larger, 0
@@ -286,14 +284,17 @@ class BeamSearch:
         """Check what can be adjusted, and put together what the compiled part needs."""
         from finetune.decoding.fusion import Search
         from finetune.decoding.hashed_ngram import LONGEST, MIDDLE, WORD, HashedModel, build_tables
-        from finetune.decoding.hotwords import build_hotwords
         from finetune.decoding.ngram import END, NGramModel, Trie
 
         _check_settings(weights, beam_width, beam_prune_logp, token_min_logp)
         widths = _nest_widths(beam_width)
         self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), widths[0]
         self.beam_prune_logp, self.token_min_logp = beam_prune_logp, token_min_logp
-        phrases = [(list(way), boost) for phrase, boost in hotwords.items() for way in self._spell(phrase, boost)]
+        phrases = [
+            (list(way), boost)
+            for phrase, boost in hotwords.items()
+            for way in spell_phrase(phrase, boost, self.alphabet)
+        ]
         automaton = build_hotwords(phrases, self.delimiter_id, len(self.symbols))
         model = self.language_model
         numbers, scores = np.zeros(2, np.int32), np.zeros(1, np.float32)
@@ -322,53 +323,6 @@ class BeamSearch:
             attached=self._units[1],
             stacking=self._units[2],
         )
-
-    def _has_units(self) -> bool:
-        """Whether the language model's words are characters where a script has no spaces, as of `finetune lm build`.
-
-        Others have words that somebody parted, or whole sentences, and are asked at word delimiters alone.
-        """
-        words = self.language_model.words if self.language_model else ()
-        sizes = [len(split_words(word)) for word in words if any(each[0] for each in classify_characters(word[:1]))]
-        return 2 * sum(size == 1 for size in sizes) > len(sizes)
-
-    def _build_lexicon(self) -> Lexicon:
-        """The language model's words, spelled."""
-        from finetune.decoding.lexicon import build_lexicon
-        from finetune.decoding.ngram import END, START, UNKNOWN
-
-        letters = self.alphabet.letters
-        if self.language_model is None:
-            return build_lexicon({}, letters)[0]
-        words = {word: i for word, i in self.language_model.word_ids.items() if word not in (UNKNOWN, START, END)}
-        lexicon, num_spelled = build_lexicon(words, letters)
-        if num_spelled < _LEAST_SPELLED * len(words):
-            raise UserError(_describe_mismatch(list(words), num_spelled, frozenset("".join(letters))))
-        return lexicon
-
-    def _spell(self, phrase: str, boost: float) -> list[tuple[int, ...]]:
-        """The ways to write a hotword, with a word delimiter for each space."""
-        letters = dict(self.alphabet.letters)
-        if self.delimiter_id is not None:
-            letters[" "] = [self.delimiter_id]
-        words = phrase.split()
-        text = " ".join(words)
-        if not text or not math.isfinite(boost):
-            raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
-        if self.alphabet.symbols_are_words:
-            known = all(word in letters for word in words)
-            ways = list(itertools.product(*(letters[word] for word in words))) if known else []
-            missing = {word for word in words if word not in letters}
-        else:
-            ways = spell(text, letters)
-            missing = set(text) - set("".join(letters)) or {text}
-        if not ways:
-            raise UserError(
-                f"The hotword {phrase!r} has characters that the model can't write: "
-                f"{', '.join(map(repr, sorted(missing)))}; "
-                "write it with those of the model's vocabulary, or leave it out."
-            )
-        return ways
 
     def _read(
         self,
@@ -416,14 +370,6 @@ def _nest_widths(beam_width: int) -> list[int]:
     return [width for width in reversed(widths) if width <= beam_width]
 
 
-def _plant(room: int) -> Tree:
-    """A tree of a root, with room for so many prefixes."""
-    from finetune.decoding.prefix_tree import EMISSION, NODE, Tree
-
-    table_size = 2 ** math.ceil(math.log2(2 * room))
-    return Tree(np.zeros(room, NODE), np.full(table_size, -1, np.int32), np.zeros(room, EMISSION))
-
-
 def _check_settings(weights: Weights, beam_width: int, beam_prune_logp: float, token_min_logp: float) -> None:
     """Raise UserError for what means nothing; the search relies on a language model only ever taking away."""
     problems = [
@@ -440,17 +386,3 @@ def _check_settings(weights: Weights, beam_width: int, beam_prune_logp: float, t
     found = [problem for right, problem in problems if not right]
     if found:
         raise UserError(f"The beam search can't use its settings: {'; '.join(found)}.")
-
-
-def _describe_mismatch(words: Sequence[str], num_spelled: int, characters: frozenset[str]) -> str:
-    """What to say of a language model whose words the acoustic model can't write."""
-    foreign = Counter(character for word in words for character in set(word) - characters)
-    common = ", ".join(repr(character) for character, _ in foreign.most_common(5))
-    cure = "build it from text that is normalised as the model's transcripts are"
-    for case, change in (("lower", str.lower), ("upper", str.upper)):
-        if sum(characters.issuperset(change(word)) for word in words) >= _LEAST_SPELLED * len(words):
-            cure = f"its words fit in {case} case, so build it from text in {case} case"
-    return (
-        f"The language model's alphabet is not the acoustic model's: {num_spelled} of its {len(words)} words can be "
-        f"written with the model's characters (it lacks {common}); {cure}."
-    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from finetune.decoding.alphabet import Alphabet, spell
+from finetune.errors import UserError
 
 
 class Hotwords(NamedTuple):
@@ -25,6 +30,34 @@ class Hotwords(NamedTuple):
     bonus: NDArray[np.float64]
     potential: NDArray[np.float64]
     is_word: NDArray[np.bool_]
+
+
+def spell_phrase(phrase: str, boost: float, alphabet: Alphabet) -> list[tuple[int, ...]]:
+    """The ways to write a hotword as columns of the logits, with a word delimiter for each space.
+
+    Raises UserError for one without words, with a boost that is not finite, or with characters that no column has.
+    """
+    letters = dict(alphabet.letters)
+    if alphabet.delimiter_id is not None:
+        letters[" "] = [alphabet.delimiter_id]
+    words = phrase.split()
+    text = " ".join(words)
+    if not text or not math.isfinite(boost):
+        raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
+    if alphabet.symbols_are_words:
+        known = all(word in letters for word in words)
+        ways = list(itertools.product(*(letters[word] for word in words))) if known else []
+        missing = {word for word in words if word not in letters}
+    else:
+        ways = spell(text, letters)
+        missing = set(text) - set("".join(letters)) or {text}
+    if not ways:
+        raise UserError(
+            f"The hotword {phrase!r} has characters that the model can't write: "
+            f"{', '.join(map(repr, sorted(missing)))}; "
+            "write it with those of the model's vocabulary, or leave it out."
+        )
+    return ways
 
 
 def build_hotwords(phrases: Iterable[tuple[list[int], float]], delimiter: int | None, vocabulary: int) -> Hotwords:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.decoding.alphabet import spell
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.decoding.hashed_ngram import HashedModel
+    from finetune.decoding.ngram import NGramModel
+
+# Where a smaller share of a language model's words can be spelled, it is of another alphabet; pyctcdecode warns at it.
+_LEAST_SPELLED = 0.1
 
 # No language has longer ones; the trie is built letter by letter, and a file may hold anything.
 _MAX_LETTERS = 1000
@@ -27,6 +36,22 @@ class Lexicon(NamedTuple):
     symbol: NDArray[np.int32]
     word: NDArray[np.int32]
     first_child: NDArray[np.int32]
+
+
+def build_model_lexicon(model: NGramModel | HashedModel | None, letters: Mapping[str, Sequence[int]]) -> Lexicon:
+    """The trie of a language model's words, but for its marks; empty without a model.
+
+    Raises UserError where hardly any word can be spelled with the letters' columns.
+    """
+    if model is None:
+        return build_lexicon({}, letters)[0]
+    from finetune.decoding.ngram import END, START, UNKNOWN
+
+    words = {word: number for word, number in model.word_ids.items() if word not in (UNKNOWN, START, END)}
+    lexicon, num_spelled = build_lexicon(words, letters)
+    if num_spelled < _LEAST_SPELLED * len(words):
+        raise UserError(_describe_mismatch(list(words), num_spelled, frozenset("".join(letters))))
+    return lexicon
 
 
 def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]) -> tuple[Lexicon, int]:
@@ -67,3 +92,17 @@ def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]
     for array in arrays:
         array.setflags(write=False)
     return Lexicon(*arrays), len(np.unique(numbers))
+
+
+def _describe_mismatch(words: Sequence[str], num_spelled: int, characters: frozenset[str]) -> str:
+    """What to say of a language model whose words the acoustic model can't write."""
+    foreign = Counter(character for word in words for character in set(word) - characters)
+    common = ", ".join(repr(character) for character, _ in foreign.most_common(5))
+    cure = "build it from text that is normalised as the model's transcripts are"
+    for case, change in (("lower", str.lower), ("upper", str.upper)):
+        if sum(characters.issuperset(change(word)) for word in words) >= _LEAST_SPELLED * len(words):
+            cure = f"its words fit in {case} case, so build it from text in {case} case"
+    return (
+        f"The language model's alphabet is not the acoustic model's: {num_spelled} of its {len(words)} words can be "
+        f"written with the model's characters (it lacks {common}); {cure}."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +79,12 @@ class Beams(NamedTuple):
 
 # What is in `counts`; SIDE is the half of the entries that is before the next frame.
 NODES, EMISSIONS, FRAMES, SIDE = range(4)
+
+
+def build_tree(room: int) -> Tree:
+    """A tree of a root, with room for so many prefixes."""
+    table_size = 2 ** math.ceil(math.log2(2 * room))
+    return Tree(np.zeros(room, NODE), np.full(table_size, -1, np.int32), np.zeros(room, EMISSION))
 
 
 @compiled

@@ -66,3 +66,12 @@ def _split(text: str, word: regex.Pattern[str]) -> list[str]:
     if not _UNSPACED.search(text):
         return chunks
     return [part for chunk in chunks for part in word.findall(chunk)]
+
+
+def has_units(words: Iterable[str]) -> bool:
+    """Whether a language model's words are the units of `split_words`: characters, where a script has no spaces.
+
+    The words of other models in such scripts were segmented in another way, or are whole sentences.
+    """
+    sizes = [len(split_words(word)) for word in words if any(each[0] for each in classify_characters(word[:1]))]
+    return 2 * sum(size == 1 for size in sizes) > len(sizes)
