@@ -1,4 +1,4 @@
-"""Changes to training speech and SpecAugment masks, each drawn from (seed, epoch, utterance) and nothing else."""
+"""Augmentation of training speech and SpecAugment masks, reproducible from (seed, epoch, utterance)."""
 
 import math
 from collections.abc import Iterator
@@ -16,29 +16,29 @@ from finetune.errors import UserError
 
 Range = tuple[float, float]
 
-# A telephone's band in hertz (ITU-T G.712), and how steeply it ends (orders of a Butterworth filter).
+# The telephone band in hertz (ITU-T G.712), and the orders of the Butterworth filters at its edges.
 _TELEPHONE_BAND, _TELEPHONE_ORDERS = (300.0, 3400.0), (4, 10)
-# The share of samples that a clipped recording loses, from hardly heard to plainly distorted.
+# The share of samples that are clipped, from hardly audible to clearly distorted.
 _CLIPPED_SHARE = (0.001, 0.05)
-# Reverberation against the direct sound in decibels, from beside the speaker to across the room.
+# The energy of reverberation relative to the direct sound in dB, from beside the speaker to across the room.
 _REVERBERANT_DB = (-15.0, 3.0)
-# Of a longer file of noise this much is read around the chosen place.
+# Of a longer noise file this much is read from the drawn place.
 _NOISE_SECONDS = 30.0
 
-# The first four resonances in hertz of a tube of 17 cm, an adult's vocal tract (Fant 1960).
+# The first four formants in hertz of a uniform tube of 17 cm, an adult's vocal tract (Fant 1960).
 _FORMANTS = (500.0, 1500.0, 2500.0, 3500.0)
 
 
 def generator(seed: int, epoch: int, utterance: int, purpose: int, copy: int = 0) -> np.random.Generator:
-    """The random numbers of one utterance (or a copy of it) in one epoch, whatever the worker, process or order."""
+    """The random generator of an utterance (or a copy of it) in an epoch, independent of worker, process and order."""
     return np.random.default_rng((seed, epoch, utterance, purpose, *([copy] if copy else [])))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training waveform at `sampling_rate` Hz; ranges are (lowest, highest), None is off.
+    """The augmentation of training waveforms at `sampling_rate` Hz; ranges are (lowest, highest), None is off.
 
-    Without `noise_files` noise is made, without `impulse_responses` rooms of `reverb_seconds` (RT60) are.
+    Without `noise_files` noise is synthesised, without `impulse_responses` rooms of `reverb_seconds` (RT60) are.
     """
 
     sampling_rate: int = 16000
@@ -56,13 +56,13 @@ class Augmentation:
 
     @property
     def fastest(self) -> float:
-        """The largest speed factor, which leaves an utterance its fewest frames."""
+        """The largest speed factor, with which an utterance has the fewest frames."""
         return self.speed[1] if self.speed else 1.0
 
     def apply(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """A changed copy of (samples,) float32, in the order of a recording: speaker, room, noise, microphone, line.
+        """An augmented copy of (samples,) float32, in the order of a recording: speaker, room, noise, microphone, line.
 
-        Raises AudioError when a file of noise or an impulse response can't be read.
+        Raises AudioError when a noise file or an impulse response can't be read.
         """
         if self.speed:
             waveform = change_speed(waveform, rng.uniform(*self.speed))
@@ -77,7 +77,7 @@ class Augmentation:
             waveform = add_noise(waveform, self._draw_noise(len(waveform), rng), snr_db)
         if self.gain_db:
             waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain_db) / 20))
-        # Nothing is drawn for a step that is off, so that a recipe without it stays what it was.
+        # Nothing is drawn for an augmentation that is off, so that recipes without it keep their random numbers.
         if self.clipping_probability and rng.random() < self.clipping_probability:
             waveform = clip(waveform, rng.uniform(*_CLIPPED_SHARE))
         if self.telephone_probability and rng.random() < self.telephone_probability:
@@ -103,14 +103,14 @@ class Augmentation:
             start = rng.uniform(0, max(0.0, seconds - _NOISE_SECONDS))
             part = replace(file, start=start, end=min(seconds, start + _NOISE_SECONDS))
             noise = read_waveform(part, self.sampling_rate)
-        # Shorter noise comes again and again, from a random place on.
+        # Shorter noise is repeated, from a random place on.
         first = int(rng.integers(len(noise)))
         return np.resize(np.roll(noise, -first), samples)
 
 
 @contextmanager
 def _naming(file: str) -> Iterator[None]:
-    """Have the reason for which an utterance is left out say which file of the augmentation is meant."""
+    """Add the augmentation's file to the reason for which an utterance is skipped."""
     try:
         yield
     except AudioError as error:
@@ -118,9 +118,9 @@ def _naming(file: str) -> Iterator[None]:
 
 
 def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tuple[str, ...]:
-    """The audio files under a folder, in an order of their names.
+    """The audio files under a folder, sorted by path.
 
-    Raises UserError when there are none, and for one that can't be read or is longer than `max_seconds`.
+    Raises UserError when there are none, and for a file that can't be read or is longer than `max_seconds`.
     """
     root = Path(folder)
     files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES) if root.is_dir() else []
@@ -137,14 +137,14 @@ def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tup
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Play `factor` times as fast, pitch included (Ko et al. 2015, "Audio augmentation for speech recognition")."""
-    # Whole percents keep the number of distinct resampling kernels small.
+    """Speed perturbation by a factor, which changes the pitch too (Ko et al. 2015, "Audio augmentation ...")."""
+    # Whole percents limit the number of different resampling kernels.
     percent = round(100 * factor)
     return resample(waveform, percent, 100)
 
 
 def draw_formant_factors(strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Factors for the first four formants, (4,): exp of up to ±strength / 2 for all times one of ±strength for each."""
+    """Random factors for four formants, (4,): exp(u + v), u within ±strength / 2 for all, v within ±strength."""
     factors: npt.NDArray[np.float64] = np.exp(
         rng.uniform(-strength / 2, strength / 2) + rng.uniform(-strength, strength, len(_FORMANTS))
     )
@@ -152,10 +152,10 @@ def draw_formant_factors(strength: float, rng: np.random.Generator) -> npt.NDArr
 
 
 def perturb_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampling_rate: int) -> Waveform:
-    """Multiply the frequencies of the first four formants, (4,), as if another throat had spoken; pitch and time stay.
+    """Formant perturbation: multiply the frequencies of the first four formants by (4,) factors; pitch and time stay.
 
     It is vocal tract length perturbation (Jaitly and Hinton 2013) of the waveform instead of its filter banks, with a
-    factor for each formant. What moves is the spectral envelope: the cepstrum's first 2 ms, where the pitch isn't.
+    factor for each formant. It warps the spectral envelope, the cepstrum's first 2 ms, which do not include the pitch.
     """
     window = torch.hann_window(sampling_rate * 32 // 1000).sqrt()
     size, hop = len(window), len(window) // 2
@@ -180,9 +180,9 @@ def perturb_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampl
 def make_impulse_response(
     rt60_seconds: float, reverberant_db: float, sampling_rate: int, rng: np.random.Generator
 ) -> Waveform:
-    """A room by Polack's statistical model (1988): the direct sound, then noise that decays by 60 dB in RT60 seconds.
+    """A room impulse response by Polack's model (1988): the direct sound, then noise that decays by 60 dB in RT60 s.
 
-    `reverberant_db` is the energy of what follows against that of the direct sound. (samples,) float32.
+    `reverberant_db` is the energy of the reverberation relative to the direct sound. Returns (samples,) float32.
     """
     samples = max(2, round(rt60_seconds * sampling_rate))
     response = rng.standard_normal(samples, dtype=np.float32)
@@ -194,8 +194,8 @@ def make_impulse_response(
 
 
 def reverberate(waveform: Waveform, impulse_response: Waveform) -> Waveform:
-    """Convolve with an impulse response, as long, as loud and at the same time as before: (samples,) float32."""
-    # What comes before the direct sound is the way to the microphone.
+    """Convolve with an impulse response; length, level and timing stay the same: (samples,) float32."""
+    # The part before the direct sound is the delay on the way to the microphone.
     response = impulse_response[int(np.argmax(np.abs(impulse_response))) :]
     length = _fast_length(len(waveform) + len(response) - 1)
     spectrum = np.fft.rfft(waveform, length) * np.fft.rfft(response, length)
@@ -204,7 +204,7 @@ def reverberate(waveform: Waveform, impulse_response: Waveform) -> Waveform:
 
 
 def make_noise(samples: int, rng: np.random.Generator) -> Waveform:
-    """Noise whose spectrum falls as 1/f^a, a drawn from 0 (white) to 2 (brown)."""
+    """Noise with a 1/f^a power spectrum, a drawn from 0 (white) to 2 (brown)."""
     spectrum = np.fft.rfft(rng.standard_normal(samples).astype(np.float32))
     frequency = np.arange(1, len(spectrum) + 1, dtype=np.float32)
     noise = np.fft.irfft(spectrum * frequency ** (-rng.uniform(0.0, 2.0) / 2), n=samples)
@@ -212,20 +212,20 @@ def make_noise(samples: int, rng: np.random.Generator) -> Waveform:
 
 
 def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Add as many samples of noise at an SNR in dB."""
+    """Add noise of the same length at an SNR in dB."""
     power = float(np.mean(waveform**2)) / max(float(np.mean(noise**2)), 1e-12)
     noisy: Waveform = (waveform + noise * np.sqrt(power / 10 ** (snr_db / 10))).astype(np.float32)
     return noisy
 
 
 def clip(waveform: Waveform, share: float) -> Waveform:
-    """Cut off the loudest `share` of the samples, as a microphone turned up too high does."""
+    """Clip the loudest `share` of the samples, as too high a microphone gain does."""
     highest = float(np.quantile(np.abs(waveform), 1 - share))
     return np.clip(waveform, -highest, highest)
 
 
 def limit_band(waveform: Waveform, sampling_rate: int) -> Waveform:
-    """What a telephone leaves of speech: 300 to 3400 Hz."""
+    """Limit speech to the telephone band, 300 to 3400 Hz."""
     (low, high), (low_order, high_order) = _TELEPHONE_BAND, _TELEPHONE_ORDERS
     length = _fast_length(len(waveform))
     hertz = np.fft.rfftfreq(length, 1 / sampling_rate).astype(np.float32)
@@ -248,6 +248,6 @@ def draw_mask(count: int, probability: float, length: int, rng: np.random.Genera
 
 
 def _fast_length(samples: int) -> int:
-    """The next length that is a power of two or three times one: what FFTs do fast."""
+    """The next length that is a power of two or three times a power of two, for which FFTs are fast."""
     power = 1 << (samples - 1).bit_length()
     return 3 * power // 4 if 3 * power // 4 >= samples else power

@@ -1,7 +1,7 @@
-"""Sound in formats that libsndfile doesn't know or can't tell the length of, decoded by FFmpeg's libraries (PyAV).
+"""Audio in formats that libsndfile doesn't read or whose length it doesn't know, decoded by FFmpeg (PyAV).
 
-A file can neither name other files nor a network: FFmpeg reads the one Python file that it is given, by the demuxers
-listed here, of which none follows a playlist.
+A file can open neither other files nor the network: FFmpeg reads only the Python file that it is given, with the
+demuxers listed here, none of which follows playlists.
 """
 
 import io
@@ -16,7 +16,7 @@ from finetune.audio.mp4_index import require_honest_index
 from finetune.audio.recordings import AudioError, Waveform
 from finetune.resources.limits import MAX_BLOCK_VALUES, MAX_READINGS, MAX_SAMPLES_PER_BYTE
 
-# Demuxers by FFmpeg's names. Not among them: hls, dash, concat and others that open what a file names.
+# FFmpeg's names of demuxers; hls, dash, concat and others that open other files are excluded.
 _FORMATS = (
     *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "eac3", "flac", "flv", "matroska", "mov"),
     *("mp3", "mpc", "mpc8", "mpeg", "mpegts", "nistsphere", "ogg", "tak", "tta", "voc", "w64", "wav", "wv"),
@@ -28,25 +28,25 @@ _CODECS = (
     *("mpc7", "mpc8", "opus", "shorten", "speex", "tak", "truespeech", "tta", "vorbis", "wavpack", "wmalossless"),
     *("wmapro", "wmav1", "wmav2", "wmavoice"),
 )
-# A length is believed from the packets of these, without decoding: each decodes to as many samples as it says.
+# The length of these is the sum of their packets' lengths, without decoding.
 _COUNTED_BY_PACKETS = frozenset({"mp3", "flac"})
-# Of these no length is known but by reading: what FFmpeg says is a guess from the bit rate, none, or of an Ogg that
-# holds several streams (others libsndfile reads) that of the first.
+# The length of these is known only after reading: FFmpeg's is a guess from the bit rate, missing, or for an Ogg of
+# several streams (others are read by libsndfile) that of the first.
 _SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "eac3", "flac", "mp3", "mpeg", "mpegts", "ogg", "wav"})
-# The length in a container's header is rounded to packets and may count what an encoder puts before the sound.
+# A header's length is rounded to packets and may include the encoder's padding.
 _ROUNDING_SECONDS = 0.25
-# MP3's frames lean on those before (the bit reservoir), so decoding begins as much before a piece.
+# MP3 frames use data of earlier frames (the bit reservoir), so decoding begins this much before a segment.
 _RUN_UP_SECONDS = 1.0
 _ENDLESS = 2**63 - 1
 _MP3_HEAD_BYTES = 4096
-# FFmpeg looks at so much to find out what a file is, and at parts of it again.
+# FFmpeg reads up to this much to detect the format, and parts of it again.
 _PROBED_BYTES = 2**26
 
 
 class ContainerSound:
-    """The first audio track of a file, which is read anew for each question; `said` is its length as its header says.
+    """The first audio track of a file, read from the beginning by each method; `said` is the length in its header.
 
-    `said` is in samples, and None where the header doesn't know.
+    `said` is in samples, and None where the header has no length.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -62,7 +62,7 @@ class ContainerSound:
             self._format = container.format.name
             codec = stream.codec_context.name
             if codec not in _CODECS and not codec.startswith("pcm_"):
-                raise AudioError(f"unreadable audio: its sound is encoded as {codec}, which is not read")
+                raise AudioError(f"unreadable audio: its sound is encoded as {codec}, which is not supported")
             seconds = self._find_seconds(container, stream)
             try:
                 packets = itertools.islice(container.demux(stream), size + 1)  # A packet has a byte or more.
@@ -78,14 +78,14 @@ class ContainerSound:
             self.said = _find_said_samples(file, self.sampling_rate)
 
     def count(self, whole: bool) -> int:
-        """How many samples there are; raises AudioError where it must be `whole` and the header speaks of more."""
+        """The number of samples; with `whole` raises AudioError where the header has more."""
         samples = 0 if self._counted else sum(len(block) for block in self.blocks(0, _ENDLESS))
         for _, place, length in self._packets() if self._counted else ():
             if self._format == "flac" and place is not None and place != samples:
                 raise AudioError(f"damaged audio: {place - samples} samples are missing at {samples}")
             samples += length
         if self._counted and samples < self.sampling_rate:
-            # What an encoder put around the sound may be in one packet, and then the decoder decides.
+            # In a single packet the encoder's padding is known only to the decoder.
             samples = sum(len(block) for block in self.blocks(0, _ENDLESS))
         if whole:
             self._require(samples)
@@ -94,11 +94,11 @@ class ContainerSound:
     def blocks(self, first: int, last: int | None) -> Iterator[Waveform]:
         """Blocks of (samples, channels), from the sample `first` up to `last` or to the end.
 
-        Raises AudioError when it can't be decoded, or ends before the header says.
+        Raises AudioError when it can't be decoded, or is shorter than the header says.
         """
         place = 0
         for samples in self._decode(first):
-            if isinstance(samples, int):  # So many were passed over.
+            if isinstance(samples, int):  # The number of skipped samples.
                 place += samples
                 continue
             piece = samples[max(0, first - place) : None if last is None else max(0, last - place)]
@@ -112,7 +112,7 @@ class ContainerSound:
             self._require(place)
 
     def _decode(self, first: int) -> Iterator[Waveform | int]:
-        # Nothing is passed over where the decoder must see what to skip at the beginning.
+        # Nothing is skipped near the beginning, where the decoder has to see the encoder's padding.
         run_up = first - round(_RUN_UP_SECONDS * self.sampling_rate)
         run_up = run_up if self._counted and run_up > self.sampling_rate else 0
         passed, decoded = 0, 0
@@ -131,12 +131,12 @@ class ContainerSound:
                         f"to {frame.sample_rate} Hz with {frame.layout.nb_channels}"
                     )
                 if frame.samples * self.channels > MAX_BLOCK_VALUES:
-                    raise AudioError(f"damaged audio: a piece of {frame.samples} samples, which no encoder writes")
+                    raise AudioError(f"damaged audio: a frame of {frame.samples} samples, which no encoder writes")
                 yield to_samples(frame, self.channels)
             decoded = passed
 
     def _packets(self) -> Iterator[tuple[Any, int | None, int]]:
-        """Each packet of the track, the place of its first sample where it says one, and its number of samples."""
+        """Each packet of the track, the place of its first sample or None, and its number of samples."""
         import av
 
         steady = _Steady(self._file, self._size)
@@ -162,7 +162,7 @@ class ContainerSound:
             raise AudioError(f"truncated audio: {samples} of {self.said} samples could be decoded")
 
     def _require_bytes(self, samples: int) -> None:
-        """Refuse a file that gives more samples, or packets, than its bytes can hold: it would have no end."""
+        """Raise AudioError for more samples or packets than the file's bytes can hold: reading might never end."""
         if samples > self._most_samples:
             raise AudioError("damaged audio: its index promises more than its bytes can hold")
 
@@ -170,7 +170,7 @@ class ContainerSound:
         import av
 
         file.seek(0)
-        # A WAV of unknown length says 0 or anything; others that come here have no `data` chunk of their own.
+        # The header of a WAV of unknown length may have any length; the other formats have no `data` chunk.
         options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "none", "ignore_length": "1"}
         try:
             return av.open(file, "r", container_options=options, io_open=_refuse, metadata_errors="replace")
@@ -183,7 +183,7 @@ class ContainerSound:
             raise AudioError("no audio track")
         stream = container.streams.audio[0]
         if stream.codec_context is None:
-            raise AudioError("unreadable audio: its encoding is not known")
+            raise AudioError("unreadable audio: unknown encoding")
         stream.codec_context.thread_count = 1
         return stream
 
@@ -192,13 +192,13 @@ class ContainerSound:
             return None
         if stream.duration is not None:
             return float(stream.duration * stream.time_base)
-        if container.duration is None or len(container.streams) > 1:  # The longest track's.
+        if container.duration is None or len(container.streams) > 1:  # It is that of the longest track.
             return None
         return float(container.duration / 1e6)
 
 
 class _Steady:
-    """A file of so many bytes that FFmpeg may read a few times from one packet to the next, but not for ever."""
+    """A file of `size` bytes that limits how much FFmpeg may read between two packets, to end endless loops."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
@@ -206,15 +206,15 @@ class _Steady:
         self._left = self._most
 
     def go_on(self) -> None:
-        """Something came of what was read."""
+        """Reset the limit after a packet."""
         self._left = self._most
 
     def read(self, count: int) -> bytes:
-        """So many bytes, or what is left; raises AudioError where nothing came of what was read before."""
+        """Read up to `count` bytes; raises AudioError where the limit is exceeded."""
         part = self._file.read(count)
-        self._left -= max(len(part), 1024)  # Nothing is read again and again at the end.
+        self._left -= max(len(part), 1024)  # Repeated reads at the end count as well.
         if self._left < 0:
-            raise AudioError("damaged audio: it is read again and again, and nothing comes of it")
+            raise AudioError("damaged audio: reading it again and again gives no sound")
         return part
 
 
@@ -232,18 +232,18 @@ def _decode_packet(packet: Any, place: int | None, rate: int) -> list[Any]:
     try:
         return list(packet.decode())
     except av.error.FFmpegError as error:
-        where = "a piece of it" if place is None else f"the piece at {place / rate:.2f} s"
+        where = "a packet" if place is None else f"the packet at {place / rate:.2f} s"
         raise AudioError(f"damaged audio: {where} can't be decoded") from error
 
 
 def to_samples(frame: Any, channels: int) -> Waveform:
-    """PyAV's frame as float32 of (samples, channels)."""
+    """A PyAV frame as float32, (samples, channels)."""
     values = frame.to_ndarray()
     return scale(values.T if frame.format.is_planar else values.reshape(-1, channels))
 
 
 def _find_skipped(packet: Any) -> tuple[int, int]:
-    """How many samples the decoder throws away from a packet on, and at its end: what an encoder put around the sound.
+    """The encoder's padding: how many samples the decoder drops from a packet on, and at the packet's end.
 
     They are the first two numbers of AV_PKT_DATA_SKIP_SAMPLES.
     """
@@ -255,10 +255,10 @@ def _find_skipped(packet: Any) -> tuple[int, int]:
 
 
 def _find_said_samples(file: BinaryIO, rate: int) -> int | None:
-    """Samples that an MP3's first frame speaks of (Xing, Info or VBRI), the encoder's delay included, if it does."""
+    """The samples in the header of an MP3 (Xing, Info or VBRI), including the encoder's delay; None without one."""
     file.seek(0)
     head = file.read(_MP3_HEAD_BYTES)
-    if head[:3] == b"ID3":  # A tag with a size of four times seven bits, and cover art.
+    if head[:3] == b"ID3":  # A tag, maybe with cover art; its size has four times seven bits.
         file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False)))
         head = file.read(_MP3_HEAD_BYTES)
     frames = None
@@ -267,12 +267,12 @@ def _find_said_samples(file: BinaryIO, rate: int) -> int | None:
         if found >= 0 and (mark == b"VBRI" or (head[found + 7 : found + 8] and head[found + 7] & 1)):
             frames = int.from_bytes(head[found + place : found + place + 4], "big")
             break
-    # MPEG 1 has 1152 samples a frame, MPEG 2 and 2.5 with their lower rates half of it.
+    # A frame has 1152 samples in MPEG 1, and half of that at the lower rates of MPEG 2 and 2.5.
     return frames * (1152 if rate >= 32000 else 576) or None if frames else None
 
 
 def _refuse(url: str, *_: object) -> NoReturn:
-    raise PermissionError("a file names another one to be read, which is never done")
+    raise PermissionError("a file that refers to another file, which is never opened")
 
 
 def _raise_reason(error: Exception) -> NoReturn:

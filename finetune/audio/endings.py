@@ -1,4 +1,4 @@
-"""What stands behind the sound that a file's header speaks of, which libsndfile, believing the header, doesn't read."""
+"""Data after the length in a file's header, which libsndfile does not read."""
 
 import io
 from typing import BinaryIO
@@ -6,20 +6,20 @@ from typing import BinaryIO
 from finetune.audio.recordings import PAST_THE_END_SECONDS, AudioError
 from finetune.resources.limits import MAX_CHUNKS
 
-# As long as a WAV's header can say, and something for other chunks.
+# The largest length in a WAV header, with a margin for other chunks.
 _WAV_BYTES = 2**32 + 2**20
-# Chunks that stand behind a file's sound, and tags that are no chunks.
+# Tags after a file's sound that are not chunks.
 _TAGS = (b"ID3", b"TAG", b"APETAG")
-# How files begin that consist of chunks, and the chunk with the sound.
+# The first bytes of formats that consist of chunks, and the chunk with the sound.
 _BEGINNINGS = {b"RIFF": b"data", b"FORM": b"SSND"}
 _AU_UNKNOWN = 0xFFFFFFFF
-_OGG_PAGE_BYTES = 65307  # The longest.
-_FLAC_FRAME_BYTES = 32768  # Longer than encoders write, where a file doesn't say.
+_OGG_PAGE_BYTES = 65307  # The largest.
+_FLAC_FRAME_BYTES = 32768  # More than encoders write; used where a file has no maximum.
 _ID3V1_BYTES = 128
 
 
 def refuse_joined(file: BinaryIO) -> None:
-    """Raise AudioError for a WAV or an AIFF behind which another one begins; libsndfile opens none of them."""
+    """Raise AudioError for a WAV or AIFF that is followed by another one in the same file."""
     place = file.tell()
     file.seek(0)
     if file.read(4) in _BEGINNINGS:
@@ -28,10 +28,10 @@ def refuse_joined(file: BinaryIO) -> None:
 
 
 def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int) -> bool:
-    """Whether a file that libsndfile opened holds sound that it would leave unread, and FFmpeg reads.
+    """Whether a file that libsndfile opened has sound that it would not read, and FFmpeg does.
 
-    `kind` is soundfile's format, `samples` what libsndfile counts at `rate` Hz. The file's place is kept. Raises
-    AudioError where neither reads such sound: a header with a wrong length, and a second file behind the first.
+    `kind` is soundfile's format, `samples` libsndfile's length at `rate` Hz. The file's position is restored. Raises
+    AudioError where neither reads the sound: after some wrong headers, and where a second file follows the first.
     """
     place = file.tell()
     try:
@@ -47,9 +47,9 @@ def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int) -> bool:
 
 
 def _is_stale(file: BinaryIO) -> bool:
-    """Whether a WAV has more sound than its header says: a program wrote it that never came to its end.
+    """Whether a WAV has more sound than its header says, since the program that wrote it was interrupted.
 
-    Of an AIFF like that FFmpeg reads no more either.
+    Raises AudioError for such an AIFF, of which FFmpeg reads no more either.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -64,24 +64,24 @@ def _is_stale(file: BinaryIO) -> bool:
         length = int.from_bytes(chunk[4:8], order)  # type: ignore[arg-type]
         if chunk[:4] == b"fmt ":
             bytes_a_second = int.from_bytes(chunk[16:20], "little")
-        elif chunk[:4] == b"COMM":  # Of one channel at 8 kHz, which is little enough: the rate is an 80-bit float.
+        elif chunk[:4] == b"COMM":  # The rate is an 80-bit float; one channel at 8 kHz is a lower bound.
             bytes_a_second = 8000 * int.from_bytes(chunk[14:16], "big") // 8
         if chunk[:4] == _BEGINNINGS.get(kind):
             behind = place + 8 + length
             if kind == b"RIFF" and size > _WAV_BYTES:
                 return True
-            # Other programs' padding is short.
+            # Padding of other programs is short.
             if size - behind <= PAST_THE_END_SECONDS * bytes_a_second or _holds_chunks(file, behind, size, order):
                 return False
             if kind == b"FORM":
-                raise AudioError("more sound than its header says: write it anew with a program that reads it whole")
+                raise AudioError("more sound than its header says: convert it with a program that reads all of it")
             return True
         place += 8 + length + length % 2
     return False
 
 
 def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
-    """Whether the rest of a file is chunks, a tag or zeros, and so no sound; raises AudioError where a file begins."""
+    """Whether the rest of a file is chunks, a tag or zeros, not sound; raises AudioError where another file begins."""
     file.seek(place)
     head = file.read(4096)
     if head.lstrip(b"\0").startswith(_TAGS) or not any(head):
@@ -102,7 +102,9 @@ def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
 
 def _refuse_second(found: bool) -> None:
     if found:
-        raise AudioError("a second recording behind the first in one file: split it, or join them as sound")
+        raise AudioError(
+            "a second recording after the first in one file: split the file, or join the recordings in an audio editor"
+        )
 
 
 def _refuse_stale_au(file: BinaryIO, rate: int) -> bool:
@@ -110,13 +112,13 @@ def _refuse_stale_au(file: BinaryIO, rate: int) -> bool:
     head = file.read(8)
     first, length = (int.from_bytes(head[at : at + 4], "big") for at in (0, 4))
     size = file.seek(0, io.SEEK_END)
-    if length != _AU_UNKNOWN and size - first - length > PAST_THE_END_SECONDS * rate:  # Of one byte at least.
-        raise AudioError("more sound than its header says: write it anew with a program that reads it whole")
+    if length != _AU_UNKNOWN and size - first - length > PAST_THE_END_SECONDS * rate:  # A sample has at least one byte.
+        raise AudioError("more sound than its header says: convert it with a program that reads all of it")
     return False
 
 
 def _is_chained(file: BinaryIO) -> bool:
-    """Whether an Ogg's last page is of another stream than its first: they stand one behind the other (RFC 3533)."""
+    """Whether an Ogg's last page is of another stream than its first: chained streams (RFC 3533)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     first = file.read(18)
@@ -127,15 +129,15 @@ def _is_chained(file: BinaryIO) -> bool:
 
 
 def _ends_later(file: BinaryIO, samples: int) -> bool:
-    """Whether a FLAC's last frame ends behind its header's length (RFC 9639, section 9.1).
+    """Whether a FLAC's last frame ends after the length in its header (RFC 9639, section 9.1).
 
-    One that is cut off ends before; libsndfile will find that.
+    A truncated one ends before it, which libsndfile detects.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(42)
     if head[:4] != b"fLaC":
-        return False  # With a tag in front of it, for which libsndfile looks.
+        return False  # A tag is in front of it; libsndfile skips it.
     block = int.from_bytes(head[10:12], "big")
     longest = int.from_bytes(head[15:18], "big") or _FLAC_FRAME_BYTES
     file.seek(max(42, size - longest - _ID3V1_BYTES))
@@ -152,11 +154,11 @@ def _ends_later(file: BinaryIO, samples: int) -> bool:
 
 
 def _find_end_of_frame(head: bytes, block: int) -> int | None:
-    """The sample behind a FLAC frame's last, by the frame's header; None for what is no frame."""
+    """The place after a FLAC frame's last sample, by the frame's header; None where there is no frame header."""
     if len(head) < 16 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     variable = bool(head[1] & 1)
-    ones = 8 - (~head[4] & 0xFF).bit_length()  # The number is written as UTF-8 writes a character.
+    ones = 8 - (~head[4] & 0xFF).bit_length()  # The number is coded like a character in UTF-8.
     if ones in (1, 8):
         return None
     number = head[4] & (0x7F >> ones)

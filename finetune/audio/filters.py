@@ -1,7 +1,7 @@
-"""Second-order filters of a waveform, and its loudness.
+"""Second-order filters, and loudness.
 
-Formulas, gains and the clipping to full scale are those of torchaudio 2.11, so that a model hears what it was trained
-on; the coefficients are computed in double precision here, in single precision there.
+Formulas, gains and clipping to full scale are those of torchaudio 2.11, for models that were trained with it; the
+coefficients are computed in double precision here, in single precision there.
 """
 
 import math
@@ -13,20 +13,20 @@ from finetune.audio.waveforms import Waveform
 
 DoubleArray = npt.NDArray[np.float64]
 
-# BS.1770-4: blocks of 0.4 s that overlap by 75 %; those above -70 LUFS count, if less than 10 LU below their mean.
+# BS.1770-4: blocks of 0.4 s that overlap by 75 %, gated at -70 LUFS and at 10 LU below the mean of the rest.
 _BLOCK_SECONDS, _OVERLAP = 0.4, 0.75
 _ABSOLUTE_GATE, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
 
 
 def filter_highpass(waveform: Waveform, hertz: float, sampling_rate: int) -> Waveform:
-    """Filter (samples,) by a second-order Butterworth high-pass, 3 dB down at so many hertz; clipped to -1 … 1."""
+    """Filter (samples,) with a second-order Butterworth high-pass, -3 dB at `hertz`; clipped to -1 … 1."""
     return _apply_highpass(waveform.astype(np.float64), hertz, 0.707, sampling_rate).astype(np.float32)
 
 
 def measure_loudness(waveform: Waveform, sampling_rate: int) -> float:
-    """The loudness of (samples,), one channel, by ITU-R BS.1770-4 in LUFS; NaN where no block is above -70 LUFS.
+    """The loudness of (samples,), one channel, in LUFS (ITU-R BS.1770-4); NaN where no block is above -70 LUFS.
 
-    The K-weighting is torchaudio's: a shelf of 4 dB at 1.5 kHz and a high-pass at 38 Hz. It takes 0.4 s at least.
+    The K-weighting is torchaudio's: a shelf of 4 dB at 1.5 kHz and a high-pass at 38 Hz. It needs at least 0.4 s.
     """
     weighted = _apply_treble(waveform.astype(np.float64), 4.0, 1500.0, 1 / math.sqrt(2), sampling_rate)
     weighted = _apply_highpass(weighted, 38.0, 0.5, sampling_rate)
@@ -40,7 +40,7 @@ def measure_loudness(waveform: Waveform, sampling_rate: int) -> float:
     return _OFFSET + 10 * math.log10(power.mean())
 
 
-# Both by Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients"; q is the quality factor.
+# Both filters: Bristow-Johnson, "Cookbook formulae for audio EQ biquad filter coefficients"; q is the quality factor.
 
 
 def _apply_highpass(waveform: DoubleArray, hertz: float, q: float, sampling_rate: int) -> DoubleArray:

@@ -1,4 +1,4 @@
-"""Audio headers, kept between runs and believed only while a file's size and time are what they were."""
+"""A cache of audio headers between runs; an entry is valid while the file's size and time are unchanged."""
 
 import os
 import sqlite3
@@ -13,7 +13,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS headers
 class HeaderIndex:
     """The headers of local audio files, in an SQLite file of the user's cache; use it in a `with` statement.
 
-    Where that file can't be used every header is read anew.
+    Where that file can't be used, every header is read from its audio file.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -29,7 +29,7 @@ class HeaderIndex:
             self._connection = sqlite3.connect(file)
             self._connection.execute(_SCHEMA)
             self._empty = self._connection.execute("SELECT 1 FROM headers LIMIT 1").fetchone() is None
-        except (sqlite3.Error, OSError, RuntimeError):  # RuntimeError: there is no home.
+        except (sqlite3.Error, OSError, RuntimeError):  # RuntimeError: there is no home folder.
             self._give_up()
         return self
 
@@ -44,13 +44,13 @@ class HeaderIndex:
             self._give_up()
 
     def read(self, recording: Recording) -> Header:
-        """What `read_header` says of a recording; raises AudioError as it does."""
+        """The header of a recording, as `read_header` returns it; raises AudioError as it does."""
         if recording.path is None or recording.data is not None or recording.piece is not None:
             return read_header(recording)
         file = Path(recording.path)
         try:
             status = file.stat()
-        except (OSError, ValueError):  # A URL, no such file, or what can be no name: `read_header` knows.
+        except (OSError, ValueError):  # A URL, a missing file or an invalid name: `read_header` handles them.
             return read_header(recording)
         path, state = str(file.absolute()), (status.st_size, status.st_mtime_ns)
         known = self._find(path)
@@ -71,12 +71,12 @@ class HeaderIndex:
         return row
 
     def _give_up(self) -> None:
-        """Go on without the index: it is damaged, locked or on a full disk, and only saves time."""
+        """Continue without the index, which only saves time: it is damaged, locked or on a full disk."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
 
 def default_place() -> Path:
-    """Where the index is: `finetune/headers.sqlite` under XDG_CACHE_HOME, or ~/.cache."""
+    """The default path of the index: `finetune/headers.sqlite` under XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune" / "headers.sqlite"

@@ -1,7 +1,7 @@
-"""The index of an MP4, looked at before FFmpeg reads it and makes an entry of each sample that it speaks of at once.
+"""A check of an MP4's index before FFmpeg reads it and allocates an entry for each sample in it at once.
 
-A kilobyte can speak of a hundred million samples, which would take gigabytes. A sample has a byte or more, so that an
-honest file has no more samples than bytes. Boxes are found as FFmpeg finds them (libavformat/mov.c).
+An index of a kilobyte can declare a hundred million samples, for which FFmpeg would allocate gigabytes. A sample has at
+least one byte, so a valid file has no more samples than bytes. Boxes are found as FFmpeg does (libavformat/mov.c).
 """
 
 import re
@@ -10,22 +10,22 @@ from typing import BinaryIO
 from finetune.audio.recordings import AudioError
 from finetune.resources.limits import MAX_BOXES, MAX_INDEX_BYTES
 
-# Boxes in which FFmpeg looks for others, be they there or not by the standard; it passes over the rest.
+# Boxes in which FFmpeg looks for other boxes, whether or not the standard allows them; it skips the others.
 _HOLDERS = frozenset(b"dinf edts ilst iprp mdia meta minf moof moov mvex schi sinf stbl traf trak tref udta".split())
-# Descriptions of a codec, in which boxes may begin anywhere.
+# Codec descriptions, in which boxes may begin anywhere.
 _DESCRIPTIONS = frozenset({b"stsd", b"wave"})
-# Where the number of samples stands behind a box's length and name (ISO/IEC 14496-12, 8.7.3 and 8.8.8).
+# The place of the number of samples after a box's length and name (ISO/IEC 14496-12, 8.7.3 and 8.8.8).
 _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
 _COUNTED = re.compile(rb"stsz|stz2|trun")
-# FFmpeg reads the number even where the box says that it ends before it.
+# FFmpeg reads the number even where the box ends before it.
 _BEHIND = 16
-# A box that is compressed, as QuickTime once wrote it, may speak of any number.
+# A compressed box, as old versions of QuickTime wrote, may declare any number.
 _COMPRESSED = b"cmov"
 _DEEPEST = 10
 
 
 def require_honest_index(file: BinaryIO, size: int) -> None:
-    """Raise AudioError for an MP4 of so many bytes with an index of more samples; do nothing for any other file."""
+    """Raise AudioError for an MP4 of `size` bytes whose index has more samples; do nothing for other files."""
     place = samples = index_bytes = 0
     for _ in range(MAX_BOXES):
         file.seek(place)
@@ -41,11 +41,11 @@ def require_honest_index(file: BinaryIO, size: int) -> None:
             if samples > size:
                 break
         place = end
-    raise AudioError("damaged audio: its index speaks of more samples than it has bytes")
+    raise AudioError("damaged audio: its index has more samples than the file has bytes")
 
 
 def _read_head(head: bytes, place: int, end: int) -> tuple[bytes, int, int]:
-    """A box's name, which is empty where there is none, and where what is in it begins and ends."""
+    """A box's name, empty where there is no box, and where its content begins and ends."""
     length, start = int.from_bytes(head[:4], "big"), place + 8
     if length == 1:
         length, start = int.from_bytes(head[8:16], "big"), place + 16
@@ -55,7 +55,7 @@ def _read_head(head: bytes, place: int, end: int) -> tuple[bytes, int, int]:
 
 
 def _count_samples(content: bytes, place: int, end: int, size: int, depth: int = 0) -> int:
-    """The samples that boxes speak of; more than `size` where that can't be known."""
+    """The number of samples that boxes declare; more than `size` where it can't be determined."""
     total = 0
     while place < end and total <= size:
         name, start, stop = _read_head(content[place : place + 16], place, end)
@@ -67,7 +67,7 @@ def _count_samples(content: bytes, place: int, end: int, size: int, depth: int =
             for found in _COUNTED.finditer(content, start, stop):
                 total += _read_count(content, found[0], found.end())
         elif name in _HOLDERS:
-            if name == b"meta":  # It begins in several ways, and its first box is this.
+            if name == b"meta":  # Its header has several forms; its first box is hdlr.
                 start = max(start, content.find(b"hdlr", start, stop) - 4)
             total += _count_samples(content, start, stop, size, depth + 1)
         place = stop

@@ -1,4 +1,4 @@
-"""What a recipe does to all audio, in training, evaluation and transcription alike: named steps, in its order."""
+"""Audio preprocessing, the same in training, evaluation and transcription: named steps in the recipe's order."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ Step = str | dict[str, float]
 
 Preprocessor = Callable[[Waveform], Waveform]
 
-# Silence is judged in frames of 20 ms, and this much of it stays before and after speech.
+# Silence is detected in frames of 20 ms; this margin is kept before and after speech.
 _FRAME_SECONDS, _MARGIN_SECONDS = 0.02, 0.1
 # BS.1770 measures blocks of 0.4 s.
 _LOUDNESS_SECONDS = 0.4
 
 
 def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
-    """A second-order Butterworth filter, 12 dB per octave below so many hertz."""
+    """A second-order Butterworth high-pass, 12 dB per octave below `hertz`."""
     if not 0 < hertz < sampling_rate / 2:
         raise StepError(f"highpass: found {hertz}; expected hertz, between 0 and {sampling_rate // 2}")
 
@@ -35,7 +35,7 @@ def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
 
 
 class _TrimSilence:
-    """Cut what lies before the first and after the last frame that is within so many dB of the loudest one."""
+    """Trim before the first and after the last frame whose level is within `decibels` of the loudest frame's."""
 
     def __init__(self, decibels: float, sampling_rate: int) -> None:
         if not 0 < decibels <= 120:
@@ -47,7 +47,7 @@ class _TrimSilence:
         return waveform[self.find(waveform)]
 
     def find(self, waveform: Waveform) -> slice:
-        """What stays of a waveform."""
+        """The part of a waveform that is kept."""
         power = np.add.reduceat(waveform.astype(np.float64) ** 2, np.arange(0, len(waveform), self._frame))
         loud = np.flatnonzero(power > power.max() * 10 ** (-self._decibels / 10))
         if not len(loud):
@@ -56,13 +56,13 @@ class _TrimSilence:
 
 
 def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
-    """Scale so that the largest sample is at so many dB of full scale."""
+    """Scale so that the largest sample is at `dbfs`, decibels relative to full scale."""
     if not -60 <= dbfs <= 0:
         raise StepError(f"peak: found {dbfs}; expected decibels of full scale, between -60 and 0")
 
     def step(waveform: Waveform) -> Waveform:
         largest = np.abs(waveform).max()
-        # What is smaller can't be scaled up in float32: the factor would be infinite.
+        # For smaller samples the factor would overflow in float32.
         audible = largest >= np.finfo(np.float32).tiny
         return waveform * np.float32(10 ** (dbfs / 20) / largest) if audible else waveform
 
@@ -70,7 +70,7 @@ def _peak(dbfs: float, sampling_rate: int) -> Preprocessor:
 
 
 def _loudness(lufs: float, sampling_rate: int) -> Preprocessor:
-    """Scale to a loudness by ITU-R BS.1770-4 in LUFS; what is shorter than its blocks of 0.4 s is left as it is."""
+    """Scale to a loudness in LUFS (ITU-R BS.1770-4); audio shorter than its blocks of 0.4 s is not changed."""
     if not -70 <= lufs <= 0:
         raise StepError(f"loudness: found {lufs}; expected LUFS, between -70 and 0")
 
@@ -91,7 +91,7 @@ def _denoise(sampling_rate: int) -> Preprocessor:
         raise StepError("denoise needs noisereduce: pip install 'finetune[denoise]'") from error
 
     def step(waveform: Waveform) -> Waveform:
-        if not waveform.any():  # It would divide zero by zero.
+        if not waveform.any():  # noisereduce would divide zero by zero.
             return waveform
         return np.asarray(noisereduce.reduce_noise(waveform, sampling_rate), dtype=np.float32)
 
@@ -107,16 +107,16 @@ _WITH_ARGUMENT: dict[str, Callable[[float, int], Preprocessor]] = {
 
 
 def build_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Preprocessor:
-    """All steps as one function of (samples,) float32 at `sampling_rate` Hz; what they leave may be shorter.
+    """All steps as one function of (samples,) float32 at `sampling_rate` Hz; its result may be shorter.
 
-    Raises StepError for a step that is unknown or has an argument it can't use.
+    Raises StepError for a step that is unknown or has an invalid argument.
     """
     preprocess = build_placing_preprocessor(steps, sampling_rate)
     return lambda waveform: preprocess(waveform)[0]
 
 
 def build_placing_preprocessor(steps: Sequence[Step], sampling_rate: int) -> Callable[[Waveform], tuple[Waveform, int]]:
-    """As `build_preprocessor`, of a function that also says how many samples are gone from the waveform's beginning."""
+    """As `build_preprocessor`, but the function also returns how many samples were cut from the beginning."""
     built = [_build_step(step, sampling_rate) for step in steps]
 
     def preprocess(waveform: Waveform) -> tuple[Waveform, int]:
@@ -146,13 +146,13 @@ def _build_step(step: Step, sampling_rate: int) -> Preprocessor:
 
 
 def save_preprocessing(model: Path, steps: Sequence[Step]) -> None:
-    """Write the steps into the model directory, where `finetune evaluate` and `transcribe` find them."""
+    """Write the steps into the model's folder, where `finetune evaluate` and `transcribe` find them."""
     save_steps(model / PREPROCESSING_FILE, steps)
 
 
 def load_preprocessing(model: str | Path, sampling_rate: int = 16000) -> tuple[Step, ...]:
-    """The steps saved with a model in a folder or on a hub; none for one without.
+    """The steps saved with a model in a folder or on a hub; empty where there are none.
 
-    Raises UserError for damaged ones, and for those that audio at the model's sampling rate can't go through.
+    Raises UserError for a damaged file, and for steps that can't be used at the model's sampling rate.
     """
     return load_steps(model, PREPROCESSING_FILE, lambda steps: build_preprocessor(steps, sampling_rate)) or ()

@@ -1,4 +1,4 @@
-"""One recording: where its audio is, what its header says, and the reason why it can't be used."""
+"""A recording: the source of its audio, its header, and the errors for which it can't be used."""
 
 import io
 from collections.abc import Iterator
@@ -18,24 +18,24 @@ Waveform = npt.NDArray[np.float32]
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 CONTAINERS = frozenset({".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".mov", ".mkv", ".mka", ".avi", ".3gp"})
 
-# No microphone records more, or so little of a voice, and a header that says so is broken.
+# Headers with other rates are damaged: no microphone records more, and speech needs more than the least.
 _LEAST_SAMPLING_RATE, _MAX_SAMPLING_RATE = 1000, 192_000
-# Rounding in a manifest may put a segment's end a little behind the audio's.
+# By rounding in a manifest a segment may end slightly after the audio.
 PAST_THE_END_SECONDS = 0.1
-# At a full scale of 1. Integers of 32 bits that were written as floats are softer; what is louder overflows in float32.
+# With full scale at 1. 32-bit integers that were written as floats are below; larger values may overflow float32.
 _LOUDEST = 1e10
 
 
 class AudioError(Exception):
-    """One recording that can't be used; the message is the reason, as it stands in `rejected.csv`."""
+    """A recording that can't be used; the message is the reason in `rejected.csv`."""
 
 
 @contextmanager
 def fault_as_reason() -> Iterator[None]:
-    """Raise whatever goes wrong with one recording as its AudioError: its fault stops no other recording.
+    """Raise any error of one recording as its AudioError, so that it does not stop other recordings.
 
-    MemoryError is such a fault: what the recording took is free again. KeyboardInterrupt and SystemExit pass. The error
-    is the cause of the AudioError, whose message keeps the type and place of what is not a recording's fault but ours.
+    This includes MemoryError: the recording's memory is free again. KeyboardInterrupt and SystemExit are not caught.
+    The error is the cause of the AudioError, whose message has the error's type and place where it is a bug of ours.
     """
     try:
         yield
@@ -47,9 +47,9 @@ def fault_as_reason() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Recording:
-    """Where one utterance's audio is: a file or a URL, or its bytes as they stood in a data set.
+    """The source of an utterance's audio: a file, a URL, or its bytes from a data set.
 
-    `start` and `end` are in seconds. `piece` is the first byte and the number of bytes of what lies in a tar. With a
+    `start` and `end` are in seconds. `piece` is the first byte and the number of bytes of a file within a tar. With a
     `channel` (the first is 0) only that one is read, else the mean of all.
     """
 
@@ -73,9 +73,9 @@ class Recording:
 
     @contextmanager
     def open(self, whole: bool = True) -> Iterator[str | BinaryIO]:
-        """What soundfile reads from, a URL's audio all at once where it is needed `whole`.
+        """The path or file for soundfile; with `whole`, a URL's audio is fetched all at once.
 
-        Raises AudioError when there is neither bytes nor a file.
+        Raises AudioError when there are no bytes and no such file.
         """
         if self.data is not None:
             yield _Bytes(self.data)
@@ -84,7 +84,7 @@ class Recording:
         elif self.piece is not None:
             yield _Bytes(read_bytes(self.path, self.piece))
         elif not is_url(self.path):
-            yield self.path if self.path != "-" else "./-"  # To libsndfile that alone is standard input.
+            yield self.path if self.path != "-" else "./-"  # libsndfile reads "-" as the standard input.
         elif whole:
             yield _Bytes(read_bytes(self.path))
         else:
@@ -93,7 +93,7 @@ class Recording:
 
 
 class _Bytes(io.BytesIO):
-    """Bytes of which libsndfile may ask for a place before the first: an exception would only be printed."""
+    """Bytes in which libsndfile may seek to a negative place: an exception in its callback would only be printed."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -104,7 +104,7 @@ class _Bytes(io.BytesIO):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: its length in samples, its sampling rate in hertz, its channels."""
+    """An audio file's length in samples, sampling rate in hertz, and number of channels."""
 
     samples: int
     sampling_rate: int
@@ -112,7 +112,7 @@ class Header:
 
 
 def find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int]:
-    """The first sample of a recording and the one behind its last; raises AudioError where there is no such piece."""
+    """The first sample of a recording and the one after its last; raises AudioError for an impossible segment."""
     if frames <= 0:
         raise AudioError("audio of zero length")
     if not _LEAST_SAMPLING_RATE <= rate <= _MAX_SAMPLING_RATE:
@@ -132,11 +132,11 @@ def find_segment(recording: Recording, frames: int, rate: int) -> tuple[int, int
 
 
 def require_sound(samples: Waveform, first: int = 0, rate: int | None = None) -> None:
-    """Raise AudioError where (…, samples) hold values that are no sound, with their time where a `rate` (Hz) is known.
+    """Raise AudioError for (…, samples) that are not finite or too large, with the time where the `rate` (Hz) is given.
 
     `first` is the place of the first sample in the recording.
     """
-    heard = (np.abs(np.atleast_2d(samples)) < _LOUDEST).all(axis=0)  # A NaN is not heard.
+    heard = (np.abs(np.atleast_2d(samples)) < _LOUDEST).all(axis=0)  # False for NaN.
     if heard.all():
         return
     place = int(np.argmin(heard))
@@ -148,7 +148,7 @@ def require_sound(samples: Waveform, first: int = 0, rate: int | None = None) ->
 
 
 def find_reason(error: BaseException) -> str:
-    """What an error says, without the name of what was read."""
+    """An error's message without the name of the source."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # libsndfile puts the source's name first ("Error opening <_io.BytesIO object …>: …").

@@ -1,8 +1,7 @@
-"""Band-limited resampling, of a whole waveform or of one that comes block by block: the same samples either way.
+"""Band-limited resampling of a whole waveform, or block by block with the same result.
 
-The kernel is that of `torchaudio.transforms.Resample` with its defaults: a sinc that reaches six zero crossings to each
-side, in a Hann window. It is computed here because the last torchaudio, 2.11, does not fit every torch: it imports
-beside those built for CUDA 13.0.
+The kernel is that of `torchaudio.transforms.Resample` with its defaults: a Hann-windowed sinc with six zero crossings
+to each side. It is computed here since the last torchaudio, 2.11, can only be imported with torch for CUDA 13.0.
 """
 
 import math
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-# torchaudio's defaults: zero crossings of the sinc to each side, and its cutoff as a share of the lower Nyquist rate.
+# torchaudio's defaults: zero crossings to each side, and the cutoff as a share of the lower Nyquist frequency.
 _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
 
 
@@ -26,15 +25,15 @@ def resample(waveform: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
 
 
 class Resampler:
-    """Resamples a stream between two rates in Hz, holding back the few samples that later ones still change."""
+    """Resamples a stream between two rates in Hz; the last few samples are held back until the next block."""
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         self._kernel = _build_kernel(from_rate, to_rate)
         self._held: FloatArray | None = None
-        self._first = self._taken = self._given = 0  # Groups before what is held, and samples.
+        self._first = self._taken = self._given = 0  # Groups before the held samples; input and output samples.
 
     def push(self, samples: FloatArray, last: bool = False) -> FloatArray:
-        """Take the next (…, samples); return what is settled by now, and after the `last` ones all the rest."""
+        """Take the next (…, samples); return the samples that are final, and all the rest after the `last` block."""
         if self._kernel is None or (samples.size == 0 and not last):
             return samples
         group, made, width = self._kernel.group, self._kernel.made, self._kernel.width
@@ -51,7 +50,7 @@ class Resampler:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """Filters that turn each `group` of samples into `made` others, reaching `width` samples to both sides."""
+    """Filters from each `group` of input samples to `made` output samples, `width` samples wide to both sides."""
 
     filters: Any  # A tensor: (made, 1, width + group + width).
     group: int
@@ -59,7 +58,7 @@ class _Kernel:
     width: int
 
     def apply(self, waveform: FloatArray) -> FloatArray:
-        """Resample (…, samples) as if zeros stood around them; `made` samples for each group, full or not, and more."""
+        """Resample zero-padded (…, samples); at least `made` samples for each group, full or not."""
         import torch
         from torch.nn.functional import conv1d, pad
 
@@ -71,8 +70,8 @@ class _Kernel:
 
 @lru_cache(maxsize=64)
 def _build_kernel(from_rate: int, to_rate: int) -> _Kernel | None:
-    # The filters have a row for each output phase: of a rate like 22,051 Hz they would fill the memory. The nearest
-    # ratio of small numbers is off by less than a millionth.
+    # The filters have a row for each output phase: at a rate like 22,051 Hz they would fill the memory. The nearest
+    # ratio of small numbers has a relative error of less than a millionth.
     group, made = Fraction(from_rate, to_rate).limit_denominator(1000).as_integer_ratio()
     if group == made:
         return None
@@ -80,7 +79,7 @@ def _build_kernel(from_rate: int, to_rate: int) -> _Kernel | None:
 
     cutoff = min(group, made) * _ROLLOFF
     width = math.ceil(_ZERO_CROSSINGS * group / cutoff)
-    # Times in units of a group, of each output (rows, in float32 as in torchaudio) from each input.
+    # Times of each output (rows, in float32 as in torchaudio) relative to each input, in units of a group.
     taken = torch.arange(-width, width + group, dtype=torch.float64) / group
     times = (torch.arange(0, -made, -1)[:, None, None] / made + taken) * cutoff
     times = times.clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)

@@ -1,4 +1,4 @@
-"""A sound file opened by whoever tells the truth of it: libsndfile, which is fast, or FFmpeg's libraries."""
+"""Opening sound files with libsndfile, which is fast, or with FFmpeg where libsndfile can't read them in full."""
 
 import re
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from finetune.resources.limits import MAX_BLOCK_VALUES, MAX_CHANNELS
 
 BLOCK_SECONDS = 10
 
-# What libsndfile notes of a file with fewer bytes of sound than its header says. A program that wrote into a pipe could
-# not know how many, and said about as many as there can be (sox 0x7ffff000, FFmpeg 0xffffffff).
+# libsndfile's log of a file with fewer bytes of sound than its header says. A program that writes into a pipe does not
+# know the number and writes about the largest possible (sox 0x7ffff000, FFmpeg 0xffffffff).
 _SHORTER_THAN_SAID = re.compile(r"^ ?(?:data|SSND|  Data Size  ) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _WRITTEN_TO_A_PIPE = 0x7FFF0000
-# What libsndfile says of a FLAC that came through a pipe, whose header was written before its length was known.
+# libsndfile's length of a FLAC that was written into a pipe, whose header has no length.
 _UNKNOWN_SAMPLES = 2**63 - 1
 
-# TypeError: of a file named .raw, which has no header, soundfile wants to be told the sampling rate.
+# TypeError: for a file named .raw, which has no header, soundfile needs the sampling rate as an argument.
 UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
 
 
 class Sound(Protocol):
-    """An opened sound file: its sampling rate in Hz, its channels, and its length in samples as its header says it.
+    """An opened sound file: its sampling rate in Hz, its channels, and the length in samples in its header.
 
-    `said` is None where only reading shows the length.
+    `said` is None where the length is known only after reading.
     """
 
     sampling_rate: int
@@ -37,28 +37,28 @@ class Sound(Protocol):
     said: int | None
 
     def count(self, whole: bool) -> int:
-        """How many samples there are; raises AudioError where it must be `whole` and the header speaks of more."""
+        """The number of samples; with `whole` raises AudioError where the header has more."""
 
     def blocks(self, first: int, last: int | None) -> Iterator[Waveform]:
         """Pieces of any length of (samples, channels), from the sample `first` up to `last` or to the end.
 
-        Without a `last` all that the header speaks of must be there, else this raises AudioError.
+        Without a `last` raises AudioError where there are fewer samples than in the header.
         """
 
 
 class SequentialFile(soundfile.SoundFile):
-    """A sound file that is read on without a seek after each read, as soundfile does it to those that can seek.
+    """A sound file without the seek that soundfile does after each read of a seekable file.
 
-    A seek fails behind the last sample of a FLAC that came through a pipe.
+    Such a seek fails after the last sample of a FLAC that was written into a pipe.
     """
 
     def seekable(self) -> bool:
-        """No, and yet `seek` works."""
+        """False, although `seek` works."""
         return False
 
 
 class _SndfileSound:
-    """A file that libsndfile reads to its end."""
+    """A file that libsndfile reads in full."""
 
     def __init__(self, file: SequentialFile) -> None:
         self._file = file
@@ -86,10 +86,10 @@ class _SndfileSound:
 
 
 def open_sound(source: str | BinaryIO, opened: ExitStack, here: bool = True) -> Sound:
-    """Open a path or a file that can be read in any order; what must be closed is put on `opened`.
+    """Open a path or a seekable file; what has to be closed is added to `opened`.
 
-    The end of a FLAC that is not `here` is not looked at: it would be one more request. Raises AudioError where there
-    is no readable audio, or more channels than a microphone has.
+    The end of a FLAC that is not `here` (local) is not checked, which would be one more request. Raises AudioError
+    where there is no readable audio, or too many channels.
     """
     sound = _open_any(source, opened, here)
     if sound.channels > MAX_CHANNELS:
@@ -125,14 +125,14 @@ def _open_file(source: str | BinaryIO, opened: ExitStack) -> BinaryIO:
 
 
 def _raise_known(error: BaseException, other: AudioError) -> NoReturn:
-    """The reason of the two that says more."""
+    """Raise the more informative of two errors."""
     if "Invalid data" not in str(other) and "End of file" not in str(other):
         raise other
     raise AudioError(f"unreadable audio: {find_reason(error)}") from error
 
 
 def _find_promised_samples(file: SequentialFile) -> int:
-    """How many samples the header of a WAV, AIFF or AU speaks of; libsndfile only counts those that are there."""
+    """The number of samples in the header of a WAV, AIFF or AU; libsndfile's count is that of the present samples."""
     said = _SHORTER_THAN_SAID.search(file.extra_info)
     if said is None or int(said[1]) >= _WRITTEN_TO_A_PIPE or int(said[2]) == 0:
         return int(file.frames)

@@ -1,4 +1,4 @@
-"""The bytes of a recording, wherever they come from, so that a decoder can read them in any order."""
+"""The bytes of a recording from any source, as a seekable file for decoders."""
 
 import io
 import stat
@@ -11,14 +11,14 @@ from finetune.audio.recordings import AudioError, Recording
 from finetune.resources.limits import MAX_PIPED_BYTES
 from finetune.resources.storage import StorageError, is_url, open_file, reporting
 
-# Of a URL so much is fetched at a time: a recording is read to its end, but for a few looks at its beginning and end.
+# The block size for URLs: apart from a few reads at both ends, a recording is read sequentially.
 _FETCHED_BYTES = 1024 * 1024
 
 
 class WatchedFile:
-    """A binary file, or a piece of it, as soundfile reads one; what goes wrong is kept in `error`.
+    """A binary file, or a piece of it, for soundfile; an error while reading is kept in `error`.
 
-    libsndfile asks for bytes by callbacks, which can't raise: their errors, and Ctrl-C, would be printed and lost.
+    libsndfile reads by callbacks, which can't raise: their errors, and Ctrl-C, would be printed and lost.
     """
 
     def __init__(self, file: BinaryIO, first: int = 0, size: int | None = None) -> None:
@@ -27,16 +27,16 @@ class WatchedFile:
         self.error: BaseException | None = None
 
     def tell(self) -> int:
-        """Where it is, in bytes."""
+        """The position in bytes."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go somewhere, be it behind the end."""
+        """Set the position, which may be after the end."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Fill a buffer as far as there are bytes, none after an error; how many."""
+        """Read into a buffer and return the number of bytes; 0 after an error."""
         view = memoryview(buffer).cast("B")
         count = min(len(view), self.size - self._place)
         if self.error is not None or count <= 0:
@@ -52,20 +52,20 @@ class WatchedFile:
         return len(read)
 
     def read(self, count: int) -> bytes:
-        """So many bytes; soundfile wants to see this method, and `readinto` is what it calls."""
+        """Read up to `count` bytes; soundfile requires this method but calls `readinto`."""
         read = bytearray(count)
         return bytes(read[: self.readinto(read)])
 
     def raise_error(self) -> None:
-        """Raise what went wrong while it was read, if anything did."""
+        """Raise the error that occurred while reading, if any."""
         if self.error is not None:
             raise self.error
 
 
 def open_bytes(audio: BinaryIO | Recording, opened: ExitStack) -> WatchedFile:
-    """The bytes of a recording, or of an open file from its beginning; what must be closed is put on `opened`.
+    """The bytes of a recording, or of an open file from its beginning; what has to be closed is added to `opened`.
 
-    What can't be read in any order is kept in a temporary file first. Raises AudioError where there is nothing.
+    A source that can't seek is copied to a temporary file first. Raises AudioError where there is no audio.
     """
     if not isinstance(audio, Recording):
         return _watch(audio, "the input", opened)
@@ -84,16 +84,16 @@ def open_bytes(audio: BinaryIO | Recording, opened: ExitStack) -> WatchedFile:
 
 
 def _gives_pieces(file: BinaryIO) -> bool:
-    """Whether a file elsewhere can be read from any place: some web servers only send it whole."""
+    """Whether a remote file can be read in pieces: some web servers only send whole files."""
     try:
         file.seek(-1, io.SEEK_END)
         return len(file.read(1)) == 1
-    except Exception:  # Each client has its own errors. If more is wrong than that, reading it whole will say so.
+    except Exception:  # Each client has its own exceptions. Other faults are reported when the whole file is read.
         return False
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether this is a file, or what a shell's `<(…)` and /dev/stdin are."""
+    """Whether this is a file, or a pipe or device such as a shell's `<(…)` and /dev/stdin."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # ValueError: a name with a null byte.
@@ -106,7 +106,7 @@ def _watch(file: BinaryIO, name: str, opened: ExitStack) -> WatchedFile:
         raise AudioError("opened as text; expected a file opened with mode 'rb'")
     try:
         return WatchedFile(file)
-    except (OSError, ValueError, AttributeError):  # io.UnsupportedOperation is both of the first.
+    except (OSError, ValueError, AttributeError):  # io.UnsupportedOperation is an OSError and a ValueError.
         kept = cast(BinaryIO, opened.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
     try:
         with reporting(name):
@@ -118,10 +118,10 @@ def _watch(file: BinaryIO, name: str, opened: ExitStack) -> WatchedFile:
 
 
 def _keep(file: BinaryIO, kept: BinaryIO) -> None:
-    """Copy a file that may have no end; raises StorageError where it is longer than MAX_PIPED_BYTES."""
+    """Copy a file that may be endless; raises StorageError where it is longer than MAX_PIPED_BYTES."""
     count = 0
     while part := file.read(_FETCHED_BYTES):
         count += len(part)
         if count > MAX_PIPED_BYTES:
-            raise StorageError(f"it has more than {MAX_PIPED_BYTES:,} bytes; save it as a file, and name that")
+            raise StorageError(f"it has more than {MAX_PIPED_BYTES:,} bytes; save it as a file and use that")
         kept.write(part)

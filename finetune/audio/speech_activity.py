@@ -1,4 +1,4 @@
-"""Where there is speech: how sure a detector is of it, every 20 ms, while audio of any length passes by."""
+"""Voice activity detection: the probability of speech every 20 ms, for audio streams of any length."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,55 +11,54 @@ from finetune.audio.resampling import FloatArray, Resampler
 from finetune.errors import UserError
 
 FRAME_SECONDS = 0.02
-"""What one value of a detector covers: frame n is the audio from n to n + 1 times this."""
+"""The duration of a detector's frame: frame n is the audio from n to n + 1 times this."""
 
 
 class DetectorState(Protocol):
-    """One track that passes by."""
+    """The state of a detector for one track."""
 
     def detect(self, samples: FloatArray) -> FloatArray:
-        """Take the next samples, (samples,) float32; how sure it is of speech in the frames known by now, 0 to 1."""
+        """Take the next samples, (samples,) float32; returns the speech probabilities of the frames that are final."""
 
     def finish(self) -> FloatArray:
-        """The same of all frames that are left; together one for each 20 ms, the last of them maybe shorter."""
+        """The speech probabilities of the remaining frames; the last frame may be shorter than 20 ms."""
 
 
 class SpeechDetector(Protocol):
-    """What finds speech; it holds no state, so one serves any number of tracks and threads."""
+    """A voice activity detector; it has no state, so one serves any number of tracks and threads."""
 
     def start(self) -> DetectorState:
         """Begin a track."""
 
 
 def build_detector(name: Literal["energy", "silero"], sampling_rate: int) -> SpeechDetector:
-    """A detector for audio at `sampling_rate` Hz; raises UserError where a package that it needs is missing."""
+    """A detector for audio at `sampling_rate` Hz; raises UserError where a required package is missing."""
     return EnergyDetector(sampling_rate) if name == "energy" else SileroDetector(sampling_rate)
 
 
-# The energy detector. Power is taken in bands, 32 ms around each frame, and averaged over five frames.
+# The energy detector. Power is measured in bands, 32 ms around each frame, and averaged over five frames.
 _WINDOW_SECONDS = 0.032
 _BANDS, _LOWEST_HERTZ, _HIGHEST_HERTZ = 8, 150, 6000
 _SMOOTHED = 2
-# A band's noise is its least power from 2 s before to 1 s after: each band falls silent between syllables, also where
-# speech doesn't pause (Martin, "Noise power spectral density estimation based on optimal smoothing and minimum
-# statistics", 2001).
+# A band's noise is its least power from 2 s before to 1 s after: each band is silent at times between syllables, also
+# where speech doesn't pause (Martin 2001, "Noise power spectral density estimation based on optimal smoothing and
+# minimum statistics").
 _NOISE_PAST, _NOISE_AHEAD = 100, 50
-# Speech is so many dB above its noise: 4.5 where the loudest of 10 s past and 1 s to come is 19, 11 where it is
-# 30 or more. The straight line between them, and the bands, were found on AN4 in noise (scripts/bench_detection.py).
+# The threshold of speech in dB above the noise: 4.5 where the loudest frame from 10 s before to 1 s after is at 19, 11
+# where it is at 30 or more, linear in between. It and the bands were chosen on noisy AN4 (scripts/bench_detection.py).
 _LEAST_DECIBELS, _SHARE, _OFFSET, _LIMIT = 4.5, 0.6, 7.0, 30.0
 _RECENT_PAST, _RECENT_AHEAD = 500, 50
-# And it is no more than 40 dB below the loudest, so that a room's noise between digital silences is none.
+# Speech is at most 40 dB below the loudest frame, so that a room's noise between digital silences is not speech.
 _RANGE_DECIBELS, _RANGE_SOFTNESS = 40.0, 2.0
-# In each band, where full scale is 1: about the dither of 16 bits. It is what digital silence measures as.
+# Added to each band's power, with full scale at 1: about the dither of 16 bits. It is the power of digital silence.
 _LEAST_POWER = 1e-10
 
 
 class EnergyDetector:
-    """Finds speech by its energy in eight bands above the least of the seconds around it.
+    """Detects speech by its energy in eight bands relative to the least energy of the seconds around.
 
-    It needs nothing but numpy, and is blind to level. Closures of plosives and weak ends are no speech to it: who cuts
-    leaves a margin. Whatever comes and goes as speech does, like music or voices in the background, is speech to it.
-    Its answers come 2.1 s late.
+    It needs only numpy and does not depend on the level. It misses closures of plosives and weak ends, so cut with a
+    margin. It takes sounds that vary as speech does, like music or background voices, for speech. Its latency is 2.1 s.
     """
 
     def __init__(self, sampling_rate: int) -> None:
@@ -75,7 +74,7 @@ class EnergyDetector:
         return _EnergyState(self)
 
     def measure_power(self, samples: FloatArray, frames: int) -> FloatArray:
-        """Power in each band, (frames, bands), of windows that begin a frame apart."""
+        """The power in each band, (frames, bands), of windows with a hop of one frame."""
         windows = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.frame][:frames]
         spectrum = np.abs(np.fft.rfft(windows * self.weights)) ** 2
         # A full-scale sine has a power of 1/2 in its band.
@@ -84,7 +83,7 @@ class EnergyDetector:
 
 
 class _EnergyState:
-    """One track on its way through the energy detector."""
+    """The state of the energy detector for one track."""
 
     def __init__(self, detector: EnergyDetector) -> None:
         self._detector = detector
@@ -112,7 +111,7 @@ class _EnergyState:
         """The frames that are left; see `DetectorState`."""
         if self._samples == 0:
             return np.zeros(0, np.float32)
-        # What is left is shorter than a window. Were it filled with zeros, that would pass for the least noise.
+        # The rest is shorter than a window. Padding with zeros would lower the noise estimate.
         left = -(-self._samples // self._detector.frame) - self._frames
         power = self._power
         if power is None:
@@ -121,7 +120,7 @@ class _EnergyState:
         return self._judge(np.repeat(power, left, axis=0), last=True)
 
     def _judge(self, power: FloatArray, last: bool = False) -> FloatArray:
-        """How sure it is of speech, (frames,), in those that the frames of this power, (frames, bands), complete."""
+        """The speech probabilities, (frames,), of the frames that become final with these powers, (frames, bands)."""
         power, noise = self._noise.push(self._smoothed.push(power, last)[1], last)
         excess = np.clip(10 * np.log10(power / noise), 0, _LIMIT)
         measured = np.stack([np.sqrt((excess**2).mean(axis=1)), 10 * np.log10(power.sum(axis=1))], axis=1)
@@ -132,9 +131,9 @@ class _EnergyState:
 
 
 class _Surroundings:
-    """Each frame of a stream, and what a function makes of it with those so far before and behind it.
+    """A function of each frame of a stream and the `past` frames before and `ahead` frames after it.
 
-    At the stream's ends the first and the last frame stand for those that are not there.
+    At the stream's ends the first and the last frame are repeated.
     """
 
     def __init__(self, past: int, ahead: int, reduce: Callable[[FloatArray, int], FloatArray]) -> None:
@@ -142,7 +141,7 @@ class _Surroundings:
         self._held: FloatArray | None = None
 
     def push(self, frames: FloatArray, last: bool = False) -> tuple[FloatArray, FloatArray]:
-        """Take the next (frames, features); return those whose surroundings are known by now, and what they make."""
+        """Take the next (frames, features); return the frames whose surroundings are complete, and their values."""
         if self._held is None:
             if len(frames) == 0:
                 return frames, frames
@@ -159,7 +158,7 @@ class _Surroundings:
 
 
 def _mean(frames: FloatArray, size: int) -> FloatArray:
-    """The mean of each `size` frames that follow one another."""
+    """The mean of each `size` consecutive frames."""
     mean: FloatArray = np.lib.stride_tricks.sliding_window_view(frames, size, axis=0).mean(axis=-1)
     return mean
 
@@ -173,7 +172,7 @@ def _most(frames: FloatArray, size: int) -> FloatArray:
 
 
 def _slide(choose: np.ufunc, frames: FloatArray, size: int) -> FloatArray:
-    """The least or the largest of each `size` frames that follow one another: of spans that double, then of two."""
+    """The minimum or maximum of each `size` consecutive frames: of spans that double, then of two spans."""
     chosen, span = frames, 1
     while 2 * span <= size:
         chosen = choose(chosen[:-span], chosen[span:])
@@ -184,19 +183,19 @@ def _slide(choose: np.ufunc, frames: FloatArray, size: int) -> FloatArray:
 
 
 def _squash(values: FloatArray) -> FloatArray:
-    # The logistic function, by the tangent, which doesn't overflow.
+    # The logistic function, by the hyperbolic tangent, which doesn't overflow.
     return np.asarray(0.5 + 0.5 * np.tanh(values / 2), np.float32)
 
 
-# The model that takes many of its windows at once: of 32 ms, each with 4 ms before it.
+# The variant that takes many windows at once: 32 ms each, with 4 ms of context before.
 _SILERO_MODEL = "silero_vad_16k_sequence.onnx"
 _SILERO_RATE, _SILERO_FRAME, _SILERO_WINDOW, _SILERO_CONTEXT, _SILERO_STATE = 16000, 320, 512, 64, (1, 1, 128)
 
 
 class SileroDetector:
-    """Finds speech by a small network (https://github.com/snakers4/silero-vad), with ONNX Runtime on one CPU thread.
+    """Detects speech by a small network (https://github.com/snakers4/silero-vad), with ONNX Runtime on one CPU thread.
 
-    Raises UserError where silero-vad or onnxruntime is not installed. Of silero-vad only the model is read.
+    Raises UserError where silero-vad or onnxruntime is not installed. Only silero-vad's model file is used.
     """
 
     def __init__(self, sampling_rate: int) -> None:
@@ -221,16 +220,16 @@ class SileroDetector:
 
 
 class _SileroState:
-    """One track on its way through Silero's network."""
+    """The state of Silero's network for one track."""
 
     def __init__(self, detector: SileroDetector) -> None:
         self._session = detector.session
         self._resampler = Resampler(detector.sampling_rate, _SILERO_RATE)
         self._rate, self._samples = detector.sampling_rate, 0
-        self._held = np.zeros(_SILERO_CONTEXT, np.float32)  # The context, and what doesn't fill a window yet.
+        self._held = np.zeros(_SILERO_CONTEXT, np.float32)  # The context, and samples that don't fill a window yet.
         self._hidden = self._cell = np.zeros(_SILERO_STATE, np.float32)
-        self._sure = np.zeros(0, np.float32)  # Of the windows whose frames are not all given.
-        self._windows = self._frames = 0  # Before those, and given.
+        self._sure = np.zeros(0, np.float32)  # Of the windows whose frames are not all returned.
+        self._windows = self._frames = 0  # Windows before those, and returned frames.
 
     def detect(self, samples: FloatArray) -> FloatArray:
         """The frames known by now; see `DetectorState`."""
@@ -259,11 +258,11 @@ class _SileroState:
             self._sure = np.concatenate([self._sure, sure])
 
     def _give(self, until: int) -> FloatArray:
-        """The frames before `until` that are not given yet, each as the window that its middle lies in."""
+        """The frames before `until` that are not returned yet, each with the value of the window at its middle."""
         windows = (np.arange(self._frames, until + 1) * _SILERO_FRAME + _SILERO_FRAME // 2) // _SILERO_WINDOW
         windows -= self._windows
         given = self._sure[np.minimum(windows[:-1], len(self._sure) - 1)]
-        # The last window stays: it stands for a last frame whose middle lies behind it.
+        # The last window is kept for a last frame whose middle is after it.
         gone = min(int(windows[-1]), max(len(self._sure) - 1, 0))
         self._sure = self._sure[gone:]
         self._windows, self._frames = self._windows + gone, until

@@ -1,4 +1,4 @@
-"""One recording of any length, read once and block by block: memory doesn't grow with its length."""
+"""Reading a recording of any length block by block, in constant memory."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +22,7 @@ Audio = str | Path | BinaryIO | npt.NDArray[Any] | Recording
 
 @dataclass(frozen=True)
 class _Source:
-    """Audio as it is stored: blocks of (samples, channels), and its length if its header says one."""
+    """Audio as it is stored: blocks of (samples, channels), and the length if its header has one."""
 
     channels: int
     sampling_rate: int
@@ -31,10 +31,10 @@ class _Source:
 
 
 class AudioStream:
-    """An opened recording; use it in a `with` statement, and read it once.
+    """An opened recording; use it in a `with` statement. It can be read once.
 
-    `channels` is how many it has, `seconds` its length as its header says (None where it doesn't), `sampling_rate` that
-    of the blocks in Hz; `cancelled` tells, when they are read, whether channels cancel each other; one is taken.
+    `channels` is the number of channels, `seconds` the length in the header or None, `sampling_rate` that of the blocks
+    in Hz. After reading, `cancelled` is whether channels cancel each other; then one of them is used.
     """
 
     def __init__(self, source: _Source, sampling_rate: int, separate_channels: bool, opened: ExitStack) -> None:
@@ -51,9 +51,9 @@ class AudioStream:
         self._opened.close()
 
     def blocks(self) -> Iterator[Waveform]:
-        """The audio in pieces of some ten seconds: float32, shape (tracks, samples).
+        """The audio in blocks of about ten seconds: float32, (tracks, samples).
 
-        There is one track, the mean of all channels, or one for each channel where they are read separately. Raises
+        There is one track, the mean of all channels, or a track for each channel where they are read separately. Raises
         AudioError when the audio can't be decoded to its end or holds values that are not numbers.
         """
         rate, samples = self._source.sampling_rate, 0
@@ -76,10 +76,10 @@ class AudioStream:
 def open_stream(
     audio: Audio, sampling_rate: int, *, separate_channels: bool = False, source_rate: int | None = None
 ) -> AudioStream:
-    """Open a recording to read it in blocks at `sampling_rate` Hz; together they are what `read_waveform` reads.
+    """Open a recording to read it in blocks at `sampling_rate` Hz; their samples are those of `read_waveform`.
 
-    An array has `source_rate`, in Hz. An open file is read from its beginning and left open. Raises AudioError when
-    there is no readable audio.
+    `source_rate` is that of an array, in Hz. An open file is read from its beginning and not closed. Raises AudioError
+    when there is no readable audio.
     """
     with ExitStack() as opened:
         if isinstance(audio, np.ndarray):
@@ -88,7 +88,7 @@ def open_stream(
             recording = audio if isinstance(audio, Recording) else Recording(str(audio), None)
             source = _open_file(recording, recording, opened)
         elif not hasattr(audio, "read"):
-            raise TypeError(f"a {type(audio).__name__} is no audio; expected a path, an open file or a numpy array")
+            raise TypeError(f"a {type(audio).__name__} is not audio; expected a path, an open file or a numpy array")
         else:
             source = _open_file(audio, Recording(str(getattr(audio, "name", "")), None), opened)
         return AudioStream(source, sampling_rate, separate_channels, opened.pop_all())
@@ -100,9 +100,9 @@ def _unless_empty(block: Waveform) -> Iterator[Waveform]:
 
 
 def _read_array(array: npt.NDArray[Any], rate: int | None) -> _Source:
-    """Blocks of an array; integers are scaled to between -1 and 1."""
+    """The blocks of an array; integers are scaled to between -1 and 1."""
     if rate is None:
-        raise AudioError("an array doesn't say its sampling rate: give it with the array")
+        raise AudioError("an array has no sampling rate: give it with the array")
     samples = array[:, None] if array.ndim == 1 else array
     if samples.ndim != 2 or samples.shape[1] > max(len(samples), 1) or array.dtype.kind not in "fiu":
         raise AudioError(f"an array of {array.dtype}, shape {array.shape}; expected numbers, (samples, channels)")
@@ -114,7 +114,7 @@ def _read_array(array: npt.NDArray[Any], rate: int | None) -> _Source:
 
 
 def _open_file(stored: BinaryIO | Recording, recording: Recording, opened: ExitStack) -> _Source:
-    """What is stored in a file of a recording, or in an open one for which it only gives the name."""
+    """The audio of a recording's file, or of an open file, whose name `recording` has."""
     try:
         watched = open_bytes(stored, opened)
     except OSError as error:
@@ -135,7 +135,7 @@ def _open_file(stored: BinaryIO | Recording, recording: Recording, opened: ExitS
 
 @contextmanager
 def _reading(watched: WatchedFile) -> Iterator[None]:
-    """Raise what goes wrong while bytes are read as an AudioError, whoever hands them over; let Ctrl-C pass."""
+    """Raise any error while reading bytes as an AudioError; KeyboardInterrupt is not caught."""
     try:
         yield
         watched.raise_error()

@@ -1,4 +1,4 @@
-"""A recording of any format, rate and number of channels to mono float32 at the model's sampling rate."""
+"""Decoding recordings of any format, rate and number of channels to mono float32 at the model's sampling rate."""
 
 import logging
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ from finetune.resources.storage import is_url
 
 _LOGGER = logging.getLogger(__name__)
 
-# Channels whose mean has less than this share of their power cancel each other: a cable or a program turned one around.
-# Two voices that have nothing in common leave half of it.
+# Channels cancel each other where their mean has less than this share of their power: one has inverted polarity. The
+# mean of two independent signals has half of their power.
 _CANCELLED_SHARE = 0.01
 
-CANCELLED = "its channels cancel each other (one is the other turned around), so only one of them is heard"
+CANCELLED = "its channels cancel each other (one is the other with inverted polarity), so only one of them is used"
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A recording's waveform, its seconds as decoded (before resampling), and whether its channels cancel each other.
 
-    Of channels that do, one is taken.
+    If they do, one of them is used.
     """
 
     waveform: Waveform
@@ -50,14 +50,14 @@ def read_seconds(recording: Recording) -> float:
 def read_header(recording: Recording) -> Header:
     """The header of a recording's file, with its true length; raises AudioError when there is no readable audio.
 
-    Decoding gives as many samples, or is refused.
+    Decoding returns this number of samples or raises AudioError.
     """
     with _opening(recording, whole=False) as sound:
         return Header(sound.count(whole=recording.end is None), sound.sampling_rate, sound.channels)
 
 
 def measure_seconds(recording: Recording, header: Header) -> float:
-    """Length in seconds of a recording, or of its segment; raises AudioError when there is no such piece."""
+    """Length in seconds of a recording, or of its segment; raises AudioError for an impossible segment."""
     first, last = find_segment(recording, header.samples, header.sampling_rate)
     choose_channel(recording, header.channels)
     return (last - first) / float(header.sampling_rate)
@@ -66,7 +66,7 @@ def measure_seconds(recording: Recording, header: Header) -> float:
 def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """Decode, mix to mono and resample to `sampling_rate` (Hz): float32, shape (samples,).
 
-    A warning tells that channels cancel each other. Raises AudioError when the audio can't be decoded to its end or
+    A warning tells where channels cancel each other. Raises AudioError when the audio can't be decoded to its end or
     holds values that are not numbers.
     """
     decoded = decode(recording, sampling_rate)
@@ -77,7 +77,7 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
 
 @fault_as_reason()
 def decode(recording: Recording, sampling_rate: int) -> Decoded:
-    """What `read_waveform` reads, and what is known of it."""
+    """The waveform of `read_waveform`, with its length and whether its channels cancel each other."""
     with _opening(recording) as sound:
         channel = choose_channel(recording, sound.channels)
         first, last = locate(recording, sound)
@@ -107,7 +107,7 @@ def _opening(recording: Recording, whole: bool = True) -> Iterator[Sound]:
 
 
 def locate(recording: Recording, sound: Sound) -> tuple[int, int | None]:
-    """The first sample of a recording in its file, and the one behind its last or None for the end of the file."""
+    """The first sample of a recording in its file, and the one after its last, or None for the end of the file."""
     if recording.end is None and recording.start == 0:
         find_segment(recording, 1 if sound.said is None else sound.said, sound.sampling_rate)
         return 0, None
@@ -115,16 +115,16 @@ def locate(recording: Recording, sound: Sound) -> tuple[int, int | None]:
 
 
 def choose_channel(recording: Recording, channels: int) -> int | None:
-    """The channel of a recording that is read, None for all; raises AudioError where there is no such channel."""
+    """The channel of a recording to read, None for all; raises AudioError where there is no such channel."""
     if recording.channel is not None and not 0 <= recording.channel < channels:
         raise AudioError(f"no such channel: {recording.channel} (the first is 0), of {channels}")
     return recording.channel
 
 
 def cut_blocks(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
-    """The same samples in blocks of ten seconds, the last shorter: channels are judged in these.
+    """The same samples in blocks of ten seconds, the last shorter; cancelling is detected in each.
 
-    Of very many channels blocks are shorter, so that no more than MAX_BLOCK_VALUES are held.
+    With very many channels blocks are shorter, so that they have at most MAX_BLOCK_VALUES values.
     """
     size, held, count = rate * BLOCK_SECONDS, [], 0
     for block in blocks:
@@ -140,9 +140,9 @@ def cut_blocks(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
 
 
 def mix_channels(samples: Waveform, channel: int | None = None) -> tuple[Waveform, bool]:
-    """One channel of (samples, channels), or the mean of all; and whether they cancel each other in it.
+    """One channel of (samples, channels), or the mean of all, and whether they cancel each other in the mean.
 
-    Where they do the loudest is taken. numpy's own mean takes fifty times as long over so few.
+    If they do, the loudest is used. numpy's mean takes fifty times as long over so few channels.
     """
     if channel is not None or samples.shape[1] == 1:
         return samples[:, channel or 0].copy(), False

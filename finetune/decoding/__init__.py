@@ -1,1 +1,1 @@
-"""Logits in, words out."""
+"""CTC logits to words: greedy and beam search, n-gram language models, forced alignment."""

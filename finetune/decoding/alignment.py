@@ -1,7 +1,7 @@
-"""When a known text was said: the best path of its symbols through a model's logits.
+"""Forced alignment: the best path of a known text's symbols through a model's logits, and so the words' times.
 
-torchaudio's `forced_align` remembers a byte for each frame and symbol, 18 GB for an hour with its chapter, and leaves
-no word out.
+torchaudio's `forced_align` stores a byte for each frame and symbol, 18 GB for an hour with its chapter, and cannot skip
+words.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from finetune.decoding.alphabet import split_symbols
 from finetune.decoding.compilation import compiled
 from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Word, check_logits
 
-# What has fewer cells, frames times symbols, is solved with all scores remembered, 16 bytes for each cell.
+# With fewer cells (frames times symbols) all scores are stored, 16 bytes for each cell.
 _MOST_CELLS = 2**22
-# More is cut into so many stretches.
+# With more cells the frames are cut into so many stretches.
 _STRETCHES = 64
-# So likely a symbol is in a frame that is its own, as a natural logarithm.
+# The least posterior of a symbol in a frame that it emits, as a natural logarithm.
 _SURE = float(np.log(0.5))
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What may differ between text and audio and for how much, in natural logarithms of probability.
+    """The costs of differences between text and audio, in natural logarithms of probability.
 
-    `skip` is for each symbol of a word that is left out, `foreign` for each frame of symbols that are not in the text.
-    With the defaults 1 of 1000 words that are said is left out, and 96 of 100 words of the corpus that stand in the
-    place of those that are said, on the quickstart recipe's sentences by ten voices that its model never heard (on AN4,
-    most of whose words are single letters: 5 of 1000, and 93 of 100).
+    `skip` is for each symbol of a word that is skipped, `foreign` for each frame of symbols that are not in the text.
+    Measured with the defaults on the quickstart recipe's sentences by ten voices that are not in its training set: 1 of
+    1000 words that are said is skipped, and 96 of 100 words of the corpus that replace words that are said. On AN4,
+    most of whose words are single letters, these are 5 of 1000 and 93 of 100.
     """
 
     skip: float = 3.0
@@ -42,10 +42,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The words of a text in its order, and by how much what they say is less likely than what the model hears.
+    """The words of a text in its order, and how much less likely the text is than the model's best path.
 
     A word that is not in the audio has no characters, and its frame is where it would be. `cost` is the natural
-    logarithm of how many times likelier the likeliest path of any symbols is than the text's, which has `num_symbols`.
+    logarithm of the ratio between the probabilities of the best path of any symbols and of the text's best path;
+    `num_symbols` is the number of the text's symbols.
     """
 
     words: tuple[Word, ...]
@@ -54,11 +55,10 @@ class Alignment:
 
 
 class _Text(NamedTuple):
-    """Symbols in a row; a gap is before each of them and behind the last, where another symbol follows that is none.
+    """A text's symbols with a gap before each; the last entry is no symbol and stands for the gap at the end.
 
     `symbols` and `gaps` are columns of emissions. `joins` is 0 where a symbol may follow the one before it without a
-    gap, or else infinitely bad. `words` are the numbers of the gaps between words; from each to the next it costs
-    `skips`.
+    gap, else -inf. `words` are the numbers of the gaps between words; `skips` are the costs from each to the next.
     """
 
     symbols: NDArray[np.uint32]
@@ -68,7 +68,7 @@ class _Text(NamedTuple):
     skips: NDArray[np.float64]
 
     def cut(self, first: int, last: int) -> _Text:
-        """The symbols from one to another and the gaps before them."""
+        """The symbols `first` to `last` and the gaps before them."""
         low, high = np.searchsorted(self.words, (first, last + 1))
         part = slice(first, last + 1)
         words, skips = self.words[low:high] - first, self.skips[low : max(low, high - 1)]
@@ -85,15 +85,14 @@ def align(
     costs: Costs = Costs(),
     seconds_per_frame: float = SECONDS_PER_FRAME,
 ) -> Alignment:
-    """Find the frames in which a text's symbols are emitted, in its order (Viterbi 1967), exactly.
+    """Find the best alignment of a text's symbols to the frames, in its order (Viterbi 1967); exact.
 
-    `logits` is (frames, vocabulary), and `ids` says the column of each symbol, of one character or several (see
-    `split_symbols`); a character that has none may be any symbol.
-    Between two words there is a frame or more of blanks, delimiters and, at a cost, symbols that are
-    not in the text; words may be left out, at a cost.
+    `logits` is (frames, vocabulary), and `ids` has the column of each symbol, of one character or several (see
+    `split_symbols`); a character without a column matches any symbol. Between two words there are one or more frames of
+    blanks, delimiters and, at a cost, symbols that are not in the text; words may be skipped, at a cost.
 
-    Memory is the logits' and some 600 bytes for each symbol: the path's states are found in a few frames first, then
-    between them (after Hirschberg 1975, doi:10.1145/360825.360861). Raises ValueError for an empty word, and
+    Memory is that of the logits and some 600 bytes for each symbol: the path's states are found for a few frames first,
+    then between them (after Hirschberg 1975, doi:10.1145/360825.360861). Raises ValueError for an empty word, and
     UserError for logits that are not finite.
     """
     if not all(words):
@@ -114,9 +113,9 @@ def align(
 def _score_frames(
     logits: NDArray[np.float32], blank_id: int, delimiter_id: int | None, foreign: float
 ) -> tuple[NDArray[np.float32], float]:
-    """Logarithms of posteriors with two more columns, a gap between words and any symbol, and their sum at the best.
+    """Log-posteriors with two more columns (a gap between words, any symbol), and the best path's score without a text.
 
-    A frame before the audio and one behind it can only be a gap.
+    One frame is added before the audio and one after it; both can only be a gap.
     """
     frames, vocabulary = logits.shape
     emissions = np.full((frames + 2, vocabulary + 2), -np.inf, np.float32)
@@ -151,11 +150,11 @@ def _spell(
 def _find_path(
     emissions: NDArray[np.float32], text: _Text, first: int, before: NDArray[np.float64], path: NDArray[np.int64]
 ) -> float:
-    """Write the states of the best path to the last one, which is known, and return the path's score.
+    """Write the states of the best path to its known last state, and return the path's score.
 
-    `path` has the state before each row of emissions and behind the last. State 2i is the gap before symbol i, 2i + 1
-    the symbol; `before` are the states' scores before the first row, (gaps and symbols, symbols), from symbol `first`
-    to the last state's.
+    `path` has the state before each row of emissions and after the last. State 2i is the gap before symbol i, 2i + 1
+    the symbol; `before` has the states' scores before the first row, (gaps and symbols, symbols), from symbol `first`
+    to that of the last state.
     """
     last = path[-1] // 2
     part = text.cut(first, last)
@@ -177,7 +176,7 @@ def _find_path(
         state = path[following]
         width = following - edge
         reached = None
-        while reached != _get(scores[number + 1], state - 2 * first):  # The path comes from further away.
+        while reached != _get(scores[number + 1], state - 2 * first):  # The path comes from outside the window.
             width *= 2
             left = max(first, state // 2 - width)
             known = slice(left - first, state // 2 - first + 1)
@@ -193,7 +192,7 @@ def _get(scores: NDArray[np.float64], state: int) -> np.float64:
 
 @compiled
 def _advance(row: NDArray[np.float32], text: _Text, old: NDArray[np.float64], new: NDArray[np.float64]) -> None:
-    """One frame: scores of gaps, and of symbols shifted by one."""
+    """Compute the scores after one frame: of gaps, and of symbols shifted by one."""
     old_gaps, old_symbols, new_gaps, new_symbols = old[0], old[1], new[0], new[1]
     for i in range(len(text.symbols)):
         gap, before, same = old_gaps[i], old_symbols[i], old_symbols[i + 1]
@@ -206,14 +205,14 @@ def _advance(row: NDArray[np.float32], text: _Text, old: NDArray[np.float64], ne
 
 @compiled
 def _advance_all(rows: NDArray[np.float32], text: _Text, scores: NDArray[np.float64]) -> None:
-    """Fill all scores from the first ones."""
+    """Compute the scores after each row from those before the first."""
     for t in range(len(rows)):
         _advance(rows[t], text, scores[t], scores[t + 1])
 
 
 @compiled
 def _advance_to(rows: NDArray[np.float32], text: _Text, first: NDArray[np.float64], last: NDArray[np.float64]) -> None:
-    """Find the last scores from the first ones."""
+    """Compute the scores after the last row from those before the first, and store no others."""
     old, new = first.copy(), first.copy()
     for t in range(len(rows)):
         _advance(rows[t], text, old, new)
@@ -223,14 +222,14 @@ def _advance_to(rows: NDArray[np.float32], text: _Text, first: NDArray[np.float6
 
 @compiled
 def _trace(rows: NDArray[np.float32], text: _Text, scores: NDArray[np.float64], path: NDArray[np.int64]) -> None:
-    """Write the states of the best path to the last one: of equals the one that stays, or else the gap."""
+    """Write the states of the best path to its last state; ties go to staying in a state, then to the gap."""
     words = text.words
     state = path[-1]
     for t in range(len(rows) - 1, -1, -1):
         gaps, symbols = scores[t, 0], scores[t, 1]
         i = state // 2
         if state % 2 == 0:
-            # A score that no frame before gives is that of words left out.
+            # A score that the frame before does not explain comes from skipped words.
             while scores[t + 1, 0, i] > max(gaps[i], symbols[i]) + rows[t, text.gaps[i]]:
                 i = words[np.searchsorted(words, i) - 1]
             state = 2 * i if gaps[i] >= symbols[i] else 2 * i - 1
@@ -249,18 +248,18 @@ def _read(
     delimiter_id: int | None,
     seconds_per_frame: float,
 ) -> Iterator[Word]:
-    """The words from the states after each frame."""
+    """The words with their times, from the states after each frame."""
     emitted = 2 * np.arange(len(text.symbols)) + 1
     starts = np.searchsorted(states, emitted, "left").tolist()
     ends = np.searchsorted(states, emitted, "right").tolist()
     columns = text.symbols.tolist()
     delimiters = np.array([], np.int64) if delimiter_id is None else np.flatnonzero(emissions[:, delimiter_id] > _SURE)
-    before = 0  # Where the word before ends.
+    before = 0  # The end of the previous word.
     for word, (first, behind) in zip(words, pairwise(text.words.tolist()), strict=True):
         start, end = starts[first], ends[behind - 1]
         times = start * seconds_per_frame, end * seconds_per_frame
-        if start == end:  # A word that is left out has no state.
-            yield Word("".join(word), start, end, *times, 0.0, ())
+        if start == end:  # A skipped word has no state.
+            yield Word("".join(word), start, end, *times, confidence=0.0, characters=())
             continue
         characters = tuple(
             Character(letter, starts[i], ends[i], float(np.exp(emissions[starts[i] : ends[i], columns[i]].max())))
@@ -269,5 +268,13 @@ def _read(
         confidence = sum(character.confidence for character in characters) / len(word)
         last = int(np.searchsorted(delimiters, start)) - 1
         delimiter_frame = int(delimiters[last]) + 1 if last >= 0 and delimiters[last] >= before else None
-        yield Word("".join(word), start, end, *times, confidence, characters, delimiter_frame)
+        yield Word(
+            "".join(word),
+            start,
+            end,
+            *times,
+            confidence=confidence,
+            characters=characters,
+            delimiter_frame=delimiter_frame,
+        )
         before = end

@@ -1,4 +1,4 @@
-"""What each column of the logits writes, the same for greedy decoding, beam search and alignment."""
+"""The text of each column of the logits, shared by greedy decoding, beam search and alignment."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 _MARK = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 
-# Of the ways to spell a word with symbols of several characters so many are looked for, from the longest symbols on.
+# The most spellings of a word with symbols of several characters that are used, those with the longest symbols first.
 _MOST_SPELLINGS = 64
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The text of each column, and which columns are no letters.
+    """The text of each column, and the columns that are not letters.
 
     - `blank_id`: the CTC blank;
-    - `delimiter_id`: parts words; None where none does;
-    - `silent_ids`: columns that write nothing, and part equal symbols as the blank does;
-    - `symbols_are_words`: whether each symbol is a word, as a model that writes phones has it.
+    - `delimiter_id`: the word delimiter; None where there is none;
+    - `silent_ids`: columns without text, which separate equal symbols as the blank does;
+    - `symbols_are_words`: whether each symbol is a word, as in models that write phones.
     """
 
     symbols: tuple[str, ...]
@@ -52,18 +52,18 @@ class Alphabet:
         return found
 
     def fold_silent(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (frames, vocabulary) in which what writes nothing is the blank's."""
+        """Logits (frames, vocabulary) with the silent columns' probability added to the blank's."""
         if not self.silent_ids:
             return logits
         silent = sorted(self.silent_ids)
         folded = logits.copy()
         folded[:, self.blank_id] = np.logaddexp.reduce(logits[:, [self.blank_id, *silent]], axis=1)
-        folded[:, silent] = np.finfo(np.float32).min / 2  # Finite, as logits are.
+        folded[:, silent] = np.finfo(np.float32).min / 2  # Finite: logits with infinities are refused.
         return folded
 
     @property
     def parts_words(self) -> bool:
-        """Whether a text has words with spaces between."""
+        """Whether a text can have several words."""
         return self.symbols_are_words or self.delimiter_id is not None
 
 
@@ -71,9 +71,9 @@ def read_alphabet(tokenizer: Any, num_symbols: int) -> Alphabet:
     """The alphabet of a CTC tokenizer of Transformers, whose head has `num_symbols` columns.
 
     Symbols are written as Transformers' pipeline writes them: of any number of characters, in lower case where the
-    tokenizer has `do_lower_case`, and the unknown token and others such as `<s>` by their names. Words are parted by
-    the tokenizer's word delimiter or, where the head has no column for it, by a symbol that is a space. A
-    `Wav2Vec2PhonemeCTCTokenizer` writes phones with spaces between and no word delimiter.
+    tokenizer has `do_lower_case`, and the unknown token and others such as `<s>` by their names. Words are separated
+    by the tokenizer's word delimiter or, where the head has no column for it, by a symbol that is a space. A
+    `Wav2Vec2PhonemeCTCTokenizer` writes phones separated by spaces, and has no word delimiter.
     """
     symbols = tokenizer.convert_ids_to_tokens(list(range(num_symbols)))
     columns = {symbol: number for number, symbol in enumerate(symbols)}
@@ -89,14 +89,14 @@ def read_alphabet(tokenizer: Any, num_symbols: int) -> Alphabet:
 
 
 def get_delimiter(tokenizer: Any) -> str | None:
-    """A tokenizer's word delimiter; its own property logs an error where there is none."""
+    """A tokenizer's word delimiter or None; the tokenizer's own property logs an error where there is none."""
     return getattr(tokenizer, "_word_delimiter_token", None)
 
 
 def split_symbols(word: str, letters: Collection[str]) -> list[str]:
-    """A word as symbols, the longest that fits each time, as Transformers' tokenizers split it.
+    """Split a word into symbols, the longest match first, as Transformers' tokenizers do.
 
-    A character with which no symbol begins stands alone.
+    A character with which no symbol begins is a symbol of its own.
     """
     longest = max(map(len, letters), default=1)
     if longest == 1:
@@ -110,12 +110,12 @@ def split_symbols(word: str, letters: Collection[str]) -> list[str]:
 
 
 def spell(word: str, letters: Mapping[str, Sequence[int]]) -> list[tuple[int, ...]]:
-    """The ways to write a word as columns, those with the longest symbols first; none where it can't be written.
+    """The spellings of a word as columns, those with the longest symbols first; empty where there is none.
 
-    Of very many ways the first are found.
+    At most 64 are returned.
     """
     longest = max(map(len, letters), default=0)
-    ways: list[list[tuple[int, ...]]] = [[()]]  # of what follows each place, from the end on
+    ways: list[list[tuple[int, ...]]] = [[()]]  # Of the text from each place on, the last place first.
     for start in range(len(word) - 1, -1, -1):
         found = [
             (number, *rest)

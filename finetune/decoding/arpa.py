@@ -1,6 +1,7 @@
 r"""Language models as ARPA files, which all n-gram tools read and write.
 
-The format is described in SRILM's manual page ngram-format(5); what it leaves open is done as KenLM does it.
+The format is described in SRILM's manual page ngram-format(5); where it is ambiguous, files are read as KenLM reads
+them.
 """
 
 import gzip
@@ -24,10 +25,10 @@ _LOGGER = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 23
 _ROWS_AT_ONCE = 1 << 17
 
-# What tools write for the logarithm of 0: SRILM's ngram-format(5).
+# The decimal logarithm that tools write for the probability 0: SRILM's ngram-format(5).
 _NEVER_LOG10 = -99.0
 
-# More than CMU's toolkit writes before the data, which is 30 lines.
+# CMU's toolkit writes 30 lines before the data.
 _MAX_PREFACE_LINES = 1000
 
 # KenLM's probability of an unknown word in a model without <unk>, as a decimal logarithm (lm/config.cc).
@@ -35,7 +36,7 @@ _UNKNOWN_LOG10 = -100.0
 
 
 class _Lines:
-    """A file in blocks of whole lines, with the number of the line that comes next."""
+    """A file in blocks of whole lines, with the number of the next line."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file, self._rest = path, file, b""
@@ -47,7 +48,7 @@ class _Lines:
             chunk = self._file.read(_BLOCK_BYTES)
             whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
             self.block, self.position = whole + newline, 0
-            # A last line without its newline, or one that is too long already, which is seen when it is parsed.
+            # A last line without its newline, or a line that is already too long, which the parser refuses.
             if self._rest and not newline and (not chunk or len(self._rest) > MAX_LINE_BYTES):
                 self.block, self._rest = self._rest + b"\n", b""
             if not chunk and not self.block:
@@ -55,7 +56,7 @@ class _Lines:
         return True
 
     def peek(self) -> bytes | None:
-        """The next line that holds anything, without the spaces around it; None at the file's end."""
+        """The next line that is not blank, without the spaces around it; None at the file's end."""
         while self.refill():
             end = self.block.index(b"\n", self.position)
             if end - self.position > MAX_LINE_BYTES:
@@ -66,36 +67,36 @@ class _Lines:
         return None
 
     def skip(self) -> None:
-        """Go on to the line behind the one peeked at."""
+        """Skip the line that `peek` returned."""
         self.position = self.block.index(b"\n", self.position) + 1
         self.number += 1
 
     def note(self, sentence: str) -> None:
-        """Log what was read in another way than it stands there."""
+        """Log a warning about something that is not read as it is written."""
         _LOGGER.warning(f"{self._path}: {sentence}")
 
     def problem(self, expected: str) -> UserError:
-        """What is said about the next line, or about the file's end."""
+        """The error about the next line, or about the file's end."""
         text = self.block[self.position : self.position + 401].partition(b"\n")[0].decode("utf-8", "replace").strip()
         found = repr(text[:80] + "…" * (len(text) > 80)) if self.block else "the file's end"
         return self.problem_at(self.number, f"found {found}; expected {expected}")
 
     def problem_at(self, number: int, sentence: str) -> UserError:
-        """What is said about a line."""
+        """The error about a line."""
         return UserError(
             f"{self._path}, line {number}: {sentence}. "
-            "The file is no ARPA file, or incomplete, or damaged: copy or make it anew."
+            "The file is not an ARPA file, or it is truncated or damaged: copy it or build it again."
         )
 
 
 def read_arpa(path: Path) -> NGramModel:
     """Read a language model from an ARPA file, plain or compressed by gzip.
 
-    `<UNK>` is taken for `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100. Of a
-    `<s>` or `</s>` that stands there twice, as after the recipe that adds one, the first counts, as for KenLM's hash
-    tables. It, text before `\data\`, blank lines within a section and `-inf` for `<s>` are read with a warning.
-    Memory grows with what has been read, whatever the header promises. Raises UserError for a file that is truncated or
-    damaged, and as KenLM does for an n-gram without the shorter one that it begins with.
+    `<UNK>` is read as `<unk>`; without either an unknown word gets the probability that KenLM gives it, 1e-100. If
+    `<s>` or `</s>` occurs twice, as in files to which a recipe has added one, the first counts, as in KenLM's hash
+    tables. This, text before `\data\`, blank lines within a section and `-inf` for `<s>` are read with a warning.
+    Memory grows with what has been read, whatever the counts in the header. Raises UserError for a file that is
+    truncated or damaged and, as KenLM does, for an n-gram whose first words are not an n-gram themselves.
     """
     try:
         with path.open("rb") as file:
@@ -104,7 +105,7 @@ def read_arpa(path: Path) -> NGramModel:
             return _read(_Lines(path, gzip.GzipFile(fileobj=file) if packed else file))  # type: ignore[arg-type]
     except (OSError, EOFError, zlib.error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
-        raise UserError(f"{path} can't be read: {reason}. Expected an ARPA file: copy or make it anew.") from error
+        raise UserError(f"{path} can't be read: {reason}. Expected an ARPA file: copy it or build it again.") from error
 
 
 def _read(lines: _Lines) -> NGramModel:
@@ -121,7 +122,7 @@ def _read(lines: _Lines) -> NGramModel:
         key = key[rows]
         if (twice := np.flatnonzero(key[1:] == key[:-1])).size:
             row = int(max(rows[twice[0] : twice[0] + 2]))
-            raise lines.problem_at(section + row, f"the {order}-gram {_spell(names, ids[row])!r} stands there twice")
+            raise lines.problem_at(section + row, f"the {order}-gram {_spell(names, ids[row])!r} occurs twice")
         keys.append(key)
         parent = (key // len(names)).astype(np.int32)
         levels.append(Level(parent, (key % len(names)).astype(np.int32), log_prob[rows], backoff[rows]))
@@ -131,7 +132,7 @@ def _read(lines: _Lines) -> NGramModel:
 
 
 def _read_counts(lines: _Lines) -> list[int]:
-    """The header: how many n-grams of each order the file promises."""
+    """The counts of the header: the number of n-grams of each order."""
     _skip_preface(lines)
     counts: list[int] = []
     while (line := lines.peek()) is not None and not line.startswith(b"\\"):
@@ -146,7 +147,7 @@ def _read_counts(lines: _Lines) -> list[int]:
 
 
 def _skip_preface(lines: _Lines) -> None:
-    r"""Go on behind `\data\`; what stands before it is text of the tool that wrote the file."""
+    r"""Skip `\data\` and what is before it, text of the tool that wrote the file."""
     first = lines.peek()
     problem = lines.problem(r"\data\, with which an ARPA file begins")
     for skipped in range(_MAX_PREFACE_LINES):
@@ -157,14 +158,14 @@ def _skip_preface(lines: _Lines) -> None:
         if line == b"\\data\\":
             if skipped and first:
                 lines.note(
-                    rf"passed over the text before \data\, which begins with {first[:40].decode('utf-8', 'replace')!r}"
+                    rf"skipped the text before \data\, which begins with {first[:40].decode('utf-8', 'replace')!r}"
                 )
             return
     raise problem
 
 
 def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], WordTable, Level]:
-    """The section of the single words; `<unk>` becomes the first."""
+    """The section of the 1-grams; `<unk>` becomes the first word."""
     nothing = WordTable(np.empty(0, np.uint8), np.zeros(1, np.int64), np.empty(0, np.int32))
     section, _, log_prob, backoff, spelled = _read_section(lines, 1, counts, nothing)
     try:
@@ -182,20 +183,20 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], WordTable,
     names = [names[row] for row in order]
     for name in (START, END):
         if name not in names:
-            raise lines.problem_at(section, f"found 1-grams without {name}; expected it, as sentences have it")
+            raise lines.problem_at(section, f"found 1-grams without {name}; expected it, as every sentence has it")
         if names.count(name) > 1:
-            lines.note(f"{name} stands among the 1-grams {names.count(name)} times, and the first counts, as for KenLM")
+            lines.note(f"{name} is among the 1-grams {names.count(name)} times; the first one is used, as in KenLM")
     marks = {name: names.index(name) for name in (START, END)}
     kept = np.array([row for row, name in enumerate(names) if marks.get(name, row) == row])
     order, names = order[kept], [names[row] for row in kept]
-    if np.isneginf(log_prob).any():  # Only that of <s> is read.
+    if np.isneginf(log_prob).any():  # Only <s> may have it.
         lines.note(f"{START} has the probability -inf, which is read as {_NEVER_LOG10:g}")
         log_prob[np.isneginf(log_prob)] = np.float32(_NEVER_LOG10 * LN_10)
     spelling = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     offsets = np.concatenate([[0], np.flatnonzero(spelling == ord("\n")) + 1])
     words = WordTable(spelling, offsets, np.full(1 << (2 * len(names)).bit_length(), -1, np.int32))
     if (twice := fill_slots(words)) >= 0:
-        raise lines.problem_at(section + int(order[twice]), f"the word {names[twice]!r} stands there twice")
+        raise lines.problem_at(section + int(order[twice]), f"the word {names[twice]!r} occurs twice")
     ids = np.arange(len(names), dtype=np.int32)
     return [UNKNOWN, *names[1:]], words, Level(ids, ids, log_prob[order], backoff[order])
 
@@ -203,7 +204,7 @@ def _read_words(lines: _Lines, counts: list[int]) -> tuple[list[str], WordTable,
 def _read_section(
     lines: _Lines, order: int, counts: list[int], words: WordTable
 ) -> tuple[int, NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], bytes]:
-    r"""The section `\order-grams:`: its first line, (rows, order) words, two times (rows,) logarithms, new spelling."""
+    r"""The section `\order-grams:`: its first line, (rows, order) words, log-probs, backoffs, spellings."""
     if lines.peek() != f"\\{order}-grams:".encode():
         raise lines.problem(f"\\{order}-grams:")
     lines.skip()
@@ -211,7 +212,7 @@ def _read_section(
     lines.peek()  # Past blank lines.
     section = lines.number
     if section > begin and counts[order - 1]:
-        lines.note(f"passed over blank lines behind \\{order}-grams:")
+        lines.note(f"skipped blank lines after \\{order}-grams:")
     pieces = [(np.empty((0, order), np.int32), *np.empty((2, 0), np.float32), b"")]
     while lines.refill():
         block = np.frombuffer(lines.block, np.uint8)
@@ -232,7 +233,7 @@ def _read_section(
     ids, log_prob, backoff = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
     if len(ids) != counts[order - 1]:
         lines.peek()
-        raise lines.problem(f"{counts[order - 1]} {order}-grams before it, as the header says, not {len(ids)}")
+        raise lines.problem(f"{counts[order - 1]} {order}-grams before it, as in the header, not {len(ids)}")
     return section, ids, log_prob, backoff, b"".join(piece[3] for piece in pieces)
 
 
@@ -244,7 +245,7 @@ def _locate(
     ids: NDArray[np.int32],
     section: int,
 ) -> NDArray[np.int64]:
-    """Where among the sorted keys of one order each wanted one is."""
+    """The place of each wanted key among the sorted keys of one order."""
     found = np.searchsorted(keys, wanted)
     missing = np.ones(len(found), bool) if not len(keys) else keys[np.minimum(found, len(keys) - 1)] != wanted
     if missing.any():
@@ -252,7 +253,7 @@ def _locate(
         order = ids.shape[1]
         raise lines.problem_at(
             section + row,
-            f"the {order}-gram {_spell(names, ids[row])!r} begins with words that are no {order - 1}-gram",
+            f"the {order}-gram {_spell(names, ids[row])!r} begins with words that are not a {order - 1}-gram",
         )
     return found
 
@@ -262,7 +263,7 @@ def _spell(names: list[str], ids: NDArray[np.int32]) -> str:
 
 
 def write_arpa(model: NGramModel, path: Path) -> None:
-    """Write a model as an ARPA file, whole or not at all; reading it gives the same float32 values."""
+    """Write a model as an ARPA file, atomically; reading it gives the same float32 values."""
     trie = model.trie
     starts = np.cumsum([0, *model.counts])
     with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -276,7 +277,7 @@ def write_arpa(model: NGramModel, path: Path) -> None:
             else:
                 ids = np.repeat(ids, end, axis=0)
             ids = np.column_stack([ids, trie.word[start:end]])
-            # Nine digits tell all float32 values apart.
+            # Nine digits distinguish all float32 values.
             line = "%.9g\t" + " ".join(["%s"] * order) + ("\t%.9g\n" if order < model.order else "\n")
             for first in range(0, len(ids), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)

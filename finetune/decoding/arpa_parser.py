@@ -1,4 +1,4 @@
-"""The n-grams of an ARPA file's text, parsed by compiled code."""
+"""The parser of an ARPA file's n-grams, compiled."""
 
 import math
 from typing import NamedTuple
@@ -14,18 +14,18 @@ LN_10 = math.log(10)
 # What `parse_block` can find wrong with a line; 0 is nothing.
 FIELDS, NUMBER, NOT_FINITE, POSITIVE, UNKNOWN_WORD, LAST_BACKOFF, TOO_LONG = range(1, 8)
 EXPECTED = {
-    FIELDS: "a logarithm, the n-gram's words, and but for the longest n-grams another logarithm",
+    FIELDS: "a logarithm, the n-gram's words, and except for the longest n-grams another logarithm",
     NUMBER: "logarithms as decimal numbers",
     NOT_FINITE: "logarithms that are finite",
-    POSITIVE: "the logarithm of a probability, which is not above 0",
-    UNKNOWN_WORD: "words that stand among the 1-grams",
+    POSITIVE: "the logarithm of a probability, which is 0 or less",
+    UNKNOWN_WORD: "words that are among the 1-grams",
     LAST_BACKOFF: "no backoff at the longest n-grams",
     TOO_LONG: f"a line of up to {MAX_LINE_BYTES} bytes",
 }
 
 
 class WordTable(NamedTuple):
-    """The words' spelling in UTF-8, each with a newline behind it, where each begins, and a hash table of them."""
+    """The words' spellings in UTF-8, each followed by a newline, where each begins, and a hash table of them."""
 
     spelling: NDArray[np.uint8]
     offsets: NDArray[np.int64]
@@ -89,7 +89,7 @@ def parse_block(
 def _split_fields(
     block: NDArray[np.uint8], at: int, starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[int, int]:
-    """Write where the fields of the line at a position begin and end, as far as there is room: (count, line end)."""
+    """Write where the fields of a line begin and end, as far as there is room: (number of fields, line end)."""
     count = 0
     end = at
     while block[end] != 10:
@@ -108,7 +108,7 @@ def _split_fields(
 
 @compiled
 def _parse_number(block: NDArray[np.uint8], at: int, end: int) -> tuple[float, int]:
-    """A decimal logarithm as a natural one, and what is wrong with it or 0."""
+    """A decimal logarithm as a natural one, and its problem or 0."""
     negative = block[at] == 45
     if block[at] == 43 or block[at] == 45:
         at += 1
@@ -145,7 +145,7 @@ def _parse_number(block: NDArray[np.uint8], at: int, end: int) -> tuple[float, i
         return 0.0, NUMBER
     value = 0.0
     if mantissa:
-        # A quotient of exact numbers is the nearest float; a product with 0.1 is not.
+        # The quotient of two exact numbers is the nearest float; a product with 0.1 is not.
         value = mantissa / 10.0**-exponent if exponent < 0 else mantissa * 10.0**exponent
     value *= -LN_10 if negative else LN_10
     return value, 0 if np.isfinite(np.float32(value)) else NOT_FINITE
@@ -162,7 +162,7 @@ def _is_start(block: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray
 
 @compiled
 def _find_slot(words: WordTable, block: NDArray[np.uint8], start: int, end: int) -> int:
-    """The slot that holds a word spelled in the block, or the empty one where it would be."""
+    """The slot of a word that is spelled in the block, or the empty slot for it."""
     key = np.uint64(14695981039346656037)
     for i in range(start, end):  # FNV-1a.
         key = (key ^ np.uint64(block[i])) * np.uint64(1099511628211)
@@ -183,7 +183,7 @@ def _find_slot(words: WordTable, block: NDArray[np.uint8], start: int, end: int)
 
 @compiled
 def fill_slots(words: WordTable) -> int:
-    """Put all words into the hash table; returns one that stands there twice, or -1."""
+    """Put all words into the hash table; returns a word that occurs twice, or -1."""
     for word in range(len(words.offsets) - 1):
         slot = _find_slot(words, words.spelling, words.offsets[word], words.offsets[word + 1] - 1)
         if words.slots[slot] >= 0:

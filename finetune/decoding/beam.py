@@ -32,17 +32,17 @@ _FIRST_NODES = 2**14
 
 @dataclass(frozen=True)
 class Weights:
-    """How a language model is weighed against the acoustic model, by the names that pyctcdecode's attrs.json has.
+    """The weights of the language model against the acoustic model, named as in pyctcdecode's attrs.json.
 
     - `alpha`: the weight of the language model's natural logarithms, 0 or more;
-    - `beta`: what each complete word adds, against the model's liking for few words;
-    - `unk_score_offset`: what a word outside the model's vocabulary adds, 0 or less, and already its beginning from the
-      symbol on with which no word of the model begins; a natural logarithm, not weighed by `alpha`, and in proportion
-      more for a word of more than 6 symbols;
-    - `score_boundary`: whether a text begins a sentence and ends it.
+    - `beta`: the word bonus, added for each complete word against the model's preference for few words;
+    - `unk_score_offset`: the score of a word outside the model's vocabulary, 0 or less; it is added as soon as no word
+      of the model has the same beginning; a natural logarithm, not weighted by `alpha`, and proportionally larger for a
+      word of more than 6 symbols;
+    - `score_boundary`: whether a text is scored with a sentence's beginning and end.
 
-    The defaults are pyctcdecode's. It weighs the offset of complete words by alpha × ln 10, of beginnings by 1, and
-    only the latter by their length; here a word costs the same when it is complete.
+    The defaults are pyctcdecode's. pyctcdecode weights the offset of complete words by alpha × ln 10 and that of
+    beginnings by 1 and their length; here the offset is the same before and after a word is complete.
     """
 
     alpha: float = 0.5
@@ -52,20 +52,20 @@ class Weights:
 
 
 class BeamState:
-    """Where a search stands after some frames; made by `BeamSearch.start`."""
+    """The state of a search after some frames; made by `BeamSearch.start`."""
 
     def __init__(self, tree: Tree, beams: Beams, counts: NDArray[np.int64]) -> None:
         self.tree, self.beams, self.counts = tree, beams, counts
 
     @property
     def num_frames(self) -> int:
-        """How many frames were decoded."""
+        """The number of frames decoded so far."""
         from finetune.decoding.prefix_tree import FRAMES
 
         return int(self.counts[FRAMES])
 
     def prefixes(self) -> list[NDArray[Any]]:
-        """The prefixes in each beam, the widest first; a narrower one may still be the same, and empty here."""
+        """The prefixes in each beam, the widest first; a narrower beam is empty while it equals the widest."""
         from finetune.decoding.prefix_tree import SIDE
 
         entries = self.beams.entries[self.counts[SIDE]]
@@ -75,13 +75,14 @@ class BeamState:
 class BeamSearch:
     """A CTC prefix beam search (Graves 2012, section 7.5.3; Hannun et al. 2014, arXiv 1408.2873, algorithm 1).
 
-    A prefix's probability is the sum over its alignments, those that end in a blank kept apart. The language model is
-    asked when a word is complete, by a word delimiter or the text's end, or by the next character of a script without
-    spaces where the model's words are characters (`split_words`); until then a word costs `unk_score_offset` if no word
-    of the model begins so. Any word can be written. Word delimiters at the beginning and end, and between which
-    only blanks are, say nothing: texts have one space between words.
+    A prefix's probability is the sum over its alignments, with those that end in a blank counted separately. The
+    language model scores a word when it is complete: at a word delimiter, at the text's end, or at the next character
+    of a script without spaces where the model's words are characters (`split_words`). Until then a word gets
+    `unk_score_offset` if no word of the model has its beginning. The vocabulary is open. Word delimiters at the
+    beginning and end are ignored, and those with only blanks between them are one: texts have single spaces.
 
-    A search does not change and can be used by several threads; the compiled part does not hold Python's global lock.
+    A search is immutable and can be used by several threads; the compiled part releases Python's global interpreter
+    lock.
     """
 
     def __init__(
@@ -100,23 +101,22 @@ class BeamSearch:
         token_min_logp: float = -5.0,
         seconds_per_frame: float = SECONDS_PER_FRAME,
     ) -> None:
-        """Prepare a search; reading in a language model of 200,000 words takes half a second.
+        """Prepare a search; with a language model of 200,000 words this takes half a second.
 
-        `symbols` has the text of each of the logits' columns, of any number of characters; those in `special_ids` are
-        taken for the blank, and `symbols_are_words` is as in `Alphabet`. Without a
-        `delimiter_id`, as for a language that puts no spaces, a text is one word, hotwords are found anywhere in it,
-        and a language model can't be used. `hotwords` maps words or phrases with spaces to boosts, natural logarithms;
-        a word of them is never an unknown one. `beam_prune_logp` drops prefixes that are so much worse than the best,
-        `token_min_logp` keeps symbols that are less likely in a frame from being appended in it (both are 0 or less;
-        the defaults are pyctcdecode's).
+        `symbols` has the text of each column of the logits, of any number of characters; those in `special_ids` count
+        as blanks, and `symbols_are_words` is as in `Alphabet`. Without a `delimiter_id`, as for a language that is
+        written without spaces, a text is one word, hotwords are found anywhere in it, and a language model can't be
+        used. `hotwords` maps words, or phrases with spaces, to boosts, natural logarithms; their words are never
+        unknown. `beam_prune_logp` drops prefixes that are worse than the best by more than this, `token_min_logp` drops
+        symbols that are less likely in a frame (both are 0 or less; the defaults are pyctcdecode's).
 
-        A wider beam never finds a text with a lower score. By itself it might, since what it keeps besides can crowd
-        out what would have won; so the widths 1, 3, 10, 30 and so on up to `beam_width` are searched together, and
-        other widths are taken for the next lower of them. What a narrow one adds is small: it is a beam of its own
-        only from the frame on in which it has to drop what the widest keeps.
+        A wider beam never returns a text with a lower score. A single wider beam could, since additional prefixes can
+        displace the one that wins in the end. So the widths 1, 3, 10, 30 and so on up to `beam_width` are searched
+        together; another width is rounded down to one of these. A narrow beam costs little: it equals the widest until
+        it has to drop a prefix that the widest keeps.
 
-        Raises UserError for hotwords with other characters, a language model of another alphabet, or settings that
-        mean nothing.
+        Raises UserError for hotwords with characters outside the alphabet, a language model of another alphabet, and
+        settings that are out of range.
         """
         alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words)
         if language_model is not None and delimiter_id is None:
@@ -144,7 +144,7 @@ class BeamSearch:
         beam_prune_logp: float | None = None,
         token_min_logp: float | None = None,
     ) -> BeamSearch:
-        """Another search that differs in what is given, without reading in the language model again.
+        """A copy of the search with some settings changed, which reuses the prepared language model.
 
         Raises UserError as the constructor does.
         """
@@ -182,8 +182,8 @@ class BeamSearch:
     def advance(self, state: BeamState, logits: Any, name: str = "The utterance") -> BeamState:
         """Decode further frames, (frames, vocabulary), logits or log-probabilities; the state given is used up.
 
-        However the frames are divided, the result is the same to the last bit. What no prefix in the beam needs is
-        forgotten now and then, so that memory grows with the text and not with the frames.
+        The result does not depend on how the frames are divided, to the last bit. What no prefix in the beam needs is
+        freed from time to time, so memory grows with the text and not with the frames.
 
         Raises UserError when a logit is not finite, with `name` and the frame.
         """
@@ -209,9 +209,9 @@ class BeamSearch:
                     break
 
     def finish(self, state: BeamState, n_best: int = 1) -> list[Hypothesis]:
-        """The best texts as if the audio ended here, best first; the state stays as it is and can be advanced further.
+        """The best texts as if the audio ended here, best first; the state is not changed and can be advanced further.
 
-        There are fewer than `n_best` where fewer are in the beam, and always one at least.
+        There are fewer than `n_best` where the beam has fewer, and always at least one.
         """
         from finetune.decoding.fusion import end_text
         from finetune.decoding.prefix_search import add_logs
@@ -223,7 +223,7 @@ class BeamSearch:
             texts: dict[int, _Ended] = {}
             for beam, end, lm_score in zip(beams, ends.tolist(), added.tolist(), strict=True):
                 ended = _Ended(beam, float(beam["total"]), lm_score)
-                # The text is the same with a word delimiter at its end and without.
+                # A prefix with a word delimiter at its end has the same text as without.
                 same = texts.get(end)
                 if same is not None:
                     better = max(ended, same, key=lambda one: max(one.beam["path_blank"], one.beam["path_symbol"]))
@@ -231,7 +231,7 @@ class BeamSearch:
                 texts[end] = ended
             for end, ended in texts.items():
                 found[end] = max(found.get(end, ended), ended, key=lambda one: one.logit_score)
-        best: dict[str, Hypothesis] = {}  # Symbols of several characters spell some texts in several ways.
+        best: dict[str, Hypothesis] = {}  # With symbols of several characters a text can have several spellings.
         for one in sorted(found.values(), key=lambda one: -one.logit_score - one.lm_score):
             hypothesis = self._read(one, *trace(state.tree, one.beam))
             best.setdefault(hypothesis.text, hypothesis)
@@ -240,7 +240,7 @@ class BeamSearch:
         return list(best.values())
 
     def decode(self, logits: Any, n_best: int = 1, name: str = "The utterance") -> list[Hypothesis]:
-        """The best texts of one utterance, (frames, vocabulary); of no frames it is the empty text.
+        """The best texts of one utterance, (frames, vocabulary); the empty text for no frames.
 
         Raises UserError as `advance` does.
         """
@@ -254,11 +254,11 @@ class BeamSearch:
         threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best texts of each utterance of a batch, (batch, frames, vocabulary), a thread for each usable core.
+        """The best texts of each utterance of a batch, (batch, frames, vocabulary), with a thread for each usable core.
 
-        `num_frames` holds the number of valid frames of each: what lies behind them is padding.
+        `num_frames` has the number of valid frames of each utterance; the rest is padding.
 
-        Raises UserError as `advance` does, with the utterance's name or else its number, counted from 1.
+        Raises UserError as `advance` does, with the utterance's name, or its number, counted from 1.
         """
         if len(logits) != len(num_frames):
             raise ValueError(f"Got {len(logits)} utterances and {len(num_frames)} lengths.")
@@ -281,7 +281,7 @@ class BeamSearch:
         beam_prune_logp: float,
         token_min_logp: float,
     ) -> None:
-        """Check what can be adjusted, and put together what the compiled part needs."""
+        """Check the settings that can be adjusted, and build the data of the compiled part."""
         from finetune.decoding.fusion import Search
         from finetune.decoding.hashed_ngram import LONGEST, MIDDLE, WORD, HashedModel, build_tables
         from finetune.decoding.ngram import END, NGramModel, Trie
@@ -359,19 +359,19 @@ class _Ended(NamedTuple):
 
 
 def _freeze(array: NDArray[Any]) -> NDArray[Any]:
-    """Compiled code has one form for arrays that can be written and another for those that can't."""
+    """Make an array read-only: for Numba, writable and read-only arrays have different types."""
     array.setflags(write=False)
     return array
 
 
 def _nest_widths(beam_width: int) -> list[int]:
-    """1, 3, 10, 30 and so on up to a width, the widest first."""
+    """The widths 1, 3, 10, 30 and so on up to a width, the widest first."""
     widths = [digit * 10**power for power in range(len(str(beam_width))) for digit in (1, 3)]
     return [width for width in reversed(widths) if width <= beam_width]
 
 
 def _check_settings(weights: Weights, beam_width: int, beam_prune_logp: float, token_min_logp: float) -> None:
-    """Raise UserError for what means nothing; the search relies on a language model only ever taking away."""
+    """Raise UserError for settings out of range; the search relies on language-model scores of at most 0."""
     problems = [
         (beam_width >= 1, f"beam_width is {beam_width}: expected 1 or more"),
         (beam_prune_logp <= 0, f"beam_prune_logp is {beam_prune_logp}: expected 0 or less"),

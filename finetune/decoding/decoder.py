@@ -1,4 +1,4 @@
-"""The beam search that travels in a model's directory: alphabet, language model, weights and hotwords."""
+"""The beam search that is saved in a model's folder: alphabet, language model, weights and hotwords."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.ngram import NGramModel
 
-# What `Wav2Vec2ProcessorWithLM` of Transformers, that is pyctcdecode 0.5, reads; of the folder these files alone.
+# The files that Transformers' `Wav2Vec2ProcessorWithLM`, that is pyctcdecode 0.5, reads; it reads no others.
 ALPHABET, FOLDER = "alphabet.json", "language_model"
 ATTRIBUTES, UNIGRAMS, ARPA = "attrs.json", "unigrams.txt", "lm.arpa"
-BINARY = "lm.bin"  # In the ARPA file's place, where the language model is one of KenLM's hash tables.
-# Ours beside it: what pyctcdecode does not keep, and the language model in the form that is read at once.
+BINARY = "lm.bin"  # In place of the ARPA file, where the language model is in KenLM's hash tables.
+# Our own files: the settings that pyctcdecode does not save, and the language model in a format that loads faster.
 SETTINGS, COMPILED = "decoder.json", "language_model.safetensors"
 _BESIDE = (COMPILED, SETTINGS, ALPHABET)
 _UNKNOWN = "⁇"  # pyctcdecode's.
 
-# The most that the files of a model may ask for; more can be asked for on the command line.
+# Limits for settings in a model's files; the command line has none.
 _WIDEST_BEAM, _MOST_HOTWORDS, _MOST_CHARACTERS, _LARGEST_NUMBER = 10_000, 10_000, 200_000, 1e6
 
 
 def build_search(
     tokenizer: Any, num_symbols: int, language_model: NGramModel | HashedModel | None = None, **options: Any
 ) -> BeamSearch:
-    """A beam search over the symbols of a CTC tokenizer, of whose head there are `num_symbols`; options are its own.
+    """A beam search over the `num_symbols` columns of a CTC tokenizer's head; options are those of `BeamSearch`.
 
     Raises UserError as `BeamSearch` does.
     """
@@ -45,14 +45,14 @@ def build_search(
 
 
 def build_greedy_search(tokenizer: Any, num_symbols: int) -> GreedySearch:
-    """A greedy search over the symbols of a CTC tokenizer, with the texts that the tokenizer itself makes of them."""
+    """A greedy search over the symbols of a CTC tokenizer; its texts are those of the tokenizer's own `decode`."""
     from finetune.decoding.greedy import GreedySearch
 
     return GreedySearch(**_name_columns(tokenizer, num_symbols))
 
 
 def _name_columns(tokenizer: Any, num_symbols: int) -> dict[str, Any]:
-    """The arguments that both searches take of an alphabet."""
+    """The arguments of both searches that describe the alphabet."""
     alphabet = read_alphabet(tokenizer, num_symbols)
     return {
         "symbols": alphabet.symbols,
@@ -71,10 +71,11 @@ def choose_search(
     beam_width: int | None = None,
     hotwords: Mapping[str, float] | None = None,
 ) -> BeamSearch | None:
-    """What to decode with: what is `saved` with the model, changed as asked; None decodes greedily.
+    """The search to decode with: the one `saved` with the model, with the given changes; None is greedy decoding.
 
-    `decoder` is "greedy", "beam", or None for what is saved or else greedy; hotwords are added to those saved. Either
-    a beam width or hotwords ask for a beam search, too. Raises UserError where that contradicts itself.
+    `decoder` is "greedy", "beam", or None for the saved one, or greedy without one; hotwords are added to the saved
+    ones. A beam width or hotwords select the beam search, too. Raises UserError for arguments that contradict each
+    other.
     """
     if decoder == "greedy":
         if beam_width is not None or hotwords:
@@ -87,7 +88,7 @@ def choose_search(
 
 
 def load_language_model(folder: Path) -> NGramModel | HashedModel:
-    """The language model in a folder: that of `finetune lm build`, or one laid out for Transformers.
+    """The language model in a folder: of `finetune lm build`, or in the layout of Transformers.
 
     Raises UserError for a folder without one, and for a file that can't be used.
     """
@@ -120,7 +121,7 @@ def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSea
     if attributes is None:
         if (partial := partial_folder(root / FOLDER)).exists():
             raise UserError(
-                f"A finetune lm tune of {root} was interrupted, so its language model is not whole: tune again, or "
+                f"A finetune lm tune of {root} was interrupted, so its language model is incomplete: tune again, or "
                 f"delete {partial} to decode without one."
             )
         return None
@@ -136,10 +137,10 @@ def load_decoder(model: str | Path, tokenizer: Any, num_symbols: int) -> BeamSea
 
 
 def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping[str, Any]) -> None:
-    """Write a search with its language model into a model's directory, in the place of one that is there.
+    """Write a search with its language model into a model's folder; an existing one is replaced.
 
-    Transformers' `Wav2Vec2ProcessorWithLM` reads it as well; hotwords and beam width, which it does not keep, are in
-    `decoder.json`, with what is told `about` them. Weights mean the same there but for unknown words, see `Weights`.
+    Transformers' `Wav2Vec2ProcessorWithLM` reads it as well. Hotwords and beam width, which it has no place for, are in
+    `decoder.json`, with the values of `about`. It reads the weights as we do, except for unknown words, see `Weights`.
     """
     from finetune.decoding.arpa import write_arpa
     from finetune.decoding.hashed_ngram import HashedModel
@@ -161,12 +162,12 @@ def save_decoder(model: Path, tokenizer: Any, search: BeamSearch, about: Mapping
 
 
 def restore_decoder(model: Path) -> None:
-    """Give a model the language model back that a `save_decoder`, killed, had set aside."""
+    """Restore the language model that an interrupted `save_decoder` had moved away."""
     restore_folder(model / FOLDER, _BESIDE)
 
 
 def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
-    """What a score was decoded with, for reports and cards."""
+    """The decoder's name and settings, for reports and model cards."""
     if search is None:
         return {"name": "greedy"}
     described = {"name": "beam search", "beam_width": search.beam_width, "hotwords": search.hotwords}
@@ -176,13 +177,13 @@ def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
 
 
 def say_decoder(described: Mapping[str, Any]) -> str:
-    """What `describe_decoder` returned, for people."""
+    """The result of `describe_decoder` as one line of text."""
     name, *others = described.items()
     return ", ".join([str(name[1]), *(f"{key.replace('_', ' ')} {value}" for key, value in others if value != {})])
 
 
 def _list_labels(tokenizer: Any, num_symbols: int) -> list[str]:
-    """The symbols under pyctcdecode's names."""
+    """The symbols as pyctcdecode names them."""
     ours = {tokenizer.pad_token: "", get_delimiter(tokenizer): " ", tokenizer.unk_token: _UNKNOWN}
     return [ours.get(symbol, symbol) for symbol in tokenizer.convert_ids_to_tokens(list(range(num_symbols)))]
 
@@ -192,10 +193,10 @@ def _require_alphabet(file: Path, tokenizer: Any, num_symbols: int) -> None:
         return
     labels = read_object(file).get("labels")
     expected = _list_labels(tokenizer, num_symbols)
-    # pyctcdecode's own files may have symbols behind the head's, such as <s>.
+    # Files of pyctcdecode may have more symbols than the head, such as <s>.
     if not isinstance(labels, list) or [str(label) for label in labels[:num_symbols]] != expected:
         raise UserError(
-            f"{file} is another model's: expected the symbols {' '.join(expected)}; make it anew with finetune lm tune."
+            f"{file} belongs to another model: expected the symbols {' '.join(expected)}; run finetune lm tune again."
         )
 
 
@@ -208,7 +209,7 @@ def _load_compiled(root: Path) -> NGramModel | None:
 def _find_wrong(
     *, score_boundary: Any = True, beam_width: Any = 1, hotwords: Any = MappingProxyType({}), **numbers: Any
 ) -> str | None:
-    """What is wrong with settings from a model's files, if anything is."""
+    """The first setting from a model's files that is out of range, as a message; None where all are fine."""
     if not isinstance(score_boundary, bool):
         return f"{score_boundary!r:.40} for score_boundary, expected true or false"
     if type(beam_width) is not int or not 1 <= beam_width <= _WIDEST_BEAM:

@@ -1,4 +1,4 @@
-"""The simplest CTC decoding: the likeliest symbol of each frame, repeats collapsed, blanks dropped."""
+"""Greedy CTC decoding: the likeliest symbol of each frame, with repeats collapsed and blanks dropped."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ if TYPE_CHECKING:
 
 
 def decode_greedy(logits: torch.Tensor, num_frames: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Turn logits into one text for each utterance, the same text that transformers' pipeline gives.
+    """Decode logits into one text for each utterance, the same text as that of transformers' pipeline.
 
-    `logits` is (batch, frames, vocabulary), on any device; log-probabilities do as well. `num_frames`
-    holds the number of valid frames of each utterance: what lies behind them is padding. The tokenizer
-    is a CTC tokenizer whose pad token is the blank.
+    `logits` is (batch, frames, vocabulary), logits or log-probabilities, on any device. `num_frames` has the number of
+    valid frames of each utterance; the rest is padding. The tokenizer is a CTC tokenizer whose pad token is the blank.
 
-    Each utterance goes through `tokenizer.decode(ids, skip_special_tokens=False)`, the call the
-    pipeline makes. Three other ways look right and are not:
+    Each utterance is decoded by `tokenizer.decode(ids, skip_special_tokens=False)`, as in the pipeline. Three other
+    ways look right and are wrong:
 
     - `skip_special_tokens=True` drops blanks before repeats are collapsed: "hello book" -> "helo bok".
-    - In transformers 5 the word delimiter "|" counts as a special token too, so that skipping special
-      tokens anywhere else on the way joins the words.
-    - Filling the padding with -100, as for labels, puts "[UNK]" at the end of the text, since no token
-      has that id. We cut the ids at `num_frames` instead.
+    - In transformers 5 the word delimiter "|" is a special token too, so skipping special tokens anywhere else joins
+      the words.
+    - Filling the padding with -100, as for labels, puts "[UNK]" at the end of the text, since no token has that id.
+      Here the ids are cut at `num_frames`.
 
-    Where two word delimiters stand with a blank between them the text has a doubled space, as the
-    pipeline's has; scoring collapses it.
+    Two word delimiters with a blank between them give a double space, as in the pipeline; scoring collapses it.
 
     Raises ValueError when `num_frames` does not fit the logits.
     """
     _check(logits, num_frames)
     best = logits.argmax(dim=-1).tolist()  # (batch, frames)
     return [
-        # The phone tokenizer's has no answer for no frames.
+        # The phone tokenizer cannot decode an empty list.
         str(tokenizer.decode(ids[:frames], skip_special_tokens=False)) if frames else ""
         for ids, frames in zip(best, num_frames, strict=True)
     ]
@@ -50,8 +48,8 @@ def decode_greedy(logits: torch.Tensor, num_frames: Sequence[int], tokenizer: Pr
 def count_blanks(logits: torch.Tensor, num_frames: Sequence[int], blank_id: int) -> tuple[int, int]:
     """Count the valid frames whose likeliest symbol is the blank.
 
-    `logits` is (batch, frames, vocabulary), `num_frames` as for `decode_greedy`. Returns (blank frames,
-    frames), which add up over batches; a ratio near 1 says that the model has learnt to say nothing.
+    `logits` is (batch, frames, vocabulary), `num_frames` as for `decode_greedy`. Returns (blank frames, frames), which
+    add up over batches; with a ratio near 1 the model's texts are empty.
 
     Raises ValueError when `num_frames` does not fit the logits.
     """
@@ -64,23 +62,23 @@ def count_blanks(logits: torch.Tensor, num_frames: Sequence[int], blank_id: int)
 
 @dataclass
 class GreedyState:
-    """Where a greedy search stands after some frames; made by `GreedySearch.start`."""
+    """The state of a greedy search after some frames; made by `GreedySearch.start`."""
 
     num_frames: int = 0
     score: float = 0.0
     words: list[Word] = field(default_factory=list)
-    characters: list[Character] = field(default_factory=list)  # of the word that is not complete
-    delimiter_frame: int | None = None  # behind the delimiter before it
-    # The symbol of the last frames, from which frame on, and the logarithm of its largest posterior in them.
+    characters: list[Character] = field(default_factory=list)  # Of the unfinished word.
+    delimiter_frame: int | None = None  # After the delimiter before that word.
+    # The symbol of the last frames, the first of these frames, and the logarithm of its largest posterior in them.
     symbol: int | None = None
     first_frame: int = 0
     peak: float = 0.0
 
 
 class GreedySearch:
-    """The text of `decode_greedy` with its words' frames and confidences, of frames that come bit by bit.
+    """The text of `decode_greedy` with its words' frames and confidences; frames may come in pieces.
 
-    It is used as a `BeamSearch` is, and can be used by several threads.
+    It has the interface of `BeamSearch` and can be used by several threads.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class GreedySearch:
     def advance(self, state: GreedyState, logits: Any, name: str = "The utterance") -> GreedyState:
         """Decode further frames, (frames, vocabulary), logits or log-probabilities; the state given is used up.
 
-        However the frames are divided, words and times are the same. Raises UserError when a logit is not finite.
+        Words and times do not depend on how the frames are divided. Raises UserError when a logit is not finite.
         """
         array = check_logits(logits, len(self.symbols), name, state.num_frames)
         if not len(array):
@@ -127,7 +125,7 @@ class GreedySearch:
         return state
 
     def finish(self, state: GreedyState, n_best: int = 1) -> list[Hypothesis]:
-        """The text as if the audio ended here; the state stays as it is and can be advanced further."""
+        """The text as if the audio ended here; the state is not changed and can be advanced further."""
         ended = replace(state, words=list(state.words), characters=list(state.characters))
         self._emit(ended, ended.num_frames)
         self._end_word(ended)
@@ -158,6 +156,6 @@ def _check(logits: torch.Tensor, num_frames: Sequence[int]) -> None:
             f"Got logits of shape {tuple(logits.shape)} with {len(num_frames)} lengths: "
             "needs (batch, frames, vocabulary) and one length for each utterance."
         )
-    # A slice past the end, or a negative one, would be accepted in silence.
+    # Python accepts a slice past the end, and a negative one.
     if not all(0 <= frames <= logits.shape[1] for frames in num_frames):
         raise ValueError(f"Lengths {list(num_frames)} do not fit in {logits.shape[1]} frames.")

@@ -1,8 +1,8 @@
-"""A word n-gram language model in hash tables, as KenLM's "probing" files hold it, walked where it lies.
+"""A word n-gram language model in hash tables, used in place in KenLM's "probing" files.
 
-A key is a hash of the n-gram's words, which can't be turned back into them: the n-grams can't be listed without trying
-all words before all n-grams. So the tables are not converted into the automaton of `ngram.py`; they are asked as KenLM
-asks them (Heafield 2011, KenLM, "Probing"), and a state's words are remembered when it is reached.
+A key is a hash of the n-gram's words and cannot be inverted, so the n-grams cannot be listed without trying all words
+before all n-grams. So the tables are not converted into the automaton of `ngram.py`; they are looked up as in KenLM
+(Heafield 2011, KenLM, "Probing"), and a state's words are stored when it is reached.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from numpy.typing import NDArray
 from finetune.decoding.compilation import compiled
 from finetune.decoding.ngram import END, START
 
-# What lies in KenLM's tables, little endian and without gaps. The sign of `prob` is set if no known n-gram ends with
-# this one and is longer, the sign of a `backoff` of zero if none begins with it: what is looked for can stop there.
+# The entries of KenLM's tables, little endian and unaligned. The sign of `prob` is set if no longer n-gram ends with
+# this one, the sign of a `backoff` of zero if no longer n-gram begins with it: then the search for one can stop.
 WORD = np.dtype([("prob", "<f4"), ("backoff", "<f4")])
 MIDDLE = np.dtype([("key", "<u8"), ("prob", "<f4"), ("backoff", "<f4")])
 LONGEST = np.dtype([("key", "<u8"), ("prob", "<f4")])
 
 _LN_10 = math.log(10)
-# Of CombineWordHash in KenLM's lm/search_hashed.hh.
+# The constants of CombineWordHash in KenLM's lm/search_hashed.hh.
 _OLDER, _WORD = np.uint64(8978948897894561157), np.uint64(17894857484156487943)
 
 
 class HashTables(NamedTuple):
-    """The n-grams, decimal logarithms; all arrays are read-only but the last two.
+    """The n-grams, with decimal logarithms; all arrays but the last two are read-only.
 
-    A node is an n-gram that is not one of the longest: nodes 0 to V - 1 are the words, the others V and the n-gram's
+    A node is an n-gram of any order but the highest: nodes 0 to V - 1 are the words, the others V plus the n-gram's
     place in `middle`.
 
     - `words`: (V,) WORD;
-    - `middle`: (places,) MIDDLE, the tables of the orders between, one after another; a key of 0 is a free place;
+    - `middle`: (places,) MIDDLE, the tables of the orders in between, concatenated; a key of 0 is a free place;
     - `longest`: (places,) LONGEST;
-    - `first_place`: (orders - 1,) int64, where in `middle` the table of each order from 2 begins, and the last ends;
+    - `first_place`: (orders - 1,) int64, where in `middle` each order's table begins, and where the last ends;
     - `oldest`, `suffix`: (nodes,) int32, an n-gram's first word, and the node of the n-gram without it, -1 for none;
-      written when a search meets the n-gram. Threads may share them: what they write in one place is the same.
+      written when a search reaches the n-gram. Threads may share them: all write the same value to a place.
     """
 
     words: NDArray[Any]
@@ -56,7 +56,7 @@ class HashTables(NamedTuple):
 def build_tables(
     words: NDArray[Any], middle: NDArray[Any], longest: NDArray[Any], first_place: NDArray[np.int64]
 ) -> HashTables:
-    """Tables of which no n-gram has been met but the words; memory for what will be is taken when it is written."""
+    """Tables in which only the words have been reached; the other nodes' memory is allocated when it is used."""
     size = len(words) + len(middle)
     oldest, suffix = np.zeros(size, np.int32), np.zeros(size, np.int32)
     oldest[: len(words)] = np.arange(len(words))
@@ -68,7 +68,7 @@ def build_tables(
 
 @compiled
 def _find(table: NDArray[Any], begin: Any, end: Any, key: Any) -> int:
-    """The place of a key among those of one order, or -1."""
+    """The place of a key in the table of one order, or -1."""
     size = end - begin
     if size == 0:
         return -1
@@ -100,8 +100,8 @@ def _backoff(tables: HashTables, node: int) -> float:
 def advance(tables: HashTables, state: int, word: int) -> tuple[float, int]:
     """The natural logarithm of a word's probability after a state, and the state after the word.
 
-    As `ngram.advance`; a state is the node of the context, -1 for the empty one. From the word backwards one more word
-    of the context is added to the n-gram as long as there is such a one.
+    As `ngram.advance`; a state is the node of the context, -1 for the empty one. The n-gram is extended backwards from
+    the word by one word of the context after another, as long as the longer n-gram exists.
     """
     num_words, longest_context = len(tables.words), len(tables.first_place)
     contexts = np.empty(longest_context, np.int64)  # The state and its suffixes, the longest first.
@@ -149,7 +149,7 @@ def _score(tables: HashTables, state: int, words: NDArray[np.int32]) -> NDArray[
 
 @dataclass(frozen=True, eq=False)
 class HashedModel:
-    """A backoff n-gram model in hash tables: its words by their numbers, of which 0 is `<unk>`, and its file."""
+    """A backoff n-gram model in hash tables: its words by number (0 is `<unk>`), its tables and its file."""
 
     words: tuple[str, ...]
     tables: HashTables
@@ -162,7 +162,7 @@ class HashedModel:
 
     @property
     def start_state(self) -> int:
-        """The state at a sentence's beginning."""
+        """The state at the beginning of a sentence."""
         return self.word_ids[START]
 
     @property

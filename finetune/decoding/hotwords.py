@@ -1,4 +1,4 @@
-"""Words and phrases to listen for, as an automaton that follows a text symbol by symbol."""
+"""Hotwords: boosted words and phrases, as an automaton over the symbols of a text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from finetune.errors import UserError
 
 
 class Hotwords(NamedTuple):
-    """An automaton; state 0 is: no phrase is under way. Read-only arrays, so that compiled code has one form.
+    """An automaton; in state 0 no phrase is partially matched. The arrays are read-only, as `Lexicon`'s are.
 
     - `start`: the state before the first symbol;
     - `following`: (states, vocabulary) int32, the state after a symbol;
-    - `bonus`: (states,) float64, what the phrases that are complete on entering a state are worth;
-    - `potential`: (states,) float64, the part of a phrase's boost that is granted while it is under way;
-    - `is_word`: (states,) bool, whether the word that has just ended belongs to a phrase.
+    - `bonus`: (states,) float64, the boosts of the phrases that are complete on entering a state;
+    - `potential`: (states,) float64, the part of a phrase's boost that is granted while it is partially matched;
+    - `is_word`: (states,) bool, whether the word that just ended belongs to a phrase.
     """
 
     start: int
@@ -35,7 +35,7 @@ class Hotwords(NamedTuple):
 def spell_phrase(phrase: str, boost: float, alphabet: Alphabet) -> list[tuple[int, ...]]:
     """The ways to write a hotword as columns of the logits, with a word delimiter for each space.
 
-    Raises UserError for one without words, with a boost that is not finite, or with characters that no column has.
+    Raises UserError for an empty hotword, a boost that is not finite, and characters that no column has.
     """
     letters = dict(alphabet.letters)
     if alphabet.delimiter_id is not None:
@@ -61,13 +61,12 @@ def spell_phrase(phrase: str, boost: float, alphabet: Alphabet) -> list[tuple[in
 
 
 def build_hotwords(phrases: Iterable[tuple[list[int], float]], delimiter: int | None, vocabulary: int) -> Hotwords:
-    """The automaton (Aho and Corasick 1975) of phrases, each a list of symbols and a boost.
+    """Build the automaton (Aho and Corasick 1975) of phrases, each a list of symbols and a boost.
 
-    A phrase counts from a word's beginning to a word's end, so it is looked for with a word delimiter on both sides,
-    and a delimiter is thought before the text; without a delimiter it counts wherever it stands. On the way to its end
-    a text gets the boost in proportion to the symbols that match; where several phrases are under way, the largest
-    share. The share goes when the match fails. Phrases within others count too, each time. A negative boost is given
-    only for the whole.
+    A phrase has to begin and end with a word, so it is matched with a word delimiter on both sides, and the text's
+    beginning counts as a delimiter; without a delimiter it matches anywhere. A partial match gets the boost in
+    proportion to its symbols; of several partial matches the largest counts. It is taken back when the match fails.
+    Phrases within others count too, each time. A negative boost is applied to complete matches only.
     """
     edge = [] if delimiter is None else [delimiter]
     children: list[dict[int, int]] = [{}]
@@ -99,7 +98,7 @@ def build_hotwords(phrases: Iterable[tuple[list[int], float]], delimiter: int | 
     fallback, queue = [0] * len(children), deque([0])
     while queue:
         state = queue.popleft()
-        # What the shorter match that goes on beside this one is worth; it lies nearer to the root and is done.
+        # Add the values of the shorter match that continues with this one; it is nearer to the root and so complete.
         bonus[state] += bonus[fallback[state]] if state else 0.0
         potential[state] = max(potential[state], potential[fallback[state]])
         following[state] = following[fallback[state]]

@@ -1,4 +1,4 @@
-"""What a beam search finds: texts, their words and characters with times, and scores."""
+"""The results of decoding: texts with scores, their words and characters with times."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from finetune.errors import UserError
 
-# A wav2vec2 encoder makes a frame of 320 samples at 16 kHz.
+# A frame of a wav2vec2 encoder is 320 samples at 16 kHz.
 SECONDS_PER_FRAME = 0.02
 
 
 @dataclass(frozen=True)
 class Character:
-    """A symbol of a word and when it was emitted; frames are counted from the audio's start, the end is behind it.
+    """A symbol of a word and its frames, counted from the audio's start; `end_frame` is exclusive.
 
-    `confidence` is the largest posterior that it has in its frames.
+    `confidence` is its largest posterior in these frames.
     """
 
     text: str
@@ -30,15 +30,15 @@ class Character:
 
 @dataclass(frozen=True)
 class Word:
-    """A word, when it was said (frames, the end behind it, and seconds) and how sure the model is, from 0 to 1.
+    """A word with its times (frames, the end exclusive, and seconds) and its confidence from 0 to 1.
 
-    Times are those of the frames in which the word's symbols are emitted in the prefix's best alignment; CTC emits
-    peaks, so a word is rather longer than it seems. `confidence` is the mean over the symbols of the largest posterior
-    that each has in its frames, which needs no other hypotheses and means the same for any beam width and language
-    model (frame posteriors aggregated over a word: Laptev and Ginsburg 2022, arXiv 2212.08703).
+    Times are those of the frames that emit the word's symbols in the prefix's best alignment; CTC posteriors are peaky,
+    so a word usually lasts longer. `confidence` is the mean over the symbols of each one's largest posterior in its
+    frames, which needs no other hypotheses and does not depend on beam width or language model (frame posteriors
+    aggregated over a word: Laptev and Ginsburg 2022, arXiv 2212.08703).
 
-    `delimiter_frame` is behind the last frame of the word delimiter before it, None where there is none: a model emits
-    that one as soon as it hears that another word begins.
+    `delimiter_frame` is the frame after the word delimiter before it, None where there is none: a model emits the
+    delimiter as soon as the next word begins.
     """
 
     text: str
@@ -53,10 +53,10 @@ class Word:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text and its natural-logarithmic scores.
+    """A text and its scores, natural logarithms.
 
-    `logit_score` is that of all alignments in the beam; `lm_score` is what language model, word bonus, unknown words
-    and hotwords add to it, weighed.
+    `logit_score` is that of all alignments in the beam; `lm_score` is the weighted sum of what language model, word
+    bonus, unknown words and hotwords add to it.
     """
 
     text: str
@@ -66,31 +66,31 @@ class Hypothesis:
 
     @property
     def score(self) -> float:
-        """What hypotheses are ordered by."""
+        """The score by which hypotheses are sorted."""
         return self.logit_score + self.lm_score
 
 
 def build_word(characters: Sequence[Character], seconds_per_frame: float, delimiter_frame: int | None = None) -> Word:
-    """A word from its characters, and the frame behind the delimiter before it."""
+    """A word from its characters and the frame after the delimiter before it."""
     start, end = characters[0].start_frame, characters[-1].end_frame
     return Word(
-        "".join(character.text for character in characters),
-        start,
-        end,
-        start * seconds_per_frame,
-        end * seconds_per_frame,
-        sum(character.confidence for character in characters) / len(characters),
-        tuple(characters),
-        delimiter_frame,
+        text="".join(character.text for character in characters),
+        start_frame=start,
+        end_frame=end,
+        start_seconds=start * seconds_per_frame,
+        end_seconds=end * seconds_per_frame,
+        confidence=sum(character.confidence for character in characters) / len(characters),
+        characters=tuple(characters),
+        delimiter_frame=delimiter_frame,
     )
 
 
 def check_logits(logits: Any, num_symbols: int, name: str, first_frame: int) -> NDArray[np.float32]:
-    """Logits as an array (frames, vocabulary), of an utterance with such a name; `first_frame` is its first's number.
+    """Logits as an array (frames, vocabulary); errors mention the utterance's name and frames from `first_frame` on.
 
     Raises UserError when one is not finite, and ValueError for another shape.
     """
-    if hasattr(logits, "detach"):  # A tensor of torch, maybe bf16, which numpy doesn't know.
+    if hasattr(logits, "detach"):  # A torch tensor, possibly bf16, which numpy doesn't have.
         logits = logits.detach().float().cpu().numpy()
     array = np.ascontiguousarray(logits, np.float32)
     if array.ndim != 2 or array.shape[1] != num_symbols:

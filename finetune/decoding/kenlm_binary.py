@@ -1,8 +1,8 @@
-"""Language models in the binary files that KenLM's `build_binary` makes.
+"""Language models in the binary files of KenLM's `build_binary`.
 
 The layout is that of KenLM's format version 5 (lm/binary_format.cc): a header, the hashes of the words, the n-grams,
-and the words themselves, which are all of the vocabulary that is read here. N-grams are in hash tables
-(lm/search_hashed.hh), or in a trie (lm/search_trie.hh, lm/trie.cc) whose entries are packed bit by bit.
+and the words themselves; of the vocabulary only these are read. N-grams are in hash tables (lm/search_hashed.hh) or
+in a trie (lm/search_trie.hh, lm/trie.cc) whose entries are packed bit by bit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from finetune.errors import UserError
 
 _MAGIC = b"mmap lm http://kheafield.com/code format version 5\n\0"
 _BEFORE_VERSION = _MAGIC[: _MAGIC.index(b"5")]
-# Numbers by which KenLM sees that the machine that wrote the file has the same ones.
+# Numbers by which KenLM checks that the file was written on a machine with the same number formats.
 _SANITY = struct.pack("<56s3f3IQ", _MAGIC, 0.0, 1.0, -0.5, 1, 2**32 - 1, 0, 1)
-# Order, probing multiplier, model type, whether the words are there, version of the model type.
+# Order, probing multiplier, model type, whether the words are included, version of the model type.
 _PARAMETERS = struct.Struct("<B3xfI?3xI")
 _PROBING, _RESTS, _TRIE, _QUANTIZED, _COMPRESSED, _QUANTIZED_COMPRESSED = range(6)
 _VERSIONS = {_PROBING: 0, _TRIE: 1, _QUANTIZED: 1, _COMPRESSED: 1, _QUANTIZED_COMPRESSED: 1}
@@ -43,9 +43,9 @@ class _Header(NamedTuple):
 def read_kenlm(path: Path) -> HashedModel | NGramModel:
     """Read a binary file of KenLM.
 
-    Hash tables stay in the file, which is mapped into memory and gone through once to check it. A trie of any kind is
-    converted. Raises UserError for a file with rest costs, which no decoder of ours needs, for one that was made
-    without its words, is truncated or damaged, and for what can't be read.
+    Hash tables stay in the file, which is mapped into memory and read once to check it. A trie of any kind is
+    converted. Raises UserError for a file with rest costs, which our decoders do not use, a file without its words, and
+    a truncated, damaged or unreadable file.
     """
     try:
         # An empty file can't be mapped.
@@ -58,8 +58,8 @@ def read_kenlm(path: Path) -> HashedModel | NGramModel:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise UserError(
-            f"{path} can't be used as a binary file of KenLM: {error}. Make it anew of its ARPA file with KenLM's "
-            "build_binary, or put the ARPA file in its place."
+            f"{path} can't be used as a binary file of KenLM: {error}. Build it again from its ARPA file with KenLM's "
+            "build_binary, or use the ARPA file instead."
         ) from error
 
 
@@ -72,7 +72,7 @@ def _read_header(content: NDArray[np.uint8]) -> _Header:
     if len(begin) < len(_SANITY) + _PARAMETERS.size:
         raise ValueError(f"it ends within its header, at {len(content)} bytes")
     if not begin.startswith(_SANITY):
-        raise ValueError("it was made on a machine with other numbers than this one's")
+        raise ValueError("it was made on a machine with other number formats than this one's")
     order, multiplier, kind, has_words, version = _PARAMETERS.unpack(begin[len(_SANITY) :])
     if kind == _RESTS:
         raise ValueError("it was made with rest costs (option -r), expected it without")
@@ -88,17 +88,17 @@ def _read_header(content: NDArray[np.uint8]) -> _Header:
 
 
 class _Sections:
-    """A file's content, of which each part is checked to be within it."""
+    """A file's content in parts, each checked to end within the file."""
 
     def __init__(self, content: NDArray[np.uint8], position: int) -> None:
         self.content, self.position = content, position
 
     def peek(self, name: str, size: int) -> NDArray[np.uint8]:
-        """The next bytes, which are not taken."""
+        """The next bytes, without advancing."""
         return _Sections(self.content, self.position).take(name, np.uint8, size)
 
     def take(self, name: str, dtype: Any, count: int) -> NDArray[Any]:
-        """The next `count` values."""
+        """The next `count` values; advances behind them."""
         end = self.position + count * np.dtype(dtype).itemsize
         if end > len(self.content):
             raise ValueError(f"its {name} would end at byte {end}, but it has {len(self.content)} bytes")
@@ -114,9 +114,9 @@ def _read_probing(path: Path, content: NDArray[np.uint8], header: _Header) -> Ha
     version, num_words = (int(number) for number in sections.take("vocabulary", "<u4", 2))
     if version != 0:
         raise ValueError(f"found the vocabulary's version {version}, expected 0")
-    # KenLM adds <unk> to what lacks it, and does not count it then.
+    # KenLM adds a missing <unk> without counting it.
     if not 0 < num_words <= counts[0] + 1:
-        raise ValueError(f"found {num_words} words and {counts[0]} 1-grams, which don't fit together")
+        raise ValueError(f"found {num_words} words and {counts[0]} 1-grams, which don't match")
     sections.take("vocabulary", np.uint8, places[0] * _VOCABULARY_ENTRY_BYTES)
     words = sections.take("1-grams", WORD, counts[0] + 1)[:num_words]
     if num_words + sum(places[1:-1]) >= 2**31:  # int32 numbers them.
@@ -132,7 +132,7 @@ def _read_probing(path: Path, content: NDArray[np.uint8], header: _Header) -> Ha
 
 
 def _count_places(count: int, multiplier: float) -> int:
-    """How many places a hash table for so many keys has, computed in float32 as KenLM does."""
+    """The number of places of a hash table for `count` keys, computed in float32 as in KenLM."""
     return max(count + 1, int(np.float32(multiplier) * np.float32(count)))
 
 
@@ -146,7 +146,7 @@ def _read_words(sections: _Sections, num_words: int) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ValueError(f"found the word {error.object!r}, expected UTF-8") from error
     if len(set(words)) != num_words:
-        raise ValueError("it has words that stand there twice")
+        raise ValueError("it has words that occur twice")
     for name in (START, END):
         if name not in words:
             raise ValueError(f"found no word {name}, which sentences have")
@@ -159,14 +159,14 @@ def _require_finite(logarithms: NDArray[np.float32]) -> None:
 
 
 def _read_trie(content: NDArray[np.uint8], header: _Header) -> NGramModel:
-    """Convert a trie: KenLM's goes from an n-gram's last word backwards, ours from its first word on."""
+    """Convert a trie: in KenLM's, paths begin with an n-gram's last word, in ours with its first."""
     sections, counts = _Sections(content, header.size), header.counts
     num_words, order = counts[0], len(counts)
     if sum(counts) >= 2**31 - 1:
         raise ValueError(f"it has {sum(counts)} n-grams, expected less than {2**31 - 1}")
     found = int(sections.take("vocabulary", "<u8", 1 + num_words)[0]) + 1
     if found != num_words:
-        raise ValueError(f"found {found} words and {num_words} 1-grams, which don't fit together")
+        raise ValueError(f"found {found} words and {num_words} 1-grams, which don't match")
     bins = _read_bins(sections, order) if header.kind in (_QUANTIZED, _QUANTIZED_COMPRESSED) else None
     words = sections.take("1-grams", _TRIE_WORD, num_words + 2)
     first_child = words["first_child"][: num_words + 1]
@@ -177,7 +177,7 @@ def _read_trie(content: NDArray[np.uint8], header: _Header) -> NGramModel:
     keys: list[NDArray[np.int64]] = []
     levels = [_build_level(ids[:, 0], ids[:, 0], words["prob"][:num_words], words["backoff"][:num_words])]
     for n, count in enumerate(counts[1:], start=2):
-        # What is in an entry: the n-gram's first word, its values, and where the longer n-grams that end with it begin.
+        # An entry has the n-gram's first word, its values, and where the longer n-grams that end with it begin.
         word_bits = num_words.bit_length()
         value_bits = _count_value_bits(bins, n, order)
         pointer_bits, high_parts = 0, None
@@ -192,7 +192,7 @@ def _read_trie(content: NDArray[np.uint8], header: _Header) -> NGramModel:
         parents = _read_parents(first_child, count)
         word = entries.read(0, word_bits, count).astype(np.int64)
         if (word >= num_words).any():
-            raise ValueError(f"it has {n}-grams of words that it doesn't have")
+            raise ValueError(f"it has {n}-grams of words that are not in its vocabulary")
         ids = np.column_stack([word.astype(np.int32), ids[parents]])
         prob, backoff = _read_values(entries, word_bits, count, None if bins is None else bins[n - 2], n == order)
         if n < order:
@@ -205,7 +205,7 @@ def _read_trie(content: NDArray[np.uint8], header: _Header) -> NGramModel:
 
 
 class _Packed:
-    """Entries of so many bits each, without gaps and the lowest bits first, with 8 more bytes behind them."""
+    """Entries of `stride` bits each, packed with the lowest bits first and followed by 8 more bytes."""
 
     def __init__(self, section: NDArray[np.uint8], stride: int) -> None:
         self._windows = np.ndarray((len(section) - 7,), "<u8", section, strides=(1,))
@@ -218,7 +218,7 @@ class _Packed:
 
 
 def _read_bins(sections: _Sections, order: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """The quantised values of the orders from 2: logarithms of probabilities, and of backoffs, of which 0 has two."""
+    """The quantised values of the orders from 2: logarithms of probabilities and backoffs (KenLM has two zeros)."""
     version, *bits = (int(number) for number in sections.take("bins", np.uint8, 8)[:3])
     if version != 2 or not all(1 <= width <= 25 for width in bits):
         raise ValueError(f"found bins of version {version} with {bits} bits, expected version 2 with 1 to 25")
@@ -253,9 +253,9 @@ def _read_values(
 
 
 def _count_chopped_bits(num_pointers: int, largest: int, most: int) -> int:
-    """How many of a pointer's upper bits KenLM takes out of the entries: as many as make the file smallest."""
+    """How many upper bits of a pointer KenLM moves out of the entries: the number that makes the file smallest."""
     width = largest.bit_length()
-    # A table's 64 bits for each value that they have, less the bits saved in each entry.
+    # The size is 64 bits for each value of these bits, less the bits saved in each entry.
     return min(
         range(min(width, most) + 1), key=lambda chopped: (largest >> (width - chopped)) * 64 - num_pointers * chopped
     )
@@ -270,9 +270,9 @@ def _take_high_parts(sections: _Sections, size: int) -> NDArray[np.uint64]:
 
 
 def _read_parents(first_child: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """For each n-gram the row of the one without its first word, from where each of those has its first."""
+    """For each n-gram the row of the one without its first word, from where the longer n-grams of each begin."""
     if first_child[0] != 0 or first_child[-1] != count or (first_child[1:] < first_child[:-1]).any():
-        raise ValueError("its n-grams don't fit together")
+        raise ValueError("its n-grams are inconsistent")
     return np.repeat(np.arange(len(first_child) - 1), (first_child[1:] - first_child[:-1]).astype(np.int64))
 
 
@@ -283,18 +283,18 @@ def _sort_level(
     keys: list[NDArray[np.int64]],
     num_words: int,
 ) -> Level:
-    """The level of n-grams, whose keys are appended to those of the orders below."""
+    """The n-grams of one order as a level; their keys are appended to those of the lower orders."""
     parent = ids[:, 0].astype(np.int64)
     for shorter, column in zip(keys, ids[:, 1:-1].T, strict=True):
         wanted = parent * num_words + column
         parent = np.searchsorted(shorter, wanted)
         if len(wanted) and (not len(shorter) or (shorter[np.minimum(parent, len(shorter) - 1)] != wanted).any()):
-            raise ValueError(f"it has {ids.shape[1]}-grams that begin with words that are no n-gram")
+            raise ValueError(f"it has {ids.shape[1]}-grams that begin with words that are not an n-gram")
     key = parent * num_words + ids[:, -1]
     rows = np.argsort(key)
     key = key[rows]
     if (key[1:] == key[:-1]).any():
-        raise ValueError(f"it has {ids.shape[1]}-grams that stand there twice")
+        raise ValueError(f"it has {ids.shape[1]}-grams that occur twice")
     keys.append(key)
     return _build_level(parent[rows].astype(np.int32), ids[rows, -1], prob[rows], backoff[rows])
 
@@ -302,7 +302,7 @@ def _sort_level(
 def _build_level(
     parent: NDArray[np.int32], word: NDArray[np.int32], prob: NDArray[np.float32], backoff: NDArray[np.float32]
 ) -> Level:
-    """A level with natural logarithms."""
+    """A level, with logarithms converted from decimal to natural."""
     log_prob, log_backoff = ((each * np.float64(_LN_10)).astype(np.float32) for each in (-np.abs(prob), backoff))
     _require_finite(log_prob)
     _require_finite(log_backoff)

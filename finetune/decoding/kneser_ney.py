@@ -1,6 +1,6 @@
-"""N-gram language models from text, by interpolated modified Kneser-Ney smoothing (Chen and Goodman 1998).
+"""Estimating n-gram language models by interpolated modified Kneser-Ney smoothing (Chen and Goodman 1998).
 
-What the paper leaves open is done as lmplz does it (Heafield et al. 2013), so that both make the same model of a text.
+Where the paper is ambiguous this follows lmplz (Heafield et al. 2013), so both estimate the same model from a text.
 """
 
 from array import array
@@ -16,10 +16,10 @@ from finetune.errors import UserError
 # lmplz --discount_fallback, for counts of one, two, and three or more.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
-# SRILM's zero, as a decimal logarithm: what begins a sentence is never said.
+# SRILM's decimal logarithm of 0: the probability of <s>, which is never predicted.
 _NEVER_LOG10 = -99.0
 
-# The model's own words, which no text may hold.
+# The model's special words, which no text may contain.
 MARKS = (UNKNOWN, START, END)
 
 _MAX_ORDER = 20
@@ -28,10 +28,10 @@ _UNKNOWN_ID, _START_ID, _END_ID = range(3)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A model, with what it was made by in each order.
+    """A model, and the statistics of its estimation in each order.
 
-    `counts` are the distinct n-grams before pruning; `discounts` what is taken off counts of one, two, and three or
-    more, (orders, 3); `fallbacks` the orders in which they are FALLBACK_DISCOUNTS, since the text is too small.
+    `counts` are the numbers of distinct n-grams before pruning; `discounts` those of counts of one, two, and three or
+    more, (orders, 3); `fallbacks` the orders with FALLBACK_DISCOUNTS, since the text is too small to estimate them.
     """
 
     model: NGramModel
@@ -42,10 +42,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Counts:
-    """The distinct n-grams of one order, sorted by `parent`, then `word`; each array has one value for each.
+    """The distinct n-grams of one order, sorted by `parent`, then `word`; each array has a value for each n-gram.
 
     `parent` and `suffix` are the rows, in the order below, of the n-gram without its last and without its first word;
-    `raw` is how often it stands in the text, `adjusted` what Kneser-Ney smoothing takes for that in a lower order.
+    `raw` is its number of occurrences, `adjusted` the count that Kneser-Ney smoothing uses instead in lower orders.
     """
 
     parent: NDArray[np.int64]
@@ -58,19 +58,19 @@ class _Counts:
 def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) -> Estimate:
     """Estimate a model of n-grams of up to `order` words from sentences of words with spaces between them.
 
-    N-grams that stand in the text `prune[n - 1]` times or less are left out, the last value holding for longer ones
-    too, as with lmplz --prune. An unknown word gets what a known one has that was never seen. Empty sentences are none.
-    The model's order is lower where the text has no longer n-grams or none is kept. A million words of text take some
-    300 MB of memory.
+    N-grams that occur `prune[n - 1]` times or less are pruned; the last value applies to longer ones too, as in lmplz
+    --prune. An unknown word has the probability of a known word without occurrences. Empty sentences are skipped. The
+    model's order is lower where the text has no longer n-grams or none is kept. A million words of text take some 300
+    MB of memory.
 
-    Raises UserError for a text without words or with one of the marks `<unk>`, `<s>`, `</s>` in it, and for an order or
+    Raises UserError for a text without words or with one of the words `<unk>`, `<s>`, `</s>`, and for an order or
     thresholds that can't be used.
     """
     thresholds = check_thresholds(order, prune)
     tokens, words = _read(sentences)
     orders = _count(tokens, len(words), order)
     discounts = [_estimate_discounts(grams.adjusted) for grams in orders]
-    # An order's probabilities lean upon those of the order below, the first one's upon all words being equally likely.
+    # Each order is interpolated with the order below, the first with a uniform distribution over the words.
     probabilities = [np.full(1, 1 / (len(words) - 1))]
     backoffs = list[NDArray[np.float64]]()
     kept = [np.ones(1, bool)]
@@ -79,7 +79,7 @@ def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) ->
         discount = np.array([0.0, *(discounts[n - 1] or FALLBACK_DISCOUNTS)])[np.minimum(grams.adjusted, 3)]
         contexts = len(probabilities[-1])
         total = np.bincount(grams.parent, grams.adjusted, contexts)
-        # What is taken off goes to the backoff, and so does all that is left out.
+        # The discounted mass goes to the backoff, and so does that of pruned n-grams.
         freed = np.bincount(grams.parent, np.where(kept[-1], discount, grams.adjusted), contexts)
         backoffs.append(np.divide(freed, total, out=np.ones(contexts), where=total > 0))
         seen = (grams.adjusted - discount) / total[grams.parent]
@@ -104,7 +104,7 @@ def estimate(sentences: Iterable[str], order: int, prune: Sequence[int] = ()) ->
 
 
 def check_thresholds(order: int, prune: Sequence[int]) -> list[int]:
-    """One pruning threshold for each order; raises UserError for an order or thresholds that can't be used."""
+    """The pruning threshold of each order; raises UserError for an order or thresholds that can't be used."""
     if not 1 <= order <= _MAX_ORDER:
         raise UserError(f"Found the order {order}; expected 1 to {_MAX_ORDER}.")
     thresholds = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
@@ -117,13 +117,13 @@ def check_thresholds(order: int, prune: Sequence[int]) -> list[int]:
 
 
 def _read(sentences: Iterable[str]) -> tuple[NDArray[np.int32], list[str]]:
-    """All sentences' words by their numbers, each sentence between its marks, and the words in order of appearance."""
+    """The numbers of all words, each sentence between `<s>` and `</s>`, and the words in order of appearance."""
     numbers = {UNKNOWN: _UNKNOWN_ID, START: _START_ID, END: _END_ID}
     tokens = array("i")
     for number, sentence in enumerate(sentences, start=1):
         words = sentence.split()
         if mark := next((mark for mark in MARKS if mark in words), None):
-            raise UserError(f"Sentence {number} has the word {mark}, which the model needs for itself: remove it.")
+            raise UserError(f"Sentence {number} has the word {mark}, which is reserved for the model: remove it.")
         if words:
             tokens.append(_START_ID)
             tokens.extend([numbers.setdefault(word, len(numbers)) for word in words])
@@ -140,7 +140,7 @@ def _count(tokens: NDArray[np.int32], num_words: int, order: int) -> list[_Count
     raw[_START_ID] = 0  # It is never predicted.
     orders = [_Counts(nothing, nothing, np.arange(num_words), raw, raw)]
     begins = np.arange(num_words) == _START_ID
-    rows = tokens  # Of each place in the text, the row of the n-gram that begins there.
+    rows = tokens  # For each place in the text, the row of the n-gram that begins there.
     places = np.arange(len(tokens))
     for n in range(2, order + 1):
         places = places[tokens[places + n - 2] != _END_ID]
@@ -152,7 +152,7 @@ def _count(tokens: NDArray[np.int32], num_words: int, order: int) -> list[_Count
         place = np.empty(len(distinct), np.int64)
         place[row] = places
         suffix = rows[place + 1].astype(np.int64)
-        # In a lower order it counts after how many different words an n-gram stands: none before <s>.
+        # In lower orders the count is the number of different words before the n-gram; before <s> there is none.
         below = orders[-1]
         preceded = np.bincount(suffix, minlength=len(below.word))
         orders[-1] = replace(below, adjusted=np.where(begins, below.raw, preceded))
@@ -164,7 +164,7 @@ def _count(tokens: NDArray[np.int32], num_words: int, order: int) -> list[_Count
 
 
 def _estimate_discounts(counts: NDArray[np.int64]) -> tuple[float, ...] | None:
-    """Chen and Goodman's equation 26 for counts of one, two, and three or more; None where lmplz refuses them."""
+    """The discounts of Chen and Goodman's equation 26 for counts of one, two, and three or more; None as in lmplz."""
     found = [int(np.count_nonzero(counts == n)) for n in range(5)]
     if not all(found[1:4]):
         return None
@@ -174,5 +174,5 @@ def _estimate_discounts(counts: NDArray[np.int64]) -> tuple[float, ...] | None:
 
 
 def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Natural logarithms, none above 0 by rounding and none infinite."""
+    """Natural logarithms, clipped so that none is above 0 by rounding and none infinite."""
     return np.log(np.clip(probabilities, 10**_NEVER_LOG10, 1)).astype(np.float32)

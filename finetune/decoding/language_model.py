@@ -1,4 +1,4 @@
-"""Text files to a language model's folder: normalised as transcripts are, estimated, measured, written."""
+"""Building a language model's folder from text files: normalise, estimate, measure perplexity, write."""
 
 import gzip
 import re
@@ -40,18 +40,18 @@ def build_language_model(
     """Estimate a language model from texts with a sentence on each line and write its folder; returns what to tell.
 
     Words are those of `split_words`: in scripts without spaces between words each character is one. A text is a file,
-    plain or compressed by gzip, or `-` for what is piped in. `lmplz` estimates where it is on the
-    PATH, else `finetune.decoding.kneser_ney`. The folder gets `lm.arpa`, the same as `lm.safetensors`, which loads
-    faster, and `unigrams.txt` with the words. Perplexity is measured on the texts themselves, or on `test`.
+    plain or compressed by gzip, or `-` for the standard input. `lmplz` estimates the model if it is on the PATH, else
+    `finetune.decoding.kneser_ney`. The folder has the model as `lm.arpa` and as `lm.safetensors`, which loads faster,
+    and the words in `unigrams.txt`. Perplexity is measured on the texts themselves, or on `test`.
 
-    Raises UserError for texts, steps, an order or thresholds that can't be used, and when the folder holds anything;
-    nothing is then left behind.
+    Raises UserError for texts, steps, an order or thresholds that can't be used, and when the folder is not empty;
+    then nothing is written.
     """
     thresholds = check_thresholds(order, prune)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists already: give another folder with --output, or remove it.")
+        raise UserError(f"{output} already exists: choose another folder with --output, or remove it.")
     if not output.absolute().parent.is_dir():
-        raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
+        raise UserError(f"{output} can't be created: No such file or directory: {output.parent}.")
     with new_folder(output.absolute()) as partial:
         normalised = partial / "normalised.txt"
         told = [f"normalisation: {', '.join(describe_steps(steps))}", _normalise(texts, steps, normalised)]
@@ -74,7 +74,7 @@ def build_language_model(
 
 
 def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
-    """Write all sentences that have words, normalised; returns how many, and why others were left out."""
+    """Write all normalised sentences that have words; returns a line with their number and why others were skipped."""
     left_out: Counter[str] = Counter()
     try:
         normalise = build_normalizer(steps, refuse=True)
@@ -92,7 +92,7 @@ def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
                     continue
                 if mark := next((mark for mark in MARKS if mark in words), None):
                     raise UserError(
-                        f"{text}, line {number}: found {mark}, the language model's own: remove it (remove_tags does)."
+                        f"{text}, line {number}: found {mark}, reserved for the model: remove it (remove_tags does)."
                     )
                 if words:
                     normalised.write(" ".join(words) + "\n")
@@ -113,7 +113,7 @@ def _read_lines(text: str) -> Iterator[str]:
                 number += 1
                 yield line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}, line {number}: found no UTF-8 ({error.reason}): convert it to UTF-8.") from error
+        raise UserError(f"{name}, line {number}: it is not UTF-8 ({error.reason}): convert it to UTF-8.") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
         raise UserError(f"{name} can't be read: {reason}; expected a text file, plain or .gz.") from error
@@ -121,7 +121,7 @@ def _read_lines(text: str) -> Iterator[str]:
 
 @contextmanager
 def _open(text: str) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
-    """A text, unpacked, and the file that it is packed in, if it is."""
+    """A text, decompressed, and the compressed file or None."""
     if text == "-":
         yield sys.stdin.buffer, None
         return
@@ -143,7 +143,7 @@ def _estimate(text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple
 
 
 def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:
-    # Unless told it takes four fifths of the machine's memory, whatever a cgroup allows.
+    # By default lmplz takes four fifths of the machine's memory and ignores cgroup limits.
     memory = f"{measure_memory().available * 4 // 5 >> 20}M"
     command = [lmplz, "--order", str(order), "--text", str(text), "--arpa", str(arpa), "--memory", memory]
     command += ["--temp_prefix", f"{arpa.parent}/", "--prune", *map(str, prune), "--discount_fallback"]
@@ -151,8 +151,8 @@ def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[i
     if finished.returncode != 0:
         said = (finished.stderr.strip().splitlines() or ["nothing"])[-1]
         raise UserError(
-            f"{lmplz} ended with code {finished.returncode} and said: {said[:300]}. "
-            "Take it off the PATH to estimate without it."
+            f"{lmplz} ended with code {finished.returncode} and printed: {said[:300]}. "
+            "Remove it from the PATH to estimate without it."
         )
     model = read_arpa(arpa)
     # As in `2 1043/6213 D1=0.72 D2=1.06 D3+=1.4`: order, n-grams kept, n-grams, discounts.

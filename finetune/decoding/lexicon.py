@@ -1,4 +1,4 @@
-"""The words of a language model as a trie of the acoustic model's symbols, for words that are not yet complete."""
+"""The lexicon: a language model's words as a trie of the acoustic model's symbols, to look up unfinished words."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from finetune.decoding.hashed_ngram import HashedModel
     from finetune.decoding.ngram import NGramModel
 
-# Where a smaller share of a language model's words can be spelled, it is of another alphabet; pyctcdecode warns at it.
+# A language model has another alphabet if less of its words can be spelled; pyctcdecode warns at the same share.
 _LEAST_SPELLED = 0.1
 
-# No language has longer ones; the trie is built letter by letter, and a file may hold anything.
+# No language has longer words, but a damaged file may, and the trie is built letter by letter.
 _MAX_LETTERS = 1000
 
 
 class Lexicon(NamedTuple):
-    """A trie; node 0 is the empty word. Read-only arrays, so that compiled code has one form.
+    """A trie; node 0 is the empty word. The arrays are read-only, so that compiled code sees one type.
 
     - `symbol`: (nodes,) int32, the last symbol of a node's spelling; -1 at node 0;
-    - `word`: (nodes,) int32, the number of the word that is spelled so, -1 where none is;
-    - `first_child`: (nodes + 1,) int32, where the node's continuations begin; they end where the next node's begin and
-      are sorted by symbol.
+    - `word`: (nodes,) int32, the number of the word with this spelling, -1 where there is none;
+    - `first_child`: (nodes + 1,) int32, where the node's children begin; they end where the next node's begin and are
+      sorted by symbol.
     """
 
     symbol: NDArray[np.int32]
@@ -39,9 +39,9 @@ class Lexicon(NamedTuple):
 
 
 def build_model_lexicon(model: NGramModel | HashedModel | None, letters: Mapping[str, Sequence[int]]) -> Lexicon:
-    """The trie of a language model's words, but for its marks; empty without a model.
+    """The trie of a language model's words without `<unk>`, `<s>` and `</s>`; empty without a model.
 
-    Raises UserError where hardly any word can be spelled with the letters' columns.
+    Raises UserError where less than a tenth of the words can be spelled with the letters' columns.
     """
     if model is None:
         return build_lexicon({}, letters)[0]
@@ -55,13 +55,13 @@ def build_model_lexicon(model: NGramModel | HashedModel | None, letters: Mapping
 
 
 def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]) -> tuple[Lexicon, int]:
-    """The trie of all words that can be spelled with the letters' columns, and how many words that were.
+    """The trie of all words that can be spelled with the letters' columns, and the number of these words.
 
-    A word that can be spelled in several ways, with symbols of several characters, is there in each. All nodes of one
-    depth are made at once, from the sorted words, so that siblings lie side by side.
+    With symbols of several characters a word can have several spellings; the trie has them all. All nodes of one depth
+    are built at once, from the sorted words, so that siblings are adjacent.
     """
     chosen = ((word, number) for word, number in words.items() if word and len(word) <= _MAX_LETTERS)
-    # Sorted as their symbols are, not as their characters.
+    # Sorted by their symbols' numbers, not by their characters.
     if all(len(text) == len(numbers) == 1 for text, numbers in letters.items()):
         alphabet, table = frozenset(letters), {ord(text): chr(number) for text, [number] in letters.items()}
         spelled = sorted((word.translate(table), number) for word, number in chosen if alphabet.issuperset(word))
@@ -70,7 +70,7 @@ def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]
         spelled = sorted(("".join(map(chr, way)), number) for way, number in chain.from_iterable(ways))
     lengths = np.array([len(spelling) for spelling, _ in spelled], np.int64)
     numbers = np.array([number for _, number in spelled], np.int32)
-    # "surrogatepass": a symbol's number may be one that UTF-32 has no character for.
+    # "surrogatepass": a symbol's number may be that of a surrogate, which is no character.
     joined = "".join(spelling for spelling, _ in spelled).encode("utf-32-le", "surrogatepass")
     columns = np.frombuffer(joined, "<u4").astype(np.int32)
     starts = np.cumsum(lengths) - lengths
@@ -95,7 +95,7 @@ def build_lexicon(words: Mapping[str, int], letters: Mapping[str, Sequence[int]]
 
 
 def _describe_mismatch(words: Sequence[str], num_spelled: int, characters: frozenset[str]) -> str:
-    """What to say of a language model whose words the acoustic model can't write."""
+    """The error for a language model whose words the acoustic model can't write."""
     foreign = Counter(character for word in words for character in set(word) - characters)
     common = ", ".join(repr(character) for character, _ in foreign.most_common(5))
     cure = "build it from text that is normalised as the model's transcripts are"

@@ -1,4 +1,4 @@
-"""A word n-gram language model with backoff, as an automaton that compiled code walks from word to word."""
+"""A word n-gram language model with backoff, as an automaton for compiled code."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ _FORMAT = "finetune n-gram language model 1"
 
 
 class Trie(NamedTuple):
-    """The nodes of all n-grams, orders one after another; read-only arrays, so that compiled code has one form.
+    """The nodes of all n-grams, by order; the arrays are read-only, so that compiled code sees one type.
 
-    A node is an n-gram: nodes 0 to V - 1 are the words, and a node's number is then its word's. Logarithms are natural.
+    A node is an n-gram; nodes 0 to V - 1 are the words, numbered as these. Logarithms are natural.
 
     - `word`: (nodes,) int32, the n-gram's last word;
-    - `log_prob`: (nodes,) float32, of the last word after the others;
-    - `backoff`: (nodes,) float32, added when a word that doesn't follow here is looked for at `suffix`;
-    - `suffix`: (nodes,) int32, the longest n-gram that this one ends with, is shorter, and can be a state; -1 is the
-      empty context;
-    - `first_child`: (nodes + 1,) int32, where the node's continuations begin; they end where the next node's begin and
-      are sorted by word.
+    - `log_prob`: (nodes,) float32, of the last word given the others;
+    - `backoff`: (nodes,) float32, added when a word without an n-gram here is looked up at `suffix`;
+    - `suffix`: (nodes,) int32, the longest proper suffix of the n-gram that can be a state; -1 is the empty context;
+    - `first_child`: (nodes + 1,) int32, where the node's children begin; they end where the next node's begin and are
+      sorted by word.
     """
 
     word: NDArray[np.int32]
@@ -46,7 +45,7 @@ class Trie(NamedTuple):
 
 @compiled
 def find_child(first_child: NDArray[np.int32], word: NDArray[np.int32], node: int, wanted: int) -> int:
-    """The node of the n-gram followed by a word, or -1, by binary search."""
+    """The node of an n-gram followed by a word, or -1, by binary search."""
     low, high = first_child[node], first_child[node + 1]
     end = high
     while low < high:
@@ -62,9 +61,9 @@ def find_child(first_child: NDArray[np.int32], word: NDArray[np.int32], node: in
 def advance(trie: Trie, state: int, word: int) -> tuple[float, int]:
     """The natural logarithm of a word's probability after a state, and the state after the word.
 
-    A state is the node of the context, -1 for the empty one. The next state is the longest n-gram known that can
-    matter later: one that has continuations or a backoff, so that histories which the model can't tell apart are one
-    state (Heafield 2011, KenLM, "Minimizing State").
+    A state is the node of the context, -1 for the empty one. The next state is the longest n-gram that can affect later
+    words, that is with children or a backoff, so that histories which the model cannot distinguish share a state
+    (Heafield 2011, KenLM, "Minimizing State").
     """
     log_prob = 0.0
     node = word
@@ -97,11 +96,11 @@ def _link(
     parent: NDArray[np.int32],
     suffix: NDArray[np.int32],
 ) -> None:
-    """Fill in the suffixes of all nodes behind the words, whose own are there; a suffix is of a lower order."""
+    """Fill in the suffixes of all nodes after the words' nodes; a suffix is of a lower order."""
     for node in range(len(word) - len(parent), len(word)):
         context = suffix[parent[node - len(word) + len(parent)]]
         found = word[node]
-        # The n-gram without its first word may be missing, as in a pruned model: then a shorter one.
+        # The n-gram without its first word may be missing, as in a pruned model; then a shorter one is used.
         while context >= 0:
             child = find_child(first_child, word, context, word[node])
             if child >= 0:
@@ -114,9 +113,9 @@ def _link(
 
 
 class Level(NamedTuple):
-    """All n-grams of one order, sorted by `parent`, then `word`; arrays of one length, logarithms natural.
+    """All n-grams of one order, sorted by `parent`, then `word`; arrays of equal length, natural logarithms.
 
-    `parent` is the row, in the order below, of the n-gram without its last word; unused for single words.
+    `parent` is the row, in the order below, of the n-gram without its last word; unused for 1-grams.
     """
 
     parent: NDArray[np.int32]
@@ -196,14 +195,14 @@ class NGramModel:
 
     @property
     def start_state(self) -> int:
-        """The state at a sentence's beginning."""
+        """The state at the beginning of a sentence."""
         node = self.word_ids[START]
         first, end = self.trie.first_child[node : node + 2]
         return node if first < end or self.trie.backoff[node] != 0 else -1
 
     @property
     def counts(self) -> list[int]:
-        """How many n-grams there are of each order."""
+        """The number of n-grams of each order."""
         starts = [0, len(self.words)]
         while starts[-1] < len(self.trie.word):
             starts.append(int(self.trie.first_child[starts[-1]]))
@@ -215,7 +214,7 @@ class NGramModel:
         return len(self.counts)
 
     def save(self, path: Path) -> None:
-        """Write the model as a safetensors file, whole or not at all: the arrays, and the words in UTF-8."""
+        """Write the model atomically as a safetensors file: the arrays, and the words in UTF-8."""
         from safetensors.numpy import save_file
 
         words = np.frombuffer("".join(f"{word}\n" for word in self.words).encode(), np.uint8)
@@ -224,9 +223,9 @@ class NGramModel:
 
     @classmethod
     def load(cls, path: Path) -> NGramModel:
-        """Read what `save` wrote; the arrays stay in the file, of which processes share one copy in memory.
+        """Read a file of `save`; its arrays are mapped into memory, which processes share.
 
-        Raises UserError for another file, and for one that is damaged so that walking it would leave the arrays.
+        Raises UserError for other files, and for a damaged file whose indices are out of bounds.
         """
         try:
             model = cls(*_map(path))
@@ -234,21 +233,21 @@ class NGramModel:
             raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
         except ValueError as error:
             raise UserError(
-                f"{path} can't be used as a language model that finetune lm build wrote: {error}. Copy or make it anew."
+                f"{path} can't be used as a language model of finetune lm build: {error}. Copy it or build it again."
             ) from error
         if not _is_sound(model):
-            raise UserError(f"{path} is damaged: its n-grams don't fit together. Copy or make it anew.")
+            raise UserError(f"{path} is damaged: its n-grams are inconsistent. Copy it or build it again.")
         return model
 
     def score(self, words: Iterable[str], bos: bool = True, eos: bool = True) -> list[float]:
         """The natural logarithm of each word's probability after those before it, the sentence's end last.
 
-        `bos` begins at a sentence's beginning, else nothing is known before the first word; `eos` adds the end.
+        `bos` begins with the context `<s>`, else with the empty one; `eos` adds the sentence's end.
         """
         return [float(score) for score in self._score([*words, END] if eos else words, bos)[0]]
 
     def perplexity(self, sentences: Iterable[Iterable[str]]) -> Perplexity:
-        """How well the model predicts sentences of words, their ends included."""
+        """The perplexity of sentences of words, with their ends."""
         num_sentences = num_tokens = num_oovs = 0
         log_prob = oov_log_prob = 0.0
         for sentence in sentences:
@@ -267,11 +266,11 @@ class NGramModel:
 
 
 def _map(path: Path) -> tuple[tuple[str, ...], Trie]:
-    """What `NGramModel.save` wrote, with arrays mapped into memory; raises ValueError for anything else."""
+    """The content of a file of `NGramModel.save`, mapped into memory; raises ValueError for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="np") as checked:  # The header is whole and fits the file's length.
+        with safe_open(path, framework="np") as checked:  # It checks the header and the file's length.
             metadata = checked.metadata() or {}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
@@ -294,7 +293,7 @@ def _map(path: Path) -> tuple[tuple[str, ...], Trie]:
 
 
 def _is_sound(model: NGramModel) -> bool:
-    """Whether walking the trie ends and stays in it: compiled code doesn't look."""
+    """Whether all indices are in bounds and every walk ends: compiled code checks neither."""
     trie, num_words, size = model.trie, len(model.words), len(model.trie.word)
     lengths = [len(array) for array in trie]
     if lengths != [size] * 4 + [size + 1] or size < num_words or len(model.word_ids) != num_words:

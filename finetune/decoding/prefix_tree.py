@@ -1,4 +1,4 @@
-"""What a beam search remembers: prefixes in a tree, when their symbols were emitted, and which are in a beam."""
+"""The data of a beam search: a tree of prefixes, the times of their symbols, and the beams."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from numpy.typing import NDArray
 
 from finetune.decoding.compilation import compiled
 
-# A prefix: all of it but `slot` follows from its symbols, so that one that was forgotten is made again as it was.
+# A prefix. All fields but `slot` follow from its symbols, so a prefix that was dropped can be built again.
 NODE = np.dtype(
     [
         ("parent", np.int32),
-        ("symbol", np.int32),  # The last one; the root's is the word delimiter, for it is before a word.
-        ("lexeme", np.int32),  # The unfinished word's node in the lexicon; -1 when no word begins so.
+        ("symbol", np.int32),  # The last one; the root has the word delimiter, since a word follows it.
+        ("lexeme", np.int32),  # The unfinished word's node in the lexicon; -1 when no word has this beginning.
         ("context", np.int32),  # The language model's state before the unfinished word.
         ("hot", np.int32),  # The hotwords' state.
-        ("slot", np.int32),  # Where in the beam it is; -1 when it is not.
-        ("length", np.int32),  # How many symbols the unfinished word has.
+        ("slot", np.int32),  # Its place in the beam; -1 when it is not in it.
+        ("length", np.int32),  # The unfinished word's number of symbols.
         ("ended_context", np.int32),
-        ("words", np.float64),  # The score of the words that are complete.
-        ("hotwords", np.float64),  # The boosts of the hotwords that are complete.
-        ("fused", np.float64),  # All that is added to the acoustic score.
-        ("ended", np.float64),  # `words` if the unfinished word ended here, and `ended_context`; NaN until needed.
+        ("words", np.float64),  # The score of the complete words.
+        ("hotwords", np.float64),  # The boosts of the complete hotwords.
+        ("fused", np.float64),  # The sum of all that is added to the acoustic score.
+        ("ended", np.float64),  # `words` as if the unfinished word ended here, with `ended_context`; NaN until needed.
     ],
     align=True,
 )
-# When a symbol was emitted; linked to the one before it in the same alignment.
+# The time of a symbol, linked to the symbol before it in the same alignment.
 EMISSION = np.dtype(
     [
         ("previous", np.int32),
-        ("first", np.int32),  # Frame.
-        ("previous_last", np.int32),  # The last frame of the symbol before, and its largest posterior.
+        ("first", np.int32),  # The first frame.
+        ("previous_last", np.int32),  # The last frame of the previous symbol, and its largest log-posterior.
         ("previous_peak", np.float64),
     ],
     align=True,
 )
-# A prefix in the beam, each value for the alignments that end in a blank and for those that end in its last symbol.
+# A prefix in the beam: most values are for the alignments that end in a blank and for those in its last symbol.
 BEAM = np.dtype(
     [
         ("node", np.int32),
-        ("emission_blank", np.int32),  # The best alignment's last symbol: when it was emitted,
+        ("emission_blank", np.int32),  # The last symbol of the best alignment: its emission,
         ("emission_symbol", np.int32),
-        ("last_blank", np.int32),  # in which frame for the last time,
+        ("last_blank", np.int32),  # its last frame,
         ("last_symbol", np.int32),
-        ("peak_blank", np.float64),  # with what logarithm of its posterior at most,
+        ("peak_blank", np.float64),  # its largest log-posterior,
         ("peak_symbol", np.float64),
-        ("path_blank", np.float64),  # and the logarithm of that alignment's probability.
+        ("path_blank", np.float64),  # and the log-probability of the alignment.
         ("path_symbol", np.float64),
-        ("blank", np.float64),  # Logarithms of the probability of all alignments.
+        ("blank", np.float64),  # Log-probabilities of all alignments.
         ("extended", np.float64),
         ("total", np.float64),
         ("score", np.float64),  # `total` and the node's `fused`.
@@ -60,38 +60,38 @@ BEAM = np.dtype(
 
 
 class Tree(NamedTuple):
-    """All prefixes and emissions, and a hash table to find a prefix by its parent and symbol."""
+    """All prefixes and emissions, and a hash table that finds a prefix by its parent and symbol."""
 
     nodes: NDArray[Any]
-    table: NDArray[np.int32]  # A power of two of node numbers, -1 where free.
+    table: NDArray[np.int32]  # Node numbers, -1 where free; its size is a power of two.
     emissions: NDArray[Any]
 
 
 class Beams(NamedTuple):
-    """The beams of several widths, each before a frame and after it in turn.
+    """The beams of several widths, double-buffered: before and after a frame.
 
-    A narrower beam is empty, and the same as the widest, until it first has to drop what the widest keeps.
+    A narrower beam is empty while it equals the widest: until it first has to drop a prefix that the widest keeps.
     """
 
     entries: NDArray[Any]  # (2, beams, largest width)
     sizes: NDArray[np.int64]  # (beams,)
 
 
-# What is in `counts`; SIDE is the half of the entries that is before the next frame.
+# The indices of `counts`; SIDE is the half of `Beams.entries` that is before the next frame.
 NODES, EMISSIONS, FRAMES, SIDE = range(4)
 
 
 def build_tree(room: int) -> Tree:
-    """A tree of a root, with room for so many prefixes."""
+    """A tree that has only a root, with room for `room` prefixes."""
     table_size = 2 ** math.ceil(math.log2(2 * room))
     return Tree(np.zeros(room, NODE), np.full(table_size, -1, np.int32), np.zeros(room, EMISSION))
 
 
 @compiled
 def find_place(table: NDArray[np.int32], nodes: NDArray[Any], parent: int, symbol: int) -> int:
-    """Where in the table a prefix is, or belongs."""
+    """The place of a prefix in the table, or the free place for it."""
     mask = len(table) - 1
-    # Multiplying by an odd number and taking the upper bits spreads neighbours (Knuth, volume 3, section 6.4).
+    # Multiplicative hashing (Knuth, volume 3, section 6.4).
     place = (((parent * 40503 + symbol) * 2654435761) >> 16) & mask
     while True:
         node = table[place]
@@ -125,9 +125,9 @@ def add_emission(
 
 @compiled
 def make_room(tree: Tree, beams: NDArray[Any], counts: NDArray[np.int64], larger: Tree) -> None:
-    """Copy what beams need to another tree: their prefixes, the prefixes' beginnings, and their alignments.
+    """Copy all that the beams need to another tree: their prefixes with all ancestors, and their alignments.
 
-    `beams` has all prefixes of all beams, whose numbers are changed.
+    `beams` has all prefixes of all beams; they are renumbered.
     """
     nodes, emissions = tree.nodes, tree.emissions
     new_node = np.full(counts[NODES], -1, np.int32)
@@ -174,7 +174,7 @@ def make_room(tree: Tree, beams: NDArray[Any], counts: NDArray[np.int64], larger
 
 @compiled
 def trace(tree: Tree, beam: Any) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """The symbols of a prefix in its best alignment: each one's first and last frame and its largest log-posterior."""
+    """The symbols of a prefix in its best alignment, with their first and last frames and largest log-posteriors."""
     depth, number = 0, beam.node
     while number > 0:
         depth += 1

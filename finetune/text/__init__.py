@@ -1,1 +1,1 @@
-"""Transcripts: normalisation, numbers, tags, words, vocabulary."""
+"""Transcripts: text files, normalisation, numbers, annotation tags, words, vocabulary."""

@@ -1,7 +1,7 @@
-"""Regular expressions of recipes and models: those that could take long run in a process of its own, with a time limit.
+"""Regular expressions of recipes and models; those that may take long run in a separate process with a time limit.
 
-Python's `re` backtracks over some texts for ever and can't be interrupted, and other engines find other matches: `\\w`
-is a vowel sign for `regex`, and none for `re`.
+Python's `re` may backtrack without end and cannot be interrupted, and other engines find other matches: `\\w` matches a
+vowel sign in `regex` and not in `re`.
 """
 
 import json
@@ -16,15 +16,15 @@ from typing import Any
 
 from finetune.errors import StepError, UserError
 
-# For one text, of which a usual expression takes less than a millisecond.
+# The time limit for one text; a usual expression takes less than a millisecond.
 _MOST_SECONDS = 5.0
-# So many steps of backtracking take a tenth of a second.
+# This number of backtracking steps takes a tenth of a second.
 _MOST_STEPS = 1e7
 _LONGEST_EXPRESSION, _MOST_REPEATED = 10_000, 1000
-# Characters that any text may grow to, and how many times as long a longer one may become.
+# A result may have this many characters, or be this many times as long as the text.
 _MOST_CHARACTERS, _MOST_GROWTH = 1_000_000, 20
 
-# What the process runs: a line of JSON in, a line out. Its watchdog ends it in the midst of an expression, too.
+# The program of the process: a line of JSON in, a line out. A watchdog ends it, also during a match.
 _PROGRAM = """
 import faulthandler, json, os, re, sys
 silent = open(os.devnull, "w")
@@ -49,7 +49,7 @@ for line in sys.stdin:
 
 
 class Replacement:
-    """An expression, and what is written in the place of what it matches, as `re.sub` takes them."""
+    """A regular expression and the template that replaces its matches, as in `re.sub`."""
 
     def __init__(self, pattern: str, template: str) -> None:
         """Raises StepError for an expression or a template that can't be used."""
@@ -58,14 +58,14 @@ class Replacement:
         try:
             self._compiled = re.compile(pattern)
             parser = re._parser  # type: ignore[attr-defined]
-            parser.parse_template(template, self._compiled)  # A bad \1 shows only at a match.
+            parser.parse_template(template, self._compiled)  # An invalid \1 would raise only at a match.
             self._choices = _count_choices(parser.parse(pattern))
         except (re.error, IndexError, OverflowError, RecursionError) as error:
             raise StepError(f"replace: {pattern!r} to {template!r} can't be used: {error}") from error
         self._pattern, self._template = pattern, template
 
     def __call__(self, text: str) -> str:
-        """Raises UserError where it takes longer than 5 s or makes too much of a text."""
+        """Raises UserError where it takes longer than 5 s or the result is too long."""
         places = len(text) + 1.0
         parts = self._template.count("\\")
         written = places * (len(self._template) + parts * len(text))
@@ -75,9 +75,9 @@ class Replacement:
 
 
 def match_all(pattern: str, names: Iterable[str]) -> list[str]:
-    """Those names that an expression matches as a whole.
+    """The names that an expression matches in full.
 
-    Raises UserError for one that can't be used, and where that takes longer than 5 s.
+    Raises UserError for an invalid expression, and where a match takes longer than 5 s.
     """
     try:
         re.compile(pattern)
@@ -87,7 +87,7 @@ def match_all(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def require_growth(text: str, before: str, what: str) -> str:
-    """A text that was made of another; raises UserError where it is too long for that, which `what` did."""
+    """`text`, which `what` made of `before`; raises UserError where it is too long for that."""
     if len(text) > _limit(before):
         raise UserError(
             f"{what} makes {len(text)} characters of {len(before)}: expected at most {_limit(before)}; look at the "
@@ -101,10 +101,10 @@ def _limit(text: str) -> int:
 
 
 def _count_choices(parsed: Any) -> float:
-    """How many times an expression can go on in several ways.
+    """How many choices an expression has: places where it can continue in several ways.
 
-    With n characters and k choices it tries about (n + 1)^(k + 1) ways at most. Infinite is that of one that refers
-    back, repeats what has choices, or repeats thousands of times what may be nothing.
+    With n characters and k choices a match tries at most about (n + 1)^(k + 1) ways. It is infinite for an expression
+    with a back-reference, a repetition of a part that has choices, or a minimum of more than 1000 repetitions.
     """
     choices = 0.0
     for operation, value in parsed:
@@ -117,7 +117,7 @@ def _count_choices(parsed: Any) -> float:
 
 
 def _find_parts(value: Any) -> Iterator[Any]:
-    """The expressions within what `re` makes of a part of one."""
+    """The expressions within a part of an expression that `re` has parsed."""
     if isinstance(value, re._parser.SubPattern):  # type: ignore[attr-defined]
         yield value
     elif isinstance(value, list | tuple):
@@ -126,14 +126,14 @@ def _find_parts(value: Any) -> Iterator[Any]:
 
 
 class _Process:
-    """Runs `_PROGRAM`, started when it is first asked and again after each time that it took too long."""
+    """Runs `_PROGRAM`; started at the first request, and again after each timeout."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, request: str) -> str:
-        """The line that answers a line; nothing where there is none within the time."""
+        """The answer to a request, both lines of JSON; empty after a timeout."""
         with self._lock:
             if self._process is None:
                 command = [sys.executable, "-I", "-S", "-c", _PROGRAM]
@@ -152,7 +152,7 @@ class _Process:
                 answer = process.stdout.readline()
             except BrokenPipeError:
                 answer = ""
-            except BaseException:  # An interruption: the answer that is still to come would be taken for the next.
+            except BaseException:  # An interruption: the late answer would be read as that of the next request.
                 process.kill()
                 raise
             if answer:
@@ -163,7 +163,7 @@ class _Process:
             return answer
 
 
-# By process, as one that was forked has a copy of these.
+# By process, since a forked process has a copy of this dictionary.
 _processes: dict[int, _Process] = {}
 
 
@@ -174,7 +174,7 @@ def _ask(pattern: str, template: str | None, text: str) -> Any:
     if not answer:
         raise UserError(
             f"{said} takes longer than {_MOST_SECONDS:g} s for a text of {len(text)} characters: write it without "
-            "repetitions within repetitions."
+            "nested repetitions."
         )
     found = json.loads(answer)
     if found is None:

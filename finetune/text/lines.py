@@ -1,4 +1,4 @@
-"""A text file to its characters and lines: the only place that knows encodings and line ends."""
+"""Reading text files: the only module that handles encodings and line ends."""
 
 import codecs
 from pathlib import Path
@@ -7,7 +7,7 @@ from finetune.errors import UserError
 from finetune.resources.limits import MAX_TEXT_BYTES, read_at_most
 from finetune.resources.storage import is_plain, is_url
 
-# The longer marks first: UTF-32's begins with UTF-16's.
+# The longer byte order marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -17,14 +17,14 @@ _MARKS = (
 
 
 def read_text(file: Path, special: bool = False, of_rows: bool = False) -> str:
-    """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, without the mark.
 
-    A pipe or a device is only read if it may be `special`: what a person named is, what lies in a corpus is not. With
-    `of_rows` it may hold nulls and halves of characters: one bad row is no reason to refuse the others. Raises
+    With `special` the file may be a pipe or a device: for files that a person named, not for those of a corpus. With
+    `of_rows` it may have null bytes and incomplete characters, so that one bad row does not refuse the others. Raises
     UserError for another encoding, with the line and the byte that show it, and for more than MAX_TEXT_BYTES.
     """
     if not special and not is_plain(file):
-        raise UserError(f"{file} can't be read: expected a file, no pipe or device.")
+        raise UserError(f"{file} can't be read: expected a file, not a pipe or device.")
     try:
         return decode_text(_read(file), of_rows)
     except ValueError as error:
@@ -35,18 +35,18 @@ def read_text(file: Path, special: bool = False, of_rows: bool = False) -> str:
 
 
 def _read(file: Path) -> bytes:
-    if is_url(str(file)):  # Asked for in one request.
+    if is_url(str(file)):  # One request.
         return file.read_bytes()
     with file.open("rb") as opened:
         return read_at_most(opened, MAX_TEXT_BYTES, str(file))
 
 
 def decode_text(content: bytes, of_rows: bool = False) -> str:
-    """A file's bytes as `read_text` gives them; raises ValueError that names the line and the byte."""
+    """Decode a file's bytes as `read_text` does; raises ValueError with the line and the byte."""
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in content and not (of_rows and _has_lines(content)):
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise ValueError(f"the byte 0x00 in line {line} is no text, perhaps UTF-16 without its byte order mark")
+        raise ValueError(f"the byte 0x00 in line {line} is not text, perhaps UTF-16 without a byte order mark")
     try:
         return content.decode(encoding, "surrogatepass" if of_rows else "strict")
     except UnicodeDecodeError as error:
@@ -57,17 +57,17 @@ def decode_text(content: bytes, of_rows: bool = False) -> str:
 
 
 def _has_lines(content: bytes) -> bool:
-    """Whether lines end by a byte, and not by two as in UTF-16."""
+    """Whether lines end with one byte, and not with two as in UTF-16."""
     ends = content.count(b"\n")
     return ends > max(content.count(b"\n\0"), content.count(b"\0\n"))
 
 
 def split_lines(text: str) -> list[str]:
-    r"""The lines of a text, which end in \n, \r\n, \r\r\n, or, in a text without any \n, in \r, and nowhere else.
+    r"""The lines of a text, which end in \n, \r\n or \r\r\n only, or in \r in a text without \n.
 
-    \r\r\n is what Python's csv writes on Windows into a file that was opened without newline="".
+    Python's csv module writes \r\r\n on Windows into a file that was opened without newline="".
 
-    `str.splitlines` also splits inside a transcript, at U+2028, U+2029, U+0085, \x0b, \x0c and \x1c to \x1e.
+    `str.splitlines` would also split within a transcript, at U+2028, U+2029, U+0085, \x0b, \x0c and \x1c to \x1e.
     """
     lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     if not lines[-1]:

@@ -1,7 +1,7 @@
-"""Digits in transcripts to the words that are said for them, or the reason why nobody can know which.
+"""Numbers in transcripts as words; numbers that can be said in several ways are reported instead.
 
-Cardinals, English ordinals and years' names are num2words's. What it says of decimals depends on the language (a final
-0 is lost, Italian loses the whole fraction), so decimals, minus and percent are put together here from a table.
+num2words writes cardinals, English ordinals and decades. Its decimals are wrong in some languages (a final 0 is lost,
+Italian loses the whole fraction), so decimals, minus and percent are composed here from a table.
 """
 
 import functools
@@ -13,13 +13,13 @@ import regex
 
 from finetune.errors import StepError, TranscriptError
 
-_LONGEST_NUMBER = 20  # More digits, as of a card or a phone, are said one by one.
+_LONGEST_NUMBER = 20  # More digits, as of a card or phone number, are said one by one.
 
 
 class _Writing(NamedTuple):
-    """How a language writes and says numbers: the decimal mark, and words, "" where they depend on what is counted.
+    """How a language writes and says numbers: the decimal mark and words, "" where a word depends on the context.
 
-    `fraction` says decimals by `digits` or as one `number`; with "" those of several digits may be said either way.
+    `fraction`: decimals are said by `digits` or as one `number`; with "" several digits may be said either way.
     `groups_by_space`: 1 000 is one number.
     """
 
@@ -31,7 +31,7 @@ class _Writing(NamedTuple):
     groups_by_space: bool = False
 
 
-# The marks are those of Unicode's CLDR. A language that is missing here has whole numbers alone.
+# The decimal marks are those of Unicode's CLDR. For a language without an entry only whole numbers are read.
 _WRITINGS = {
     "en": _Writing(".", "point", "minus", "percent", "digits"),
     "de": _Writing(",", "Komma", "minus", "Prozent", "digits"),
@@ -58,7 +58,7 @@ _WRITINGS = {
     **{name: _Writing(",") for name in ("az", "eo", "eu", "sl", "sr", "tet", "tg", "tr")},
     **{name: _Writing(".") for name in ("es_GT", "es_NI", "fr_CH")},
 }
-# Languages that write a dot behind an ordinal: 3. Mai.
+# Languages that write a dot after an ordinal: 3. Mai.
 _ORDINAL_DOT = frozenset(
     {"az", "cs", "da", "de", "fi", "hu", "is", "kz", "lt", "lv", "no", "pl", "sk", "sl", "sr", "tr"}
 )
@@ -68,10 +68,12 @@ _FIRST_DECIMAL_COMMA = frozenset(
     {"cs", "da", "de", "es", "fi", "fr", "id", "it", "nl", "no", "pl", "pt", "ru", "sv", "tr", "uk", "vi"}
 )
 
-_SPACES = "\u00a0\u2009\u202f"  # No-break, thin and narrow no-break: within a number they part groups in any language.
+_SPACES = (
+    "\u00a0\u2009\u202f"  # No-break, thin and narrow no-break: within a number they separate groups in any language.
+)
 _SPACED = regex.compile(rf"(?<![\d.,'’])\d{{1,3}}(?:[{_SPACES} ]\d{{3}})+(?![\d])")
 _HAN_AND_LIKE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}"
-# What belongs to a number: up to a space, a dash that parts words, or a letter of a script without spaces.
+# The rest of a number: up to a space, a dash between words, or a letter of a script without spaces.
 _REST = rf"[^\s—…{_HAN_AND_LIKE}]*"
 _CHUNK = regex.compile(
     rf"(?:\p{{Sc}}[{_SPACES} ]?)?{_REST}[\p{{Nd}}\p{{No}}\p{{Nl}}]{_REST}(?:[{_SPACES} ]?[%°\p{{Sc}}](?!\d))?"
@@ -85,9 +87,9 @@ _UNSPACED = frozenset({"ja", "th"})
 
 
 def build_number_words(language: str) -> Callable[[str], str]:
-    """A step that writes numbers as words and leaves as they are those that it can't read.
+    """A step that writes numbers as words and does not change those that it can't read.
 
-    Raises StepError for a language that num2words doesn't know, or without num2words.
+    Raises StepError for a language that num2words doesn't have, and where num2words is not installed.
     """
     speaker = _Speaker(language)
     return lambda text: speaker.say_all(text)[0]
@@ -107,7 +109,7 @@ def build_strict_number_words(language: str) -> Callable[[str], str]:
 
 
 def build_first_number_words(language: str) -> Callable[[str], str]:
-    """The step as it was before version 2 of a model's normalisation: what can't be read is said part by part."""
+    """The step as in version 1 of a model's normalisation: numbers that it can't read are said part by part."""
     cardinal = load_cardinal(language)
     point = "," if language in _FIRST_DECIMAL_COMMA else "."
     group = "." if point == "," else ","
@@ -117,7 +119,7 @@ def build_first_number_words(language: str) -> Callable[[str], str]:
 
         try:
             return str(num2words.num2words(number, lang=language))
-        except OverflowError:  # Larger than the language has names for.
+        except OverflowError:  # The language has no word for so large a number.
             return " ".join(cardinal(int(digit), "cardinal") or "" for digit in str(number) if digit.isdecimal())
 
     def say(match: regex.Match[str]) -> str:
@@ -137,7 +139,7 @@ def build_first_number_words(language: str) -> Callable[[str], str]:
 
 
 class _Speaker:
-    """Says numbers in one language."""
+    """Writes the numbers of one language as words."""
 
     def __init__(self, language: str) -> None:
         self._cardinal = load_cardinal(language)
@@ -152,9 +154,9 @@ class _Speaker:
         self._number = regex.compile(rf"(?P<whole>{western}|{indian}|\d+)(?:[{mark}٫](?P<fraction>\d+))?")
 
     def say_all(self, text: str) -> tuple[str, list[str]]:
-        """A text with its numbers in words, and those that stay as they are."""
+        """A text with its numbers as words, and the numbers that can't be read and are not changed."""
         unreadable: list[str] = []
-        # Only here may a space be within a number; a private character stands for it.
+        # A space within a number is replaced by a private-use character.
         joined = _SPACED.sub(lambda match: self._join(match.group()), text)
 
         def say(match: regex.Match[str]) -> str:
@@ -167,7 +169,7 @@ class _Speaker:
                 unreadable.append(match.group().replace("\ue000", " "))
                 return match.group()
             before, after = joined[: match.start()][-1:], behind[:1]
-            # A letter beside it is of a script without spaces.
+            # An adjacent letter is of a script without spaces.
             parted = "" if self._base in _UNSPACED else " "
             left, right = parted if before.isalnum() else "", parted if after.isalnum() else ""
             return f"{left}{inner['before']}{said}{inner['after']}{right}"
@@ -175,14 +177,14 @@ class _Speaker:
         return _CHUNK.sub(say, joined).replace("\ue000", " "), unreadable
 
     def _join(self, digits: str) -> str:
-        """Groups of digits as one chunk: a number where the language writes it so, else what nobody can read."""
+        """Groups of digits as one chunk: a number where the language groups by spaces, else an unreadable chunk."""
         plain = " " in digits
         if plain and not self._writing.groups_by_space:
             return digits.replace(" ", "\ue000")
         return regex.sub(rf"[{_SPACES} ]", "", digits)
 
     def _say(self, core: str) -> str | None:
-        """What is said for a number with all that is written onto it; None where that isn't known."""
+        """The words for a number with everything attached to it; None where they are ambiguous or unknown."""
         writing, english = self._writing, self._base == "en"
         core = regex.sub(rf"[{_SPACES} ](?=[%°\p{{Sc}}])|(?<=\p{{Sc}})[{_SPACES} ]", "", core)
         if core[:1] in _DASHES and writing.minus and (said := self._say_number(core[1:].removesuffix("%"))):
@@ -211,7 +213,7 @@ class _Speaker:
             suffix = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
             return self._convert(number, "ordinal") if whole and suffix == parts[2].lower() else None
         if parts := regex.fullmatch(r"['’]?(\d{2}|\d{4})['’]?s", core):
-            if int(parts[1]) % 10 or int(parts[1]) in (0, 1000):  # 1000s may be thousands.
+            if int(parts[1]) % 10 or int(parts[1]) in (0, 1000):  # 1000s may mean "thousands".
                 return None
             said = self._convert(int(parts[1]), "year")
             return said and (f"{said[:-1]}ies" if said.endswith("y") else f"{said}s")
@@ -229,16 +231,16 @@ class _Speaker:
         return f"{said} {self._writing.percent}" if self._writing.percent else None
 
     def _say_number(self, digits: str) -> str | None:
-        """A number as the language writes it, and nothing else; None for another."""
+        """The words for a number in the language's notation without anything else; None for other text."""
         found = self._number.fullmatch(digits)
         if not found:
             return None
         whole, fraction = regex.sub(r"\D", "", found["whole"]), found["fraction"]
         leading_zero = len(whole) > 1 and int(whole[0]) == 0
         if fraction is None:
-            # A leading zero is said: 007 is a number on a door, not seven.
+            # Numbers with leading zeros are said by digits: 007 is not seven.
             return self._say_digits(whole) if leading_zero or len(whole) > _LONGEST_NUMBER else self._say_whole(whole)
-        # Three zeros are the thousands of another country as likely as a fraction.
+        # Three zeros may as well be the thousands in another country's notation.
         if not self._writing.point or leading_zero or (set(map(int, fraction)) == {0} and len(fraction) == 3):
             return None
         zeros = len(fraction) - len(fraction.lstrip("0"))
@@ -263,9 +265,9 @@ class _Speaker:
 
 
 def load_cardinal(language: str) -> Callable[[int, str], str | None]:
-    """num2words in a language: a number and `cardinal`, `ordinal` or `year` to words, or None where it has none.
+    """num2words for a language: from a number and `cardinal`, `ordinal` or `year` to words, or None.
 
-    Raises StepError for a language that it doesn't know, or without num2words.
+    Raises StepError for a language that it doesn't have, and where num2words is not installed.
     """
     try:
         import num2words
@@ -278,7 +280,7 @@ def load_cardinal(language: str) -> Callable[[int, str], str | None]:
     def convert(number: int, kind: str) -> str | None:
         try:
             return str(num2words.num2words(number, lang=language, to=kind)) or None
-        # It raises whatever its tables lead to: KeyError in Chechen, TypeError in Amharic.
+        # It raises many types: KeyError in Chechen, TypeError in Amharic.
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError):
             return None
 
@@ -287,7 +289,7 @@ def load_cardinal(language: str) -> Callable[[int, str], str | None]:
 
 @functools.cache
 def _list_number_words() -> dict[str, frozenset[str]]:
-    """The words for 2 to 20, the tens, 100 and 1000 in each language of num2words; {} without it."""
+    """The words for 2 to 20, the tens, 100 and 1000 in each language of num2words; {} without num2words."""
     try:
         import num2words
     except ImportError:
@@ -303,9 +305,9 @@ def _list_number_words() -> dict[str, frozenset[str]]:
 
 
 def count_number_words(texts: Iterable[str]) -> tuple[str, Counter[str]] | None:
-    """The language whose number words are in normalised texts, and how often each; None for fewer than three.
+    """The language of the number words in normalised texts, and each word's count; None for fewer than three words.
 
-    Of several languages it is the one with most different words, then most words.
+    Of several languages the one with most distinct words is returned, then the one with most words.
     """
     counts = Counter(word for text in texts for word in text.lower().split())
     best: tuple[str, Counter[str]] | None = None

@@ -1,4 +1,4 @@
-"""Annotation tags in transcripts: what is written in brackets and not said, as <unk>, [NOISE] or (laughs)."""
+"""Annotation tags in transcripts: text in brackets that is not said, such as <unk>, [NOISE] or (laughs)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import regex
 from finetune.errors import StepError, TranscriptError
 
 _BRACKETS = {"<>": "<＜>＞", "[]": r"\[［\]］", "{}": r"{｛}｝", "()": "(（)）"}
-_MOST_CHARACTERS = 40  # More is a sentence in brackets, or a smaller-than and a greater-than far from each other.
-# Words in parentheses are said as often as not: these are what transcribers write of sounds.
+_MOST_CHARACTERS = 40  # Longer text is a sentence in brackets, or between a less-than and a greater-than sign.
+# Words in parentheses are often said; these are words that transcribers write for sounds.
 _SOUNDS = (
     "applause|breath|breathe?s|breathing|chuckles?|coughs?|coughing|crosstalk|crying|giggles?|hesitation|inaudible|"
     "inhales|indiscernible|laughs?|laughing|laughter|lipsmack|music|noise|pause|sighs?|silence|sneezes?|sniffs?|"
@@ -20,7 +20,7 @@ _LITERALS = r"(?<!\w)(?:ignore_time_segment_in_scoring|inter_segment_gap)(?!\w)|
 
 
 def _enclosed(brackets: str) -> str:
-    """A pattern of text in such brackets; of round ones only where no letter is beside them, as in colour(s)."""
+    """A pattern of text in these brackets; round ones must not touch a letter, as in colour(s)."""
     marks = _BRACKETS[brackets]
     half = len(marks) // 2
     opening, closing = f"[{marks[:half]}]", f"[{marks[half:]}]"
@@ -40,26 +40,26 @@ _TAG = regex.compile("|".join([*(_enclosed(each) for each in ("<>", "[]", "{}"))
 
 
 def find_tags(text: str) -> Iterator[str]:
-    """The annotation tags of a text, one after another; words in parentheses only where they name a sound."""
+    """The annotation tags of a text in order; words in parentheses only where they name a sound."""
     return (match.group() for match in _TAG.finditer(text))
 
 
 def find_parentheses(text: str) -> Iterator[str]:
-    """What a text has in parentheses that is no tag by itself: it may be said or not."""
+    """The texts in parentheses that are not tags by themselves: they may be said or not."""
     return (match.group() for match in _PARENTHESES.finditer(text) if not _TAG.fullmatch(match.group()))
 
 
 def build_removal(tags: Sequence[str] | None = None) -> Any:
-    """A step that puts a space in place of each tag that `find_tags` finds, or of those listed, in any case.
+    """A step that replaces each tag of `find_tags`, or each listed one in any case, by a space.
 
-    `()`, `[]`, `{}` and `<>` in a list stand for whatever is in such brackets. Raises StepError for another argument.
+    `()`, `[]`, `{}` and `<>` in a list match any text in such brackets. Raises StepError for another argument.
     """
     pattern = _compile("remove_tags", tags)
     return lambda text: pattern.sub(" ", text)
 
 
 def build_mapping(texts: Mapping[str, str]) -> Any:
-    """A step that writes a text in place of each tag of a table, in any case; raises StepError for another argument."""
+    """A step that replaces each tag of a table, in any case, by its text; raises StepError for another argument."""
     written = isinstance(texts, Mapping) and all(isinstance(part, str) for pair in texts.items() for part in pair)
     if not written or not texts:
         raise StepError(f"map_tags: found {texts!r}; expected what to write for each tag, as in {{'<COMMA>': ','}}")
@@ -69,7 +69,7 @@ def build_mapping(texts: Mapping[str, str]) -> Any:
 
 
 def build_refusal(tags: Sequence[str] | None = None) -> Any:
-    """A step that raises TranscriptError for a text with a tag; which are tags, and what it raises itself, as above."""
+    """A step that raises TranscriptError for a text with a tag; tags and StepError are as for `build_removal`."""
     pattern = _compile("drop_tagged", tags)
 
     def step(text: str) -> str:
@@ -91,6 +91,6 @@ def _compile(step: str, tags: Sequence[str] | None) -> regex.Pattern[str]:
 
 
 def _literal(tag: str) -> str:
-    """A tag as it stands; one that begins or ends with a letter is no part of a word."""
+    """A pattern of a literal tag; if it begins or ends with a letter, it must not be a part of a word."""
     before, after = (r"(?<!\w)" if tag[0].isalnum() else ""), (r"(?!\w)" if tag[-1].isalnum() else "")
     return before + regex.escape(tag) + after

@@ -1,4 +1,4 @@
-"""The words of a run's training transcripts, beside its model and not in it: they may tell what was said there."""
+"""The words of a run's training transcripts, kept beside the model and not in it: they may be private."""
 
 import gzip
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def save_training_words(run: Path, transcripts: Iterable[str]) -> None:
 
 
 def load_training_words(model: str | Path) -> frozenset[str] | None:
-    """The words that a model's run was trained on, from the folder above the model's; None where they aren't known.
+    """The training words of a model's run, from the folder above the model's; None where there is no such file.
 
     Raises UserError for a damaged file.
     """
@@ -28,7 +28,7 @@ def load_training_words(model: str | Path) -> frozenset[str] | None:
     if not file.is_file():
         return None
     try:
-        # An older file has whole sentences where today's words are characters.
+        # In scripts without spaces an older file has whole sentences, where words are characters now.
         return frozenset(split_words(unpack(file.read_bytes(), MAX_WORD_LIST_BYTES).decode("utf-8")))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): remove it to do without words unseen in training.") from error
+        raise UserError(f"{file} is damaged ({error}): remove it to report no words unseen in training.") from error

@@ -16,27 +16,27 @@ from finetune.text.word_marks import WORD_MARKS, build_punctuation_removal, remo
 from finetune.text.word_units import join_han
 
 NORMALIZATION_FILE = "text_normalization.json"
-VERSION = 2  # of what steps mean; a file without one is of version 1.
+VERSION = 2  # Of the steps' definitions; a file without a version has version 1.
 DEFAULT_STEPS: "tuple[Step, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
 
 Step = str | dict[str, Any]
 """A step's name, or its name and argument: `lowercase`, `{lowercase: tr}`, `{replace: [PATTERN, TEXT]}`."""
 
-# Characters that are in a text and not seen: soft hyphen, zero-width space, word joiner, byte order mark.
+# Invisible characters: soft hyphen, zero-width space, word joiner, byte order mark.
 _INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u2060\ufeff"))
 
-# Typographic apostrophes are spelling, not punctuation: they become the one on the keyboard.
+# Typographic apostrophes are spelling, not punctuation: they become the ASCII one.
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'"})
 
-# Short vowels and other reading aids, which most Arabic text is written without, and the stroke that stretches words.
+# Short vowels and other reading aids, which most Arabic text omits, and the tatweel.
 _ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 
-# Zero-width non-joiner and joiner: in Indic scripts they choose a glyph, not a letter.
+# Zero-width non-joiner and joiner: in Indic scripts they select a glyph, not a letter.
 _JOINERS = str.maketrans(dict.fromkeys("\u200c\u200d"))
 
 
 def _remove_punctuation(text: str) -> str:
-    # Categories P* (punctuation) and S* (symbols) part words; an apostrophe inside a word stays.
+    # Categories P* (punctuation) and S* (symbols) separate words; an apostrophe within a word is kept.
     text = text.translate(_APOSTROPHES)
     kept = "".join(c if c == "'" or unicodedata.category(c)[0] not in "PS" else " " for c in text)
     return " ".join(stripped for word in kept.split() if (stripped := word.strip("'")))
@@ -55,9 +55,9 @@ def _uppercase_in(language: str) -> Callable[[str], str]:
 
 
 def _keep(characters: str) -> Callable[[str], str]:
-    """Nothing but these characters and spaces: other punctuation parts words, other letters are dropped."""
+    """Keep these characters and spaces: other punctuation separates words, other letters are dropped."""
     if not isinstance(characters, str) or not characters:
-        raise StepError(f"keep: found {characters!r}; expected the characters to keep, as one text")
+        raise StepError(f"keep: found {characters!r}; expected the characters to keep, as one string")
     kept = set(characters)
 
     def step(text: str) -> str:
@@ -76,7 +76,7 @@ def _replace(pair: list[str]) -> Callable[[str], str]:
 
 PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
-    # NFKC would make a space and a combining mark of the acute accent, which many keyboards use as an apostrophe.
+    # NFKC would decompose the acute accent, which many keyboards use as an apostrophe, into a space and a mark.
     "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
     "lowercase": str.lower,
     "uppercase": str.upper,
@@ -93,23 +93,23 @@ STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "remove_punctuation": build_punctuation_removal,
     "keep": _keep,
     "replace": _replace,
-    "numbers_to_words_1": build_first_number_words,  # as it was in version 1
+    "numbers_to_words_1": build_first_number_words,  # As in version 1.
     "remove_tags": build_removal,
     "map_tags": build_mapping,
 }
-# Steps that refuse a transcript; where nothing can be left out, as in what was recognised, the others take their place.
+# Steps that refuse a transcript, each with its replacement for texts that cannot be skipped, such as hypotheses.
 REFUSING_STEPS: dict[str, tuple[Callable[[Any], Callable[[str], str]], Callable[[Any], Callable[[str], str]]]] = {
     "drop_tagged": (build_refusal, build_removal),
     "numbers_to_words": (build_strict_number_words, build_number_words),
 }
 
-# A preset stands for its steps: `finetune recipe` shows them. Numbers stay digits, because whether "1990" was said as
-# a year or as a number is known only to the one who transcribed it; put `{numbers_to_words: LANGUAGE}` before.
-# Those of languages in WORD_MARKS have its marks inside words, the others an apostrophe alone.
+# A preset is replaced by its steps: `finetune recipe` shows them. Numbers stay digits, since a transcript does not say
+# whether "1990" was read as a year or as a number; put `{numbers_to_words: LANGUAGE}` before a preset for words.
+# Presets of languages in WORD_MARKS keep its marks within words, the others only an apostrophe.
 PRESETS: dict[str, tuple[Step, ...]] = {
     "english": DEFAULT_STEPS,
     "german": DEFAULT_STEPS,
-    # An apostrophe parts an elided article from its word, and stays: l'homme.
+    # The apostrophe after an elided article is kept: l'homme.
     "french": DEFAULT_STEPS,
     "turkish": ("remove_invisible", "nfkc", {"lowercase": "tr"}, "remove_punctuation"),
     "arabic": ("remove_invisible", "nfkc", "remove_arabic_marks", "remove_joiners", "remove_punctuation"),
@@ -120,24 +120,24 @@ PRESETS: dict[str, tuple[Step, ...]] = {
 }
 
 
-# Everything that may stand in a recipe's list.
+# All names that a recipe's list may have.
 NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *REFUSING_STEPS, *PRESETS]))
 _TAG_STEPS = {"remove_tags", "map_tags", "drop_tagged"}
 _TAGS = "<ab> [ab] {ab} (ab) %ab ++ab++"
 
 
 def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps with each preset replaced by its own."""
+    """The steps with each preset replaced by its steps."""
     return tuple(each for step in steps for each in (PRESETS.get(step, (step,)) if isinstance(step, str) else (step,)))
 
 
 def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[str], str]:
-    """A function that applies the steps in order, then parts words by single spaces.
+    """A function that applies the steps in order, then separates words by single spaces.
 
-    `|` stands for the space between words in a CTC vocabulary, so one in a transcript becomes a space;
-    characters that nobody sees (soft hyphen, zero-width space) are dropped first. With `refuse` it raises
-    TranscriptError for a transcript that a step wants left out; otherwise such a step removes what it looks for.
-    Raises StepError for a step that is unknown, has an argument it can't use, or comes too late to do anything.
+    `|` is the word delimiter of a CTC vocabulary, so it becomes a space; invisible characters (soft hyphen, zero-width
+    space) are removed first. With `refuse` the function raises TranscriptError for a transcript that a step refuses;
+    otherwise such a step removes what it finds. Raises StepError for a step that is unknown, has an invalid argument,
+    or comes after steps that remove all that it could find.
     """
     functions: list[Callable[[str], str]] = []
     tags = _TAGS
@@ -159,12 +159,12 @@ def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[s
 
 
 def normalize(text: str, steps: Sequence[Step]) -> str:
-    """One text through `build_normalizer`."""
+    """Normalise one text with `build_normalizer`."""
     return build_normalizer(steps)(text)
 
 
 def describe_steps(steps: Sequence[Step]) -> list[str]:
-    """The steps as a model card names them."""
+    """The steps as a model card lists them."""
     return [step if isinstance(step, str) else json.dumps(step, ensure_ascii=False) for step in steps]
 
 
@@ -183,28 +183,30 @@ def _build_step(step: Step, refuse: bool) -> Callable[[str], str]:
     if isinstance(step, dict) and name in STEPS_WITH_ARGUMENT:
         return STEPS_WITH_ARGUMENT[name](argument)
     if name in PLAIN_STEPS:
-        raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes nothing")
+        raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes no argument")
     if name in STEPS_WITH_ARGUMENT or name in REFUSING_STEPS:
         raise StepError(f"{name}: expected an argument, as in `{{{name}: …}}`")
     raise StepError(f"unknown step {step!r}")
 
 
 def save_normalization(model: Path, steps: Sequence[Step]) -> None:
-    """Write the steps into the model directory, where `finetune evaluate` finds them."""
+    """Write the steps into the model's folder, where `finetune evaluate` finds them."""
     save_steps(model / NORMALIZATION_FILE, expand(steps), VERSION)
 
 
 def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
-    """The steps saved with a model in a folder or on a hub, or None for one that this toolkit did not make.
+    """The steps saved with a model in a folder or on a hub, or None for a model of another toolkit.
 
-    Those of an older version keep what they meant.
+    Steps of an older version keep their meaning.
     """
     return load_steps(model, NORMALIZATION_FILE, build_normalizer, _read_version)
 
 
 def _read_version(version: int, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     if version > VERSION:
-        raise StepError(f"they are of version {version}, and this package knows up to {VERSION}: take a newer one")
+        raise StepError(
+            f"they are of version {version}, and this package supports up to {VERSION}: install a newer one"
+        )
     if version == VERSION:
         return steps
     first = {"numbers_to_words"}
@@ -215,7 +217,7 @@ def _read_version(version: int, steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 def guess_normalization(vocabulary: Iterable[str]) -> tuple[Step, ...]:
-    """The default steps, in capitals for a model that writes capitals."""
+    """The default steps, with `uppercase` for a model that writes capitals."""
     letters = [token for token in vocabulary if len(token) == 1 and token.isalpha()]
     if letters and all(letter == letter.upper() for letter in letters):
         return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)

@@ -1,4 +1,4 @@
-"""Characters of the training transcripts to a CTC tokenizer and processor."""
+"""The CTC vocabulary and tokenizer of the training transcripts' characters."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
 
 
 def count_characters(transcripts: Iterable[str]) -> Counter[str]:
-    """How often each character comes, spaces left out."""
+    """The count of each character, without spaces."""
     counts: Counter[str] = Counter()
     for transcript in transcripts:
         counts.update(transcript)
@@ -20,7 +20,7 @@ def count_characters(transcripts: Iterable[str]) -> Counter[str]:
 
 
 def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
-    """Token to id: the CTC blank `[PAD]` at 0, the word delimiter, each character once as they come, `[UNK]` last."""
+    """Token to id: the CTC blank `[PAD]` at 0, the word delimiter, the distinct characters in their order, `[UNK]`."""
     once = dict.fromkeys(character for character in characters if character not in (" ", WORD_DELIMITER))
     return {token: i for i, token in enumerate([PAD, WORD_DELIMITER, *once, UNKNOWN])}
 
@@ -28,8 +28,8 @@ def build_vocabulary(characters: Iterable[str]) -> dict[str, int]:
 def build_tokenizer(vocabulary: dict[str, int], language: str | None = None) -> Any:
     """A `Wav2Vec2CTCTokenizer` with exactly these tokens, so that `len(tokenizer)` is the head's size.
 
-    Left to its defaults the tokenizer adds `<s>` and `</s>` beyond the vocabulary. With a language its file holds the
-    vocabulary under that language's name, as those of MMS models do.
+    By default the tokenizer would add `<s>` and `</s>` to the vocabulary. With a language its file has the vocabulary
+    under that language's name, as in MMS models.
     """
     from transformers import Wav2Vec2CTCTokenizer
 

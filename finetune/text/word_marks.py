@@ -1,7 +1,7 @@
-"""Marks inside words: which belong to a word in each language, and what else is written for them.
+"""Marks within words: those that belong to words in each language, and the variants in which they are typed.
 
-A mark that is kept has one form, whatever was typed, and stays where letters are on both sides (or, in
-Hawaiian, before one); one that is removed leaves no gap; any other punctuation parts words.
+A kept mark is replaced by its canonical form and kept between two letters (in Hawaiian also before a letter); a removed
+mark leaves no gap; any other punctuation separates words.
 """
 
 import unicodedata
@@ -13,15 +13,15 @@ import regex
 
 from finetune.errors import StepError
 
-# Not seen, and no part of the spelling: soft hyphen, combining grapheme joiner, zero-width spaces, marks of direction,
-# invisible operators, variation selectors, tags. Unicode's joiners are treated apart.
+# Invisible and not part of the spelling: soft hyphen, combining grapheme joiner, zero-width spaces, direction marks,
+# invisible operators, variation selectors, tags. Unicode's joiners are handled separately.
 INVISIBLE = (
     "\u00ad\u034f\u061c\u180b-\u180d\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef"
 )
 _INVISIBLE = regex.compile(f"[{INVISIBLE}]")
-# Here the joiners choose a letter's form, and sometimes a word's meaning (Unicode 17, sections 9.2, 12.1 and 13.2);
-# between other letters, and at a word's edge but behind a virama, they do nothing.
+# In these scripts joiners select a letter's form, and sometimes a word's meaning (Unicode 17, sections 9.2, 12.1 and
+# 13.2). Between other letters, and at a word's edge unless after a virama, they have no effect.
 _SCRIPTS = (
     r"\p{Arabic}\p{Syriac}\p{Mongolian}\p{Devanagari}\p{Bengali}\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}\p{Telugu}"
     r"\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Myanmar}\p{Khmer}\p{Tibetan}"
@@ -33,16 +33,18 @@ _IDLE_JOINERS = regex.compile(
 
 
 class WordMarks(NamedTuple):
-    """A language's marks: each that is kept with what else is written for it, and those that are removed.
+    """A language's marks: the kept ones, each with its variants, and the removed ones.
 
-    `spellings` are other letters for the same: each with what takes its place.
+    `spellings` are variants of letters, each with its replacement.
     """
 
     kept: Mapping[str, str]
     removed: str = ""
-    first: str = ""  # Of the kept ones those that may begin a word.
+    first: str = ""  # The kept marks that may begin a word.
     spellings: Mapping[str, str] = MappingProxyType({})
-    letters: str = r"\p{Lu}\p{Ll}\p{Lt}\p{Lo}\p{Nd}"  # between which they are; an apostrophe may be between any.
+    letters: str = (
+        r"\p{Lu}\p{Ll}\p{Lt}\p{Lo}\p{Nd}"  # The letters beside kept marks; an apostrophe may be between any letters.
+    )
 
 
 _APOSTROPHES = "’‘ʼ`´＇‛"
@@ -53,24 +55,24 @@ _PERSIAN = {"ي": "ی", "ى": "ی", "ك": "ک"}
 WORD_MARKS = {
     # The interpunct of l·l, also as a bullet, a hyphenation point or a decimal point: CLDR's exemplar characters of ca.
     "catalan": WordMarks({"'": _APOSTROPHES, "·": "•‧∙・⋅"}),
-    # Geresh and gershayim (צה״ל, ג׳ורג׳), mostly typed as quotes; the points are left out of most texts.
+    # Geresh and gershayim (צה״ל, ג׳ורג׳), mostly typed as quotes; most texts are written without points.
     "hebrew": WordMarks(
         {"׳": "'" + _APOSTROPHES, "״": '"“”„″', "'": _APOSTROPHES},
         "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7",
         letters="\u05d0-\u05ea\u05ef-\u05f2",
     ),
-    # The apostrophe is a sign of the alphabet (п'ять), typed as a quote or an asterisk too.
+    # The apostrophe is part of the orthography (п'ять), also typed as a quote or an asterisk.
     "ukrainian": WordMarks({"'": _APOSTROPHES + '"*″'}),
-    # The ʻokina is a consonant, at a word's beginning too; a quotation mark there is read as one.
+    # The ʻokina is a consonant, also at a word's beginning; a quotation mark there is read as one.
     "hawaiian": WordMarks({"ʻ": "'" + _APOSTROPHES}, first="ʻ"),
-    # Oʻ and gʻ are letters, the tutuq belgisi parts syllables: one form for both, as keyboards have it.
+    # Oʻ and gʻ are letters, the tutuq belgisi separates syllables: one form for both, as on keyboards.
     "uzbek": WordMarks({"'": _APOSTROPHES + "ʻ"}),
-    # Emphasis, exclamation and question stand on the stressed vowel, inside the word.
+    # The marks of emphasis, exclamation and question are placed on the stressed vowel, within the word.
     "armenian": WordMarks({"՚": "'" + _APOSTROPHES, "'": _APOSTROPHES}, "՛՜՞", letters="\u0531-\u0556\u0560-\u0588"),
-    # A colon parts a foreign word or a number from its ending (EU:n, USA:s).
+    # A colon separates a foreign word or a number from its ending (EU:n, USA:s).
     "finnish": WordMarks({"'": _APOSTROPHES, ":": "："}),
     "swedish": WordMarks({"'": _APOSTROPHES, ":": "："}),
-    # The zero-width non-joiner parts a word's pieces (می‌روم) and stays; Arabic yeh and kaf are the Persian ones.
+    # The zero-width non-joiner between a word's parts (می‌روم) is kept; Arabic yeh and kaf become the Persian ones.
     "persian": WordMarks({"'": _APOSTROPHES}, _ARABIC_POINTS + _TATWEEL, spellings=_PERSIAN),
     "urdu": WordMarks({"'": _APOSTROPHES}, _ARABIC_POINTS + _TATWEEL, spellings={**_PERSIAN, "ه": "ہ"}),
     # Chillus were written with a joiner before Unicode 5.1.
@@ -82,20 +84,20 @@ WORD_MARKS = {
 
 
 def remove_invisible(text: str) -> str:
-    """A text without what nobody sees, and without joiners but where they choose the form of a letter."""
+    """A text without invisible characters; joiners stay where they select the form of a letter."""
     return _IDLE_JOINERS.sub("", _SEVERAL_JOINERS.sub(r"\1", _INVISIBLE.sub("", text)))
 
 
 def find_invisible(text: str) -> list[str]:
-    """What `remove_invisible` would take from a text: the names of the characters."""
+    """The names of the characters that `remove_invisible` would remove from a text."""
     found = [*_INVISIBLE.findall(text), *"".join(_IDLE_JOINERS.findall(text))]
     return [f"U+{ord(character):04X} {unicodedata.name(character, '')}".strip() for character in found]
 
 
 def build_punctuation_removal(language: str) -> Callable[[str], str]:
-    """A step that parts words at all punctuation and symbols but the marks that a language has inside words.
+    """A step that separates words at punctuation and symbols, except for the marks that a language has within words.
 
-    Raises StepError for a language that `WORD_MARKS` has not.
+    Raises StepError for a language without an entry in `WORD_MARKS`.
     """
     marks = WORD_MARKS.get(language) if isinstance(language, str) else None
     if marks is None:

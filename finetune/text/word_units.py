@@ -1,10 +1,10 @@
-"""What counts as a word: what stands between spaces, or a character in scripts that put none between words.
+"""What counts as a word: text between spaces, or a character in scripts without spaces between words.
 
 Chinese and Japanese are counted by character, as SCTK and WeNet do. Thai, Lao, Khmer, Burmese and the other scripts of
 Unicode's line-breaking class SA (UAX #14: Southeast Asian scripts whose words only a dictionary finds) are counted by
-extended grapheme cluster (UAX #29): a vowel sign or a tone mark alone is no unit that a reader would call a character,
-and Whisper's published error rates of Thai, Lao and Burmese are counted so (Radford et al. 2022, arXiv 2212.04356,
-appendix C; `split_letters` of its normalizer). No dictionary is needed, so a score means the same for everybody.
+extended grapheme cluster (UAX #29): readers do not regard a vowel sign or a tone mark alone as a character, and
+Whisper's published error rates of Thai, Lao and Burmese are counted like this (Radford et al. 2022, arXiv 2212.04356,
+appendix C; `split_letters` of its normalizer). No dictionary is needed, so scores are comparable.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import regex
 
 _HAN = "\u3005\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _SOUTHEAST_ASIAN = r"\p{Line_Break=SA}"
-# A Khmer or Burmese consonant below another one: only the newest Unicode tables have both in one cluster.
+# A subscript consonant of Khmer or Burmese: only the newest Unicode tables put both consonants in one cluster.
 _CLUSTER = r"\X(?:(?<=[\u17d2\u1039])\X)*"
 
 
@@ -27,23 +27,24 @@ _BETWEEN_HAN = regex.compile(rf"(?<=[{_HAN}])\s+(?=[{_HAN}])")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text as WER counts them; of scripts without spaces between words each character is one."""
+    """The words of a text as WER counts them; in scripts without spaces between words each character is one."""
     return _split(text, _WORD)
 
 
 def split_timed_words(text: str) -> list[str]:
-    """The words of a text that have times of their own: each Han character or kana, else what is between spaces.
+    """The words of a text that get timestamps: each Han character or kana, else the text between spaces.
 
-    Thai and its like stay whole, because spaces between their phrases mean something: `join_words` gives them back.
+    Thai and similar scripts are not split, since their spaces between phrases matter: `join_words` restores them.
     """
     return _split(text, _TIMED_WORD)
 
 
 def classify_characters(characters: Iterable[str]) -> list[tuple[bool, bool, bool]]:
-    """What `split_words` makes of each character, so that a search can part words as it goes.
+    """The properties of characters by which `split_words` splits, so that a search can split words symbol by symbol.
 
-    Whether it is of a script without spaces, belongs to the character before it, and takes in the one behind it: words
-    are parted between two of which one is of such a script, unless the second belongs to the first.
+    For each character: whether it is of a script without spaces, whether it belongs to the character before it, and
+    whether the character after it belongs to it. Words are split between two characters of which at least one is of
+    such a script, unless the second belongs to the first.
     """
     return [
         (bool(_UNSPACED.match(each)), len(_WORD.findall(f"ก{each}")) == 1, each in "\u17d2\u1039")
@@ -52,7 +53,7 @@ def classify_characters(characters: Iterable[str]) -> list[tuple[bool, bool, boo
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words with a space between, but none between Han characters and kana: what `split_timed_words` parts."""
+    """Join the words of `split_timed_words`: with spaces, but none between Han characters and kana."""
     return join_han(" ".join(words))
 
 
