@@ -395,7 +395,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
         (["."], ". can't be read: Is a directory"),
         (["empty.txt"], "empty.txt: found no words; expected text with a sentence on each line."),
         (["text.txt", "--test", "empty.txt"], "empty.txt: found no words"),
-        (["text.txt", "latin.txt"], "latin.txt, line 2: found no UTF-8"),
+        (["text.txt", "latin.txt"], "latin.txt, line 2: it is not UTF-8"),
         (["cut.txt.gz"], "cut.txt.gz can't be read: Compressed file ended"),
         (["text.txt", "--normalization", "lower"], "The normalisation can't be used: unknown step 'lower'."),
         (["marks.txt", "--normalization", "nfc"], "marks.txt, line 1: found </s>, the language model's own"),

@@ -49,9 +49,9 @@ def build_language_model(
     """
     thresholds = check_thresholds(order, prune)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} already exists: choose another folder with --output, or remove it.")
+        raise UserError(f"{output} exists already: choose another folder with --output, or remove it.")
     if not output.absolute().parent.is_dir():
-        raise UserError(f"{output} can't be created: No such file or directory: {output.parent}.")
+        raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
     with new_folder(output.absolute()) as partial:
         normalised = partial / "normalised.txt"
         told = [f"normalisation: {', '.join(describe_steps(steps))}", _normalise(texts, steps, normalised)]

@@ -1,4 +1,4 @@
-"""Augmentation is reproducible and does what its numbers say."""
+"""Augmentation is reproducible and has the parameters that were asked for."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_same_seed_epoch_and_utterance_give_the_same_waveform() -> None:
 
 
 @pytest.mark.parametrize("other", [(0, 2, 3, 0), (1, 0, 3, 0), (1, 2, 0, 0), (1, 2, 3, 1)])
-def test_another_seed_epoch_utterance_or_purpose_gives_other_numbers(other: tuple[int, int, int, int]) -> None:
+def test_another_seed_epoch_utterance_or_purpose_gives_other_random_numbers(other: tuple[int, int, int, int]) -> None:
     assert generator(1, 2, 3, 0).random() != generator(*other).random()
 
 
@@ -61,14 +61,14 @@ def test_the_original_is_not_changed() -> None:
     np.testing.assert_array_equal(tone, make_tone())
 
 
-def test_nothing_asked_for_is_nothing_done() -> None:
+def test_without_settings_nothing_changes() -> None:
     tone = make_tone()
     np.testing.assert_array_equal(Augmentation().apply(tone, generator(0, 0, 0, 0)), tone)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 10.0, 30.0])
 @pytest.mark.parametrize("samples", [16000, 15999])
-def test_noise_has_the_ratio_that_was_asked_for(snr_db: float, samples: int) -> None:
+def test_noise_has_the_requested_snr(snr_db: float, samples: int) -> None:
     tone = make_tone(samples)
     noisy = add_noise(tone, make_noise(samples, generator(0, 0, 0, 0)), snr_db)
     noise = noisy.astype(np.float64) - tone
@@ -76,7 +76,7 @@ def test_noise_has_the_ratio_that_was_asked_for(snr_db: float, samples: int) -> 
     assert measured == pytest.approx(snr_db, abs=0.05)
 
 
-def test_noise_comes_as_often_as_its_probability_says() -> None:
+def test_noise_is_added_with_its_probability() -> None:
     tone, augmentation = make_tone(400), Augmentation(noise_probability=0.3, noise_snr_db=(10, 10))
     noisy = sum(not np.array_equal(augmentation.apply(tone, generator(0, 0, i, 0)), tone) for i in range(500))
     assert 0.24 < noisy / 500 < 0.36
@@ -92,7 +92,7 @@ def test_faster_speech_is_shorter_by_the_factor(factor: float, percent: int) -> 
     assert len(change_speed(make_tone(), factor)) == math.ceil(16000 * 100 / percent)
 
 
-def test_faster_speech_is_higher() -> None:
+def test_faster_speech_has_a_higher_pitch() -> None:
     fast = change_speed(make_tone(), 1.1)
     pitch = float(np.argmax(np.abs(np.fft.rfft(fast)))) * 16000 / len(fast)
     assert pitch == pytest.approx(550, abs=3)
@@ -108,14 +108,14 @@ def make_vowel(formants: tuple[float, ...], sampling_rate: int = 16000, pitch: i
 
 
 def loudest(waveform: np.ndarray, low: float, high: float) -> float:
-    """The loudest frequency between two of them, in hertz, of a second of sound."""
+    """The loudest frequency within a range in hertz, of a second of sound."""
     spectrum = np.abs(np.fft.rfft(waveform))[round(low) : round(high)]
     return float(low + np.argmax(spectrum))
 
 
 @pytest.mark.parametrize("sampling_rate", [8000, 16000])
 @pytest.mark.parametrize("factors", [(1.0, 1.4, 1.0, 1.0), (1.4, 0.8, 1.0, 1.0), (1.0, 1.0, 0.8, 1.1)])
-def test_each_formant_moves_by_its_own_factor_and_the_pitch_stays(
+def test_each_formant_is_shifted_by_its_own_factor_and_the_pitch_stays(
     factors: tuple[float, ...], sampling_rate: int
 ) -> None:
     formants = (500.0, 1500.0, 2500.0, 3500.0)
@@ -127,13 +127,13 @@ def test_each_formant_moves_by_its_own_factor_and_the_pitch_stays(
     assert harmonics[::100].sum() > 10 * harmonics[50::100].sum()
 
 
-def test_factors_of_one_change_nothing() -> None:
+def test_formant_factors_of_one_change_nothing() -> None:
     vowel = make_vowel((700.0, 1200.0))
     np.testing.assert_allclose(perturb_formants(vowel, np.ones(4), 16000), vowel, atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 100, 511, 513])
-def test_formants_of_the_shortest_speech_are_perturbed_too(samples: int) -> None:
+def test_formant_perturbation_changes_the_shortest_speech_too(samples: int) -> None:
     changed = perturb_formants(make_tone(samples), np.array([1.2, 0.8, 1.0, 1.0]), 16000)
     assert changed.shape == (samples,) and changed.dtype == np.float32 and np.isfinite(changed).all()
 
@@ -154,14 +154,14 @@ def test_gain_is_in_decibels_and_within_its_range() -> None:
 
 @pytest.mark.parametrize("probability", [0.05, 0.2])
 @pytest.mark.parametrize("frames", [30, 200])
-def test_the_masked_share_is_about_the_one_asked_for(probability: float, frames: int) -> None:
+def test_the_masked_share_is_about_the_requested_one(probability: float, frames: int) -> None:
     masks = [draw_mask(frames, probability, 5, generator(0, 0, i, 0)) for i in range(2000)]
-    # Spans overlap, so the share stays below the asked one: 1 - exp(-p) where they are thrown independently.
+    # Spans overlap, so the share is below the requested one: 1 - exp(-p) for independent spans.
     assert np.mean(masks) == pytest.approx(1 - math.exp(-probability), rel=0.1)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 9, 10])
-def test_a_mask_fits_where_there_are_fewer_frames_than_its_spans(frames: int) -> None:
+def test_a_mask_fits_fewer_frames_than_its_span_length(frames: int) -> None:
     masks = [draw_mask(frames, 0.9, 10, generator(0, 0, i, 0)) for i in range(20)]
     assert all(mask.shape == (frames,) for mask in masks)
 
@@ -177,7 +177,7 @@ def test_a_room_decays_by_60_db_in_its_reverberation_time(rt60_seconds: float) -
     assert (last - first) / 16000 * 3 == pytest.approx(rt60_seconds, rel=0.15)
 
 
-def test_reverberation_keeps_length_loudness_and_place() -> None:
+def test_reverberation_keeps_length_level_and_timing() -> None:
     click = np.zeros(8000, dtype=np.float32)
     click[1000] = 0.5
     response = np.concatenate([np.zeros(300), [1.0], 0.5 ** np.arange(1, 200)]).astype(np.float32)
@@ -188,14 +188,14 @@ def test_reverberation_keeps_length_loudness_and_place() -> None:
     assert wet[1002] / wet[1000] == pytest.approx(0.25, rel=1e-3)
 
 
-def test_a_telephone_leaves_the_middle_of_the_spectrum() -> None:
+def test_the_telephone_band_is_the_middle_of_the_spectrum() -> None:
     for hertz, low, high in ((100, 0, 0.02), (1000, 0.98, 1.02), (5000, 0, 0.03)):
         tone = np.sin(2 * np.pi * hertz * np.arange(16000) / 16000).astype(np.float32)
         kept = float(np.std(limit_band(tone, 16000)[2000:-2000]) / np.std(tone))
         assert low <= kept <= high, hertz
 
 
-def test_clipping_cuts_the_share_that_was_asked_for() -> None:
+def test_clipping_affects_the_requested_share() -> None:
     waveform = generator(0, 0, 0, 0).standard_normal(10000).astype(np.float32)
     clipped = clip(waveform, 0.03)
     assert (np.abs(clipped) < np.abs(waveform)).mean() == pytest.approx(0.03, abs=0.001)

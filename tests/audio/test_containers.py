@@ -1,4 +1,4 @@
-"""Sound in containers is decoded block by block, never by way of another file, and what holds none is one sentence."""
+"""Audio in containers is decoded in blocks without opening other files; files without audio are refused."""
 
 import io
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_containers_are_read_in_blocks(folder: Path, tmp_path: Path, kind: str) 
         blocks = list(stream.blocks())
     assert len(blocks) >= 3
     sound = np.concatenate(blocks, axis=1)
-    late = kind in ("aac", "wma")  # These don't say how much their encoder delays the sound.
+    late = kind in ("aac", "wma")  # These do not store their encoder's delay.
     assert sound.shape[1] == pytest.approx(expected.shape[1], abs=2100)
     if not late:
         middle = slice(16000, 16000 * 20)
@@ -71,7 +71,7 @@ def make_sweep_array() -> Path | io.BytesIO:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_segment_of_a_container_is_a_piece_of_the_whole(folder: Path, kind: str) -> None:
+def test_a_segment_of_a_container_equals_the_part_of_the_whole(folder: Path, kind: str) -> None:
     whole = read(folder / f"a.{kind}")
     segment = Recording(str(folder / f"a.{kind}"), None, start=9.0, end=21.5)
     piece = read(segment)
@@ -81,14 +81,14 @@ def test_a_segment_of_a_container_is_a_piece_of_the_whole(folder: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_a_container_is_a_sentence(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_half_a_container_is_refused_with_one_sentence(folder: Path, tmp_path: Path, kind: str) -> None:
     content = (folder / f"a.{kind}").read_bytes()
     (tmp_path / f"half.{kind}").write_bytes(content[: len(content) // 2 + 7])
     with pytest.raises(AudioError, match=r"^(unreadable|truncated|damaged) audio: [^/\n]+$"):
         read(tmp_path / f"half.{kind}")
 
 
-def test_a_film_without_sound_and_what_is_no_film_are_a_sentence(tmp_path: Path) -> None:
+def test_a_video_without_audio_and_other_files_are_refused_with_one_sentence(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "film.mp4"), "w") as film:
         stream = film.add_stream("mpeg4", rate=5)
         stream.width = stream.height = 16

@@ -1,4 +1,4 @@
-"""Files with bytes flipped, parts cut out and lengths replaced: a waveform or a reason, soon and in bounded memory."""
+"""Files with flipped bytes, missing parts and wrong lengths give a waveform or a reason, in bounded time and memory."""
 
 import io
 import resource
@@ -30,7 +30,7 @@ _MOST_SECONDS, _MOST_KIB = 10.0, 1_000_000
 
 
 def make(kind: str) -> bytes:
-    # A second of Opus is one Ogg page, of which a wrong checksum leaves nothing.
+    # A second of Opus is one Ogg page, which is dropped at a wrong checksum.
     seconds = 10 if kind == "opus" else 1
     noise = 0.1 * np.random.default_rng(0).normal(size=(RATE * seconds, 1)).astype(np.float32)
     if (how := KINDS[kind]) is not None:
@@ -42,7 +42,7 @@ def make(kind: str) -> bytes:
 
 
 def read_damaged(kind: str, number: int) -> int:
-    """How many of so many damaged files are read, in a few seconds each, as long as their headers say."""
+    """The number of damaged files that are read, each within seconds and with the length in its header."""
     content, read, peak = make(kind), 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(number):
         recording = Recording(None, mutate(content, np.random.default_rng(seed)))
@@ -69,7 +69,7 @@ def _stream(recording: Recording) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_a_waveform_or_a_reason(kind: str) -> None:
+def test_a_damaged_file_gives_a_waveform_or_a_reason(kind: str) -> None:
     assert 0 < read_damaged(kind, 60) < 60
 
 
@@ -80,6 +80,6 @@ def test_two_thousand_damaged_files(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_a_place_before_the_first_byte_is_not_printed_as_a_traceback() -> None:
-    """As libsndfile asks for it in damaged AIFF."""
+def test_a_seek_before_the_first_byte_prints_no_traceback() -> None:
+    """As libsndfile does in a damaged AIFF."""
     assert 0 < read_damaged("aiff", 60) < 60

@@ -1,4 +1,4 @@
-"""Headers are read once, and again when a file changes; a cache that can't be used is done without."""
+"""Headers are read once, and again when a file changes; an unusable cache is ignored."""
 
 import os
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: list[str | None], c
     assert len(reads) == 2 and after.samples == (6000 if change == "size" else before.samples)
 
 
-def test_what_has_no_header_is_not_remembered(tmp_path: Path, reads: list[str | None]) -> None:
+def test_files_without_a_header_are_not_stored(tmp_path: Path, reads: list[str | None]) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(AudioError, match="unreadable audio"):
@@ -63,7 +63,7 @@ def test_what_has_no_header_is_not_remembered(tmp_path: Path, reads: list[str | 
 
 
 @pytest.mark.parametrize("damage", ["text", "folder", "unwritable"])
-def test_an_index_that_cannot_be_used_is_done_without(tmp_path: Path, damage: str) -> None:
+def test_an_unusable_index_is_ignored(tmp_path: Path, damage: str) -> None:
     recording, index = write_tone(tmp_path / "a.wav", 4000), tmp_path / "index"
     if damage == "text":
         index.write_text("this is no database" * 100)

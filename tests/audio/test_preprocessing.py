@@ -1,4 +1,4 @@
-"""Preprocessing does what its numbers say, and goes with the model to wherever audio is read."""
+"""Preprocessing has the requested parameters, and is saved with the model for all that reads audio."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def decibels(after: np.ndarray, before: np.ndarray) -> float:
     return float(20 * np.log10(np.std(after) / np.std(before)))
 
 
-def test_a_highpass_filter_passes_what_is_high() -> None:
+def test_a_highpass_filter_passes_high_frequencies() -> None:
     low, high = make_tone(25), make_tone(1000)
     assert decibels(apply({"highpass": 100}, low), low) == pytest.approx(-24, abs=1.5)
     assert decibels(apply({"highpass": 100}, high), high) == pytest.approx(0, abs=0.1)
@@ -45,11 +45,11 @@ def test_silence_is_trimmed_to_a_margin() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 100, 16001])
-def test_what_is_loud_throughout_stays_whole(samples: int) -> None:
+def test_audio_without_silence_is_not_trimmed(samples: int) -> None:
     assert len(apply({"trim_silence": 30}, np.ones(samples, dtype=np.float32))) == samples
 
 
-def test_levels_are_what_was_asked_for() -> None:
+def test_levels_are_the_requested_ones() -> None:
     tone = make_tone(997, 2.0, 0.01)
     assert np.abs(apply({"peak": -6}, tone)).max() == pytest.approx(10 ** (-6 / 20), rel=1e-3)
     assert measure_loudness(apply({"loudness": -23}, tone), 16000) == pytest.approx(-23, abs=0.001)
@@ -58,7 +58,7 @@ def test_levels_are_what_was_asked_for() -> None:
 def test_noise_reduction_reduces_noise() -> None:
     noise = 0.02 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
     speech = noise.copy()
-    speech[24000:25600] += make_tone(500, 0.1)  # What lasts longer is noise to it, too.
+    speech[24000:25600] += make_tone(500, 0.1)  # Longer sounds count as noise, too.
     cleaned = apply("denoise", speech)
     assert decibels(cleaned[:20000], speech[:20000]) < decibels(cleaned[24000:25600], speech[24000:25600]) - 6
 
@@ -70,7 +70,7 @@ def test_silence_stays_silent(step: Any) -> None:
 
 @pytest.mark.parametrize("steps", [[step] for step in STEPS] + [STEPS], ids=str)
 @pytest.mark.parametrize("level", [0.0, 1e-45, 1e-38, 1e-3, 1.0, 100.0])
-def test_the_shortest_and_the_faintest_stay_numbers(steps: list[Any], level: float) -> None:
+def test_the_shortest_and_the_faintest_audio_stays_finite(steps: list[Any], level: float) -> None:
     for samples in (1, 2, 319, 321, 399, 400, 401, 1023, 6399, 6400, 6401):
         noise = np.random.default_rng(samples).standard_normal(samples)
         for waveform in (noise, np.sign(noise), np.ones(samples), np.eye(1, samples, samples - 1)[0]):
@@ -78,7 +78,7 @@ def test_the_shortest_and_the_faintest_stay_numbers(steps: list[Any], level: flo
             assert len(processed) and np.isfinite(processed).all()
 
 
-def test_steps_come_in_their_order() -> None:
+def test_transforms_are_applied_in_their_order() -> None:
     tone = make_tone(25)
     assert np.abs(build_preprocessor([{"highpass": 100}, {"peak": -3}], 16000)(tone)).max() > 0.7
     assert np.abs(build_preprocessor([{"peak": -3}, {"highpass": 100}], 16000)(tone)).max() < 0.3
@@ -87,12 +87,12 @@ def test_steps_come_in_their_order() -> None:
 @pytest.mark.parametrize(
     "step", ["louder", "highpass", {"highpass": 9000}, {"peak": 3}, {"loudness": "x"}, {"trim_silence": 0}, {}]
 )
-def test_other_steps_are_refused(step: Any) -> None:
+def test_invalid_transforms_are_refused(step: Any) -> None:
     with pytest.raises(StepError, match="expected"):
         build_preprocessor([step], 16000)
 
 
-def test_steps_are_saved_with_a_model(tmp_path: Path) -> None:
+def test_transforms_are_saved_with_a_model(tmp_path: Path) -> None:
     assert load_preprocessing(tmp_path) == ()
     save_preprocessing(tmp_path, [{"highpass": 80.0}, "denoise"])
     assert load_preprocessing(tmp_path) == ({"highpass": 80.0}, "denoise")
@@ -101,14 +101,14 @@ def test_steps_are_saved_with_a_model(tmp_path: Path) -> None:
         load_preprocessing(tmp_path)
 
 
-def test_a_recipe_with_an_unknown_step_is_refused(
+def test_a_recipe_with_an_unknown_transform_is_refused(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(write_recipe(tmp_path, data={"preprocessing": [{"highpas": 80}]}))]) == 2
     assert "data.preprocessing" in capsys.readouterr().err
 
 
-def test_the_same_steps_in_training_evaluation_and_transcription(
+def test_the_same_transforms_in_training_evaluation_and_transcription(
     tmp_path: Path, corpus_folder: Path, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from finetune.inference.recogniser import Recogniser

@@ -1,4 +1,4 @@
-"""A waveform resampled in pieces is the waveform resampled whole."""
+"""A waveform resampled in pieces equals the waveform resampled at once."""
 
 import math
 
@@ -12,7 +12,7 @@ RATES = [(44100, 16000), (48000, 16000), (8000, 16000), (11025, 16000), (22051, 
 
 @pytest.mark.parametrize(("from_rate", "to_rate"), RATES)
 @pytest.mark.parametrize("samples", [1, 500, 50_003])
-def test_pieces_of_any_length_give_what_the_whole_gives(from_rate: int, to_rate: int, samples: int) -> None:
+def test_pieces_of_any_length_give_the_same_samples(from_rate: int, to_rate: int, samples: int) -> None:
     random = np.random.default_rng(samples)
     waveform = random.normal(size=(2, samples)).astype(np.float32)
     cuts = np.sort(random.integers(0, samples + 1, size=9))
@@ -24,7 +24,9 @@ def test_pieces_of_any_length_give_what_the_whole_gives(from_rate: int, to_rate:
 
 
 def test_no_sample_is_lost_at_the_end_of_a_long_waveform() -> None:
-    samples = 441 * 10_000 + pow(160, -1, 441)  # It makes 1/441 more than a whole number, which float32 can't say.
+    samples = 441 * 10_000 + pow(
+        160, -1, 441
+    )  # The length is 1/441 above a whole number, which float32 cannot represent.
     assert len(resample(np.zeros(samples, np.float32), 44100, 16000)) == math.ceil(samples * 160 / 441)
 
 

@@ -1,4 +1,4 @@
-"""The SNR estimate is near the truth on speech-like sound in noise."""
+"""The SNR estimate is accurate for speech-like sound in noise."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def speak(rng, seconds=6.0, pauses=0.25):
 
 
 @pytest.mark.parametrize("decibels", [-5, 0, 10, 20, 30, 40])
-def test_noise_of_a_known_level_is_found(decibels):
+def test_noise_of_a_known_level_is_estimated(decibels):
     rng = np.random.default_rng(0)
     for offset in (0.0, 0.2):
         speech = speak(rng)
@@ -23,13 +23,13 @@ def test_noise_of_a_known_level_is_found(decibels):
         assert estimate_snr(speech + noise + np.float32(offset), 16000) == pytest.approx(decibels, abs=1.0)
 
 
-def test_estimates_have_limits():
+def test_estimates_are_clipped():
     rng = np.random.default_rng(0)
     assert estimate_snr(speak(rng), 16000) == 60.0  # Digital silence between the syllables.
     assert estimate_snr(rng.standard_normal(16000).astype(np.float32), 16000) < 0
 
 
-def test_silence_and_clicks_have_none():
+def test_silence_and_clicks_have_no_snr():
     assert estimate_snr(np.zeros(16000, np.float32), 16000) is None
     assert estimate_snr(np.full(16000, 0.5, np.float32), 16000) is None
     assert estimate_snr(np.ones(3000, np.float32), 16000) is None

@@ -1,4 +1,4 @@
-"""A recording is read from pipes, tars and URLs as from a file, and what goes wrong on the way is one sentence."""
+"""Recordings from pipes, tars and URLs are read as from a file, and errors on the way are one sentence."""
 
 import errno
 import functools
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def pouring(content: bytes, into: Callable[[], int]) -> Iterator[None]:
-    """Another thread writes into a pipe, which `into` opens."""
+    """Another thread writes into a pipe that `into` opens."""
 
     def pour() -> None:
         with os.fdopen(into(), "wb") as pipe:
@@ -55,7 +55,7 @@ def pouring(content: bytes, into: Callable[[], int]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_pipe_is_read_as_the_file(folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_pipe_is_read_like_a_file(folder: Path, tmp_path: Path, suffix: str) -> None:
     file = folder / f"noise.{suffix}"
     end, start = os.pipe()
     with pouring(file.read_bytes(), lambda: start), os.fdopen(end, "rb") as pipe:
@@ -67,7 +67,7 @@ def test_a_pipe_is_read_as_the_file(folder: Path, tmp_path: Path, suffix: str) -
 
 
 def write_unfinished(folder: Path, suffix: str) -> bytes:
-    """What a program that writes into a pipe can't say in its header: how long it will be."""
+    """A file without its length in the header, as a program writes it into a pipe."""
     content = bytearray((folder / f"noise.{suffix}").read_bytes())
     if suffix == "wav":
         content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
@@ -78,7 +78,7 @@ def write_unfinished(folder: Path, suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_a_header_written_before_the_length_was_known_is_no_hindrance(folder: Path, suffix: str) -> None:
+def test_a_file_whose_header_has_no_length_is_read(folder: Path, suffix: str) -> None:
     content = write_unfinished(folder, suffix)
     np.testing.assert_array_equal(read(io.BytesIO(content)), read(folder / f"noise.{suffix}"))
     if suffix == "flac":
@@ -86,7 +86,7 @@ def test_a_header_written_before_the_length_was_known_is_no_hindrance(folder: Pa
             assert stream.seconds is None
 
 
-def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp_path: Path) -> None:
+def test_an_mp3_without_a_length_is_read_to_its_end(tmp_path: Path) -> None:
     loud = 0.3 * np.random.default_rng(0).normal(size=16000 * 30).astype(np.float32)
     quiet = np.zeros(16000 * 120, np.float32)
     for name, parts in (("fewer", [quiet, loud]), ("more", [loud, quiet])):
@@ -97,13 +97,13 @@ def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp_path: Path) 
                 file.write(part)
         content = (tmp_path / name).read_bytes()
         second_frame = content.index(b"\xff\xf3", 100)
-        assert b"Xing" in content[:second_frame]  # The first one only says how many there are.
+        assert b"Xing" in content[:second_frame]  # The first frame only has their number.
         (tmp_path / name).write_bytes(content[second_frame:])
     for name in ("fewer", "more"):
         assert read(tmp_path / name).shape[1] == pytest.approx(150 * 16000, abs=2000)
 
 
-def test_a_piece_of_a_tar_is_read_where_it_lies(folder: Path, tmp_path: Path) -> None:
+def test_a_file_within_a_tar_is_read_in_place(folder: Path, tmp_path: Path) -> None:
     import tarfile
 
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
@@ -116,7 +116,7 @@ def test_a_piece_of_a_tar_is_read_where_it_lies(folder: Path, tmp_path: Path) ->
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
-    """Serves byte ranges, as storage does and Python's own handler doesn't, and counts what it sends."""
+    """Serves byte ranges, which Python's own handler does not, and counts the bytes."""
 
     sent = 0
     broken_behind: int | None = None
@@ -152,20 +152,20 @@ def serving(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler]) -
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_url_is_read_as_it_comes(folder: Path, suffix: str) -> None:
+def test_a_url_is_read_in_blocks(folder: Path, suffix: str) -> None:
     _Ranges.sent = 0
     file = folder / f"noise.{suffix}"
     with serving(folder, _Ranges) as url:
         with open_stream(f"{url}/{file.name}", 16000) as stream:
             blocks = stream.blocks()
             pieces = [next(blocks)]
-            assert _Ranges.sent <= 2 * 1024 * 1024  # Not all of a longer one.
+            assert _Ranges.sent <= 2 * 1024 * 1024  # Only a part of a longer one.
             pieces += blocks
         np.testing.assert_array_equal(np.concatenate(pieces, axis=1), read(file))
     assert _Ranges.sent <= file.stat().st_size + 2 * 1024 * 1024
 
 
-def test_a_server_without_ranges_is_read_too(folder: Path) -> None:
+def test_a_server_without_byte_ranges_is_supported(folder: Path) -> None:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
@@ -175,7 +175,7 @@ def test_a_server_without_ranges_is_read_too(folder: Path) -> None:
             np.testing.assert_array_equal(read(f"{url}/noise.{suffix}"), read(folder / f"noise.{suffix}"))
 
 
-def test_a_url_that_breaks_off_or_is_not_there_is_a_sentence(
+def test_an_interrupted_or_missing_url_is_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_Ranges, "broken_behind", 1_000_000)
@@ -200,7 +200,7 @@ class _Failing(io.BytesIO):
         return super().read(size)
 
 
-def test_a_file_that_fails_while_it_is_read_is_a_sentence_and_ctrl_c_ends_it(
+def test_an_error_while_reading_is_one_sentence_and_ctrl_c_is_not_caught(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     content = (folder / "noise.wav").read_bytes()
@@ -211,7 +211,7 @@ def test_a_file_that_fails_while_it_is_read_is_a_sentence_and_ctrl_c_ends_it(
     assert capfd.readouterr().err == ""
 
 
-def test_an_open_file_stays_open_and_text_is_refused(folder: Path) -> None:
+def test_an_open_file_is_not_closed_and_text_files_are_refused(folder: Path) -> None:
     with (folder / "noise.flac").open("rb") as file:
         assert read(file).shape == (1, 75 * 16000) and not file.closed
     with (folder / "noise.flac").open() as text, pytest.raises(AudioError, match="mode 'rb'"):
@@ -220,7 +220,7 @@ def test_an_open_file_stays_open_and_text_is_refused(folder: Path) -> None:
         read([0.0, 1.0])
 
 
-def test_a_full_temporary_folder_is_a_sentence(folder: Path) -> None:
+def test_a_full_temporary_folder_is_one_sentence(folder: Path) -> None:
     class Pipe(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -236,6 +236,6 @@ def test_a_full_temporary_folder_is_a_sentence(folder: Path) -> None:
     ("path", "reason"),
     [("missing.wav", "no such file"), ("", "no such file"), ("a\0b.wav", "no such file"), (".", "no such file")],
 )
-def test_a_path_without_a_file_is_a_sentence(path: str, reason: str) -> None:
+def test_a_missing_file_is_one_sentence(path: str, reason: str) -> None:
     with pytest.raises(AudioError, match=reason):
         open_stream(path, 16000)

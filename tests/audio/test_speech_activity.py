@@ -1,4 +1,4 @@
-"""Both detectors find speech in the quickstart's sentences, between pauses and in noise, and nothing in noise alone."""
+"""Both detectors find speech in the quickstart's sentences, between pauses and in noise, and none in noise alone."""
 
 import sys
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_speech_that_never_pauses_is_found_from_its_first_word(speech: tuple[np.
     assert np.convolve(found > 0.5, np.ones(21), "same")[:50].all()
 
 
-def test_a_short_pause_is_seen() -> None:
+def test_a_short_pause_is_detected() -> None:
     samples = 1e-3 * make_noise("white", 16000 * 10)
     tone = 0.1 * np.sin(2 * np.pi * 400 * np.arange(8 * FRAME) / 16000)
     for first in (250, 266):  # 160 ms each, and as long between them.
@@ -83,7 +83,7 @@ def test_a_short_pause_is_seen() -> None:
 
 @pytest.mark.parametrize("kind", ["white", "brown", "silence", "then noise"])
 @pytest.mark.parametrize("level", [1e-4, 0.1])
-def test_nothing_is_found_where_nobody_speaks(kind: str, level: float) -> None:
+def test_no_speech_is_found_in_noise(kind: str, level: float) -> None:
     samples = make_noise("white" if kind == "then noise" else kind, 16000 * 120 + 17) * np.float32(level)
     if kind == "silence":
         samples[:] = 0
@@ -91,19 +91,19 @@ def test_nothing_is_found_where_nobody_speaks(kind: str, level: float) -> None:
         samples[: 16000 * 60] = 0
     found = detect(build_detector("energy", 16000), samples)
     assert len(found) == 6001
-    # A noise that sets in at once may pass for speech until it is known for 2 s.
+    # Noise with a sudden onset may count as speech for the first 2 s.
     assert (found > 0.5).sum() <= (120 if kind == "then noise" else 0)
 
 
-def test_a_restless_background_is_no_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_changing_background_is_not_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
     samples, inside = speech
-    swell = 2 + np.sin(2 * np.pi * np.arange(len(samples)) / 16000)  # By 9.5 dB, each second.
+    swell = 2 + np.sin(2 * np.pi * np.arange(len(samples)) / 16000)  # By 9.5 dB each second.
     found = detect(build_detector("energy", 16000), samples + 3e-3 * swell * make_noise("white", len(samples)))
     far = np.convolve(inside, np.ones(51), "same") == 0
     assert (found[far] > 0.5).mean() < 0.25
 
 
-def test_a_room_that_is_faded_out_is_no_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
+def test_room_noise_before_a_fade_out_is_not_speech(speech: tuple[np.ndarray, np.ndarray]) -> None:
     samples, inside = speech
     audible = np.convolve(inside, np.ones(101), "same") > 0  # A second on both sides, then digital silence.
     room = 3e-4 * make_noise("white", len(samples)) * np.repeat(audible, FRAME)
@@ -119,7 +119,7 @@ def test_a_short_word_between_digital_silences_is_found() -> None:
     assert found[250:262].all() and found.sum() < 30
 
 
-def test_a_quiet_recording_works_as_a_loud_one(speech: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_quiet_recording_gives_the_same_as_a_loud_one(speech: tuple[np.ndarray, np.ndarray]) -> None:
     samples = speech[0] + 3e-3 * make_noise("white", len(speech[0]))
     loud, quiet = (detect(build_detector("energy", 16000), samples * np.float32(level)) for level in (1, 0.03))
     assert ((loud > 0.5) == (quiet > 0.5)).mean() > 0.998
@@ -128,7 +128,7 @@ def test_a_quiet_recording_works_as_a_loud_one(speech: tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize("name", NAMES)
 # Of 1024 samples the last frame's middle lies behind the last of Silero's windows.
 @pytest.mark.parametrize("samples", [0, 1, 319, 320, 321, 1024, 3584, 5000, 100_003])
-def test_how_the_audio_comes_changes_nothing(
+def test_the_division_into_blocks_changes_nothing(
     speech: tuple[np.ndarray, np.ndarray], name: Literal["energy", "silero"], samples: int
 ) -> None:
     detector = build_detector(name, 16000)
@@ -140,7 +140,7 @@ def test_how_the_audio_comes_changes_nothing(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_answers_come_soon_and_what_is_held_stays_small(
+def test_latency_and_memory_are_limited(
     speech: tuple[np.ndarray, np.ndarray], name: Literal["energy", "silero"]
 ) -> None:
     state, given = build_detector(name, 16000).start(), 0
@@ -153,7 +153,7 @@ def test_answers_come_soon_and_what_is_held_stays_small(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rate", [8000, 44100])
-def test_another_sampling_rate_finds_the_same(
+def test_another_sampling_rate_gives_the_same(
     speech: tuple[np.ndarray, np.ndarray], name: Literal["energy", "silero"], rate: int
 ) -> None:
     from finetune.audio.resampling import resample
@@ -165,7 +165,7 @@ def test_another_sampling_rate_finds_the_same(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_music_and_clipped_audio_are_no_crash(name: Literal["energy", "silero"]) -> None:
+def test_music_and_clipped_audio_are_processed(name: Literal["energy", "silero"]) -> None:
     time = np.arange(16000 * 10) / 16000
     chords: Any = sum(np.sin(2 * np.pi * hertz * time) for hertz in (220, 277.2, 329.6)) * (
         1 + np.sin(4 * np.pi * time)
@@ -176,6 +176,6 @@ def test_music_and_clipped_audio_are_no_crash(name: Literal["energy", "silero"])
 
 
 def test_a_detector_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "silero_vad", None)  # As Python marks what can't be imported.
+    monkeypatch.setitem(sys.modules, "silero_vad", None)  # Python's mark of modules that cannot be imported.
     with pytest.raises(UserError, match=r"pip install 'finetune\[silero\]'"):
         build_detector("silero", 16000)

@@ -1,4 +1,4 @@
-"""A recording read in blocks is the recording read whole, whatever it is read from."""
+"""A recording read in blocks has the same samples as read at once, for each kind of source."""
 
 import io
 import subprocess
@@ -44,13 +44,13 @@ def write(file: Path, seconds: float = 23.4, rate: int = 24000, channels: int = 
     with soundfile.SoundFile(file, "w", rate, channels, subtype, format=container) as opened:
         for second in np.array_split(
             make_noise(seconds, rate, channels), 20
-        ):  # libsndfile dies of much Vorbis at once.
+        ):  # libsndfile crashes when it writes much Vorbis at once.
             opened.write(second)
     return file
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_blocks_are_what_the_whole_is(tmp_path: Path, name: str) -> None:
+def test_blocks_have_the_samples_of_the_whole(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / f"noise.{name}")
     whole = read_waveform(Recording(str(file), None), 16000)
     with open_stream(file, 16000) as stream:
@@ -64,7 +64,7 @@ def test_blocks_are_what_the_whole_is(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_segment_is_read_as_it_is_read_whole(tmp_path: Path, name: str) -> None:
+def test_a_segment_has_the_same_samples_as_read_at_once(tmp_path: Path, name: str) -> None:
     segment = Recording(str(write(tmp_path / f"noise.{name}")), None, start=3.21, end=20.5)
     np.testing.assert_allclose(read(segment)[0], read_waveform(segment, 16000), atol=1e-6)
 
@@ -97,12 +97,12 @@ def test_arrays_are_read_at_their_own_rate(kind: str) -> None:
         (np.array(["a", "b"]), 16000, "expected numbers"),
     ],
 )
-def test_arrays_that_are_no_audio_are_refused(array: np.ndarray, rate: int | None, reason: str) -> None:
+def test_arrays_that_are_not_audio_are_refused(array: np.ndarray, rate: int | None, reason: str) -> None:
     with pytest.raises(AudioError, match=reason):
         open_stream(array, 16000, source_rate=rate)
 
 
-def test_values_that_are_not_numbers_are_refused_where_they_come(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused_with_their_time(tmp_path: Path) -> None:
     noise = make_noise(25, 16000)
     noise[16000 * 21] = np.inf
     soundfile.write(tmp_path / "inf.wav", noise, 16000, subtype="FLOAT")
@@ -114,7 +114,7 @@ def test_values_that_are_not_numbers_are_refused_where_they_come(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_cut_off_while_it_is_read_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_truncated_during_reading_is_refused(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / f"noise.{name}", seconds=45, rate=16000)
     with open_stream(file, 16000) as stream:
         blocks = stream.blocks()
@@ -126,7 +126,7 @@ def test_a_file_cut_off_while_it_is_read_is_refused(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("container", ["WAV", "AIFF", "AU"])
-def test_half_of_what_its_header_speaks_of_is_refused(tmp_path: Path, container: str) -> None:
+def test_a_file_of_half_its_headers_length_is_refused(tmp_path: Path, container: str) -> None:
     file = tmp_path / "half"
     soundfile.write(file, make_noise(4, 16000), 16000, format=container, subtype="PCM_16")
     content = file.read_bytes()
@@ -135,24 +135,24 @@ def test_half_of_what_its_header_speaks_of_is_refused(tmp_path: Path, container:
         with pytest.raises(AudioError, match=r"truncated audio: 319\d\d of 6[34]\d{3} samples"):
             read_it(file)
     assert read(Recording(str(file), None, start=0.5, end=1.5)).shape == (1, 16000)
-    file.write_bytes(content[:-400])  # Headers that are wrong by a little are common.
+    file.write_bytes(content[:-400])  # Headers with small errors are common.
     assert read(file).shape == (1, 4 * 16000 - 200)
 
 
-def test_a_wav_longer_than_a_header_can_say_is_read(tmp_path: Path) -> None:
+def test_a_wav_longer_than_its_header_allows_is_read(tmp_path: Path) -> None:
     file = tmp_path / "long.wav"
     soundfile.write(file, np.zeros(16000, np.float32), 16000, subtype="PCM_16")
     with file.open("r+b") as opened:
         for place in (4, 40):
             opened.seek(place)
             opened.write(b"\xff\xff\xff\xff")
-        opened.truncate(5 * 10**9)  # A hole in the file, which takes no place.
+        opened.truncate(5 * 10**9)  # A hole in the file, which takes no disk space.
     with open_stream(file, 16000) as stream:
         assert stream.seconds is None and next(stream.blocks()).shape == (1, 160_000)
     file.unlink()
 
 
-def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     program = (
         "import resource, sys\n"
         "from finetune.audio.stream import open_stream\n"

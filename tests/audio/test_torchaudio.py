@@ -1,4 +1,4 @@
-"""Resampling, the high-pass and loudness are torchaudio's: as recorded from it, and beside it where it can be imported.
+"""Resampling, high-pass and loudness equal torchaudio's: recorded values, and torchaudio itself where it is installed.
 
 Resampling agrees within 1e-6 of full scale, the high-pass (coefficients in single precision there) within 1e-4, and
 loudness within 0.001 LU.
@@ -14,7 +14,7 @@ import pytest
 from finetune.audio.filters import filter_highpass, measure_loudness
 from finetune.audio.resampling import resample
 
-# Of torchaudio 2.11.0 beside torch 2.12.1: five samples from the 100th on, 500 apart, of `make_chirp` so treated.
+# Of torchaudio 2.11.0 with torch 2.12.1: five samples of the processed `make_chirp`, from the 100th on, 500 apart.
 RESAMPLED = {
     (44100, 16000): [0.33503, 0.129696, 0.107822, 0.283998, 0.397227],
     (8000, 16000): [0.285401, -0.307626, -0.447993, -0.500003, 0.328899],
@@ -29,7 +29,7 @@ LOUDNESS = -7.287856
 def torchaudio() -> Any:
     try:
         import torchaudio
-    except (ImportError, OSError, RuntimeError) as error:  # Not installed, or not made for this torch.
+    except (ImportError, OSError, RuntimeError) as error:  # Not installed, or not built for this torch.
         pytest.skip(f"torchaudio can't be imported: {error}")
     return torchaudio
 
@@ -41,7 +41,7 @@ def make_chirp() -> np.ndarray:
 
 
 def make_speechlike(samples: int = 80_000) -> np.ndarray:
-    """Noise that swells and falls, so that the gates of BS.1770 leave blocks out, and exceeds full scale."""
+    """Noise of changing level, some of it below the gates of BS.1770 and some above full scale."""
     random = np.random.default_rng(0)
     level = np.repeat(10 ** random.uniform(-5, 0.3, -(-samples // 1600)), 1600)[:samples]
     return (0.4 * level * random.standard_normal(samples)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_filters_give_the_recorded_samples() -> None:
 
 @pytest.mark.parametrize("rates", [*RESAMPLED, (48000, 16000), (96000, 16000), (16000, 44100), (16000, 15200)])
 @pytest.mark.parametrize("samples", [1, 500, 50_003])
-def test_resampling_is_torchaudios(torchaudio: Any, rates: tuple[int, int], samples: int) -> None:
+def test_resampling_equals_torchaudio(torchaudio: Any, rates: tuple[int, int], samples: int) -> None:
     import torch
 
     waveform = np.stack([make_speechlike(samples), make_speechlike(samples)[::-1]])
@@ -68,7 +68,7 @@ def test_resampling_is_torchaudios(torchaudio: Any, rates: tuple[int, int], samp
 
 
 @pytest.mark.parametrize("sampling_rate", [8000, 16000])
-def test_filters_are_torchaudios(torchaudio: Any, sampling_rate: int) -> None:
+def test_filters_equal_torchaudio(torchaudio: Any, sampling_rate: int) -> None:
     import torch
     from torchaudio.functional import highpass_biquad, loudness
 
@@ -82,7 +82,7 @@ def test_filters_are_torchaudios(torchaudio: Any, sampling_rate: int) -> None:
         assert measured == pytest.approx(there, abs=0.001)
 
 
-# What is not installed has no loader: as in an environment without torchaudio, for this package and Transformers alike.
+# Without a loader torchaudio counts as not installed, for this package and for Transformers.
 WITHOUT = """
 import sys
 

@@ -1,4 +1,4 @@
-"""What is decoded is what is in the file, and its header's length is the decoded one, or the reason says why not."""
+"""The decoded audio is that of the file and has the length in the header, or there is an error with the reason."""
 
 import io
 import time
@@ -27,7 +27,7 @@ def write(samples: np.ndarray, container: str, subtype: str) -> bytes:
 
 
 def stale(content: bytes, length: int) -> bytes:
-    """A WAV whose header says another length of its sound."""
+    """A WAV with another length in its header."""
     place = content.index(b"data") + 4
     riff = (36 + length).to_bytes(4, "little") if length < 2**31 else b"\xff" * 4
     return content[:4] + riff + content[8:place] + length.to_bytes(4, "little") + content[place + 4 :]
@@ -48,7 +48,7 @@ HALVES = np.split(SWEEP, 2)
 
 
 def flac(lengths: list[int]) -> bytes:
-    """A FLAC of frames of these lengths, each of one value, as RFC 9639 has them."""
+    """A FLAC of frames of these lengths, each with one value (RFC 9639)."""
 
     def check(content: bytes, bits: int, polynomial: int) -> bytes:
         crc = 0
@@ -72,7 +72,7 @@ def flac(lengths: list[int]) -> bytes:
 
 
 def chained_vorbis() -> bytes:
-    """Two streams, whose serial numbers libsndfile draws by the second: so they may have to be drawn again."""
+    """Two streams; libsndfile draws serial numbers from the time in seconds, so equal ones are drawn again."""
     first, second = (write(half, "OGG", "VORBIS") for half in HALVES)
     while first[14:18] == second[14:18]:
         time.sleep(0.2)
@@ -80,7 +80,7 @@ def chained_vorbis() -> bytes:
     return first + second
 
 
-# The length in seconds, as far as the format knows it.
+# The length in seconds, where the format has one.
 FILES: dict[str, Callable[[], bytes]] = {
     "mp3": lambda: mp3(SWEEP),
     "mp3 without Xing, loud first": lambda: mp3(LOUD_THEN_QUIET, pipe=True),
@@ -117,7 +117,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_all_that_is_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, kind: str) -> None:
+def test_all_audio_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "sound"
     file.write_bytes(FILES[kind]())
     seconds = 16 / 3 if kind == "webm" else 16
@@ -137,7 +137,7 @@ def test_all_that_is_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path
         )
 
 
-def test_a_tiny_mp3_is_read_or_a_reason_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_tiny_mp3_gives_a_waveform_or_a_reason_and_the_next_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(mp3(SWEEP, pipe=True)[:552])
     recording = Recording(str(tmp_path / "a.mp3"), None)
     try:
@@ -146,7 +146,7 @@ def test_a_tiny_mp3_is_read_or_a_reason_and_the_next_is_read(tmp_path: Path) -> 
         assert "audio" in str(error)
 
 
-def test_half_an_mp3_that_says_its_length_is_truncated(tmp_path: Path) -> None:
+def test_half_an_mp3_with_a_length_in_its_header_is_truncated(tmp_path: Path) -> None:
     content = mp3(SWEEP)
     (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
     recording = Recording(str(tmp_path / "a.mp3"), None)
@@ -155,25 +155,25 @@ def test_half_an_mp3_that_says_its_length_is_truncated(tmp_path: Path) -> None:
             read(recording)
 
 
-def test_a_damaged_piece_is_named_with_its_place(tmp_path: Path) -> None:
+def test_a_damaged_packet_is_reported_with_its_time(tmp_path: Path) -> None:
     content = bytearray(encode(SWEEP, RATE, "adts", "aac"))
     middle = len(content) // 2
     content[middle : middle + 20] = np.random.default_rng(0).bytes(20)
-    with pytest.raises(AudioError, match=r"damaged audio: the piece at 8\.\d\d s can't be decoded"):
+    with pytest.raises(AudioError, match=r"damaged audio: the packet at 8\.\d\d s can't be decoded"):
         decode(Recording(None, bytes(content)), RATE)
 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("wav behind a wav", "a second recording behind the first in one file"),
-        ("aiff behind an aiff", "a second recording behind the first in one file"),
-        ("flac behind a flac", "a second recording behind the first in one file"),
+        ("wav behind a wav", "a second recording after the first in one file"),
+        ("aiff behind an aiff", "a second recording after the first in one file"),
+        ("flac behind a flac", "a second recording after the first in one file"),
         ("aiff of length 100", "more sound than its header says"),
         ("au of length 100", "more sound than its header says"),
     ],
 )
-def test_sound_that_no_program_reads_is_named(tmp_path: Path, kind: str, said: str) -> None:
+def test_sound_that_no_decoder_reads_is_reported(tmp_path: Path, kind: str, said: str) -> None:
     first, second = (SWEEP[: 4 * RATE], SWEEP[: 3 * RATE])
     if "behind" in kind:
         form = kind.split()[0].upper()
@@ -193,7 +193,7 @@ def test_sound_that_no_program_reads_is_named(tmp_path: Path, kind: str, said: s
             read_seconds(recording)
 
 
-def test_channels_that_cancel_each_other_are_named_and_one_is_taken(tmp_path: Path, logged: list[str]) -> None:
+def test_channels_that_cancel_each_other_are_reported_and_one_is_used(tmp_path: Path, logged: list[str]) -> None:
     soundfile.write(tmp_path / "turned.wav", np.hstack([SWEEP, -SWEEP]), RATE, subtype="FLOAT")
     decoded = decode(Recording(str(tmp_path / "turned.wav"), None), RATE)
     assert decoded.cancelled

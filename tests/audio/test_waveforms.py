@@ -1,4 +1,4 @@
-"""Audio of any format, rate and number of channels becomes mono at the model's rate; the rest is refused in words."""
+"""Audio of any format, rate and number of channels becomes mono at the model's rate; other files are refused."""
 
 import io
 import math
@@ -34,7 +34,7 @@ def at(path: Path) -> Recording:
     return Recording(path=str(path), data=None)
 
 
-def test_channels_are_mixed_by_their_mean(tmp_path: Path) -> None:
+def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = make_tone(16000), make_tone(16000, hertz=1000.0)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
     waveform = read_waveform(at(tmp_path / "stereo.wav"), 16000)
@@ -43,7 +43,7 @@ def test_channels_are_mixed_by_their_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
-def test_every_rate_becomes_the_models_rate(tmp_path: Path, rate: int) -> None:
+def test_every_rate_is_converted_to_the_models_rate(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "tone.wav", make_tone(rate, seconds=0.7), rate)
     waveform = read_waveform(at(tmp_path / "tone.wav"), 16000)
     assert len(waveform) == math.ceil(round(0.7 * rate) * 16000 / rate)
@@ -51,12 +51,12 @@ def test_every_rate_becomes_the_models_rate(tmp_path: Path, rate: int) -> None:
     assert np.abs(waveform[2000:-2000]).max() == pytest.approx(0.5, abs=0.01)
 
 
-def test_audio_at_the_models_rate_is_left_alone() -> None:
+def test_audio_at_the_models_rate_is_not_changed() -> None:
     waveform = make_tone(16000)
     assert resample(waveform, 16000, 16000) is waveform
 
 
-def test_what_lies_above_half_the_new_rate_is_removed_not_folded() -> None:
+def test_frequencies_above_the_nyquist_frequency_are_removed_and_not_aliased() -> None:
     waveform = resample(make_tone(48000, hertz=12000.0), 48000, 16000)
     assert np.abs(waveform[1000:-1000]).max() < 0.01
 
@@ -74,14 +74,14 @@ def test_formats_are_read_from_path_and_from_bytes(tmp_path: Path, name: str, so
     assert find_pitch(waveform, 16000) == pytest.approx(440, abs=2)
 
 
-def test_bytes_win_over_a_path_that_is_only_a_name(tmp_path: Path) -> None:
+def test_bytes_take_precedence_over_a_path(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, make_tone(16000), 16000, format="WAV")
     recording = Recording.from_cell({"path": "not-here.wav", "bytes": buffer.getvalue()})
     assert read_seconds(recording) == 1.0
 
 
-def test_the_length_in_seconds_is_the_headers(tmp_path: Path) -> None:
+def test_the_length_in_seconds_is_that_of_the_header(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "tone.wav", make_tone(22050, seconds=0.5), 22050)
     assert read_seconds(at(tmp_path / "tone.wav")) == pytest.approx(0.5)
 
@@ -130,7 +130,7 @@ def unreadable(folder: Path, kind: str) -> Recording:
         ("empty cell", "no audio"),
     ],
 )
-def test_what_is_no_audio_is_refused_with_the_reason(tmp_path: Path, kind: str, reason: str) -> None:
+def test_files_that_are_not_audio_are_refused_with_the_reason(tmp_path: Path, kind: str, reason: str) -> None:
     recording = unreadable(tmp_path, kind)
     with pytest.raises(AudioError, match=reason):
         read_seconds(recording)
@@ -138,7 +138,7 @@ def test_what_is_no_audio_is_refused_with_the_reason(tmp_path: Path, kind: str, 
         read_waveform(recording, 16000)
 
 
-def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     waveform = make_tone(16000)
     waveform[100] = np.nan
     soundfile.write(tmp_path / "nan.wav", waveform, 16000, subtype="FLOAT")
@@ -147,7 +147,7 @@ def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_segment_is_the_same_as_a_piece_of_the_whole(tmp_path: Path, name: str) -> None:
+def test_a_segment_equals_the_part_of_the_whole(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"sweep.{name}"
     container, subtype = FORMATS[name]
     time = np.arange(48000) / 16000
@@ -158,7 +158,7 @@ def test_a_segment_is_the_same_as_a_piece_of_the_whole(tmp_path: Path, name: str
     assert read_seconds(piece) == pytest.approx(0.75)
     waveform = read_waveform(piece, 16000)
     assert waveform.shape == (12000,)
-    # Decoders of lossy formats start anew at the place, so their first samples differ a little.
+    # Decoders of lossy formats start at this place, so their first samples differ slightly.
     np.testing.assert_allclose(waveform[2000:], whole[18000:28000], atol=0.02 if container in ("OGG", "MP3") else 0)
 
 
@@ -173,7 +173,7 @@ def test_a_segment_is_the_same_as_a_piece_of_the_whole(tmp_path: Path, name: str
         (math.nan, 0.5, "impossible segment"),
     ],
 )
-def test_segments_that_cannot_be_are_refused(tmp_path: Path, start: float, end: float | None, reason: str) -> None:
+def test_impossible_segments_are_refused(tmp_path: Path, start: float, end: float | None, reason: str) -> None:
     soundfile.write(tmp_path / "tone.wav", make_tone(16000), 16000)
     recording = Recording(str(tmp_path / "tone.wav"), None, start, end)
     for read in (read_seconds, lambda piece: read_waveform(piece, 16000)):
@@ -181,7 +181,7 @@ def test_segments_that_cannot_be_are_refused(tmp_path: Path, start: float, end: 
             read(recording)
 
 
-def test_a_segment_that_ends_a_rounding_behind_the_audio_ends_with_it(tmp_path: Path) -> None:
+def test_a_segment_that_ends_slightly_after_the_audio_is_cut_to_it(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "tone.wav", make_tone(16000), 16000)
     assert read_seconds(Recording(str(tmp_path / "tone.wav"), None, 0.5, 1.05)) == 0.5
 

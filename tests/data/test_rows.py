@@ -240,7 +240,7 @@ def test_text_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> N
     [
         (ENCODED.encode("latin-1"), "the byte 0xFC in line 2 is not UTF-8; expected UTF-8: convert it"),
         (b"\xef\xbb\xbf" + ENCODED.encode("latin-1"), "the byte 0xFC in line 2 is not UTF-8"),
-        (ENCODED.encode("utf-16-le"), "the byte 0x00 in line 1 is no text, perhaps UTF-16 without its byte order mark"),
+        (ENCODED.encode("utf-16-le"), "the byte 0x00 in line 1 is not text, perhaps UTF-16 without a byte order mark"),
         (ENCODED.encode("utf-16") + b"\x00", "the byte 0x00 in line 4 is not UTF-16"),
         ("file_name;Gr\xf6\xdfe\n".encode("latin-1"), "the byte 0xF6 in line 1 is not UTF-8"),
     ],

@@ -1,4 +1,4 @@
-"""The frames of a known text, against a search that is written another way."""
+"""Forced alignment against an independent implementation of the search."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def align_text(logits: NDArray[np.float32], text: str) -> Alignment:
 
 
 def say(emitted: str) -> NDArray[np.float32]:
-    """Logits that are sure of a symbol for each frame, `_` for the blank."""
+    """Logits with one likely symbol in each frame, `_` for the blank."""
     logits = np.zeros((len(emitted), len(SYMBOLS)), np.float32)
     for frame, symbol in enumerate(emitted):
         logits[frame, SYMBOLS.index(symbol) if symbol != "_" else BLANK] = 12.0
@@ -64,7 +64,7 @@ def best_score(log_probs: NDArray[np.float64], words: Sequence[Sequence[int]], c
 
 
 @pytest.mark.parametrize(("cells", "stretches"), [(2**22, 64), (8, 3), (1, 2)])
-def test_the_path_is_the_best_of_all_however_it_is_cut(
+def test_the_path_is_optimal_for_any_division_into_stretches(
     monkeypatch: pytest.MonkeyPatch, cells: int, stretches: int
 ) -> None:
     monkeypatch.setattr(alignment, "_MOST_CELLS", cells)
@@ -85,7 +85,7 @@ def test_the_path_is_the_best_of_all_however_it_is_cut(
 def score_path(
     aligned: Alignment, log_probs: NDArray[np.float64], words: Sequence[Sequence[int]], costs: Costs
 ) -> float:
-    """What the frames that were found score, which must be in order, with blanks where the same symbol comes twice."""
+    """The score of the aligned frames, which must be in order, with blanks between equal symbols."""
     between = np.maximum(log_probs[:, :2].max(axis=1), log_probs[:, 2:].max(axis=1) - costs.foreign)
     score, at, last = 0.0, 0, -1
     for word, ids in zip(aligned.words, words, strict=True):
@@ -105,7 +105,7 @@ def score_path(
     return score + between[at:].sum()
 
 
-def test_symbols_lie_where_they_are_emitted() -> None:
+def test_symbols_are_aligned_to_the_frames_that_emit_them() -> None:
     aligned = align_text(say("__aa_ab|__c"), "aab c")
     assert frames_of(aligned) == [("a", 2, 4), ("a", 5, 6), ("b", 6, 7), ("c", 10, 11)]
     assert [(word.text, word.start_frame, word.end_frame) for word in aligned.words] == [("aab", 2, 7), ("c", 10, 11)]
@@ -114,7 +114,7 @@ def test_symbols_lie_where_they_are_emitted() -> None:
     assert aligned.words[0].confidence > 0.99 and aligned.words[0].start_seconds == 0.04
 
 
-def test_words_that_are_not_said_are_left_out_and_said_ones_that_are_not_in_the_text_passed_over() -> None:
+def test_words_that_are_not_said_are_skipped_and_speech_that_is_not_in_the_text_is_ignored() -> None:
     aligned = align_text(say("_ab|_cc_b_c_|ba_"), "ab aaa aa ba")
     assert [bool(word.characters) for word in aligned.words] == [True, False, False, True]
     assert frames_of(aligned) == [("a", 1, 2), ("b", 2, 3), ("b", 13, 14), ("a", 14, 15)]
@@ -123,12 +123,12 @@ def test_words_that_are_not_said_are_left_out_and_said_ones_that_are_not_in_the_
     assert aligned.cost > 20
 
 
-def test_a_character_that_the_model_cannot_write_may_be_any() -> None:
+def test_a_character_without_a_column_matches_any_symbol() -> None:
     aligned = align_text(say("_a_c|b"), "a? b")
     assert frames_of(aligned) == [("a", 1, 2), ("?", 3, 4), ("b", 5, 6)]
 
 
-def test_nothing_is_aligned_with_nothing() -> None:
+def test_an_empty_text_and_no_frames_are_aligned() -> None:
     assert align_text(say("__a_"), "").words == ()
     nothing = align_text(np.zeros((0, len(SYMBOLS)), np.float32), "ab c")
     assert [(word.text, word.characters) for word in nothing.words] == [("ab", ()), ("c", ())]
@@ -139,8 +139,8 @@ def test_logits_that_are_not_finite_are_refused() -> None:
         align_text(np.full((3, len(SYMBOLS)), np.nan, np.float32), "a")
 
 
-def test_memory_is_that_of_the_logits_and_the_text() -> None:
-    """Ten minutes with 8,000 symbols, of which all scores would take 3.8 GB."""
+def test_memory_grows_with_the_logits_and_the_text_only() -> None:
+    """Ten minutes with 8,000 symbols: storing all scores would take 3.8 GB."""
     program = """
 import resource, numpy as np
 from finetune.decoding.alignment import align

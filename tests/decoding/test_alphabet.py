@@ -1,4 +1,4 @@
-"""Every symbol of a vocabulary is written by greedy decoding, beam search and alignment alike, as the pipeline does."""
+"""Greedy decoding, beam search and alignment write every symbol of a vocabulary as the pipeline does."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from finetune.models.vocabulary import load_base_vocabulary
 
 Make = Callable[..., Any]
 
-# Vocabularies and what a tokenizer of them is made with.
+# Vocabularies and the arguments of their tokenizers.
 KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "several characters": (["<pad>", "|", "t", "h", "e", "th", "ʈʰ", "sch", "<unk>"], {}),
     "space": (["<pad>", " ", "a", "b", "<unk>"], {"word_delimiter_token": " "}),
@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """`make(name)` is the tokenizer of that kind, and its symbols."""
+    """`make(name)` returns the tokenizer of that kind and its symbols."""
 
     def build(name: str) -> tuple[Any, list[str]]:
         symbols, options = KINDS[name]
@@ -77,7 +77,7 @@ def test_searches_write_what_the_pipeline_writes(make: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_alignment_finds_the_frames_of_what_greedy_writes(make: Make, name: str) -> None:
+def test_alignment_finds_the_frames_of_the_greedy_text(make: Make, name: str) -> None:
     tokenizer, symbols = make(name)
     alphabet = read_alphabet(tokenizer, len(symbols))
     ids = {text: numbers[0] for text, numbers in alphabet.letters.items()}
@@ -89,7 +89,7 @@ def test_alignment_finds_the_frames_of_what_greedy_writes(make: Make, name: str)
     spoken = [number for number in range(len(symbols)) if number not in silent]
     rng = random.Random(1)
     for _ in range(20):
-        # A blank between any two; after t no h, which Transformers' tokenizer would write as one symbol.
+        # A blank between any two; no h after t, since Transformers' tokenizer would make one symbol of them.
         path = [number for each in rng.choices(spoken, k=8) for number in (each, each, alphabet.blank_id)]
         logits = sharpen(path, len(symbols))
         greedy = build_greedy_search(tokenizer, len(symbols))
@@ -105,7 +105,7 @@ def test_alignment_finds_the_frames_of_what_greedy_writes(make: Make, name: str)
             blank_id=alphabet.blank_id,
             delimiter_id=alphabet.delimiter_id,
         )
-        if not alphabet.symbols_are_words:  # Between phones there need be no blank.
+        if not alphabet.symbols_are_words:  # Phones need no blank between them.
             assert [word.text for word in aligned.words] == [word.text for word in expected.words]
         for mine, theirs in zip(aligned.words, expected.words, strict=True):
             assert [c.text for c in mine.characters] == [c.text for c in theirs.characters]
@@ -127,8 +127,8 @@ def test_a_language_models_words_and_hotwords_are_spelled_with_symbols_of_severa
     search = build_search(tokenizer, len(symbols), model)
     for path in (["th", "e"], ["t", "h", "e"]):
         [found] = search.decode(sharpen([symbols.index(symbol) for symbol in path], len(symbols)))
-        assert (found.text, found.lm_score > -3) == ("the", True)  # No unknown word, however it is spelled.
-    # Unsure between th and t: the model knows which word there is, and both spellings are one text.
+        assert (found.text, found.lm_score > -3) == ("the", True)  # No spelling makes it an unknown word.
+    # Ambiguous between th and t: the language model decides, and both spellings give one text.
     unsure = sharpen([symbols.index("t"), symbols.index("e")], len(symbols))
     unsure[0, symbols.index("th")] = 19.0
     assert search.decode(unsure)[0].text == "the"
@@ -141,7 +141,7 @@ def test_a_language_models_words_and_hotwords_are_spelled_with_symbols_of_severa
         build_search(tokenizer, len(symbols), hotwords={"thex": 5.0})
 
 
-def test_lower_case_is_what_hotwords_and_language_models_are_compared_with(make: Make) -> None:
+def test_hotwords_and_language_models_are_compared_in_lower_case(make: Make) -> None:
     tokenizer, symbols = make("lower case")
     search = build_search(tokenizer, len(symbols), hotwords={"ab": 9.0})
     logits = sharpen([2, 3], len(symbols))
@@ -185,7 +185,7 @@ def test_spelling() -> None:
 
 
 @pytest.mark.parametrize("name", ["space", "space where | is expected", "lower case"])
-def test_training_goes_on_from_the_rows_of_such_vocabularies(make: Make, tmp_path: Path, name: str) -> None:
+def test_training_continues_from_the_head_rows_of_such_vocabularies(make: Make, tmp_path: Path, name: str) -> None:
     make(name)[0].save_pretrained(tmp_path)
     rows = load_base_vocabulary(str(tmp_path))
     assert rows == (
@@ -195,7 +195,7 @@ def test_training_goes_on_from_the_rows_of_such_vocabularies(make: Make, tmp_pat
     )
 
 
-def test_training_does_not_go_on_without_some_symbols(make: Make, tmp_path: Path) -> None:
+def test_training_does_not_continue_without_required_symbols(make: Make, tmp_path: Path) -> None:
     make("several characters")[0].save_pretrained(tmp_path)
     with pytest.raises(
         UserError, match=r"has symbols of several characters \(th, ʈʰ, sch\).*text\.vocabulary=training"

@@ -1,4 +1,4 @@
-"""ARPA files: what is read is what was written and what KenLM reads; what is damaged is a sentence."""
+"""ARPA files: reading returns what was written and what KenLM reads; errors about damaged files are one sentence."""
 
 import gzip
 import itertools
@@ -48,7 +48,7 @@ ngram 3=2
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., NGramModel]:
-    """`read(text)` reads an ARPA file that holds a text or bytes."""
+    """`read(text)` reads an ARPA file with this text or these bytes."""
 
     def write_and_read(content: str | bytes) -> NGramModel:
         (tmp_path / "lm.arpa").write_bytes(content.encode() if isinstance(content, str) else content)
@@ -67,7 +67,7 @@ def same(one: NGramModel, other: NGramModel) -> bool:
     )
 
 
-def test_what_the_format_means(read: Callable[..., NGramModel]) -> None:
+def test_scores_by_the_definition_of_the_format(read: Callable[..., NGramModel]) -> None:
     model = read(ARPA)
     assert (model.counts, model.words) == ([5, 4, 2], ("<unk>", "<s>", "</s>", "a", "b"))
     assert log10(model, "a b") == pytest.approx([-0.25, -0.0625, -0.5])
@@ -90,11 +90,13 @@ def test_what_the_format_means(read: Callable[..., NGramModel]) -> None:
         lambda text: gzip.compress(text.encode()),
     ],
 )
-def test_liberties_that_files_take(read: Callable[..., NGramModel], change: Callable[[str], str | bytes]) -> None:
+def test_files_with_unusual_formatting_are_read(
+    read: Callable[..., NGramModel], change: Callable[[str], str | bytes]
+) -> None:
     assert same(read(change(ARPA)), read(ARPA))
 
 
-def test_unknown_words_in_capitals_and_without_a_probability(read: Callable[..., NGramModel]) -> None:
+def test_unknown_words_in_capitals_and_models_without_them(read: Callable[..., NGramModel]) -> None:
     assert same(read(ARPA.replace("<unk>", "<UNK>")), read(ARPA))
     closed = read(ARPA.replace("-1.5\t<unk>\n", "").replace("ngram 1=5", "ngram 1=4"))
     assert closed.words[0] == "<unk>"
@@ -102,11 +104,11 @@ def test_unknown_words_in_capitals_and_without_a_probability(read: Callable[...,
     assert log10(closed, "a b") == log10(read(ARPA), "a b")
 
 
-# What was found in models on the hub and in other tools' files, and what is noted of it.
+# Deviations found in models on the hub and in files of other tools, with their warnings.
 CORRECTED: dict[str, tuple[Callable[[str], str], str]] = {
     "</s> added by a recipe": (
         lambda text: text.replace("ngram 1=5", "ngram 1=6").replace("\t-0.25\n", "\t-0.25\n-3\t</s>\t-0.25\n", 1),
-        "</s> stands among the 1-grams 2 times, and the first counts",
+        "</s> is among the 1-grams 2 times; the first one is used",
     ),
     "-inf for <s>": (
         lambda text: text.replace("-99\t<s>", "-inf\t<s>"),
@@ -114,21 +116,21 @@ CORRECTED: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "comments": (
         lambda text: "# made by a tool\n#\n" + text,
-        "passed over the text before \\data\\, which begins with '# made by",
+        "skipped the text before \\data\\, which begins with '# made by",
     ),
     "text of CMU's toolkit": (
         lambda text: "This is a CLOSED model.\nThe beginning of data mark: \\data\\\n\\1-grams:\np_1 wd_1\n\n" + text,
-        "passed over the text before \\data\\, which begins with 'This is a CLOSED",
+        "skipped the text before \\data\\, which begins with 'This is a CLOSED",
     ),
     "blank lines": (
         lambda text: text.replace("\\1-grams:\n", "\\1-grams:\n\n\n").replace("\\2-grams:\n", "\\2-grams:\n\n"),
-        "passed over blank lines behind \\1-grams:",
+        "skipped blank lines after \\1-grams:",
     ),
 }
 
 
 @pytest.mark.parametrize(("change", "said"), CORRECTED.values(), ids=CORRECTED)
-def test_files_as_they_are_in_the_wild_are_read_as_kenlm_reads_them(
+def test_real_files_that_deviate_from_the_format_are_read_as_in_kenlm(
     read: Callable[..., NGramModel], tmp_path: Path, change: Callable[[str], str], said: str, logged: list[str]
 ) -> None:
     texts = ["a b", "b a z", "", "a", "b b a b"]
@@ -139,7 +141,7 @@ def test_files_as_they_are_in_the_wild_are_read_as_kenlm_reads_them(
     assert log10(model, "a b", eos=False) == log10(read(ARPA), "a b", eos=False)
     write_arpa(model, tmp_path / "again.arpa")
     assert same(read_arpa(tmp_path / "again.arpa"), model)
-    if "CLOSED" not in said:  # KenLM takes comments alone.
+    if "CLOSED" not in said:  # KenLM accepts only comments.
         assert_kenlm_agrees(tmp_path / "lm.arpa", texts)
 
 
@@ -178,10 +180,10 @@ ngram 4=1
 """
 
 
-def test_an_ngram_whose_ending_was_pruned_is_followed_by_the_longest_ending_left(
+def test_an_ngram_whose_suffix_was_pruned_backs_off_to_the_longest_suffix_left(
     read: Callable[..., NGramModel],
 ) -> None:
-    """After `a b c d` comes `c d`, since `b c d` is missing, and then its `c d e`."""
+    """The suffix of `a b c d` is `c d`, since `b c d` is missing, and `c d e` follows it."""
     assert log10(read(HOLES), "a b c d e", bos=False, eos=False) == pytest.approx([-1, -0.5, -0.25, -0.125, -0.25])
 
 
@@ -194,7 +196,9 @@ def test_words_in_any_order_and_any_script(read: Callable[..., NGramModel]) -> N
     assert renamed.score(["a", "привет\u00a0你"]) == read(ARPA).score(["a", "b"])
 
 
-def test_blocks_of_any_size(read: Callable[..., NGramModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_model(
+    read: Callable[..., NGramModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = read(ARPA)
     for size in (1, 2, 7, 64):
         monkeypatch.setattr(arpa, "_BLOCK_BYTES", size)
@@ -216,7 +220,7 @@ LONG = "a" * 10_000_000
     ("old", "new", "line", "words"),
     [
         ("\\data\\\n", "", 1, r"found 'ngram 1=5'; expected \data\, with which an ARPA file begins"),
-        ("ngram 2=4", "ngram 2=5", 19, r"found '\\3-grams:'; expected 5 2-grams before it, as the header says, not 4"),
+        ("ngram 2=4", "ngram 2=5", 19, r"found '\\3-grams:'; expected 5 2-grams before it, as in the header, not 4"),
         ("ngram 2=4", "ngram 2=999999999999999", 19, "expected 999999999999999 2-grams"),
         ("ngram 2=4", "ngram 2=-4", 3, "found 'ngram 2=-4'; expected ngram 2=COUNT with a count from 0 up"),
         ("ngram 2=4", "ngram 2=" + "9" * 5000, 3, "expected ngram 2=COUNT"),
@@ -232,16 +236,16 @@ LONG = "a" * 10_000_000
         ("-0.5\ta b\t", "-1.2.3\ta b\t", 15, "expected logarithms as decimal numbers"),
         ("-0.5\ta b\t", "-1e\ta b\t", 15, "expected logarithms as decimal numbers"),
         ("-0.5\ta b\t", "-\ta b\t", 15, "expected logarithms as decimal numbers"),
-        ("-0.5\ta b\t", "0.5\ta b\t", 15, "expected the logarithm of a probability, which is not above 0"),
+        ("-0.5\ta b\t", "0.5\ta b\t", 15, "expected the logarithm of a probability, which is 0 or less"),
         ("-0.5\ta b\t", "-0.5\ta b c d\t", 15, "expected a logarithm, the n-gram's words"),
         ("-0.5\ta b\t", "-0.5\ta\n", 15, "expected a logarithm, the n-gram's words"),
-        ("-0.5\ta b\t", "-0.5\ta z\t", 15, "expected words that stand among the 1-grams"),
+        ("-0.5\ta b\t", "-0.5\ta z\t", 15, "expected words that are among the 1-grams"),
         ("-0.5\ta b\t", f"-0.5\ta {LONG}\t", 15, "…'; expected a line of up to 65536 bytes"),
         ("ngram 2=4", f"ngram 2={LONG}", 3, "expected a line of up to 65536 bytes"),
         ("-0.5\ta b </s>", "-0.5\ta b </s>\t-0.5", 21, "expected no backoff at the longest n-grams"),
-        ("-0.5\tb a", "-0.5\ta b", 17, "the 2-gram 'a b' stands there twice"),
-        ("-0.75\tb\t-0.5", "-0.75\ta\t-0.5", 11, "the word 'a' stands there twice"),
-        ("-0.5\ta b </s>", "-0.5\tb b </s>", 21, "the 3-gram 'b b </s>' begins with words that are no 2-gram"),
+        ("-0.5\tb a", "-0.5\ta b", 17, "the 2-gram 'a b' occurs twice"),
+        ("-0.75\tb\t-0.5", "-0.75\ta\t-0.5", 11, "the word 'a' occurs twice"),
+        ("-0.5\ta b </s>", "-0.5\tb b </s>", 21, "the 3-gram 'b b </s>' begins with words that are not a 2-gram"),
         ("-99\t<s>", "-99\ts", 7, "found 1-grams without <s>"),
     ],
 )
@@ -255,7 +259,7 @@ def test_damaged_files(
     assert words in str(raised.value) and len(str(raised.value)) < 600
 
 
-def test_a_line_without_an_end_is_not_read_to_its_end(
+def test_an_endless_line_is_not_read_to_its_end(
     read: Callable[..., NGramModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arpa, "_BLOCK_BYTES", 1 << 16)
@@ -269,7 +273,7 @@ def test_a_line_without_an_end_is_not_read_to_its_end(
         tracemalloc.stop()
 
 
-def test_words_that_are_not_utf_8(read: Callable[..., NGramModel]) -> None:
+def test_words_that_are_not_utf_8_are_refused(read: Callable[..., NGramModel]) -> None:
     with pytest.raises(UserError, match=r"line 11: found the word b'b\\xe9'; expected UTF-8"):
         read(ARPA.encode().replace(b"\tb\t", b"\tb\xe9\t"))
 
@@ -284,7 +288,7 @@ def test_a_file_cut_anywhere_is_refused(read: Callable[..., NGramModel]) -> None
             read(packed[:length])
 
 
-def test_files_that_are_something_else(read: Callable[..., NGramModel], tmp_path: Path) -> None:
+def test_files_of_other_formats_are_refused(read: Callable[..., NGramModel], tmp_path: Path) -> None:
     for content in (b"", b"\n\n", b"\0" * 100_000, b"mmap lm http://kheafield.com/code format version 5\n\0"):
         with pytest.raises(UserError, match="expected"):
             read(content)
@@ -307,11 +311,11 @@ def test_bytes_changed_anywhere_are_refused_or_read(read: Callable[..., NGramMod
 
 @st.composite
 def random_arpa(draw: Any) -> str:
-    """An ARPA file whose n-grams have those that they begin with, and may lack those that they end with."""
-    # Low enough for no sum with backoffs to be above 0, which KenLM would take for something else.
+    """An ARPA file whose n-grams have all prefixes, and may lack suffixes."""
+    # Low enough that no sum with backoffs is above 0, which KenLM would misread.
     logarithms = st.integers(-64, -24).map(lambda n: n / 16)
     backoffs = st.one_of(st.just(0.0), st.integers(-32, 8).map(lambda n: n / 16))
-    # Whole n-grams that are never asked for: KenLM's hash tables have room for few holes.
+    # N-grams that are never looked up: KenLM's hash tables have few free places.
     fill = [f"x{i}" for i in range(8)]
     levels = [[(word,) for word in ["<unk>", "<s>", "</s>", *"abc", *fill]]]
     for n in range(2, draw(st.integers(2, 4)) + 1):
@@ -341,13 +345,15 @@ def assert_kenlm_agrees(file: Path, texts: list[str]) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random_arpa(), st.lists(st.lists(st.sampled_from("abcz"), max_size=8).map(" ".join), min_size=4, max_size=8))
-def test_kenlm_reads_the_same_of_models_with_holes(tmp_path: Path, content: str, texts: list[str]) -> None:
+def test_kenlm_gives_the_same_scores_for_models_with_missing_suffixes(
+    tmp_path: Path, content: str, texts: list[str]
+) -> None:
     (tmp_path / "lm.arpa").write_text(content)
     assert_kenlm_agrees(tmp_path / "lm.arpa", texts)
 
 
 @pytest.mark.parametrize("prune", [(), (0, 0, 1), (0, 1, 2, 3)])
-def test_kenlm_reads_the_same_of_estimated_models(tmp_path: Path, prune: tuple[int, ...]) -> None:
+def test_kenlm_gives_the_same_scores_for_estimated_models(tmp_path: Path, prune: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(30)]
     texts = [" ".join(rng.choice(words, size=rng.integers(1, 9), p=np.arange(30, 0, -1) / 465)) for _ in range(400)]

@@ -1,4 +1,4 @@
-"""The beam search: what an exhaustive search finds, whatever the width; times, hotwords, chunks, threads, bad input."""
+"""The beam search finds what an exhaustive search finds, at any width; times, hotwords, chunks, threads, bad input."""
 
 import functools
 import itertools
@@ -137,7 +137,7 @@ def test_characters_without_spaces_are_words_of_the_language_model(symbols, seed
         assert hypothesis.lm_score == pytest.approx(added, abs=1e-4), hypothesis.text
 
 
-def test_a_language_model_of_whole_chinese_words_is_asked_at_delimiters_as_before():
+def test_a_language_model_of_whole_chinese_words_scores_at_delimiters():
     symbols = ("_", "|", "我", "爱", "你")
     model = bigram_model("我爱", "爱你", "你")
     search = BeamSearch(symbols, blank_id=0, delimiter_id=1, language_model=model)
@@ -146,7 +146,7 @@ def test_a_language_model_of_whole_chinese_words_is_asked_at_delimiters_as_befor
     assert found.text == "我爱 你" and found.lm_score == pytest.approx(0.5 * score + 2 * 1.5, abs=1e-4)
 
 
-def test_a_hotword_counts_each_time_and_what_was_granted_on_the_way_is_taken_back():
+def test_a_hotword_counts_each_time_and_the_boost_of_partial_matches_is_taken_back():
     hotwords = {"ab": 2.0, "a b": 1.5, "a b a": 0.5, "b": -1.0}
     logits = random_logits(0, 7, 4, sharpness=1.5)
     expected = search_exhaustively(logits)
@@ -169,11 +169,11 @@ def tokenizer(tmp_path):
     return Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **special, bos_token=None, eos_token=None)
 
 
-def test_a_beam_of_one_says_what_greedy_decoding_says_of_peaky_logits(tokenizer):
+def test_a_beam_of_one_gives_the_greedy_text_for_peaky_logits(tokenizer):
     search = english_search(beam_width=1)
     rng = np.random.default_rng(0)
     for seed in range(50):
-        # Many repeats, blanks and word delimiters; never [UNK], which the search doesn't write.
+        # Many repeats, blanks and word delimiters; no [UNK], which the search does not write.
         path = rng.choice([0, 0, 0, 1, 1, *range(2, 29)], size=40).repeat(rng.integers(1, 4, 40))
         logits = random_logits(seed, len(path), len(ENGLISH)) + 15 * np.eye(len(ENGLISH), dtype=np.float32)[path]
         greedy = decode_greedy(torch.from_numpy(logits)[None], [len(path)], tokenizer)[0]
@@ -181,7 +181,7 @@ def test_a_beam_of_one_says_what_greedy_decoding_says_of_peaky_logits(tokenizer)
         assert english_search().decode(logits)[0].text == " ".join(greedy.split())
 
 
-def test_double_letters_and_words_survive():
+def test_double_letters_and_repeated_words_are_kept():
     logits = spelled_logits("_hhe_ll_l_oo_||_|b_oo_o_k_|", ENGLISH)
     assert english_search().decode(logits)[0].text == "hello book"
 
@@ -205,7 +205,7 @@ def small_model():
 
 @functools.cache
 def searches_by_width():
-    """Searches of rising width, the last unlimited, without a language model and with one."""
+    """Searches of increasing width, the last unlimited, without and with a language model."""
     return [
         [toy_search(model, beam_width=width, **UNPRUNED) for width in (1, 3, 10, 30, 5000)]
         for model in (None, small_model())
@@ -220,8 +220,8 @@ def test_a_wider_beam_never_has_a_lower_score(logits):
         assert (np.diff(scores) > -1e-9).all()
 
 
-def test_a_wider_beam_never_has_a_lower_score_where_most_is_dropped():
-    # Each width alone has a lower score than the one before in 5 of these 160 steps.
+def test_a_wider_beam_never_has_a_lower_score_with_strong_pruning():
+    # Searched alone, a width has a lower score than the next smaller one in 5 of these 160 cases.
     for model in (None, bigram_model("a", "to", "tea", "eat", "ate")):
         widths = [english_search(model, beam_width=width) for width in (1, 3, 10, 30, 100)]
         scores = []
@@ -233,14 +233,14 @@ def test_a_wider_beam_never_has_a_lower_score_where_most_is_dropped():
         assert np.diff(scores, axis=1).mean() > 0
 
 
-def test_a_width_between_is_the_next_lower_one():
+def test_other_widths_are_rounded_down():
     for asked, taken in ((1, 1), (2, 1), (9, 3), (100, 100), (128, 100), (500, 300)):
         assert english_search(beam_width=asked).beam_width == taken
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(LOGITS)
-def test_times_rise_and_lie_inside_the_audio(logits):
+def test_times_increase_and_lie_within_the_audio(logits):
     for searches in searches_by_width():
         for search in searches[:4]:
             for one in search.decode(logits, n_best=5):
@@ -260,29 +260,29 @@ def test_times_rise_and_lie_inside_the_audio(logits):
                         before = character.end_frame
 
 
-def test_times_are_those_of_the_frames_that_say_the_symbols():
+def test_times_are_those_of_the_frames_that_emit_the_symbols():
     best = english_search(small_model()).decode(spelled_logits("__aa_b__|_bb_|", ENGLISH))[0]
     assert [(word.text, word.start_frame, word.end_frame) for word in best.words] == [("ab", 2, 6), ("b", 10, 12)]
     assert [(c.text, c.start_frame, c.end_frame) for c in best.words[0].characters] == [("a", 2, 4), ("b", 5, 6)]
 
 
-def test_a_doubtful_word_has_less_confidence():
+def test_an_ambiguous_word_has_less_confidence():
     logits = spelled_logits("_sure_|_maybe_", ENGLISH)
-    logits[8, ENGLISH.index("k")] = 9.5  # Perhaps "kaybe".
+    logits[8, ENGLISH.index("k")] = 9.5  # "kaybe" is nearly as likely.
     sure, maybe = english_search().decode(logits)[0].words
     assert sure.confidence > 0.99
     assert 0.85 < maybe.confidence < 0.95
 
 
 @pytest.mark.parametrize("model", [None, small_model])
-def test_decoding_in_chunks_is_decoding_the_whole(model):
+def test_decoding_in_chunks_equals_decoding_at_once(model):
     logits = random_logits(0, 700, len(ENGLISH), sharpness=2.0)
     search = english_search(model and model(), hotwords={"a": 1.0})
     whole = search.decode(logits, n_best=100)
     state, first = search.start(), 0
     for size in itertools.cycle([1, 7, 0, 40]):
         state = search.advance(state, logits[first : first + size])
-        search.finish(state)  # What was heard so far; changes nothing.
+        search.finish(state)  # A result in between; it does not change the state.
         first += size
         if first >= len(logits):
             break
@@ -290,7 +290,7 @@ def test_decoding_in_chunks_is_decoding_the_whole(model):
     assert search.finish(state, n_best=100) == whole
 
 
-def test_forgetting_what_no_prefix_needs_changes_nothing(monkeypatch):
+def test_freeing_unused_prefixes_changes_nothing(monkeypatch):
     logits = random_logits(0, 400, len(ENGLISH), sharpness=2.0)
     search = english_search(small_model(), hotwords={"a": 1.0})
     monkeypatch.setattr("finetune.decoding.beam._FIRST_NODES", 2**17)
@@ -307,25 +307,25 @@ def test_a_word_of_the_language_model_wins_over_a_likelier_spelling():
     model = bigram_model("cat", "b")
     assert english_search().decode(logits)[0].text == "cad b"
     assert english_search(model).decode(logits)[0].text == "cat b"
-    # Unknown words are still possible, where the penalty is less than what is heard.
+    # Unknown words are still possible where the acoustic score outweighs the penalty.
     logits[3, ENGLISH.index("t")] = -5.0
     assert english_search(model, token_min_logp=-20).decode(logits)[0].text == "cad b"
     strict = Weights(unk_score_offset=-30)
     assert english_search(model, token_min_logp=-20, weights=strict).decode(logits)[0].text != "cad b"
 
 
-def test_the_beginning_of_an_unknown_word_costs_as_much_as_the_word():
+def test_the_beginning_of_an_unknown_word_has_the_penalty_of_the_word():
     search = english_search(bigram_model("cat"), weights=Weights(0.0, 0.0, -7.0, score_boundary=False))
     for text, cost in {"ca": -7.0, "cat": 0.0, "cats": -7.0, "x|cat": -7.0, "xylophones": -7.0 * 10 / 6}.items():
         state = search.advance(search.start(), spelled_logits(text, ENGLISH, sharpness=30.0))
         best = search.finish(state)[0]
         assert (best.text, best.lm_score) == (text.replace("|", " "), pytest.approx(cost))
-        # "ca" is a word's beginning, so nothing is taken off before it ends.
+        # "ca" is the beginning of a word, so there is no penalty before it ends.
         widest = state.prefixes()[0]
         assert widest["score"].max() - widest["total"].max() == pytest.approx(0 if text == "ca" else cost)
 
 
-def test_a_hotword_is_brought_up_though_no_language_model_knows_it():
+def test_a_hotword_is_found_without_being_in_the_language_model():
     logits = spelled_logits("_nyu_|_yolk_|_is_|_big_", ENGLISH)
     for frame, letter in ((2, "e"), (3, "w"), (9, "r")):
         logits[frame, ENGLISH.index(letter)] = 9.0
@@ -339,15 +339,15 @@ def test_a_hotword_is_brought_up_though_no_language_model_knows_it():
     assert plain.decode(logits)[0].text == "nyu yolk is big"
 
 
-def test_a_beginning_of_a_hotword_survives_in_a_narrow_beam():
-    # One beam: without a share of the boost on the way "ca" would not be kept until "t" has come.
+def test_the_beginning_of_a_hotword_is_kept_in_a_narrow_beam():
+    # A beam of one: without the boost of the partial match "ca" would be dropped before "t".
     logits = spelled_logits("_ced_", ENGLISH)
     logits[2, ENGLISH.index("a")] = logits[3, ENGLISH.index("t")] = 9.5
     assert english_search(beam_width=1, hotwords={"cat": 6.0}).decode(logits)[0].text == "cat"
 
 
-def test_the_beginning_of_a_hotword_is_not_that_of_an_unknown_word():
-    # One beam: with the unknown word's cost no letter would be likelier than the blank.
+def test_the_beginning_of_a_hotword_has_no_unknown_word_penalty():
+    # A beam of one: with the unknown-word penalty no letter would be likelier than the blank.
     search = english_search(bigram_model("cat"), beam_width=1)
     logits = spelled_logits("_xyz_", ENGLISH, sharpness=8.0)
     assert search.decode(logits)[0].text == ""
@@ -366,7 +366,7 @@ def test_without_a_word_delimiter_a_text_is_one_word_and_hotwords_are_found_insi
         BeamSearch(symbols, blank_id=0, delimiter_id=None, language_model=small_model())
 
 
-def test_a_batch_over_threads_is_each_utterance_alone():
+def test_a_batch_in_threads_equals_single_utterances():
     logits = np.stack([random_logits(seed, 80, len(ENGLISH)) for seed in range(9)])
     num_frames = [80, 0, 1, 30, 80, 79, 2, 80, 50]
     search = english_search(small_model(), beam_width=20)
@@ -386,7 +386,7 @@ def test_logits_that_are_not_finite_are_refused(bad):
         search.decode_batch(logits, [5, 5])
     with pytest.raises(UserError, match=r"^tale .* frame 3 "):
         search.decode_batch(logits, [5, 5], names=["head", "tale"])
-    assert len(search.decode_batch(logits, [5, 3])) == 2  # What is behind the frames is padding.
+    assert len(search.decode_batch(logits, [5, 3])) == 2  # The rest is padding.
     with pytest.raises(UserError, match="frame 5 "):
         search.advance(search.advance(search.start(), logits[0]), np.full((1, len(ENGLISH)), bad))
 
@@ -418,7 +418,7 @@ def test_a_language_model_of_another_alphabet_is_refused():
         {"weights": Weights(beta=math.inf)},
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings):
+def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match="expected"):
         english_search(**settings)
 
@@ -428,6 +428,6 @@ def test_logits_of_another_vocabulary_are_refused():
         english_search().decode(np.zeros((5, 7)))
 
 
-def test_numba_is_loaded_when_a_search_is_made():
+def test_numba_is_imported_only_when_a_search_is_built():
     code = "import sys, finetune.decoding.beam; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

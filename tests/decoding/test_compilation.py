@@ -31,7 +31,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, home: Path) -> tuple[int, int]:
-    """What `quadruple(10)` returns in a new process, and how often its machine code was found in the cache."""
+    """What `quadruple(10)` returns in a new process, and how often its machine code came from the cache."""
     code = (
         "from finetune.decoding.caller import quadruple\n"
         "print(quadruple(10), sum(quadruple.stats.cache_hits.values()))\n"

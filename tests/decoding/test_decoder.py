@@ -1,4 +1,4 @@
-"""The settings of a decoder that a model brings are used or refused in one sentence."""
+"""The decoder settings in a model's files are used, or refused with one sentence."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_settings_are_read(model_folder: Path, tmp_path: Path) -> None:
         ({}, {"hotwords": dict.fromkeys(map(str, range(20_000)), 1)}, "found 20000 hotwords"),
     ],
 )
-def test_settings_that_mean_nothing_are_one_sentence(
+def test_settings_out_of_range_are_refused_with_one_sentence(
     attributes: Any, settings: Any, said: str, model_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as refused:

@@ -1,4 +1,4 @@
-"""Greedy text: letters doubled when they should be, words apart, nothing from the padding."""
+"""Greedy decoding: double letters, word delimiters, and no text from padding."""
 
 import itertools
 import json
@@ -49,7 +49,7 @@ def logits_of(*utterances: str, padding: str = "") -> tuple[torch.Tensor, list[i
     return logits, [len(symbols) for symbols in utterances]
 
 
-def test_double_letters_survive(tokenizer):
+def test_double_letters_are_kept(tokenizer):
     logits, num_frames = logits_of("_hhe_ll_l_oo_|_b_oo_o_k_")
     assert decode_greedy(logits, num_frames, tokenizer) == ["hello book"]
 
@@ -59,23 +59,23 @@ def test_repeats_without_a_blank_are_one_letter(tokenizer):
     assert decode_greedy(logits, num_frames, tokenizer) == ["helo bok"]
 
 
-def test_words_stay_apart(tokenizer):
+def test_words_are_separated(tokenizer):
     logits, num_frames = logits_of("a_|b||_c")
     assert decode_greedy(logits, num_frames, tokenizer) == ["a b c"]
 
 
 @pytest.mark.parametrize("padding", ["x", "|"])
-def test_padding_says_nothing(tokenizer, padding):
+def test_padding_gives_no_text(tokenizer, padding):
     logits, num_frames = logits_of("_a_b", "_a_b_c_d_", "", padding=padding)
     assert decode_greedy(logits, num_frames, tokenizer) == ["ab", "abcd", ""]
 
 
-def test_silence_is_an_empty_text(tokenizer):
+def test_silence_gives_an_empty_text(tokenizer):
     logits, num_frames = logits_of("____")
     assert decode_greedy(logits, num_frames, tokenizer) == [""]
 
 
-def test_the_pipeline_says_the_same(tokenizer):
+def test_the_pipeline_gives_the_same_text(tokenizer):
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         vocab_size=len(tokenizer),
@@ -92,7 +92,7 @@ def test_the_pipeline_says_the_same(tokenizer):
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Wav2Vec2ForCTC(config).eval()
-    # A small head drawn at random prefers one symbol throughout; a head this wide visits many.
+    # A small random head prefers one symbol throughout; a head this wide emits many.
     torch.nn.init.normal_(model.lm_head.weight, std=5.0)
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
     pipeline = AutomaticSpeechRecognitionPipeline(model=model, tokenizer=tokenizer, feature_extractor=extractor)
@@ -101,7 +101,7 @@ def test_the_pipeline_says_the_same(tokenizer):
     expected = [pipeline({"raw": samples, "sampling_rate": 16000})["text"] for samples in speech]
     with torch.no_grad():
         alone = [model(**extractor(s, sampling_rate=16000, return_tensors="pt")).logits[0] for s in speech]
-    # Padding that would speak if it were listened to.
+    # Padding that would give text if it were decoded.
     batch = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True)
     for row, logits in enumerate(alone):
         batch[row, len(logits) :, IDS["x"]] = 100.0
@@ -131,10 +131,10 @@ def build_search() -> GreedySearch:
     return GreedySearch(SYMBOLS, blank_id=0, delimiter_id=1)
 
 
-def test_a_search_gives_the_tokenizers_text_however_the_frames_come(tokenizer):
+def test_a_search_gives_the_tokenizers_text_for_any_division_of_the_frames(tokenizer):
     rng = numpy.random.default_rng(0)
     logits = rng.standard_normal((400, len(SYMBOLS))).astype(numpy.float32)
-    logits[:, :2] += 1.5  # Blanks and word delimiters are more frequent.
+    logits[:, :2] += 1.5  # Make blanks and word delimiters more frequent.
     [expected] = decode_greedy(torch.from_numpy(logits)[None], [400], tokenizer)
     search = build_greedy_search(tokenizer, len(SYMBOLS))
     [whole] = search.finish(search.advance(search.start(), logits))
@@ -174,7 +174,7 @@ def test_a_search_refuses_logits_that_are_not_finite():
 
 def test_a_vocabulary_without_a_word_delimiter_has_none(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"[PAD]": 0, "[UNK]": 1, "a": 2}))
-    # The tokenizer adds one itself, behind the head's columns.
+    # The tokenizer adds one itself, after the head's columns.
     tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]")
     assert build_greedy_search(tokenizer, 3).delimiter_id is None
     assert build_search_of_beams(tokenizer, 3).delimiter_id is None

@@ -1,4 +1,4 @@
-"""Binary files of KenLM: the same scores as from the ARPA file that they were made of, and a sentence for damaged ones.
+"""Binary files of KenLM have the scores of their ARPA files; errors about damaged files are one sentence.
 
 The files in `kenlm` were made with build_binary of KenLM 0.3.0: `-p 1.7 probing toy.arpa probing.bin`,
 `trie toy.arpa trie.bin`, and `-q 8 -b 7 -a 22 trie toy.arpa quantized.bin`, which has enough bins for all values. The
@@ -31,7 +31,7 @@ FILES = Path(__file__).with_name("kenlm")
 NAMES = ("probing", "trie", "quantized")
 SYMBOLS = ("_", "|", *"abcd")
 WORDS = ("ab", "cab", "bad", "dad", "add", "dab", "abc", "bac", "cad", "dada", "z")
-# Where in the file: the order, the type, whether words are there, and the number of words.
+# Places in the file: the order, the type, whether words are included, and the number of words.
 ORDER, TYPE, HAS_WORDS, COUNTS = 88, 96, 100, 108
 
 
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_arpa_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_beam_search_finds_the_same(name: str) -> None:
+def test_the_beam_search_finds_the_same_texts(name: str) -> None:
     def search(model: NGramModel | HashedModel) -> BeamSearch:
         return BeamSearch(SYMBOLS, blank_id=0, delimiter_id=1, language_model=model, beam_width=20)
 
@@ -74,7 +74,7 @@ def test_the_beam_search_finds_the_same(name: str) -> None:
         assert ours.lm_score == pytest.approx(theirs.lm_score, abs=1e-4)
 
 
-def test_what_a_search_met_changes_no_score() -> None:
+def test_nodes_that_a_search_reached_change_no_score() -> None:
     first, second = (read_kenlm(FILES / "probing.bin") for _ in range(2))
     texts = [tuple(np.random.default_rng(seed).choice(WORDS, 8)) for seed in range(50)]
     before = [first.score(text) for text in texts]
@@ -84,7 +84,7 @@ def test_what_a_search_met_changes_no_score() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", [".bin", ".binary"])
-def test_a_folder_with_one_is_a_language_model(tmp_path: Path, name: str, suffix: str) -> None:
+def test_a_folder_with_a_binary_file_is_a_language_model(tmp_path: Path, name: str, suffix: str) -> None:
     shutil.copy(FILES / f"{name}.bin", tmp_path / f"5gram{suffix}")
     assert isinstance(load_language_model(tmp_path), HashedModel if name == "probing" else NGramModel)
 
@@ -103,7 +103,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, name: str) -> None:
     [
         (49, "c", b"4", "found the version '4' at its beginning, expected KenLM's format version 5"),
         (0, "2s", b"MM", "found 'MMap lm .*' at its beginning"),
-        (60, "f", 2.0, "machine with other numbers"),
+        (60, "f", 2.0, "machine with other number formats"),
         (TYPE, "I", 1, "rest costs"),
         (TYPE, "I", 9, "the model type 9, which is not known"),
         (HAS_WORDS, "?", False, "without its words"),
@@ -113,12 +113,12 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_wrong_is_said(tmp_path: Path, name: str, place: int, form: str, value: Any, sentence: str) -> None:
+def test_errors_name_the_problem(tmp_path: Path, name: str, place: int, form: str, value: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         read_kenlm(write_changed(tmp_path, name, place, form, value))
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         read_kenlm(tmp_path / "none.bin")
 
@@ -156,7 +156,9 @@ def test_bytes_changed_anywhere_are_refused_or_read(tmp_path: Path, name: str, d
     "options", ["probing", "-p 1.1 probing", "trie", "-a 255 trie", "-q 12 trie", "-q 12 -a 9 trie"]
 )
 @pytest.mark.parametrize(("order", "prune"), [(2, ()), (3, (0, 0, 1)), (4, (0, 1, 2, 3)), (5, ())])
-def test_kenlms_own_files_score_the_same(tmp_path: Path, options: str, order: int, prune: tuple[int, ...]) -> None:
+def test_files_built_by_kenlm_give_the_same_scores(
+    tmp_path: Path, options: str, order: int, prune: tuple[int, ...]
+) -> None:
     rng = np.random.default_rng(order)
     words = [f"w{i}" for i in range(30)]
     texts = [tuple(rng.choice(words, rng.integers(1, 9), p=np.arange(30, 0, -1) / 465)) for _ in range(300)]

@@ -1,4 +1,4 @@
-"""Modified Kneser-Ney smoothing against values worked out by hand, and against what probabilities must be."""
+"""Modified Kneser-Ney smoothing against values computed by hand, and against the axioms of probability."""
 
 import math
 
@@ -15,12 +15,12 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abcde"), max_size=6).map(" ".join
 
 
 def probability(model: NGramModel, *words: str) -> float:
-    """Of the last word after the others."""
+    """The probability of the last word given the others."""
     return math.exp(model.score(words, bos=False, eos=False)[-1])
 
 
 def sums(model: NGramModel) -> list[float]:
-    """Of the probabilities of all words after each state; `<s>` is never said."""
+    """The sums of the probabilities of all words after each state; `<s>` is never predicted."""
     words = [number for number, word in enumerate(model.words) if word != "<s>"]
     states = range(-1, len(model.trie.word))
     return [sum(math.exp(advance(model.trie, state, word)[0]) for word in words) for state in states]
@@ -29,8 +29,8 @@ def sums(model: NGramModel) -> list[float]:
 def test_bigrams_by_hand() -> None:
     """Chen and Goodman's equations for `a b` and `b`, with the discounts 0.5, 1 and 1.5 of a tiny text.
 
-    The bigrams `<s> a`, `<s> b` and `a b` stand there once, `b </s>` twice. a and </s> stand after one word each, b
-    after two, so that of their sum 4 the unigrams give 0.5 + 0.5 + 1 = 2 to the backoff: a half for four words.
+    The bigrams `<s> a`, `<s> b` and `a b` occur once, `b </s>` twice. a and </s> follow one word each, b two, so
+    that of their sum 4 the unigrams give 0.5 + 0.5 + 1 = 2 to the backoff: a half for four words.
     """
     found = estimate(["a b", "b"], 2)
     assert found.fallbacks == (1, 2)
@@ -43,27 +43,27 @@ def test_bigrams_by_hand() -> None:
     assert probability(model, "<s>", "a") == pytest.approx(0.25 + 0.5 * a)
     assert probability(model, "<s>", "</s>") == pytest.approx(0.5 * end)
     assert probability(model, "a", "b") == pytest.approx(0.5 + 0.5 * b)
-    # b </s> is seen twice: one is taken off.
+    # b </s> is seen twice: 1 is discounted.
     assert probability(model, "b", "</s>") == pytest.approx(0.5 + 0.5 * end)
     assert probability(model, "b", "a") == pytest.approx(0.5 * a)
 
 
 def test_lower_orders_count_contexts_and_not_occurrences() -> None:
-    """The paper's example: a word that only ever follows one other is unlikely elsewhere, however frequent it is."""
+    """The paper's example: a word that only follows one other word is unlikely elsewhere, even if it is frequent."""
     model = estimate(["san francisco"] * 20 + ["red dog", "blue dog", "green dog"], 2).model
     assert probability(model, "<unk>", "dog") > probability(model, "<unk>", "francisco")
 
 
 def test_ngrams_from_the_beginning_of_a_sentence_count_their_occurrences() -> None:
-    """Nothing stands before `<s> a`: in the trigram model its two occurrences count, where `b a` counts one context.
+    """No word precedes `<s> a`: in the trigram model its two occurrences count, while `b a` counts one context.
 
-    After <s> stand a twice and b once: 3 in all, of which 1 and 0.5 are taken off.
+    After <s> there are a twice and b once: 3 in all, of which 1 and 0.5 are discounted.
     """
     model = estimate(["a", "a b", "b a"], 3).model
     a, b = (probability(model, word) for word in "ab")
     assert probability(model, "<s>", "a") == pytest.approx(1 / 3 + 0.5 * a)
     assert probability(model, "<s>", "b") == pytest.approx(0.5 / 3 + 0.5 * b)
-    # b stands after <s> and a, a after <s> and b, </s> after a and b: two contexts each, one taken off.
+    # b follows <s> and a, a follows <s> and b, </s> follows a and b: two contexts each, 1 is discounted.
     assert [a, b] == pytest.approx([1 / 6 + 0.5 / 4] * 2)
 
 
@@ -95,7 +95,7 @@ def test_probabilities_sum_to_one_with_estimated_discounts_and_pruning() -> None
     chances = 1 / np.arange(1, 51)
     text = [" ".join(rng.choice(words, size=8, p=chances / chances.sum())) for _ in range(500)]
     found = estimate(text, 3, (0, 0, 1))
-    assert found.fallbacks == (1,)  # Of 50 words too few are seldom.
+    assert found.fallbacks == (1,)  # 50 words have too few rare ones.
     assert np.allclose(sums(found.model), 1, atol=1e-5)
     assert found.model.counts[:2] == list(found.counts[:2]) and found.model.counts[2] < found.counts[2]
 
@@ -104,8 +104,8 @@ def trigrams(found: Estimate) -> int:
     return found.model.counts[2]
 
 
-def test_pruning_leaves_out_what_stands_too_seldom_in_the_text() -> None:
-    """`a b c` stands there twice, all other trigrams once; counted are occurrences, not contexts."""
+def test_pruning_removes_rare_ngrams() -> None:
+    """`a b c` occurs twice, all other trigrams once; occurrences are counted, not contexts."""
     text = ["x a b c y", "z a b c w"]
     assert trigrams(estimate(text, 3, (0, 0, 0))) == 9
     assert trigrams(estimate(text, 3, (0, 0, 1))) == 1
@@ -113,14 +113,14 @@ def test_pruning_leaves_out_what_stands_too_seldom_in_the_text() -> None:
     assert estimate(text, 3, (0, 0, 2)).model.order == 2
 
 
-def test_short_sentences_make_a_model_of_a_lower_order() -> None:
+def test_short_sentences_give_a_model_of_a_lower_order() -> None:
     found = estimate(["a", "", "b"], 5)
     assert (found.model.order, found.model.counts) == (3, [5, 4, 2])
     assert estimate(["a"], 1).model.counts == [4]
 
 
 @pytest.mark.parametrize("prune", [(1,), (0, 2, 1), (0, -1), (0, 0, 0, 0)])
-def test_thresholds_that_cannot_be_used(prune: tuple[int, ...]) -> None:
+def test_thresholds_that_cannot_be_used_are_refused(prune: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="expected up to 3, the first 0"):
         estimate(["a b"], 3, prune)
 
@@ -136,6 +136,6 @@ def test_thresholds_that_cannot_be_used(prune: tuple[int, ...]) -> None:
         (["a"], 21, "Found the order 21"),
     ],
 )
-def test_texts_and_orders_that_cannot_be_used(sentences: list[str], order: int, words: str) -> None:
+def test_texts_and_orders_that_cannot_be_used_are_refused(sentences: list[str], order: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         estimate(sentences, order)

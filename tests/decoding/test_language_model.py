@@ -1,4 +1,4 @@
-"""`finetune lm build`: a folder that holds the same model twice, by our estimation or by lmplz."""
+"""`finetune lm build`: a folder with the model in two formats, estimated by us or by lmplz."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ ngram 2=2
 
 @pytest.fixture
 def build(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`build(*arguments)` runs the command in `tmp_path`, where `text.txt` is; returns what it prints."""
+    """`build(*arguments)` runs the command in `tmp_path`, which has `text.txt`, and returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     (tmp_path / "text.txt").write_text(TEXT)
@@ -53,7 +53,7 @@ def build(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     return run
 
 
-def test_the_folder_holds_the_same_model_twice(build: Callable[..., str], tmp_path: Path) -> None:
+def test_the_folder_has_the_model_in_two_formats(build: Callable[..., str], tmp_path: Path) -> None:
     told = build("text.txt", "-o", "lm", "--order", "3").splitlines()
     assert sorted(file.name for file in (tmp_path / "lm").iterdir()) == FILES
     one, other = read_arpa(tmp_path / "lm" / "lm.arpa"), NGramModel.load(tmp_path / "lm" / "lm.safetensors")
@@ -72,7 +72,7 @@ def test_the_folder_holds_the_same_model_twice(build: Callable[..., str], tmp_pa
     ]
 
 
-def test_pruning_and_perplexity_elsewhere(build: Callable[..., str], tmp_path: Path) -> None:
+def test_pruning_and_perplexity_on_another_text(build: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("the bird sat\n")
     told = build("text.txt", "-o", "lm", "--prune", "0", "0", "1", "--test", "test.txt")
     assert "\n3-grams: 1 of 11, " in told and "\n4-grams: 0 of 9, " in told
@@ -85,7 +85,7 @@ def test_pruning_and_perplexity_elsewhere(build: Callable[..., str], tmp_path: P
     ) in told
 
 
-def test_text_is_normalised_as_a_models_transcripts_were(
+def test_text_is_normalised_like_a_models_transcripts(
     build: Callable[..., str], tmp_path: Path, base_folder: Path
 ) -> None:
     model = tmp_path / "model"
@@ -104,7 +104,7 @@ def test_text_without_spaces_has_a_unit_for_each_character(build: Callable[..., 
     assert set((tmp_path / "lm" / "unigrams.txt").read_text(encoding="utf-8").split()) == units
 
 
-def test_lines_that_a_step_refuses_are_left_out_and_counted(
+def test_lines_that_a_transform_refuses_are_skipped_and_counted(
     build: Callable[..., str], tmp_path: Path, base_folder: Path
 ) -> None:
     model = tmp_path / "model"
@@ -134,7 +134,7 @@ def write_lmplz(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", str(folder) + os.pathsep)
 
 
-def test_lmplz_estimates_where_it_is_there(
+def test_lmplz_is_used_where_it_is_installed(
     build: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "estimated.arpa").write_text(ARPA)
@@ -168,11 +168,11 @@ print("Statistics:\\n1 5 D1=0.5 D2=1 D3+=1.5\\n2 2/9 D1=0.25 D2=1.25 D3+=1.75", 
     assert NGramModel.load(tmp_path / "lm" / "lm.safetensors").counts == [5, 2]
 
 
-def test_lmplz_that_fails_is_a_sentence(
+def test_a_failure_of_lmplz_is_reported_in_one_sentence(
     build: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lmplz(tmp_path / "bin", "sys.exit('reading\\nout of disk')", monkeypatch)
     assert main(["lm", "build", "text.txt", "-o", "lm"]) == 2
     said = capsys.readouterr().err
-    assert "lmplz ended with code 1 and said: out of disk. Take it off the PATH" in said
+    assert "lmplz ended with code 1 and printed: out of disk. Remove it from the PATH" in said
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bin", "text.txt"]

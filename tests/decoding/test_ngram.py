@@ -1,4 +1,4 @@
-"""The language model's automaton against what backoff models mean, worked out by hand."""
+"""The language model's automaton against the definition of backoff models, computed by hand."""
 
 import math
 import subprocess
@@ -34,17 +34,17 @@ def model() -> NGramModel:
     )
 
 
-def test_a_word_is_scored_after_the_longest_context_known_and_backs_off_from_it(model: NGramModel) -> None:
-    # `a b </s>`: bigram, trigram, then b is no context.
+def test_a_word_is_scored_after_the_longest_known_context_or_backs_off(model: NGramModel) -> None:
+    # `a b </s>`: bigram, trigram, then the empty context, since b is not one.
     assert model.score(["a", "b"]) == [-0.125, -0.0625, -1]
-    # `<s>` does not continue with b; b is no context; neither `a a` nor an unknown word is known.
+    # There is no `<s> b`; b is not a context; there is neither `a a` nor the unknown word.
     assert model.score(["b", "a", "a", "z"]) == [-3.5, -2, -2.25, -5.25, -1]
-    # From `<s> a` both backoffs are taken on the way to the unigram.
+    # From `<s> a` to the unigram both backoffs are added.
     assert model.score(["a", "a"], eos=False) == [-0.125, -1.5 - 0.25 - 2]
     assert model.score(["a", "b"], bos=False, eos=False) == [-2, -0.75]
 
 
-def test_perplexity_counts_unknown_words_apart(model: NGramModel) -> None:
+def test_perplexity_counts_unknown_words_separately(model: NGramModel) -> None:
     found = model.perplexity([["a", "b"], ["z"]])
     assert (found.num_sentences, found.num_tokens, found.num_oovs) == (2, 5, 1)
     assert found.including_oovs == pytest.approx(math.exp((0.125 + 0.0625 + 1 + 5.5 + 1) / 5))
@@ -62,7 +62,7 @@ def test_a_saved_model_is_the_same(model: NGramModel, tmp_path: Path) -> None:
     assert (loaded.words, loaded.counts) == (model.words, model.counts)
     for mine, other in zip(model.trie, loaded.trie, strict=True):
         assert mine.dtype == other.dtype and np.array_equal(mine, other)
-        # Compiled code has one form for both.
+        # Both have the same types for compiled code.
         assert mine.flags.writeable is other.flags.writeable is False
     assert loaded.score(["a", "b"]) == model.score(["a", "b"])
     assert [file.name for file in tmp_path.iterdir()] == ["lm"]
@@ -79,7 +79,7 @@ def test_a_file_cut_anywhere_is_refused(model: NGramModel, tmp_path: Path) -> No
             NGramModel.load(tmp_path / "cut")
 
 
-def test_files_of_others_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"words": np.zeros(3, np.uint8)}, tmp_path / "other")
     with pytest.raises(UserError, match="found the format None, expected"):
         NGramModel.load(tmp_path / "other")
@@ -95,11 +95,11 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     [
         ("word", 6, 9),
         ("word", 6, -1),
-        ("word", 6, 4),  # Its neighbour is no longer behind it.
+        ("word", 6, 4),  # The siblings are no longer sorted.
         ("word", 0, 1),
         ("log_prob", 2, math.nan),
         ("backoff", 1, math.inf),
-        ("suffix", 5, 5),  # A circle.
+        ("suffix", 5, 5),  # A cycle.
         ("suffix", 5, -2),
         ("suffix", 3, 2),
         ("first_child", 0, 0),
@@ -108,24 +108,26 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         ("first_child", 3, -1),
     ],
 )
-def test_arrays_that_would_lead_compiled_code_astray_are_refused(
+def test_arrays_with_indices_out_of_bounds_are_refused(
     model: NGramModel, tmp_path: Path, name: str, place: int, value: float
 ) -> None:
     changed = getattr(model.trie, name).copy()
     changed[place] = value
     replace(model, trie=model.trie._replace(**{name: changed})).save(tmp_path / "lm")
-    with pytest.raises(UserError, match="its n-grams don't fit together"):
+    with pytest.raises(UserError, match="its n-grams are inconsistent"):
         NGramModel.load(tmp_path / "lm")
 
 
 @pytest.mark.parametrize("words", [("<unk>", "<s>", "a", "b"), ("a", "<s>", "</s>", "<unk>", "b"), ("<unk>", *"sabb")])
-def test_words_that_do_not_fit_are_refused(model: NGramModel, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_words_that_do_not_match_the_trie_are_refused(
+    model: NGramModel, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     replace(model, words=words).save(tmp_path / "lm")
-    with pytest.raises(UserError, match="its n-grams don't fit together"):
+    with pytest.raises(UserError, match="its n-grams are inconsistent"):
         NGramModel.load(tmp_path / "lm")
 
 
-def test_nothing_is_compiled_for_the_command_line_to_begin() -> None:
+def test_the_command_line_starts_without_numba() -> None:
     code = "import sys, finetune.cli; finetune.cli.main(['--help'])"
     check = "import atexit, sys; atexit.register(lambda: print('numba' in sys.modules)); "
     shown = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True).stdout

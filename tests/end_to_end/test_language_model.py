@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_one_sentence(model, language_model, corpus_folde
         (["lm", "tune", str(model), str(binary.parent), *data], "it ends within its header, at 52 bytes"),
         (["lm", "tune", "some/model", str(language_model), *data], "is not a folder here"),
         (["lm", "tune", str(model), str(language_model), *data, "--split", "dev"], "dev"),
-        (["evaluate", str(other), *data], "is another model's"),
+        (["evaluate", str(other), *data], "belongs to another model"),
         (["evaluate", str(model), *data, "--hotword", "fun"], "characters that the model can't write"),
         (["evaluate", str(model), *data, "--decoder", "greedy", "--beam-width", "5"], "no beam and no hotwords"),
         (["evaluate", str(model), *data, "--beam-width", "0"], "beam_width is 0"),

@@ -1,4 +1,4 @@
-"""Expressions mean what Python's `re` says they mean, and none runs for ever or makes too much of a text."""
+"""Regular expressions have the results of Python's `re`; time and length of results are limited."""
 
 import re
 import time
@@ -35,18 +35,18 @@ ENDLESS = (
 
 
 @given(st.text(alphabet="ab1,. g'िki\n", max_size=300), st.sampled_from(USUAL))
-def test_a_replacement_is_that_of_re(text: str, pair: tuple[str, str]) -> None:
+def test_a_replacement_is_the_same_as_with_re(text: str, pair: tuple[str, str]) -> None:
     assert Replacement(*pair)(text) == re.sub(*pair, text)
 
 
-def test_a_long_text_is_replaced_in_the_other_process_alike() -> None:
+def test_a_long_text_has_the_same_result_in_the_other_process() -> None:
     for pattern, template in USUAL:
         text = "ab, 12 kg kg 1,000 aabb हिन्दी  " * 400
         assert Replacement(pattern, template)(text) == re.sub(pattern, template, text)
 
 
 @pytest.mark.parametrize("pattern", ENDLESS)
-def test_an_endless_expression_ends(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_match_is_stopped(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "_MOST_SECONDS", 0.3)
     began = time.monotonic()
     replace = Replacement(pattern, "x")
@@ -55,10 +55,10 @@ def test_an_endless_expression_ends(pattern: str, monkeypatch: pytest.MonkeyPatc
     except UserError as error:
         assert "takes longer than 0.3 s for a text of 60 characters" in str(error)
     assert time.monotonic() - began < 30  # Some would take centuries.
-    assert Replacement(r"(a+b?)+", "x")("aab") == "x"  # The next one has a process again.
+    assert Replacement(r"(a+b?)+", "x")("aab") == "x"  # The next one starts a new process.
 
 
-def test_an_expression_that_writes_too_much_is_refused(tmp_path: Path) -> None:
+def test_an_expression_with_too_long_a_result_is_refused(tmp_path: Path) -> None:
     for pattern, template in ((r"(?=(.*))", r"\1" * 3000), ("", "a" * 9000)):
         with pytest.raises(UserError, match="makes more than 1000000 characters"):
             Replacement(pattern, template)("ab" * 500)
@@ -71,7 +71,7 @@ def test_an_expression_that_writes_too_much_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(" * 3000 + ")" * 3000, "a{99999999999}", "a" * 10_001, "(?P<", "["])
-def test_what_is_no_expression_is_a_step_error(pattern: str) -> None:
+def test_an_invalid_expression_raises_a_transform_error(pattern: str) -> None:
     with pytest.raises(StepError, match="replace"):
         Replacement(pattern, "")
 

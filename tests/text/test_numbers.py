@@ -1,4 +1,4 @@
-"""A number becomes the words that are said for it, or its row is reported; never other words."""
+"""A number becomes the words that are said for it, or its row is reported; it never becomes other words."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,8 +56,8 @@ def test_numbers_become_the_words_of_a_language(language: str, text: str, said: 
     [
         ("en", "1.000.000"),
         ("en", "12,50"),
-        ("en", "1 000"),  # One number or two.
-        ("en", "1.000"),  # A fraction, or a thousand as others write it.
+        ("en", "1 000"),  # One number, or two.
+        ("en", "1.000"),  # A fraction, or a thousand in another notation.
         ("en", "11st"),
         ("en", "1000s"),  # Thousands, or years.
         ("en", "3.5.2020"),
@@ -77,9 +77,7 @@ def test_numbers_become_the_words_of_a_language(language: str, text: str, said: 
         ("ko", "3개"),
     ],
 )
-def test_what_can_be_said_in_several_ways_is_reported_and_in_what_was_recognised_left(
-    language: str, number: str
-) -> None:
+def test_ambiguous_numbers_are_reported_and_unchanged_in_hypotheses(language: str, number: str) -> None:
     steps = [{"numbers_to_words": language}]
     with pytest.raises(TranscriptError, match=r"^unreadable number: ") as raised:
         build_normalizer(steps, refuse=True)(f"a {number} b")
@@ -94,7 +92,7 @@ def test_a_german_ordinal_is_reported_and_a_number_at_the_end_is_not() -> None:
 
 @pytest.mark.parametrize("language", ["en", "de", "fr", "ru", "ja"])
 @given(text=st.text("0123456789.,'-/: %½²a€$\u202f個", max_size=15))
-def test_no_digit_is_left_or_the_row_is_reported(language: str, text: str) -> None:
+def test_all_digits_are_replaced_or_the_row_is_reported(language: str, text: str) -> None:
     try:
         said = build_normalizer([{"numbers_to_words": language}], refuse=True)(text)
     except TranscriptError:
@@ -102,14 +100,14 @@ def test_no_digit_is_left_or_the_row_is_reported(language: str, text: str) -> No
     assert not any(c.isdigit() for c in said)
 
 
-def test_number_words_tell_their_language() -> None:
+def test_the_language_of_number_words_is_recognised() -> None:
     german = count_number_words(["zwei und drei", "sieben drei"])
     assert german is not None and german[0] == "de" and german[1]["drei"] == 2
     assert list(german[1]) == ["drei", "sieben", "zwei"]
     assert count_number_words(["a word", "another two"]) is None
 
 
-def test_check_says_that_digits_stand_beside_number_words_and_names_the_step(
+def test_check_reports_digits_beside_number_words_and_names_the_transform(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["one two three", "seven of 25", "three of 1.000.000", "eight nine"]

@@ -1,4 +1,4 @@
-"""What is written in brackets and not said: found, removed, mapped, or its utterance left out."""
+"""Annotation tags: finding, removing and mapping them, and refusing their utterances."""
 
 import json
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from finetune.text.transcripts import Step, build_normalizer, normalize
         ("() [] <> a_b", []),
     ],
 )
-def test_tags_are_found_and_words_are_not(text: str, tags: list[str]) -> None:
+def test_tags_are_found_and_words_are_not_tags(text: str, tags: list[str]) -> None:
     assert list(find_tags(text)) == tags
 
 
-def test_words_in_parentheses_are_found_apart() -> None:
+def test_words_in_parentheses_are_found_separately() -> None:
     assert list(find_parentheses("the (former) president (laughs), colour(s)")) == ["(former)"]
 
 
@@ -45,11 +45,11 @@ def test_words_in_parentheses_are_found_apart() -> None:
         (["drop_tagged", "english"], "well yes the former one"),
     ],
 )
-def test_steps_remove_or_map_tags(steps: list[Step], normalized: str) -> None:
+def test_transforms_remove_or_map_tags(steps: list[Step], normalized: str) -> None:
     assert normalize("Well<COMMA> [NOISE] yes the (former) one (laughs)", steps) == normalized
 
 
-def test_a_step_refuses_a_transcript_with_tags_and_changes_no_other() -> None:
+def test_a_transform_refuses_transcripts_with_tags_and_changes_no_others() -> None:
     refuse = build_normalizer([{"drop_tagged": ["<unk>", "xxx"]}, "english"], refuse=True)
     assert refuse("Maxxxx [noise]") == "maxxxx noise"
     for text, tag in (("a <UNK> b", "<UNK>"), ("XXX here", "XXX")):
@@ -69,12 +69,12 @@ def test_a_step_refuses_a_transcript_with_tags_and_changes_no_other() -> None:
         (["map_tags"], "expected an argument"),
     ],
 )
-def test_steps_that_can_do_nothing_are_named(steps: list[Step], words: str) -> None:
+def test_transforms_without_effect_are_named(steps: list[Step], words: str) -> None:
     with pytest.raises(StepError, match=words):
         build_normalizer(steps)
 
 
-def test_check_names_tags_and_the_step_and_what_is_dropped_is_a_named_row(
+def test_check_names_tags_and_the_transform_and_dropped_rows_are_listed(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["one two <unk>", "two three <unk> [NOISE]", "three (former) one", "one three", "two one"]

@@ -1,4 +1,4 @@
-"""The words a run was trained on lie beside its model, and nothing else of its transcripts does."""
+"""The training words of a run are stored beside its model, and nothing else of its transcripts."""
 
 import gzip
 
@@ -8,7 +8,7 @@ from finetune.errors import UserError
 from finetune.text.training_words import FILE, load_training_words, save_training_words
 
 
-def test_words_are_found_from_the_model_and_not_in_it(tmp_path):
+def test_words_are_found_beside_the_model_and_not_in_it(tmp_path):
     (tmp_path / "model").mkdir()
     save_training_words(tmp_path, ["the cat", "the 我爱", ""])
     assert load_training_words(tmp_path / "model") == {"the", "cat", "我", "爱"}
@@ -28,7 +28,7 @@ def test_the_same_words_make_the_same_file(tmp_path):
     assert (tmp_path / FILE).read_bytes() == first
 
 
-def test_they_are_not_known_of_a_model_from_elsewhere(tmp_path):
+def test_a_model_from_elsewhere_has_none(tmp_path):
     assert load_training_words(tmp_path / "model") is None
     assert load_training_words("someone/model") is None
 

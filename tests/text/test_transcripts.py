@@ -1,4 +1,4 @@
-"""Normalisation: the same text on both sides of the comparison, and saved with the model."""
+"""Normalisation: the same for references and hypotheses, and saved with the model."""
 
 import unicodedata
 from pathlib import Path
@@ -40,7 +40,7 @@ from finetune.text.word_marks import WORD_MARKS, WordMarks
         ("", ""),
     ],
 )
-def test_the_default_steps(text: str, normalized: str) -> None:
+def test_the_default_transforms(text: str, normalized: str) -> None:
     assert normalize(text, DEFAULT_STEPS) == normalized
 
 
@@ -50,21 +50,21 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalize(once, DEFAULT_STEPS) == once
 
 
-def test_without_steps_only_spaces_and_the_word_delimiter_change() -> None:
+def test_without_transforms_only_spaces_and_the_word_delimiter_change() -> None:
     assert normalize(" It’s|A,  B ", ()) == "It’s A, B"
 
 
-def test_steps_are_applied_in_their_order() -> None:
+def test_transforms_are_applied_in_their_order() -> None:
     assert normalize("aﬁ", ("uppercase", "lowercase")) == "afi"
     assert normalize("aﬁ", ("lowercase",)) == "aﬁ"
 
 
-def test_steps_are_saved_with_a_model(tmp_path: Path) -> None:
+def test_transforms_are_saved_with_a_model(tmp_path: Path) -> None:
     save_normalization(tmp_path, ("nfc", "uppercase"))
     assert load_normalization(tmp_path) == ("nfc", "uppercase")
 
 
-def test_steps_of_an_older_model_keep_what_they_meant_and_those_of_a_newer_one_are_refused(tmp_path: Path) -> None:
+def test_transforms_of_older_models_keep_their_meaning_and_those_of_newer_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / NORMALIZATION_FILE).write_text('{"steps": ["nfc", {"numbers_to_words": "en"}]}')
     steps = load_normalization(tmp_path)
     assert steps == ("nfc", {"numbers_to_words_1": "en"})
@@ -73,11 +73,11 @@ def test_steps_of_an_older_model_keep_what_they_meant_and_those_of_a_newer_one_a
     save_normalization(tmp_path, steps)
     assert load_normalization(tmp_path) == steps
     (tmp_path / NORMALIZATION_FILE).write_text('{"version": 3, "steps": ["nfc"]}')
-    with pytest.raises(UserError, match="they are of version 3, and this package knows up to 2"):
+    with pytest.raises(UserError, match="they are of version 3, and this package supports up to 2"):
         load_normalization(tmp_path)
 
 
-def test_a_model_without_saved_steps_has_none(tmp_path: Path) -> None:
+def test_a_model_without_saved_transforms_has_none(tmp_path: Path) -> None:
     assert load_normalization(tmp_path) is None
 
 
@@ -93,7 +93,7 @@ def test_a_model_without_saved_steps_has_none(tmp_path: Path) -> None:
         (b'{"steps": ["nfc", "shout"]}', "a step that can't be used: unknown step 'shout'"),
     ],
 )
-def test_damaged_steps_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_transforms_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / NORMALIZATION_FILE).write_bytes(content)
     with pytest.raises(UserError, match=words):
         load_normalization(tmp_path)
@@ -116,7 +116,7 @@ def test_presets(preset: str, text: str, normalized: str) -> None:
     assert normalize(text, [preset]) == normalized
 
 
-def test_steps_with_arguments() -> None:
+def test_transforms_with_arguments() -> None:
     assert normalize("a-b c", [{"replace": [r"(\w)-(\w)", r"\1\2"]}]) == "ab c"
     assert normalize("cab-Dé d'a", [{"keep": "abcd'"}]) == "cab d'a"
     assert normalize("ışık i", [{"uppercase": "tr"}]) == "IŞIK İ"
@@ -133,30 +133,30 @@ def test_steps_with_arguments() -> None:
         ({"replace": "a"}, "expected a regular expression"),
         ({"lowercase": "xx"}, "expected tr or az"),
         ({"numbers_to_words": "zz"}, "expected one of .* en, "),
-        ({"nfc": 1}, "takes nothing"),
+        ({"nfc": 1}, "takes no argument"),
         ({"keep": "a", "nfc": 1}, "unknown step"),
     ],
 )
-def test_steps_that_cannot_be_used_are_named(step: Step, words: str) -> None:
+def test_transforms_that_cannot_be_used_are_named(step: Step, words: str) -> None:
     with pytest.raises(StepError, match=words):
         build_normalizer([step])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @given(text=st.text())
-def test_a_preset_is_idempotent_and_invents_no_character(preset: str, text: str) -> None:
+def test_a_preset_is_idempotent_and_adds_no_character(preset: str, text: str) -> None:
     normalize_once = build_normalizer([preset])
     once = normalize_once(text)
     assert normalize_once(once) == once
     parts = set(unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower() + text.lower()))
-    # The apostrophe and other marks stand for their typographic forms, the dotless i for the Turkish capital.
+    # The apostrophe and other marks replace their typographic forms, the dotless i the Turkish capital.
     marks = WORD_MARKS.get(preset, WordMarks({}))
     known = set(" 'ı").union(marks.kept, *marks.spellings.values())
     assert set(unicodedata.normalize("NFKD", once)) <= parts | set(unicodedata.normalize("NFKD", text)) | known
 
 
 @given(text=st.text())
-def test_a_normalised_transcript_goes_through_the_tokenizer_and_back(text: str) -> None:
+def test_a_normalised_transcript_is_encoded_and_decoded_without_loss(text: str) -> None:
     transcript = normalize(text, DEFAULT_STEPS)
     vocabulary = build_vocabulary(count_characters([transcript]))
     tokens = {row: token for token, row in vocabulary.items()}

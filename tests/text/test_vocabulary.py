@@ -1,4 +1,4 @@
-"""Vocabulary, tokenizer, blank and head must agree, or text comes out as something else."""
+"""Vocabulary, tokenizer, blank and head agree; otherwise decoded texts are wrong."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_head_tokenizer_and_vocabulary_have_one_size(base_folder: Path) -> None:
     assert model.config.pad_token_id == tokenizer.pad_token_id == VOCABULARY[PAD]
 
 
-def test_the_tokenizer_has_these_tokens_and_no_others_after_saving_too(tmp_path: Path) -> None:
+def test_the_tokenizer_has_exactly_these_tokens_also_after_saving(tmp_path: Path) -> None:
     build_tokenizer(VOCABULARY).save_pretrained(tmp_path)
     tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
     assert tokenizer.get_vocab() == VOCABULARY
@@ -57,7 +57,7 @@ def test_characters_outside_the_vocabulary_become_unknown() -> None:
     assert encode("az", VOCABULARY) == [VOCABULARY["a"], VOCABULARY[UNKNOWN]]
 
 
-def test_a_language_of_many_has_its_own_rows(mms_base_folder: Path) -> None:
+def test_a_language_has_its_own_vocabulary_in_the_tokenizer_file(mms_base_folder: Path) -> None:
     base = str(mms_base_folder)
     assert load_base_vocabulary(base) == {PAD: 0, UNKNOWN: 3, "|": 4, "a": 5, "b": 6, "c": 7}
     assert load_base_vocabulary(base, language="deu")["d"] == 8

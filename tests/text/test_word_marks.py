@@ -1,4 +1,4 @@
-"""Marks inside words: one spelling whatever was typed, no word split, nothing invisible left."""
+"""Marks within words: one spelling for all variants, no split words, no invisible characters."""
 
 import unicodedata
 
@@ -39,21 +39,21 @@ ZWNJ, ZWJ, SHY, RLM, RLE, ALM, VS16 = "\u200c", "\u200d", "\u00ad", "\u200f", "\
         ("turkish", ["İstanbul’da", "i\u0307STANBUL'DA".replace("i\u0307", "İ")], "istanbul'da"),
         ("vietnamese", ["Tie\u0302\u0301ng", "tiếng\ufeff"], "tiếng"),
         ("mandarin", [f"葛\U000e0100飾{VS16}", "葛 飾"], "葛飾"),
-        ("english", ["\u1c90\u1c91", "ა\u10d1"], "აბ"),  # Georgian, whose capitals are for headings.
+        ("english", ["\u1c90\u1c91", "ა\u10d1"], "აბ"),  # Georgian, whose capitals are used in headings.
     ],
 )
-def test_each_way_to_write_a_word_is_one_word(preset: str, texts: list[str], words: str) -> None:
+def test_all_variants_of_a_word_give_one_word(preset: str, texts: list[str], words: str) -> None:
     assert [normalize(text, [preset]) for text in texts] == [words] * len(texts)
 
 
-def test_sinhala_and_khmer_keep_the_joiners_that_spell_and_lose_the_others() -> None:
+def test_sinhala_and_khmer_keep_joiners_that_affect_spelling_and_lose_others() -> None:
     assert normalize(f"ශ්{ZWJ}රී{ZWJ}", DEFAULT_STEPS) == f"ශ්{ZWJ}රී"
     assert normalize("ភាសា\u200bខ្មែរ", DEFAULT_STEPS) == "ភាសាខ្មែរ"
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @given(text=st.text(st.sampled_from([*"aïñשכм'’ʻ\"·:•״׳՞ \u200c\u200d\u200f\u00ad\ufe0fمكي-."]), max_size=12))
-def test_a_preset_leaves_nothing_invisible_and_marks_only_inside_words(preset: str, text: str) -> None:
+def test_a_preset_leaves_no_invisible_characters_and_marks_only_within_words(preset: str, text: str) -> None:
     once = normalize(text, [preset])
     assert not set(find_invisible(once)) - {"U+200D ZERO WIDTH JOINER", "U+200C ZERO WIDTH NON-JOINER"}
     first = WORD_MARKS[preset].first if preset in WORD_MARKS else ""

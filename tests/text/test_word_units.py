@@ -1,4 +1,4 @@
-"""What counts as a word, where spaces part words and where they don't."""
+"""What counts as a word, with and without spaces between words."""
 
 import pytest
 
@@ -18,12 +18,12 @@ from finetune.text.word_units import join_words, split_timed_words, split_words
         ("ខ្មែរ", "ខ្មែ រ"),
         ("မြန်မာ", "မြ န် မ ာ"),
         ("သတ္တဝါ", "သ တ္တ ဝ ါ"),
-        ("हिन्दी में", "हिन्दी में"),  # Spaces part words: nothing else does.
+        ("हिन्दी में", "हिन्दी में"),  # Only spaces separate words.
         ("Việt e\u0301té", "Việt e\u0301té"),
         ("a\u0e31b", "a\u0e31b"),
     ],
 )
-def test_words_are_characters_with_their_marks_where_no_spaces_are(text: str, words: str) -> None:
+def test_words_are_characters_with_their_marks_in_scripts_without_spaces(text: str, words: str) -> None:
     assert split_words(text) == words.split()
     assert score([text], [text]).words.hits == len(words.split())
 
@@ -33,7 +33,7 @@ def test_spaces_between_thai_phrases_are_kept_and_those_between_han_are_not() ->
     assert join_words(split_timed_words("สวัสดี ครับ 你好")) == "สวัสดี ครับ 你好"
 
 
-def test_one_wrong_character_of_a_thai_sentence_is_not_the_whole_of_it() -> None:
+def test_one_wrong_character_of_a_thai_sentence_is_one_error() -> None:
     reference, hypothesis = "สวัสดีครับ", "สวัสดี ครัก"
     scores = score([reference], [hypothesis])
     assert (scores.words.errors, scores.words.reference_length) == (1, 7)
