@@ -17,11 +17,11 @@ class UserError(Exception):
 
 
 class TranscriptError(UserError):
-    """A transcript that a step of the normalisation refuses, as "reason: detail"."""
+    """A transcript that a transform of the normalisation refuses, as "reason: detail"."""
 
 
-class StepError(ValueError):
-    """A step of text or audio that is unknown or has an argument it can't use: what was found and expected."""
+class TransformError(ValueError):
+    """A transform of text or audio that is unknown or has an invalid argument: what was found and expected."""
 
 
 class Interrupted(Exception):

@@ -30,7 +30,7 @@ from finetune.evaluation.intervals import bootstrap
 from finetune.evaluation.report import write_report
 from finetune.evaluation.results import Result, count_results
 from finetune.evaluation.slices import score_slices
-from finetune.text.transcripts import DEFAULT_STEPS, build_normalizer
+from finetune.text.transcripts import DEFAULT_TRANSFORMS, build_normalizer
 
 T = TypeVar("T")
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
@@ -74,7 +74,7 @@ def main() -> None:
     started = time.process_time()
     speakers = [result.speaker for result in results]
     waveform = np.random.default_rng(0).standard_normal(160_000).astype(np.float32)
-    normalize = build_normalizer(DEFAULT_STEPS)
+    normalize = build_normalizer(DEFAULT_TRANSFORMS)
     measure("SNR estimates", lambda: [estimate_snr(waveform, 16000) for _ in results], total)
     measure("normalised hypotheses", lambda: [normalize(result.hypothesis) for result in results], total)
     counts = measure("counts", lambda: count_results(results), total)

@@ -75,14 +75,14 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
     from finetune.data.batching import SpeechBatches
     from finetune.data.corpus import AudioSpec, prepare_split
     from finetune.data.sources import Source, load_splits, select_table
-    from finetune.text.transcripts import DEFAULT_STEPS
+    from finetune.text.transcripts import DEFAULT_TRANSFORMS
     from finetune.text.vocabulary import build_vocabulary
 
     source = Source(str(folder))
     limits = AudioSpec(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
     splits = load_splits(source)
     table = select_table(splits, "train", source)
-    split = prepare_split("train", table, DEFAULT_STEPS, limits, training=True)
+    split = prepare_split("train", table, DEFAULT_TRANSFORMS, limits, training=True)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     vocabulary = build_vocabulary(sorted({c for u in split.utterances for c in u.transcript if c != " "}))
     return SpeechBatches(split, vocabulary, extractor, limits, Augmentation(**augmentation), (0.05, 10), 0)

@@ -185,7 +185,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
 
     from finetune.models.build import build_model
     from finetune.models.configuration import load_config, load_feature_extractor
-    from finetune.text.transcripts import DEFAULT_STEPS, save_normalization
+    from finetune.text.transcripts import DEFAULT_TRANSFORMS, save_normalization
     from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
 
     folder = tmp_path_factory.mktemp("model")
@@ -197,7 +197,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) ->
     model.save_pretrained(folder)
     feature_extractor = load_feature_extractor(str(base_folder), config)
     Wav2Vec2Processor(feature_extractor, build_tokenizer(vocabulary)).save_pretrained(folder)
-    save_normalization(folder, DEFAULT_STEPS)
+    save_normalization(folder, DEFAULT_TRANSFORMS)
     return folder
 
 

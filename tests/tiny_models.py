@@ -14,7 +14,7 @@ from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.build import build_model
 from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
-from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS
 from finetune.text.vocabulary import PAD, build_vocabulary
 
 VOCABULARY = build_vocabulary("abcd")
@@ -50,7 +50,7 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     config = load_config(str(base_folder))
     extractor = load_feature_extractor(str(base_folder), config)
     limits = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
-    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, limits)
+    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_TRANSFORMS, limits)
 
     def make(
         *indices: int,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from finetune.text.transcripts import Step
+    from finetune.text.transcripts import Transform
 
 from finetune.commands.arguments import SOURCE, Commands, add_beam, add_source, read_sources
 from finetune.errors import UserError
@@ -44,12 +44,12 @@ def _add_build(commands: Commands) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from finetune.decoding.language_model import build_language_model
-    from finetune.text.transcripts import DEFAULT_STEPS
+    from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
-    steps = _load_steps(options.model) if options.model else options.normalization or DEFAULT_STEPS
+    steps = _load_steps(options.model) if options.model else options.normalization or DEFAULT_TRANSFORMS
     output = Path(options.output)
     told = build_language_model(
-        options.texts, output, order=options.order, prune=options.prune, steps=steps, test=options.test
+        options.texts, output, order=options.order, prune=options.prune, transforms=steps, test=options.test
     )
     print("\n".join(told))
     return 0
@@ -77,7 +77,7 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_steps(model: str) -> "tuple[Step, ...]":
+def _load_steps(model: str) -> "tuple[Transform, ...]":
     """Load the text normalisation saved with a model; raises UserError if there is none."""
     from finetune.models.configuration import load_config
     from finetune.resources.repositories import fetch_model

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from finetune.audio.headers import HeaderIndex
-from finetune.audio.preprocessing import Step as AudioStep
+from finetune.audio.preprocessing import Transform as AudioTransform
 from finetune.audio.preprocessing import build_preprocessor
 from finetune.audio.recordings import require_sound
 from finetune.audio.waveforms import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
@@ -21,7 +21,7 @@ from finetune.errors import UserError
 from finetune.files import write_text
 from finetune.resources.addresses import public_address
 from finetune.resources.terminal import escape_controls
-from finetune.text.transcripts import Step, build_normalizer
+from finetune.text.transcripts import Transform, build_normalizer
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Split:
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[Rejection, ...]
-    preprocessing: tuple[AudioStep, ...] = ()
-    normalization: tuple[Step, ...] = ()
+    preprocessing: tuple[AudioTransform, ...] = ()
+    normalization: tuple[Transform, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -128,10 +128,10 @@ def frames_needed(transcript: str) -> int:
 def prepare_split(
     name: str,
     table: Table | JoinedTables,
-    steps: Sequence[Step],
+    steps: Sequence[Transform],
     limits: AudioSpec,
     training: bool = False,
-    preprocessing: Sequence[AudioStep] = (),
+    preprocessing: Sequence[AudioTransform] = (),
     require: bool = True,
 ) -> Split:
     """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from finetune.decoding.arpa import read_arpa, write_arpa
 from finetune.decoding.kneser_ney import MARKS, check_thresholds, estimate
 from finetune.decoding.ngram import NGramModel, Perplexity
-from finetune.errors import StepError, UserError, describe_fault
+from finetune.errors import TransformError, UserError, describe_fault
 from finetune.files import new_folder, write_text
 from finetune.resources.limits import read_lines
 from finetune.resources.machine import measure_memory
 from finetune.resources.storage import open_file
-from finetune.text.transcripts import DEFAULT_STEPS, Step, build_normalizer, describe_steps
+from finetune.text.transcripts import DEFAULT_TRANSFORMS, Transform, build_normalizer, describe_transforms
 from finetune.text.word_units import split_words
 
 ARPA_FILE, BINARY_FILE, UNIGRAMS_FILE = "lm.arpa", "lm.safetensors", "unigrams.txt"
@@ -34,7 +34,7 @@ def build_language_model(
     *,
     order: int,
     prune: Sequence[int] = (),
-    steps: Sequence[Step] = DEFAULT_STEPS,
+    transforms: Sequence[Transform] = DEFAULT_TRANSFORMS,
     test: str | None = None,
 ) -> list[str]:
     """Estimate a language model from texts with a sentence on each line and write its folder; returns what to tell.
@@ -44,7 +44,7 @@ def build_language_model(
     `finetune.decoding.kneser_ney`. The folder has the model as `lm.arpa` and as `lm.safetensors`, which loads faster,
     and the words in `unigrams.txt`. Perplexity is measured on the texts themselves, or on `test`.
 
-    Raises UserError for texts, steps, an order or thresholds that can't be used, and when the folder is not empty;
+    Raises UserError for texts, transforms, an order or thresholds that can't be used, and when the folder is not empty;
     then nothing is written.
     """
     thresholds = check_thresholds(order, prune)
@@ -54,7 +54,8 @@ def build_language_model(
         raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
     with new_folder(output.absolute()) as partial:
         normalised = partial / "normalised.txt"
-        told = [f"normalisation: {', '.join(describe_steps(steps))}", _normalise(texts, steps, normalised)]
+        told = [f"normalisation: {', '.join(describe_transforms(transforms))}"]
+        told.append(_normalise(texts, transforms, normalised))
         lmplz = shutil.which("lmplz")
         if lmplz:
             model, lines = _run_lmplz(lmplz, normalised, partial / ARPA_FILE, order, thresholds)
@@ -65,7 +66,7 @@ def build_language_model(
         words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
         write_text(partial / UNIGRAMS_FILE, words)
         if test is not None:
-            told.append(f"test {_normalise([test], steps, normalised)}")
+            told.append(f"test {_normalise([test], transforms, normalised)}")
         with normalised.open(encoding="utf-8") as file:
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
             told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
@@ -73,12 +74,12 @@ def build_language_model(
     return [*told, f"language model: {output}"]
 
 
-def _normalise(texts: Sequence[str], steps: Sequence[Step], file: Path) -> str:
+def _normalise(texts: Sequence[str], transforms: Sequence[Transform], file: Path) -> str:
     """Write all normalised sentences that have words; returns a line with their number and why others were skipped."""
     left_out: Counter[str] = Counter()
     try:
-        normalise = build_normalizer(steps, refuse=True)
-    except StepError as error:
+        normalise = build_normalizer(transforms, refuse=True)
+    except TransformError as error:
         raise UserError(f"The normalisation can't be used: {error}.") from error
     num_sentences = num_words = 0
     with file.open("w", encoding="utf-8", newline="\n") as normalised:

@@ -30,7 +30,7 @@ from finetune.resources.machine import choose_device, describe_device, describe_
 from finetune.resources.repositories import fetch_model
 from finetune.resources.storage import find_place, is_url
 from finetune.text.training_words import load_training_words
-from finetune.text.transcripts import Step, build_normalizer, describe_steps
+from finetune.text.transcripts import Transform, build_normalizer, describe_transforms
 from finetune.text.word_units import split_words
 
 Computed = TypeVar("Computed")
@@ -87,7 +87,7 @@ class Evaluation:
     rejected: list[Rejection]
     blank_ratio: float
     speed: Speed
-    normalization: tuple[Step, ...]
+    normalization: tuple[Transform, ...]
     decoder: dict[str, Any]
     split: Split
     rows: list[int]
@@ -111,7 +111,7 @@ class Evaluation:
                 for source in (each.source for each in tables)
             ],
             "split": self.split.name,
-            "normalization": describe_steps(self.normalization),
+            "normalization": describe_transforms(self.normalization),
             "decoder": self.decoder,
         }
 
@@ -120,7 +120,7 @@ class Evaluation:
         return {
             "Split": self.split.name,
             "Decoder": say_decoder(self.decoder),
-            "Normalisation": ", ".join(describe_steps(self.normalization)) or "none",
+            "Normalisation": ", ".join(describe_transforms(self.normalization)) or "none",
             "Speed": self.speed.summary(),
             "Machine": say_machine(describe_machine()),
             "Precision": self.precision,
@@ -144,7 +144,7 @@ def evaluate(
     name: str,
     sources: Sequence[Source],
     split: str | None = None,
-    normalization: Sequence[Step] | None = None,
+    normalization: Sequence[Transform] | None = None,
     batch_seconds: float = BATCH_SECONDS,
     decoding: Decoding = Decoding(),
     precision: str = "float32",
@@ -172,11 +172,11 @@ def open_model(
     model: Path,
     sources: Sequence[Source],
     split: str | None,
-    normalization: Sequence[Step] | None,
+    normalization: Sequence[Transform] | None,
     device: torch.device,
     precision: str = "float32",
     language: str | None = None,
-) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
+) -> tuple[Recogniser, Iterator[Split], tuple[Transform, ...]]:
     """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
 
     Raises UserError as `evaluate` does.
@@ -224,7 +224,7 @@ def evaluate_split(
     split: Split,
     batch_seconds: float,
     accelerator: Accelerator,
-    normalization: Sequence[Step] = (),
+    normalization: Sequence[Transform] = (),
     training_words: frozenset[str] | None = None,
 ) -> Evaluation:
     """Transcribe and score a split, each utterance on exactly one process, whatever their number.
@@ -353,7 +353,7 @@ def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iter
         yield Finding("text mismatch", role, sentence, tuple((u.row, u.name) for _, u in found))
 
 
-def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
+def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recogniser) -> Callable[[str], str]:
     """The same steps for what was recognised, where the unknown character and other marks are characters of a word."""
     normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
 

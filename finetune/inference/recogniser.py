@@ -55,9 +55,9 @@ class Recogniser:
         self.sampling_rate: int = feature_extractor.sampling_rate
         self.search: BeamSearch | None = None  # None decodes greedily.
         # The steps for recordings before `logits`, and for reference texts before they are compared.
-        self.preprocessing: tuple[preprocessing.Step, ...] = ()
+        self.preprocessing: tuple[preprocessing.Transform, ...] = ()
         self.alphabet = read_alphabet(tokenizer, self.num_symbols)
-        self.normalization: tuple[transcripts.Step, ...] = ()  # Steps are for words, not for phones.
+        self.normalization: tuple[transcripts.Transform, ...] = ()  # Steps are for words, not for phones.
         if not self.alphabet.symbols_are_words:
             self.normalization = transcripts.guess_normalization(self.alphabet.letters)
         self.trained_lengths = Lengths()

@@ -25,7 +25,7 @@ from finetune.publishing.record import FILE, load_json, load_record, save_record
 from finetune.publishing.uses import describe_purpose, describe_use, say_time
 from finetune.resources.machine import say_machine
 from finetune.resources.repositories import is_on_hub
-from finetune.text.transcripts import describe_steps
+from finetune.text.transcripts import describe_transforms
 
 RECIPE = "recipe.yaml"
 # A language as ISO 639 has it, with or without a region, which the hub does not take; or the hub's word for several.
@@ -78,7 +78,7 @@ def update_card(folder: Path) -> str | None:
 def build_card(folder: Path, record: Mapping[str, Any]) -> str:
     """The card of the model in a folder, from its record and from the files that are used with it."""
     recipe = _read_recipe(folder / RECIPE)
-    preprocessing = describe_steps(load_preprocessing(folder))
+    preprocessing = describe_transforms(load_preprocessing(folder))
     decoder = load_json(folder / SETTINGS)
     template = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
     body = template.substitute(

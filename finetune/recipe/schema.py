@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from finetune.audio.preprocessing import Step as AudioStep
+from finetune.audio.preprocessing import Transform as AudioTransform
 from finetune.audio.preprocessing import build_preprocessor
 from finetune.resources.repositories import split_revision
-from finetune.text.transcripts import DEFAULT_STEPS, NAMES, Step, build_normalizer, expand
+from finetune.text.transcripts import DEFAULT_TRANSFORMS, NAMES, Transform, build_normalizer, expand
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -136,12 +136,12 @@ class DataSection(_SourceKeys):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     min_seconds: float = Field(0.1, gt=0)
     max_seconds: float = Field(20.0, gt=0)
-    preprocessing: tuple[AudioStep, ...] = ()
+    preprocessing: tuple[AudioTransform, ...] = ()
     allow_changes: bool = False
 
     @field_validator("preprocessing")
     @classmethod
-    def _known_steps(cls, steps: tuple[AudioStep, ...]) -> tuple[AudioStep, ...]:
+    def _known_steps(cls, steps: tuple[AudioTransform, ...]) -> tuple[AudioTransform, ...]:
         build_preprocessor(steps, 16000)
         return steps
 
@@ -181,7 +181,7 @@ class TextSection(Section):
     checkpoint, whose head is kept, and with `extended` also has the characters of the training transcripts.
     """
 
-    normalization: tuple[Step, ...] = DEFAULT_STEPS
+    normalization: tuple[Transform, ...] = DEFAULT_TRANSFORMS
     vocabulary: Literal["training", "base", "extended"] = "training"
     characters: str | None = Field(None, min_length=1)
     min_character_count: int = Field(1, gt=0)
@@ -193,11 +193,11 @@ class TextSection(Section):
 
     @field_validator("normalization")
     @classmethod
-    def _known_steps(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    def _known_steps(cls, steps: tuple[Transform, ...]) -> tuple[Transform, ...]:
         for step in steps:
             name = step if isinstance(step, str) else next(iter(step), "")
             if name not in NAMES:
-                raise ValueError(f"unknown step '{name}'{did_you_mean(name, NAMES)} known are {', '.join(NAMES)}")
+                raise ValueError(f"unknown transform '{name}'{did_you_mean(name, NAMES)} known are {', '.join(NAMES)}")
         build_normalizer(steps)
         return expand(steps)
 

@@ -17,8 +17,8 @@ from finetune.resources.model_json import read_object
 # Enough for a header; fsspec's default block of 5 MB would download a whole utterance.
 _BLOCK_BYTES = 64 * 1024
 
-# The largest accepted number of steps.
-_MOST_STEPS = 100
+# The largest accepted number of transforms.
+_MOST_TRANSFORMS = 100
 
 
 class StorageError(OSError):
@@ -162,41 +162,43 @@ def find_model_file(model: str | Path, name: str, revision: str | None = None) -
         return None
 
 
-def save_steps(file: Path, steps: Sequence[Any], version: int | None = None) -> None:
-    """Write the steps of a recipe, in order, into a file of a model, with the version of their definitions."""
-    write_json(file, {"steps": list(steps)} if version is None else {"version": version, "steps": list(steps)})
+def save_transforms(file: Path, transforms: Sequence[Any], version: int | None = None) -> None:
+    """Write the transforms of a recipe, in order, into a file of a model, with the version of their definitions."""
+    write_json(
+        file, {"steps": list(transforms)} if version is None else {"version": version, "steps": list(transforms)}
+    )
 
 
-def load_steps(
+def load_transforms(
     model: str | Path,
     name: str,
     build: Callable[[tuple[Any, ...]], object],
-    read_version: Callable[[int, tuple[Any, ...]], tuple[Any, ...]] = lambda version, steps: steps,
+    read_version: Callable[[int, tuple[Any, ...]], tuple[Any, ...]] = lambda version, transforms: transforms,
 ) -> tuple[Any, ...] | None:
-    """The steps in a file of a model in a folder or on a hub; None without such a file.
+    """The transforms in a file of a model in a folder or on a hub; None without such a file.
 
-    `read_version` converts the steps of a version to current ones; a file without a version has version 1. Raises
-    UserError for a damaged file, and for steps that `build` refuses.
+    `read_version` converts the transforms of a version to current ones; a file without a version has version 1. Raises
+    UserError for a damaged file, and for transforms that `build` refuses.
     """
     file = find_model_file(model, name)
     if file is None:
         return None
     values = read_object(file)
     version, listed = values.get("version", 1), values.get("steps")
-    if type(version) is not int or not isinstance(listed, list) or len(listed) > _MOST_STEPS:
-        found = f"{len(listed)} steps" if isinstance(listed, list) else f"{listed!r}"[:100]
+    if type(version) is not int or not isinstance(listed, list) or len(listed) > _MOST_TRANSFORMS:
+        found = f"{len(listed)} transforms" if isinstance(listed, list) else f"{listed!r}"[:100]
         raise UserError(
-            f'{file} is damaged: expected {{"steps": [...]}} of up to {_MOST_STEPS}, and a whole number as version, '
+            f'{file} is damaged: expected {{"steps": [...]}} of up to {_MOST_TRANSFORMS}, and an integer as version, '
             f"found {found}, and the version {str(version)[:20]}."
         )
     try:
-        steps = read_version(version, tuple(listed))
-        build(steps)
+        transforms = read_version(version, tuple(listed))
+        build(transforms)
     except UserError:
         raise
-    except Exception as error:  # A StepError, or an error from an argument of a wrong type.
-        raise UserError(f"{file} has a step that can't be used: {say_error(error)}.") from error
-    return steps
+    except Exception as error:  # A TransformError, or an error from an argument of a wrong type.
+        raise UserError(f"{file} has a transform that can't be used: {say_error(error)}.") from error
+    return transforms
 
 
 def _connect(place: str) -> tuple[Any, str]:

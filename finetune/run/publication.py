@@ -26,7 +26,7 @@ from finetune.resources.machine import choose_device
 from finetune.run.preparation import prepare
 from finetune.run.revisions import pin_revisions
 from finetune.run.run_directory import read_beginning
-from finetune.text.transcripts import Step, load_normalization
+from finetune.text.transcripts import Transform, load_normalization
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
 
 def open_validation(
     model: Path, run: Path | None, data: str | None, device: torch.device, language: str | None = None
-) -> tuple[Recogniser, Split, tuple[Step, ...]]:
+) -> tuple[Recogniser, Split, tuple[Transform, ...]]:
     """A model, the speech at `data` or else the run's validation split, and the model's text normalisation.
 
     Raises UserError for a model or speech that cannot be used.

@@ -27,7 +27,7 @@ from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card import update_card
 from finetune.resources.machine import choose_device
-from finetune.text.transcripts import Step
+from finetune.text.transcripts import Transform
 
 # The grid that the search starts from: pairs of the language model's weight and the word bonus.
 _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
@@ -112,7 +112,7 @@ class _Tuner:
     """Scores searches on utterances, each setting once."""
 
     def __init__(
-        self, search: BeamSearch, utterances: _Utterances, recogniser: Recogniser, steps: Sequence[Step]
+        self, search: BeamSearch, utterances: _Utterances, recogniser: Recogniser, steps: Sequence[Transform]
     ) -> None:
         self.search, self.utterances = search, utterances
         self.normalize = build_hypothesis_normalizer(steps, recogniser)
@@ -161,7 +161,7 @@ class _Tuner:
         return scores.words.errors, scores.characters.errors
 
 
-def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Step]) -> tuple[_Utterances, Scores]:
+def _recognise(recogniser: Recogniser, split: Split, steps: Sequence[Transform]) -> tuple[_Utterances, Scores]:
     """The logits of the utterances of a split, and the scores of greedy decoding."""
     logits, references, greedy = [], [], []
     rejected = list(split.rejected)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from finetune.errors import StepError, UserError
+from finetune.errors import TransformError, UserError
 
 # The time limit for one text; a usual expression takes less than a millisecond.
 _MOST_SECONDS = 5.0
@@ -52,16 +52,16 @@ class Replacement:
     """A regular expression and the template that replaces its matches, as in `re.sub`."""
 
     def __init__(self, pattern: str, template: str) -> None:
-        """Raises StepError for an expression or a template that can't be used."""
+        """Raises TransformError for an expression or a template that can't be used."""
         if max(len(pattern), len(template)) > _LONGEST_EXPRESSION:
-            raise StepError(f"replace: found more than {_LONGEST_EXPRESSION} characters, expected a shorter expression")
+            raise TransformError(f"replace: found more than {_LONGEST_EXPRESSION} characters, expected fewer")
         try:
             self._compiled = re.compile(pattern)
             parser = re._parser  # type: ignore[attr-defined]
             parser.parse_template(template, self._compiled)  # An invalid \1 would raise only at a match.
             self._choices = _count_choices(parser.parse(pattern))
         except (re.error, IndexError, OverflowError, RecursionError) as error:
-            raise StepError(f"replace: {pattern!r} to {template!r} can't be used: {error}") from error
+            raise TransformError(f"replace: {pattern!r} to {template!r} can't be used: {error}") from error
         self._pattern, self._template = pattern, template
 
     def __call__(self, text: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import regex
 
-from finetune.errors import StepError, TranscriptError
+from finetune.errors import TranscriptError, TransformError
 
 _LONGEST_NUMBER = 20  # More digits, as of a card or phone number, are said one by one.
 
@@ -87,29 +87,29 @@ _UNSPACED = frozenset({"ja", "th"})
 
 
 def build_number_words(language: str) -> Callable[[str], str]:
-    """A step that writes numbers as words and does not change those that it can't read.
+    """A transform that writes numbers as words and does not change those that it can't read.
 
-    Raises StepError for a language that num2words doesn't have, and where num2words is not installed.
+    Raises TransformError for a language that num2words doesn't have, and where num2words is not installed.
     """
     speaker = _Speaker(language)
     return lambda text: speaker.say_all(text)[0]
 
 
 def build_strict_number_words(language: str) -> Callable[[str], str]:
-    """The same step, which raises TranscriptError for a text with a number that it can't read."""
+    """The same transform, which raises TranscriptError for a text with a number that it can't read."""
     speaker = _Speaker(language)
 
-    def step(text: str) -> str:
+    def transform(text: str) -> str:
         said, unreadable = speaker.say_all(text)
         if unreadable:
             raise TranscriptError(f"unreadable number: {unreadable[0]}")
         return said
 
-    return step
+    return transform
 
 
 def build_first_number_words(language: str) -> Callable[[str], str]:
-    """The step as in version 1 of a model's normalisation: numbers that it can't read are said part by part."""
+    """The transform as in version 1 of a model's normalisation: numbers that it can't read are said part by part."""
     cardinal = load_cardinal(language)
     point = "," if language in _FIRST_DECIMAL_COMMA else "."
     group = "." if point == "," else ","
@@ -267,15 +267,15 @@ class _Speaker:
 def load_cardinal(language: str) -> Callable[[int, str], str | None]:
     """num2words for a language: from a number and `cardinal`, `ordinal` or `year` to words, or None.
 
-    Raises StepError for a language that it doesn't have, and where num2words is not installed.
+    Raises TransformError for a language that it doesn't have, and where num2words is not installed.
     """
     try:
         import num2words
     except ImportError as error:
-        raise StepError("numbers_to_words needs num2words: pip install 'finetune[numbers]'") from error
+        raise TransformError("numbers_to_words needs num2words: pip install 'finetune[numbers]'") from error
     known = sorted(num2words.CONVERTER_CLASSES)
     if language not in known:
-        raise StepError(f"numbers_to_words: found {language!r}; expected one of {', '.join(known)}")
+        raise TransformError(f"numbers_to_words: found {language!r}; expected one of {', '.join(known)}")
 
     def convert(number: int, kind: str) -> str | None:
         try:

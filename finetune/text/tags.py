@@ -5,7 +5,7 @@ from typing import Any
 
 import regex
 
-from finetune.errors import StepError, TranscriptError
+from finetune.errors import TranscriptError, TransformError
 
 _BRACKETS = {"<>": "<＜>＞", "[]": r"\[［\]］", "{}": r"{｛}｝", "()": "(（)）"}
 _MOST_CHARACTERS = 40  # Longer text is a sentence in brackets, or between a less-than and a greater-than sign.
@@ -50,42 +50,42 @@ def find_parentheses(text: str) -> Iterator[str]:
 
 
 def build_removal(tags: Sequence[str] | None = None) -> Any:
-    """A step that replaces each tag of `find_tags`, or each listed one in any case, by a space.
+    """A transform that replaces each tag of `find_tags`, or each listed one in any case, by a space.
 
-    `()`, `[]`, `{}` and `<>` in a list match any text in such brackets. Raises StepError for another argument.
+    `()`, `[]`, `{}` and `<>` in a list match any text in such brackets. Raises TransformError for another argument.
     """
     pattern = _compile("remove_tags", tags)
     return lambda text: pattern.sub(" ", text)
 
 
 def build_mapping(texts: Mapping[str, str]) -> Any:
-    """A step that replaces each tag of a table, in any case, by its text; raises StepError for another argument."""
+    """A transform that replaces each tag of a table by its text; raises TransformError for another argument."""
     written = isinstance(texts, Mapping) and all(isinstance(part, str) for pair in texts.items() for part in pair)
     if not written or not texts:
-        raise StepError(f"map_tags: found {texts!r}; expected what to write for each tag, as in {{'<COMMA>': ','}}")
+        raise TransformError(f"map_tags: found {texts!r}; expected a text for each tag, as in {{'<COMMA>': ','}}")
     pattern = _compile("map_tags", list(texts))
     folded = {tag.casefold(): text for tag, text in texts.items()}
     return lambda text: pattern.sub(lambda match: f" {folded[match.group().casefold()]} ", text)
 
 
 def build_refusal(tags: Sequence[str] | None = None) -> Any:
-    """A step that raises TranscriptError for a text with a tag; tags and StepError are as for `build_removal`."""
+    """A transform that raises TranscriptError for a text with a tag; `tags` are those of `build_removal`."""
     pattern = _compile("drop_tagged", tags)
 
-    def step(text: str) -> str:
+    def transform(text: str) -> str:
         if match := pattern.search(text):
             raise TranscriptError(f"annotation tag: {match.group()}")
         return text
 
-    return step
+    return transform
 
 
-def _compile(step: str, tags: Sequence[str] | None) -> regex.Pattern[str]:
+def _compile(transform: str, tags: Sequence[str] | None) -> regex.Pattern[str]:
     if tags is None:
         return _TAG
     listed = isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag.strip() for tag in tags)
     if not listed or not tags:
-        raise StepError(f"{step}: found {tags!r}; expected a list of tags, as in ['<unk>', '()']")
+        raise TransformError(f"{transform}: found {tags!r}; expected a list of tags, as in ['<unk>', '()']")
     patterns = [_enclosed(tag) if tag in _BRACKETS else _literal(tag) for tag in sorted(tags, key=len, reverse=True)]
     return regex.compile("|".join(patterns), regex.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""Transcript normalisation: named steps, applied in the recipe's order to training text and references alike."""
+"""Transcript normalisation: named transforms, applied in the recipe's order to training text and references alike."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import StepError
-from finetune.resources.storage import load_steps, save_steps
+from finetune.errors import TransformError
+from finetune.resources.storage import load_transforms, save_transforms
 from finetune.text.expressions import Replacement, require_growth
 from finetune.text.numbers import build_first_number_words, build_number_words, build_strict_number_words
 from finetune.text.tags import build_mapping, build_refusal, build_removal
@@ -16,11 +16,11 @@ from finetune.text.word_marks import WORD_MARKS, build_punctuation_removal, remo
 from finetune.text.word_units import join_han
 
 NORMALIZATION_FILE = "text_normalization.json"
-VERSION = 2  # Of the steps' definitions; a file without a version has version 1.
-DEFAULT_STEPS: "tuple[Step, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
+VERSION = 2  # Of the transforms' definitions; a file without a version has version 1.
+DEFAULT_TRANSFORMS: "tuple[Transform, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
 
-Step = str | dict[str, Any]
-"""A step's name, or its name and argument: `lowercase`, `{lowercase: tr}`, `{replace: [PATTERN, TEXT]}`."""
+Transform = str | dict[str, Any]
+"""A transform's name, or its name and argument: `lowercase`, `{lowercase: tr}`, `{replace: [PATTERN, TEXT]}`."""
 
 # Invisible characters: soft hyphen, zero-width space, word joiner, byte order mark.
 _INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u2060\ufeff"))
@@ -44,37 +44,41 @@ def _remove_punctuation(text: str) -> str:
 
 def _lowercase_in(language: str) -> Callable[[str], str]:
     if language not in ("tr", "az"):
-        raise StepError(f"lowercase: found {language!r}; expected tr or az, or plain `lowercase` for other languages")
+        raise TransformError(
+            f"lowercase: found {language!r}; expected tr, az, or plain `lowercase` for other languages"
+        )
     return lambda text: text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı").lower()
 
 
 def _uppercase_in(language: str) -> Callable[[str], str]:
     if language not in ("tr", "az"):
-        raise StepError(f"uppercase: found {language!r}; expected tr or az, or plain `uppercase` for other languages")
+        raise TransformError(
+            f"uppercase: found {language!r}; expected tr, az, or plain `uppercase` for other languages"
+        )
     return lambda text: text.replace("i", "İ").upper()
 
 
 def _keep(characters: str) -> Callable[[str], str]:
     """Keep these characters and spaces: other punctuation separates words, other letters are dropped."""
     if not isinstance(characters, str) or not characters:
-        raise StepError(f"keep: found {characters!r}; expected the characters to keep, as one string")
+        raise TransformError(f"keep: found {characters!r}; expected the characters to keep, as one string")
     kept = set(characters)
 
-    def step(text: str) -> str:
+    def transform(text: str) -> str:
         return "".join(
             c if c in kept else " " if c.isspace() or unicodedata.category(c)[0] in "PS" else "" for c in text
         )
 
-    return step
+    return transform
 
 
 def _replace(pair: list[str]) -> Callable[[str], str]:
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-        raise StepError(f"replace: found {pair!r}; expected a regular expression and what to put in its place")
+        raise TransformError(f"replace: found {pair!r}; expected a regular expression and what to put in its place")
     return Replacement(*pair)
 
 
-PLAIN_STEPS: dict[str, Callable[[str], str]] = {
+PLAIN_TRANSFORMS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
     # NFKC would decompose the acute accent, which many keyboards use as an apostrophe, into a space and a mark.
     "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
@@ -87,7 +91,7 @@ PLAIN_STEPS: dict[str, Callable[[str], str]] = {
     "join_han": join_han,
     "remove_tags": build_removal(),
 }
-STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
+TRANSFORMS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "lowercase": _lowercase_in,
     "uppercase": _uppercase_in,
     "remove_punctuation": build_punctuation_removal,
@@ -97,56 +101,56 @@ STEPS_WITH_ARGUMENT: dict[str, Callable[[Any], Callable[[str], str]]] = {
     "remove_tags": build_removal,
     "map_tags": build_mapping,
 }
-# Steps that refuse a transcript, each with its replacement for texts that cannot be skipped, such as hypotheses.
-REFUSING_STEPS: dict[str, tuple[Callable[[Any], Callable[[str], str]], Callable[[Any], Callable[[str], str]]]] = {
+# Transforms that refuse a transcript, each with its replacement for texts that cannot be skipped, such as hypotheses.
+REFUSING_TRANSFORMS: dict[str, tuple[Callable[[Any], Callable[[str], str]], Callable[[Any], Callable[[str], str]]]] = {
     "drop_tagged": (build_refusal, build_removal),
     "numbers_to_words": (build_strict_number_words, build_number_words),
 }
 
-# A preset is replaced by its steps: `finetune recipe` shows them. Numbers stay digits, since a transcript does not say
-# whether "1990" was read as a year or as a number; put `{numbers_to_words: LANGUAGE}` before a preset for words.
+# A preset is replaced by its transforms: `finetune recipe` shows them. Numbers stay digits, since a transcript does not
+# say whether "1990" was read as a year or as a number; put `{numbers_to_words: LANGUAGE}` before a preset for words.
 # Presets of languages in WORD_MARKS keep its marks within words, the others only an apostrophe.
-PRESETS: dict[str, tuple[Step, ...]] = {
-    "english": DEFAULT_STEPS,
-    "german": DEFAULT_STEPS,
+PRESETS: dict[str, tuple[Transform, ...]] = {
+    "english": DEFAULT_TRANSFORMS,
+    "german": DEFAULT_TRANSFORMS,
     # The apostrophe after an elided article is kept: l'homme.
-    "french": DEFAULT_STEPS,
+    "french": DEFAULT_TRANSFORMS,
     "turkish": ("remove_invisible", "nfkc", {"lowercase": "tr"}, "remove_punctuation"),
     "arabic": ("remove_invisible", "nfkc", "remove_arabic_marks", "remove_joiners", "remove_punctuation"),
     "hindi": ("remove_invisible", "nfkc", "remove_joiners", "remove_punctuation"),
-    "vietnamese": DEFAULT_STEPS,
+    "vietnamese": DEFAULT_TRANSFORMS,
     "mandarin": ("remove_invisible", "nfkc", "lowercase", "remove_punctuation", "join_han"),
     **{name: ("remove_invisible", "nfkc", "lowercase", {"remove_punctuation": name}) for name in WORD_MARKS},
 }
 
 
 # All names that a recipe's list may have.
-NAMES = tuple(dict.fromkeys([*PLAIN_STEPS, *STEPS_WITH_ARGUMENT, *REFUSING_STEPS, *PRESETS]))
-_TAG_STEPS = {"remove_tags", "map_tags", "drop_tagged"}
+NAMES = tuple(dict.fromkeys([*PLAIN_TRANSFORMS, *TRANSFORMS_WITH_ARGUMENT, *REFUSING_TRANSFORMS, *PRESETS]))
+_TAG_TRANSFORMS = {"remove_tags", "map_tags", "drop_tagged"}
 _TAGS = "<ab> [ab] {ab} (ab) %ab ++ab++"
 
 
-def expand(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps with each preset replaced by its steps."""
-    return tuple(each for step in steps for each in (PRESETS.get(step, (step,)) if isinstance(step, str) else (step,)))
+def expand(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
+    """The transforms with each preset replaced by its transforms."""
+    return tuple(each for one in transforms for each in (PRESETS.get(one, (one,)) if isinstance(one, str) else (one,)))
 
 
-def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[str], str]:
-    """A function that applies the steps in order, then separates words by single spaces.
+def build_normalizer(transforms: Sequence[Transform], refuse: bool = False) -> Callable[[str], str]:
+    """A function that applies the transforms in order, then separates words by single spaces.
 
     `|` is the word delimiter of a CTC vocabulary, so it becomes a space; invisible characters (soft hyphen, zero-width
-    space) are removed first. With `refuse` the function raises TranscriptError for a transcript that a step refuses;
-    otherwise such a step removes what it finds. Raises StepError for a step that is unknown, has an invalid argument,
-    or comes after steps that remove all that it could find.
+    space) are removed first. With `refuse` the function raises TranscriptError where a transform refuses a transcript;
+    otherwise such a transform removes what it finds. Raises TransformError for a transform that is unknown, has an
+    invalid argument, or comes after transforms that remove all that it could find.
     """
     functions: list[Callable[[str], str]] = []
     tags = _TAGS
-    for step in expand(steps):
-        function = _build_step(step, refuse)
-        if _name(step) not in _TAG_STEPS:
-            tags = require_growth(function(tags), _TAGS, f"The text normalisation's {_name(step)}")
+    for transform in expand(transforms):
+        function = _build_transform(transform, refuse)
+        if _name(transform) not in _TAG_TRANSFORMS:
+            tags = require_growth(function(tags), _TAGS, f"The text normalisation's {_name(transform)}")
         elif not set(tags) & set("<[{(%+"):
-            raise StepError(f"{_name(step)}: the steps before it leave no brackets to find; put it first")
+            raise TransformError(f"{_name(transform)}: the transforms before it leave no brackets; put it first")
         functions.append(function)
 
     def normalize(text: str) -> str:
@@ -158,67 +162,67 @@ def build_normalizer(steps: Sequence[Step], refuse: bool = False) -> Callable[[s
     return normalize
 
 
-def normalize(text: str, steps: Sequence[Step]) -> str:
+def normalize(text: str, transforms: Sequence[Transform]) -> str:
     """Normalise one text with `build_normalizer`."""
-    return build_normalizer(steps)(text)
+    return build_normalizer(transforms)(text)
 
 
-def describe_steps(steps: Sequence[Step]) -> list[str]:
-    """The steps as a model card lists them."""
-    return [step if isinstance(step, str) else json.dumps(step, ensure_ascii=False) for step in steps]
+def describe_transforms(transforms: Sequence[Transform]) -> list[str]:
+    """The transforms as a model card lists them."""
+    return [each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in transforms]
 
 
-def _name(step: Step) -> str:
-    return step if isinstance(step, str) else next(iter(step), "")
+def _name(transform: Transform) -> str:
+    return transform if isinstance(transform, str) else next(iter(transform), "")
 
 
-def _build_step(step: Step, refuse: bool) -> Callable[[str], str]:
-    if not isinstance(step, str) and not (isinstance(step, dict) and len(step) == 1):
-        raise StepError(f"unknown step {step!r}")
-    name, argument = (step, None) if isinstance(step, str) else next(iter(step.items()))
-    if name in REFUSING_STEPS and (argument is not None or name in _TAG_STEPS):
-        return REFUSING_STEPS[name][0 if refuse else 1](argument)
-    if isinstance(step, str) and name in PLAIN_STEPS:
-        return PLAIN_STEPS[name]
-    if isinstance(step, dict) and name in STEPS_WITH_ARGUMENT:
-        return STEPS_WITH_ARGUMENT[name](argument)
-    if name in PLAIN_STEPS:
-        raise StepError(f"{name}: found {argument!r}; expected the plain step `{name}`, which takes no argument")
-    if name in STEPS_WITH_ARGUMENT or name in REFUSING_STEPS:
-        raise StepError(f"{name}: expected an argument, as in `{{{name}: …}}`")
-    raise StepError(f"unknown step {step!r}")
+def _build_transform(transform: Transform, refuse: bool) -> Callable[[str], str]:
+    if not isinstance(transform, str) and not (isinstance(transform, dict) and len(transform) == 1):
+        raise TransformError(f"unknown transform {transform!r}")
+    name, argument = (transform, None) if isinstance(transform, str) else next(iter(transform.items()))
+    if name in REFUSING_TRANSFORMS and (argument is not None or name in _TAG_TRANSFORMS):
+        return REFUSING_TRANSFORMS[name][0 if refuse else 1](argument)
+    if isinstance(transform, str) and name in PLAIN_TRANSFORMS:
+        return PLAIN_TRANSFORMS[name]
+    if isinstance(transform, dict) and name in TRANSFORMS_WITH_ARGUMENT:
+        return TRANSFORMS_WITH_ARGUMENT[name](argument)
+    if name in PLAIN_TRANSFORMS:
+        raise TransformError(f"{name}: found {argument!r}; expected plain `{name}`, which takes no argument")
+    if name in TRANSFORMS_WITH_ARGUMENT or name in REFUSING_TRANSFORMS:
+        raise TransformError(f"{name}: expected an argument, as in `{{{name}: …}}`")
+    raise TransformError(f"unknown transform {transform!r}")
 
 
-def save_normalization(model: Path, steps: Sequence[Step]) -> None:
-    """Write the steps into the model's folder, where `finetune evaluate` finds them."""
-    save_steps(model / NORMALIZATION_FILE, expand(steps), VERSION)
+def save_normalization(model: Path, transforms: Sequence[Transform]) -> None:
+    """Write the transforms into the model's folder, where `finetune evaluate` finds them."""
+    save_transforms(model / NORMALIZATION_FILE, expand(transforms), VERSION)
 
 
-def load_normalization(model: str | Path) -> tuple[Step, ...] | None:
-    """The steps saved with a model in a folder or on a hub, or None for a model of another toolkit.
+def load_normalization(model: str | Path) -> tuple[Transform, ...] | None:
+    """The transforms saved with a model in a folder or on a hub, or None for a model of another toolkit.
 
-    Steps of an older version keep their meaning.
+    Transforms of an older version keep their meaning.
     """
-    return load_steps(model, NORMALIZATION_FILE, build_normalizer, _read_version)
+    return load_transforms(model, NORMALIZATION_FILE, build_normalizer, _read_version)
 
 
-def _read_version(version: int, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _read_version(version: int, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
     if version > VERSION:
-        raise StepError(
+        raise TransformError(
             f"they are of version {version}, and this package supports up to {VERSION}: install a newer one"
         )
     if version == VERSION:
-        return steps
+        return transforms
     first = {"numbers_to_words"}
     return tuple(
-        {f"{_name(step)}_1": step[_name(step)]} if isinstance(step, dict) and _name(step) in first else step
-        for step in steps
+        {f"{_name(each)}_1": each[_name(each)]} if isinstance(each, dict) and _name(each) in first else each
+        for each in transforms
     )
 
 
-def guess_normalization(vocabulary: Iterable[str]) -> tuple[Step, ...]:
-    """The default steps, with `uppercase` for a model that writes capitals."""
+def guess_normalization(vocabulary: Iterable[str]) -> tuple[Transform, ...]:
+    """The default transforms, with `uppercase` for a model that writes capitals."""
     letters = [token for token in vocabulary if len(token) == 1 and token.isalpha()]
     if letters and all(letter == letter.upper() for letter in letters):
-        return tuple("uppercase" if step == "lowercase" else step for step in DEFAULT_STEPS)
-    return DEFAULT_STEPS
+        return tuple("uppercase" if transform == "lowercase" else transform for transform in DEFAULT_TRANSFORMS)
+    return DEFAULT_TRANSFORMS

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import regex
 
-from finetune.errors import StepError
+from finetune.errors import TransformError
 
 # Invisible and not part of the spelling: soft hyphen, combining grapheme joiner, zero-width spaces, direction marks,
 # invisible operators, variation selectors, tags. Unicode's joiners are handled separately.
@@ -95,13 +95,13 @@ def find_invisible(text: str) -> list[str]:
 
 
 def build_punctuation_removal(language: str) -> Callable[[str], str]:
-    """A step that separates words at punctuation and symbols, except for the marks that a language has within words.
+    """A transform that separates words at punctuation and symbols, except for a language's marks within words.
 
-    Raises StepError for a language without an entry in `WORD_MARKS`.
+    Raises TransformError for a language without an entry in `WORD_MARKS`.
     """
     marks = WORD_MARKS.get(language) if isinstance(language, str) else None
     if marks is None:
-        raise StepError(
+        raise TransformError(
             f"remove_punctuation: found {language!r}; expected one of {', '.join(sorted(WORD_MARKS))}, or plain "
             "`remove_punctuation` for other languages"
         )
@@ -118,7 +118,7 @@ def build_punctuation_removal(language: str) -> Callable[[str], str]:
     ]
     idle = regex.compile("|".join(f"{regex.escape(mark)}(?!{inside[mark]})" for mark in kept))
 
-    def step(text: str) -> str:
+    def transform(text: str) -> str:
         for other, spelling in marks.spellings.items():
             text = text.replace(other, spelling)
         if removed:
@@ -128,4 +128,4 @@ def build_punctuation_removal(language: str) -> Callable[[str], str]:
         text = "".join(c if c in kept or unicodedata.category(c)[0] not in "PS" else " " for c in text)
         return idle.sub(" ", text)
 
-    return step
+    return transform

@@ -12,7 +12,7 @@ import soundfile
 from finetune.audio.filters import measure_loudness
 from finetune.audio.preprocessing import build_preprocessor, load_preprocessing, save_preprocessing
 from finetune.cli import main
-from finetune.errors import StepError, UserError
+from finetune.errors import TransformError, UserError
 
 STEPS: list[Any] = [{"highpass": 80}, {"trim_silence": 30}, "denoise", {"loudness": -20}, {"peak": 0}]
 
@@ -88,7 +88,7 @@ def test_transforms_are_applied_in_their_order() -> None:
     "step", ["louder", "highpass", {"highpass": 9000}, {"peak": 3}, {"loudness": "x"}, {"trim_silence": 0}, {}]
 )
 def test_invalid_transforms_are_refused(step: Any) -> None:
-    with pytest.raises(StepError, match="expected"):
+    with pytest.raises(TransformError, match="expected"):
         build_preprocessor([step], 16000)
 
 
@@ -97,7 +97,7 @@ def test_transforms_are_saved_with_a_model(tmp_path: Path) -> None:
     save_preprocessing(tmp_path, [{"highpass": 80.0}, "denoise"])
     assert load_preprocessing(tmp_path) == ({"highpass": 80.0}, "denoise")
     (tmp_path / "audio_preprocessing.json").write_text('{"steps": ["louder"]}')
-    with pytest.raises(UserError, match="unknown step 'louder'"):
+    with pytest.raises(UserError, match="unknown transform 'louder'"):
         load_preprocessing(tmp_path)
 
 

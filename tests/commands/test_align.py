@@ -19,7 +19,7 @@ from finetune.data.sources import Source, load_splits, select_table
 from finetune.evaluation import scoring
 from finetune.evaluation.scoring import find_mismatches
 from finetune.models.configuration import encoder_convolutions
-from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
 LONG = "da" * 30  # More letters than the recording has frames.
 
@@ -104,7 +104,7 @@ def test_texts_of_other_audio_are_found(tmp_path: Path, make_corpus: Callable[..
     source = Source(str(tmp_path / "corpus"))
     table = select_table(load_splits(source), "train", source)
     limits = AudioSpec(SAMPLING_RATE, encoder_convolutions(recogniser.model.config))
-    split = prepare_split("train", table, DEFAULT_STEPS, limits)
+    split = prepare_split("train", table, DEFAULT_TRANSFORMS, limits)
     [finding] = find_mismatches(recogniser, {"train": split})
     assert finding.utterances == ((2, "02.wav"),) and finding.kind == "text mismatch"
     assert finding.sentence == "1 utterances of train have another text than what the model hears"

@@ -19,7 +19,7 @@ from finetune.data.corpus import (
 )
 from finetune.data.sources import Source, Table, load_splits, select_table
 from finetune.errors import UserError
-from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
 ENCODER = tuple(zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True))
 LIMITS = AudioSpec(16000, ENCODER, min_seconds=0.1, max_seconds=2.0)
@@ -76,7 +76,7 @@ def test_each_reason_is_listed_and_the_good_ones_stay(tmp_path: Path) -> None:
             "also.wav": (1.5, "fine"),
         },
     )
-    split = prepare_split("train", table, DEFAULT_STEPS, LIMITS, training=True)
+    split = prepare_split("train", table, DEFAULT_TRANSFORMS, LIMITS, training=True)
     assert [(u.name, u.transcript, u.raw_transcript) for u in split.utterances] == [
         ("good.wav", "good", "Good!"),
         ("also.wav", "fine", "fine"),
@@ -115,12 +115,12 @@ def test_a_test_utterance_too_short_for_its_transcript_still_counts(tmp_path: Pa
 def test_when_every_utterance_is_left_out_the_reasons_are_counted(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {"a.wav": (0.05, "a"), "b.wav": (0.05, "b"), "c.wav": (1.0, "?")})
     with pytest.raises(UserError, match="split 'train' was left out: 2 × too short, 1 × empty transcript"):
-        prepare_split("train", table, DEFAULT_STEPS, LIMITS, training=True)
+        prepare_split("train", table, DEFAULT_TRANSFORMS, LIMITS, training=True)
 
 
 @pytest.fixture
 def split(corpus_folder: Path) -> Split:
-    return prepare_split("train", read_table(corpus_folder), DEFAULT_STEPS, LIMITS, training=True)
+    return prepare_split("train", read_table(corpus_folder), DEFAULT_TRANSFORMS, LIMITS, training=True)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,7 +12,7 @@ from conftest import write_corpus
 from finetune.data.corpus import AudioSpec, Split, prepare_split
 from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
 VOCABULARY = {"[PAD]": 0, "|": 1, "a": 2, "b": 3}
 
@@ -20,7 +20,7 @@ VOCABULARY = {"[PAD]": 0, "|": 1, "a": 2, "b": 3}
 def read(folder: Path) -> Split:
     source = Source(str(folder))
     table = select_table(load_splits(source), "train", source)
-    return prepare_split("train", table, DEFAULT_STEPS, AudioSpec(16000, ((400, 320),)))
+    return prepare_split("train", table, DEFAULT_TRANSFORMS, AudioSpec(16000, ((400, 320),)))
 
 
 def swap(folder: Path, first: str, second: str) -> None:

@@ -12,7 +12,7 @@ from finetune.errors import UserError
 from finetune.inference.aligner import align_text
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript
-from finetune.text.transcripts import DEFAULT_STEPS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_words_that_are_not_in_the_audio_are_flagged(transcriber: Transcriber) -
 
 
 def test_a_word_is_aligned_by_its_spoken_form(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = ({"replace": ["2", " cab bad "]}, *DEFAULT_STEPS)
+    steps = ({"replace": ["2", " cab bad "]}, *DEFAULT_TRANSFORMS)
     monkeypatch.setattr(transcriber.recogniser, "normalization", steps)
     audio, times = say("bad cab bad dab")
     transcript = align(transcriber, audio, "bad 2 dxx")

@@ -8,7 +8,7 @@ import yaml
 
 from finetune.errors import UserError
 from finetune.recipe.load import load_recipe
-from finetune.text.transcripts import DEFAULT_STEPS, PRESETS
+from finetune.text.transcripts import DEFAULT_TRANSFORMS, PRESETS
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/recipe.yaml"))
 SMALLEST = "model: {base: some/model}\ndata: {root: some/speech}\n"
@@ -24,7 +24,7 @@ def test_a_recipe_states_differences_from_the_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, SMALLEST + "training: {max_steps: 7}\n"))
     assert recipe.training.max_steps == 7
     assert recipe.training.learning_rate == 3e-4
-    assert recipe.text.normalization == DEFAULT_STEPS
+    assert recipe.text.normalization == DEFAULT_TRANSFORMS
 
 
 def test_presets_are_spelled_out_and_may_stand_among_steps(tmp_path: Path) -> None:
@@ -34,14 +34,14 @@ def test_presets_are_spelled_out_and_may_stand_among_steps(tmp_path: Path) -> No
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
     alone = load_recipe(write(tmp_path, SMALLEST + "text: {normalization: german}\n"))
-    assert alone.text.normalization == DEFAULT_STEPS
+    assert alone.text.normalization == DEFAULT_TRANSFORMS
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{normalization: [{replace: ['(', x]}]}", r"text.normalization: .*replace: '\(' to 'x' can't be used"),
-        ("{normalization: [{replcae: [a, b]}]}", "unknown step 'replcae'; did you mean replace"),
+        ("{normalization: [{replcae: [a, b]}]}", "unknown transform 'replcae'; did you mean replace"),
         ("{vocabulary: base, characters: abc}", "expected either text.characters or text.vocabulary"),
         ("{vocabulary: bases}", "text.vocabulary: found 'bases'"),
         ("{min_character_count: 0}", "text.min_character_count: found 0"),
@@ -92,7 +92,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         "training.max_steps: found 'many'; ",
         "training.learning_rate: found -1; ",
         "data.root: missing; ",
-        "unknown step 'lowercse'; did you mean lowercase?",
+        "unknown transform 'lowercse'; did you mean lowercase?",
     ):
         assert words in message
 

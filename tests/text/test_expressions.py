@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.errors import StepError, UserError
+from finetune.errors import TransformError, UserError
 from finetune.text import expressions
 from finetune.text.expressions import Replacement, match_all
 from finetune.text.transcripts import NORMALIZATION_FILE, build_normalizer, load_normalization
@@ -66,13 +66,13 @@ def test_an_expression_with_too_long_a_result_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="characters of"):
         build_normalizer(doubling)
     (tmp_path / NORMALIZATION_FILE).write_text('{"steps": [' + ", ".join(['{"replace": ["a", "aa"]}'] * 101) + "]}")
-    with pytest.raises(UserError, match="found 101 steps"):
+    with pytest.raises(UserError, match="found 101 transforms"):
         load_normalization(tmp_path)
 
 
 @pytest.mark.parametrize("pattern", ["(" * 3000 + ")" * 3000, "a{99999999999}", "a" * 10_001, "(?P<", "["])
 def test_an_invalid_expression_raises_a_transform_error(pattern: str) -> None:
-    with pytest.raises(StepError, match="replace"):
+    with pytest.raises(TransformError, match="replace"):
         Replacement(pattern, "")
 
 

@@ -8,9 +8,9 @@ import pytest
 from noise import write_noise
 
 from finetune.cli import main
-from finetune.errors import StepError, TranscriptError
+from finetune.errors import TranscriptError, TransformError
 from finetune.text.tags import find_parentheses, find_tags
-from finetune.text.transcripts import Step, build_normalizer, normalize
+from finetune.text.transcripts import Transform, build_normalizer, normalize
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_words_in_parentheses_are_found_separately() -> None:
         (["drop_tagged", "english"], "well yes the former one"),
     ],
 )
-def test_transforms_remove_or_map_tags(steps: list[Step], normalized: str) -> None:
+def test_transforms_remove_or_map_tags(steps: list[Transform], normalized: str) -> None:
     assert normalize("Well<COMMA> [NOISE] yes the (former) one (laughs)", steps) == normalized
 
 
@@ -60,17 +60,17 @@ def test_a_transform_refuses_transcripts_with_tags_and_changes_no_others() -> No
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
-        (["english", "remove_tags"], "remove_tags: the steps before it leave no brackets to find; put it first"),
+        (["english", "remove_tags"], "remove_tags: the transforms before it leave no brackets; put it first"),
         ([{"keep": "abc"}, "drop_tagged"], "put it first"),
         ([{"remove_tags": []}], "expected a list of tags"),
         ([{"drop_tagged": "<unk>"}], "expected a list of tags"),
-        ([{"map_tags": {}}], "expected what to write for each tag"),
-        ([{"map_tags": {"<a>": 1}}], "expected what to write for each tag"),
+        ([{"map_tags": {}}], "expected a text for each tag"),
+        ([{"map_tags": {"<a>": 1}}], "expected a text for each tag"),
         (["map_tags"], "expected an argument"),
     ],
 )
-def test_transforms_without_effect_are_named(steps: list[Step], words: str) -> None:
-    with pytest.raises(StepError, match=words):
+def test_transforms_without_effect_are_named(steps: list[Transform], words: str) -> None:
+    with pytest.raises(TransformError, match=words):
         build_normalizer(steps)
 
 

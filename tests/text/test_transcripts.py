@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from finetune.errors import UserError
 from finetune.text.transcripts import (
-    DEFAULT_STEPS,
+    DEFAULT_TRANSFORMS,
     NORMALIZATION_FILE,
     PRESETS,
-    Step,
-    StepError,
+    Transform,
+    TransformError,
     build_normalizer,
     load_normalization,
     normalize,
@@ -41,13 +41,13 @@ from finetune.text.word_marks import WORD_MARKS, WordMarks
     ],
 )
 def test_the_default_transforms(text: str, normalized: str) -> None:
-    assert normalize(text, DEFAULT_STEPS) == normalized
+    assert normalize(text, DEFAULT_TRANSFORMS) == normalized
 
 
 @pytest.mark.parametrize("text", ["It’s “five” o'clock", "A|B|C", "Ein Straßencafe\u0301", "½ ﬁsh"])
 def test_normalising_twice_changes_nothing(text: str) -> None:
-    once = normalize(text, DEFAULT_STEPS)
-    assert normalize(once, DEFAULT_STEPS) == once
+    once = normalize(text, DEFAULT_TRANSFORMS)
+    assert normalize(once, DEFAULT_TRANSFORMS) == once
 
 
 def test_without_transforms_only_spaces_and_the_word_delimiter_change() -> None:
@@ -89,8 +89,8 @@ def test_a_model_without_saved_transforms_has_none(tmp_path: Path) -> None:
         (b"[]", "is damaged"),
         (b"\xff\xfe", "is damaged"),
         (b'{"steps": null}', "is damaged"),
-        (b'{"steps": [["nfc"]]}', "unknown step"),
-        (b'{"steps": ["nfc", "shout"]}', "a step that can't be used: unknown step 'shout'"),
+        (b'{"steps": [["nfc"]]}', "unknown transform"),
+        (b'{"steps": ["nfc", "shout"]}', "a transform that can't be used: unknown transform 'shout'"),
     ],
 )
 def test_damaged_transforms_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -125,7 +125,7 @@ def test_transforms_with_arguments() -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ("shout", "unknown step 'shout'"),
+        ("shout", "unknown transform 'shout'"),
         ("keep", "expected an argument"),
         ({"keep": ""}, "expected the characters"),
         ({"replace": ["(", "x"]}, "can't be used"),
@@ -134,11 +134,11 @@ def test_transforms_with_arguments() -> None:
         ({"lowercase": "xx"}, "expected tr or az"),
         ({"numbers_to_words": "zz"}, "expected one of .* en, "),
         ({"nfc": 1}, "takes no argument"),
-        ({"keep": "a", "nfc": 1}, "unknown step"),
+        ({"keep": "a", "nfc": 1}, "unknown transform"),
     ],
 )
-def test_transforms_that_cannot_be_used_are_named(step: Step, words: str) -> None:
-    with pytest.raises(StepError, match=words):
+def test_transforms_that_cannot_be_used_are_named(step: Transform, words: str) -> None:
+    with pytest.raises(TransformError, match=words):
         build_normalizer([step])
 
 
@@ -157,7 +157,7 @@ def test_a_preset_is_idempotent_and_adds_no_character(preset: str, text: str) ->
 
 @given(text=st.text())
 def test_a_normalised_transcript_is_encoded_and_decoded_without_loss(text: str) -> None:
-    transcript = normalize(text, DEFAULT_STEPS)
+    transcript = normalize(text, DEFAULT_TRANSFORMS)
     vocabulary = build_vocabulary(count_characters([transcript]))
     tokens = {row: token for token, row in vocabulary.items()}
     assert "".join(tokens[row] for row in encode(transcript, vocabulary)).replace("|", " ") == transcript
