@@ -398,7 +398,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
         (["text.txt", "latin.txt"], "latin.txt, line 2: it is not UTF-8"),
         (["cut.txt.gz"], "cut.txt.gz can't be read: Compressed file ended"),
         (["text.txt", "--normalization", "lower"], "The normalisation can't be used: unknown transform 'lower'."),
-        (["marks.txt", "--normalization", "nfc"], "marks.txt, line 1: found </s>, the language model's own"),
+        (["marks.txt", "--normalization", "nfc"], "marks.txt, line 1: found </s>, reserved for the model"),
         (["text.txt", "--model", "nowhere/at/all"], "There is no model at nowhere/at/all: expected a folder"),
         (["text.txt", "--order", "0"], "Found the order 0; expected 1 to 20."),
         (["text.txt", "--prune", "1"], "Found the pruning thresholds 1; expected up to 4, the first 0"),

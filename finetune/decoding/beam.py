@@ -129,7 +129,7 @@ class BeamSearch:
         self.letters = tuple(sorted(itertools.chain.from_iterable(written)))
         self.language_model = language_model
         self.seconds_per_frame = seconds_per_frame
-        self._lexicon = build_model_lexicon(language_model, alphabet.letters)
+        self._lexicon = build_model_lexicon(language_model.word_ids if language_model else {}, alphabet.letters)
         self._parts_units = has_units(language_model.words if language_model else ())
         classes = np.array(classify_characters(symbol or " " for symbol in self.symbols), np.bool_)
         self._units = tuple(_freeze(np.ascontiguousarray(column)) for column in classes.T)

@@ -45,9 +45,8 @@ def spell_phrase(phrase: str, boost: float, alphabet: Alphabet) -> list[tuple[in
     if not text or not math.isfinite(boost):
         raise UserError(f"Got the hotword {phrase!r} with the boost {boost}: expected a word and a finite number.")
     if alphabet.symbols_are_words:
-        known = all(word in letters for word in words)
-        ways = list(itertools.product(*(letters[word] for word in words))) if known else []
-        missing = {word for word in words if word not in letters}
+        ways = list(itertools.product(*(letters.get(word, ()) for word in words)))
+        missing = set(words) - letters.keys()
     else:
         ways = spell(text, letters)
         missing = set(text) - set("".join(letters)) or {text}

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.decoding.alphabet import spell
 from finetune.errors import UserError
-
-if TYPE_CHECKING:
-    from finetune.decoding.hashed_ngram import HashedModel
-    from finetune.decoding.ngram import NGramModel
 
 # A language model has another alphabet if less of its words can be spelled; pyctcdecode warns at the same share.
 _LEAST_SPELLED = 0.1
@@ -38,16 +34,14 @@ class Lexicon(NamedTuple):
     first_child: NDArray[np.int32]
 
 
-def build_model_lexicon(model: NGramModel | HashedModel | None, letters: Mapping[str, Sequence[int]]) -> Lexicon:
-    """The trie of a language model's words without `<unk>`, `<s>` and `</s>`; empty without a model.
+def build_model_lexicon(word_ids: Mapping[str, int], letters: Mapping[str, Sequence[int]]) -> Lexicon:
+    """The trie of a language model's words without `<unk>`, `<s>` and `</s>`.
 
     Raises UserError where less than a tenth of the words can be spelled with the letters' columns.
     """
-    if model is None:
-        return build_lexicon({}, letters)[0]
     from finetune.decoding.ngram import END, START, UNKNOWN
 
-    words = {word: number for word, number in model.word_ids.items() if word not in (UNKNOWN, START, END)}
+    words = {word: number for word, number in word_ids.items() if word not in (UNKNOWN, START, END)}
     lexicon, num_spelled = build_lexicon(words, letters)
     if num_spelled < _LEAST_SPELLED * len(words):
         raise UserError(_describe_mismatch(list(words), num_spelled, frozenset("".join(letters))))

@@ -9,10 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.decoding import ngram
-from finetune.decoding.candidates import CANDIDATE, Candidates, keep_best, push, sort
 from finetune.decoding.compilation import compiled
 from finetune.decoding.fusion import Search, add_nodes, begins_unit, end_word, score_unknown
 from finetune.decoding.prefix_tree import BEAM, EMISSIONS, FRAMES, NODES, SIDE, Beams, Tree, add_emission
+
+# The prefix at `slot` of the beam, unchanged (symbol -1) or continued by a symbol; `mass` is its acoustic score.
+CANDIDATE = np.dtype(
+    [("slot", np.int32), ("symbol", np.int32), ("node", np.int32), ("mass", np.float64)],
+    align=True,
+)
+
+
+class Candidates(NamedTuple):
+    """A heap with the worst candidate first: its scores and entries, both (beam width,)."""
+
+    scores: NDArray[np.float64]
+    entries: NDArray[Any]  # CANDIDATE
 
 
 class Frame(NamedTuple):
@@ -93,6 +105,58 @@ def _stay(search: Search, tree: Tree, counts: NDArray[np.int64], beams: NDArray[
 
 
 @compiled
+def _push(
+    scores: NDArray[np.float64], entries: NDArray[Any], count: int, score: float, slot: int, symbol: int, mass: float
+) -> None:
+    """Put a candidate into a heap of `count` entries; into a full heap in place of the worst."""
+    size = len(scores)
+    if count < size:
+        at = count
+        while at > 0 and scores[(at - 1) // 2] > score:
+            scores[at], entries[at] = scores[(at - 1) // 2], entries[(at - 1) // 2]
+            at = (at - 1) // 2
+    else:
+        at = 0
+        while True:
+            child = 2 * at + 1
+            if child + 1 < size and scores[child + 1] < scores[child]:
+                child += 1
+            if child >= size or scores[child] >= score:
+                break
+            scores[at], entries[at] = scores[child], entries[child]
+            at = child
+    scores[at] = score
+    entry = entries[at]
+    entry.slot, entry.symbol, entry.mass = slot, symbol, mass
+
+
+@compiled
+def _keep_best(heap: Candidates, count: int, least: float) -> Candidates:
+    """The candidates of a heap of `count` entries whose scores are at least `least`; the heap is used up."""
+    scores, entries = heap
+    kept = 0
+    for i in range(count):
+        if scores[i] >= least:
+            scores[kept], entries[kept] = scores[i], entries[i]
+            kept += 1
+    return Candidates(scores[:kept], entries[:kept])
+
+
+@compiled
+def _sort(numbers: NDArray[np.int32], values: NDArray[np.float64]) -> None:
+    """Sort a few numbers by their values, largest first, with Shell sort: it compiles faster than numpy's sort."""
+    gap = len(numbers) // 2
+    while gap > 0:
+        for i in range(gap, len(numbers)):
+            number, at = numbers[i], i
+            while at >= gap and values[numbers[at - gap]] < values[number]:
+                numbers[at] = numbers[at - gap]
+                at -= gap
+            numbers[at] = number
+        gap //= 2
+
+
+@compiled
 def _choose_symbols(search: Search, log_probs: NDArray[np.float64], chosen: NDArray[np.int32]) -> int:
     """Write the symbols above the threshold, or else the likeliest: the delimiter, then letters, likeliest first."""
     best = log_probs[search.blank]
@@ -110,7 +174,7 @@ def _choose_symbols(search: Search, log_probs: NDArray[np.float64], chosen: NDAr
         if log_probs[letter] >= least:
             chosen[count] = letter
             count += 1
-    sort(chosen[first:count], log_probs)
+    _sort(chosen[first:count], log_probs)
     return count
 
 
@@ -136,7 +200,7 @@ def _select(search: Search, tree: Tree, beams: NDArray[Any], frame: Frame, turn:
     for slot in range(len(beams)):
         score = stays[slot].score
         best = max(best, score)
-        push(scores, entries, count, score, slot, -1, 0.0)
+        _push(scores, entries, count, score, slot, -1, 0.0)
         count += 1
     for slot in range(len(beams)):
         beam = beams[slot]
@@ -178,10 +242,10 @@ def _select(search: Search, tree: Tree, beams: NDArray[Any], frame: Frame, turn:
                         score += score_unknown(unknown, node.length + 1)
             if score < least or score == -math.inf or (count == width and score <= scores[0]):
                 continue
-            push(scores, entries, count, score, slot, symbol, mass)
+            _push(scores, entries, count, score, slot, symbol, mass)
             count = min(count + 1, width)
             best = max(best, score)
-    return keep_best(heap, count, best + prune)
+    return _keep_best(heap, count, best + prune)
 
 
 @compiled

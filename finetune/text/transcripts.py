@@ -44,17 +44,13 @@ def _remove_punctuation(text: str) -> str:
 
 def _lowercase_in(language: str) -> Callable[[str], str]:
     if language not in ("tr", "az"):
-        raise TransformError(
-            f"lowercase: found {language!r}; expected tr, az, or plain `lowercase` for other languages"
-        )
+        raise TransformError(f"lowercase: found {language!r}; expected tr or az, or plain `lowercase` for others")
     return lambda text: text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı").lower()
 
 
 def _uppercase_in(language: str) -> Callable[[str], str]:
     if language not in ("tr", "az"):
-        raise TransformError(
-            f"uppercase: found {language!r}; expected tr, az, or plain `uppercase` for other languages"
-        )
+        raise TransformError(f"uppercase: found {language!r}; expected tr or az, or plain `uppercase` for others")
     return lambda text: text.replace("i", "İ").upper()
 
 
