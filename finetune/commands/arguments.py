@@ -73,6 +73,12 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     add_beam(parser)
 
 
+def add_language_model(parser: argparse.ArgumentParser) -> None:
+    """Add a language model and a file of hotwords, for this call only."""
+    parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
+    parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
+
+
 def add_source(parser: argparse.ArgumentParser, split: str = "test, or the only one") -> None:
     """Add the rows and columns to read of a data set."""
     parser.add_argument("--split", metavar="NAME", help=f"default: {split}")
@@ -116,6 +122,17 @@ def read_hotword(text: str) -> tuple[str, float]:
         return word, float(boost or BOOST)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text}: expected WORD or WORD=BOOST, BOOST a number") from error
+
+
+def read_hotwords(file: str | None) -> dict[str, float]:
+    """Read hotwords from a file, one on each line; raises UserError."""
+    from finetune.text.lines import split_lines
+
+    lines = [line.strip() for line in split_lines(read_text_file(file))] if file else []
+    try:
+        return dict(read_hotword(line) for line in lines if line)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{file}: {error}.") from error
 
 
 def read_decoding(options: argparse.Namespace) -> "Decoding":

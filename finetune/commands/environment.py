@@ -43,6 +43,7 @@ EXTRAS = {
     "lora": (("peft",), "model.lora"),
     "deepspeed": (("deepspeed",), "training with recipes/accelerate/deepspeed.yaml"),
     "silero": (("onnxruntime", "silero-vad"), "--vad silero"),
+    "microphone": (("sounddevice",), "finetune live --microphone"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "finetune export, and what it writes"),
     "s3": (("s3fs",), "corpora at s3:// URLs"),
     "gcs": (("gcsfs",), "corpora at gs:// URLs"),

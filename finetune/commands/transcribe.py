@@ -10,13 +10,12 @@ from finetune.commands.arguments import (
     Commands,
     add_decoding,
     add_language,
+    add_language_model,
     add_precision,
     add_recognition,
     read_batch_seconds,
-    read_hotword,
-    read_text_file,
+    read_hotwords,
 )
-from finetune.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,8 +48,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--batch-seconds", type=read_batch_seconds, metavar="N", help="seconds of audio in a batch (default: auto)"
     )
-    parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
-    parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
+    add_language_model(parser)
     parser.add_argument("--allow-outside", action="store_true", help="also read audio outside the folder of a manifest")
     add_decoding(parser)
     parser.set_defaults(run=run)
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     printed = options.formats is None and [each.alone for each in inputs] == [True]
     formats = tuple(dict.fromkeys(options.formats or ["text"]))
     output = Path(options.output) if options.output else None
-    hotwords = {**_read_hotwords(options.hotwords), **dict(options.hotword)}
+    hotwords = {**read_hotwords(options.hotwords), **dict(options.hotword)}
     jobs = plan_jobs(inputs, formats, output, resume=options.resume, printed=printed)
     if not jobs:
         _LOGGER.info("everything is transcribed already")
@@ -85,14 +83,3 @@ def run(options: argparse.Namespace) -> int:
         language=options.language,
     )
     return run_jobs(transcriber, jobs, options.channels)
-
-
-def _read_hotwords(file: str | None) -> dict[str, float]:
-    """Read hotwords from a file, one on each line; raises UserError."""
-    from finetune.text.lines import split_lines
-
-    lines = [line.strip() for line in split_lines(read_text_file(file))] if file else []
-    try:
-        return dict(read_hotword(line) for line in lines if line)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"{file}: {error}.") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
 from finetune.inference.subtitles import Cue, build_cues
 from finetune.inference.transcript import Character, Transcript, Word
 
@@ -36,6 +37,28 @@ def describe_transcript(transcript: Transcript) -> dict[str, Any]:
         "channels": transcript.channels,
         "text": transcript.text,
         "words": [_describe_word(word) for word in transcript.words],
+    }
+
+
+def describe_event(event: Event) -> dict[str, Any]:
+    """A live event as JSON values: its type, times in seconds to the millisecond, and its text where it has one."""
+    match event:
+        case SpeechStarted():
+            return {"type": "speech_started", "start": round(event.start, 3)}
+        case SpeechEnded():
+            return {"type": "speech_ended", "end": round(event.end, 3)}
+        case Partial():
+            of_kind: dict[str, Any] = {"type": "partial", "stable": event.stable}
+            end, confidence = event.stable_until, average_confidence(event.words)
+        case Final():
+            of_kind, end, confidence = {"type": "final"}, event.end, event.confidence
+    return {
+        **of_kind,
+        "start": round(event.start, 3),
+        "end": round(end, 3),
+        "text": event.text,
+        "words": [_describe(word) for word in event.words],
+        "confidence": None if confidence is None else round(confidence, 4),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from finetune.audio.preprocessing import build_placing_preprocessor
 from finetune.audio.speech_activity import build_detector
 from finetune.audio.stream import Audio
-from finetune.audio.waveforms import AudioError, fault_as_reason
+from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
 from finetune.decoding.greedy import GreedySearch
@@ -89,6 +89,18 @@ class Transcriber:
         )
         if isinstance(found, AudioError):
             raise found
+        return found
+
+    def transcribe_at_once(self, waveform: Waveform) -> Transcript:
+        """What `transcribe` says of samples at the model's rate, (samples,), without a thread; raises AudioError."""
+        items = list(self._reader.read([(None, waveform)], False, self.recogniser.sampling_rate))
+        decoders = [RecordingDecoder(self.search)]
+        found: Transcript | AudioError | None = None
+        for item, piece in self._compute_pool(items):
+            found = self._decode(item, piece, decoders)
+        if isinstance(found, AudioError):
+            raise found
+        assert found is not None
         return found
 
     def transcribe_many(

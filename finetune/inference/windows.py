@@ -98,8 +98,20 @@ class WindowCutter:
     in any pause. If there is no pause in time, windows overlap. Silence and noise without speech are in no window.
     """
 
-    def __init__(self, detector: SpeechDetector, sampling_rate: int, stride: int, lengths: Lengths = Lengths()) -> None:
-        """`stride` is the number of samples from one frame of the encoder to the next."""
+    def __init__(
+        self,
+        detector: SpeechDetector,
+        sampling_rate: int,
+        stride: int,
+        lengths: Lengths = Lengths(),
+        *,
+        live: bool = False,
+    ) -> None:
+        """`stride` is the number of samples from one frame of the encoder to the next.
+
+        In a `live` stream a short recording is cut in its pauses, too.
+        """
+        self._live = live
         self._detecting = detector.start()
         self._stride = stride
         self._frame = round(FRAME_SECONDS * sampling_rate)
@@ -122,11 +134,35 @@ class WindowCutter:
         """The number of samples up to now."""
         return self._first + len(self._samples)
 
+    @property
+    def next_start(self) -> int | None:
+        """The first sample of the next window; None until there is speech for it."""
+        if not self._speech:
+            return None
+        start = max(self._speech[0][0] - self._margin, self._floor) if self._begun is None else self._begun
+        return start // self._stride * self._stride
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next window overlaps the one before, because speech did not pause."""
+        return self._begun is not None
+
+    @property
+    def oldest(self) -> int:
+        """The first sample that a further window may have."""
+        return self._first
+
+    def part(self, position: int) -> int:
+        """Let the next window begin at a position in the window before, without an overlap; returns the position."""
+        self._begun, self._floor = None, position
+        self._speech[0] = (position, self._speech[0][1])
+        return position
+
     def cut(self, samples: Waveform) -> Iterator[Window]:
         """The windows that are complete with the next block, (samples,)."""
         self._samples = np.concatenate([self._samples, samples])
         self._note_speech(self._detecting.detect(samples))
-        if self.num_samples > self._longest:  # Until then it may be one window.
+        if self._live or self.num_samples > self._longest:  # Until then it may be one window.
             yield from self._cut(final=False)
 
     def finish(self) -> Iterator[Window]:
@@ -135,7 +171,7 @@ class WindowCutter:
         self._known = self.num_samples
         # The last frame is padded: speech in it would reach beyond the last sample.
         self._speech = [(start, min(end, self._known)) for start, end in self._speech if start < self._known]
-        if self.num_samples > self._longest:
+        if self._live or self.num_samples > self._longest:
             yield from self._cut(final=True)
         elif self._samples.any():
             yield Window(0, self._samples, after_pause=True)
@@ -158,11 +194,7 @@ class WindowCutter:
         self._known += len(sureness) * self._frame
 
     def _cut(self, final: bool) -> Iterator[Window]:
-        while self._speech:
-            start = self._begun
-            if start is None:
-                start = max(self._speech[0][0] - self._margin, self._floor)
-            start = start // self._stride * self._stride
+        while (start := self.next_start) is not None:
             found = self._find_end(start, final)
             if found is None:
                 return

@@ -1,0 +1,81 @@
+"""Bytes of a stream without a header to samples: PCM, mu-law and A-law."""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.audio.containers import scale
+from finetune.audio.recordings import AudioError, Waveform
+
+Encoding = Literal["s16le", "f32le", "mulaw", "alaw"]
+ENCODINGS = get_args(Encoding)
+
+_BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
+
+
+class SampleReader:
+    """Turns bytes or arrays of any size into one channel, (samples,) float32; what is less than a sample waits."""
+
+    def __init__(self, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None) -> None:
+        """`channel` counts from 1; without it the channels are mixed. Raises AudioError if there is no such channel."""
+        if channels < 1 or not 1 <= (channel or 1) <= channels:
+            raise AudioError(f"channel {channel} of {channels}: expected one from 1 to the number of channels")
+        self._encoding, self._channels, self._channel = encoding, channels, channel
+        self._rest = b""
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes wait for the rest of their sample."""
+        return len(self._rest)
+
+    def read(self, audio: bytes | bytearray | memoryview | npt.NDArray[Any]) -> Waveform:
+        """The samples of the next bytes, or of the next array: (samples,) or (samples, channels), floats or integers.
+
+        Raises AudioError for an array of another shape or type.
+        """
+        samples = self._check(audio) if isinstance(audio, np.ndarray) else self._decode(bytes(audio))
+        mono = samples.mean(axis=1) if self._channel is None else samples[:, self._channel - 1]
+        return np.ascontiguousarray(mono, np.float32)
+
+    def _check(self, array: npt.NDArray[Any]) -> Waveform:
+        samples = array[:, None] if array.ndim == 1 else array
+        if samples.ndim != 2 or samples.shape[1] != self._channels or array.dtype.kind not in "fiu":
+            raise AudioError(
+                f"an array of {array.dtype}, shape {array.shape}; expected numbers, (samples, {self._channels})"
+            )
+        return scale(samples)
+
+    def _decode(self, received: bytes) -> Waveform:
+        size = _BYTES[self._encoding] * self._channels
+        held = self._rest + received
+        whole = len(held) // size * size
+        self._rest = held[whole:]
+        stored = held[:whole]
+        samples: Waveform
+        if self._encoding == "s16le":
+            samples = np.frombuffer(stored, "<i2").astype(np.float32) / np.float32(2**15)
+        elif self._encoding == "f32le":
+            samples = np.frombuffer(stored, "<f4").astype(np.float32)
+        else:
+            samples = _TABLES[self._encoding][np.frombuffer(stored, np.uint8)]
+        return samples.reshape(-1, self._channels)
+
+
+def _build_mulaw() -> Waveform:
+    """Samples of the 256 codes of ITU-T G.711 mu-law, where full scale is 1."""
+    codes = ~np.arange(256, dtype=np.uint8)
+    exponent, mantissa = (codes >> 4) & 7, (codes & 15).astype(np.int32)
+    magnitude = ((mantissa * 8 + 132) << exponent) - 132
+    return (np.where(codes & 128, -magnitude, magnitude) / 2**15).astype(np.float32)
+
+
+def _build_alaw() -> Waveform:
+    """Samples of the 256 codes of ITU-T G.711 A-law, where full scale is 1."""
+    codes = np.arange(256, dtype=np.uint8) ^ 0x55
+    exponent, mantissa = (codes >> 4) & 7, (codes & 15).astype(np.int32) * 16
+    magnitude = np.where(exponent == 0, mantissa + 8, (mantissa + 264) << np.maximum(exponent.astype(np.int32) - 1, 0))
+    return (np.where(codes & 128, magnitude, -magnitude) / 2**15).astype(np.float32)
+
+
+_TABLES = {"mulaw": _build_mulaw(), "alaw": _build_alaw()}

@@ -1,0 +1,207 @@
+"""finetune live: transcribe speech while it is spoken, from a file, a pipe or a microphone."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from finetune.commands.arguments import (
+    MODEL,
+    Commands,
+    add_decoding,
+    add_language,
+    add_language_model,
+    add_precision,
+    add_recognition,
+    read_hotwords,
+)
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.inference.events import Event
+    from finetune.inference.live import LiveSession, LiveTranscriber
+
+_CHUNK_SECONDS = 0.1
+_WIDTHS = {2: "s16le"}  # of a WAV from a pipe; other files are named
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    parser = commands.add_parser("live", help="transcribe speech while it is spoken")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("audio", metavar="FILE", nargs="?", help="an audio file, a URL, or - for standard input")
+    parser.add_argument("--pace", action="store_true", help="read a file at the speed of a clock")
+    parser.add_argument("--microphone", nargs="?", const="", metavar="DEVICE", help="listen to a microphone")
+    parser.add_argument("--rate", type=int, metavar="HZ", help="sampling rate of raw audio on standard input")
+    parser.add_argument(
+        "--encoding", choices=("s16le", "f32le", "mulaw", "alaw"), default="s16le", help="of it (default: s16le)"
+    )
+    parser.add_argument("--channels", type=int, default=1, metavar="N", help="of it (default: 1)")
+    parser.add_argument(
+        "--channel", type=int, metavar="N", help="transcribe this channel, from 1 (default: a mix of all)"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: an event on each line")
+    parser.add_argument(
+        "--latency", type=float, metavar="SECONDS", help="of a word until it is stable (default: 0.96); less costs WER"
+    )
+    add_recognition(parser)
+    add_precision(parser, "auto")
+    add_language(parser)
+    add_language_model(parser)
+    add_decoding(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if (options.audio is None) == (options.microphone is None):
+        raise UserError("Nothing to listen to, or two things: expected FILE, - for standard input, or --microphone.")
+    from finetune.audio.recordings import AudioError
+    from finetune.inference.live import LiveTranscriber
+
+    live = LiveTranscriber(
+        options.model,
+        context=_choose_context(options.latency),
+        detector=options.vad,
+        device=options.device,
+        language_model=options.language_model,
+        hotwords={**read_hotwords(options.hotwords), **dict(options.hotword)},
+        decoder=options.decoder,
+        beam_width=options.beam_width,
+        precision=options.precision,
+        language=options.language,
+    )
+    name = "The microphone" if options.audio is None else "Standard input" if options.audio == "-" else options.audio
+    try:
+        with _open(options, live) as (session, chunks), closing(_Display(options.format)) as display:
+            try:
+                for chunk in chunks:
+                    display.show(session.feed(chunk))
+            except KeyboardInterrupt:  # How a person ends it: the last words are shown.
+                pass
+            display.show(session.finish())
+    except AudioError as error:
+        raise UserError(f"{name}: {error}.") from error
+    return 0
+
+
+def _choose_context(latency: float | None) -> Any:
+    from finetune.inference.live import LiveContext
+
+    context = LiveContext()
+    if latency is None:
+        return context
+    if not 0.16 <= latency <= 10:
+        raise UserError(f"--latency is {latency:g} s: expected 0.16 to 10.")
+    hop = min(context.hop, latency / 2)
+    return LiveContext(left=context.left, right=latency - hop, hop=hop)
+
+
+@contextmanager
+def _open(options: argparse.Namespace, live: "LiveTranscriber") -> "Iterator[tuple[LiveSession, Iterator[Any]]]":
+    """A session for the audio that is asked for, and the audio in chunks of a tenth of a second."""
+    if options.audio is None:
+        with _open_microphone(options.microphone) as (rate, chunks):
+            yield live.session(rate), chunks
+    elif options.audio == "-":
+        yield _open_standard_input(options, live)
+    else:
+        from finetune.audio.stream import open_stream
+
+        rate = live.recogniser.sampling_rate
+        with open_stream(options.audio, rate, separate_channels=options.channel is not None) as stream:
+            if not 1 <= (options.channel or 1) <= stream.channels:
+                raise UserError(f"{options.audio} has {stream.channels} channels, and no channel {options.channel}.")
+            yield live.session(rate), _cut(stream.blocks(), (options.channel or 1) - 1, rate, options.pace)
+
+
+def _cut(blocks: Iterator[Any], track: int, rate: int, pace: bool) -> Iterator[Any]:
+    size, given, began = round(_CHUNK_SECONDS * rate), 0, time.monotonic()
+    for block in blocks:
+        for first in range(0, block.shape[1], size):
+            chunk = block[track, first : first + size]
+            given += len(chunk)
+            if pace:
+                time.sleep(max(0.0, began + given / rate - time.monotonic()))
+            yield chunk
+
+
+def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -> "tuple[LiveSession, Iterator[bytes]]":
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("Standard input is closed or a terminal: expected audio that is piped in.")
+    stdin: Any = sys.stdin.buffer
+    if options.rate is not None:
+        if not 1000 <= options.rate <= 192_000:
+            raise UserError(f"--rate is {options.rate}: expected 1000 to 192000 Hz.")
+        how = {"encoding": options.encoding, "channels": options.channels, "channel": options.channel}
+        return live.session(options.rate, **how), iter(lambda: stdin.read1(2**16), b"")
+    try:
+        file = wave.open(stdin)  # noqa: SIM115 (it ends with the process)
+        encoding = _WIDTHS[file.getsampwidth()]
+    except (wave.Error, EOFError, KeyError) as error:
+        raise UserError(
+            "Standard input is no WAV file of 16 bits: expected one, or raw audio with --rate HZ and --encoding."
+        ) from error
+    how = {"encoding": encoding, "channels": file.getnchannels(), "channel": options.channel}
+    frames = round(_CHUNK_SECONDS * file.getframerate())
+    return live.session(file.getframerate(), **how), iter(lambda: file.readframes(frames), b"")
+
+
+@contextmanager
+def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """A microphone's rate, and what it hears from now on."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise UserError("A microphone needs the package sounddevice: pip install 'finetune[microphone]'.") from error
+    except OSError as error:
+        raise UserError(f"sounddevice cannot be used ({error}); on Debian: apt-get install libportaudio2.") from error
+    try:
+        chosen: Any = int(device) if device.isdecimal() else device or None
+        found = sounddevice.query_devices(chosen, "input")
+        rate = round(found["default_samplerate"])
+        stream = sounddevice.RawInputStream(rate, device=chosen, channels=1, dtype="int16")
+    except (ValueError, sounddevice.PortAudioError) as error:
+        inputs = [each["name"] for each in sounddevice.query_devices() if each["max_input_channels"] > 0]
+        raise UserError(
+            f"There is no such microphone ({error}): expected --microphone NAME, one of {', '.join(inputs) or 'none'}."
+        ) from error
+    with stream:
+        yield rate, iter(lambda: bytes(stream.read(round(_CHUNK_SECONDS * rate))[0]), b"")
+
+
+class _Display:
+    """Shows events: final texts as lines, and on a terminal the text that is not final yet below them."""
+
+    def __init__(self, form: str) -> None:
+        from tqdm import tqdm
+
+        self._json = form == "json"
+        self._line = tqdm(bar_format="{desc}", leave=False, disable=True if self._json else None)
+
+    def show(self, events: "list[Event]") -> None:
+        """Show events in their order, at once."""
+        from finetune.inference.events import Final, Partial
+        from finetune.inference.formats import describe_event
+
+        for event in events:
+            if self._json:
+                print(json.dumps(describe_event(event), ensure_ascii=False), flush=True)
+            elif isinstance(event, Partial):
+                unstable = event.text[len(event.stable) :]
+                shown = f"{event.stable}[{unstable}]" if unstable else event.stable
+                self._line.set_description_str(shown[2 - shutil.get_terminal_size().columns :])
+            elif isinstance(event, Final):
+                self._line.set_description_str("")
+                self._line.clear()
+                if event.text:
+                    print(event.text, flush=True)
+
+    def close(self) -> None:
+        """Clear the line of what is not final."""
+        self._line.close()

@@ -1,0 +1,270 @@
+"""Speech as it is spoken: partial texts, of which a part will not change, and a final text for each segment."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.audio.preprocessing import build_placing_preprocessor
+from finetune.audio.recordings import AudioError, Waveform, require_sound
+from finetune.audio.resampling import Resampler
+from finetune.audio.samples import Encoding, SampleReader
+from finetune.audio.speech_activity import build_detector
+from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
+from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.timing import place_words
+from finetune.inference.transcriber import Transcriber
+from finetune.inference.transcript import Transcript, Word
+from finetune.inference.windows import Window, WindowCutter
+
+_LOGGER = logging.getLogger(__name__)
+
+# Speech that never pauses ends a segment between two words after this long: memory and the final decoding are bounded.
+_MAX_SEGMENT_SECONDS = 60.0
+# A frame in which nothing is said, as a logit of all symbols but the blank.
+_NEVER = -1e3
+# Hypotheses whose common beginning is stable.
+_HYPOTHESES = 1000
+
+
+@dataclass(frozen=True)
+class LiveContext:
+    """How much audio each frame is computed with, in seconds, and how often.
+
+    A frame is stable when `right` seconds after it are known. Each `hop` the newest frames are computed, with `left`
+    seconds before the first that is not stable.
+    """
+
+    left: float = 6.0
+    right: float = 0.64
+    hop: float = 0.32
+
+
+class LiveTranscriber:
+    """Transcribes streams while they come; one serves any number of sessions and threads."""
+
+    def __init__(
+        self,
+        model: str | Path | Recogniser,
+        *,
+        context: LiveContext = LiveContext(),
+        detector: Literal["energy", "silero"] = "energy",
+        **options: Any,
+    ) -> None:
+        """Load a model as `Transcriber` does, which has the same `options`; raises UserError as it does."""
+        self.transcriber = Transcriber(model, detector=detector, **options)
+        self.recogniser, self.stride = self.transcriber.recogniser, self.transcriber.stride
+        self.context = context
+        self.detector = build_detector(detector, self.recogniser.sampling_rate, live=True)
+        self.preprocess = build_placing_preprocessor(self.recogniser.preprocessing, self.recogniser.sampling_rate)
+
+    def session(
+        self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
+    ) -> LiveSession:
+        """Begin a stream at `sampling_rate` Hz; see `SampleReader` for the other arguments, and for AudioError."""
+        return LiveSession(self, sampling_rate, SampleReader(encoding, channels, channel))
+
+
+class LiveSession:
+    """One stream: `feed` its audio, and `finish` at its end; both return the events that it causes, in order.
+
+    Each segment has one SpeechStarted, any number of Partial, one SpeechEnded and one Final. However a stream is
+    divided, its events are the same: the audio is computed in blocks of a hop. Nothing happens but in these calls.
+    """
+
+    def __init__(self, live: LiveTranscriber, sampling_rate: int, reader: SampleReader) -> None:
+        recogniser, context = live.recogniser, live.context
+        self._live, self._reader = live, reader
+        self._source_rate, self._rate, self._stride = sampling_rate, recogniser.sampling_rate, live.stride
+        self._block = max(1, round(context.hop * sampling_rate))
+        self._resampler = Resampler(sampling_rate, self._rate)
+        self._cutter = WindowCutter(live.detector, self._rate, live.stride, recogniser.trained_lengths, live=True)
+        self._received: list[Waveform] = []  # less than a block, at the stream's rate
+        self._num_received = self._num_samples = 0
+        self._held: Waveform = np.empty(0, np.float32)  # the audio from `_first` on, at the model's rate
+        self._first = 0
+        self._segment: _Segment | None = None
+        self._ended = False
+
+    def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Event]:
+        """Take the next bytes, or samples as an array, of any length.
+
+        Raises AudioError for audio that is not numbers, after which the stream is at its end, and ValueError when it is
+        at its end already.
+        """
+        if self._ended:
+            raise ValueError("This session has ended: begin another with LiveTranscriber.session().")
+        try:
+            samples = self._reader.read(audio)
+            require_sound(samples, self._num_samples, self._source_rate)
+        except AudioError:
+            self._ended = True
+            raise
+        self._num_samples += len(samples)
+        self._received.append(samples)
+        self._num_received += len(samples)
+        if self._num_received < self._block:
+            return []
+        joined = np.concatenate(self._received)
+        whole = len(joined) // self._block * self._block
+        self._received, self._num_received = [joined[whole:].copy()], len(joined) - whole
+        events: list[Event] = []
+        for first in range(0, whole, self._block):
+            events += self._advance(self._resampler.push(joined[first : first + self._block]))
+        return events
+
+    def finish(self) -> list[Event]:
+        """End the stream: what was said last becomes final. Bytes that are no whole sample are named in the log."""
+        if self._ended:
+            return []
+        self._ended = True
+        if self._reader.unread_bytes:
+            _LOGGER.warning(f"the stream ends within a sample: {self._reader.unread_bytes} bytes are left out")
+        rest = np.concatenate([*self._received, np.empty(0, np.float32)])
+        events = self._advance(self._resampler.push(rest, last=True)) if self._num_samples else []
+        return events + self._follow(list(self._cutter.finish()))
+
+    def _advance(self, samples: Waveform) -> list[Event]:
+        """Take a block at the model's rate."""
+        self._held = np.concatenate([self._held, samples])
+        events = self._follow(list(self._cutter.cut(samples)))
+        if self._segment and (partial := self._segment.update(self._held, self._first)):
+            events.append(partial)
+        self._forget(self._segment.start if self._segment else self._cutter.oldest)
+        return events
+
+    def _follow(self, windows: list[Window]) -> list[Event]:
+        """The events of windows that are complete; each ends a segment unless the next one overlaps it."""
+        events: list[Event] = []
+        following = [*(not window.after_pause for window in windows[1:]), self._cutter.overlaps]
+        for number, (window, continues) in enumerate(zip(windows, following, strict=False), 1):
+            start = window.first_frame * self._stride
+            events += self._begin(start)
+            end = start + len(window.waveform)
+            assert self._segment is not None
+            if not continues:
+                events += self._end(end)
+            elif number == len(windows) and end - self._segment.start >= _MAX_SEGMENT_SECONDS * self._rate:
+                events += self._end(self._cutter.part(self._find_gap(end)))
+        if (following_start := self._cutter.next_start) is not None:
+            events += self._begin(following_start)
+        return events
+
+    def _begin(self, start: int) -> list[Event]:
+        if self._segment is not None:
+            return []
+        self._segment = _Segment(self._live, start)
+        return [SpeechStarted(start / self._rate)]
+
+    def _end(self, end: int) -> list[Event]:
+        """The events at the end of a segment, which is decoded again as a whole."""
+        segment, self._segment = self._segment, None
+        assert segment is not None
+        start = segment.start / self._rate
+        transcript = self._transcribe(segment.start, end)
+        words = tuple(_shift(transcript.words, start))
+        seconds = end / self._rate
+        return [SpeechEnded(seconds), Final(transcript.text, words, start, seconds, average_confidence(words))]
+
+    def _transcribe(self, start: int, end: int) -> Transcript:
+        piece = self._held[start - self._first : end - self._first]
+        if len(piece) < MIN_SECONDS * self._rate:
+            return Transcript((), len(piece) / self._rate)
+        return self._live.transcriber.transcribe_at_once(piece)
+
+    def _find_gap(self, end: int) -> int:
+        """Where to cut speech that does not pause: in the longest gap between words in its last third."""
+        assert self._segment is not None
+        start = self._segment.start
+        words = self._transcribe(start, end).words
+        earliest = (end - start) / self._rate * 2 / 3
+        gaps = [
+            (after.start - before.end, (before.end + after.start) / 2)
+            for before, after in pairwise(words)
+            if before.end >= earliest
+        ]
+        return start + round(max(gaps)[1] * self._rate) // self._stride * self._stride if gaps else end
+
+    def _forget(self, position: int) -> None:
+        """Drop the audio before a position."""
+        gone = max(0, position - self._first)
+        self._held = self._held[gone:].copy()
+        self._first += gone
+
+
+class _Segment:
+    """Partial texts of one segment, which begins at a sample, `start`."""
+
+    def __init__(self, live: LiveTranscriber, start: int) -> None:
+        self.start = start
+        self._live = live
+        self._search: Any = live.transcriber.search
+        self._rate, self._stride = live.recogniser.sampling_rate, live.stride
+        self._state: Any = self._search.start()
+        self._first_frame = self._next_frame = start // live.stride  # the next is the first that is not stable
+        self._shown = ("", "")
+
+    def update(self, held: Waveform, first: int) -> Partial | None:
+        """Compute the newest frames of the audio that is held from a sample on; None where the text is the same."""
+        context, stride, rate = self._live.context, self._stride, self._rate
+        end = first + len(held)
+        begin = max(self.start, self._next_frame * stride - round(context.left * rate)) // stride * stride
+        if end - begin < MIN_SECONDS * rate:
+            return None
+        frames, logits = self._compute(held[begin - first :], begin // stride)
+        stable_end = min((end - round(context.right * rate)) // stride, frames + len(logits))
+        if stable_end > self._next_frame:
+            self._state = self._search.advance(self._state, self._take(logits, frames, stable_end))
+            self._next_frame = stable_end
+        stable = self._shown[1]
+        agreed = _common_prefix(one.text for one in self._search.finish(self._state, _HYPOTHESES))
+        stable = agreed if agreed.startswith(stable) else stable
+        rest = self._take(logits, frames, frames + len(logits))
+        best = self._search.finish(self._search.advance(copy.deepcopy(self._state), rest))[0]
+        text = best.text if best.text.startswith(stable) else stable
+        if (text, stable) == self._shown:
+            return None
+        self._shown = (text, stable)
+        start = self.start / rate
+        words = place_words(best.words, stride / rate, (end - self.start) / rate) if text == best.text else ()
+        return Partial(text, stable, start, self._next_frame * stride / rate, tuple(_shift(words, start)))
+
+    def _compute(self, waveform: Waveform, first_frame: int) -> tuple[int, NDArray[np.float32]]:
+        """The number of the first frame that has logits, and these: (frames, vocabulary)."""
+        prepared, gone = self._live.preprocess(waveform)
+        first_frame += round(gone / self._stride)
+        if len(prepared) < MIN_SECONDS * self._rate:
+            return first_frame, np.empty((0, self._live.recogniser.num_symbols), np.float32)
+        logits, [frames] = self._live.recogniser.logits([prepared])
+        return first_frame, logits[0, :frames].numpy()
+
+    def _take(self, logits: NDArray[np.float32], first_frame: int, end_frame: int) -> NDArray[np.float32]:
+        """The logits from the next frame to another; where preprocessing has cut off silence nothing is said."""
+        missing = max(0, min(first_frame, end_frame) - self._next_frame)
+        silence = np.full((missing, logits.shape[1]), _NEVER, np.float32)
+        silence[:, self._search.blank_id] = 0
+        begin = max(0, self._next_frame - first_frame)
+        return np.concatenate([silence, logits[begin : max(begin, end_frame - first_frame)]])
+
+
+def _common_prefix(texts: Iterable[str]) -> str:
+    """The longest beginning that all texts share."""
+    columns = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in columns)
+
+
+def _shift(words: Iterable[Word], seconds: float) -> Iterable[Word]:
+    """The same words so much later."""
+    for word in words:
+        characters = tuple(
+            replace(each, start=each.start + seconds, end=each.end + seconds) for each in word.characters
+        )
+        yield replace(word, start=word.start + seconds, end=word.end + seconds, characters=characters)
