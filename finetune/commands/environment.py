@@ -170,7 +170,7 @@ def _list_folders() -> Iterator[tuple[str, Path]]:
     yield "runs", Path("runs")
     yield "hub's cache", Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     yield "data sets", Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
-    beside = Path(__file__).parent / "decoding"
+    beside = Path(__file__).parents[1] / "decoding"
     compiled = beside / "__pycache__" if os.access(beside, os.W_OK) else cache / "numba"
     yield "compiled code", Path(os.environ.get("NUMBA_CACHE_DIR") or compiled)
 
