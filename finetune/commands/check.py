@@ -47,26 +47,26 @@ def run(options: argparse.Namespace) -> int:
     recipe = load_recipe(Path(options.recipe), options.overrides)
     recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
-    examination = preparation.examine(listen=options.listen)
+    report = preparation.validate(listen=options.listen)
     if options.align:
         from finetune.evaluation.scoring import find_mismatches
         from finetune.inference.recogniser import Recogniser
 
         found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
-        examination = replace(examination, findings=(*examination.findings, *found))
+        report = replace(report, findings=(*report.findings, *found))
     plan = preview(recipe, find_run_folder(options.recipe), preparation)
-    print("\n".join([*summarize_preparation(preparation, recipe, examination), *plan, *examination.summary()]))
+    print("\n".join([*summarize_preparation(preparation, recipe, report), *plan, *report.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
-        write_json(Path(options.json), {**examination.to_json(), "rejected": rejected})
+        write_json(Path(options.json), {**report.to_json(), "rejected": rejected})
     if options.fix:
         from finetune.data.validation_report import write_clean_manifests
 
-        for file, rows in write_clean_manifests(preparation.splits, examination.findings):
+        for file, rows in write_clean_manifests(preparation.splits, report.findings):
             role = file.name.split(".")[0]
             print(f"{file}: {rows} utterances; use it with data.{role}_split={file.stem}")
     if options.html:
-        from finetune.data.html_report import write_page
+        from finetune.data.html_report import write_html_report
 
-        write_page(Path(options.html), name_run(Path(options.recipe)), examination, preparation.splits)
+        write_html_report(Path(options.html), name_run(Path(options.recipe)), report, preparation.splits)
     return 0

@@ -66,7 +66,7 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ValidationReport:
     """All of a corpus: each split's summary and what was found."""
 
     splits: dict[str, SplitSummary]
@@ -93,8 +93,10 @@ class Examination:
         return lines
 
 
-def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None) -> Examination:
-    """Examine splits by their roles (`train`, `validation`, `test`), from headers and transcripts alone.
+def validate_splits(
+    splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None
+) -> ValidationReport:
+    """Validate splits by their roles (`train`, `validation`, `test`), from headers and transcripts alone.
 
     `writable` are the characters that the model can write. With a sampling rate (Hz) all audio is decoded as well.
     """
@@ -116,7 +118,7 @@ def examine(splits: Mapping[str, Split], writable: Iterable[str], sampling_rate:
             found, decoded_seconds[role] = _listen(role, split, sampling_rate)
             findings += found
     summaries = {role: summarise(split) for role, split in splits.items()}
-    return Examination(summaries, tuple(findings), decoded_seconds)
+    return ValidationReport(summaries, tuple(findings), decoded_seconds)
 
 
 def _compare_seconds(said: float, decoded: float) -> str:

@@ -1,18 +1,13 @@
-"""One HTML page of an evaluation, with nothing fetched: figures, plots, errors, and a table to sort, filter and hear.
+"""One HTML file of an evaluation that loads nothing: figures, plots, errors, and a table to sort, filter and play.
 
-What moves is in page.js, how it looks in page.css; page.html holds them together.
+`html_report.html` is its template, `html_report.js` its script; the style sheet is in `finetune.resources`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from importlib import resources
-from string import Template
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.evaluation.analysis import Analysis, describe_wordless
@@ -21,6 +16,7 @@ from finetune.evaluation.intervals import Interval
 from finetune.evaluation.results import Result
 from finetune.evaluation.scores import ErrorCounts, align_words, count, pair_units, percent
 from finetune.evaluation.slices import partition, speaking_rate
+from finetune.resources.templates import render_html
 from finetune.text.word_units import split_words
 
 _TITLES = {
@@ -39,65 +35,52 @@ _ORDERED = frozenset({"seconds", "characters_per_second", "snr_db"})
 _Piece = str | tuple[str, str]
 
 
-def build_page(
+@dataclass(frozen=True)
+class Figure:
+    """A number at the top of the report, its confidence interval as text, and the counts it comes from."""
+
+    name: str
+    value: str
+    interval: str
+    counts: str
+
+
+def build_html_report(
     title: str, analysis: Analysis, details: Mapping[str, str] | None = None, audio: Sequence[str | None] = ()
 ) -> str:
-    """The page as HTML. It runs no script but its own, whatever a transcript holds, and fetches audio alone.
+    """The report as HTML. No text in it is interpreted as markup, and it loads nothing but audio.
 
-    `details` say what was scored and how; `audio` is the address of each result's, relative to the page or `data:`.
+    `details` say what was scored and how; `audio` is the URL of each result's audio, relative to the file or `data:`.
     """
-    style, script = _read("page.css"), _read("page.js")
-    return Template(_read("page.html")).substitute(
-        title=escape(title),
-        figures="".join(_figure(*figure) for figure in _figures(analysis)),
-        details="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in (details or {}).items()),
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
-        data=_dump(_collect(analysis, audio)),
+    return render_html(
+        "evaluation/html_report.html",
+        title,
+        script="evaluation/html_report.js",
+        figures=_list_figures(analysis),
+        details=details or {},
+        data=_collect(analysis, audio),
     )
 
 
-def _read(name: str) -> str:
-    return resources.files("finetune.evaluation").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """What a Content-Security-Policy calls a script or a style by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _dump(values: Any) -> str:
-    """JSON that can stand in a script element: there `</script>` and `<!--` would mean something."""
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in ("<", "\u2028", "\u2029"):
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _figures(analysis: Analysis) -> list[tuple[str, str, str]]:
+def _list_figures(analysis: Analysis) -> list[Figure]:
     scores, intervals = analysis.scores, analysis.intervals
-    words, characters = scores.words, scores.characters
-    drawn = count(intervals.clusters, intervals.resampled.removesuffix("s"))
+    wrong = f"{scores.wrong:,} of {scores.utterances:,}{describe_wordless(analysis.wordless)}"
+    resampled = count(intervals.clusters, intervals.resampled.removesuffix("s"))
     return [
-        ("Word error rate (WER)", percent(scores.wer), f"{_between(intervals.wer)}{_describe(words, 'word')}"),
-        (
+        Figure("Word error rate (WER)", percent(scores.wer), _between(intervals.wer), _describe(scores.words, "word")),
+        Figure(
             "Character error rate (CER)",
             percent(scores.cer),
-            f"{_between(intervals.cer)}{_describe(characters, 'character')}",
+            _between(intervals.cer),
+            _describe(scores.characters, "character"),
         ),
-        (
-            "Utterances with an error (SER)",
-            percent(scores.ser),
-            f"{_between(intervals.ser)}{scores.wrong:,} of {scores.utterances:,}{describe_wordless(analysis.wordless)}",
-        ),
-        ("Speech", f"{scores.audio_seconds / 60:,.1f} min", f"intervals drawn over {drawn}"),
+        Figure("Utterances with an error (SER)", percent(scores.ser), _between(intervals.ser), wrong),
+        Figure("Speech", f"{scores.audio_seconds / 60:,.1f} min", "", f"intervals drawn over {resampled}"),
     ]
 
 
 def _between(interval: Interval | None) -> str:
-    return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %<br>"
+    return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %"
 
 
 def _describe(counts: ErrorCounts, unit: str) -> str:
@@ -105,12 +88,8 @@ def _describe(counts: ErrorCounts, unit: str) -> str:
     return ", ".join(f"{number:,} {how}" for number, how in parts) + f" in {counts.reference_length:,} {unit}s"
 
 
-def _figure(name: str, value: str, more: str) -> str:
-    return f"<div><dt>{name}</dt><dd>{value}</dd><dd>{more}</dd></div>"
-
-
 def _collect(analysis: Analysis, audio: Sequence[str | None]) -> dict[str, Any]:
-    """All that page.js shows; utterances are named by their rank, the worst is 0."""
+    """All values that html_report.js shows; utterances are named by their rank, the worst is 0."""
     worst = rank_worst(analysis.counts)
     rank = {place: row for row, place in enumerate(worst)}
 

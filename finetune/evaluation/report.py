@@ -11,7 +11,7 @@ from typing import Any
 from finetune.audio.waveforms import Recording
 from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis
-from finetune.evaluation.html_report import build_page
+from finetune.evaluation.html_report import build_html_report
 from finetune.evaluation.report_audio import write_clips
 from finetune.evaluation.results import FILE, format_results
 from finetune.files import new_folder, write_json, write_text
@@ -42,7 +42,7 @@ def write_report(
         write_json(unfinished / SCORES, scores)
         write_text(unfinished / FILE, format_results(analysis.results, analysis.counts))
         audio = write_clips(unfinished, len(analysis.results), recording) if recording else ()
-        write_text(unfinished / "index.html", build_page(title, analysis, details, audio))
+        write_text(unfinished / "index.html", build_html_report(title, analysis, details, audio))
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, deal
 from finetune.data.corpus import AudioSpec, Rejection, Split, hold_out, prepare_split
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
-from finetune.data.validation_report import Examination, examine
+from finetune.data.validation_report import ValidationReport, validate_splits
 from finetune.errors import UserError
 from finetune.models.adapters import find_language_adapter, require_peft
 from finetune.models.configuration import build_config, encoder_convolutions, load_config, load_feature_extractor
@@ -107,9 +107,9 @@ class Preparation:
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
         return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
 
-    def examine(self, listen: bool = False) -> Examination:
+    def validate(self, listen: bool = False) -> ValidationReport:
         """Validate the splits; `listen` also decodes all audio."""
-        return examine(self.splits, self.characters, self.limits.sampling_rate if listen else None)
+        return validate_splits(self.splits, self.characters, self.limits.sampling_rate if listen else None)
 
     @property
     def rejected(self) -> list[Rejection]:

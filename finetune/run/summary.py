@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 
-from finetune.data.validation_report import Examination
+from finetune.data.validation_report import ValidationReport
 from finetune.recipe.load import Recipe
 from finetune.run.preparation import Preparation
 from finetune.text.vocabulary import count_characters
@@ -12,7 +12,7 @@ RARE = 2  # A character with so few examples is more often noise or a typing err
 
 
 def summarize_preparation(
-    preparation: Preparation, recipe: Recipe, examination: Examination | None = None
+    preparation: Preparation, recipe: Recipe, report: ValidationReport | None = None
 ) -> list[str]:
     """Splits, vocabulary and findings, as lines for the console."""
     lines = []
@@ -29,7 +29,7 @@ def summarize_preparation(
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
     lines += _describe_adapter(preparation, recipe)
-    lines += [f"note: {finding.sentence}" for finding in (examination or preparation.examine()).findings]
+    lines += [f"note: {finding.sentence}" for finding in (report or preparation.validate()).findings]
     return lines
 
 

@@ -1,6 +1,9 @@
 """What is wrong with a corpus is found, counted and shown; what is fine is not."""
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +13,9 @@ import soundfile
 
 from finetune.cli import main
 from finetune.data.corpus import AudioSpec, Split, prepare_split
-from finetune.data.html_report import draw_histogram, write_page
+from finetune.data.html_report import Bar, build_histogram, write_html_report
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.validation_report import Examination, examine, judge, write_clean_manifests
+from finetune.data.validation_report import ValidationReport, judge, validate_splits, write_clean_manifests
 
 LIMITS = AudioSpec(16000, ((10, 5), (3, 2)))
 Row = tuple[str, float, str, str]
@@ -45,17 +48,17 @@ def sentences(count: int, speaker: str) -> list[Row]:
     return [(f"{i:02d}.wav", len(text) / 12, text, speaker) for i, text in enumerate(texts)]
 
 
-def found(examination: Examination) -> dict[tuple[str, str], int]:
-    return {(finding.kind, finding.split): len(finding.utterances) for finding in examination.findings}
+def found(report: ValidationReport) -> dict[tuple[str, str], int]:
+    return {(finding.kind, finding.split): len(finding.utterances) for finding in report.findings}
 
 
 def test_a_clean_corpus_has_no_findings(tmp_path: Path) -> None:
     rows = sentences(50, "anna")
     train = write_split(tmp_path, "train", rows[:40])
     test = write_split(tmp_path, "test", [(*row[:3], "ben") for row in rows[40:]])
-    examination = examine({"train": train, "test": test}, "abcdefghinorstuvw", sampling_rate=16000)
-    assert found(examination) == {}
-    summary = examination.splits["train"]
+    report = validate_splits({"train": train, "test": test}, "abcdefghinorstuvw", sampling_rate=16000)
+    assert found(report) == {}
+    summary = report.splits["train"]
     assert (summary.utterances, summary.speakers, summary.sampling_rates) == (40, 1, {16000: 40})
     assert summary.words == 7 * 40
     assert summary.seconds == pytest.approx(sum(row[1] for row in rows[:40]), abs=0.01)
@@ -67,13 +70,13 @@ def test_leaks_between_splits_are_found(tmp_path: Path) -> None:
     train = write_split(tmp_path, "train", rows[:10])
     shared = [("x.wav", 2.0, rows[0][2], "ben"), ("y.wav", 2.0, "one two", "anna"), ("z.wav", 2.0, "one ä", "cleo")]
     test = write_split(tmp_path, "test", shared)
-    examination = examine({"train": train, "test": test}, "abcdefghinorstuvw")
-    assert found(examination) == {
+    report = validate_splits({"train": train, "test": test}, "abcdefghinorstuvw")
+    assert found(report) == {
         ("shared speakers", "test"): 1,
         ("shared transcripts", "test"): 1,
         ("unseen characters", "test"): 1,
     }
-    said = " ".join(finding.sentence for finding in examination.findings)
+    said = " ".join(finding.sentence for finding in report.findings)
     assert "1 speakers of test are also in train" in said
     assert "1 transcripts of test (33%) stand word for word in train" in said
     assert "can't write: ä" in said
@@ -82,16 +85,16 @@ def test_leaks_between_splits_are_found(tmp_path: Path) -> None:
 def test_sentences_without_spaces_have_as_many_words_as_characters(tmp_path: Path) -> None:
     train = write_split(tmp_path, "train", [("a.wav", 2.0, "สวัสดี", "anna"), ("b.wav", 2.0, "我爱你们", "anna")])
     test = write_split(tmp_path, "test", [("c.wav", 2.0, "我爱你们", "ben")])
-    examination = examine({"train": train, "test": test}, "ส\u0e27\u0e31ด\u0e35我爱你们")
-    assert examination.splits["train"].words == 4 + 4
-    assert found(examination) == {("shared transcripts", "test"): 1}
+    report = validate_splits({"train": train, "test": test}, "ส\u0e27\u0e31ด\u0e35我爱你们")
+    assert report.splits["train"].words == 4 + 4
+    assert found(report) == {("shared transcripts", "test"): 1}
 
 
 def test_check_names_invisible_characters(tmp_path: Path) -> None:
     train = write_split(tmp_path, "train", [("a.wav", 1.0, "one\u200f two", "anna"), ("b.wav", 1.0, "six", "ben")])
-    examination = examine({"train": train}, "onetwsix\u200f")
-    assert found(examination) == {("invisible characters", "train"): 1}
-    assert "(U+200F RIGHT-TO-LEFT MARK × 1): the step remove_invisible" in examination.findings[0].sentence
+    report = validate_splits({"train": train}, "onetwsix\u200f")
+    assert found(report) == {("invisible characters", "train"): 1}
+    assert "(U+200F RIGHT-TO-LEFT MARK × 1): the step remove_invisible" in report.findings[0].sentence
 
 
 def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
@@ -99,9 +102,9 @@ def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
     manifest = tmp_path / "train" / "metadata.jsonl"
     manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[1] + "\n")
     train = read_split(tmp_path, "train")
-    examination = examine({"train": train, "validation": train}, "abcdefghinorstuvw")
-    assert found(examination)["duplicate audio", "train"] == 1
-    assert found(examination)["shared audio", "validation"] == 4
+    report = validate_splits({"train": train, "validation": train}, "abcdefghinorstuvw")
+    assert found(report)["duplicate audio", "train"] == 1
+    assert found(report)["shared audio", "validation"] == 4
 
 
 def test_utterances_said_at_no_human_rate_are_found(tmp_path: Path) -> None:
@@ -109,9 +112,9 @@ def test_utterances_said_at_no_human_rate_are_found(tmp_path: Path) -> None:
     rows[7] = ("07.wav", 0.3, "one two three seven one two three seven", "anna")
     rows[9] = ("09.wav", 30.0, "one", "anna")
     train = write_split(tmp_path, "train", rows)
-    examination = examine({"train": train}, "abcdefghinorstuvw")
-    assert found(examination) == {("fast", "train"): 1, ("slow", "train"): 1}
-    assert [finding.utterances for finding in examination.findings] == [
+    report = validate_splits({"train": train}, "abcdefghinorstuvw")
+    assert found(report) == {("fast", "train"): 1, ("slow", "train"): 1}
+    assert [finding.utterances for finding in report.findings] == [
         ((7, "07.wav"),),
         ((9, "09.wav"),),
     ]
@@ -135,8 +138,8 @@ def test_listening_finds_what_headers_do_not_show(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "train" / "01.wav", np.zeros(32000), 16000)
     soundfile.write(tmp_path / "train" / "02.wav", np.clip(10 * noise(2.0), -1, 1), 16000)
     train = read_split(tmp_path, "train")
-    assert found(examine({"train": train}, "abcdefghinorstuvw")) == {}
-    heard = examine({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
+    assert found(validate_splits({"train": train}, "abcdefghinorstuvw")) == {}
+    heard = validate_splits({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
     assert found(heard) == {("clipped audio", "train"): 1, ("silent audio", "train"): 1}
     assert heard.summary()[-1].endswith("hours decoded: they differ by 2.00 s")
 
@@ -147,28 +150,36 @@ def test_listening_compares_hours_and_names_channels_that_cancel_each_other(tmp_
     soundfile.write(tmp_path / "train" / "00.wav", np.stack([turned, -turned], axis=1), 16000)
     soundfile.write(tmp_path / "train" / "01.wav", noise(36.0, 8), 16000)
     train = read_split(tmp_path, "train")
-    heard = examine({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
+    heard = validate_splits({"train": train}, "abcdefghinorstuvw", sampling_rate=16000)
     assert heard.summary()[-1] == "train: 0.020 hours by headers, 0.020 hours decoded: they agree"
     assert found(heard) == {("channels that cancel each other, of which one is taken", "train"): 1}
 
 
-def test_the_page_shows_figures_findings_and_clips_and_needs_nothing_beside_it(tmp_path: Path) -> None:
+def test_the_html_report_shows_counts_findings_and_audio_and_loads_nothing(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [("a.wav", 1.0, "<b one & two", "anna"), ("b.wav", 1.0, "three", "ben")])
     manifest = tmp_path / "train" / "metadata.jsonl"
     manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[0] + "\n")
     train = read_split(tmp_path, "train")
-    write_page(tmp_path / "page.html", "A <corpus>", examine({"train": train}, "abc"), {"train": train})
+    write_html_report(tmp_path / "page.html", "A <corpus>", validate_splits({"train": train}, "abc"), {"train": train})
     page = (tmp_path / "page.html").read_text()
+    assert "<title>1.0 to 1.0: 3</title>" in page
     assert "A &lt;corpus&gt;" in page and "&lt;b one &amp; two" in page and "<b one" not in page
     assert page.count("<audio") == 1 and "data:audio/ogg;base64," in page
-    assert "http" not in page
+    policy = re.search('Content-Security-Policy" content="(.*?)"', page)[1]
+    style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy and "default-src 'none'; script-src 'none';" in policy
+    assert "http:" not in page and "https:" not in page
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
 
 
 def test_a_histogram_has_a_bar_of_the_right_height_for_each_range() -> None:
-    drawn = draw_histogram("Seconds", [0.5] * 3 + [1.5, 2.0], bins=2)
-    assert "<title>0.0 to 1.0: 3</title>" in drawn and "<title>1.0 to 2.0: 2</title>" in drawn
-    assert 'height="120.0"' in drawn and 'height="80.0"' in drawn
+    histogram = build_histogram([0.5] * 3 + [1.5, 2.0], bins=2)
+    assert histogram.bars == (
+        Bar(0.0, 0.0, 199.0, 120.0, "0.0 to 1.0: 3"),
+        Bar(200.0, 40.0, 199.0, 80.0, "1.0 to 2.0: 2"),
+    )
+    assert histogram.highest == pytest.approx(2.0, abs=0.001)
 
 
 def test_check_writes_a_clean_manifest_that_training_can_use(

@@ -55,13 +55,13 @@ def test_every_figure_is_the_report_s(card, scores, corpus_folder):
     tables = read_tables(card.text)
     counts = [str(scores[name]) for name in ("utterances", "words", "substitutions", "deletions", "insertions")]
     about = [corpus_folder.name, "test", "greedy", say(scores, "wer"), say(scores, "cer"), say(scores, "ser")]
-    assert tables["Results"][1:] == [about + counts]
+    assert tables["Evaluation"][1:] == [about + counts]
     slices = [
         [say(each, "wer"), say(each, "cer"), str(each["utterances"]), str(each["words"])]
         for slices in scores["slices"].values()
         for each in slices
     ]
-    assert [row[2:] for row in tables["Where it goes wrong"][1:]] == slices and len(slices) > 4
+    assert [row[2:] for row in tables["Errors"][1:]] == slices and len(slices) > 4
     [index] = {
         (each.dataset_name, each.dataset_split, each.metric_args["utterances"]) for each in card.data.eval_results
     }
@@ -80,15 +80,15 @@ def test_every_figure_is_the_report_s(card, scores, corpus_folder):
 
 
 def test_what_it_was_trained_on_is_what_was_there(card, learned_run, corpus_folder):
-    rows = {row[0]: row[1:] for row in read_tables(card.text)["What it was trained on"][1:]}
+    rows = {row[0]: row[1:] for row in read_tables(card.text)["Training data"][1:]}
     for split in ("train", "validation", "test"):
         with (corpus_folder / split / "metadata.csv").open() as file:
             there = list(csv.DictReader(file))
         assert rows[split][0] == str(len(there)) and rows[split][2] == str(len({row["speaker"] for row in there}))
         assert rows[split][4] == "16 kHz"
-    assert "No utterance was left out" in card.text
+    assert "No utterance was skipped" in card.text
     values = yaml.safe_load((learned_run / "recipe.yaml").read_text(encoding="utf-8"))
-    told = dict(read_tables(card.text)["How it was trained"][1:])
+    told = dict(read_tables(card.text)["Training procedure"][1:])
     assert told["training.learning_rate"] == str(values["training"]["learning_rate"])
     assert told["training.max_steps"] == str(values["training"]["max_steps"])
     assert f"transformers {values['provenance']['packages']['transformers']}" in card.text

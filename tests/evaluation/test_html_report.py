@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune.evaluation.analysis import analyse
-from finetune.evaluation.html_report import build_page
+from finetune.evaluation.html_report import build_html_report
 from finetune.evaluation.results import Result
 
 HOSTILE = "</script><script>window.harm = 1</script> <!-- \u2028 <img src=x onerror='window.harm = 2'> ${title} $title"
@@ -48,7 +48,7 @@ class Page(HTMLParser):
 
 
 def build(results=RESULTS, **others) -> Page:
-    return Page(build_page("Test <set> & co", analyse(results), **others))
+    return Page(build_html_report("Test <set> & co", analyse(results), **others))
 
 
 def test_figures_stand_in_the_page_with_their_intervals():
@@ -106,7 +106,7 @@ def test_slices_and_errors_name_their_utterances():
 
 def test_whatever_texts_hold_stays_text():
     result = Result(HOSTILE, HOSTILE, "x " + HOSTILE, HOSTILE, 1.0, HOSTILE, {HOSTILE: HOSTILE})
-    text = build_page(HOSTILE, analyse([result, RESULTS[0]]), {HOSTILE: HOSTILE})
+    text = build_html_report(HOSTILE, analyse([result, RESULTS[0]]), {HOSTILE: HOSTILE})
     page = Page(text)
     assert page.data["utterances"]["name"][0] == HOSTILE
     assert page.data["utterances"]["columns"][0] == f"{HOSTILE}: {HOSTILE}"

@@ -243,10 +243,7 @@ def test_every_loading_function_checks_the_files_first() -> None:
     ]
     assert len(loading) > 4
     unlooked = {name for name, code in loading if "require_plain_model(" not in code.split(".from_pretrained(")[0]}
-    assert unlooked <= {
-        "publishing/plain_pipeline.py",
-        "publishing/uses.py",
-    }  # A program of its own, and a card's text.
+    assert unlooked <= {"publishing/plain_pipeline.py"}  # A separate program.
 
 
 def test_the_json_files_of_models_have_one_reader() -> None:

@@ -1,5 +1,6 @@
 """A model card: metadata the hub reads, figures as in the report, and an example that runs as it stands."""
 
+import ast
 import json
 import re
 
@@ -190,13 +191,13 @@ def test_it_renders_with_headings_tables_and_code(tmp_path):
     html = MarkdownIt("commonmark").enable("table").render(text)
     assert "<h1>wav2vec2 reads *letters*</h1>" in html
     assert re.findall("<h2>(.*?)</h2>", html) == [
-        "Results",
-        "What it is for, and what not",
-        "Use",
-        "Where it goes wrong",
-        "What it was trained on",
-        "How it was trained",
+        "Evaluation",
+        "Intended uses &amp; limitations",
+        "How to use",
+        "Training data",
+        "Training procedure",
     ]
+    assert re.findall("<h3>(.*?)</h3>", html) == ["Errors", "Limitations", "Reproduce"]
     assert html.count("<table>") == 4 and html.count('<code class="language-python">') == 1
     tables = read_tables(text)
     assert all(len(row) == len(table[0]) for table in tables for row in table)
@@ -242,8 +243,20 @@ def test_scores_alone_make_a_card_while_training_goes_on(tmp_path):
     assert "interval_95" not in card.data.eval_results[0].metric_args
 
 
-def test_what_the_validation_split_flatters_is_said(tmp_path):
-    assert "figures flatter" in write(tmp_path, results=[scores(split="validation", chose_weights=True)]).text
+def test_scores_on_the_split_that_chose_the_weights_are_called_optimistic(tmp_path):
+    assert "scores are optimistic" in write(tmp_path, results=[scores(split="validation", chose_weights=True)]).text
+
+
+def test_the_example_of_an_adapter_runs_no_code_of_a_repository(tmp_path):
+    text = write(tmp_path, adapter_alone=True, base='somebody/base_of_all"])', base_on_hub=False).text
+    example = ast.parse(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    calls = [node for node in ast.walk(example) if isinstance(node, ast.Call)]
+    loading = [call for call in calls if ast.unparse(call.func).endswith(".from_pretrained")]
+    options = {ast.unparse(call.func).split(".")[0]: {each.arg for each in call.keywords} for call in loading}
+    assert options.keys() > {"AutoConfig", "AutoModelForCTC", "AutoTokenizer", "AutoFeatureExtractor"}
+    assert all("trust_remote_code" in given for name, given in options.items() if name.startswith("Auto"))
+    assert "trust_remote_code=True" not in text
+    assert 'somebody/base_of_all"])' in [node.value for node in ast.walk(example) if isinstance(node, ast.Constant)]
 
 
 def test_nobody_is_named(tmp_path):
