@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from finetune.evaluation.comparison import compare
     from finetune.evaluation.results import read_results
-    from finetune.evaluation.terminal_report import describe_comparison, has_colours
+    from finetune.evaluation.terminal_report import format_comparison, has_colours
 
     require_writable(options.json)
     names = options.a, options.b
@@ -57,5 +57,5 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare(a, b)
     if options.json:
         write_json(Path(options.json), {"names": names, **comparison.to_json()})
-    print("\n".join([f"A: {options.a}", f"B: {options.b}", *describe_comparison(comparison, has_colours(sys.stdout))]))
+    print("\n".join([f"A: {options.a}", f"B: {options.b}", *format_comparison(comparison, has_colours(sys.stdout))]))
     return 0

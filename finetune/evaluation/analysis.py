@@ -11,13 +11,13 @@ import numpy as np
 from finetune.evaluation.errors import Errors, analyse_errors
 from finetune.evaluation.intervals import Interval, Intervals, bootstrap
 from finetune.evaluation.results import Result, add_up, count_results
-from finetune.evaluation.scores import Counts, Scores, count, percent
+from finetune.evaluation.scores import Counts, Scores, count, count_reference_words, percent
 from finetune.evaluation.slices import Slice, score_slices
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an evaluation found; `counts` is (utterances, 10), a row for each of `results`.
+    """The findings of an evaluation; `counts` is (utterances, columns), a row for each of `results`.
 
     `wordless` are the scores of the utterances without words in the reference (noise), whose errors are all insertions.
     """
@@ -46,19 +46,19 @@ class Analysis:
         """Say the scores in one line for people."""
         scores, words = self.scores, self.scores.words
         return (
-            f"WER {percent(scores.wer)} ({describe_interval(self.intervals.wer)}"
+            f"WER {percent(scores.wer)} ({format_interval(self.intervals.wer)}"
             f"{count(words.substitutions, 'substitution')}, "
             f"{count(words.deletions, 'deletion')}, {count(words.insertions, 'insertion')} "
             f"in {count(words.reference_length, 'word')}), CER {percent(scores.cer)}, "
-            f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}{describe_wordless(self.wordless)}, "
+            f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}{format_wordless(self.wordless)}, "
             f"{scores.audio_seconds / 60:.1f} minutes"
         )
 
 
 def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis:
-    """Analyse results, with their counts, (utterances, 10), where those are at hand."""
+    """Analyse results; `counts`, (utterances, columns), are computed unless given."""
     counts = count_results(results) if counts is None else counts
-    silent: list[int] = np.flatnonzero(counts[:, :3].sum(axis=1) == 0).tolist()
+    silent: list[int] = np.flatnonzero(count_reference_words(counts) == 0).tolist()
     return Analysis(
         results=tuple(results),
         counts=counts,
@@ -70,7 +70,7 @@ def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis
     )
 
 
-def describe_wordless(wordless: Scores) -> str:
+def format_wordless(wordless: Scores) -> str:
     """How many utterances have no words in the reference, and what was recognised there; nothing without any."""
     if not wordless.utterances:
         return ""
@@ -80,6 +80,6 @@ def describe_wordless(wordless: Scores) -> str:
     )
 
 
-def describe_interval(interval: Interval | None) -> str:
+def format_interval(interval: Interval | None) -> str:
     """An interval of a rate in percent, in the words of the summary; nothing where there is none."""
     return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}; "

@@ -14,12 +14,14 @@ from finetune.errors import UserError
 from finetune.evaluation.intervals import LEVEL, Interval, cluster, find_interval, resample
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import (
-    COLUMNS,
+    RATES,
     Counts,
     Scores,
     align_words,
     collapse_whitespace,
     count,
+    count_reference_words,
+    count_word_errors,
     error_rates,
     pair_units,
     percent,
@@ -28,6 +30,8 @@ from finetune.evaluation.slices import partition
 from finetune.text.word_units import split_words
 
 MOST = 50  # utterances or words that got better or worse
+
+_WER = RATES.index("wer")
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Comparison:
         found = self.overall
         assert found.difference is not None  # `compare` requires reference words.
         rates = f"WER {percent(found.wer_a)} of A, {percent(found.wer_b)} of B"
-        test = "" if found.p_value is None else f"; matched-pairs test p {describe_p_value(found.p_value)}"
+        test = "" if found.p_value is None else f"; matched-pairs test p {format_p_value(found.p_value)}"
         drawn = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
         points, interval = 100 * found.difference, found.interval
         if interval is None:
@@ -142,9 +146,9 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
     """
     a, b = _pair(a, b)
     counts_a, counts_b = count_results(a), count_results(b)
-    if not counts_a[:, :3].any():
+    if not count_reference_words(counts_a).any():
         raise UserError("Every reference is empty, so there is no WER to compare.")
-    both = np.concatenate([counts_a, counts_b], axis=1)
+    both = np.stack([counts_a, counts_b], axis=1)
     speakers = [result.speaker for result in a]
     slices = {
         name: {value: _measure(both[rows], [speakers[row] for row in rows]) for value, rows in values.items()}
@@ -153,14 +157,14 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
     better, worse = _list_changes(a, b, counts_a, counts_b)
     words_better, words_worse = _list_words(a, b)
     return Comparison(
-        add_up(a, counts_a),
-        add_up(b, counts_b),
-        _measure(both, speakers),
-        slices,
-        better,
-        worse,
-        words_better,
-        words_worse,
+        a=add_up(a, counts_a),
+        b=add_up(b, counts_b),
+        overall=_measure(both, speakers),
+        slices=slices,
+        better=better,
+        worse=worse,
+        words_better=words_better,
+        words_worse=words_worse,
     )
 
 
@@ -181,40 +185,33 @@ def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
     return math.erfc(abs(float(differences.mean())) / error / math.sqrt(2)) if error else 0.0
 
 
-def describe_p_value(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
     """A p-value as people write it."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
 def _measure(both: Counts, speakers: Sequence[str | None]) -> Difference:
-    """The difference from both systems' counts side by side, (utterances, 20): what is drawn is drawn for both."""
-    width = len(COLUMNS)
-    total = both.sum(axis=0)
-    wer_a, wer_b = (None if math.isnan(rate) else rate for rate in map(_wer, (total[:width], total[width:])))
+    """The difference from both systems' counts, (utterances, 2, columns), resampled in pairs."""
+    wer_a, wer_b = (None if math.isnan(rate) else rate for rate in error_rates(both.sum(axis=0))[:, _WER].tolist())
     clusters, resampled = cluster(both, speakers)
     interval = None
     if len(clusters) > 1:
-        sums = resample(clusters)
-        differences = error_rates(sums[:, width:])[:, 0] - error_rates(sums[:, :width])[:, 0]
-        interval = find_interval(differences, len(clusters))
-    errors_a, errors_b = both[:, 1:4].sum(axis=1), both[:, width + 1 : width + 4].sum(axis=1)
+        wers_a, wers_b = error_rates(resample(clusters))[..., _WER].T
+        interval = find_interval(wers_b - wers_a, len(clusters))
+    errors_a, errors_b = count_word_errors(both).T
     return Difference(
-        wer_a,
-        wer_b,
-        None if wer_a is None or wer_b is None else wer_b - wer_a,
-        interval,
-        matched_pairs_p_value(errors_a, errors_b),
-        resampled,
-        len(clusters),
-        len(both),
-        int((errors_b < errors_a).sum()),
-        int((errors_b > errors_a).sum()),
-        int((errors_b == errors_a).sum()),
+        wer_a=wer_a,
+        wer_b=wer_b,
+        difference=None if wer_a is None or wer_b is None else wer_b - wer_a,
+        interval=interval,
+        p_value=matched_pairs_p_value(errors_a, errors_b),
+        resampled=resampled,
+        clusters=len(clusters),
+        utterances=len(both),
+        better=int((errors_b < errors_a).sum()),
+        worse=int((errors_b > errors_a).sum()),
+        same=int((errors_b == errors_a).sum()),
     )
-
-
-def _wer(sums: Counts) -> float:
-    return float(error_rates(sums)[0])
 
 
 def _pair(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[Result], list[Result]]:
@@ -250,7 +247,7 @@ def _list_changes(
     a: Sequence[Result], b: Sequence[Result], counts_a: Counts, counts_b: Counts
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
     """The utterances with the largest gain, and those with the largest loss."""
-    errors = [counts[:, 1:4].sum(axis=1).tolist() for counts in (counts_a, counts_b)]
+    errors = [count_word_errors(counts).tolist() for counts in (counts_a, counts_b)]
     changes = [
         Change(x.name, x.reference, x.hypothesis, y.hypothesis, of_a, of_b)
         for x, y, of_a, of_b in zip(a, b, *errors, strict=True)

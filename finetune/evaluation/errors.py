@@ -7,8 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from finetune.evaluation.results import Result
-from finetune.evaluation.scores import Counts, align_characters, align_words, pair_units
+from finetune.evaluation.scores import (
+    Counts,
+    ErrorCounts,
+    align_characters,
+    align_words,
+    count_character_errors,
+    count_reference_words,
+    count_word_errors,
+    pair_units,
+)
 from finetune.text.word_units import split_words
 
 MOST = 50  # of each kind
@@ -95,7 +106,7 @@ class _Tally:
 
 
 def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
-    """Look at each word and character that is wrong; `counts` is (utterances, 10).
+    """Look at each word and character that is wrong; `counts` is (utterances, columns).
 
     Words are aligned for the fewest errors, and which of several such alignments is taken is jiwer's choice: of two
     wrong words side by side, either may be called the inserted one.
@@ -103,7 +114,7 @@ def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
     words, characters, repeated, missed = (_Tally(results) for _ in range(4))
     said = Counter(word for result in results for word in split_words(result.reference))
     # Most utterances of a good model have nothing that would need looking at.
-    wrong = [place for place, row in enumerate(counts) if row[1:4].any() or row[5:8].any()]
+    wrong: list[int] = np.flatnonzero(count_word_errors(counts) + count_character_errors(counts)).tolist()
     texts = [results[place].reference for place in wrong], [results[place].hypothesis for place in wrong]
     aligned = zip(wrong, align_words(*texts), align_characters(*texts), strict=True)
     for place, word_alignment, character_alignment in aligned:
@@ -120,16 +131,16 @@ def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
         missed=tuple(Missed(each.reference, said[each.reference], each.count, each.places) for each in missed.most()),
         characters=characters.most(),
         worst=tuple(
-            Worst(results[row].name, int(counts[row, 1:4].sum()), int(counts[row, :3].sum()))
+            Worst(results[row].name, errors=found.errors, words=found.reference_length)
             for row in rank_worst(counts)[:MOST]
-            if counts[row, 8]
+            if (found := ErrorCounts.of_words(counts[row])).errors
         ),
     )
 
 
 def rank_worst(counts: Counts) -> list[int]:
     """The places of all utterances, those with most word errors first, of equals the shorter ones."""
-    errors, words = counts[:, 1:4].sum(axis=1).tolist(), counts[:, :3].sum(axis=1).tolist()
+    errors, words = count_word_errors(counts).tolist(), count_reference_words(counts).tolist()
     return sorted(range(len(counts)), key=lambda row: (-errors[row], words[row], row))
 
 

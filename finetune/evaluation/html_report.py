@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.evaluation.analysis import Analysis, describe_wordless
+from finetune.evaluation.analysis import Analysis, format_wordless
 from finetune.evaluation.errors import Confusion, Errors, rank_worst
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.results import Result
@@ -64,7 +64,7 @@ def build_html_report(
 
 def _list_figures(analysis: Analysis) -> list[Figure]:
     scores, intervals = analysis.scores, analysis.intervals
-    wrong = f"{scores.wrong:,} of {scores.utterances:,}{describe_wordless(analysis.wordless)}"
+    wrong = f"{scores.wrong:,} of {scores.utterances:,}{format_wordless(analysis.wordless)}"
     resampled = count(intervals.clusters, intervals.resampled.removesuffix("s"))
     return [
         Figure("Word error rate (WER)", percent(scores.wer), _between(intervals.wer), _describe(scores.words, "word")),
@@ -110,8 +110,8 @@ def _collect(analysis: Analysis, audio: Sequence[str | None]) -> dict[str, Any]:
 def _list_utterances(analysis: Analysis, worst: Sequence[int], audio: Sequence[str | None]) -> dict[str, list[Any]]:
     """A list for each property; None stands for what is not known, and for a text that is the one beside it."""
     results = [analysis.results[place] for place in worst]
-    counts = [analysis.counts[place].tolist() for place in worst]
-    words, characters = ([ErrorCounts(*row[i : i + 4]) for row in counts] for i in (0, 4))
+    words = [ErrorCounts.of_words(analysis.counts[place]) for place in worst]
+    characters = [ErrorCounts.of_characters(analysis.counts[place]) for place in worst]
     return {
         "name": [result.name for result in results],
         "reference": [result.reference for result in results],

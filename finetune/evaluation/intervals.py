@@ -56,8 +56,9 @@ def bootstrap(
 ) -> Intervals:
     """Percentile bootstrap intervals of WER, CER and SER (Bisani and Ney 2004, "Bootstrap estimates …", ICASSP).
 
-    `counts` is (utterances, 10). Utterances of one speaker err together, so speakers are drawn where each utterance has
-    a known one and there are two or more of them; else utterances. The same seed gives the same intervals.
+    `counts` is (utterances, columns). Errors of one speaker's utterances are correlated, so speakers are resampled if
+    each utterance has a known speaker and there are at least two; else utterances. The same seed gives the same
+    intervals.
 
     A few clusters differ less than those they stand for, so the percentiles are moved outwards as Hesterberg 2015
     ("What teachers should know about the bootstrap", The American Statistician 69, expanded percentile interval) does.
@@ -69,9 +70,9 @@ def bootstrap(
     seems to: of n utterances without a wrong one, up to 3 / n may be wrong elsewhere (the rule of three).
     """
     clusters, resampled = cluster(counts, speakers)
-    rates = error_rates(resample(clusters, resamples, seed)) if len(clusters) > 1 else np.empty((0, 3))
-    wer, cer, ser = (find_interval(rates[:, i], len(clusters)) for i in range(3))
-    return Intervals(wer, cer, ser, resampled, len(clusters))
+    rates = error_rates(resample(clusters, resamples, seed)) if len(clusters) > 1 else np.empty((0, len(RATES)))
+    found = {name: find_interval(values, len(clusters)) for name, values in zip(RATES, rates.T, strict=True)}
+    return Intervals(**found, resampled=resampled, clusters=len(clusters))
 
 
 def cluster(counts: Counts, speakers: Sequence[str | None]) -> tuple[Counts, str]:
@@ -86,20 +87,21 @@ def cluster(counts: Counts, speakers: Sequence[str | None]) -> tuple[Counts, str
 
 
 def resample(clusters: Counts, resamples: int = RESAMPLES, seed: int = SEED) -> npt.NDArray[np.float64]:
-    """Sums over as many clusters as there are, drawn with replacement: (resamples, columns).
+    """Sums over as many clusters as there are, drawn with replacement: (resamples, …) of clusters, (clusters, …).
 
     Integers in floats, exact below 2 to the 53rd, for their products are much faster.
     """
     rng = np.random.default_rng(seed)
     number = len(clusters)
+    values = clusters.reshape(number, -1).astype(np.float64)
     size = max(1, _BLOCK // number)
     sums = []
     for start in range(0, resamples, size):
         rows = min(size, resamples - start)
         drawn = rng.integers(0, number, (rows, number)) + number * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
-        sums.append(times.astype(np.float64) @ clusters.astype(np.float64))
-    return np.concatenate(sums)
+        sums.append(times.astype(np.float64) @ values)
+    return np.concatenate(sums).reshape(resamples, *clusters.shape[1:])
 
 
 def find_interval(values: npt.NDArray[np.float64], clusters: int) -> Interval | None:

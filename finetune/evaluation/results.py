@@ -36,7 +36,7 @@ class Result:
 
 
 def count_results(results: Sequence[Result]) -> Counts:
-    """Each result's counts, (utterances, 10)."""
+    """Each result's counts, (utterances, columns)."""
     return count_errors([result.reference for result in results], [result.hypothesis for result in results])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import jiwer
@@ -13,21 +14,28 @@ import numpy.typing as npt
 
 from finetune.text.word_units import split_words
 
-# What a table of counts holds of each utterance. All of them add up, and every rate is a ratio of such sums.
-COLUMNS = (
-    "hits",
-    "substitutions",
-    "deletions",
-    "insertions",
-    "character_hits",
-    "character_substitutions",
-    "character_deletions",
-    "character_insertions",
-    "wrong",
-    "utterances",
-)
+
+class Column(IntEnum):
+    """The columns of `Counts`, which all add up; `WRONG` is 1 for an utterance with a word error."""
+
+    HITS = 0
+    SUBSTITUTIONS = 1
+    DELETIONS = 2
+    INSERTIONS = 3
+    CHARACTER_HITS = 4
+    CHARACTER_SUBSTITUTIONS = 5
+    CHARACTER_DELETIONS = 6
+    CHARACTER_INSERTIONS = 7
+    WRONG = 8
+    UTTERANCES = 9
+
+
+# The fields of `ErrorCounts`, of words and of characters.
+_WORDS = slice(Column.HITS, Column.INSERTIONS + 1)
+_CHARACTERS = slice(Column.CHARACTER_HITS, Column.CHARACTER_INSERTIONS + 1)
+
 Counts = npt.NDArray[np.int64]
-"""Integer counts, (…, 10), in the order of `COLUMNS`; "wrong" is 1 for an utterance with a word error."""
+"""Integer counts, (…, columns), with the columns of `Column`."""
 
 RATES = ("wer", "cer", "ser")
 
@@ -51,6 +59,16 @@ class ErrorCounts:
             self.deletions + other.deletions,
             self.insertions + other.insertions,
         )
+
+    @classmethod
+    def of_words(cls, counts: Counts) -> ErrorCounts:
+        """The word counts of one row, (columns,)."""
+        return cls(*counts[_WORDS].tolist())
+
+    @classmethod
+    def of_characters(cls, counts: Counts) -> ErrorCounts:
+        """The character counts of one row, (columns,)."""
+        return cls(*counts[_CHARACTERS].tolist())
 
     @property
     def reference_length(self) -> int:
@@ -83,9 +101,15 @@ class Scores:
 
     @classmethod
     def from_counts(cls, counts: Counts, audio_seconds: float) -> Scores:
-        """The sum of a table of counts, (utterances, 10)."""
-        sums = counts.sum(axis=0).tolist()
-        return cls(sums[9], audio_seconds, ErrorCounts(*sums[:4]), ErrorCounts(*sums[4:8]), sums[8])
+        """The sum of a table of counts, (utterances, columns)."""
+        sums = counts.sum(axis=0)
+        return cls(
+            utterances=int(sums[Column.UTTERANCES]),
+            audio_seconds=audio_seconds,
+            words=ErrorCounts.of_words(sums),
+            characters=ErrorCounts.of_characters(sums),
+            wrong=int(sums[Column.WRONG]),
+        )
 
     def __add__(self, other: Scores) -> Scores:
         return Scores(
@@ -156,7 +180,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: f
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
-    """Each utterance's counts, (utterances, 10).
+    """Each utterance's counts, (utterances, columns).
 
     Whitespace is collapsed on both sides, nothing else is changed; words are those of `split_words`.
     An empty reference makes all of its hypothesis insertions, an empty hypothesis makes all of its reference
@@ -170,19 +194,39 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts
             align_words(references, hypotheses), align_characters(references, hypotheses), strict=True
         )
     ]
-    counts = np.zeros((len(rows), len(COLUMNS)), dtype=np.int64)
+    counts = np.zeros((len(rows), len(Column)), dtype=np.int64)
     if rows:
-        counts[:, :8] = rows
-    counts[:, 8] = counts[:, 1:4].any(axis=1)
-    counts[:, 9] = 1
+        counts[:, : Column.WRONG] = rows
+    counts[:, Column.WRONG] = count_word_errors(counts) > 0
+    counts[:, Column.UTTERANCES] = 1
     return counts
 
 
+def count_word_errors(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Substitutions, deletions and insertions of words, (…,), from counts, (…, columns)."""
+    return counts[..., Column.SUBSTITUTIONS : Column.INSERTIONS + 1].sum(axis=-1)
+
+
+def count_reference_words(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Words of the references, (…,), from counts, (…, columns)."""
+    return counts[..., Column.HITS : Column.DELETIONS + 1].sum(axis=-1)
+
+
+def count_character_errors(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Substitutions, deletions and insertions of characters, (…,), from counts, (…, columns)."""
+    return counts[..., Column.CHARACTER_SUBSTITUTIONS : Column.CHARACTER_INSERTIONS + 1].sum(axis=-1)
+
+
+def count_reference_characters(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Characters of the references, (…,), from counts, (…, columns)."""
+    return counts[..., Column.CHARACTER_HITS : Column.CHARACTER_DELETIONS + 1].sum(axis=-1)
+
+
 def error_rates(sums: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """WER, CER and SER, (…, 3), of sums of counts (…, 10); NaN where there are no reference units."""
-    words, characters = sums[..., :4], sums[..., 4:8]
-    errors = np.stack([words[..., 1:].sum(-1), characters[..., 1:].sum(-1), sums[..., 8]], axis=-1)
-    units = np.stack([words[..., :3].sum(-1), characters[..., :3].sum(-1), sums[..., 9]], axis=-1)
+    """The rates of `RATES`, (…, 3), of sums of counts, (…, columns); NaN where there are no reference units."""
+    errors = np.stack([count_word_errors(sums), count_character_errors(sums), sums[..., Column.WRONG]], axis=-1)
+    words, characters = count_reference_words(sums), count_reference_characters(sums)
+    units = np.stack([words, characters, sums[..., Column.UTTERANCES]], axis=-1)
     return np.divide(errors, units, out=np.full(errors.shape, np.nan), where=units > 0)
 
 

@@ -35,7 +35,7 @@ class Slice:
 
 
 def score_slices(results: Sequence[Result], counts: Counts) -> dict[str, list[Slice]]:
-    """Scores of each slice of `partition`; `counts` is (utterances, 10)."""
+    """Scores of each slice of `partition`; `counts` is (utterances, columns)."""
 
     def score(value: str, rows: list[int]) -> Slice:
         chosen = [results[row] for row in rows]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from finetune.evaluation.analysis import Analysis
-from finetune.evaluation.comparison import Comparison, Difference, describe_p_value
+from finetune.evaluation.comparison import Comparison, Difference, format_p_value
 from finetune.evaluation.errors import rank_worst
 from finetune.evaluation.results import Result
-from finetune.evaluation.scores import align_words, count, pair_units, percent
+from finetune.evaluation.scores import ErrorCounts, align_words, count, pair_units, percent
 
 _YELLOW, _RED, _GREEN, _PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 _FEW = 5  # utterances or words of a comparison; its JSON has more
@@ -66,14 +66,14 @@ def show_worst(analysis: Analysis, number: int, colours: bool = False) -> list[s
     """A line for each of the utterances with most word errors, and their texts aligned."""
     lines = []
     for row in rank_worst(analysis.counts)[:number]:
-        result, counts = analysis.results[row], analysis.counts[row]
-        errors = f"{count(int(counts[1:4].sum()), 'error')} in {count(int(counts[:3].sum()), 'word')}"
-        lines.append(f"{_describe(result)}: {errors}")
+        result, words = analysis.results[row], ErrorCounts.of_words(analysis.counts[row])
+        errors = f"{count(words.errors, 'error')} in {count(words.reference_length, 'word')}"
+        lines.append(f"{_format_heading(result)}: {errors}")
         lines.append("  " + mark_differences(result.reference, result.hypothesis, colours))
     return lines
 
 
-def describe_comparison(comparison: Comparison, colours: bool = False) -> list[str]:
+def format_comparison(comparison: Comparison, colours: bool = False) -> list[str]:
     """What a comparison found: its sentence, the slices that differ, utterances and words that changed."""
     overall = comparison.overall
     lines = [
@@ -106,12 +106,12 @@ def _slice_row(name: str, value: str, found: Difference) -> tuple[str, ...]:
     assert found.difference is not None and found.interval is not None  # It is seen.
     points = f"{100 * found.difference:+.1f}"
     interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
-    p_value = "" if found.p_value is None else describe_p_value(found.p_value)
+    p_value = "" if found.p_value is None else format_p_value(found.p_value)
     where = _printable(f"{name}: {value}")
     return where, f"{found.utterances:,}", percent(found.wer_a), percent(found.wer_b), points, interval, p_value
 
 
-def _describe(result: Result) -> str:
+def _format_heading(result: Result) -> str:
     return _printable(f"{result.name} ({f'{result.speaker}, ' if result.speaker else ''}{result.seconds:.1f} s)")
 
 

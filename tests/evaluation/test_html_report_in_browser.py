@@ -15,6 +15,7 @@ from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.errors import rank_worst
 from finetune.evaluation.report import write_report
 from finetune.evaluation.results import Result
+from finetune.evaluation.scores import Column
 
 HARM = "<img src=x onerror='window.harm=1'></script><script>window.harm=2</script><a href='javascript:window.harm=3'>"
 WORDS = ("the", "quiet", "sea", "lay", "under", "a", "grey", "sky", "while", "old", "men", "spoke", "of", "boats")
@@ -159,11 +160,11 @@ def test_filters_are_python_s(window, many):
     longest = window.search("Sea Lay")
     assert seen() == wanted(lambda result, _: "sea lay" in texts[result.name])
     longest = max(longest, window.press("#wrong"))
-    assert seen() == wanted(lambda result, counts: "sea lay" in texts[result.name] and counts[8])
+    assert seen() == wanted(lambda result, counts: "sea lay" in texts[result.name] and counts[Column.WRONG])
     longest = max(longest, window.search(""))
-    assert seen() == wanted(lambda _, counts: counts[8])
+    assert seen() == wanted(lambda _, counts: counts[Column.WRONG])
     longest = max(longest, window.press("#where .choice", "F07"))
-    assert seen() == wanted(lambda result, counts: counts[8] and result.speaker == "F07")
+    assert seen() == wanted(lambda result, counts: counts[Column.WRONG] and result.speaker == "F07")
     window.press("#wrong")
     assert seen() == wanted(lambda result, _: result.speaker == "F07")
     # An error's utterances, of the same speaker.

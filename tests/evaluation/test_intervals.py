@@ -8,7 +8,7 @@ import pytest
 
 from finetune.evaluation import intervals
 from finetune.evaluation.intervals import Interval, bootstrap, cluster, resample, tail_probability
-from finetune.evaluation.scores import COLUMNS, count_errors
+from finetune.evaluation.scores import Column, count_errors
 
 SPEAKERS, UTTERANCES, TRIALS = 60, 5, 300
 
@@ -21,11 +21,11 @@ def simulate(rng, number=SPEAKERS):
         return rng.binomial(units, rates)
 
     words = rng.integers(1, 20, number * UTTERANCES)
-    counts = np.zeros((len(words), len(COLUMNS)), dtype=np.int64)
-    for column, units, mean in ((1, words, 0.2), (5, 5 * words, 0.4)):
+    counts = np.zeros((len(words), len(Column)), dtype=np.int64)
+    for column, units, mean in ((Column.SUBSTITUTIONS, words, 0.2), (Column.CHARACTER_SUBSTITUTIONS, 5 * words, 0.4)):
         counts[:, column] = errors(mean, units)
         counts[:, column - 1] = units - counts[:, column]
-    counts[:, 8], counts[:, 9] = errors(0.3, np.ones_like(words)), 1
+    counts[:, Column.WRONG], counts[:, Column.UTTERANCES] = errors(0.3, np.ones_like(words)), 1
     return counts, [f"speaker {i}" for i in range(number) for _ in range(UTTERANCES)]
 
 

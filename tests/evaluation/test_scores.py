@@ -8,7 +8,7 @@ import pytest
 
 from finetune.evaluation import scores
 from finetune.evaluation.scores import (
-    COLUMNS,
+    Column,
     ErrorCounts,
     Scores,
     align_words,
@@ -86,7 +86,7 @@ def test_different_lengths_are_refused():
 
 def test_a_sentence_is_wrong_with_a_word_error_whatever_its_spaces():
     counts = count_errors(["a b", "c", "我爱", ""], [" a  b", "d", "我 爱", ""])
-    assert counts[:, COLUMNS.index("wrong")].tolist() == [0, 1, 0, 0]
+    assert counts[:, Column.WRONG].tolist() == [0, 1, 0, 0]
     assert score(["a b", "c"], ["a b", "d"]).ser == 0.5
 
 
@@ -94,12 +94,17 @@ def test_counts_of_each_utterance_add_up_to_those_of_all(monkeypatch):
     references, hypotheses = ["a b c", "d e", "", "f", "g"], ["a c", "d x e", "y", "", "h"]
     monkeypatch.setattr(scores, "_BLOCK", 2)
     counts = count_errors(references, hypotheses)
-    assert counts.dtype == np.int64 and counts.shape == (5, len(COLUMNS))
+    assert counts.dtype == np.int64 and counts.shape == (5, len(Column))
     for row, pair in zip(counts, zip(references, hypotheses, strict=True), strict=True):
         alone = score([pair[0]], [pair[1]])
         assert Scores.from_counts(row[None], 0.0) == alone
         words = jiwer.process_words(*pair)
-        assert row[:4].tolist() == [words.hits, words.substitutions, words.deletions, words.insertions]
+        named = ErrorCounts.of_words(row)
+        assert named == ErrorCounts(words.hits, words.substitutions, words.deletions, words.insertions)
+        characters = jiwer.process_characters(*pair)
+        assert ErrorCounts.of_characters(row).errors == (
+            characters.substitutions + characters.deletions + characters.insertions
+        )
     assert Scores.from_counts(counts, 0.0) == score(references, hypotheses)
 
 

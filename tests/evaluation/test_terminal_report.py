@@ -8,7 +8,7 @@ from finetune.evaluation.analysis import analyse
 from finetune.evaluation.comparison import compare
 from finetune.evaluation.results import Result
 from finetune.evaluation.terminal_report import (
-    describe_comparison,
+    format_comparison,
     format_scores,
     format_table,
     has_colours,
@@ -72,7 +72,7 @@ def test_scores_are_one_row_for_each_pair():
 
 
 def test_a_comparison_is_told_in_lines():
-    lines = describe_comparison(compare(A, B))
+    lines = format_comparison(compare(A, B))
     assert lines[0].startswith("no difference can be seen: WER 40.0 % of A, 0.0 % of B; B's less A's is -40.0 points")
     assert lines[1] == "B makes fewer errors in 1, more in 0 and as many in 1 of 2 utterances."
     shown = ["better: bad.wav: 2 → 0 errors", "  A: one→won two −three", "  B: one two three"]
@@ -84,6 +84,6 @@ def test_slices_that_differ_are_a_table():
         [Result(f"{i}", "one two", heard if i % 2 else "one two", "", 1.0, "xy"[i % 2]) for i in range(20)]
         for heard in ("one two", "one")
     )
-    lines = describe_comparison(compare(bad, good))
+    lines = format_comparison(compare(bad, good))
     assert lines[2].startswith("A difference can be seen in 1 of 2 slices")
     assert lines[3].splitlines()[1].split()[:2] == ["speaker:", "y"]
