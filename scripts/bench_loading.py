@@ -72,29 +72,30 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
     from transformers import Wav2Vec2FeatureExtractor
 
     from finetune.audio.augmentation import Augmentation
-    from finetune.data.batching import SpeechBatches
+    from finetune.data.batching import BatchOptions, Masking, SpeechBatches
     from finetune.data.corpus import AudioSpec, prepare_split
     from finetune.data.sources import Source, load_splits, select_table
     from finetune.text.transcripts import DEFAULT_TRANSFORMS
     from finetune.text.vocabulary import build_vocabulary
 
     source = Source(str(folder))
-    limits = AudioSpec(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
+    audio_spec = AudioSpec(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
     splits = load_splits(source)
     table = select_table(splits, "train", source)
-    split = prepare_split("train", table, DEFAULT_TRANSFORMS, limits, training=True)
+    split = prepare_split("train", table, DEFAULT_STEPS, audio_spec, training=True)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     vocabulary = build_vocabulary(sorted({c for u in split.utterances for c in u.transcript if c != " "}))
-    return SpeechBatches(split, vocabulary, extractor, limits, Augmentation(**augmentation), (0.05, 10), 0)
+    options = BatchOptions(vocabulary, extractor, audio_spec, Augmentation(**augmentation), Masking(0.05, 10), seed=0)
+    return SpeechBatches(split, options)
 
 
 def first_batch(folder: Path) -> None:
     """Prepare a corpus that was never seen, and take the first batch from the loader."""
-    from finetune.data.batching import stream
+    from finetune.data.batching import batch_order
 
     data = prepare(folder)
     seconds = [utterance.seconds for utterance in data.split.utterances]
-    next(iter(data.loader(stream(seconds, BATCH_SECONDS, 0), 0)))
+    next(iter(data.loader(batch_order(seconds, BATCH_SECONDS, 0), 0)))
 
 
 def example_first_batch(folder: Path, cache: Path) -> None:
@@ -181,10 +182,10 @@ def decoder(files: list[Path]) -> Callable[[], None]:
 
 def feeder(folder: Path, **augmentation: Any) -> Callable[[], None]:
     """What takes an epoch of batches from a corpus of 60 utterances, in this process."""
-    from finetune.data.batching import stream
+    from finetune.data.batching import batch_order
 
     data = prepare(folder, **augmentation)
-    batches = stream([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
+    batches = batch_order([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
 
     def run() -> None:
         seen, loaded = 0, iter(data.loader(batches, 0))
@@ -218,14 +219,14 @@ def bench_feeding(rounds: int) -> None:
 
 def bench_memory() -> None:
     """Print resident memory after each tenth of an epoch of 100,000 utterances with one worker."""
-    from finetune.data.batching import stream
+    from finetune.data.batching import batch_order
 
     with tempfile.TemporaryDirectory() as place:
         folder = make_corpus(Path(place) / "corpus", 1000, 0.6)
         rows = (folder / "metadata.csv").read_text().splitlines()
         (folder / "metadata.csv").write_text("\n".join([rows[0], *(rows[1:] * 100)]) + "\n")
         data = prepare(folder)
-        batches = stream([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
+        batches = batch_order([u.seconds for u in data.split.utterances], BATCH_SECONDS, 0)
         seen, shown = 0, 0
         for batch in data.loader(batches, 1):
             seen += len(batch.num_frames)

@@ -105,7 +105,7 @@ class Training:
     def __init__(self, options: argparse.Namespace) -> None:
         import yaml
 
-        from finetune.data.batching import stream
+        from finetune.data.batching import batch_order
         from finetune.recipe.load import Recipe
         from finetune.run.preparation import prepare
 
@@ -129,7 +129,7 @@ class Training:
         seconds = [utterance.seconds for utterance in self.preparation.train.utterances]
         self.seconds, self.mean_seconds = sum(seconds), statistics.mean(seconds)
         epochs = []
-        for batch in stream(seconds, options.batch_seconds, recipe.training.seed):
+        for batch in batch_order(seconds, options.batch_seconds, recipe.training.seed):
             epochs.append(batch[0][0])
             if epochs[-1] == options.epochs:
                 break

@@ -127,11 +127,11 @@ def train_theirs(recipe: Any, folder: Path) -> Any:
 
 def count_utterances(preparation: Any, training: Any) -> float:
     """How many utterances are in one of our steps, on average over the first epoch."""
-    from finetune.data.batching import stream
+    from finetune.data.batching import batch_order
 
     counts = []
     seconds = [utterance.seconds for utterance in preparation.train.utterances]
-    for batch in stream(seconds, training.batch_seconds, training.seed):
+    for batch in batch_order(seconds, training.batch_seconds, training.seed):
         if batch[0][0]:
             break
         counts.append(len(batch))

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.audio.augmentation import Augmentation
-from finetune.data.batching import Batch, SpeechBatches
+from finetune.data.batching import Batch, BatchOptions, Masking, SpeechBatches
 from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.build import build_model
@@ -49,8 +49,8 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     source = Source(str(corpus_folder))
     config = load_config(str(base_folder))
     extractor = load_feature_extractor(str(base_folder), config)
-    limits = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
-    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_TRANSFORMS, limits)
+    audio_spec = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
+    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, audio_spec)
 
     def make(
         *indices: int,
@@ -58,8 +58,8 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
         mask_feature: tuple[float, int] = (0.0, 1),
         epoch: int = 0,
     ) -> Batch:
-        mask = (*mask_feature, config.hidden_size)
-        data = SpeechBatches(split, VOCABULARY, extractor, limits, Augmentation(), mask_time, 0, mask)
+        masking = Masking(*mask_time, *mask_feature, num_features=config.hidden_size)
+        data = SpeechBatches(split, BatchOptions(VOCABULARY, extractor, audio_spec, Augmentation(), masking, seed=0))
         return data.collate([data[(epoch, index, 0)] for index in indices])
 
     return make

@@ -13,7 +13,7 @@ from finetune.resources.terminal import escape_controls
 _LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from finetune.data.corpus import Rejection
+    from finetune.data.corpus import SkippedUtterance
     from finetune.data.sources import Source
     from finetune.evaluation.scoring import Decoding
 
@@ -142,7 +142,7 @@ def read_decoding(options: argparse.Namespace) -> "Decoding":
     return Decoding(options.decoder, options.beam_width, dict(options.hotword))
 
 
-def log_rejected(rejected: "Sequence[Rejection]") -> None:
+def log_rejected(rejected: "Sequence[SkippedUtterance]") -> None:
     """Log each skipped utterance with its reason."""
     for rejection in rejected:
         _LOGGER.warning(escape_controls(f"left out: {rejection.name}: {rejection.reason}", one_line=True))

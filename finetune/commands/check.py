@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     preparation = prepare(recipe)
     report = preparation.validate(listen=options.listen)
     if options.align:
-        from finetune.evaluation.scoring import find_mismatches
+        from finetune.evaluation.mismatches import find_mismatches
         from finetune.inference.recogniser import Recogniser
 
         found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)

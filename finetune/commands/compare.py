@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> int:
         from finetune.commands.launch import join_processes
 
         join_processes()
-        from finetune.evaluation.scoring import evaluate_pair
+        from finetune.evaluation.scoring import EvaluationOptions, evaluate_pair
 
-        how = {"decoding": read_decoding(options), "language": options.language}
-        evaluations = evaluate_pair(*names, read_sources(options)[0], options.split, **how)
+        how = EvaluationOptions(split=options.split, decoding=read_decoding(options), language=options.language)
+        evaluations = evaluate_pair(*names, read_sources(options)[0], how)
         a, b = (evaluation.results for evaluation in evaluations)
         log_rejected(list(dict.fromkeys(each for evaluation in evaluations for each in evaluation.rejected)))
     else:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from finetune.decoding.decoder import say_decoder
     from finetune.evaluation.analysis import Analysis, analyse
     from finetune.evaluation.report import require_free, write_report
-    from finetune.evaluation.scoring import evaluate
+    from finetune.evaluation.scoring import EvaluationOptions, evaluate
     from finetune.evaluation.terminal_report import format_scores, has_colours, show_worst
     from finetune.training.checkpoints import saving
 
@@ -68,9 +68,10 @@ def run(options: argparse.Namespace) -> int:
         require_free(folder)
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
-    decoding = read_decoding(options)
-    how = {"decoding": decoding, "precision": options.precision, "language": options.language}
-    runs = (evaluate(name, sources, options.split, **how) for name in options.models)
+    how = EvaluationOptions(
+        split=options.split, decoding=read_decoding(options), precision=options.precision, language=options.language
+    )
+    runs = (evaluate(name, sources, how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
         if not is_main_process():
             continue

@@ -11,7 +11,7 @@ import torch
 
 from finetune.audio.augmentation import Augmentation, draw_mask, generator
 from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
-from finetune.data.corpus import AudioSpec, Rejection, Split
+from finetune.data.corpus import AudioSpec, SkippedUtterance, Split
 from finetune.resources.machine import choose_device, length_step
 from finetune.text.vocabulary import encode
 
@@ -42,8 +42,8 @@ class Batch:
     mask_feature_indices: torch.Tensor | None
     labels: torch.Tensor
     label_lengths: torch.Tensor
-    unreadable: tuple[Rejection, ...]
-    without_loss: tuple[Rejection, ...] = ()
+    unreadable: tuple[SkippedUtterance, ...]
+    without_loss: tuple[SkippedUtterance, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on a device."""
@@ -102,12 +102,12 @@ def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Genera
 GPU_PADDING_SAMPLES = 1600
 
 
-def stream(
+def batch_order(
     seconds: Sequence[float], batch_seconds: float, seed: int, weights: Sequence[float] | None = None
 ) -> Iterator[list[Key]]:
-    """The endless sequence of batches, epoch after epoch; each utterance comes `weights` times an epoch on average.
+    """The batches of all epochs, without end; on average an epoch has each utterance `weights` times, by default once.
 
-    The whole part of a weight is sure, the rest is drawn. Without weights each comes once.
+    The fractional part of a weight is a probability.
     """
     epoch = 0
     while True:
@@ -121,78 +121,92 @@ def stream(
         epoch += 1
 
 
-def deal(
-    batches: Iterator[list[Key]], first_step: int, per_step: int, rank: int, num_processes: int
-) -> Iterator[list[Key]]:
-    """The batches of one process: of each step's `per_step` consecutive batches, every `num_processes`-th.
+@dataclass(frozen=True)
+class Shard:
+    """The batches of one process from `first_step` on: of each step's `batches_per_step` every `num_processes`-th.
 
-    What a step learns from depends on the step alone, so a run can be resumed at any step, and on any number
-    of processes that divides `per_step`.
+    The batches of a step depend only on the step, so a run can be resumed at any step, with any number of processes
+    that divides `batches_per_step`.
     """
-    for position, batch in enumerate(batches):
-        if position >= first_step * per_step and position % num_processes == rank:
-            yield batch
+
+    first_step: int
+    batches_per_step: int
+    rank: int
+    num_processes: int
+
+    def is_past(self, position: int) -> bool:
+        """Whether the batch at a position of the order is of a step before `first_step`."""
+        return position < self.first_step * self.batches_per_step
+
+    def holds(self, position: int) -> bool:
+        """Whether this process takes the batch at a position of the order."""
+        return not self.is_past(position) and position % self.num_processes == self.rank
 
 
-class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | None]]):
+def shard_batches(batches: Iterator[list[Key]], shard: Shard) -> Iterator[list[Key]]:
+    """The batches of one process."""
+    return (batch for position, batch in enumerate(batches) if shard.holds(position))
+
+
+@dataclass(frozen=True)
+class Masking:
+    """SpecAugment: probability and length of masks in time (frames) and over features, `num_features` in all."""
+
+    time_probability: float = 0.0
+    time_length: int = 1
+    feature_probability: float = 0.0
+    feature_length: int = 1
+    num_features: int = 0
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How utterances become a training batch, padded to a multiple of `padding_samples` (`length_step` if None)."""
+
+    vocabulary: dict[str, int]
+    feature_extractor: Any
+    audio_spec: AudioSpec
+    augmentation: Augmentation
+    masking: Masking
+    seed: int
+    padding_samples: int | None = None
+
+
+class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtterance | None]]):
     """Reads, augments and collates the utterances of a split for training."""
 
-    def __init__(
-        self,
-        split: Split,
-        vocabulary: dict[str, int],
-        feature_extractor: Any,
-        limits: AudioSpec,
-        augmentation: Augmentation,
-        mask_time: tuple[float, int],
-        seed: int,
-        mask_feature: tuple[float, int, int] = (0.0, 1, 0),
-        padding_samples: int | None = None,
-    ) -> None:
-        """`mask_time` is (probability, length in frames) of SpecAugment; (0, n) for none.
+    def __init__(self, split: Split, options: BatchOptions) -> None:
+        self.split, self.options = split, options
 
-        `mask_feature` is (probability, length, how many features there are). Batches are as long as the next
-        multiple of `padding_samples`, or of their `length_step`.
-        """
-        self.split = split
-        self.vocabulary = vocabulary
-        self.feature_extractor = feature_extractor
-        self.limits = limits
-        self.augmentation = augmentation
-        self.mask_time = mask_time
-        self.seed = seed
-        self.mask_feature = mask_feature
-        self.padding_samples = padding_samples
-
-    def __getitem__(self, key: Key) -> tuple[Key, Waveform, Rejection | None]:
+    def __getitem__(self, key: Key) -> tuple[Key, Waveform, SkippedUtterance | None]:
         epoch, index, copy = key
         utterance = self.split.utterances[index]
-        rng = generator(self.seed, epoch, utterance.row, _WAVEFORM, copy)
+        rng = generator(self.options.seed, epoch, utterance.row, _WAVEFORM, copy)
         try:
-            waveform = self.split.read(utterance, self.limits.sampling_rate)
+            waveform = self.split.read(utterance, self.options.audio_spec.sampling_rate)
             with fault_as_reason():
-                return key, self.augmentation.apply(waveform, rng), None
+                return key, self.options.augmentation.apply(waveform, rng), None
         except AudioError as error:
-            silence = np.zeros(self.limits.sampling_rate, dtype=np.float32)
+            silence = np.zeros(self.options.audio_spec.sampling_rate, dtype=np.float32)
             return key, silence, self.split.reject(utterance.row, error)
 
-    def collate(self, examples: Sequence[tuple[Key, Waveform, Rejection | None]]) -> Batch:
+    def collate(self, examples: Sequence[tuple[Key, Waveform, SkippedUtterance | None]]) -> Batch:
         """Normalise and pad as the model's feature extractor says, encode labels, draw masks."""
         longest = max(len(waveform) for _, waveform, _ in examples)
-        features = self.feature_extractor(
+        features = self.options.feature_extractor(
             [waveform for _, waveform, _ in examples],
-            sampling_rate=self.limits.sampling_rate,
+            sampling_rate=self.options.audio_spec.sampling_rate,
             padding=True,
-            pad_to_multiple_of=self.padding_samples or length_step(longest),
+            pad_to_multiple_of=self.options.padding_samples or length_step(longest),
             return_attention_mask=True,
             return_tensors="pt",
         )
         labels = [
-            [] if rejection else encode(self.split.utterances[index].transcript, self.vocabulary)
+            [] if rejection else encode(self.split.utterances[index].transcript, self.options.vocabulary)
             for (_, index, _), _, rejection in examples
         ]
-        num_frames = [self.limits.num_frames(len(waveform)) for _, waveform, _ in examples]
-        padded_frames = self.limits.num_frames(features["input_values"].shape[1])
+        num_frames = [self.options.audio_spec.num_frames(len(waveform)) for _, waveform, _ in examples]
+        padded_frames = self.options.audio_spec.num_frames(features["input_values"].shape[1])
         mask_time, mask_feature = self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames)
         return Batch(
             input_values=features["input_values"],
@@ -212,16 +226,18 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, Rejection | No
     def _draw_masks(
         self, keys: Sequence[Key], num_frames: Sequence[int], padded_frames: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        probability, length = self.mask_time
-        feature_probability, feature_length, features = self.mask_feature
-        time = torch.zeros(len(keys), padded_frames, dtype=torch.bool) if probability else None
-        feature = torch.zeros(len(keys), features, dtype=torch.bool) if feature_probability else None
+        masking, features = self.options.masking, self.options.masking.num_features
+        time = torch.zeros(len(keys), padded_frames, dtype=torch.bool) if masking.time_probability else None
+        feature = torch.zeros(len(keys), features, dtype=torch.bool) if masking.feature_probability else None
         for i, ((epoch, index, copy), frames) in enumerate(zip(keys, num_frames, strict=True)):
-            rng = generator(self.seed, epoch, self.split.utterances[index].row, _MASK, copy)
+            rng = generator(self.options.seed, epoch, self.split.utterances[index].row, _MASK, copy)
             if time is not None:
-                time[i, :frames] = torch.from_numpy(draw_mask(frames, probability, length, rng))
+                time[i, :frames] = torch.from_numpy(
+                    draw_mask(frames, masking.time_probability, masking.time_length, rng)
+                )
             if feature is not None:
-                feature[i] = torch.from_numpy(draw_mask(features, feature_probability, feature_length, rng))
+                mask = draw_mask(features, masking.feature_probability, masking.feature_length, rng)
+                feature[i] = torch.from_numpy(mask)
         return time, feature
 
     def loader(self, batches: Iterator[list[Key]], num_workers: int) -> "torch.utils.data.DataLoader[Any]":

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -45,7 +46,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Rejection:
+class SkippedUtterance:
     """An utterance that was left out: its row in its source's split (the first is 0), its file's name, and why."""
 
     split: str
@@ -58,9 +59,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class AudioSpec:
-    """The audio that an encoder takes, and how long an utterance may be.
-
-    `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
+    """The audio that a model takes; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
 
     `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames.
     """
@@ -72,7 +71,7 @@ class AudioSpec:
     fastest: float = 1.0
 
     def num_frames(self, samples: int) -> int:
-        """Frames that the convolutional encoder makes of so many samples."""
+        """Frames that the convolutional encoder computes from a number of samples."""
         for kernel, stride in self.encoder:
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
@@ -85,18 +84,18 @@ class Split:
     name: str
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
-    rejected: tuple[Rejection, ...]
-    preprocessing: tuple[AudioTransform, ...] = ()
-    normalization: tuple[Transform, ...] = ()
+    rejected: tuple[SkippedUtterance, ...]
+    preprocessing: tuple[AudioStep, ...] = ()
+    normalization: tuple[Step, ...] = ()
 
     @property
     def seconds(self) -> float:
         """Length of all utterances together."""
         return sum(u.seconds for u in self.utterances)
 
-    def reject(self, row: int, error: AudioError) -> Rejection:
+    def reject(self, row: int, error: AudioError) -> SkippedUtterance:
         """What to say of a row that can't be used, from an error whose message is "reason: detail"."""
-        return _reject(self.name, self.table, row, error)
+        return _skip(self.name, self.table, row, error)
 
     @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
@@ -128,53 +127,33 @@ def frames_needed(transcript: str) -> int:
 def prepare_split(
     name: str,
     table: Table | JoinedTables,
-    steps: Sequence[Transform],
-    limits: AudioSpec,
+    steps: Sequence[Step],
+    audio_spec: AudioSpec,
     training: bool = False,
     preprocessing: Sequence[AudioTransform] = (),
     require: bool = True,
 ) -> Split:
-    """Normalise a split's transcripts and leave out what can't be used, from audio headers alone.
+    """Normalise a split's transcripts and skip utterances that cannot be used, from audio headers alone.
 
-    With `training` an utterance must also have words, and leave CTC enough frames; in a test set a short one still
-    counts, and of one without words (noise, a cough) what a model writes is an error. One whose transcript is not known
-    (None) is left out of both.
-    Raises UserError with counts by reason when nothing is left, if that is required.
+    With `training` an utterance must also have words and enough frames for CTC. In a test set a short one is kept, and
+    for one without words (noise, a cough) every recognised word is an error. An utterance with an unknown transcript
+    (None) is skipped in both.
+    Raises UserError with counts by reason when nothing is left, if `require` is set.
     """
     normalize = build_normalizer(steps, refuse=True)
     utterances: list[Utterance] = []
-    rejected: list[Rejection] = []
-    pairs = zip(table.texts(), table.speakers(), table.values(), strict=True)
-    progress = tqdm(pairs, f"reading {name}", len(table), leave=False, disable=None if require else True)
+    rejected: list[SkippedUtterance] = []
+    cells = zip(table.texts(), table.speakers(), table.values(), strict=True)
+    progress = tqdm(cells, f"reading {name}", len(table), leave=False, disable=None if require else True)
     with HeaderIndex() as headers:
-        for row, (raw, speaker, values) in enumerate(progress):
+        for number, (text, speaker, values) in enumerate(progress):
+            row = _Row(number, text, speaker, values)
             try:
                 with fault_as_reason():
-                    transcript = normalize(raw or "")
-                    recording = table.recording(row, values)
-                    header = headers.read(recording)
-                    seconds = measure_seconds(recording, header)
-                    written = _require_text(raw)
-                    _require(transcript, seconds, limits, training)
-                    source, _ = table.origin(row)
-                    columns = {key: str(values[key]) for key in source.columns if values.get(key) is not None}
-                    utterance = Utterance(
-                        row,
-                        table.name(row, values),
-                        seconds,
-                        transcript,
-                        written,
-                        speaker,
-                        source.name,
-                        source.weight,
-                        header.sampling_rate,
-                        None
-                        if recording.data or recording.piece
-                        else (str(recording.path), recording.start, recording.end, recording.channel),
-                        columns,
-                    )
+                    utterance = _read_utterance(table, row, normalize(text or ""), headers)
+                    _require_usable(utterance, audio_spec, training)
             except AudioError as error:
-                rejected.append(_reject(name, table, row, error))
+                rejected.append(_skip(name, table, number, error))
             else:
                 utterances.append(utterance)
     split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
@@ -182,6 +161,55 @@ def prepare_split(
         require_any(split)
         _require_kept_words(split)
     return split
+
+
+class _Row(NamedTuple):
+    """A row of a table."""
+
+    number: int
+    text: str | None
+    speaker: str | None
+    values: dict[str, Any]
+
+
+def _read_utterance(table: Table | JoinedTables, row: _Row, transcript: str, headers: HeaderIndex) -> Utterance:
+    """A row's utterance, from its audio's header; raises AudioError."""
+    recording = table.recording(row.number, row.values)
+    header = headers.read(recording)
+    seconds = measure_seconds(recording, header)
+    if row.text is None:
+        raise AudioError("no transcript")
+    if "\0" in row.text:
+        raise AudioError("no text: its transcript holds the byte 0x00")
+    source, _ = table.origin(row.number)
+    is_file = not recording.data and not recording.piece
+    return Utterance(
+        row=row.number,
+        name=table.name(row.number, row.values),
+        seconds=seconds,
+        transcript=transcript,
+        raw_transcript=row.text,
+        speaker=row.speaker,
+        source=source.name,
+        weight=source.weight,
+        sampling_rate=header.sampling_rate,
+        audio_key=(str(recording.path), recording.start, recording.end, recording.channel) if is_file else None,
+        columns={key: str(row.values[key]) for key in source.columns if row.values.get(key) is not None},
+    )
+
+
+def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool) -> None:
+    """Raise AudioError for an utterance that is too short or too long; in training also for one without words."""
+    if training and not utterance.transcript:
+        raise AudioError("empty transcript: nothing is left after normalisation")
+    if utterance.seconds < audio_spec.min_seconds:
+        raise AudioError(f"too short: {utterance.seconds:.2f} s")
+    if utterance.seconds > audio_spec.max_seconds:
+        raise AudioError(f"too long: {utterance.seconds:.2f} s, of up to {audio_spec.max_seconds:g}")
+    samples = int(utterance.seconds * audio_spec.sampling_rate / audio_spec.fastest)
+    frames, needed = audio_spec.num_frames(samples), frames_needed(utterance.transcript)
+    if training and frames < needed:
+        raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
 
 
 def require_any(split: Split) -> None:
@@ -241,35 +269,14 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     )
 
 
-def write_rejected(file: Path, rejected: Sequence[Rejection]) -> None:
+def write_rejected(file: Path, rejected: Sequence[SkippedUtterance]) -> None:
     """Write `rejected.csv`: split, row, name, reason, detail and source of each utterance left out."""
     columns = ("split", "row", "name", "reason", "detail", "source")
     rows = ([escape_controls(str(getattr(each, column)), one_line=True) for column in columns] for each in rejected)
     write_text(file, format_csv([columns, *rows]))
 
 
-def _require_text(raw: str | None) -> str:
-    if raw is None:
-        raise AudioError("no transcript")
-    if "\0" in raw:
-        raise AudioError("no text: its transcript holds the byte 0x00")
-    return raw
-
-
-def _require(transcript: str, seconds: float, limits: AudioSpec, training: bool) -> None:
-    if training and not transcript:
-        raise AudioError("empty transcript: nothing is left after normalisation")
-    if seconds < limits.min_seconds:
-        raise AudioError(f"too short: {seconds:.2f} s")
-    if seconds > limits.max_seconds:
-        raise AudioError(f"too long: {seconds:.2f} s, of up to {limits.max_seconds:g}")
-    samples = int(seconds * limits.sampling_rate / limits.fastest)
-    frames, needed = limits.num_frames(samples), frames_needed(transcript)
-    if training and frames < needed:
-        raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
-
-
-def _reject(split: str, table: Table | JoinedTables, row: int, error: AudioError) -> Rejection:
+def _skip(split: str, table: Table | JoinedTables, row: int, error: AudioError) -> SkippedUtterance:
     reason, _, detail = public_address(str(error)).partition(": ")
     source, local = table.origin(row)
-    return Rejection(split, local, table.name(row), reason, detail, source.name)
+    return SkippedUtterance(split, local, table.name(row), reason, detail, source.name)

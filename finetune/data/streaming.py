@@ -1,6 +1,5 @@
 """A split larger than the disk: read from its sources in windows, each bucketed and shuffled as a split of its own."""
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +9,19 @@ import numpy as np
 import torch
 
 from finetune.audio.augmentation import generator
-from finetune.data.batching import ORDER, ROWS, SHARES, Batch, Key, SpeechBatches, bucket, leave_signals_to_training
-from finetune.data.corpus import Rejection, Split
+from finetune.data.batching import (
+    ORDER,
+    ROWS,
+    SHARES,
+    Batch,
+    BatchOptions,
+    Key,
+    Shard,
+    SpeechBatches,
+    bucket,
+    leave_signals_to_training,
+)
+from finetune.data.corpus import SkippedUtterance, Split
 from finetune.data.own_files import undecoded
 from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import JoinedTables, Table
@@ -53,46 +63,30 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
     Every process reads the whole stream and collates its own batches; so does a resumed run up to where it goes on.
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        batches: SpeechBatches,
-        batch_seconds: float,
-        first_step: int,
-        per_step: int,
-        rank: int,
-        num_processes: int,
-    ) -> None:
-        """`batches` says how utterances become a batch; the rest is as in `stream` and `deal` of `batching`."""
-        self.stream = stream
-        self.batches = batches
-        self.batch_seconds = batch_seconds
-        self.skipped = first_step * per_step
-        self.rank = rank
-        self.num_processes = num_processes
+    def __init__(self, stream: Stream, options: BatchOptions, batch_seconds: float, shard: Shard) -> None:
+        self.stream, self.options, self.batch_seconds, self.shard = stream, options, batch_seconds, shard
 
     def __iter__(self) -> Iterator[Batch]:
-        missing: list[Rejection] = []
+        missing: list[SkippedUtterance] = []
         position = 0
         for period, split in self._windows():
-            if self.rank == 0:
+            if self.shard.rank == 0:
                 missing += _unknown(split.rejected)
-            data = copy.copy(self.batches)
-            data.split = split
+            data = SpeechBatches(split, self.options)
             seconds = [utterance.seconds for utterance in split.utterances]
-            for indices in bucket(seconds, self.batch_seconds, generator(data.seed, period, 0, ORDER)):
-                if position >= self.skipped and position % self.num_processes == self.rank:
+            for indices in bucket(seconds, self.batch_seconds, generator(self.options.seed, period, 0, ORDER)):
+                if self.shard.holds(position):
                     keys: list[Key] = [(period, index, 0) for index in indices]
                     batch = data.collate([data[key] for key in keys])
                     yield replace(batch, unreadable=(*missing, *_unknown(batch.unreadable)))
                     missing = []
-                elif position < self.skipped:
-                    missing = []  # Known since before the interruption.
+                elif self.shard.is_past(position):
+                    missing = []  # Reported before the interruption.
                 position += 1
 
     def _windows(self) -> Iterator[tuple[int, Split]]:
         """Windows without end, each with its number; that of a single table ends where the table does."""
-        tables, seed = self.stream.tables, self.batches.seed
+        tables, seed = self.stream.tables, self.options.seed
         weights = np.array([table.source.weight for table in tables])
         rows = [self._rows(number, table) for number, table in enumerate(tables)]
         passes, used = [0] * len(tables), 0
@@ -124,7 +118,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
         """A table's rows with their places, pass after pass, each in another order; None at the end of each."""
         import datasets
 
-        seed = self.batches.seed
+        seed = self.options.seed
         streamed = isinstance(table.rows, datasets.IterableDataset)
         shuffled = undecoded(table.rows).shuffle(seed=seed, buffer_size=_SHUFFLED) if streamed else None
         for epoch in itertools.count():
@@ -153,5 +147,5 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
         )
 
 
-def _unknown(rejected: Iterable[Rejection]) -> list[Rejection]:
+def _unknown(rejected: Iterable[SkippedUtterance]) -> list[SkippedUtterance]:
     return [rejection for rejection in rejected if rejection.row != _KNOWN]

@@ -5,25 +5,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from finetune.audio.preprocessing import load_preprocessing
 from finetune.audio.snr import estimate_snr
 from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_reason
-from finetune.data.corpus import AudioSpec, Rejection, Split, Utterance, prepare_split, require_any
+from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, Utterance, prepare_split, require_any
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
-from finetune.data.validation_report import Finding
+from finetune.data.split_reader import compute_each, read_batches
 from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
-from finetune.inference.aligner import measure_mismatches
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.models.configuration import encoder_convolutions
 from finetune.resources.machine import choose_device, describe_device, describe_machine, say_machine
@@ -33,17 +31,7 @@ from finetune.text.training_words import load_training_words
 from finetune.text.transcripts import Transform, build_normalizer, describe_transforms
 from finetune.text.word_units import split_words
 
-Computed = TypeVar("Computed")
-
-BATCH_SECONDS = 80.0  # of audio that is recognised at a time, unless told otherwise
-
-# An utterance whose text is so much less likely than what is heard, as a natural logarithm for each of its characters,
-# has another one. Measured on 300 sentences of the quickstart recipe by voices that the model never heard, and 130 of
-# AN4: of their own texts none is above 1.6, of others' texts 99 of 100 are above 2.1. In noise in which two of five
-# words are wrong 1 of 100 is above 1.9, and of others' texts 99 are above 2.8.
-# Of AN4's 104 held-out utterances none is above 1.6, all are with another's text, and 81 of 82 with half of theirs.
-_MISMATCH = 2.0
-_ALIGNED_SECONDS = 40.0
+BATCH_SECONDS = 80.0  # Default seconds of audio in a batch.
 
 
 @dataclass(frozen=True)
@@ -75,16 +63,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split with what was said about each utterance; `blank_ratio` is the share of blank frames.
+    """Scores of one split with the result of each utterance; `blank_ratio` is the share of blank frames.
 
-    `counts`, (utterances, 10), are those of the results, in their order, and `rows` their places in the split's table;
-    `normalization` was applied to both texts, and `decoder` says what made text of the logits.
+    `counts`, (utterances, columns), and `rows`, the rows of the split's table, are in the order of the results.
+    `normalization` was applied to references and hypotheses; `decoder` describes the decoding.
     """
 
     scores: Scores
     results: list[Result]
     counts: Counts
-    rejected: list[Rejection]
+    rejected: list[SkippedUtterance]
     blank_ratio: float
     speed: Speed
     normalization: tuple[Transform, ...]
@@ -129,86 +117,79 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode, where it is not as saved with the model: see `choose_search`."""
+    """How to decode, if not as saved with the model: see `choose_search`."""
 
     decoder: str | None = None
     beam_width: int | None = None
     hotwords: Mapping[str, float] = field(default_factory=dict)
 
     def apply(self, recogniser: Recogniser) -> None:
-        """Have a recogniser decode so."""
+        """Set a recogniser's search."""
         recogniser.search = choose_search(recogniser.search, recogniser.tokenizer, recogniser.num_symbols, **vars(self))
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a model is evaluated.
+
+    `split` is the test split, or the only one, unless named. References and hypotheses are normalised as saved with the
+    model unless `normalization` is given. `precision` and `language` are those of `Recogniser.load`.
+    """
+
+    split: str | None = None
+    normalization: Sequence[Step] | None = None
+    batch_seconds: float = BATCH_SECONDS
+    decoding: Decoding = Decoding()
+    precision: str = "float32"
+    language: str | None = None
+
+
 def evaluate(
-    name: str,
-    sources: Sequence[Source],
-    split: str | None = None,
-    normalization: Sequence[Transform] | None = None,
-    batch_seconds: float = BATCH_SECONDS,
-    decoding: Decoding = Decoding(),
-    precision: str = "float32",
-    language: str | None = None,
+    name: str, sources: Sequence[Source], options: EvaluationOptions = EvaluationOptions()
 ) -> Iterator[Evaluation]:
     """Score a model on a split of each source in turn, each utterance once.
 
-    It is a folder, or on a hub USER/NAME or USER/NAME@REVISION. The split is the test split, or the only one, unless
-    named. References and hypotheses are normalised as saved with the model, or as given here; `precision` and
-    `language` are those of `Recogniser.load`. Raises UserError for a model or a source that can't be used.
+    The model is a folder, or on a hub USER/NAME or USER/NAME@REVISION. Raises UserError for a model or a source that
+    cannot be used.
     """
     accelerator = Accelerator(cpu=choose_device().type == "cpu")
     model = fetch_model(name)
-    recogniser, splits, steps = open_model(
-        model, sources, split, normalization, accelerator.device, precision, language
-    )
-    decoding.apply(recogniser)
+    recogniser, splits, steps = open_model(model, sources, accelerator.device, options)
+    options.decoding.apply(recogniser)
     training_words = load_training_words(model)
     for prepared in splits:
-        evaluation = evaluate_split(recogniser, prepared, batch_seconds, accelerator, steps, training_words)
+        evaluation = evaluate_split(recogniser, prepared, options.batch_seconds, accelerator, steps, training_words)
         yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 
 
 def open_model(
-    model: Path,
-    sources: Sequence[Source],
-    split: str | None,
-    normalization: Sequence[Transform] | None,
-    device: torch.device,
-    precision: str = "float32",
-    language: str | None = None,
-) -> tuple[Recogniser, Iterator[Split], tuple[Transform, ...]]:
-    """A folder's model, a split of each source prepared as it wants them when its turn comes, and its normalisation.
+    model: Path, sources: Sequence[Source], device: torch.device, options: EvaluationOptions = EvaluationOptions()
+) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
+    """A folder's model, a split of each source, prepared lazily as the model needs it, and the normalisation.
 
-    Raises UserError as `evaluate` does.
+    `batch_seconds` and `decoding` of the options are not used. Raises UserError as `evaluate` does.
     """
     splits = [load_splits(source) for source in sources]
-    names = [split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
+    names = [options.split or _choose_split(source, tables) for source, tables in zip(sources, splits, strict=True)]
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
-    recogniser = Recogniser.load(model, str(device), precision, language)
-    steps = tuple(normalization) if normalization is not None else recogniser.normalization
-    limits = AudioSpec(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
+    recogniser = Recogniser.load(model, str(device), options.precision, options.language)
+    steps = recogniser.normalization if options.normalization is None else tuple(options.normalization)
+    spec = AudioSpec(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
     preprocessing = load_preprocessing(model)
     prepared = (
-        prepare_split(chosen, table, steps, replace(limits, max_seconds=each.max_seconds), preprocessing=preprocessing)
-        for chosen, table, each in zip(names, tables, sources, strict=True)
+        prepare_split(name, table, steps, replace(spec, max_seconds=each.max_seconds), preprocessing=preprocessing)
+        for name, table, each in zip(names, tables, sources, strict=True)
     )
     return recogniser, prepared, steps
 
 
-def evaluate_pair(
-    a: str,
-    b: str,
-    source: Source,
-    split: str | None = None,
-    decoding: Decoding = Decoding(),
-    language: str | None = None,
-) -> tuple[Evaluation, Evaluation]:
+def evaluate_pair(a: str, b: str, source: Source, options: EvaluationOptions) -> tuple[Evaluation, Evaluation]:
     """Score two models on one split, both normalised as saved with A: otherwise their references could differ.
 
     Raises UserError as `evaluate` does.
     """
-    first = next(evaluate(a, [source], split, decoding=decoding, language=language))
-    return first, next(evaluate(b, [source], split, first.normalization, decoding=decoding, language=language))
+    first = next(evaluate(a, [source], options))
+    return first, next(evaluate(b, [source], replace(options, normalization=first.normalization)))
 
 
 def _choose_split(source: Source, tables: dict[str, object]) -> str:
@@ -235,7 +216,7 @@ def evaluate_split(
     recogniser.model.eval()
     compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
-    rejected: list[Rejection] = []
+    rejected: list[SkippedUtterance] = []
     blanks = frames = 0
     share = (accelerator.process_index, accelerator.num_processes)
     for read, unreadable in read_batches(split, batch_seconds, recogniser.sampling_rate, share):
@@ -250,7 +231,7 @@ def evaluate_split(
             try:
                 with fault_as_reason():
                     snr_db = estimate_snr(waveform, recogniser.sampling_rate)
-                    result = _describe(utterance, text, normalize(text), snr_db, training_words)
+                    result = _build_result(utterance, text, normalize(text), snr_db, training_words)
             except AudioError as error:
                 rejected.append(split.reject(utterance.row, error))
                 continue
@@ -265,15 +246,22 @@ def evaluate_split(
     sums = gather_object([(blanks, frames, compute_seconds)])
     blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
     speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(recogniser.device))
-    ratio = blanks / max(frames, 1)
-    rows = [row for row, _ in numbered]
-    decoder = describe_decoder(recogniser.search)
-    steps = tuple(normalization)
-    precision = str(recogniser.dtype).removeprefix("torch.")
-    return Evaluation(scores, gathered, gathered_counts, rejected, ratio, speed, steps, decoder, split, rows, precision)
+    return Evaluation(
+        scores=scores,
+        results=gathered,
+        counts=gathered_counts,
+        rejected=rejected,
+        blank_ratio=blanks / max(frames, 1),
+        speed=speed,
+        normalization=tuple(normalization),
+        decoder=describe_decoder(recogniser.search),
+        split=split,
+        rows=[row for row, _ in numbered],
+        precision=str(recogniser.dtype).removeprefix("torch."),
+    )
 
 
-def _describe(
+def _build_result(
     utterance: Utterance, text: str, hypothesis: str, snr_db: float | None, training_words: frozenset[str] | None
 ) -> Result:
     words = split_words(utterance.transcript)
@@ -301,59 +289,7 @@ def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]
     return list(zip(texts, counted, strict=True))
 
 
-def compute_each(
-    split: Split,
-    read: Sequence[tuple[Utterance, Waveform]],
-    compute: Callable[[Sequence[tuple[Utterance, Waveform]]], Sequence[Computed]],
-) -> tuple[list[tuple[Utterance, Waveform, Computed]], list[Rejection]]:
-    """What is computed of each of a batch's utterances, and of which it can't be, whatever the reason.
-
-    Where it fails for the batch it is computed for each alone: a fault in one utterance is not the others'.
-    """
-    try:
-        with fault_as_reason():
-            return [(*pair, value) for pair, value in zip(read, compute(read), strict=True)], []
-    except AudioError as error:
-        if len(read) == 1:
-            return [], [split.reject(read[0][0].row, error)]
-    parts = [compute_each(split, [each], compute) for each in read]
-    return [value for values, _ in parts for value in values], [each for _, failed in parts for each in failed]
-
-
-def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """The utterances of splits, by their roles, whose text is not what a model hears, the worst first.
-
-    The model's own normalisation and preprocessing are used. What can't be read or aligned is a finding of its own.
-    """
-
-    def measure(read: Sequence[tuple[Utterance, Waveform]]) -> list[float | None]:
-        texts = [utterance.raw_transcript for utterance, _ in read]
-        return measure_mismatches(recogniser, [waveform for _, waveform in read], texts)
-
-    for role, split in splits.items():
-        aligned: list[tuple[float | None, Utterance]] = []
-        reasons: list[str] = []
-        heard = replace(split, preprocessing=recogniser.preprocessing)
-        for read, unreadable in read_batches(heard, _ALIGNED_SECONDS, recogniser.sampling_rate):
-            measured, failed = compute_each(heard, read, measure) if read else ([], [])
-            aligned += [(value, utterance) for utterance, _, value in measured]
-            reasons += [rejection.reason for rejection in (*unreadable, *failed)]
-        if reasons:
-            rows = {utterance.row for _, utterance in aligned}
-            sentence = f"{len(reasons)} utterances of {role} can't be aligned: {', '.join(dict.fromkeys(reasons))}"
-            lost = tuple((u.row, u.name) for u in split.utterances if u.row not in rows)
-            yield Finding("not aligned", role, sentence, lost)
-        mismatches = [(value, utterance) for value, utterance in aligned if value is not None]
-        found = sorted((each for each in mismatches if each[0] > _MISMATCH), key=lambda each: -each[0])
-        if not found:
-            continue
-        sentence = f"{len(found)} utterances of {role} have another text than what the model hears"
-        if len(found) > len(mismatches) / 2:
-            sentence += ": most, so the texts may stand beside the wrong audio, or the model doesn't know such speech"
-        yield Finding("text mismatch", role, sentence, tuple((u.row, u.name) for _, u in found))
-
-
-def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recogniser) -> Callable[[str], str]:
+def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
     """The same steps for what was recognised, where the unknown character and other marks are characters of a word."""
     normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
 
@@ -368,37 +304,3 @@ def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recognis
         return text
 
     return normalize_around
-
-
-def read_batches(
-    split: Split, batch_seconds: float, sampling_rate: int, share: tuple[int, int] = (0, 1)
-) -> Iterator[tuple[list[tuple[Utterance, Waveform]], list[Rejection]]]:
-    """A split's utterances that can be read, with their audio, and the others, in batches of similar lengths.
-
-    `share` is (process, number of processes): an utterance is in one share alone. The first shows progress.
-    """
-    order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
-    process, num_processes = share
-    mine = order[process::num_processes]
-    hidden = True if process else None
-    with tqdm(total=len(mine), desc=split.name, unit="utterance", leave=False, disable=hidden) as progress:
-        while mine:
-            # The longest comes first, so it alone says how many fit.
-            count = max(1, int(batch_seconds // mine[0].seconds))
-            batch, mine = mine[:count], mine[count:]
-            progress.update(len(batch))
-            yield _read(split, batch, sampling_rate)
-
-
-def _read(
-    split: Split, utterances: Sequence[Utterance], sampling_rate: int
-) -> tuple[list[tuple[Utterance, Waveform]], list[Rejection]]:
-    """The utterances whose audio can be read, with it, and the others."""
-    read: list[tuple[Utterance, Waveform]] = []
-    rejected: list[Rejection] = []
-    for utterance in utterances:
-        try:
-            read.append((utterance, split.read(utterance, sampling_rate)))
-        except AudioError as error:
-            rejected.append(split.reject(utterance.row, error))
-    return read, rejected

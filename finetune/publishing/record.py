@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.corpus import Rejection, Split
+from finetune.data.corpus import SkippedUtterance, Split
 from finetune.errors import UserError
 from finetune.files import write_json
 from finetune.publishing.local_paths import last_part, public_name, scrub_value
@@ -21,7 +21,7 @@ _ERRORS = ("substitutions", "deletions", "insertions", "characters", "worst")
 
 def describe_training(
     splits: Mapping[str, Split],
-    rejected: Sequence[Rejection],
+    rejected: Sequence[SkippedUtterance],
     *,
     streamed: bool,
     device: str,

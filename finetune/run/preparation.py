@@ -8,8 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune.audio.augmentation import Augmentation, list_recordings
-from finetune.data.batching import GPU_PADDING_SAMPLES, Key, SpeechBatches, deal, stream
-from finetune.data.corpus import AudioSpec, Rejection, Split, hold_out, prepare_split
+from finetune.data.batching import (
+    GPU_PADDING_SAMPLES,
+    BatchOptions,
+    Key,
+    Masking,
+    Shard,
+    SpeechBatches,
+    batch_order,
+    shard_batches,
+)
+from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, hold_out, prepare_split
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import ValidationReport, validate_splits
@@ -66,23 +75,29 @@ class Preparation:
 
     def batches(self, training: TrainingSection) -> SpeechBatches:
         """The training utterances as a data set of batches, with the recipe's masks, padding and seed."""
-        return SpeechBatches(
-            self.train,
-            self.vocabulary,
-            self.feature_extractor,
-            self.limits,
-            self.augmentation,
-            (training.mask_time_probability, training.mask_time_length),
-            training.seed,
-            (training.mask_feature_probability, training.mask_feature_length, self.config.hidden_size),
-            self._padding_samples(training.compile),
+        masking = Masking(
+            time_probability=training.mask_time_probability,
+            time_length=training.mask_time_length,
+            feature_probability=training.mask_feature_probability,
+            feature_length=training.mask_feature_length,
+            num_features=self.config.hidden_size,
         )
+        options = BatchOptions(
+            vocabulary=self.vocabulary,
+            feature_extractor=self.feature_extractor,
+            audio_spec=self.limits,
+            augmentation=self.augmentation,
+            masking=masking,
+            seed=training.seed,
+            padding_samples=self._padding_samples(training.compile),
+        )
+        return SpeechBatches(self.train, options)
 
     def order(self, batch_seconds: float, seed: int) -> Iterator[list[Key]]:
         """The training utterances in batches, epoch after epoch without end; of a stream its first rows."""
         seconds = [utterance.seconds for utterance in self.train.utterances]
         weights = [utterance.weight for utterance in self.train.utterances]
-        return stream(seconds, batch_seconds, seed, weights if set(weights) != {1.0} else None)
+        return batch_order(seconds, batch_seconds, seed, weights if set(weights) != {1.0} else None)
 
     def list_epoch(self, batch_seconds: float, seed: int) -> list[list[Key]]:
         """The batches of the first epoch."""
@@ -93,12 +108,12 @@ class Preparation:
     ) -> Any:
         """Load the batches of this process, from those of a step on."""
         data = self.batches(training)
-        share = (first_step, training.accumulation * accelerator.num_processes)
-        process = (accelerator.process_index, accelerator.num_processes)
+        processes = accelerator.num_processes
+        shard = Shard(first_step, training.accumulation * processes, accelerator.process_index, processes)
         if self.stream:
-            return StreamedBatches(self.stream, data, batch_seconds, *share, *process).loader()
+            return StreamedBatches(self.stream, data.options, batch_seconds, shard).loader()
         workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
-        return data.loader(deal(self.order(batch_seconds, training.seed), *share, *process), workers)
+        return data.loader(shard_batches(self.order(batch_seconds, training.seed), shard), workers)
 
     def _padding_samples(self, compiled: bool) -> int | None:
         """Padded lengths are multiples of this: few lengths where the model is compiled for each of them."""
@@ -112,7 +127,7 @@ class Preparation:
         return validate_splits(self.splits, self.characters, self.limits.sampling_rate if listen else None)
 
     @property
-    def rejected(self) -> list[Rejection]:
+    def rejected(self) -> list[SkippedUtterance]:
         """All utterances left out, except those of a stream, which are found in training."""
         splits = [split for role, split in self.splits.items() if not (role == "train" and self.stream)]
         return [rejection for split in splits for rejection in split.rejected]
@@ -221,7 +236,7 @@ def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: Aud
         prepare_split,
         name,
         steps=recipe.text.normalization,
-        limits=limits,
+        audio_spec=limits,
         training=True,
         preprocessing=recipe.data.preprocessing,
         require=False,

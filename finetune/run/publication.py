@@ -11,9 +11,10 @@ import torch
 from finetune.audio.waveforms import Waveform
 from finetune.data.corpus import Split, Utterance
 from finetune.data.sources import Source, load_splits
+from finetune.data.split_reader import compute_each, read_batches
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
-from finetune.evaluation.scoring import BATCH_SECONDS, compute_each, open_model, read_batches
+from finetune.evaluation.scoring import BATCH_SECONDS, EvaluationOptions, open_model
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card_scores import push_scores
@@ -126,7 +127,7 @@ def open_validation(
     if data is not None:
         source = Source(data)
         name = "validation" if "validation" in load_splits(source) else None
-        recogniser, splits, steps = open_model(model, [source], name, None, device, language=language)
+        recogniser, splits, steps = open_model(model, [source], device, EvaluationOptions(name, language=language))
         return recogniser, next(iter(splits)), steps
     assert run is not None
     try:

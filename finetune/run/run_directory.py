@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__
-from finetune.data.corpus import Rejection, write_rejected
+from finetune.data.corpus import SkippedUtterance, write_rejected
 from finetune.errors import UserError
 from finetune.files import LOCK, write_text
 from finetune.recipe.load import Recipe, load_recipe
@@ -77,7 +77,7 @@ def read_precision(output: Path) -> str | None:
 def begin_run(
     output: Path,
     recipe: Recipe,
-    rejected: Sequence[Rejection],
+    rejected: Sequence[SkippedUtterance],
     transcripts: Sequence[str] | None,
     commits: Mapping[str, str],
     precision: str,

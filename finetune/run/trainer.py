@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from finetune.data.batching import begin
-from finetune.data.corpus import Rejection, Split, write_rejected
+from finetune.data.corpus import SkippedUtterance, Split, write_rejected
 from finetune.data.fingerprint import list_changes, take_fingerprint
 from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
@@ -87,7 +87,7 @@ class Trainer:
         self.batch_seconds: float = self.begun.get("batch_seconds") or self._find_batch_seconds()
         self.length = resolve_length(recipe, preparation, self.batch_seconds, accelerator.num_processes, resolved)
         self.started = time.monotonic()  # less the seconds that earlier starts of this run trained
-        self.rejected: list[Rejection] = []
+        self.rejected: list[SkippedUtterance] = []
 
     def _find_batch_seconds(self) -> float:
         """The recipe's value, or as many seconds as fit into memory."""
@@ -304,7 +304,7 @@ class Trainer:
         if not better:
             load_model(files[:1], model)
 
-    def _describe_training(self, rejected: Sequence[Rejection], seconds: float) -> dict[str, Any]:
+    def _describe_training(self, rejected: Sequence[SkippedUtterance], seconds: float) -> dict[str, Any]:
         from finetune.publishing.record import describe_training
 
         return describe_training(
@@ -333,7 +333,7 @@ class Trainer:
             step, seconds = progress["step"], progress["seconds"]
             self.best.restore(checkpoint, progress["best"])
             self.batch_seconds = progress["batch_seconds"]
-            self.rejected = [Rejection(**rejection) for rejection in progress["rejected"]]
+            self.rejected = [SkippedUtterance(**rejection) for rejection in progress["rejected"]]
             results = [StepResult(**result) for result in progress["results"]]
             _LOGGER.info(f"going on from step {step}")
             if (processes := progress["processes"]) != self.accelerator.num_processes:

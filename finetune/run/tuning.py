@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from finetune.audio.waveforms import Waveform
-from finetune.data.corpus import Rejection, Split, Utterance, require_any
+from finetune.data.corpus import SkippedUtterance, Split, Utterance, require_any
 from finetune.data.sources import Source
+from finetune.data.split_reader import compute_each, read_batches
 from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
 from finetune.evaluation.scoring import (
     BATCH_SECONDS,
+    EvaluationOptions,
     build_hypothesis_normalizer,
-    compute_each,
     open_model,
-    read_batches,
 )
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
@@ -45,7 +45,7 @@ class Tuning:
     greedy: Scores
     tuned: Scores
     trials: int
-    rejected: tuple[Rejection, ...] = ()
+    rejected: tuple[SkippedUtterance, ...] = ()
     note: str | None = None
 
     def summary(self) -> list[str]:
@@ -68,7 +68,7 @@ class _Utterances:
     logits: list[NDArray[np.float32]]
     references: list[str]
     seconds: float
-    rejected: tuple[Rejection, ...]
+    rejected: tuple[SkippedUtterance, ...]
 
 
 def tune(
@@ -92,7 +92,7 @@ def tune(
     device = choose_device()
     restore_decoder(Path(model))
     loaded = load_language_model(Path(language_model))
-    recogniser, splits, steps = open_model(Path(model), [source], split or "validation", None, device)
+    recogniser, splits, steps = open_model(Path(model), [source], device, EvaluationOptions(split or "validation"))
     search = build_search(
         recogniser.tokenizer, recogniser.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
     )

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from finetune.data.batching import Batch
-from finetune.data.corpus import Rejection
+from finetune.data.corpus import SkippedUtterance
 from finetune.errors import Interrupted, UserError
 from finetune.training.checkpoints import seed_step
 from finetune.training.deepspeed import add_zero_gradients, take_zero_step, uses_zero
@@ -80,7 +80,7 @@ class Hooks:
     log: Callable[[int, dict[str, float]], None]
     evaluate: Callable[[int], Validation]
     save: Callable[[int, list[StepResult], Validation | None], None]
-    reject: Callable[[Rejection], None]
+    reject: Callable[[SkippedUtterance], None]
     interrupted: Callable[[], bool]
 
 
@@ -213,7 +213,7 @@ def train_step(
     max_gradient_norm: float,
     *,
     frozen: bool = False,
-    reject: Callable[[Rejection], None] = lambda _: None,
+    reject: Callable[[SkippedUtterance], None] = lambda _: None,
 ) -> StepResult:
     """One optimizer step over the micro-batches of all processes; with `frozen` the encoder does not change.
 

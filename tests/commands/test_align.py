@@ -16,8 +16,8 @@ from tones import build_tone_recogniser
 from finetune.cli import main
 from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.evaluation import scoring
-from finetune.evaluation.scoring import find_mismatches
+from finetune.evaluation import mismatches
+from finetune.evaluation.mismatches import find_mismatches
 from finetune.models.configuration import encoder_convolutions
 from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
@@ -118,7 +118,7 @@ def test_check_looks_for_such_texts(
     tmp_path: Path, model_folder: Path, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By an untrained model, to which all texts are alike."""
-    monkeypatch.setattr(scoring, "_MISMATCH", 0.0)
+    monkeypatch.setattr(mismatches, "_MISMATCH", 0.0)
     output = tmp_path / "found.json"
     command = ["check", str(write_recipe(tmp_path)), "--json", str(output)]
     assert main([*command, "--align", str(model_folder)]) == 0

@@ -17,15 +17,18 @@ from hypothesis import strategies as st
 from finetune.audio.augmentation import Augmentation, generator
 from finetune.data.batching import (
     Batch,
+    BatchOptions,
     Key,
+    Masking,
+    Shard,
     SpeechBatches,
+    batch_order,
     begin,
     bucket,
-    deal,
     leave_signals_to_training,
-    stream,
+    shard_batches,
 )
-from finetune.data.corpus import AudioSpec, Rejection, prepare_split
+from finetune.data.corpus import AudioSpec, SkippedUtterance, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
 from finetune.resources.machine import length_step
@@ -69,22 +72,22 @@ def test_little_of_a_batch_is_padding() -> None:
 
 
 def test_each_utterance_comes_once_in_each_epoch() -> None:
-    keys = [key for batch in take(stream(SECONDS, BATCH_SECONDS, seed=3), 200) for key in batch]
+    keys = [key for batch in take(batch_order(SECONDS, BATCH_SECONDS, seed=3), 200) for key in batch]
     for epoch in (0, 1):
         assert sorted(index for e, index, _ in keys if e == epoch) == list(range(len(SECONDS)))
 
 
 def test_epochs_and_seeds_differ_and_the_same_seed_repeats() -> None:
-    first = take(stream(SECONDS, BATCH_SECONDS, seed=3), 10)
-    assert first == take(stream(SECONDS, BATCH_SECONDS, seed=3), 10)
-    assert first != take(stream(SECONDS, BATCH_SECONDS, seed=4), 10)
+    first = take(batch_order(SECONDS, BATCH_SECONDS, seed=3), 10)
+    assert first == take(batch_order(SECONDS, BATCH_SECONDS, seed=3), 10)
+    assert first != take(batch_order(SECONDS, BATCH_SECONDS, seed=4), 10)
     orders = [bucket(SECONDS, BATCH_SECONDS, generator(3, epoch, 0, 0)) for epoch in (0, 1)]
     assert orders[0] != orders[1]
 
 
 def test_an_epoch_has_an_utterance_as_often_as_its_weight_says() -> None:
     weights = [3.0 if index < 20 else 0.25 if index < 60 else 1.0 for index in range(len(SECONDS))]
-    keys = [key for batch in take(stream(SECONDS, BATCH_SECONDS, 0, weights), 1500) for key in batch]
+    keys = [key for batch in take(batch_order(SECONDS, BATCH_SECONDS, 0, weights), 1500) for key in batch]
     last = keys[-1][0]
     assert last > 20
     counts = np.array(
@@ -98,10 +101,11 @@ def test_an_epoch_has_an_utterance_as_often_as_its_weight_says() -> None:
 
 
 def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation() -> None:
-    def dealt(rank: int, processes: int) -> list[list[Key]]:
-        return take(deal(stream(SECONDS, BATCH_SECONDS, 0), 0, 4, rank, processes), 200 // processes)
+    def take_shard(rank: int, processes: int) -> list[list[Key]]:
+        shard = Shard(0, 4, rank, processes)
+        return take(shard_batches(batch_order(SECONDS, BATCH_SECONDS, 0), shard), 200 // processes)
 
-    alone, first, second = dealt(0, 1), dealt(0, 2), dealt(1, 2)
+    alone, first, second = take_shard(0, 1), take_shard(0, 2), take_shard(1, 2)
     for step in range(50):
         together = first[2 * step : 2 * step + 2] + second[2 * step : 2 * step + 2]
         assert sorted(together) == sorted(alone[4 * step : 4 * step + 4])
@@ -110,12 +114,12 @@ def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation()
 @pytest.mark.parametrize(("rank", "processes"), [(0, 1), (0, 2), (1, 2)])
 @pytest.mark.parametrize("first_step", [1, 7, 40])  # the last lies in the second epoch
 def test_a_resumed_run_goes_on_with_the_batches_of_the_whole_run(rank: int, processes: int, first_step: int) -> None:
-    def dealt(step: int) -> Iterator[list[Key]]:
-        return deal(stream(SECONDS, BATCH_SECONDS, 0), step, 2, rank, processes)
+    def begin_at(step: int) -> Iterator[list[Key]]:
+        return shard_batches(batch_order(SECONDS, BATCH_SECONDS, 0), Shard(step, 2, rank, processes))
 
-    whole = take(dealt(0), 100)
+    whole = take(begin_at(0), 100)
     done = first_step * 2 // processes
-    assert take(dealt(first_step), 100 - done) == whole[done:]
+    assert take(begin_at(first_step), 100 - done) == whole[done:]
 
 
 @pytest.fixture
@@ -123,25 +127,26 @@ def make_batches(base_folder: Path) -> Callable[..., SpeechBatches]:
     def make(folder: Path, **changes: Any) -> SpeechBatches:
         config = load_config(str(base_folder))
         source = Source(str(folder))
-        limits = AudioSpec(16000, encoder_convolutions(config))
-        split = prepare_split("train", select_table(load_splits(source), "train", source), (), limits, training=True)
+        audio_spec = AudioSpec(16000, encoder_convolutions(config))
+        split = prepare_split(
+            "train", select_table(load_splits(source), "train", source), (), audio_spec, training=True
+        )
         options: dict[str, Any] = {
-            "split": split,
             "vocabulary": build_vocabulary(sorted(count_characters(u.transcript for u in split.utterances))),
             "feature_extractor": load_feature_extractor(str(base_folder), config),
-            "limits": limits,
+            "audio_spec": audio_spec,
             "augmentation": Augmentation(speed=(0.9, 1.1), noise_snr_db=(5, 20), gain_db=(-6, 6)),
-            "mask_time": (0.2, 5),
+            "masking": Masking(0.2, 5),
             "seed": 7,
         }
-        return SpeechBatches(**{**options, **changes})
+        return SpeechBatches(split, BatchOptions(**{**options, **changes}))
 
     return make
 
 
 def load(data: SpeechBatches, num_workers: int, count: int = 6) -> list[Batch]:
     seconds = [utterance.seconds for utterance in data.split.utterances]
-    batches = itertools.islice(stream(seconds, 6.0, data.seed), count)
+    batches = itertools.islice(batch_order(seconds, 6.0, data.options.seed), count)
     return list(data.loader(batches, num_workers))
 
 
@@ -175,15 +180,15 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
     assert batch.input_values.shape == (3, padded)
     assert batch.attention_mask.sum(1).tolist() == samples
     assert batch.samples == sum(samples)
-    assert batch.num_frames.tolist() == [data.limits.num_frames(n) for n in samples]
+    assert batch.num_frames.tolist() == [data.options.audio_spec.num_frames(n) for n in samples]
     for row, count in zip(batch.input_values, samples, strict=True):
         assert row[:count].mean().item() == pytest.approx(0, abs=1e-3)
         assert row[:count].std().item() == pytest.approx(1, abs=1e-2)
         assert not row[count:].any()
-    labels = [encode(data.split.utterances[index].transcript, data.vocabulary) for _, index, _ in keys]
+    labels = [encode(data.split.utterances[index].transcript, data.options.vocabulary) for _, index, _ in keys]
     assert [row.tolist() for row in batch.labels.split(batch.label_lengths.tolist())] == labels
     assert batch.mask_time_indices is not None
-    assert batch.mask_time_indices.shape == (3, data.limits.num_frames(padded))
+    assert batch.mask_time_indices.shape == (3, data.options.audio_spec.num_frames(padded))
     for mask, frames in zip(batch.mask_time_indices, batch.num_frames.tolist(), strict=True):
         assert not mask[frames:].any()
 
@@ -210,7 +215,7 @@ def test_copies_of_an_utterance_in_one_epoch_are_augmented_each_in_its_way(
 
 
 def test_without_time_masks_there_are_none(make_batches: Callable[..., SpeechBatches], corpus_folder: Path) -> None:
-    data = make_batches(corpus_folder, mask_time=(0.0, 5))
+    data = make_batches(corpus_folder, masking=Masking(0.0, 5))
     assert data.collate([data[(0, 0, 0)], data[(0, 1, 0)]]).mask_time_indices is None
 
 
@@ -221,7 +226,7 @@ def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
     (tmp_path / "01.wav").unlink()
     batch = data.collate([data[(0, index, 0)] for index in range(3)])
     assert batch.unreadable == (
-        Rejection("train", 1, "01.wav", "no such file", str(tmp_path / "01.wav"), str(tmp_path)),
+        SkippedUtterance("train", 1, "01.wav", "no such file", str(tmp_path / "01.wav"), str(tmp_path)),
     )
     assert batch.label_lengths.tolist() == [2, 0, 3]
     assert not batch.input_values[1].any()

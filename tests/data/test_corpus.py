@@ -10,7 +10,7 @@ import soundfile
 
 from finetune.data.corpus import (
     AudioSpec,
-    Rejection,
+    SkippedUtterance,
     Split,
     frames_needed,
     hold_out,
@@ -149,7 +149,9 @@ def test_one_speaker_cant_be_held_out(tmp_path: Path, make_corpus: Callable[...,
 
 
 def test_the_list_of_rejected_utterances_is_csv(tmp_path: Path) -> None:
-    write_rejected(tmp_path / "rejected.csv", [Rejection("train", 3, 'a, "b".wav', "too short", "0.01 s", "speech")])
+    write_rejected(
+        tmp_path / "rejected.csv", [SkippedUtterance("train", 3, 'a, "b".wav', "too short", "0.01 s", "speech")]
+    )
     with (tmp_path / "rejected.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["split", "row", "name", "reason", "detail", "source"],

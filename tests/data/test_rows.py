@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.corpus import AudioSpec, Rejection, Split, prepare_split, write_rejected
+from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, prepare_split, write_rejected
 from finetune.data.manifests import format_csv
 from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import Source, Table, load_splits, select_table
@@ -414,7 +414,7 @@ def test_formulas_are_no_formulas_in_what_is_written_and_read_back_as_they_were(
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     write_clean_manifests({"train": read(tmp_path)}, [])
     assert texts_of(read(tmp_path, "train.clean")) == texts
-    rejected = [Rejection("train", 1, "=evil()", "-1", "@a\x1b]52;c;\x07\nb", "+c")]
+    rejected = [SkippedUtterance("train", 1, "=evil()", "-1", "@a\x1b]52;c;\x07\nb", "+c")]
     write_rejected(tmp_path / "rejected.csv", rejected)
     assert (tmp_path / "rejected.csv").read_text().splitlines()[1:] == [
         r"train,1,'=evil(),'-1,'@a\x1b]52;c;\x07\nb,'+c"
@@ -447,7 +447,7 @@ def test_the_address_of_a_row_is_named_without_its_secrets(tmp_path: Path) -> No
     (tmp_path / "list.csv").write_text(f"file_name,text\na.wav,one\n{place},two\n")
     split = read(tmp_path / "list.csv")
     assert split.rejected == (
-        Rejection(
+        SkippedUtterance(
             "train",
             1,
             "b.wav",

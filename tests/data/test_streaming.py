@@ -16,6 +16,7 @@ import torch
 
 from finetune.cli import main
 from finetune.data import streaming
+from finetune.data.batching import Shard
 from finetune.data.streaming import StreamedBatches
 from finetune.recipe.load import load_recipe
 from finetune.recipe.schema import TrainingSection
@@ -60,7 +61,7 @@ def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch)
 def streamed(preparation: Preparation, first_step: int = 0, rank: int = 0, processes: int = 1) -> StreamedBatches:
     assert preparation.stream is not None
     data = preparation.batches(TrainingSection(mask_time_probability=0.1, mask_time_length=5, seed=3))
-    return StreamedBatches(preparation.stream, data, 6.0, first_step, 2, rank, processes)
+    return StreamedBatches(preparation.stream, data.options, 6.0, Shard(first_step, 2, rank, processes))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from programs import execute
 from finetune.cli import main
 from finetune.data.sources import Source
 from finetune.evaluation.results import read_results
-from finetune.evaluation.scoring import Speed, evaluate
+from finetune.evaluation.scoring import EvaluationOptions, Speed, evaluate
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_a_run_reports_noise_and_new_words(learned_run):
 
 def test_texts_and_counts_do_not_depend_on_the_batch(learned_run, corpus_folder):
     found = [
-        next(evaluate(str(learned_run / "model"), [Source(str(corpus_folder))], batch_seconds=seconds))
+        next(
+            evaluate(str(learned_run / "model"), [Source(str(corpus_folder))], EvaluationOptions(batch_seconds=seconds))
+        )
         for seconds in (0.1, 80.0)
     ]
     assert found[0].results == found[1].results and len(found[0].results) == 6
@@ -115,7 +117,9 @@ def test_texts_and_counts_do_not_depend_on_the_batch(learned_run, corpus_folder)
 
 def test_hypotheses_are_normalised_as_the_references_are(learned_run, corpus_folder, tmp_path):
     steps = ["uppercase", {"replace": ["D", "dd "]}]
-    [evaluation] = evaluate(str(learned_run / "model"), [Source(str(corpus_folder))], None, steps)
+    [evaluation] = evaluate(
+        str(learned_run / "model"), [Source(str(corpus_folder))], EvaluationOptions(normalization=steps)
+    )
     assert any("dd" in result.hypothesis for result in evaluation.results)
     for result in evaluation.results:
         assert result.hypothesis == " ".join(result.raw_hypothesis.upper().replace("D", "dd ").split())

@@ -47,7 +47,7 @@ def test_utterances_too_long_for_evaluation_are_skipped_by_their_header(tmp_path
     (tmp_path / "metadata.csv").write_text("file_name,text\nlong.flac,ab\nshort.flac,ab\n")
     for most, left in ((300.0, ["too long"]), (400.0, [])):
         sources = [Source(str(tmp_path), max_seconds=most)] if left == [] else [Source(str(tmp_path))]
-        _, splits, _ = open_model(model_folder, sources, None, None, "cpu")  # type: ignore[arg-type]
+        _, splits, _ = open_model(model_folder, sources, "cpu")  # type: ignore[arg-type]
         assert [rejected.reason for rejected in next(splits).rejected] == left
 
 
