@@ -4,13 +4,13 @@
                                         [--threads N] [--precision auto|float32|bf16]
 
 Each run is in a process of its own, on bench_training.py's corpus of noise, by its recipe. The clock runs from the
-first step to the last, evaluations, checkpoints and candidates included; the push of the finished model, which
+first step to the last, evaluations, checkpoints and checkpoint exports included; the push of the finished model, which
 training has ended for, is left out. The hub is that of the tests, as its own process at idle priority: it stands for
 another machine. Evaluations follow each other so closely that there is always something to push with `every`; with
 `best` the first alone is pushed, as nothing is learned from noise.
 
 What must be moved: the weights (22 MB for `small`, 378 MB for wav2vec2-base) are not written again, but read twice,
-hashed (SHA-256) and sent. In the loop itself a candidate costs a link, some small files and eight utterances read
+hashed (SHA-256) and sent. In the loop itself an export costs a link, some small files and eight utterances read
 again. The process beside takes 0.5 s to import what it needs; plain Transformers, in which the model is tried, some
 4 s, and then the model's time for at most 60 s of speech. All of that has the scheduling class SCHED_IDLE, whose weight
 is 3 against 1024: where training keeps all cores busy, it gets 0.3 % of them, and a push may take a quarter of an hour.
@@ -19,7 +19,7 @@ training on a GPU does: there all is pushed, and what the processes share is cac
 
 Measured with `--steps 30 --eval-steps 5` in bf16 on 2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), little
 else running, medians of three rounds: 22.8 s without, 22.9 s with `best` (+0.4 %), 22.7 s with `every` (-0.5 %); runs
-of one variant differ by up to 7 %. A candidate takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four
+of one variant differ by up to 7 %. An export takes 0.04 to 0.05 s in the loop: 0.2 s for six of them, one every four
 seconds. With both cores busy no push ended in that time. With `--threads 1 --steps 40`, nothing else running, medians
 of two rounds: 41.3 s without, 42.0 s with `best` (+1.6 %, one push ends), 42.7 s with `every` (+3.2 %, two or three
 end): a push beside costs 0.6 s, so that 2 % is an evaluation every half a minute; here there is one every ten seconds.
@@ -77,7 +77,7 @@ def serve_hub(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
-    """Train once; returns seconds of training, of them in the loop for candidates, and of the pushes' processors."""
+    """Train once; returns seconds of training, of them in the loop for exports, and of the pushes' processors."""
     from finetune.commands.launch import keep_kernels
 
     keep_kernels(options.precision)  # As `finetune train` does.
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
                     results[variant].append(result)
                     print(
                         f"round {number + 1}, {variant}: {result['seconds']:.2f} s, of them "
-                        f"{result['in_the_loop']:.2f} s for candidates; {result['pushed']:.0f} pushed, "
+                        f"{result['in_the_loop']:.2f} s for checkpoint exports; {result['pushed']:.0f} pushed, "
                         f"{result['processors']:.1f} s of a processor",
                         flush=True,
                     )

@@ -27,15 +27,15 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from finetune.publishing.background import end_with_parent
-    from finetune.publishing.checkpoint_export import is_candidate, push_candidate
+    from finetune.publishing.checkpoint_export import is_export, push_export
     from finetune.publishing.upload import Destination
 
     if options.with_parent:
         end_with_parent()
     source = Path(options.source)
     destination = Destination(options.repo_id, options.revision, options.private, options.tag)
-    if is_candidate(source):  # In a process beside training, which takes no more than it must.
-        told = push_candidate(source, destination, dry_run=options.dry_run)
+    if is_export(source):  # In a process beside training, which takes no more than it must.
+        told = push_export(source, destination, dry_run=options.dry_run)
     else:
         from finetune.run.publication import publish
 

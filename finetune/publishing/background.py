@@ -43,18 +43,18 @@ _QUIET = {
 
 
 class _Push(NamedTuple):
-    """A process that pushes a candidate, and what it says."""
+    """A process that pushes an export, and what it says."""
 
-    candidate: Path
+    export: Path
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
 
 class Publisher:
-    """Pushes the models of one run: candidates while it trains, one at a time and the newest first, its own at last.
+    """Pushes the models of one run: exports while it trains, one at a time and the newest first, its own at last.
 
     Nothing that goes wrong stops or slows training: it is said, once, and what is not on the hub in the end is said
-    with the command that pushes it. Candidates lie in `folder` until they are pushed or there is a newer one.
+    with the command that pushes it. Exports lie in `folder` until they are pushed or there is a newer one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Publisher:
     ) -> None:
         """`arguments` of the program `finetune push` are the repository and its options.
 
-        With `every` the candidates go to the branch `BRANCH`, and not to main. One that an interrupted run left there
+        With `every` the exports go to the branch `BRANCH`, and not to main. One that an interrupted run left there
         is taken up again.
         """
         self.folder, self.every, self.program = folder, every, program
@@ -79,11 +79,11 @@ class Publisher:
         self._said: set[str] = set()
         for partial in folder.glob(".*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
-        for candidate in sorted(folder.glob("step-*")):
-            self._wait_with(candidate)
+        for export in sorted(folder.glob("step-*")):
+            self._wait_with(export)
 
     def offer(self, step: int, write: Callable[[Path], None]) -> None:
-        """Have `write(folder)` make a candidate (see `write_candidate`), which is pushed when its turn comes.
+        """Have `write(folder)` make an export (see `write_export`), which is pushed when its turn comes.
 
         It never raises.
         """
@@ -105,11 +105,11 @@ class Publisher:
         if self._failed and time.monotonic() > self._failed_at + _AGAIN_SECONDS:
             self._waiting, self._failed = self._failed, None
         if self._push is None and self._waiting:
-            candidate, self._waiting = self._waiting, None
+            export, self._waiting = self._waiting, None
             try:
-                self._push = self._start(candidate, in_background=True)
+                self._push = self._start(export, in_background=True)
             except OSError as error:
-                self._fail(candidate, f"{error}")
+                self._fail(export, f"{error}")
 
     def close(self) -> None:
         """End the push that is under way: as a push is whole or nothing, it can be. A resumed run begins it anew."""
@@ -119,12 +119,12 @@ class Publisher:
             self._push = None
 
     def finish(self, run: Path) -> None:
-        """Push a finished run's model, after the candidate that is on its way, and say what could not be pushed."""
+        """Push a finished run's model, after the export that is on its way, and say what could not be pushed."""
         unsent = [run]
         try:
             self._settle()
-            candidate = self._waiting or self._failed
-            unsent += [candidate] if candidate and self.every else []
+            export = self._waiting or self._failed
+            unsent += [export] if export and self.every else []
             while unsent and self._push_now(unsent[0]):
                 del unsent[0]
         except KeyboardInterrupt:
@@ -138,13 +138,13 @@ class Publisher:
             _LOGGER.warning("\n".join(["not on the hub yet; this pushes it later:", *commands]))
 
     def _arguments(self, source: Path) -> list[str]:
-        of_candidates = source.parent == self.folder and self.every
-        return [str(source), *self.arguments, *(["--revision", BRANCH] if of_candidates else [])]
+        is_checkpoint_export = source.parent == self.folder and self.every
+        return [str(source), *self.arguments, *(["--revision", BRANCH] if is_checkpoint_export else [])]
 
     def _start(self, source: Path, in_background: bool) -> _Push:
         """Begin a push, in a group of its own: a signal for training is none for it, and it ends as a whole."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
-        # What a push that was killed leaves is removed with its candidate.
+        # What a push that was killed leaves is removed with its export.
         environment |= {**_QUIET, "TMPDIR": str(source.absolute())} if in_background else {}
         output: IO[bytes] = tempfile.TemporaryFile() if in_background else os.fdopen(os.dup(2), "wb")  # noqa: SIM115
         process = subprocess.Popen(
@@ -173,18 +173,18 @@ class Publisher:
     def _settle(self) -> None:
         """Wait for the push that is under way, which often is of the very weights that are the run's in the end."""
         if self._push and self._push.process.poll() is None:
-            _LOGGER.info(f"waiting for {self._push.candidate.name}, which is being pushed")
+            _LOGGER.info(f"waiting for {self._push.export.name}, which is being pushed")
             _hurry(self._push.process.pid)
             self._push.process.wait()
         waiting, self._waiting = self._waiting, None  # It would be begun in the background.
         self.poll()
         self._waiting = waiting
 
-    def _wait_with(self, candidate: Path) -> None:
+    def _wait_with(self, export: Path) -> None:
         for old in (self._waiting, self._failed):
-            if old and old != candidate:
+            if old and old != export:
                 shutil.rmtree(old, ignore_errors=True)
-        self._waiting, self._failed = candidate, None
+        self._waiting, self._failed = export, None
 
     def _take_result(self, push: _Push) -> None:
         push.output.seek(0)
@@ -195,17 +195,17 @@ class Publisher:
         if push.process.returncode:
             # A problem that the user can mend is one sentence behind this, and anything else is in the last line.
             reason = said.rpartition("finetune: ")[2] if "finetune: " in said else said.rpartition("\n")[2]
-            self._fail(push.candidate, reason or f"the push ended with code {push.process.returncode}")
+            self._fail(push.export, reason or f"the push ended with code {push.process.returncode}")
         else:
-            _LOGGER.info(f"{push.candidate.name}: {said.rpartition(chr(10))[2]}")
-            shutil.rmtree(push.candidate, ignore_errors=True)
+            _LOGGER.info(f"{push.export.name}: {said.rpartition(chr(10))[2]}")
+            shutil.rmtree(push.export, ignore_errors=True)
 
-    def _fail(self, candidate: Path, reason: str) -> None:
-        self._note(candidate.name, reason)
+    def _fail(self, export: Path, reason: str) -> None:
+        self._note(export.name, reason)
         if self._waiting:
-            shutil.rmtree(candidate, ignore_errors=True)
+            shutil.rmtree(export, ignore_errors=True)
         else:
-            self._failed, self._failed_at = candidate, time.monotonic()
+            self._failed, self._failed_at = export, time.monotonic()
 
     def _note(self, name: str, reason: str) -> None:
         if reason not in self._said:

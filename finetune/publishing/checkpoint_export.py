@@ -1,4 +1,4 @@
-"""A model of a training that goes on, in a folder with all that it takes to publish it without the data."""
+"""A checkpoint exported during training: a folder with everything that publishing it needs, without the data."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from finetune.publishing.release import release
 from finetune.publishing.upload import Destination, Push
 
 MODEL = "model"
-_FILE = "candidate.json"
+_FILE = "candidate.json"  # Older exports have it too.
 
 
-def write_candidate(folder: Path, message: str, utterances: Sequence[Spoken]) -> None:
-    """Put beside the model in `folder/model` the commit's message, and what the parity gate compares."""
+def write_export(folder: Path, message: str, utterances: Sequence[Spoken]) -> None:
+    """Write the commit message and the utterances of the parity gate beside the model in `folder/model`."""
     save_utterances(folder, utterances)
     write_json(folder / _FILE, {"message": message})
 
 
-def is_candidate(folder: Path) -> bool:
-    """Whether a folder is one that `write_candidate` completed."""
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export that `write_export` completed."""
     return (folder / _FILE).is_file()
 
 
-def push_candidate(folder: Path, destination: Destination, *, dry_run: bool = False) -> list[str]:
-    """Push a candidate's model as `release` does."""
+def push_export(folder: Path, destination: Destination, *, dry_run: bool = False) -> list[str]:
+    """Push an export's model as `release` does."""
     message = json.loads((folder / _FILE).read_text(encoding="utf-8"))["message"]
     return release(Push(folder / MODEL, destination), lambda: load_utterances(folder), message, dry_run)

@@ -14,7 +14,7 @@ from finetune.files import link_file
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import merge_weights, save_language_adapter
 from finetune.publishing.background import Publisher, require_hub
-from finetune.publishing.checkpoint_export import MODEL, write_candidate
+from finetune.publishing.checkpoint_export import MODEL, write_export
 from finetune.publishing.parity import Spoken, full_precision
 from finetune.publishing.upload import Destination
 from finetune.recipe.load import Recipe
@@ -75,7 +75,7 @@ def export_checkpoint(
         partial, folder / MODEL, recipe=recipe, recogniser=recogniser, results=[scores], training=training, run=run
     )
     wer = percent(evaluation.scores.wer)
-    write_candidate(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))
+    write_export(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))
 
 
 def _choose_spoken(recogniser: Recogniser, evaluation: Evaluation) -> list[Spoken]:

@@ -115,18 +115,18 @@ def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
     assert sorted(path.name for path in pushed.iterdir()) == ["run", "step-000002", "step-000004"]
     assert not (run / "publishing").exists()
     best = json.loads((run / "checkpoints/step-000004/progress.json").read_text())["best"][0][2]
-    candidate, finished = pushed / f"step-{best:06d}" / "model", run / "model"
+    export, finished = pushed / f"step-{best:06d}" / "model", run / "model"
     names = {path.name for path in finished.iterdir()}
-    assert {path.name for path in candidate.iterdir()} == names
+    assert {path.name for path in export.iterdir()} == names
     for name in names - {"README.md", "training.json"}:
-        assert (candidate / name).read_bytes() == (finished / name).read_bytes(), name
+        assert (export / name).read_bytes() == (finished / name).read_bytes(), name
     weights = [load_file(pushed / f"step-00000{step}" / "model" / "model.safetensors") for step in (2, 4)]
     assert any(not equal(weights[0][name], weights[1][name]) for name in weights[0])
-    utterances = load_utterances(candidate.parent)
+    utterances = load_utterances(export.parent)
     assert len(utterances) == 6
     if kind != "language":  # Of which all is the same as in the finished one.
-        require_parity(candidate, utterances)
-    card = (candidate / "README.md").read_text()
+        require_parity(export, utterances)
+    card = (export / "README.md").read_text()
     assert card.splitlines()[card.splitlines().index("---", 1) :][2] == "# run"
     assert f"These are the weights of step {best} of a training that goes on" in card
     assert "validation" in card and str(run.parent) not in card

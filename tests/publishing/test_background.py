@@ -17,7 +17,7 @@ from finetune.publishing import background
 from finetune.publishing.background import Publisher, require_hub
 from finetune.publishing.upload import Destination
 
-# What becomes of it stands in the candidate's file `told`; who waits is let go by the file `go` in the run's folder.
+# What becomes of it stands in the export's file `told`; who waits is let go by the file `go` in the run's folder.
 STAND_IN = """
 import os, pathlib, subprocess, sys, time
 source, log = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[1])
@@ -68,7 +68,7 @@ class Run:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     @property
-    def candidates(self) -> list[str]:
+    def exports(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "publishing").glob("*"))
 
     @property
@@ -96,12 +96,12 @@ def test_one_at_a_time_and_the_newest_first(run: Run) -> None:
     run.wait_for(lambda: len(run.pids) == 2)
     run.offer(20)
     run.offer(30)
-    assert run.candidates == ["step-000010", "step-000030"]
+    assert run.exports == ["step-000010", "step-000030"]
     (run.folder / "go").touch()
     run.wait_for(lambda: len(run.said) == 2)
     assert run.pushed == [f"{ONE} step-000010", f"{ONE} step-000030"]
     assert run.said == [f"{step}: on the hub: URL" for step in ("step-000010", "step-000030")]
-    assert run.candidates == []
+    assert run.exports == []
 
 
 def test_offering_takes_no_time_and_the_push_only_what_is_left(run: Run) -> None:
@@ -136,7 +136,7 @@ def test_what_fails_is_said_once_and_tried_again_later(run: Run, monkeypatch: py
     run.offer(20, "fail")
     run.wait_for(lambda: len(run.pushed) == 2 and run.publisher._failed is not None)
     run.publisher.poll()
-    assert len(run.said) == 1 and len(run.pushed) == 2 and run.candidates == ["step-000020"]
+    assert len(run.said) == 1 and len(run.pushed) == 2 and run.exports == ["step-000020"]
     monkeypatch.setattr(background, "_AGAIN_SECONDS", 0.0)
     (run.folder / "publishing" / "step-000020" / "told").write_text("")
     run.wait_for(lambda: run.said[1:] == ["step-000020: on the hub: URL"])
@@ -152,7 +152,7 @@ def test_candidate_that_cannot_be_written_or_pushed_is_a_note(run: Run) -> None:
 
     run.publisher.offer(10, write)
     assert run.said == ["note: step-000010 is not on the hub: OSError: No space left on device"]
-    assert run.candidates == []
+    assert run.exports == []
     run.publisher.program = ["/nowhere/python"]
     run.offer(20)
     assert len(run.said) == 2 and "/nowhere/python" in run.said[1]
@@ -171,7 +171,7 @@ def test_close_ends_the_push_with_what_it_started_soon_and_the_next_run_takes_it
     (run.folder / "go").touch()
     again = Run(run.folder, run.said)
     again.wait_for(lambda: again.said[1:] == ["step-000020: on the hub: URL"])
-    assert again.candidates == []
+    assert again.exports == []
 
 
 @pytest.mark.parametrize("every", [False, True])
@@ -198,13 +198,13 @@ def test_finished_run_that_cannot_be_pushed_is_said_with_the_command(tmp_path: P
     (finished / "told").write_text("fail")
     run.offer(10, "fail")
     run.publisher.finish(finished)
-    candidate = tmp_path / "publishing" / "step-000010"
+    export = tmp_path / "publishing" / "step-000010"
     assert run.said[-1].splitlines() == [
         "note: not on the hub yet; this pushes it later:",
         f"  finetune push '{finished}' team/tones",
-        f"  finetune push {candidate} team/tones --revision training",
+        f"  finetune push {export} team/tones --revision training",
     ]
-    assert candidate.is_dir()
+    assert export.is_dir()
 
 
 def test_push_ends_with_a_training_that_was_killed(tmp_path: Path) -> None:
