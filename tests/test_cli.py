@@ -106,7 +106,7 @@ def test_an_unknown_key_and_a_wrong_type(
     ("override", "words"),
     [
         ("data.root=nowhere/at/all", "There is no data at"),
-        ("data.root=silent", "holds no transcripts"),
+        ("data.root=silent", "has no transcripts"),
         ("data.root=nobody/nothing", "neither a folder or file here nor a data set"),
         ("data.text_column=words", "has no column words for the text; it has file_name, text, speaker"),
         ("data.train_split=tarin", "has no split 'tarin'; it has test, train, validation"),

@@ -1,1 +1,1 @@
-"""Speech and transcripts in, batches out."""
+"""Corpora in, batches out."""

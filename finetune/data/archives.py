@@ -1,4 +1,4 @@
-"""WebDataset tars, read where they lie: an utterance is the files of one name, its audio a piece of the tar."""
+"""WebDataset tars, read in place: an utterance is the files with one name, its audio is a range of the tar."""
 
 import json
 import tarfile
@@ -14,15 +14,12 @@ from finetune.resources.limits import MAX_LINE
 from finetune.resources.storage import is_plain, open_file
 from finetune.text.lines import decode_text
 
-# Of the headers that say more of a member than fits into its own (a long name): tarfile reads them at once.
+# The largest extended header of a member (such as a long name), which tarfile reads at once.
 _MAX_HEADER_BYTES = 2**20
 
 
 def read_archives(root: Path) -> Splits | None:
-    """The rows of a folder's tars by split, or None where there are none.
-
-    Raises UserError for a tar that can't be read.
-    """
+    """The rows of a folder's tars by split, or None if there are no tars; raises UserError for an unreadable tar."""
     splits: Splits = {}
     for file in filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]):
         splits.setdefault(split_of(file, root), []).extend(read_archive(file))
@@ -30,7 +27,7 @@ def read_archives(root: Path) -> Splits | None:
 
 
 def split_of(file: Path, root: Path) -> str:
-    """The split that a shard belongs to: what its name begins with, or its folder's name, or `train`."""
+    """The split of a shard: the beginning of its name, or its folder's name, or `train`."""
     named = split_name(file.name.split(".")[0].split("-")[0].split("_")[0])
     if named in ("train", "validation", "test"):
         return named
@@ -38,42 +35,42 @@ def split_of(file: Path, root: Path) -> str:
 
 
 def read_archive(file: Path) -> list[Row]:
-    """The utterances of one tar, by https://github.com/webdataset/webdataset: KEY.wav (flac, …), KEY.txt, KEY.json.
+    """The utterances of one tar (https://github.com/webdataset/webdataset): KEY.wav (flac, …), KEY.txt, KEY.json.
 
-    `audio` is where the audio's bytes are: path, member, offset and size. Raises UserError for what is no plain tar.
+    `audio` locates the audio's bytes: path, member, offset and size. Raises UserError unless it is an uncompressed tar.
     """
     rows: dict[str, Row] = {}
     try:
-        # Opened for random access ("r:", not "r|"): what is not read is skipped, not fetched.
+        # Random access ("r:", not "r|"): the content of members is skipped, not fetched.
         with open_file(str(file)) as opened:
             bounded = cast(IO[bytes], _Bounded(opened))
             with tarfile.open(fileobj=bounded, mode="r:") as archive:
                 for member in archive:
-                    if member.size < 0:  # tarfile would go back, and read the same for ever.
-                        raise tarfile.ReadError(f"{member.name} says it has {member.size} bytes")
+                    if member.size < 0:  # tarfile would loop forever.
+                        raise tarfile.ReadError(f"{member.name} has a size of {member.size} bytes")
                     if member.isfile():
                         _add(rows, file, archive, member)
                 if lost := _find_damage(opened, archive.offset):
                     rows[""] = {"id": file.name, "audio": None, "text": None, PROBLEM: lost}
     except (OSError, UserError):
         raise
-    except Exception as error:  # Of a forged header tarfile raises more than its own errors.
-        raise UserError(f"{file} can't be read: {error}; expected a tar that is whole and not compressed.") from error
+    except Exception as error:  # For a forged header tarfile raises other errors too.
+        raise UserError(f"{file} can't be read: {error}; expected a complete, uncompressed tar.") from error
     return list(rows.values())
 
 
 def _find_damage(opened: BinaryIO, place: int) -> str | None:
-    """What is wrong where tarfile found the end: it also stops, in silence, at a header that it can't read."""
+    """The damage where tarfile stopped: it also ends silently at a header that it cannot read."""
     opened.seek(place)
     if not opened.read(tarfile.BLOCKSIZE).strip(b"\0"):
         return None
-    return f"damaged tar: what follows byte {place} can't be read"
+    return f"damaged tar: the content after byte {place} can't be read"
 
 
 def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     folder, _, name = member.name.rpartition("/")
     stem, _, extension = name.partition(".")
-    if not stem:  # .DS_Store and its like
+    if not stem:  # Such as .DS_Store.
         return
     key, extension = f"{folder}/{stem}", extension.lower()
     is_audio = f".{extension.rpartition('.')[2]}" in SUFFIXES
@@ -82,11 +79,11 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
         key, problem = f"{folder}/{name}", f"dots in a name: an utterance's name ends at the first: {name}"
     elif is_audio and rows.get(key, {}).get("audio"):
         key, problem = f"{folder}/{name}", f"second recording of one name: {name}"
-    # A name in another encoding has halves of characters, which no table can hold.
+    # A name in another encoding has surrogates, which a table cannot contain.
     shown = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in (stem, member.name)]
     row = rows.setdefault(key, {"id": shown[0], "audio": None, "text": None})
     if member.issparse():
-        problem = f"a file with holes in a tar: {name}"
+        problem = f"sparse file in a tar: {name}"
     if problem:
         row[PROBLEM] = problem
     if is_audio:
@@ -97,10 +94,10 @@ def _add(rows: dict[str, Row], file: Path, archive: tarfile.TarFile, member: tar
     elif extension in ("txt", "json"):
         content = archive.extractfile(member)
         assert content is not None
-        _describe(row, extension, content.read())
+        _add_description(row, extension, content.read())
 
 
-def _describe(row: Row, extension: str, content: bytes) -> None:
+def _add_description(row: Row, extension: str, content: bytes) -> None:
     try:
         text = decode_text(content)
         described: Any = json.loads(text) if extension == "json" else {"text": text.strip()}
@@ -112,12 +109,12 @@ def _describe(row: Row, extension: str, content: bytes) -> None:
     if "text" not in described and "transcript" in described:
         described["text"] = described.pop("transcript")
     if isinstance(described.get("text"), dict | list):
-        row[PROBLEM] = f"no text: the text of its .{extension} is no text"
+        row[PROBLEM] = f"no text: the text of its .{extension} is not a text"
     row.update({key: value for key, value in described.items() if key not in ("id", "audio", PROBLEM)})
 
 
 class _Bounded:
-    """A file of which tarfile never reads much at once: an extended header may say that it is as long as the disk."""
+    """A file that limits each read of tarfile: an extended header may claim any length."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.tell, self.seek, self.seekable, self._file = file.tell, file.seek, file.seekable, file

@@ -1,4 +1,4 @@
-"""Batches by seconds of audio: a stream that depends on the seed alone, dealt to any number of processes."""
+"""Batches by seconds of audio: an order that depends only on the seed, sharded over any number of processes."""
 
 import multiprocessing
 import signal
@@ -15,23 +15,23 @@ from finetune.data.corpus import AudioSpec, SkippedUtterance, Split
 from finetune.resources.machine import choose_device, length_step
 from finetune.text.vocabulary import encode
 
-# Purposes of random numbers, so that no two draws share a stream.
+# Streams of random numbers, one for each purpose.
 ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
 
-_WITHOUT_LOSS = AudioError("no finite loss: its logits are not finite, or its labels are more than its frames")
+_WITHOUT_LOSS = AudioError("no finite loss: the logits are not finite, or there are more labels than frames")
 
-Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, which of its copies in this epoch)
+Key = tuple[int, int, int]  # (epoch, index of the utterance in its split, number of its copy in this epoch)
 
 
 @dataclass(frozen=True)
 class Batch:
     """Padded speech with its labels.
 
-    input_values (batch, samples) float32; attention_mask (batch, samples), 1 for speech and 0 for padding; `samples` of
-    speech in all, padding not counted; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or
-    None; mask_feature_indices (batch, features) or None; labels: all of them one after the other, label_lengths
-    (batch,). `unreadable` are the utterances whose audio failed: their place holds silence and no labels.
-    `without_loss` is what to say of each utterance should its loss not be finite.
+    input_values (batch, samples) float32; attention_mask (batch, samples), 1 for speech and 0 for padding; `samples`
+    without padding; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or None;
+    mask_feature_indices (batch, features) or None; labels, concatenated; label_lengths (batch,). `unreadable` are the
+    utterances whose audio failed, which are silence without labels here. `without_loss` has an entry for each
+    utterance, to be reported if its loss is not finite.
     """
 
     input_values: torch.Tensor
@@ -54,7 +54,7 @@ class Batch:
         return Batch(**{name: move(value) for name, value in vars(self).items()})
 
     def pin_memory(self) -> "Batch":
-        """A copy in pinned memory, which the loader asks for when there is a GPU."""
+        """A copy in pinned memory; called by the loader if there is a GPU."""
 
         def pin(value: Any) -> Any:
             return value.pin_memory() if isinstance(value, torch.Tensor) else value
@@ -62,7 +62,7 @@ class Batch:
         return Batch(**{name: pin(value) for name, value in vars(self).items()})
 
     def halves(self) -> "tuple[Batch, ...]":
-        """The first half of the utterances and the rest, as long as the whole; one utterance is only itself."""
+        """The first half of the utterances and the rest, padded as before; a single utterance is not split."""
         count = len(self.num_frames)
         if count == 1:
             return (self,)
@@ -82,9 +82,9 @@ class Batch:
 
 
 def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Generator) -> list[list[int]]:
-    """Indices in batches whose padded length (longest times count) is at most `batch_seconds`, in random order.
+    """Batches of indices, in random order, with a padded length (longest times count) of at most `batch_seconds`.
 
-    Sorted by length with 10 % of jitter: neighbours differ from epoch to epoch, and padding stays near 5 %.
+    Utterances are sorted by length with 10 % of jitter, so that batches differ between epochs and padding is about 5 %.
     """
     jittered = np.asarray(seconds) * rng.uniform(0.95, 1.05, size=len(seconds))
     batches: list[list[int]] = []
@@ -98,7 +98,7 @@ def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Genera
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-# On a GPU, whose kernels are not made for each shape, batches are as long as the next 0.1 s at 16 kHz.
+# On a GPU, whose kernels do not depend on the shape, lengths are rounded up to 0.1 s at 16 kHz.
 GPU_PADDING_SAMPLES = 1600
 
 
@@ -191,7 +191,7 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
             return key, silence, self.split.reject(utterance.row, error)
 
     def collate(self, examples: Sequence[tuple[Key, Waveform, SkippedUtterance | None]]) -> Batch:
-        """Normalise and pad as the model's feature extractor says, encode labels, draw masks."""
+        """Normalise and pad with the model's feature extractor, encode labels, draw masks."""
         longest = max(len(waveform) for _, waveform, _ in examples)
         features = self.options.feature_extractor(
             [waveform for _, waveform, _ in examples],
@@ -241,10 +241,10 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
         return time, feature
 
     def loader(self, batches: Iterator[list[Key]], num_workers: int) -> "torch.utils.data.DataLoader[Any]":
-        """A loader of `Batch`es over a process's share of the stream."""
+        """A loader of `Batch`es in the order of `batches`."""
         return torch.utils.data.DataLoader(
             self,
-            batch_sampler=batches,  # any iterable of index lists will do
+            batch_sampler=batches,  # Any iterable of index lists.
             collate_fn=self.collate,
             num_workers=num_workers,
             pin_memory=choose_device().type == "cuda",
@@ -254,24 +254,24 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
 
 
 def begin(loader: "torch.utils.data.DataLoader[Any]") -> Generator[Batch, None, None]:
-    """A loader's batches, its workers started; closed, they have ended, whatever they were doing."""
+    """A loader's batches, with its workers started; closing the generator ends the workers at once."""
     others = set(multiprocessing.active_children())
     batches = iter(loader)
-    return _pass_on(batches, set(multiprocessing.active_children()) - others)
+    return _iterate(batches, set(multiprocessing.active_children()) - others)
 
 
-def _pass_on(batches: Iterator[Batch], workers: Iterable[Any]) -> Generator[Batch, None, None]:
+def _iterate(batches: Iterator[Batch], workers: Iterable[Any]) -> Generator[Batch, None, None]:
     try:
         yield from batches
     finally:
-        del batches  # torch asks the workers to end, waits 5 s, and sends SIGTERM, which ours ignore.
+        del batches  # torch asks the workers to end, waits 5 s, and sends SIGTERM, which they ignore.
         for worker in workers:
             worker.kill()
             worker.join()
 
 
 def leave_signals_to_training(_: int) -> None:
-    """Make a loader's worker go on when somebody asks the whole group of processes to stop: training decides."""
+    """Let a loader's worker ignore signals that the whole process group receives: the training process handles them."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP.
             signal.signal(getattr(signal, name), signal.SIG_IGN)

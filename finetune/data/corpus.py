@@ -1,4 +1,4 @@
-"""Splits, filters, and the list of what was left out and why."""
+"""Splits of usable utterances, and the skipped utterances with their reasons."""
 
 import itertools
 from collections import Counter
@@ -27,9 +27,9 @@ from finetune.text.transcripts import Transform, build_normalizer
 
 @dataclass(frozen=True)
 class Utterance:
-    """One piece of speech with its transcript; `row` is its place in the split's table, `weight` its source's.
+    """A piece of speech with its transcript; `row` is its row in the split's table, `weight` its source's weight.
 
-    `columns` are what else its row says, as far as the recipe asks for it.
+    `columns` are further cells of its row that the recipe names.
     """
 
     row: int
@@ -41,13 +41,13 @@ class Utterance:
     source: str = ""
     weight: float = 1.0
     sampling_rate: int = 0
-    audio_key: tuple[str, float, float | None, int | None] | None = None  # the same for the same piece of a file
+    audio_key: tuple[str, float, float | None, int | None] | None = None  # Equal for the same segment of a file.
     columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SkippedUtterance:
-    """An utterance that was left out: its row in its source's split (the first is 0), its file's name, and why."""
+    """An utterance that is not used: its row in its source's split (the first is 0), its file's name, the reason."""
 
     split: str
     row: int
@@ -79,7 +79,7 @@ class AudioSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """The utterances of one split that are used, and how to read them; transcripts are normalised by these steps."""
+    """The usable utterances of one split, and how to read them; `normalization` was applied to the transcripts."""
 
     name: str
     table: Table | JoinedTables
@@ -90,16 +90,16 @@ class Split:
 
     @property
     def seconds(self) -> float:
-        """Length of all utterances together."""
+        """Total length of the utterances."""
         return sum(u.seconds for u in self.utterances)
 
     def reject(self, row: int, error: AudioError) -> SkippedUtterance:
-        """What to say of a row that can't be used, from an error whose message is "reason: detail"."""
+        """The entry of a row that cannot be used, from an error with the message "reason: detail"."""
         return _skip(self.name, self.table, row, error)
 
     @fault_as_reason()
     def read(self, utterance: Utterance, sampling_rate: int) -> Waveform:
-        """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also where nothing is in it."""
+        """The utterance's preprocessed waveform at `sampling_rate`; raises AudioError, also for silence."""
         return self.preprocess(self.decode(utterance, sampling_rate).waveform, sampling_rate)
 
     def decode(self, utterance: Utterance, sampling_rate: int) -> Decoded:
@@ -111,16 +111,16 @@ class Split:
 
     @fault_as_reason()
     def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
-        """A decoded waveform as the model hears it; raises AudioError where its preprocessing leaves no sound of it."""
-        heard = build_preprocessor(self.preprocessing, sampling_rate)(waveform)
-        if not len(heard):
+        """A decoded waveform after preprocessing; raises AudioError if preprocessing leaves no sound."""
+        preprocessed = build_preprocessor(self.preprocessing, sampling_rate)(waveform)
+        if not len(preprocessed):
             raise AudioError("silent audio: preprocessing leaves nothing of it")
-        require_sound(heard)
-        return heard
+        require_sound(preprocessed)
+        return preprocessed
 
 
 def frames_needed(transcript: str) -> int:
-    """Frames that CTC needs: one a character, and a blank between two of the same (Graves et al. 2006)."""
+    """Frames that CTC needs: one per character, and a blank between two equal ones (Graves et al. 2006)."""
     return len(transcript) + sum(a == b for a, b in itertools.pairwise(transcript))
 
 
@@ -213,7 +213,7 @@ def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool)
 
 
 def require_any(split: Split) -> None:
-    """Raise UserError with counts by reason when every utterance of a split was left out."""
+    """Raise UserError with counts by reason if every utterance of a split was skipped."""
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
@@ -223,29 +223,29 @@ def require_any(split: Split) -> None:
             if missing is None
             else (
                 f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
-                "there, or name the column that holds its paths with data.audio_column (--audio-column)."
+                "there, or name the column with its paths with data.audio_column (--audio-column)."
             )
         )
         if "too long" in counts:
-            places += " Longer ones are taken with data.max_seconds (--max-seconds)."
+            places += " data.max_seconds (--max-seconds) allows longer ones."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
 
 
 def _require_kept_words(split: Split) -> None:
-    """Raise UserError where normalisation leaves nothing of any transcript: then it is not noise that is scored."""
+    """Raise UserError if normalisation leaves no transcript any text, although there are transcripts."""
     lost = next((u.raw_transcript for u in split.utterances if u.raw_transcript.strip()), None)
     if lost is not None and not any(u.transcript for u in split.utterances):
         raise UserError(
             f"Normalisation leaves nothing of any transcript of the split '{split.name}', such as '{lost[:80]}': "
-            "look at text.normalization, or what is saved with the model."
+            "check text.normalization, or the normalisation saved with the model."
         )
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part a split in two (kept, held out) by speakers where they are known, else by utterances.
+    """Divide a split in two (kept, held out), by speaker where speakers are known, else by utterance.
 
-    The held-out part holds about `fraction` of the utterances and no speaker of the kept part.
-    Raises UserError when there are too few to part.
+    The held-out part has about `fraction` of the utterances and no speaker of the kept part. Raises UserError if there
+    are too few.
     """
     groups: dict[str, list[Utterance]] = {}
     for utterance in split.utterances:
@@ -270,7 +270,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def write_rejected(file: Path, rejected: Sequence[SkippedUtterance]) -> None:
-    """Write `rejected.csv`: split, row, name, reason, detail and source of each utterance left out."""
+    """Write `rejected.csv`: split, row, name, reason, detail and source of each skipped utterance."""
     columns = ("split", "row", "name", "reason", "detail", "source")
     rows = ([escape_controls(str(getattr(each, column)), one_line=True) for column in columns] for each in rejected)
     write_text(file, format_csv([columns, *rows]))

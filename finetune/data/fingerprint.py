@@ -1,4 +1,4 @@
-"""What a run learns from, in a few figures: whether its data are still the same when it goes on."""
+"""Digests of the training data, to detect changed data when a run is resumed."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,16 +10,15 @@ from finetune.data.corpus import Split, Utterance
 
 _SHOWN_SYMBOLS = 100
 
-# What was looked at, by its name, as (what people see of it, a digest of all of it).
+# For each name a summary as text, and a digest of the whole.
 Fingerprint = Mapping[str, tuple[str, str]]
 
 
 def take_fingerprint(splits: Mapping[str, Split], vocabulary: Mapping[str, int]) -> dict[str, tuple[str, str]]:
     """The fingerprint of splits by their role, and of the vocabulary.
 
-    It depends on the order of the utterances, and on each one's row, transcript and length and the name, size and
-    segment of its audio; not on the audio itself, all of which would have to be read. Of a stream a split holds the
-    beginning.
+    It depends on the order of the utterances, and on the row, transcript, length, and audio name, size and segment of
+    each; not on the audio itself, which would have to be read completely. For a stream it covers the first rows.
     """
     symbols = [symbol for symbol, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
     more = f" and {len(symbols) - _SHOWN_SYMBOLS} more" if len(symbols) > _SHOWN_SYMBOLS else ""
@@ -27,12 +26,12 @@ def take_fingerprint(splits: Mapping[str, Split], vocabulary: Mapping[str, int])
     taken = {"vocabulary": (shown, _digest(f"{symbol!r} {vocabulary[symbol]}" for symbol in symbols))}
     for role, split in splits.items():
         shown = f"{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes"
-        taken[f"{role} split"] = (shown, _digest(map(_describe, split.utterances)))
+        taken[f"{role} split"] = (shown, _digest(map(_identify, split.utterances)))
     return taken
 
 
 def list_changes(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """What is another now, in words; what was not looked at before is passed over."""
+    """The differences as texts; names that are missing in `before` are ignored."""
     changes = []
     for name, (shown, digest) in now.items():
         old_shown, old_digest = before.get(name, (shown, digest))
@@ -42,14 +41,14 @@ def list_changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     return changes
 
 
-def _describe(utterance: Utterance) -> str:
-    """One utterance; what lies in a cache counts by its name alone, for caches move."""
+def _identify(utterance: Utterance) -> str:
+    """One utterance as text; a file in a cache is identified only by its name, since caches can move."""
     place, *segment = utterance.audio_key or ("",)
     size, name = None, utterance.name
     if place:
         name = place.removeprefix(utterance.source) if place.startswith(utterance.source) else name
-        with suppress(OSError, ValueError):  # A URL, or a file that is gone: training will say so.
-            size = os.stat(place).st_size  # noqa: PTH116 (a tenth of the time)
+        with suppress(OSError, ValueError):  # A URL, or a missing file, which training reports.
+            size = os.stat(place).st_size  # noqa: PTH116 (takes a tenth of the time)
     return repr((utterance.row, name, size, segment, utterance.seconds, utterance.transcript))
 
 

@@ -1,4 +1,4 @@
-"""A folder's tables to rows by split, each with the audio that it names, wherever that lies beside the table."""
+"""A folder's tables to rows by split, each with the path of the audio that it names."""
 
 import json
 import os
@@ -14,27 +14,27 @@ from finetune.errors import UserError, describe_fault
 from finetune.resources.storage import is_url
 from finetune.text.lines import read_text
 
-# Folders beside a table that its audio may lie in, where its cells name the files alone.
+# Folders beside a table in which audio is searched if its cells contain only file names.
 AUDIO_FOLDERS = ("audio", "audios", "clips", "wav", "wavs", "recordings")
 _AUDIO_SUFFIXES = SUFFIXES | CONTAINERS
 
 Columns = tuple[str | None, str | None]
-"""The names of the columns of audio and text, where somebody gave them."""
+"""The names of the audio and text columns, if given."""
 
 
 class AudioFiles:
-    """The files that a table's cells name: as they stand there, or below a folder for audio, or without the suffix."""
+    """The files that a table's cells name: as relative paths, in a folder for audio, or without the suffix."""
 
     def __init__(self, table: Path) -> None:
         self.table = table
         beside = [table.parent, *(table.parent / name for name in AUDIO_FOLDERS)]
-        # Of a table train.csv also in train/ and audio/train/. What is at a URL would be asked for row by row.
+        # For a table train.csv also in train/ and audio/train/. At a URL each row would need a request.
         places = [] if is_url(str(table)) else [place / below for place in beside for below in ("", table.stem)]
         self.folders = [str(place) for place in dict.fromkeys(places) if place.is_dir()]
         self._listed: dict[str, _Listing] = {}
 
     def find(self, name: str) -> list[str]:
-        """The paths of all files that a cell may mean; of the one that it says exactly, that alone."""
+        """The paths of all files that a cell can refer to; an exact path is the only one."""
         exact = str(self.table.parent / name)
         if not self.folders or name.startswith("/"):
             return [exact]
@@ -49,18 +49,18 @@ class AudioFiles:
         return [f"{folder}/{file}" for folder in folders for file in self._list(folder).audio.get(last, ())]
 
     def is_named(self, cell: object) -> bool:
-        """Whether a cell is the name of audio: by its suffix, or as a file is there that it may mean."""
+        """Whether a cell names audio: by its suffix, or because such a file exists."""
         if not isinstance(cell, str) or not cell:
             return False
         return _names_audio(cell) or (bool(self.folders) and not cell.startswith("/") and bool(self.find(cell)))
 
     def _list(self, folder: str) -> "_Listing":
-        # Read once: to ask for each row's file takes as long as to read all tables.
+        # Listed once: a check for each row's file takes as long as reading all tables.
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
                     names = sorted(entry.name for entry in entries if entry.is_file())
-            except (OSError, ValueError):  # Nothing is there, or a transcript stands where a name should be.
+            except (OSError, ValueError):  # There is no such folder, or the cell is a transcript.
                 names = []
             audio: dict[str, list[str]] = {}
             for name in filter(_names_audio, names):
@@ -70,7 +70,7 @@ class AudioFiles:
 
 
 class _Listing(NamedTuple):
-    """A folder's names, and those of its audio files by what is before their suffix."""
+    """A folder's file names, and those of its audio files by their stem."""
 
     names: frozenset[str]
     audio: dict[str, list[str]]
@@ -83,7 +83,7 @@ def _names_audio(name: str) -> bool:
 def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
     """The rows of a CSV, TSV or JSON file, each with the path or URL of its audio; raises UserError.
 
-    A table without a header has the columns column1, column2 …, and of two the one that is no audio is `text`. Where no
+    A table without a header has the columns column1, column2 …; if it has two, the one without audio is `text`. If no
     column has a usual name, the only one whose cells name audio files is `audio`.
     """
     files = AudioFiles(file)
@@ -122,7 +122,7 @@ def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
 
 
 def _find_audio_column(rows: Sequence[Row], files: AudioFiles) -> str | None:
-    """The only column whose first cell names a file of audio."""
+    """The column whose first cell names an audio file, if there is exactly one."""
     first = next((row for row in rows if PROBLEM not in row), {})
     found = [name for name, cell in first.items() if files.is_named(cell)]
     return found[0] if len(found) == 1 else None
@@ -130,7 +130,7 @@ def _find_audio_column(rows: Sequence[Row], files: AudioFiles) -> str | None:
 
 def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     place = row.get(column)
-    if isinstance(place, dict):  # What `datasets` writes of an Audio column.
+    if isinstance(place, dict):  # An Audio column as `datasets` writes it.
         place = place.get("path")
     if not place or is_url(str(place)):
         row[column] = place and str(place)
@@ -142,21 +142,21 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
 
 
 def _place_in_time(row: Row) -> None:
-    """NeMo's `offset` and `duration` as `start` and `end`; a duration alone is the whole file's."""
+    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file."""
     if "offset" not in row or "duration" not in row:
         return
     try:
         start, seconds = float(row["offset"]), float(row["duration"])
-    except (TypeError, ValueError, OverflowError):  # What stands there is shown when the row is left out.
+    except (TypeError, ValueError, OverflowError):  # Shown when the row is skipped.
         row["start"], row["end"] = row["offset"], row["duration"]
     else:
         row["start"], row["end"] = str(start), str(start + seconds)
 
 
 def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
-    """A folder's tables: train.csv …, train/metadata.csv … or one metadata.csv for all; none where there is no such.
+    """A folder's tables: train.csv …, train/metadata.csv … or one metadata.csv for all splits; {} if there are none.
 
-    Raises UserError for a split that has two tables.
+    Raises UserError for a split with two tables.
     """
     files = _find_tables(root)
     named = [file for file in files if is_split(file.stem)]
@@ -165,7 +165,7 @@ def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
     if not named and not any(is_split(file.parent.name) for file in below):
         if whole:
             return read_whole(_require_one(whole), columns)
-        if len(below) < 2:  # A folder that may be a corpus by itself.
+        if len(below) < 2:  # The folder may be a corpus itself.
             return {}
     tables: dict[str, list[Path]] = {}
     for file in (*named, *below):
@@ -178,12 +178,12 @@ def _find_tables(root: Path) -> list[Path]:
 
 
 def _is_description(file: Path) -> bool:
-    """Whether a .json is one object that says something of the corpus, and no row."""
+    """Whether a .json file is a single object that describes the corpus instead of rows."""
     if file.suffix != ".json":
         return False
     try:
         found = json.loads(read_text(file, of_rows=True))
-    except (ValueError, RecursionError):  # An object on each line is no JSON as a whole.
+    except (ValueError, RecursionError):  # An object on each line is not valid JSON as a whole.
         return False
     return isinstance(found, dict) and not found.keys() & {*AUDIO_COLUMNS, *TEXT_COLUMNS}
 
@@ -201,8 +201,8 @@ def _require_one(tables: Sequence[Path]) -> Path:
 def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
     """The rows of one table for all splits: by its column `split`, or by the folders train/, test/ … of the audio.
 
-    Where one cell of that column is the name of a split, the others are splits of their own names. A row that can't be
-    read goes with the first split. Raises UserError where some rows only say which split they are.
+    If one cell of that column is the usual name of a split, other values are splits too. Unreadable rows belong to the
+    first split. Raises UserError if only some rows have a split.
     """
     rows = read_table(file, columns)
     audio = columns[0] or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
@@ -234,17 +234,17 @@ def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
 
 
 def _find_split(place: str, root: Path) -> str:
-    """The first folder below the root on the way to a file that has a split's name, or ""."""
+    """The first folder between the root and a file that has a split's name, or ""."""
     start = "" if str(root) == "." else f"{root}/"
     folders = place.removeprefix(start).split("/")[:-1] if place.startswith(start) else []
     return next((name for name in folders if is_split(name)), "") if ".." not in folders else ""
 
 
 def describe_missing(root: Path) -> str:
-    """What to say of a folder in which there is no corpus."""
+    """The message for a folder without a corpus."""
     sentence = (
-        f"The folder {root} holds no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
+        f"The folder {root} has no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
         "file_name and text beside the audio, one such folder for each split, or train.csv and test.csv."
     )
     tables = [str(file) for file in _find_tables(root)][:3]
-    return f"{sentence} A table of another name is given by itself (data.root={tables[0]})." if tables else sentence
+    return f"{sentence} A table with another name is given by its path (data.root={tables[0]})." if tables else sentence

@@ -100,7 +100,7 @@ def _list_examples(finding: Finding, split: Split) -> dict[str, Any]:
 
 
 def _encode_audio(utterance: Utterance, split: Split) -> dict[str, str | None]:
-    """The beginning of the audio as a `data:` URL, or why it cannot be read."""
+    """The beginning of the audio as a `data:` URL, or the reason that it cannot be read."""
     sound = io.BytesIO()
     try:
         with fault_as_reason():

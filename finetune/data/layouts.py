@@ -1,7 +1,7 @@
-"""How public corpora lie on a disk: a folder to rows of audio, text, speaker and whatever else it says.
+"""Layouts of public corpora: a folder to rows of audio, text, speaker and further columns, by split.
 
-Each reader returns None for a folder that is not laid out in its way, and else the rows of each split. A row's `audio`
-is a path; `start` and `end` are seconds into it, where an utterance is a piece of a longer recording.
+Each reader returns None for a folder with another layout. A row's `audio` is a path; `start` and `end` are seconds, if
+the utterance is a segment of a longer recording.
 """
 
 import re
@@ -14,7 +14,7 @@ from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
 
-# What the folder builders of `datasets` take for a split's name (SPLIT_KEYWORDS in its data_files.py), in its order.
+# Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -30,20 +30,20 @@ _SPLITS = {
 
 
 def split_name(name: str) -> str:
-    """A split's usual name for one of its other names: `dev` is `validation`, `eval` is `test`."""
+    """The canonical name of a split: `dev` is `validation`, `eval` is `test`."""
     return _SPLITS.get(name.lower(), name)
 
 
 def is_split(name: str) -> bool:
-    """Whether a name is one of a split's: `dev` is, `dev93` is not."""
+    """Whether a name is a usual name of a split: `dev` is, `dev93` is not."""
     return name.lower() in _SPLITS
 
 
 def name_splits(names: Iterable[str]) -> dict[str, str]:
-    """The split that each folder or table is, by its name.
+    """The split of each folder or table, by its name.
 
-    Where two have names of one split (`dev` and `val`), the one that `datasets` lists first is it, and the other is a
-    split of its own name.
+    If two have names of the same split (`dev` and `val`), the one that `datasets` lists first gets it, and the other
+    keeps its own name.
     """
     order = list(_SPLITS)
     ranked = sorted(names, key=lambda name: (order.index(name.lower()) if is_split(name) else len(order), name))
@@ -55,7 +55,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def read_layout(root: Path) -> Splits | None:
-    """The rows of a corpus in one of the known layouts, or None; raises UserError for one that is damaged."""
+    """The rows of a corpus in a known layout, or None; raises UserError for a damaged one."""
     for read in _READERS:
         splits = read(root)
         if splits is not None:
@@ -64,7 +64,7 @@ def read_layout(root: Path) -> Splits | None:
 
 
 def read_kaldi(root: Path) -> Splits | None:
-    """Kaldi: `wav.scp`, `text`, perhaps `segments` and `utt2spk`, in the folder or in one for each split."""
+    """Kaldi: `wav.scp`, `text`, optional `segments` and `utt2spk`, in the folder or in a folder for each split."""
     if (root / "wav.scp").is_file():
         return {"train": list(_kaldi_rows(root))}
     folders = {file.parent.name: file.parent for file in sorted(root.glob("*/wav.scp"))}
@@ -72,19 +72,19 @@ def read_kaldi(root: Path) -> Splits | None:
 
 
 def _kaldi_rows(folder: Path) -> Iterator[Row]:
-    """A row for each utterance, and one with a `PROBLEM` for each line that is of none, or of one that was before."""
+    """A row for each utterance, and one with a `PROBLEM` for each line without utterance and each duplicate."""
     recording_lines = _keyed_lines(folder / "wav.scp")
     text_lines = _keyed_lines(folder / "text")
     segment_lines = _keyed_lines(folder / "segments") if (folder / "segments").is_file() else None
-    # Of several lines with one key the first counts.
+    # The first of several lines with one key is used.
     recordings = dict(reversed(recording_lines))
     texts = dict(reversed(text_lines))
     speakers = dict(reversed(_keyed_lines(folder / "utt2spk"))) if (folder / "utt2spk").is_file() else {}
     for recording, place in recordings.items():
         if place.endswith("|"):
             raise UserError(
-                f"{folder / 'wav.scp'} makes the audio of {recording} by a command, which is never run here: "
-                "expected the path of a file; write the command's output into one."
+                f"{folder / 'wav.scp'} creates the audio of {recording} with a command, and commands are not run: "
+                "expected the path of a file; write the command's output to a file."
             )
     utterance_lines = recording_lines if segment_lines is None else segment_lines
     seen: set[str] = set()
@@ -97,10 +97,10 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
             row["audio"] = str(folder / place)
         else:
             recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
-            # A segment of no known recording, or without its times, is a row that can't be used, and is listed as one.
+            # A segment without a known recording or without times is an unusable row, and is listed as such.
             file = recordings.get(recording)
             row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
-            if channel and not channel.startswith("-"):  # -1 stands for all of them.
+            if channel and not channel.startswith("-"):  # -1 is all channels.
                 row[CHANNEL] = channel
         yield row
     listing = "wav.scp" if segment_lines is None else "segments"
@@ -112,14 +112,14 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
         repeated.append(("wav.scp", _find_repeated(recording_lines)))
     for name, keys in repeated:
         for key in keys:
-            yield {"id": key, PROBLEM: f"duplicate id: {key} is in {name} before"}
+            yield {"id": key, PROBLEM: f"duplicate id: {key} occurs earlier in {name}"}
 
 
 def _keyed_lines(file: Path) -> list[tuple[str, str]]:
-    """The lines of a file of Kaldi's: a key and, behind spaces or tabs, a value."""
+    """The lines of a Kaldi file: a key and, after spaces or tabs, a value."""
     if not file.is_file():
         raise UserError(
-            f"There is no {file.name} in {file.parent}: expected Kaldi's wav.scp and text beside each other."
+            f"There is no {file.name} in {file.parent}: expected Kaldi's wav.scp and text in the same folder."
         )
     return [split_key(line) for line in split_lines(read_text(file, of_rows=True)) if line.strip(_BLANKS)]
 
@@ -128,7 +128,7 @@ _BLANKS = " \t\r"
 
 
 def split_key(line: str) -> tuple[str, str]:
-    """A line's first word and what is behind it; only spaces and tabs part them, as anything else may be text."""
+    """A line's first word and the rest; only spaces and tabs separate them, since other whitespace may be text."""
     key, *value = re.split(r"[ \t]+", line.strip(_BLANKS), maxsplit=1)
     return key, value[0] if value else ""
 
@@ -142,10 +142,10 @@ def _find_repeated(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def read_librispeech(root: Path) -> Splits | None:
-    """LibriSpeech: SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside FLAC; all train-* together are `train`."""
+    """LibriSpeech: SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with FLAC files; all train-* are `train`."""
     subsets = {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
     if not any(_transcripts(folder) for folder in subsets.values()):
-        # The tree may also begin at a subset, or with the folder that the archives unpack to.
+        # The folder may also be a subset, or contain the folder that the archives are unpacked to.
         if rows := _subset_rows(root):
             role = split_name(root.name.partition("-")[0])
             return {role if role in ("validation", "test") else "train": rows}
@@ -174,13 +174,13 @@ def _transcripts(folder: Path) -> list[Path]:
 
 def _chapter_rows(file: Path) -> Iterator[Row]:
     for utterance, text in _keyed_lines(file):
-        # Not `with_name`, which raises for a name that is none.
+        # Not `with_name`, which raises for an invalid name.
         audio = f"{file.parent}/{utterance}.flac"
         yield {"id": utterance, "audio": audio, "text": text, "speaker": file.parent.parent.name}
 
 
 def read_ljspeech(root: Path) -> Splits | None:
-    """LJSpeech: `metadata.csv` of ID|TEXT|NORMALISED TEXT lines without a header, and wavs/ID.wav."""
+    """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav."""
     file = root / "metadata.csv"
     if not file.is_file() or not (root / "wavs").is_dir():
         return None

@@ -1,4 +1,4 @@
-"""A CSV, TSV or JSON file to rows, and rows to CSV; a line that can't be read is a row with a `PROBLEM`, no more."""
+"""Read CSV, TSV and JSON files as rows, and write CSV; an unreadable line is a row with a `PROBLEM`."""
 
 import csv
 import io
@@ -15,51 +15,51 @@ from finetune.text.lines import read_text, split_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 PROBLEM = "unreadable_row"
-"""A row's key that says why it can't be used, as it stands in `rejected.csv`."""
+"""A row's key with the reason that it cannot be used, as in `rejected.csv`."""
 CHANNEL = "audio_channel"
-"""A row's key for the channel of its audio that is read, the first of which is 0; without it all are mixed."""
+"""A row's key with the channel of its audio, the first is 0; without it all channels are mixed."""
 
 CLEAN = ".clean"
-"""What `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean."""
+"""The suffix that `finetune check --fix` adds to a split's name: train.clean.csv is the split train.clean."""
 
 Row = dict[str, Any]
 
-# Names that public corpora give to the same column, the commonest first.
+# Names of the same column in public corpora, the most common first.
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text")
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
-# What parts the cells of a .csv: the one that comes first in its first line.
+# Delimiters of a .csv file: the one that occurs first in its first line is used.
 _DELIMITERS = ",;\t|"
 
-# A spreadsheet computes a cell that begins so (https://owasp.org/www-community/attacks/CSV_Injection), also where its
-# signs are as wide as Chinese characters. What has an apostrophe before it gets one more, so that it reads back.
+# Spreadsheets execute cells that begin so (https://owasp.org/www-community/attacks/CSV_Injection), also with full-width
+# signs. A cell that already begins with an apostrophe gets another one, so that it is read back unchanged.
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
 
-# What a JSON text consists of, as far as its depth goes.
+# The tokens of JSON that determine its depth.
 _JSON_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 
 
 def is_header(cells: Iterable[str], others: Iterable[str | None] = ()) -> bool:
-    """Whether one of a table's first cells is the usual name of a column, or one of some others."""
+    """Whether a cell of a table's first line is a usual name of a column, or one of `others`."""
     known = {*TEXT_COLUMNS, *AUDIO_COLUMNS, *SPEAKER_COLUMNS, *others}
     return any(cell.strip() in known for cell in cells)
 
 
 def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | None] = lambda cells: None) -> list[Row]:
-    """The rows of a manifest, each a dictionary of the cells as they stand there.
+    """The rows of a manifest, each a dictionary of its cells as strings.
 
-    Each line of a table is a row by itself, and its first the header, unless `name_columns` makes names of its cells:
-    then it is a row too. In a table of commas or semicolons quotation marks enclose cells; in one of tabs or bars they
-    are text, unless all cells of its first line are enclosed, as R writes it. JSON is an object on each line, or one
-    array of them.
+    Each line of a table is a row. The first line is the header unless `name_columns` returns column names for its
+    cells; then it is a row too. In a table with commas or semicolons quotation marks enclose cells; with tabs or bars
+    they are text, unless all cells of the first line are enclosed, as R writes them. JSON is an object on each line, or
+    an array of objects.
 
-    Raises UserError for a file of another kind or encoding, and where not one row can be read.
+    Raises UserError for a file of another kind or encoding, and if no row can be read.
     """
-    # `load_dataset` would turn the transcript "NA" into nothing and "007" into 7, drop rows whose audio is
-    # missing, and copy the table into a cache; a manifest's cells are the strings that stand in it.
+    # `load_dataset` would read the transcript "NA" as None and "007" as 7, drop rows whose audio is missing, and copy
+    # the table into a cache.
     if file.suffix not in SUFFIXES:
-        raise UserError(f"{file} is no manifest: expected a file that ends in .csv, .tsv or .jsonl.")
+        raise UserError(f"{file} is not a manifest: expected a file that ends in .csv, .tsv or .jsonl.")
     text = read_text(file, of_rows=True)
     if file.suffix not in (".jsonl", ".json"):
         rows = list(_read_table(file, split_lines(text), name_columns))
@@ -75,7 +75,7 @@ def read_manifest(file: Path, name_columns: Callable[[list[str]], list[str] | No
 
 
 def format_csv(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV with a line for each; before a cell that a spreadsheet would take for a formula is an apostrophe."""
+    """Rows as CSV lines; cells that a spreadsheet would interpret as formulas get an apostrophe in front."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_protect(cell) for cell in row] for row in rows)
     return text.getvalue()
@@ -90,7 +90,7 @@ def _unprotect(cell: Any) -> Any:
 
 
 def _read_array(file: Path, text: str) -> list[Row]:
-    """The items of an array, or of objects on each line where only the first line begins as one."""
+    """The items of an array; or the objects on each line, if only the first line begins like an array."""
     try:
         found = _parse_json(text)
     except (ValueError, RecursionError) as error:
@@ -101,14 +101,14 @@ def _read_array(file: Path, text: str) -> list[Row]:
         if items is not None:
             return [_read_object(item, f"item {number}") for number, item in enumerate(items, 1)]
         raise UserError(
-            f"{file} can't be read: it begins with [ and is no JSON array: {error}; expected an array of objects, or "
-            "an object on each line."
+            f"{file} can't be read: it begins with [ and is not a JSON array: {error}; expected an array of objects, "
+            "or an object on each line."
         ) from error
     return [_check_object(row, f"item {number}") for number, row in enumerate(found, 1)]
 
 
 def _cut_items(text: str) -> list[str] | None:
-    """The texts of an array's items, however deep they are; None where its brackets don't end with the text."""
+    """The texts of an array's items, of any depth; None if its brackets are not balanced at the end."""
     depth, first, items = 0, text.index("[") + 1, []
     for token in _JSON_TOKENS.finditer(text):
         sign = token[0]
@@ -139,7 +139,7 @@ def _read_object(text: str, place: str) -> Row:
 
 
 def _parse_json(text: str) -> Any:
-    # NaN is what pandas and NumPy write for nothing; as a word it would be learned.
+    # pandas and NumPy write NaN for missing values; it is not a word.
     return json.loads(text, parse_constant=lambda _: None)
 
 
@@ -149,7 +149,7 @@ def _check_object(row: Any, place: str) -> Row:
     try:
         shown = json.dumps(row)[:80]
     except RecursionError:
-        shown = "a value too deep to show"
+        shown = "a value that is nested too deeply to show"
     return {PROBLEM: f"not one JSON object: {place}: {shown}"}
 
 
@@ -190,12 +190,11 @@ def _check_header(file: Path, cells: Iterable[str]) -> list[str]:
 
 
 def _split_cells(line: str, number: int, delimiter: str, quoted: bool) -> tuple[list[str], str | None]:
-    """The cells of a line, and what is wrong with it."""
+    """The cells of a line, and its problem if there is one."""
     if '"' not in line or not quoted:
         return line.split(delimiter), None
-    # A cell that goes on over the line's end takes the next line too: a quotation mark that nothing closes would take
-    # all rows up to the next one.
-    csv.field_size_limit(MAX_LINE)  # A switch of the whole process, of 131,072 characters by default.
+    # A cell that is not closed at the line's end would include the following rows, up to the next quotation mark.
+    csv.field_size_limit(MAX_LINE)  # Global in the process; the default is 131,072 characters.
     reader = csv.reader([line, ""], delimiter=delimiter)
     try:
         cells = next(reader)

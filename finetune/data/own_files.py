@@ -1,4 +1,4 @@
-"""What the rows of a data set may make us read: their own bytes, and files in the data set's own place."""
+"""Files that rows of a data set may refer to: only those in the data set's own place, besides embedded bytes."""
 
 import os
 import posixpath
@@ -9,15 +9,15 @@ from typing import Any
 
 from finetune.resources.storage import find_place, is_url
 
-# How `datasets` names what is in a compressed file: zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
+# `datasets` names a member of an archive as in zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
 _ARCHIVES = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"})
 _ON_HUB = re.compile(r"^(hf://datasets/[^@]+)@[^/]+")
 
 
 def own_places(root: str) -> tuple[str, ...]:
-    """The folders and addresses that the files of a data set lie in, by its folder, manifest or name on a hub.
+    """The folders and URLs that contain the files of a data set, given as a folder, manifest or name on a hub.
 
-    Files of a hub lie there, or in the caches of `huggingface_hub` and of `datasets`, which unpacks archives.
+    Files of a hub are on the hub, or in the caches of `huggingface_hub` and of `datasets`, which unpacks archives.
     """
     place = find_place(root)
     if is_url(root) or place.exists():
@@ -31,9 +31,9 @@ def own_places(root: str) -> tuple[str, ...]:
 
 
 def lies_in(place: str, folders: Sequence[str]) -> bool:
-    """Whether a file, or the archive that it is in, lies below one of some folders, all paths or URLs.
+    """Whether a file, or the archive that contains it, is below one of some folders, which are paths or URLs.
 
-    By name, or else with links resolved: a link inside a corpus that leads elsewhere was put there by its owner.
+    By name, or with links resolved: a link inside a corpus to another place was created by the corpus's owner.
     """
     if is_url(place):
         *members, place = place.split("::")
@@ -42,7 +42,7 @@ def lies_in(place: str, folders: Sequence[str]) -> bool:
         place = _ON_HUB.sub(r"\1", place)
     if any(_lies_below(place, folder) for folder in folders):
         return True
-    # The corpus may be named by a link and the file by where that leads, or the other way round.
+    # Either the corpus or the file may be named through a link.
     here = [os.path.realpath(folder) for folder in folders if not is_url(folder)]
     return not is_url(place) and any(_lies_below(os.path.realpath(place), folder) for folder in here)
 
@@ -55,7 +55,7 @@ def _lies_below(place: str, folder: str) -> bool:
 
 
 def undecoded(rows: Any) -> Any:
-    """Rows with their audio as bytes or paths, and without columns of pictures and the like, which would be opened."""
+    """Rows with undecoded audio (bytes or paths), and without columns such as images, which would be opened."""
     import datasets
     from datasets.features.features import require_decoding
 

@@ -1,4 +1,4 @@
-"""Rows of any content to one table: a row that can't be kept is one with a `PROBLEM`, and stops no other."""
+"""Rows with any content to one table; a row that cannot be represented has a `PROBLEM` and others are kept."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,16 +7,16 @@ from typing import Any
 from finetune.data.manifests import PROBLEM, Row
 from finetune.errors import UserError, describe_fault
 
-# Tables have dozens, those with embeddings thousands. Objects of other keys would make a column of all rows for each.
+# Tables have dozens of columns, those with embeddings thousands. Each distinct key of an object becomes a column.
 _MOST_COLUMNS = 10_000
 
 
 class ArchivePiece(dict[str, Any]):
-    """Where audio lies in a tar: path, member, offset and size; the only cell of a row that is no text."""
+    """The location of audio in a tar: path, member, offset and size; the only cell that is not text."""
 
 
 def build_dataset(rows: Iterable[Row]) -> Any:
-    """A `datasets.Dataset` of rows of texts and `ArchivePiece`s; other cells become texts, lists and objects JSON."""
+    """A `datasets.Dataset` of texts and `ArchivePiece`s; other cells become texts, lists and objects become JSON."""
     import datasets
 
     cells, names = [], dict[str, None]()
@@ -30,7 +30,7 @@ def build_dataset(rows: Iterable[Row]) -> Any:
 
 
 def build_typed_dataset(rows: Sequence[Row]) -> Any:
-    """A `datasets.Dataset` of rows with cells of any types; what is of several types in one column becomes texts."""
+    """A `datasets.Dataset` of cells with any types; a column of several types becomes texts."""
     import datasets
     import pyarrow
 
@@ -50,7 +50,7 @@ def build_typed_dataset(rows: Sequence[Row]) -> Any:
 
 
 def _build_text(cell: object) -> str | None:
-    """A cell as text; None, which is named where it is needed, for what can't be one."""
+    """A cell as text; None if it has no text, which is reported where the cell is needed."""
     try:
         return cell if cell is None else _replace_halves(str(_build_cell(cell)))
     except Exception:
@@ -65,11 +65,11 @@ def _build_row(row: Row) -> Row:
 
 
 def _build_cells(row: Row) -> Row:
-    """A row as it is kept; one with half a character, which JSON's escapes can write, can't be used."""
+    """A row as it is stored; one with an unpaired surrogate, which JSON's escapes can contain, has a `PROBLEM`."""
     if len(row) > _MOST_COLUMNS:
         raise UserError(f"too many columns: {len(row)}; expected {_MOST_COLUMNS} or fewer")
     problem = str(row.get(PROBLEM) or "")
-    # Arrow would cut a name at its null.
+    # Arrow cuts a name at a null character.
     names = {name: _replace_halves(name).replace("\0", "?") for name in row if name != PROBLEM}
     cells = {shown: _build_cell(row[name]) for name, shown in names.items()}
     for name, cell in cells.items():
@@ -86,5 +86,5 @@ def _build_cell(cell: object) -> object:
 
 
 def _replace_halves(text: str) -> str:
-    """A text with a question mark for each half of a character, which no table can hold."""
+    """A text with a question mark for each unpaired surrogate, which a table cannot contain."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""A hub name, a folder or a manifest to one table: audio (undecoded), text, speaker."""
+"""Load a data set from a hub, a folder or a manifest as tables of undecoded audio, text and speaker."""
 
 import bisect
 import itertools
@@ -22,7 +22,7 @@ from finetune.resources.limits import MAX_UTTERANCE_SECONDS
 from finetune.resources.repositories import is_hub_name
 from finetune.resources.storage import StorageError, find_place, is_plain, reporting
 
-# A folder without a corpus may hold one in a folder of a folder, as Common Voice's archives unpack.
+# Levels of folders that are searched for a corpus: Common Voice's archives unpack to two.
 _DEEPEST = 2
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -30,13 +30,12 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """Where utterances come from; a column left None is found under its usual names.
+    """A data set; a column that is None is found by its usual names.
 
-    Audio is read from inside the corpus alone (the folder, the manifest's, the repository), unless `allow_outside` is
-    set. What is evaluated may have up to `max_seconds`; in training the recipe says it.
-    Each epoch has every training utterance `weight` times on average; beside a `streaming` source, which is never there
-    as a whole, `weight` is its share of the rows.
-    `columns` are others that go with each utterance.
+    Audio is read only from inside the corpus (its folder, the manifest's folder, the repository), unless
+    `allow_outside` is set. `max_seconds` limits utterances in evaluation; in training the recipe does.
+    An epoch has every training utterance `weight` times on average; with a `streaming` source, whose size is unknown,
+    `weight` is a share of the rows. `columns` are further columns that are kept with each utterance.
     """
 
     root: str
@@ -53,16 +52,16 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The root as people and files may see it: without what opens it."""
+        """The root without credentials, for messages and files."""
         return public_address(self.root)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One split of one source, and the columns that hold each utterance's audio, transcript, speaker and times.
+    """One split of one source, and the columns with each utterance's audio, transcript, speaker and times.
 
-    `inside` are the folders and addresses that audio must lie in, or None. `places` are the rows' numbers in their
-    split where they are not simply 0, 1, 2 ….
+    `inside` are the folders and URLs that audio must be in, or None. `places` are the rows' numbers in their split
+    unless they are 0, 1, 2 ….
     """
 
     source: Source
@@ -79,27 +78,27 @@ class Table:
         return len(self.rows)
 
     def texts(self) -> list[str | None]:
-        """Each row's transcript as it stands there; None where there is none, which "" is not."""
+        """Each row's transcript; None is a missing one, "" an empty one."""
         return [None if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
-        """Each row's speaker, where they are known."""
+        """Each row's speaker, None if unknown."""
         if self.speaker is None:
             return [None] * len(self)
         return [None if speaker is None else str(speaker) for speaker in self.rows[self.speaker][:]]
 
     def origin(self, row: int) -> tuple[Source, int]:
-        """The source of a row, and its number there."""
+        """The source of a row, and its number in the source's split."""
         return self.source, row if self.places is None else self.places[row]
 
     def values(self) -> Iterator[dict[str, Any]]:
-        """All rows' cells in order, which is faster than row by row."""
+        """All rows' cells in order, which is faster than reading single rows."""
         return iter(self.rows)
 
     def recording(self, row: int, values: dict[str, Any] | None = None) -> Recording:
-        """The audio of one row, unread, from its cells where they are at hand.
+        """The audio of one row, not read yet; `values` are its cells, if they are known.
 
-        Raises AudioError where it lies outside the corpus or has no usable times.
+        Raises AudioError if it is outside the corpus or its times cannot be used.
         """
         values = self.rows[row] if values is None else values
         if values.get(PROBLEM):
@@ -115,7 +114,7 @@ class Table:
         return replace(recording, start=start or 0.0, end=end)
 
     def name(self, row: int, values: dict[str, Any] | None = None) -> str:
-        """What a person finds the utterance by: its file's name, or its number."""
+        """The name of the utterance's file, or the number of its row."""
         cell = (self.rows[row] if values is None else values)[self.audio]
         path = cell.get("member") or cell.get("path") if isinstance(cell, dict) else cell
         return Path(public_address(path)).name if isinstance(path, str) and path else f"row {row}"
@@ -136,7 +135,7 @@ class JoinedTables:
         return [text for table in self.tables for text in table.texts()]
 
     def speakers(self) -> list[str | None]:
-        """Each row's speaker; two sources' speakers are others even where they have one name."""
+        """Each row's speaker; speakers of two sources are different even if their names are equal."""
         return [
             speaker if speaker is None or len(self.tables) == 1 else f"{Path(table.source.name).name}/{speaker}"
             for table in self.tables
@@ -144,7 +143,7 @@ class JoinedTables:
         ]
 
     def origin(self, row: int) -> tuple[Source, int]:
-        """The source of a row, and its number there."""
+        """The source of a row, and its number in the source's split."""
         table, local = self._find(row)
         return table.origin(local)
 
@@ -153,12 +152,12 @@ class JoinedTables:
         return itertools.chain.from_iterable(table.values() for table in self.tables)
 
     def recording(self, row: int, values: dict[str, Any] | None = None) -> Recording:
-        """The audio of one row, unread; raises AudioError."""
+        """The audio of one row, not read yet; raises AudioError."""
         table, local = self._find(row)
         return table.recording(local, values)
 
     def name(self, row: int, values: dict[str, Any] | None = None) -> str:
-        """What a person finds the utterance by."""
+        """The name of the utterance's file, or the number of its row."""
         table, local = self._find(row)
         return table.name(local, values)
 
@@ -168,10 +167,9 @@ class JoinedTables:
 
 
 def load_splits(source: Source) -> dict[str, Any]:
-    """Every split of a folder, a manifest or a data set on a hub, as undecoded `datasets.Dataset`s.
+    """All splits of a folder, a manifest or a data set on a hub, as undecoded `datasets.Dataset`s.
 
-    Of a streaming source they are `datasets.IterableDataset`s.
-    Raises UserError when there is nothing at that place or it is no corpus.
+    The splits of a streaming source are `datasets.IterableDataset`s. Raises UserError if there is no corpus.
     """
     root = find_place(source.root)
     try:
@@ -190,7 +188,7 @@ def load_splits(source: Source) -> dict[str, Any]:
     import datasets
 
     try:
-        # It refuses a repository whose README names files elsewhere.
+        # `load_dataset` refuses a repository whose README names files in other places.
         loaded = datasets.load_dataset(
             source.root, source.configuration, revision=source.revision, streaming=source.streaming
         )
@@ -205,18 +203,18 @@ def load_splits(source: Source) -> dict[str, Any]:
 
 
 def _require_commit(loaded: Any, source: Source) -> None:
-    """Raise UserError where `datasets`, unable to reach the hub, took another commit than the one asked for."""
+    """Raise UserError if `datasets`, unable to reach the hub, used another commit from its cache."""
     files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
     cached = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
     if source.revision and _COMMIT.fullmatch(source.revision) and cached - {source.revision}:
         raise UserError(
-            f"The hub can't be reached, and of {source.name} another commit was fetched before than {source.revision}: "
+            f"The hub can't be reached, and the cache has another commit of {source.name} than {source.revision}: "
             "try again with a network."
         )
 
 
 def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
-    """One split with its columns found; raises UserError naming what there is."""
+    """One split with its columns; raises UserError with the available splits or columns."""
     if split not in splits:
         raise UserError(
             f"{source.name} has no split '{split}'; it has {', '.join(sorted(splits))}: name one (data.train_split, "
@@ -242,14 +240,14 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
 
 
 def load_audio(file: Path, allow_outside: bool = False) -> Table:
-    """A manifest's rows for their audio alone, with or without transcripts: the audio's column stands for the text's.
+    """A manifest's audio, with or without transcripts: the text column is the audio column.
 
-    Raises UserError where there is none, or no row.
+    Raises UserError if there is no audio column or no row.
     """
     source = Source(str(file), allow_outside=allow_outside)
     rows = build_dataset(read_table(file))
     if len(rows) == 0:
-        raise UserError(f"{file} is empty: expected rows with a recording each.")
+        raise UserError(f"{file} is empty: expected a recording in each row.")
     audio = _find_column(rows, None, AUDIO_COLUMNS, "audio", source)
     return _build_table(source, rows, audio, audio, None)
 
@@ -268,7 +266,7 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
         found = {folder: splits for folder in folders if (splits := _load_corpus(folder, source))}
         if len(found) > 1:
             raise UserError(
-                f"{root} holds several corpora: {', '.join(map(str, found))}; name one of them, as "
+                f"{root} contains several corpora: {', '.join(map(str, found))}; name one of them, such as "
                 f"data.root={next(iter(found))}, or list them as data.sources."
             )
         if found:
@@ -278,7 +276,7 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
 
 
 def _load_corpus(root: Path, source: Source) -> dict[str, Any]:
-    """The splits of a folder that is a corpus itself, or none."""
+    """The splits of a folder that is a corpus itself; {} if it is not."""
     columns = (source.audio_column, source.text_column)
     layout = read_layout(root) or read_archives(root)
     parquet = find_parquet(root) if layout is None else None
@@ -293,8 +291,8 @@ def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dic
     if files:
         return files
     raise UserError(
-        f"{source.name} can't be streamed: expected a data set on a hub, or Parquet files; leave data.streaming "
-        "out, for other files are read where they lie and never copied."
+        f"{source.name} can't be streamed: expected a data set on a hub, or Parquet files; remove data.streaming, "
+        "since other files are read in place and never copied."
     )
 
 
@@ -311,7 +309,7 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
 
 
 def find_parquet(root: Path) -> dict[str, list[Path]] | None:
-    """A folder's Parquet files by split, in the folder, in its `data` or in one for each split; None without any."""
+    """A folder's Parquet files by split, in the folder or one level below (`data`, splits); None if there are none."""
     files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, sorted(root.glob(pattern)))]
     splits: dict[str, list[Path]] = {}
     for file in files:
@@ -323,7 +321,8 @@ def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) 
     import datasets
 
     try:
-        # Unless streamed it becomes a memory-mapped copy in the cache of `datasets`: Parquet has no single rows.
+        # Unless streamed it is copied to a memory-mapped file in the cache of `datasets`, since Parquet has no random
+        # access to rows.
         names = {split: [str(file) for file in places] for split, places in files.items()}
         loaded = datasets.load_dataset("parquet", data_files=names, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

@@ -14,9 +14,9 @@ Computed = TypeVar("Computed")
 def read_batches(
     split: Split, batch_seconds: float, sampling_rate: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[list[tuple[Utterance, Waveform]], list[SkippedUtterance]]]:
-    """A split's utterances that can be read, with their audio, and the others, in batches of similar lengths.
+    """Batches of similar lengths: the readable utterances of a split with their audio, and the skipped ones.
 
-    `share` is (process, number of processes): an utterance is in one share alone. The first shows progress.
+    `share` is (process, number of processes); an utterance is in exactly one share. The first process shows progress.
     """
     order = sorted(split.utterances, key=lambda utterance: (-utterance.seconds, utterance.row))
     process, num_processes = share
@@ -24,7 +24,7 @@ def read_batches(
     hidden = True if process else None
     with tqdm(total=len(mine), desc=split.name, unit="utterance", leave=False, disable=hidden) as progress:
         while mine:
-            # The longest comes first, so it alone says how many fit.
+            # The longest comes first and determines the size of the batch.
             count = max(1, int(batch_seconds // mine[0].seconds))
             batch, mine = mine[:count], mine[count:]
             progress.update(len(batch))
@@ -34,7 +34,7 @@ def read_batches(
 def _read(
     split: Split, utterances: Sequence[Utterance], sampling_rate: int
 ) -> tuple[list[tuple[Utterance, Waveform]], list[SkippedUtterance]]:
-    """The utterances whose audio can be read, with it, and the others."""
+    """The readable utterances with their audio, and the skipped ones."""
     read: list[tuple[Utterance, Waveform]] = []
     rejected: list[SkippedUtterance] = []
     for utterance in utterances:
@@ -50,9 +50,9 @@ def compute_each(
     read: Sequence[tuple[Utterance, Waveform]],
     compute: Callable[[Sequence[tuple[Utterance, Waveform]]], Sequence[Computed]],
 ) -> tuple[list[tuple[Utterance, Waveform, Computed]], list[SkippedUtterance]]:
-    """What is computed of each of a batch's utterances, and of which it can't be, whatever the reason.
+    """Compute a value for each utterance of a batch; utterances that fail are returned as skipped.
 
-    Where it fails for the batch it is computed for each alone: a fault in one utterance is not the others'.
+    If the batch fails, each utterance is computed alone, so that a fault affects only its own utterance.
     """
     try:
         with fault_as_reason():

@@ -1,4 +1,4 @@
-"""A split larger than the disk: read from its sources in windows, each bucketed and shuffled as a split of its own."""
+"""Streamed training data: read from its sources in windows, each shuffled and bucketed like a split."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -29,20 +29,20 @@ from finetune.errors import UserError
 from finetune.resources.machine import choose_device
 
 SAMPLE = 1000
-"""The first rows of a stream: what is known of it before training, its vocabulary among it."""
+"""The number of first rows that are read before training, for the vocabulary and statistics."""
 
-# Rows that are shuffled among each other, and rows that are bucketed together: of 15 s as FLAC some 250 MB each.
+# Rows in the shuffle buffer, and rows that are bucketed together: with 15 s of FLAC about 250 MB each.
 _SHUFFLED, _WINDOW = 1000, 1000
 
-# The place of a row that came before: what can't be used is named once, with its place in the first pass.
+# The number of a row after the first pass: unusable rows are reported once, with their number in the first pass.
 _KNOWN = -1
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The tables of a training split, at least one with rows that come one by one (a `datasets.IterableDataset`).
+    """The tables of a training split, at least one of which is streamed (a `datasets.IterableDataset`).
 
-    `prepare` makes a split of a window of them. Of several tables each has its weight's share of all rows.
+    `prepare` makes a split of a window of rows. Each table contributes rows in proportion to its weight.
     """
 
     tables: tuple[Table, ...]
@@ -50,17 +50,17 @@ class Stream:
 
 
 def keep_in_memory(rows: Any, limit: int | None = None) -> Any:
-    """The first rows of a stream, or all of them, as a table with undecoded audio; raises UserError for none."""
+    """The first `limit` rows of a stream, or all, as a table with undecoded audio; raises UserError if it is empty."""
     read = list(itertools.islice(undecoded(rows), limit))
     if not read:
-        raise UserError("The stream holds no rows.")
+        raise UserError("The stream has no rows.")
     return build_typed_dataset(read)
 
 
 class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
-    """One process's batches of a stream, the same as long as the seed, the source and `first_step` are.
+    """One process's batches of a stream; the same seed, source and `first_step` give the same batches.
 
-    Every process reads the whole stream and collates its own batches; so does a resumed run up to where it goes on.
+    Every process reads the whole stream and collates its own batches. A resumed run also reads it from the beginning.
     """
 
     def __init__(self, stream: Stream, options: BatchOptions, batch_seconds: float, shard: Shard) -> None:
@@ -71,21 +71,21 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
         position = 0
         for period, split in self._windows():
             if self.shard.rank == 0:
-                missing += _unknown(split.rejected)
+                missing += _select_new(split.rejected)
             data = SpeechBatches(split, self.options)
             seconds = [utterance.seconds for utterance in split.utterances]
             for indices in bucket(seconds, self.batch_seconds, generator(self.options.seed, period, 0, ORDER)):
                 if self.shard.holds(position):
                     keys: list[Key] = [(period, index, 0) for index in indices]
                     batch = data.collate([data[key] for key in keys])
-                    yield replace(batch, unreadable=(*missing, *_unknown(batch.unreadable)))
+                    yield replace(batch, unreadable=(*missing, *_select_new(batch.unreadable)))
                     missing = []
                 elif self.shard.is_past(position):
                     missing = []  # Reported before the interruption.
                 position += 1
 
     def _windows(self) -> Iterator[tuple[int, Split]]:
-        """Windows without end, each with its number; that of a single table ends where the table does."""
+        """Windows without end, each with its number; with a single table a window ends at the end of the table."""
         tables, seed = self.stream.tables, self.options.seed
         weights = np.array([table.source.weight for table in tables])
         rows = [self._rows(number, table) for number, table in enumerate(tables)]
@@ -115,7 +115,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
                 raise UserError(f"No utterance of {roots} can be used.")
 
     def _rows(self, number: int, table: Table) -> Iterator[tuple[int, dict[str, Any]] | None]:
-        """A table's rows with their places, pass after pass, each in another order; None at the end of each."""
+        """A table's rows with their numbers, in another order in each pass; None marks the end of a pass."""
         import datasets
 
         seed = self.options.seed
@@ -133,9 +133,9 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
             yield None
 
     def loader(self) -> "torch.utils.data.DataLoader[Any]":
-        """A loader of these batches, always in one worker: two would read everything twice.
+        """A loader of these batches with exactly one worker.
 
-        And `datasets` shuffles a stream in another way where there is none.
+        Two would read everything twice, and without one `datasets` shuffles a stream in another order.
         """
         return torch.utils.data.DataLoader(
             self,
@@ -147,5 +147,5 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
         )
 
 
-def _unknown(rejected: Iterable[SkippedUtterance]) -> list[SkippedUtterance]:
+def _select_new(rejected: Iterable[SkippedUtterance]) -> list[SkippedUtterance]:
     return [rejection for rejection in rejected if rejection.row != _KNOWN]

@@ -1,4 +1,4 @@
-"""What is in a corpus and what is wrong with it: counts, distributions, outliers, leaks between splits."""
+"""Data validation: counts and distributions of a corpus, outliers, duplicates, and leaks between splits."""
 
 import os
 import re
@@ -26,21 +26,21 @@ from finetune.text.word_marks import find_invisible
 from finetune.text.word_units import split_words
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-# An utterance this many median absolute deviations from the median speaks at no human rate, or its text is another's.
+# An utterance's speaking rate is an outlier from this many median absolute deviations from the median.
 _OUTLIER_DEVIATIONS = 8.0
 _FEWEST_FOR_OUTLIERS = 30
-# Flat tops: this share of the samples at the loudest value, in runs, is heard as distortion.
+# Clipping: this share of samples in runs at the peak value is audible distortion.
 _CLIPPED_SHARE = 0.001
 _QUIET_DBFS = -55.0
-# Less than a sample of any rate, and more than rounding adds up to.
+# More than rounding errors, less than a sample at any usual rate.
 _SAME_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at: of which kind, in which split, and the rows and names that show it, the worst first.
+    """A problem of a kind in a split, with the rows and names of its utterances, the worst first.
 
-    With `unusable` they can't be learned from or scored.
+    `unusable` utterances cannot be used in training or evaluation.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split in numbers; quantiles are at `QUANTILES`, seconds and characters a second."""
+    """Counts of a split; the quantiles of durations (seconds) and speaking rates are at `QUANTILES`."""
 
     utterances: int
     seconds: float
@@ -67,26 +67,25 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """All of a corpus: each split's summary and what was found."""
+    """The summary of each split and the findings; `decoded_seconds` of the splits that were decoded."""
 
     splits: dict[str, SplitSummary]
     findings: tuple[Finding, ...] = field(default=())
-    # Of each split that was listened to.
     decoded_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The whole as plain values."""
+        """All fields as JSON values."""
         return asdict(self)
 
     def summary(self) -> list[str]:
-        """Each split's distributions in a line for people."""
+        """Each split's distributions as lines of text."""
         lines = []
         for role, split in self.splits.items():
             low, middle, high = (split.duration_quantiles[QUANTILES.index(at)] for at in (0.0, 0.5, 1.0))
             rates = ", ".join(f"{rate} Hz × {count}" for rate, count in split.sampling_rates.items())
             lines.append(
                 f"{role}: {low:.1f} to {high:.1f} s (median {middle:.1f}), "
-                f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters a second; {rates}"
+                f"{split.rate_quantiles[QUANTILES.index(0.5)]:.1f} characters per second; {rates}"
             )
             if role in self.decoded_seconds:
                 lines.append(f"{role}: {_compare_seconds(split.seconds, self.decoded_seconds[role])}")
@@ -96,9 +95,9 @@ class ValidationReport:
 def validate_splits(
     splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None
 ) -> ValidationReport:
-    """Validate splits by their roles (`train`, `validation`, `test`), from headers and transcripts alone.
+    """Validate splits by role (`train`, `validation`, `test`), from audio headers and transcripts.
 
-    `writable` are the characters that the model can write. With a sampling rate (Hz) all audio is decoded as well.
+    `writable` are the characters in the model's vocabulary. With a sampling rate (Hz) all audio is decoded too.
     """
     findings: list[Finding] = []
     for role, split in splits.items():
@@ -115,7 +114,7 @@ def validate_splits(
     decoded_seconds: dict[str, float] = {}
     if sampling_rate is not None:
         for role, split in splits.items():
-            found, decoded_seconds[role] = _listen(role, split, sampling_rate)
+            found, decoded_seconds[role] = _decode_split(role, split, sampling_rate)
             findings += found
     summaries = {role: summarise(split) for role, split in splits.items()}
     return ValidationReport(summaries, tuple(findings), decoded_seconds)
@@ -143,7 +142,7 @@ def summarise(split: Split) -> SplitSummary:
 
 
 def speaking_rate(utterance: Utterance) -> float:
-    """Characters a second, spaces left out."""
+    """Characters per second, without spaces."""
     return len(utterance.transcript.replace(" ", "")) / utterance.seconds
 
 
@@ -151,14 +150,14 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
     spoken = [u for u in split.utterances if u.transcript]
     if len(spoken) < _FEWEST_FOR_OUTLIERS:
         return
-    # Rates spread by factors: half as fast is as far away as twice as fast.
+    # On a logarithmic scale half the rate is as far from the median as twice the rate.
     rates = np.log([speaking_rate(u) for u in spoken])
     middle = float(np.median(rates))
     deviation = max(float(np.median(np.abs(rates - middle))), 0.02)
     distances = (rates - middle) / deviation
     for kind, sign, words in (
-        ("fast", 1, "are said faster than anyone talks: their text may be longer than what is heard"),
-        ("slow", -1, "are said slower than anyone talks: their text may leave out what is heard"),
+        ("fast", 1, "have an implausibly fast speaking rate: their transcript may be longer than the speech"),
+        ("slow", -1, "have an implausibly slow speaking rate: their transcript may be shorter than the speech"),
     ):
         far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
         worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
@@ -173,29 +172,29 @@ def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
             audio.setdefault(utterance.audio_key, []).append(utterance)
     twice = [same for same in audio.values() if len(same) > 1]
     if twice:
-        sentence = f"{len(twice)} pieces of audio stand there more than once"
+        sentence = f"{len(twice)} audio segments occur more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
 
 
 def _find_tags(role: str, split: Split) -> Iterator[Finding]:
-    """What is in brackets and becomes words, though it may not be said."""
+    """Texts in brackets that become words of the transcript although they may not be spoken."""
     normalize = build_normalizer(split.normalization)
     for kind, find, advice in (
         (
             "annotation tags",
             find_tags,
-            "become words: the step remove_tags removes them, map_tags writes others for them, and drop_tagged leaves "
-            "out such utterances; put it first in text.normalization",
+            "become words: the transform remove_tags removes them, map_tags replaces them, and drop_tagged skips such "
+            "utterances; put it first in text.normalization",
         ),
         (
             "parentheses",
             find_parentheses,
-            "become words: right where they are said; else {remove_tags: ['()']} removes them, and {drop_tagged: "
-            "['()']} leaves out such utterances",
+            "become words, which is correct if they are spoken; otherwise {remove_tags: ['()']} removes them, and "
+            "{drop_tagged: ['()']} skips such utterances",
         ),
     ):
         counts: Counter[str] = Counter()
-        holding = []
+        affected = []
         for utterance in split.utterances:
             raw = utterance.raw_transcript
             tags = list(find(raw))
@@ -204,40 +203,44 @@ def _find_tags(role: str, split: Split) -> Iterator[Finding]:
                 without = without.replace(tag, " ", 1)
             if tags and normalize(without) != utterance.transcript:
                 counts.update(tags)
-                holding.append(utterance)
-        if holding:
-            sentence = f"{len(holding)} utterances of {role} hold {kind} ({_list_counts(counts)}), which {advice}"
-            yield _finding(kind, role, sentence, holding)
+                affected.append(utterance)
+        if affected:
+            sentence = f"{len(affected)} utterances of {role} contain {kind} ({_list_counts(counts)}), which {advice}"
+            yield _finding(kind, role, sentence, affected)
 
 
 def _find_invisible(role: str, split: Split) -> Iterator[Finding]:
-    holding = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
-    if holding:
-        counts = Counter(name for _, found in holding for name in found)
+    affected = [(u, found) for u in split.utterances if (found := find_invisible(u.transcript))]
+    if affected:
+        counts = Counter(name for _, found in affected for name in found)
         sentence = (
-            f"{len(holding)} utterances of {role} hold characters that nobody sees or hears and the model learns as "
-            f"letters ({_list_counts(counts)}): the step remove_invisible removes them"
+            f"{len(affected)} utterances of {role} contain invisible characters, which the model learns as letters "
+            f"({_list_counts(counts)}): the transform remove_invisible removes them"
         )
-        yield _finding("invisible characters", role, sentence, [u for u, _ in holding])
+        yield _finding("invisible characters", role, sentence, [u for u, _ in affected])
 
 
 def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """Digits, which have no sound of their own, and whether numbers are written in words elsewhere."""
-    holding = {
+    """Digits, whose pronunciation is not spelled, and whether other numbers are written as words."""
+    affected = {
         role: [u for u in split.utterances if any(c.isnumeric() and not c.isalpha() for c in u.transcript)]
         for role, split in splits.items()
     }
-    if not any(holding.values()):
+    if not any(affected.values()):
         return
     words = count_number_words(u.transcript for split in splits.values() for u in split.utterances)
     language = words[0] if words else "LANGUAGE"
-    mixed = f" beside number words ({_list_counts(words[1], 5)}), so that one sound has two spellings" if words else ""
-    for role, utterances in holding.items():
+    mixed = (
+        f" beside number words ({_list_counts(words[1], 5)}), so that one pronunciation has two spellings"
+        if words
+        else ""
+    )
+    for role, utterances in affected.items():
         if utterances:
             numbers = Counter(w for u in utterances for w in u.transcript.split() if any(c.isnumeric() for c in w))
             sentence = (
-                f"{len(utterances)} utterances of {role} hold digits ({_list_counts(numbers)}){mixed}: the step "
-                f"{{numbers_to_words: {language}}}, before others that change them, writes what is said"
+                f"{len(utterances)} utterances of {role} contain digits ({_list_counts(numbers)}){mixed}: the "
+                f"transform {{numbers_to_words: {language}}}, before others that change them, spells them"
             )
             yield _finding("digits", role, sentence, utterances)
 
@@ -251,18 +254,18 @@ def _list_counts(counts: Counter[str], most: int = 10) -> str:
 def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
     shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
     if shared:
-        sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too good for new voices"
+        sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too low for new speakers"
         yield _finding("shared speakers", role, sentence, [u for u in split.utterances if u.speaker in shared])
     keys = {u.audio_key for u in train.utterances} - {None}
     same = [u for u in split.utterances if u.audio_key in keys]
     if same:
         yield _finding("shared audio", role, f"{len(same)} recordings of {role} are also in train", same)
-    # A command or a digit may be said by anyone; a sentence that training has word for word is half learned.
+    # Short transcripts such as commands repeat; a longer sentence that is also in train makes the WER too low.
     known = {u.transcript for u in train.utterances}
     same = [u for u in split.utterances if u.transcript in known and len(split_words(u.transcript)) > 3]
     if same:
         share = len(same) / len(split.utterances)
-        sentence = f"{len(same)} transcripts of {role} ({share:.0%}) stand word for word in train"
+        sentence = f"{len(same)} transcripts of {role} ({share:.0%}) are identical to one in train"
         yield _finding("shared transcripts", role, sentence, same)
 
 
@@ -270,15 +273,15 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
     unseen = [u for u in split.utterances if set(u.transcript) - writable - {" "}]
     if unseen:
         characters = sorted(set("".join(u.transcript for u in unseen)) - writable - {" "})
-        sentence = f"{role} has characters that training has not and the model can't write: {' '.join(characters)}"
+        sentence = f"{role} has characters that are not in the model's vocabulary: {' '.join(characters)}"
         yield _finding("unseen characters", role, sentence, unseen)
 
 
-def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
-    """What only decoding shows: audio that breaks off, is clipped or hardly there; and the seconds decoded."""
+def _decode_split(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
+    """Findings that need decoding: truncated, clipped or almost silent audio; and the total seconds decoded."""
     found: dict[tuple[str, bool], list[Utterance]] = {}
 
-    def listen(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
+    def decode(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
         try:
             with fault_as_reason():
                 decoded = split.decode(utterance, sampling_rate)
@@ -286,17 +289,17 @@ def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding],
         except AudioError as error:
             return utterance, [str(error).partition(":")[0]], True, 0.0
         if decoded.cancelled:
-            kinds.append("channels that cancel each other, of which one is taken")
+            kinds.append("channels that cancel each other, one of which is used")
         if abs(decoded.seconds - utterance.seconds) > _SAME_SECONDS:
-            kinds.append("another length than the header says")
+            kinds.append("another length than in the header")
         return utterance, [kind for kind in kinds if kind is not None], False, decoded.seconds
 
-    # Decoding holds no lock. Four more than there are cores read meanwhile, as many as Python itself would take.
+    # Decoding releases the global lock. Four threads more than cores wait for reads, as in Python's default.
     seconds = 0.0
     with ThreadPoolExecutor(count_threads() + 4) as pool:
-        heard = pool.map(listen, split.utterances)
-        shown = tqdm(heard, f"listening to {role}", len(split.utterances), leave=False, disable=None)
-        for utterance, kinds, unusable, decoded_seconds in shown:
+        results = pool.map(decode, split.utterances)
+        progress = tqdm(results, f"decoding {role}", len(split.utterances), leave=False, disable=None)
+        for utterance, kinds, unusable, decoded_seconds in progress:
             seconds += decoded_seconds
             for kind in kinds:
                 found.setdefault((kind, unusable), []).append(utterance)
@@ -308,14 +311,14 @@ def _listen(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding],
 
 
 def judge(waveform: Waveform) -> str | None:
-    """What is wrong with the sound of (samples,) float32 at full scale 1, or None."""
+    """The problem of a waveform, (samples,) float32 with full scale 1, or None."""
     magnitude = np.abs(waveform)
     peak = float(magnitude.max())
     flat = magnitude >= 0.999 * peak
     if np.count_nonzero(flat[1:] & flat[:-1]) > _CLIPPED_SHARE * (len(flat) - 1):
         return "clipped audio"
     if 10 * np.log10(float(np.mean(waveform.astype(np.float64) ** 2)) + 1e-12) < _QUIET_DBFS:
-        return "hardly any sound"
+        return "almost silent audio"
     return None
 
 
@@ -324,9 +327,9 @@ def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance
 
 
 def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Finding]) -> list[tuple[Path, int]]:
-    """Write ROLE.clean.csv into each local source's folder: its usable rows, with the texts as they stand there.
+    """Write ROLE.clean.csv into each local source's folder: its usable rows with their unnormalised transcripts.
 
-    Returns each file and its number of rows. Raises UserError where one of the files exists; nothing else is changed.
+    Returns each file and its number of rows. Raises UserError if one of the files exists; nothing else is changed.
     """
     unusable = {(finding.split, row) for finding in findings if finding.unusable for row, _ in finding.utterances}
     manifests: dict[Path, list[list[object]]] = {}
@@ -341,10 +344,10 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
             cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
-            # A table's line is a row, so a line end in a text, as JSON can hold, is the space that it is read as.
+            # A table has one row per line, so a line end in a text (possible in JSON) becomes a space.
             rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
     if not manifests:
-        raise UserError("There is no local corpus to write a clean manifest beside.")
+        raise UserError("There is no local corpus, so there is no folder for a clean manifest.")
     for file in manifests:
         if file.exists():
             raise UserError(f"{file} exists already: remove it, or rename it.")

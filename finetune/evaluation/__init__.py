@@ -1,1 +1,1 @@
-"""Words in, error rates out."""
+"""Scoring: words in, error rates out."""

@@ -1,4 +1,4 @@
-"""Results to all that is said of them: scores with intervals, slices, and what goes wrong."""
+"""Analysis of results: scores with confidence intervals, slices, and the most frequent errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.evaluation.slices import Slice, score_slices
 class Analysis:
     """The findings of an evaluation; `counts` is (utterances, columns), a row for each of `results`.
 
-    `wordless` are the scores of the utterances without words in the reference (noise), whose errors are all insertions.
+    `wordless` are the scores of utterances without words in the reference (noise); all their errors are insertions.
     """
 
     results: tuple[Result, ...]
@@ -31,7 +31,7 @@ class Analysis:
     errors: Errors
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in `scores.json`: rates (fractions) and counts, intervals, slices, errors."""
+        """The values of `scores.json`: rates (fractions) and counts, intervals, slices, errors."""
         slices = {name: [each.to_json() for each in slices] for name, slices in self.slices.items()}
         return {
             **self.scores.to_json(),
@@ -43,7 +43,7 @@ class Analysis:
         }
 
     def summary(self) -> str:
-        """Say the scores in one line for people."""
+        """The scores as one line of text."""
         scores, words = self.scores, self.scores.words
         return (
             f"WER {percent(scores.wer)} ({format_interval(self.intervals.wer)}"
@@ -71,7 +71,7 @@ def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis
 
 
 def format_wordless(wordless: Scores) -> str:
-    """How many utterances have no words in the reference, and what was recognised there; nothing without any."""
+    """The number of utterances without reference words and the insertions in them; "" if there are none."""
     if not wordless.utterances:
         return ""
     return (
@@ -81,5 +81,5 @@ def format_wordless(wordless: Scores) -> str:
 
 
 def format_interval(interval: Interval | None) -> str:
-    """An interval of a rate in percent, in the words of the summary; nothing where there is none."""
+    """A 95 % interval in percent, as the summary shows it; "" for None."""
     return "" if interval is None else f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}; "

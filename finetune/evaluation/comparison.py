@@ -1,4 +1,4 @@
-"""Two systems on the same utterances: is the difference of their WER more than chance, where, and by which words."""
+"""Compare two systems on the same utterances: whether their WERs differ significantly, where, and in which words."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _WER = RATES.index("wer")
 
 @dataclass(frozen=True)
 class Difference:
-    """B's WER less A's on some utterances, so that less than zero is better; fractions.
+    """B's WER minus A's on a set of utterances, as fractions; B is better below zero.
 
-    `interval` is the paired bootstrap's, `p_value` the matched-pairs test's, each None where it can't be had.
-    `better`, `worse` and `same` are the numbers of utterances in which B makes fewer, more or as many word errors.
+    `interval` is from the paired bootstrap, `p_value` from the matched-pairs test; None if it cannot be computed.
+    `better`, `worse` and `same` count the utterances in which B makes fewer, more or as many word errors.
     """
 
     wer_a: float | None
@@ -55,19 +55,19 @@ class Difference:
     same: int
 
     @property
-    def is_seen(self) -> bool:
-        """Whether the interval leaves zero out."""
+    def is_significant(self) -> bool:
+        """Whether the interval excludes zero."""
         return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
 
     def to_json(self) -> dict[str, Any]:
-        """All values, the interval as [low, high]."""
+        """All fields, the interval as [low, high]."""
         interval = self.interval and [self.interval.low, self.interval.high]
         return {**asdict(self), "interval": interval, "level": LEVEL}
 
 
 @dataclass(frozen=True)
 class Change:
-    """An utterance that B recognises better or worse than A, with both numbers of word errors."""
+    """An utterance in which B makes fewer or more word errors than A, with both numbers of errors."""
 
     utterance: str
     reference: str
@@ -79,7 +79,7 @@ class Change:
 
 @dataclass(frozen=True)
 class WordChange:
-    """A reference word: how often only A recognised it, and how often only B did."""
+    """A reference word, with the number of times that only A, and that only B, recognised it."""
 
     word: str
     only_a: int
@@ -88,7 +88,7 @@ class WordChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems' scores on the same utterances, and their difference in all, by slices, by utterances, by words."""
+    """Two systems' scores on the same utterances, and their difference: overall, by slice, by utterance, by word."""
 
     a: Scores
     b: Scores
@@ -100,7 +100,7 @@ class Comparison:
     words_worse: tuple[WordChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole as plain values, with its sentence."""
+        """All fields as JSON values, with the conclusion."""
         slices = {
             name: [{"value": value, **difference.to_json()} for value, difference in values.items()]
             for name, values in self.slices.items()
@@ -118,31 +118,31 @@ class Comparison:
         }
 
     def sentence(self) -> str:
-        """Say which one is better, or that none can be seen to be."""
+        """The conclusion: which system is better, or that the difference is not significant."""
         found = self.overall
         assert found.difference is not None  # `compare` requires reference words.
         rates = f"WER {percent(found.wer_a)} of A, {percent(found.wer_b)} of B"
         test = "" if found.p_value is None else f"; matched-pairs test p {format_p_value(found.p_value)}"
-        drawn = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
+        resampled = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
         points, interval = 100 * found.difference, found.interval
         if interval is None:
-            return f"no difference can be seen: {rates}, of a single utterance."
+            return f"no significant difference: {rates}, of a single utterance."
         low, high = 100 * interval.low, 100 * interval.high
-        if not found.is_seen:
+        if not found.is_significant:
             return (
-                f"no difference can be seen: {rates}; B's less A's is {points:.1f} points, 95 % interval {low:.1f} to "
-                f"{high:.1f} ({drawn})."
+                f"no significant difference: {rates}; B's WER minus A's is {points:.1f} points, 95 % interval "
+                f"{low:.1f} to {high:.1f} ({resampled})."
             )
         name = "A" if points > 0 else "B"
         if points < 0:
             points, low, high = -points, -high, -low
-        return f"{name} is better by {points:.1f} points, 95 % interval {low:.1f} to {high:.1f} ({rates}; {drawn})."
+        return f"{name} is better by {points:.1f} points, 95 % interval {low:.1f} to {high:.1f} ({rates}; {resampled})."
 
 
 def compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
-    """Compare B with A; utterances of one name belong together in their order.
+    """Compare B with A; utterances are paired by name, and those with the same name by their order.
 
-    Raises UserError where the two hold other utterances or other references, or no reference words.
+    Raises UserError if the utterances or references of the two differ, or if there are no reference words.
     """
     a, b = _pair(a, b)
     counts_a, counts_b = count_results(a), count_results(b)
@@ -172,9 +172,9 @@ def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
     """Two-sided p-value of the matched-pairs sentence-segment word error test, (segments,) errors each.
 
     Gillick and Cox 1989 ("Some statistical issues in the comparison of speech recognition algorithms", ICASSP), as
-    NIST's sclite does (MAPSSWE), but with utterances as segments. The mean difference over its standard error is taken
-    for normal, which needs some fifty segments, and segments for independent, which those of one speaker are not
-    quite: then the bootstrap over speakers is the one to believe. None of a single segment.
+    NIST's sclite does (MAPSSWE), but with utterances as segments. The test assumes that the mean difference over its
+    standard error is normally distributed, which needs about fifty segments, and that segments are independent. Those
+    of one speaker are not, so prefer the bootstrap over speakers. None for a single segment.
     """
     differences = errors_a - errors_b
     if len(differences) < 2:
@@ -186,7 +186,7 @@ def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
 
 
 def format_p_value(p_value: float) -> str:
-    """A p-value as people write it."""
+    """A p-value with its sign: "< 0.001" or "= 0.012"."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
@@ -219,14 +219,14 @@ def _pair(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[Result], list[
     only_a, only_b = first.keys() - second.keys(), second.keys() - first.keys()
     if only_a or only_b:
         raise UserError(
-            f"A and B hold other utterances: {len(only_a)} of A's {len(a)} are not in B, {len(only_b)} of B's {len(b)} "
-            f"not in A, such as {min(only_a or only_b)[0]}: expected both to be evaluated on the same data."
+            f"A and B have different utterances: {len(only_a)} of A's {len(a)} are not in B, {len(only_b)} of B's "
+            f"{len(b)} not in A, such as {min(only_a or only_b)[0]}: expected both to be evaluated on the same data."
         )
     pairs = [(first[key], second[key]) for key in first]
     other = [x for x, y in pairs if collapse_whitespace(x.reference) != collapse_whitespace(y.reference)]
     if other:
         raise UserError(
-            f"A and B have other references in {len(other)} of {count(len(pairs), 'utterance')}, such as "
+            f"A and B have different references in {len(other)} of {count(len(pairs), 'utterance')}, such as "
             f"{other[0].name}: expected the same data and normalisation; `finetune compare` with two models and --data "
             "normalises both in one way."
         )
@@ -234,7 +234,7 @@ def _pair(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[Result], list[
 
 
 def _by_name(results: Sequence[Result]) -> dict[tuple[str, int], Result]:
-    """Results by name, and of those with one name (pieces of a recording) by their order."""
+    """Results by their name and their number among those with the same name (segments of a recording)."""
     seen: Counter[str] = Counter()
     named = {}
     for result in results:
@@ -246,7 +246,7 @@ def _by_name(results: Sequence[Result]) -> dict[tuple[str, int], Result]:
 def _list_changes(
     a: Sequence[Result], b: Sequence[Result], counts_a: Counts, counts_b: Counts
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """The utterances with the largest gain, and those with the largest loss."""
+    """The utterances that improved most and those that degraded most."""
     errors = [count_word_errors(counts).tolist() for counts in (counts_a, counts_b)]
     changes = [
         Change(x.name, x.reference, x.hypothesis, y.hypothesis, of_a, of_b)
@@ -259,7 +259,7 @@ def _list_changes(
 
 
 def _list_words(a: Sequence[Result], b: Sequence[Result]) -> tuple[tuple[WordChange, ...], tuple[WordChange, ...]]:
-    """The words that B recognises where A did not more often than the other way round, and the others."""
+    """The words that more often only B recognises, and those that more often only A recognises."""
     only_a: Counter[str] = Counter()
     only_b: Counter[str] = Counter()
     differing = [(x, y) for x, y in zip(a, b, strict=True) if split_words(x.hypothesis) != split_words(y.hypothesis)]

@@ -1,4 +1,4 @@
-"""What goes wrong: confused words and characters, what is missed or said twice, the worst utterances."""
+"""Error analysis: substituted, deleted, inserted and repeated words, characters, and the worst utterances."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MOST = 50  # of each kind
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was said, what was recognised in its place ("" for nothing), how often, and an utterance that shows it.
+    """A reference unit and what was recognised in its place ("" for nothing), its count and an example utterance.
 
-    `places` are those of all results that show it.
+    `places` are the indices of all results with this error.
     """
 
     reference: str
@@ -41,7 +41,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Missed:
-    """A word, how often it was said and how often not recognised; `places` are those of the results that show it."""
+    """A word, its count in the references and how often it was not recognised, in the results at `places`."""
 
     word: str
     said: int
@@ -62,8 +62,8 @@ class Worst:
 class Errors:
     """The most frequent errors of each kind, the most frequent first.
 
-    `repeated` are inserted words that stand beside the same word; `characters` are substitutions, insertions and
-    deletions of characters together.
+    `repeated` are inserted words next to the same word; `characters` are substitutions, insertions and deletions of
+    characters together.
     """
 
     substitutions: tuple[Confusion, ...]
@@ -75,7 +75,7 @@ class Errors:
     worst: tuple[Worst, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole as plain values, without the places: the utterances' own lines say more."""
+        """All fields as JSON values but the places, which `utterances.jsonl` makes unnecessary."""
         return {
             kind: [{name: value for name, value in vars(each).items() if name != "places"} for each in found]
             for kind, found in vars(self).items()
@@ -83,7 +83,7 @@ class Errors:
 
 
 class _Tally:
-    """Counts pairs, and remembers the places of the results with each."""
+    """Counts pairs, and keeps the indices of the results with each."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self.results = results
@@ -106,14 +106,14 @@ class _Tally:
 
 
 def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
-    """Look at each word and character that is wrong; `counts` is (utterances, columns).
+    """Collect all word and character errors; `counts` is (utterances, columns).
 
-    Words are aligned for the fewest errors, and which of several such alignments is taken is jiwer's choice: of two
-    wrong words side by side, either may be called the inserted one.
+    Words are aligned with the fewest errors. Several such alignments can exist and jiwer chooses one: of two adjacent
+    wrong words, either may be reported as the insertion.
     """
     words, characters, repeated, missed = (_Tally(results) for _ in range(4))
     said = Counter(word for result in results for word in split_words(result.reference))
-    # Most utterances of a good model have nothing that would need looking at.
+    # Most utterances of a good model have no errors.
     wrong: list[int] = np.flatnonzero(count_word_errors(counts) + count_character_errors(counts)).tolist()
     texts = [results[place].reference for place in wrong], [results[place].hypothesis for place in wrong]
     aligned = zip(wrong, align_words(*texts), align_characters(*texts), strict=True)
@@ -139,7 +139,7 @@ def analyse_errors(results: Sequence[Result], counts: Counts) -> Errors:
 
 
 def rank_worst(counts: Counts) -> list[int]:
-    """The places of all utterances, those with most word errors first, of equals the shorter ones."""
+    """The indices of all utterances, by word errors in descending order, then by length in ascending order."""
     errors, words = count_word_errors(counts).tolist(), count_reference_words(counts).tolist()
     return sorted(range(len(counts)), key=lambda row: (-errors[row], words[row], row))
 

@@ -1,12 +1,12 @@
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const of = data.utterances; // A list for each property, the worst utterance first.
+const of = data.utterances; // A list for each property, by errors in descending order.
 const total = of.name.length;
-const ROWS = 50; // So many are drawn at once, whatever the number of utterances.
-const FEW = 10; // Bars or errors in a panel before it is opened.
+const ROWS = 50; // Rows of a page of the table.
+const FEW = 10; // Bars or errors in a panel that is not expanded.
 
-// Names and transcripts come from anywhere: they become text nodes and attribute values, never markup.
+// Names and transcripts are untrusted: they become text nodes and attribute values, never markup.
 function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -27,7 +27,7 @@ const grouped = (number) => number.toLocaleString("en");
 const fixed = (number) => (number === null ? "–" : number.toFixed(1));
 const plural = (number, noun) => grouped(number) + " " + noun + (number === 1 ? "" : "s");
 
-// Differences, by sign as well as by colour.
+// Differences, shown by sign and by colour.
 
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 
@@ -46,7 +46,7 @@ function transcript(row) {
   return text;
 }
 
-// Slices and errors: what is chosen there is what the table shows.
+// Slices and errors: the table shows the utterances of those that are selected.
 
 const picks = new Map();
 
@@ -70,7 +70,7 @@ function showPicks() {
       chip.append("✕ ", make("bdi", {}, pick.label));
       chip.addEventListener("click", () => {
         button.click();
-        find("#utterances").focus({ preventScroll: true }); // The chip that had it is gone.
+        find("#utterances").focus({ preventScroll: true }); // The focused chip is removed.
       });
       return chip;
     }),
@@ -95,7 +95,7 @@ function panel(title, choices) {
   return section;
 }
 
-// A bar from 0 to `value`, an interval over it, and a dashed line where the whole set stands; `scale` is the width.
+// A bar from 0 to `value`, its interval, and a dashed line at the value of the whole set; `scale` is the width.
 function plot(value, scale, low, high, all) {
   const x = (rate) => 100 * Math.min(rate / scale, 1);
   const svg = draw("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -113,7 +113,7 @@ function plot(value, scale, low, high, all) {
 function slicePanel(slice) {
   const rates = slice.bars.map((bar) => bar.wer || 0);
   const highest = Math.max(...rates, data.wer || 0) || 1;
-  // An interval of a few utterances can be so wide that beside it nothing else would be seen.
+  // The interval of a few utterances can be much wider than all bars.
   const scale = Math.min(Math.max(highest, ...slice.bars.map((bar) => bar.high || 0)), 2 * highest);
   const choices = slice.bars.map((bar) => {
     const between = bar.high === null ? "" : ", 95 % interval " + percent(bar.low) + " to " + percent(bar.high);
@@ -154,7 +154,7 @@ function histogramPanel() {
   return panel("Utterances by their WER", choices);
 }
 
-// A space is named, and a mark that stands on another character stands on a circle.
+// A space is shown as a word, and a combining mark on a circle.
 const visible = (text) => text.replace(" ", "space").replace(/^\p{M}/u, "◌$&");
 
 function errorPanel(kind) {
@@ -210,7 +210,7 @@ function nameCell(row) {
   return cell;
 }
 
-// A player for each row would make the page slow: it comes when it is asked for, and one plays at a time.
+// Players are created on demand, as one for each row is slow; only one plays at a time.
 function player(row) {
   const play = make("button", { type: "button", class: "play", "aria-label": "Play " + of.name[row] }, "▶ Play");
   play.addEventListener("click", () => {
@@ -220,7 +220,7 @@ function player(row) {
     });
     play.replaceWith(audio);
     audio.focus();
-    audio.play().catch(() => {}); // The player itself shows what it can't play.
+    audio.play().catch(() => {}); // The player shows the error.
   });
   return make("div", {}, play);
 }
@@ -236,7 +236,7 @@ function sort(key, falls) {
   const values = of[key];
   const sign = falls ? -1 : 1;
   const compare = typeof values.find((value) => value !== null) === "string" ? collator.compare : (a, b) => a - b;
-  // What is not known comes last either way; of equals the worse come first.
+  // Unknown values come last in both directions; ties are ordered by errors.
   order.sort((a, b) => {
     if (values[a] === null || values[b] === null) return (values[a] === null) - (values[b] === null) || a - b;
     return sign * compare(values[a], values[b]) || a - b;

@@ -27,9 +27,9 @@ _TITLES = {
     "snr_db": "Signal-to-noise ratio, estimated",
     "unseen_words": "Words unseen in training",
 }
-# What a title says already.
+# Shorter, since the title names the rest.
 _LABELS = {"all words seen in training": "none", "words unseen in training": "one or more"}
-# Their slices have an order of their own; of the others the worst comes first.
+# Slices in their natural order; the others are ordered by WER, the highest first.
 _ORDERED = frozenset({"seconds", "characters_per_second", "snr_db"})
 
 _Piece = str | tuple[str, str]
@@ -89,7 +89,7 @@ def _describe(counts: ErrorCounts, unit: str) -> str:
 
 
 def _collect(analysis: Analysis, audio: Sequence[str | None]) -> dict[str, Any]:
-    """All values that html_report.js shows; utterances are named by their rank, the worst is 0."""
+    """All values that html_report.js shows; utterances are identified by their rank, the worst is 0."""
     worst = rank_worst(analysis.counts)
     rank = {place: row for row, place in enumerate(worst)}
 
@@ -108,7 +108,7 @@ def _collect(analysis: Analysis, audio: Sequence[str | None]) -> dict[str, Any]:
 
 
 def _list_utterances(analysis: Analysis, worst: Sequence[int], audio: Sequence[str | None]) -> dict[str, list[Any]]:
-    """A list for each property; None stands for what is not known, and for a text that is the one beside it."""
+    """A list for each property; None is an unknown value, or a text equal to the one next to it."""
     results = [analysis.results[place] for place in worst]
     words = [ErrorCounts.of_words(analysis.counts[place]) for place in worst]
     characters = [ErrorCounts.of_characters(analysis.counts[place]) for place in worst]
@@ -142,8 +142,8 @@ def _round(value: float | None) -> float | None:
 
 
 def _align(results: Sequence[Result]) -> list[list[_Piece]]:
-    """Each result's words: what was recognised as it was said is one text, each difference is a pair."""
-    # Aligning takes most of the page's time, and of a good model most are right.
+    """Each result's words: correct words are joined to one text, each difference is a pair."""
+    # Alignment takes most of the time, and most results of a good model are correct.
     aligned: list[list[_Piece]] = [[" ".join(split_words(result.reference))] for result in results]
     wrong = [row for row, each in enumerate(results) if each.reference != each.hypothesis]
     texts = [results[row].reference for row in wrong], [results[row].hypothesis for row in wrong]

@@ -20,9 +20,10 @@ _BATCH_SECONDS = 40.0
 
 
 def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """The utterances of splits, by their roles, whose text is not what a model hears, the worst first.
+    """The utterances of splits, by role, whose transcript does not match the audio, the worst first.
 
-    The model's own normalisation and preprocessing are used. What can't be read or aligned is a finding of its own.
+    The model's own normalisation and preprocessing are used. Utterances that cannot be read or aligned are a separate
+    finding.
     """
 
     def measure(read: Sequence[tuple[Utterance, Waveform]]) -> list[float | None]:
@@ -39,14 +40,16 @@ def find_mismatches(recogniser: Recogniser, splits: Mapping[str, Split]) -> Iter
             reasons += [rejection.reason for rejection in (*unreadable, *failed)]
         if reasons:
             rows = {utterance.row for _, utterance in aligned}
-            sentence = f"{len(reasons)} utterances of {role} can't be aligned: {', '.join(dict.fromkeys(reasons))}"
+            sentence = f"{len(reasons)} utterances of {role} cannot be aligned: {', '.join(dict.fromkeys(reasons))}"
             lost = tuple((u.row, u.name) for u in split.utterances if u.row not in rows)
             yield Finding("not aligned", role, sentence, lost)
         mismatches = [(value, utterance) for value, utterance in aligned if value is not None]
         found = sorted((each for each in mismatches if each[0] > _MISMATCH), key=lambda each: -each[0])
         if not found:
             continue
-        sentence = f"{len(found)} utterances of {role} have another text than what the model hears"
+        sentence = f"{len(found)} utterances of {role} have a transcript that does not match their audio"
         if len(found) > len(mismatches) / 2:
-            sentence += ": most, so the texts may stand beside the wrong audio, or the model doesn't know such speech"
+            sentence += (
+                ": most of them, so transcripts may belong to other audio, or the model does not fit this speech"
+            )
         yield Finding("text mismatch", role, sentence, tuple((u.row, u.name) for _, u in found))

@@ -1,4 +1,4 @@
-"""What was recognised, utterance by utterance, written to lines that can be read and compared later."""
+"""The result of each utterance, written as JSON lines that can be read and compared later."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = "utterances.jsonl"
 
 @dataclass(frozen=True)
 class Result:
-    """One utterance and what was recognised, as both were scored and as they stood before normalisation.
+    """The reference and hypothesis of one utterance, as scored and (`raw_…`) before normalisation.
 
-    `columns` are what else its row says, `source` is where it comes from, `snr_db` is an estimate of the
-    signal-to-noise ratio, `unseen_words` the number of reference words that the training transcripts don't hold.
+    `columns` are further cells of its row, `source` is its data set, `snr_db` an estimate of the signal-to-noise ratio,
+    `unseen_words` the number of reference words that do not occur in the training transcripts.
     """
 
     name: str
@@ -41,7 +41,7 @@ def count_results(results: Sequence[Result]) -> Counts:
 
 
 def add_up(results: Sequence[Result], counts: Counts) -> Scores:
-    """The scores of results from their counts."""
+    """The scores of results, from their counts."""
     return Scores.from_counts(counts, sum(result.seconds for result in results))
 
 
@@ -55,41 +55,41 @@ def format_results(results: Sequence[Result], counts: Counts) -> str:
     return "".join(lines)
 
 
-# Of one utterance they say nothing, or what `seconds` says.
+# Not useful for a single utterance, or the same as `seconds`.
 _OF_SETS = {"ser", "utterances", "wrong_utterances", "audio_seconds"}
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The results in a report's folder, or in a run's; raises UserError where there are none or they are damaged."""
+    """The results in the folder of a report or a run; raises UserError if there are none or they are damaged."""
     places = (folder / FILE, folder / "report" / FILE)
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise UserError(
-            f"There is no report in {folder}: expected a folder with {FILE}, as a run's report/ or what "
+            f"There is no report in {folder}: expected a folder with {FILE}, such as a run's report/ or one that "
             "`finetune evaluate --report` writes; to compare two models add --data SOURCE."
         )
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # A transcript may hold what `splitlines` splits at, too.
+        lines = file.read_text(encoding="utf-8").split("\n")  # `splitlines` would split inside transcripts.
         results = [_read_result(json.loads(line)) for line in lines if line.strip()]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged: expected the results of an utterance on each line, found {error}."
         ) from error
     if not results:
-        raise UserError(f"{file} holds no utterances, so there is nothing to score.")
+        raise UserError(f"{file} has no utterances, so there is nothing to score.")
     return results
 
 
 def _read_result(values: Any) -> Result:
     if not isinstance(values, dict):
-        raise TypeError("a line that is no object")
+        raise TypeError("a line that is not an object")
     names = {each.name for each in fields(Result)}
-    # Reports that were written before there were more fields have fewer.
+    # Older reports have fewer fields.
     result = Result(**{name: value for name, value in values.items() if name in names})
     texts = (result.name, result.reference, result.hypothesis, result.raw_reference, result.speaker or "")
     if not all(isinstance(text, str) for text in texts) or not isinstance(result.columns, dict):
-        raise TypeError("a text that is none")
+        raise TypeError("a value that is not a text")
     for number in (result.seconds, result.snr_db or 0.0):
         if not isinstance(number, int | float):
-            raise TypeError(f"{number!r} where a number belongs")
+            raise TypeError(f"{number!r} instead of a number")
     return result

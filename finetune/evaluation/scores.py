@@ -39,13 +39,13 @@ Counts = npt.NDArray[np.int64]
 
 RATES = ("wer", "cer", "ser")
 
-# jiwer's alignments are objects for each stretch of words: so many utterances' at once stay small.
+# Utterances aligned at once: jiwer's alignments are lists of objects and take much memory.
 _BLOCK = 1000
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """How many words (or characters) were right, changed, left out and added. Counts add; rates do not."""
+    """Numbers of correct, substituted, deleted and inserted words (or characters). Counts add; rates do not."""
 
     hits: int
     substitutions: int
@@ -72,7 +72,7 @@ class ErrorCounts:
 
     @property
     def reference_length(self) -> int:
-        """Number of words (or characters) that were really said."""
+        """Number of reference words (or characters)."""
         return self.hits + self.substitutions + self.deletions
 
     @property
@@ -82,13 +82,13 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float | None:
-        """Errors for each reference unit: a fraction that may exceed 1, None without reference units."""
+        """Errors per reference unit: a fraction that may exceed 1, None without reference units."""
         return self.errors / self.reference_length if self.reference_length else None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Error counts of a set of utterances; `+` joins two sets, over batches or processes.
+    """Error counts of a set of utterances; `+` adds those of two sets, such as batches or processes.
 
     `wrong` is the number of utterances with a word error.
     """
@@ -136,7 +136,7 @@ class Scores:
         return self.wrong / self.utterances if self.utterances else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return rates (fractions) and the counts they come from; substitutions and so on are of words."""
+        """Rates (fractions) and their counts; counts without a prefix are of words."""
         return {
             "wer": self.wer,
             "cer": self.cer,
@@ -156,23 +156,23 @@ class Scores:
 
 
 def percent(rate: float | None) -> str:
-    """Print a rate (a fraction) as percent with one decimal; None is printed as "unknown"."""
+    """A rate (a fraction) as percent with one decimal; "unknown" for None."""
     return "unknown" if rate is None else f"{100 * rate:.1f} %"
 
 
 def count(number: int, noun: str) -> str:
-    """Print a number with its noun: "1 word", "2 words"."""
+    """A number with its noun: "1 word", "2 words"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def collapse_whitespace(text: str) -> str:
     """Strip the ends and leave single spaces between words."""
-    # A tab or a no-break space parts words as a plain space does.
+    # Tabs and no-break spaces separate words too.
     return " ".join(text.split())
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: float = 0.0) -> Scores:
-    """Compare hypotheses with their references as `count_errors` does, and add the counts up.
+    """Count errors as `count_errors` does, and add the counts.
 
     `audio_seconds` is the length of all utterances together. Raises ValueError when the two lists differ in length.
     """
@@ -182,9 +182,9 @@ def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: f
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
     """Each utterance's counts, (utterances, columns).
 
-    Whitespace is collapsed on both sides, nothing else is changed; words are those of `split_words`.
-    An empty reference makes all of its hypothesis insertions, an empty hypothesis makes all of its reference
-    deletions. Characters include the single spaces between words.
+    Whitespace is collapsed in both texts, nothing else is changed; words are those of `split_words`. With an empty
+    reference all of the hypothesis is insertions, with an empty hypothesis all of the reference is deletions.
+    Characters include the single spaces between words.
 
     Raises ValueError when the two lists differ in length.
     """
@@ -231,7 +231,7 @@ def error_rates(sums: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 Alignment = tuple[list[str], list[str], list[Any]]
-"""The units of a reference, those of its hypothesis, and jiwer's chunks: which belong together."""
+"""The units of a reference, those of its hypothesis, and jiwer's chunks, which align them."""
 
 
 def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[Alignment]:
@@ -255,13 +255,13 @@ def _align(
 
     for start in range(0, len(references), _BLOCK):
         block = slice(start, start + _BLOCK)
-        # With its own transforms jiwer takes twice as long, and splits words at the plain space alone.
+        # jiwer's own transforms take twice as long and split words only at the plain space.
         output = jiwer.process_words(list(references[block]), list(hypotheses[block]), split_all, split_all)
         yield from zip(output.references, output.hypotheses, output.alignments, strict=True)
 
 
 def pair_units(alignment: Alignment) -> list[tuple[str, str]]:
-    """What was said and what was recognised, unit by unit; "" stands for nothing."""
+    """Pairs of reference and hypothesis units; "" is a deleted or inserted unit's other side."""
     said, heard, chunks = alignment
     pairs: list[tuple[str, str]] = []
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""A model and a split to scores, each utterance on exactly one process."""
+"""Score a model on a split, each utterance on exactly one process."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ BATCH_SECONDS = 80.0  # Default seconds of audio in a batch.
 
 @dataclass(frozen=True)
 class Speed:
-    """What recognising took: seconds of forward passes and decoding, summed over the processes, and of audio."""
+    """Seconds of forward passes and decoding, summed over the processes, and of audio."""
 
     compute_seconds: float
     audio_seconds: float
@@ -45,15 +45,15 @@ class Speed:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds that one process takes for a second of audio."""
+        """Computing seconds of one process per second of audio."""
         return self.compute_seconds / self.audio_seconds if self.audio_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All values, and the real-time factor."""
+        """All fields, and the real-time factor."""
         return {**vars(self), "real_time_factor": self.real_time_factor}
 
     def summary(self) -> str:
-        """Say it in one line for people."""
+        """The speed as one line of text."""
         shared = f", of each of {self.processes} processes" if self.processes > 1 else ""
         return (
             f"real-time factor {self.real_time_factor:.2g}{shared} on {self.device} ({self.compute_seconds:.1f} s of "
@@ -82,11 +82,11 @@ class Evaluation:
     precision: str
 
     def recording(self, place: int) -> Recording:
-        """The audio of the result at a place, unread; raises AudioError."""
+        """The audio of the result at an index, not read yet; raises AudioError."""
         return self.split.table.recording(self.rows[place])
 
     def evaluated(self) -> dict[str, Any]:
-        """What the scores are of, as `scores.json` has it: the split and its sources, normalisation and decoder."""
+        """What was evaluated, for `scores.json`: the split and its sources, normalisation and decoder."""
         table = self.split.table
         tables = table.tables if isinstance(table, JoinedTables) else (table,)
         return {
@@ -104,7 +104,7 @@ class Evaluation:
         }
 
     def details(self) -> dict[str, str]:
-        """How the scores came about, for people to read."""
+        """How the scores were computed, as names and texts."""
         return {
             "Split": self.split.name,
             "Decoder": say_decoder(self.decoder),
@@ -208,9 +208,9 @@ def evaluate_split(
     normalization: Sequence[Transform] = (),
     training_words: frozenset[str] | None = None,
 ) -> Evaluation:
-    """Transcribe and score a split, each utterance on exactly one process, whatever their number.
+    """Transcribe and score a split, each utterance on exactly one process.
 
-    What was recognised is normalised as the split's transcripts were. Raises UserError when no utterance could be read.
+    Hypotheses are normalised as the split's transcripts were. Raises UserError if no utterance can be read.
     """
     normalize = build_hypothesis_normalizer(normalization, recogniser)
     recogniser.model.eval()
@@ -223,7 +223,7 @@ def evaluate_split(
         rejected += unreadable
         if not read:
             continue
-        began = time.perf_counter()  # The logits come back to the CPU: nothing is left running.
+        began = time.perf_counter()  # The logits are returned on the CPU, so no GPU work is pending.
         recognised, failed = compute_each(split, read, partial(_recognise, recogniser))
         compute_seconds += time.perf_counter() - began
         rejected += failed
@@ -281,7 +281,7 @@ def _build_result(
 
 
 def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, tuple[int, int]]]:
-    """Each utterance's text, and its blank frames with its frames."""
+    """Each utterance's text, with its numbers of blank frames and of frames."""
     logits, num_frames = recogniser.logits([waveform for _, waveform in read])
     texts = recogniser.decode(logits, num_frames, ["the utterance"] * len(read))
     blank = recogniser.model.config.pad_token_id
@@ -290,12 +290,12 @@ def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]
 
 
 def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
-    """The same steps for what was recognised, where the unknown character and other marks are characters of a word."""
+    """The normalisation of hypotheses, in which the unknown character and other marks are characters of a word."""
     normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
 
     def normalize_around(text: str) -> str:
-        # As punctuation their brackets would go, and one wrong character would be three words. No step takes these
-        # for text.
+        # Normalisation would remove their brackets as punctuation, and one wrong character would become three words.
+        # Private-use characters stay as they are.
         for number, mark in enumerate(marks):
             text = text.replace(mark, chr(0xE000 + number))
         text = normalize(text)

@@ -1,4 +1,4 @@
-"""Where errors are made: scores by speaker, source and other columns, and by length, rate, noise and new words."""
+"""Scores by slice: speaker, source, other columns, duration, speaking rate, noise, and unseen words."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from finetune.evaluation.scores import Counts, Scores
 SECONDS = (2.0, 5.0, 10.0, 20.0)
 DECIBELS = (0.0, 10.0, 20.0, 30.0)
 UNKNOWN, OTHERS = "unknown", "others"
-# More values than these make a page that nobody reads: the rest are one slice.
+# Values with a slice of their own; the rest are one slice.
 MOST_VALUES = 200
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The utterances with one value, scored."""
+    """The scores of the utterances with one value."""
 
     value: str
     scores: Scores
@@ -46,23 +46,23 @@ def score_slices(results: Sequence[Result], counts: Counts) -> dict[str, list[Sl
 
 
 def partition(results: Sequence[Result]) -> dict[str, dict[str, list[int]]]:
-    """The places of the results with each value, by what they are parted by; each result is in one slice of each.
+    """The indices of the results in each slice, by property; each result is in one slice of each property.
 
-    Speaker, source and other columns by their values, the most frequent first; seconds and estimated SNR (dB) at fixed
-    borders; the speaking rate (characters a second, spaces left out) at its quartiles; new words where the training
-    transcripts are known. What has one value only is left out, for it says nothing.
+    Speaker, source and other columns are sliced by value, the most frequent first; seconds and estimated SNR (dB) at
+    fixed boundaries; the speaking rate (characters per second without spaces) at its quartiles; unseen words if the
+    training transcripts are known. A property with a single value is dropped.
     """
     columns = {name: None for result in results for name in result.columns}
     found = {
         "speaker": _by_value([result.speaker for result in results]),
         "source": _by_value([result.source or None for result in results]),
-        "seconds": _by_border([result.seconds for result in results], SECONDS, "s"),
+        "seconds": _by_boundary([result.seconds for result in results], SECONDS, "s"),
         "characters_per_second": _by_quartile([speaking_rate(result) for result in results], "characters/s"),
-        "snr_db": _by_border([result.snr_db for result in results], DECIBELS, "dB"),
+        "snr_db": _by_boundary([result.snr_db for result in results], DECIBELS, "dB"),
         "unseen_words": _by_value([_novelty(result) for result in results]),
     }
     for name in columns:
-        # A column that bears one of these names stands beside it.
+        # A column may have the name of a property.
         key = f"column {name}" if name in found else name
         found[key] = _by_value([result.columns.get(name) for result in results])
     return {name: slices for name, slices in found.items() if len(slices) > 1}
@@ -82,26 +82,26 @@ def _by_value(values: Sequence[str | None]) -> dict[str, list[int]]:
     return kept
 
 
-def _by_border(values: Sequence[float | None], borders: Sequence[float], unit: str) -> dict[str, list[int]]:
-    """Half-open ranges between borders, in their order; empty ones are left out."""
-    if not borders:
+def _by_boundary(values: Sequence[float | None], boundaries: Sequence[float], unit: str) -> dict[str, list[int]]:
+    """Half-open ranges between boundaries, in order, without empty ones."""
+    if not boundaries:
         return {}
-    names = [f"under {borders[0]:g} {unit}"]
-    names += [f"{low:g} to {high:g} {unit}" for low, high in itertools.pairwise(borders)]
-    names += [f"{borders[-1]:g} {unit} or more", UNKNOWN]
+    names = [f"under {boundaries[0]:g} {unit}"]
+    names += [f"{low:g} to {high:g} {unit}" for low, high in itertools.pairwise(boundaries)]
+    names += [f"{boundaries[-1]:g} {unit} or more", UNKNOWN]
     slices: dict[str, list[int]] = {name: [] for name in names}
     for place, value in enumerate(values):
-        slices[names[-1 if value is None else bisect.bisect_right(borders, value)]].append(place)
+        slices[names[-1 if value is None else bisect.bisect_right(boundaries, value)]].append(place)
     return {name: rows for name, rows in slices.items() if rows}
 
 
 def _by_quartile(values: Sequence[float], unit: str) -> dict[str, list[int]]:
     quartiles = np.quantile(values, [0.25, 0.5, 0.75]).round(1).tolist() if values else []
-    return _by_border(values, sorted(set(quartiles)), unit)
+    return _by_boundary(values, sorted(set(quartiles)), unit)
 
 
 def speaking_rate(result: Result) -> float:
-    """Characters a second, spaces left out."""
+    """Characters per second, without spaces."""
     return len("".join(result.reference.split())) / result.seconds if result.seconds else 0.0
 
 

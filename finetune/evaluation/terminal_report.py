@@ -1,4 +1,4 @@
-"""The same for a terminal: tables, aligned texts with their differences marked, what a comparison found."""
+"""Reports for a terminal: tables, aligned texts with marked differences, and comparisons."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from finetune.evaluation.results import Result
 from finetune.evaluation.scores import ErrorCounts, align_words, count, pair_units, percent
 
 _YELLOW, _RED, _GREEN, _PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
-_FEW = 5  # utterances or words of a comparison; its JSON has more
+_FEW = 5  # utterances or words of a comparison; the JSON has more
 
 
 def has_colours(file: TextIO) -> bool:
-    """Whether colours are welcome there: a terminal whose user did not set NO_COLOR (https://no-color.org)."""
+    """Whether to write colours: to a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return file.isatty() and not os.environ.get("NO_COLOR")
 
 
 def format_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """Rows, the first of them a heading, in columns: so many with names to the left, the others to the right."""
+    """Rows, the first a heading, as aligned columns; the first `names` columns are aligned left, the others right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -35,7 +35,7 @@ def format_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
 
 
 def mark_differences(reference: str, hypothesis: str, colours: bool = False) -> str:
-    """The words of both in one line: said→recognised, −left out, +added; signs tell without colours."""
+    """Both texts as one line: reference→hypothesis, −deletion, +insertion; signs work without colours."""
     [alignment] = align_words([reference], [hypothesis])
     pieces = []
     for said, heard in (map(_printable, pair) for pair in pair_units(alignment)):
@@ -52,7 +52,7 @@ def mark_differences(reference: str, hypothesis: str, colours: bool = False) -> 
 
 
 def format_scores(rows: Sequence[tuple[str, str, Analysis]]) -> str:
-    """A table of what models (their names first) make of data sets."""
+    """A table of scores; a row is a model's name, a data set's name and the analysis."""
     table = [("model", "data", "WER", "95 % interval", "CER", "SER", "words", "utterances")]
     for model, data, analysis in rows:
         scores, interval = analysis.scores, analysis.intervals.wer
@@ -63,7 +63,7 @@ def format_scores(rows: Sequence[tuple[str, str, Analysis]]) -> str:
 
 
 def show_worst(analysis: Analysis, number: int, colours: bool = False) -> list[str]:
-    """A line for each of the utterances with most word errors, and their texts aligned."""
+    """The utterances with the most word errors: a heading and the aligned texts for each."""
     lines = []
     for row in rank_worst(analysis.counts)[:number]:
         result, words = analysis.results[row], ErrorCounts.of_words(analysis.counts[row])
@@ -74,7 +74,7 @@ def show_worst(analysis: Analysis, number: int, colours: bool = False) -> list[s
 
 
 def format_comparison(comparison: Comparison, colours: bool = False) -> list[str]:
-    """What a comparison found: its sentence, the slices that differ, utterances and words that changed."""
+    """A comparison as lines: its conclusion, slices that differ, utterances and words that changed."""
     overall = comparison.overall
     lines = [
         comparison.sentence(),
@@ -82,14 +82,15 @@ def format_comparison(comparison: Comparison, colours: bool = False) -> list[str
         f"{count(overall.utterances, 'utterance')}.",
     ]
     slices = [(name, value, found) for name, values in comparison.slices.items() for value, found in values.items()]
-    seen = [each for each in slices if each[2].is_seen]
+    significant = [each for each in slices if each[2].is_significant]
     if slices:
         lines.append(
-            f"A difference can be seen in {len(seen)} of {count(len(slices), 'slice')}; one in twenty is by chance."
+            f"The difference is significant in {len(significant)} of {count(len(slices), 'slice')}; one in twenty is "
+            "expected by chance."
         )
-    if seen:
+    if significant:
         head = ("slice", "utterances", "WER of A", "WER of B", "points", "95 % interval", "p")
-        lines.append(format_table([head, *(_slice_row(*each) for each in seen)]))
+        lines.append(format_table([head, *(_slice_row(*each) for each in significant)]))
     for title, changes in (("better", comparison.better), ("worse", comparison.worse)):
         for change in changes[:_FEW]:
             lines.append(f"{title}: {_printable(change.utterance)}: {change.errors_a} → {change.errors_b} errors")
@@ -103,7 +104,7 @@ def format_comparison(comparison: Comparison, colours: bool = False) -> list[str
 
 
 def _slice_row(name: str, value: str, found: Difference) -> tuple[str, ...]:
-    assert found.difference is not None and found.interval is not None  # It is seen.
+    assert found.difference is not None and found.interval is not None  # It is significant.
     points = f"{100 * found.difference:+.1f}"
     interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
     p_value = "" if found.p_value is None else format_p_value(found.p_value)
@@ -116,10 +117,10 @@ def _format_heading(result: Result) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns that a text takes: two for a wide character, none for one that stands on another."""
+    """Columns that a text occupies: two for a wide character, none for a combining one."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _printable(text: str) -> str:
-    # A name or a transcript could hold what moves the cursor.
+    # A name or a transcript could contain terminal control sequences.
     return "".join("�" if unicodedata.category(c) == "Cc" else c for c in text)

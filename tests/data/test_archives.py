@@ -1,4 +1,4 @@
-"""WebDataset tars are read where they lie, and what is wrong with one is a row with a reason or a refusal."""
+"""WebDataset tars are read in place; a problem is a row with a reason, or the tar is refused."""
 
 import io
 import json
@@ -91,7 +91,7 @@ def test_an_utterance_that_cannot_be_used_is_a_row_with_a_reason(
     assert read_seconds(table.recording(1)) == 0.5
 
 
-def test_each_recording_of_a_tar_is_a_row_whatever_its_name(tmp_path: Path) -> None:
+def test_each_recording_of_a_tar_is_a_row_with_any_name(tmp_path: Path) -> None:
     tone = encode_tone(0.5)
     names = ["a.flac", "a.FLAC", "b.1.flac", "b.2.flac", "Gr\udcfc\udcdfe.flac", "b.txt"]
     table = table_of(
@@ -115,20 +115,18 @@ def test_each_recording_of_a_tar_is_a_row_whatever_its_name(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["compressed", "text", "cut"])
-def test_what_is_no_plain_tar_is_refused(tmp_path: Path, damage: str) -> None:
+def test_compressed_and_damaged_tars_are_refused(tmp_path: Path, damage: str) -> None:
     members = {"a.flac": encode_tone(0.5), "a.txt": b"hello"}
     file = write_tar(tmp_path / "corpus.tar", members, "w:gz" if damage == "compressed" else "w")
     if damage == "text":
         file.write_text("not a tar")
     elif damage == "cut":
         file.write_bytes(file.read_bytes()[:700])
-    with pytest.raises(
-        UserError, match=r"corpus\.tar can't be read: .*expected a tar that is whole and not compressed"
-    ):
+    with pytest.raises(UserError, match=r"corpus\.tar can't be read: .*expected a complete, uncompressed tar"):
         load_splits(Source(str(tmp_path)))
 
 
-def test_one_bad_member_stops_no_other(tmp_path: Path) -> None:
+def test_a_bad_member_does_not_affect_others(tmp_path: Path) -> None:
     tone = encode_tone(0.5)
     descriptions = [
         b"[" * 100_000,
@@ -152,7 +150,7 @@ def test_one_bad_member_stops_no_other(tmp_path: Path) -> None:
     assert reasons == [unreadable, "no text", "no text", unreadable, "half a character", "no transcript"]
 
 
-def test_a_header_in_the_middle_that_cannot_be_read_loses_nothing_in_silence(tmp_path: Path) -> None:
+def test_an_unreadable_header_in_the_middle_is_reported(tmp_path: Path) -> None:
     file = write_tar(tmp_path / "corpus.tar", {"a.flac": encode_tone(0.5), "a.txt": b"one", "b.txt": b"two"})
     with tarfile.open(file) as archive:
         place = archive.getmember("b.txt").offset
@@ -162,12 +160,12 @@ def test_a_header_in_the_middle_that_cannot_be_read_loses_nothing_in_silence(tmp
     split = prepare_split("train", table_of(file), (), AudioSpec(16000, ((10, 5),)))
     assert [utterance.transcript for utterance in split.utterances] == ["one"]
     assert [(each.reason, each.detail) for each in split.rejected] == [
-        ("damaged tar", f"what follows byte {place} can't be read")
+        ("damaged tar", f"the content after byte {place} can't be read")
     ]
 
 
 @pytest.mark.parametrize("size", [-1000, -512, 2**70])
-def test_a_size_that_no_file_has_is_refused_at_once(tmp_path: Path, size: int) -> None:
+def test_an_impossible_size_is_refused_at_once(tmp_path: Path, size: int) -> None:
     header = bytearray(tarfile.TarInfo("a.flac").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = bytes([255 if size < 0 else 128]) + size.to_bytes(11, "big", signed=True)
     header[148:156] = b" " * 8
@@ -176,5 +174,5 @@ def test_a_size_that_no_file_has_is_refused_at_once(tmp_path: Path, size: int) -
     (tmp_path / "good.tar").unlink()
     for content in (bytes(header) + good, good[:1024] + bytes(header) + good):
         (tmp_path / "corpus.tar").write_bytes(content)
-        with pytest.raises(UserError, match=r"corpus\.tar can't be read: .*expected a tar that is whole"):
+        with pytest.raises(UserError, match=r"corpus\.tar can't be read: .*expected a complete"):
             load_splits(Source(str(tmp_path)))

@@ -1,4 +1,4 @@
-"""Ten kinds of broken audio and ten of broken manifests: each is named in one sentence, and the good rows are used."""
+"""Ten kinds of broken audio and ten of broken manifests: each is reported, and the other rows are used."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ USABLE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_each_kind_of_broken_audio_is_named_and_the_run_goes_on(
+def test_each_kind_of_broken_audio_is_reported_and_the_run_continues(
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
     folder = tmp_path / "corpus"
@@ -98,7 +98,7 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_each_kind_of_broken_manifest_is_refused_or_its_row_named(
+def test_each_kind_of_broken_manifest_is_refused_or_its_row_reported(
     tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     name, content, sentence = MANIFESTS[kind]

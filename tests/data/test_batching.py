@@ -1,4 +1,4 @@
-"""Every utterance once an epoch, the same batches for any number of processes, workers and restarts."""
+"""Each utterance occurs once per epoch; batches do not depend on processes, workers or restarts."""
 
 import itertools
 import math
@@ -46,7 +46,7 @@ def padded_seconds(batch: Sequence[int]) -> float:
     return max(SECONDS[index] for index in batch) * len(batch)
 
 
-def test_a_batch_holds_no_more_than_its_seconds_padding_included() -> None:
+def test_a_batch_has_at_most_its_seconds_with_padding() -> None:
     for seed in range(20):
         batches = bucket(SECONDS, BATCH_SECONDS, generator(seed, 0, 0, 0))
         assert max(map(padded_seconds, batches)) <= BATCH_SECONDS
@@ -57,7 +57,7 @@ def test_a_batch_holds_no_more_than_its_seconds_padding_included() -> None:
     batch_seconds=st.floats(20.0, 400.0),
     seed=st.integers(0, 2**32),
 )
-def test_whatever_the_lengths_each_comes_once_and_no_batch_is_too_long(
+def test_for_any_lengths_each_utterance_occurs_once_and_no_batch_is_too_long(
     seconds: list[float], batch_seconds: float, seed: int
 ) -> None:
     batches = bucket(seconds, batch_seconds, np.random.default_rng(seed))
@@ -65,13 +65,13 @@ def test_whatever_the_lengths_each_comes_once_and_no_batch_is_too_long(
     assert all(max(seconds[index] for index in batch) * len(batch) <= batch_seconds for batch in batches)
 
 
-def test_little_of_a_batch_is_padding() -> None:
+def test_batches_have_little_padding() -> None:
     batches = bucket(SECONDS * 10, BATCH_SECONDS, generator(0, 0, 0, 0))
     padded = sum(max((SECONDS * 10)[i] for i in batch) * len(batch) for batch in batches)
     assert sum(SECONDS * 10) / padded > 0.9
 
 
-def test_each_utterance_comes_once_in_each_epoch() -> None:
+def test_each_utterance_occurs_once_in_each_epoch() -> None:
     keys = [key for batch in take(batch_order(SECONDS, BATCH_SECONDS, seed=3), 200) for key in batch]
     for epoch in (0, 1):
         assert sorted(index for e, index, _ in keys if e == epoch) == list(range(len(SECONDS)))
@@ -85,7 +85,7 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats() -> None:
     assert orders[0] != orders[1]
 
 
-def test_an_epoch_has_an_utterance_as_often_as_its_weight_says() -> None:
+def test_an_epoch_has_an_utterance_as_often_as_its_weight() -> None:
     weights = [3.0 if index < 20 else 0.25 if index < 60 else 1.0 for index in range(len(SECONDS))]
     keys = [key for batch in take(batch_order(SECONDS, BATCH_SECONDS, 0, weights), 1500) for key in batch]
     last = keys[-1][0]
@@ -100,7 +100,7 @@ def test_an_epoch_has_an_utterance_as_often_as_its_weight_says() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation() -> None:
+def test_two_processes_have_the_batches_of_one_process_with_accumulation() -> None:
     def take_shard(rank: int, processes: int) -> list[list[Key]]:
         shard = Shard(0, 4, rank, processes)
         return take(shard_batches(batch_order(SECONDS, BATCH_SECONDS, 0), shard), 200 // processes)
@@ -112,8 +112,10 @@ def test_two_processes_learn_in_each_step_from_what_one_does_with_accumulation()
 
 
 @pytest.mark.parametrize(("rank", "processes"), [(0, 1), (0, 2), (1, 2)])
-@pytest.mark.parametrize("first_step", [1, 7, 40])  # the last lies in the second epoch
-def test_a_resumed_run_goes_on_with_the_batches_of_the_whole_run(rank: int, processes: int, first_step: int) -> None:
+@pytest.mark.parametrize("first_step", [1, 7, 40])  # The last is in the second epoch.
+def test_a_resumed_run_continues_with_the_batches_of_the_uninterrupted_run(
+    rank: int, processes: int, first_step: int
+) -> None:
     def begin_at(step: int) -> Iterator[list[Key]]:
         return shard_batches(batch_order(SECONDS, BATCH_SECONDS, 0), Shard(step, 2, rank, processes))
 
@@ -150,7 +152,7 @@ def load(data: SpeechBatches, num_workers: int, count: int = 6) -> list[Batch]:
     return list(data.loader(batches, num_workers))
 
 
-def test_workers_change_nothing(make_batches: Callable[..., SpeechBatches], corpus_folder: Path) -> None:
+def test_batches_do_not_depend_on_workers(make_batches: Callable[..., SpeechBatches], corpus_folder: Path) -> None:
     data = make_batches(corpus_folder)
     for alone, spread in zip(load(data, 0), load(data, 2), strict=True):
         for name, value in vars(alone).items():
@@ -160,7 +162,7 @@ def test_workers_change_nothing(make_batches: Callable[..., SpeechBatches], corp
                 assert value == getattr(spread, name)
 
 
-def test_lengths_are_rounded_little_and_to_few() -> None:
+def test_lengths_are_rounded_to_a_small_number_of_values() -> None:
     lengths = np.arange(16000, 320000)
     steps = np.array([length_step(int(length)) for length in lengths])
     rounded = -(-lengths // steps) * steps
@@ -193,7 +195,7 @@ def test_a_batch_is_padded_normalised_labelled_and_masked(
         assert not mask[frames:].any()
 
 
-def test_an_utterance_is_the_same_in_any_batch_and_another_in_the_next_epoch(
+def test_augmentation_depends_on_the_epoch_and_not_on_the_batch(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
     data = make_batches(corpus_folder)
@@ -206,7 +208,7 @@ def test_an_utterance_is_the_same_in_any_batch_and_another_in_the_next_epoch(
     assert len(later) != samples or not np.array_equal(later, data[(0, 3, 0)][1])
 
 
-def test_copies_of_an_utterance_in_one_epoch_are_augmented_each_in_its_way(
+def test_copies_of_an_utterance_in_one_epoch_are_augmented_differently(
     make_batches: Callable[..., SpeechBatches], corpus_folder: Path
 ) -> None:
     data = make_batches(corpus_folder)
@@ -234,15 +236,15 @@ def test_audio_that_fails_becomes_silence_without_labels_and_is_reported(
 
 
 class Endless(torch.utils.data.Dataset):
-    """One example, then none for a quarter of an hour."""
+    """One example, then none for 15 minutes."""
 
     def __getitem__(self, index):
         time.sleep(900 * index)
         return index
 
 
-def test_closed_loader_leaves_no_worker_even_one_that_is_stuck():
-    """It would be waited for at the end of Python, forever: workers ignore the signal that torch sends them."""
+def test_a_closed_loader_leaves_no_worker_even_a_stuck_one():
+    """Workers ignore the signal that torch sends, so Python would wait for them at exit forever."""
     before = set(multiprocessing.active_children())
     loader = torch.utils.data.DataLoader(
         Endless(), batch_sampler=[[0], [1]], num_workers=1, worker_init_fn=leave_signals_to_training

@@ -1,4 +1,4 @@
-"""Each utterance is either used or listed with the reason; held-out speakers are unheard."""
+"""Each utterance is used or listed with a reason; held-out speakers are not in the kept part."""
 
 import csv
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def read_table(folder: Path) -> Table:
 
 
 def write_utterances(folder: Path, utterances: dict[str, tuple[float | None, str]]) -> Table:
-    """Noise of so many seconds (None: no file) for each name, with its transcript."""
+    """For each name noise of a number of seconds (None: no file), with its transcript."""
     rows = [["file_name", "text"]]
     for name, (seconds, transcript) in utterances.items():
         if seconds is not None:
@@ -43,7 +43,7 @@ def write_utterances(folder: Path, utterances: dict[str, tuple[float | None, str
     return read_table(folder)
 
 
-def test_num_frames_is_what_the_encoder_makes(base_folder: Path) -> None:
+def test_num_frames_equals_the_encoders(base_folder: Path) -> None:
     import torch
     from transformers import Wav2Vec2Model
 
@@ -60,7 +60,7 @@ def test_ctc_needs_a_frame_for_each_letter_and_a_blank_between_equal_ones(transc
     assert frames_needed(transcript) == frames
 
 
-def test_each_reason_is_listed_and_the_good_ones_stay(tmp_path: Path) -> None:
+def test_each_reason_is_listed_and_usable_utterances_are_kept(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("not audio")
     table = write_utterances(
         tmp_path,
@@ -95,7 +95,7 @@ def test_each_reason_is_listed_and_the_good_ones_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("transcript", "used"), [("abababab" + "c", True), ("aaaaa", True), ("aaaaaa", False)])
-def test_repeats_count_in_what_ctc_needs(tmp_path: Path, transcript: str, used: bool) -> None:
+def test_repeated_letters_need_more_frames(tmp_path: Path, transcript: str, used: bool) -> None:
     table = write_utterances(tmp_path, {"x.wav": (0.2, transcript), "y.wav": (1.0, "a")})  # 9 frames
     names = [u.name for u in prepare_split("train", table, (), LIMITS, training=True).utterances]
     assert names == (["x.wav", "y.wav"] if used else ["y.wav"])
@@ -107,12 +107,12 @@ def test_faster_speech_leaves_fewer_frames(tmp_path: Path) -> None:
     assert [u.name for u in prepare_split("train", table, (), limits, training=True).utterances] == ["y.wav"]
 
 
-def test_a_test_utterance_too_short_for_its_transcript_still_counts(tmp_path: Path) -> None:
+def test_a_test_utterance_too_short_for_its_transcript_is_kept(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {"x.wav": (0.2, "ten letters")})
     assert len(prepare_split("test", table, (), LIMITS).utterances) == 1
 
 
-def test_when_every_utterance_is_left_out_the_reasons_are_counted(tmp_path: Path) -> None:
+def test_if_every_utterance_is_skipped_the_reasons_are_counted(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {"a.wav": (0.05, "a"), "b.wav": (0.05, "b"), "c.wav": (1.0, "?")})
     with pytest.raises(UserError, match="split 'train' was left out: 2 × too short, 1 × empty transcript"):
         prepare_split("train", table, DEFAULT_TRANSFORMS, LIMITS, training=True)
@@ -131,7 +131,7 @@ def test_held_out_speakers_are_in_no_kept_utterance(split: Split, seed: int) -> 
     assert len(held.utterances) == 8  # One of three speakers: the least that holds a quarter.
 
 
-def test_holding_out_depends_on_the_seed_alone(split: Split) -> None:
+def test_holding_out_depends_only_on_the_seed(split: Split) -> None:
     assert hold_out(split, 0.25, 1) == hold_out(split, 0.25, 1)
     assert len({hold_out(split, 0.25, seed)[1].utterances[0].speaker for seed in range(8)}) > 1
 
@@ -148,7 +148,7 @@ def test_one_speaker_cant_be_held_out(tmp_path: Path, make_corpus: Callable[...,
         hold_out(prepare_split("train", table, (), LIMITS), 0.1, 0)
 
 
-def test_the_list_of_rejected_utterances_is_csv(tmp_path: Path) -> None:
+def test_the_list_of_skipped_utterances_is_csv(tmp_path: Path) -> None:
     write_rejected(
         tmp_path / "rejected.csv", [SkippedUtterance("train", 3, 'a, "b".wav', "too short", "0.01 s", "speech")]
     )

@@ -1,4 +1,4 @@
-"""Data that have changed are told from those that have not, without reading audio."""
+"""Changed data are detected without reading audio."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def read(folder: Path) -> Split:
 
 
 def swap(folder: Path, first: str, second: str) -> None:
-    """Two rows' cells change places."""
+    """Swap cells of two rows."""
     table = folder / "metadata.csv"
     text = table.read_text().replace(first, "\0").replace(second, first).replace("\0", second)
     table.write_text(text)
@@ -40,7 +40,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_change_shows(tmp_path: Path, change: str) -> None:
+def test_each_change_is_detected(tmp_path: Path, change: str) -> None:
     folder = write_corpus(tmp_path / "corpus", ["bad cab", "dad add", "ab"])
     before = take_fingerprint({"training": read(folder)}, VOCABULARY)
     assert take_fingerprint({"training": read(folder)}, VOCABULARY) == before
@@ -50,7 +50,7 @@ def test_each_change_shows(tmp_path: Path, change: str) -> None:
     assert ("was 3 utterances" in told and "is 2 utterances" in told) == (change == "a row less")
 
 
-def test_a_vocabulary_of_equal_size_is_another_one(tmp_path: Path) -> None:
+def test_another_vocabulary_of_equal_size_is_detected(tmp_path: Path) -> None:
     before = take_fingerprint({}, VOCABULARY)
     assert list_changes(before, take_fingerprint({}, {"[PAD]": 0, "|": 1, "b": 2, "c": 3})) == [
         "vocabulary: was [PAD] | a b, is [PAD] | b c"
@@ -58,7 +58,7 @@ def test_a_vocabulary_of_equal_size_is_another_one(tmp_path: Path) -> None:
     assert list_changes(before, take_fingerprint({}, dict(reversed(VOCABULARY.items())))) == []
 
 
-def test_a_copy_elsewhere_is_the_same_and_so_is_what_json_keeps(tmp_path: Path) -> None:
+def test_a_copy_of_the_corpus_and_a_fingerprint_from_json_are_equal(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", ["bad cab", "dad add", "ab"])
     split = read(folder)
     before = json.loads(json.dumps(take_fingerprint({"training": split}, VOCABULARY)))

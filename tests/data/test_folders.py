@@ -1,4 +1,4 @@
-"""Which table, row and file of a folder is what: splits by name, audio beside the table, corpora in folders."""
+"""The tables, rows and files of a folder: splits by name, audio near the table, corpora in folders."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def make(root: Path, files: dict[str, str]) -> Path:
 
 
 def read(root: Path, **options: str) -> dict[str, list[tuple[str, str | None]]]:
-    """Each split's audio, relative to the root or the reason why there is none, and its texts."""
+    """Each split's audio, as a path relative to the root or the reason that there is none, and its texts."""
     source = Source(str(root), **options)  # type: ignore[arg-type]
     splits = load_splits(source)
     found: dict[str, list[tuple[str, str | None]]] = {}
@@ -35,7 +35,7 @@ def read(root: Path, **options: str) -> dict[str, list[tuple[str, str | None]]]:
     return found
 
 
-def test_splits_have_the_names_that_datasets_gives_them() -> None:
+def test_splits_have_the_names_of_datasets() -> None:
     from datasets.data_files import SPLIT_KEYWORDS
 
     assert all(split_name(name) == split for split, names in SPLIT_KEYWORDS.items() for name in names)
@@ -50,7 +50,7 @@ TABLE = "file_name,text\ntrain/a.wav,one\ntest/b.wav,two\ntrain/c.wav,three\nbad
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "list.csv"])
-def test_one_table_for_all_splits_is_parted_by_the_audios_folders(tmp_path: Path, name: str) -> None:
+def test_one_table_for_all_splits_is_divided_by_the_audios_folders(tmp_path: Path, name: str) -> None:
     make(tmp_path, {name: TABLE})
     assert read(tmp_path / name if name == "list.csv" else tmp_path) == {
         "train": [("train/a.wav", "one"), ("train/c.wav", "three"), ("ragged row", None)],
@@ -59,12 +59,12 @@ def test_one_table_for_all_splits_is_parted_by_the_audios_folders(tmp_path: Path
 
 
 @pytest.mark.parametrize(("folder", "split"), [("dev", "validation"), ("eval", "test"), ("audio/evaluation", "test")])
-def test_the_audios_folders_have_all_names_of_splits(tmp_path: Path, folder: str, split: str) -> None:
+def test_the_audios_folders_can_have_any_name_of_a_split(tmp_path: Path, folder: str, split: str) -> None:
     make(tmp_path, {"metadata.csv": f"file_name,text\n{folder}/x/a.wav,one\ntrain/b.wav,two\n"})
     assert read(tmp_path)[split] == [(f"{folder}/x/a.wav", "one")]
 
 
-def test_a_column_that_says_the_split_counts_more_than_folders(tmp_path: Path) -> None:
+def test_a_split_column_takes_precedence_over_folders(tmp_path: Path) -> None:
     make(
         tmp_path,
         {"metadata.csv": "file_name,text,split\nval/a.wav,one,train\nval/b.wav,two,dev\nx/c.wav,three,train\n"},
@@ -72,13 +72,13 @@ def test_a_column_that_says_the_split_counts_more_than_folders(tmp_path: Path) -
     assert {split: len(rows) for split, rows in read(tmp_path).items()} == {"train": 2, "validation": 1}
 
 
-def test_a_table_of_which_some_rows_alone_lie_in_a_splits_folder_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_only_some_rows_in_a_splits_folder_is_refused(tmp_path: Path) -> None:
     make(tmp_path, {"metadata.csv": "file_name,text\ntest/a.wav,one\nx/b.wav,two\n"})
     with pytest.raises(UserError, match=r"folders of splits \(test\) and 1 outside of them, as .*x/b\.wav: .* split"):
         read(tmp_path)
 
 
-def test_a_table_named_as_a_split_is_that_split_whole(tmp_path: Path) -> None:
+def test_a_table_named_like_a_split_is_that_split(tmp_path: Path) -> None:
     make(tmp_path, {"train.csv": "file_name,text\ndev/a.wav,one\n", "eval.csv": "file_name,text\ntrain/a.wav,one\n"})
     assert read(tmp_path) == {"train": [("dev/a.wav", "one")], "test": [("train/a.wav", "one")]}
     assert list(read(tmp_path / "train.csv")) == ["train"]
@@ -103,7 +103,7 @@ def test_two_tables_of_one_split_are_refused(tmp_path: Path, names: tuple[str, s
         read(tmp_path)
 
 
-def test_other_names_in_a_column_of_splits_are_splits_of_their_own(tmp_path: Path) -> None:
+def test_other_names_in_a_split_column_are_splits_too(tmp_path: Path) -> None:
     rows = "file_name,text,split\na.wav,one,TRAIN\nb.wav,two, test\nc.wav,three,unlabeled\n"
     make(tmp_path, {"metadata.csv": rows})
     assert read(tmp_path) == {
@@ -117,7 +117,7 @@ def test_other_names_in_a_column_of_splits_are_splits_of_their_own(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["metadata", "train"])
-def test_a_description_beside_a_table_of_its_name_is_no_table(tmp_path: Path, name: str) -> None:
+def test_a_description_with_the_name_of_a_table_is_ignored(tmp_path: Path, name: str) -> None:
     make(tmp_path, {f"{name}.csv": "file_name,text\na.wav,one\n", f"{name}.json": '{\n"licence": "CC0"\n}\n'})
     assert read(tmp_path) == {"train": [("a.wav", "one")]}
     make(tmp_path, {f"{name}.json": '{"file_name": "a.wav", "text": "one"}\n'})
@@ -148,7 +148,7 @@ def test_audio_is_found_in_usual_folders_and_without_its_suffix(tmp_path: Path, 
     assert read(tmp_path) == {"train": [(place, "one")]}
 
 
-def test_where_no_audio_is_found_the_places_and_the_key_are_said(tmp_path: Path) -> None:
+def test_missing_audio_is_reported_with_the_searched_folders_and_the_key(tmp_path: Path) -> None:
     make(tmp_path, {"deep/down/a.wav": "", "metadata.csv": "file_name,text\na.wav,one\n"})
     source = Source(str(tmp_path))
     table = select_table(load_splits(source), "train", source)
@@ -156,7 +156,7 @@ def test_where_no_audio_is_found_the_places_and_the_key_are_said(tmp_path: Path)
         prepare_split("train", table, (), AudioSpec(16000, ((10, 5),)))
 
 
-def test_a_name_that_several_files_have_is_named(tmp_path: Path) -> None:
+def test_an_ambiguous_name_is_reported(tmp_path: Path) -> None:
     make(tmp_path, {"clips/a.mp3": "", "wavs/a.wav": "", "metadata.csv": "file_name,text\na,one\nclips/a,two\n"})
     assert read(tmp_path) == {"train": [("ambiguous audio", "one"), ("clips/a.mp3", "two")]}
 
@@ -188,7 +188,7 @@ def test_tables_without_a_header_or_usual_columns(
         ("name,words\nx,one\n", r"no column audio .* it has name, words: .*data\.audio_column=NAME"),
     ],
 )
-def test_what_is_not_recognised_says_the_keys(tmp_path: Path, table: str, sentence: str) -> None:
+def test_unrecognised_columns_are_reported_with_the_keys(tmp_path: Path, table: str, sentence: str) -> None:
     make(tmp_path, {**AUDIO, "list.csv": table})
     with pytest.raises(UserError, match=sentence):
         read(tmp_path / "list.csv")
@@ -203,19 +203,19 @@ def test_what_is_not_recognised_says_the_keys(tmp_path: Path, table: str, senten
         ({"my/metadata.csv": "file_name,text\na.wav,one\n"}, "my/a.wav"),
     ],
 )
-def test_a_folder_that_holds_one_corpus_is_that_corpus(tmp_path: Path, files: dict[str, str], audio: str) -> None:
+def test_a_folder_with_one_corpus_is_that_corpus(tmp_path: Path, files: dict[str, str], audio: str) -> None:
     found = read(make(tmp_path, files))
     assert list(found.values()) == [[(audio, "one")]]
 
 
-def test_a_folder_that_holds_several_corpora_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_several_corpora_is_refused(tmp_path: Path) -> None:
     text = "file_name,text\na.wav,one\n"
     make(tmp_path, {"x/train.csv": text, "y/test.csv": text})
-    with pytest.raises(UserError, match=r"several corpora: .*x, .*y; name one of them, as data\.root=.*x, or"):
+    with pytest.raises(UserError, match=r"several corpora: .*x, .*y; name one of them, such as data\.root=.*x, or"):
         read(tmp_path)
 
 
-def test_a_table_of_another_name_is_named(tmp_path: Path) -> None:
+def test_a_table_with_another_name_is_suggested(tmp_path: Path) -> None:
     make(tmp_path, {"transcripts.csv": "file_name,text\na.wav,one\n"})
-    with pytest.raises(UserError, match=r"holds no transcripts: .*given by itself \(data\.root=.*transcripts\.csv\)"):
+    with pytest.raises(UserError, match=r"has no transcripts: .*given by its path \(data\.root=.*transcripts\.csv\)"):
         read(tmp_path)

@@ -1,4 +1,4 @@
-"""Public corpora as they are laid out on a disk, with their splits, texts, speakers and segments."""
+"""Layouts of public corpora: splits, texts, speakers and segments."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_kaldi_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_segments", [True, False])
-def test_of_two_kaldi_utterances_with_one_id_the_second_is_named(tmp_path: Path, with_segments: bool) -> None:
+def test_a_duplicate_kaldi_id_is_reported(tmp_path: Path, with_segments: bool) -> None:
     for name in ("a", "b"):
         write_tone(tmp_path / f"{name}.wav")
     write(tmp_path / "wav.scp", "a a.wav\nb b.wav\n" if with_segments else "a a.wav\na b.wav\n")
@@ -95,7 +95,7 @@ def test_kaldi_without_segments_and_with_a_folder_for_each_split(tmp_path: Path)
 def test_kaldi_commands_are_never_run(tmp_path: Path) -> None:
     write(tmp_path / "wav.scp", f"a touch {tmp_path}/ran |\n")
     write(tmp_path / "text", "a one\n")
-    with pytest.raises(UserError, match="makes the audio of a by a command, which is never run here"):
+    with pytest.raises(UserError, match="creates the audio of a with a command, and commands are not run"):
         load_splits(Source(str(tmp_path)))
     assert not (tmp_path / "ran").exists()
 
@@ -149,7 +149,7 @@ def test_ljspeech(tmp_path: Path, line: str, text: str) -> None:
     assert read_seconds(table.recording(0)) == 1.0
 
 
-def test_a_metadata_file_beside_wavs_is_not_taken_for_ljspeech(tmp_path: Path) -> None:
+def test_a_metadata_file_with_a_wavs_folder_is_not_ljspeech(tmp_path: Path) -> None:
     write_tone(tmp_path / "wavs" / "a.wav")
     write(tmp_path / "metadata.csv", "file_name,text\nwavs/a.wav,one\n")
     assert rows_of(table_of(tmp_path)) == [("a.wav", "one", None)]
@@ -170,7 +170,7 @@ def test_common_voice(tmp_path: Path) -> None:
     assert read_seconds(table.recording(0)) == 1.0
 
 
-def test_tables_beside_clips_without_common_voices_columns_are_tables(tmp_path: Path) -> None:
+def test_tables_with_a_clips_folder_are_common_voice_only_with_its_columns(tmp_path: Path) -> None:
     write_tone(tmp_path / "clips" / "a.wav")
     write(tmp_path / "train.tsv", "client_id\tclip\twords\nc1\ta.wav\tone\n")
     with pytest.raises(UserError, match=r"has no column text .* it has client_id, clip, words, audio: .*text_column"):

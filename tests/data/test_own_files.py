@@ -1,4 +1,4 @@
-"""Rows of a data set name their own bytes and the data set's own files: nothing else here or on a network is read."""
+"""Rows of a data set can only refer to embedded bytes and the data set's own files, here or on a network."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def table_of_hub(*paths: str, **source: Any) -> Table:
 
 
 def name_path(path: str) -> str:
-    """The same in each process of a session, whose caches lie in folders of random names."""
+    """The same in each process of a session, whose caches are in folders with random names."""
     for place in (constants.HF_HUB_CACHE, str(datasets.config.EXTRACTED_DATASETS_PATH)):
         path = path.replace(place, "cache")
     return path
@@ -49,7 +49,7 @@ def name_path(path: str) -> str:
     ],
     ids=name_path,
 )
-def test_a_row_of_a_hub_names_no_file_elsewhere(path: str) -> None:
+def test_a_row_of_a_hub_cannot_read_other_files(path: str) -> None:
     with pytest.raises(AudioError, match=r"^outside the corpus .*allow-outside reads it\): "):
         table_of_hub(path).recording(0)
     assert table_of_hub(path, allow_outside=True).recording(0).path == path
@@ -66,16 +66,16 @@ def test_a_row_of_a_hub_names_no_file_elsewhere(path: str) -> None:
     ],
     ids=name_path,
 )
-def test_a_row_of_a_hub_names_its_own_files(path: str) -> None:
+def test_a_row_of_a_hub_can_read_its_own_files(path: str) -> None:
     assert table_of_hub(path).recording(0).path == path
 
 
-def test_a_name_with_colons_is_a_name(tmp_path: Path) -> None:
+def test_a_file_name_with_colons_is_a_file(tmp_path: Path) -> None:
     assert lies_in(f"{tmp_path}/a::b.wav", (str(tmp_path),))
 
 
 def test_other_columns_of_media_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datasets` would decode a picture at an address, or a second recording, as soon as a row is read."""
+    """`datasets` would open an image at a URL, or a second recording, when a row is read."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     elsewhere = {"bytes": None, "path": "http://127.0.0.1:9/leak"}
     features = datasets.Features(
@@ -99,7 +99,7 @@ def test_other_columns_of_media_are_not_opened(tmp_path: Path, monkeypatch: pyte
     assert values["text"] == "ab" and values["other"] == elsewhere
 
 
-def test_a_repository_whose_readme_names_files_elsewhere_is_refused(
+def test_a_repository_whose_readme_names_other_files_is_refused(
     hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
@@ -115,7 +115,7 @@ def test_a_repository_whose_readme_names_files_elsewhere_is_refused(
         load_splits(Source("team/speech"))
 
 
-def test_a_report_on_a_repository_holds_no_recording_from_elsewhere(
+def test_a_report_on_a_repository_has_no_other_recordings(
     hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path, corpus_folder: Path
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
@@ -132,7 +132,7 @@ def test_a_report_on_a_repository_holds_no_recording_from_elsewhere(
     assert len(lines) == 1 and "good.wav" in lines[0]
 
 
-def test_a_corpus_may_be_named_by_a_link_and_its_files_by_where_it_leads(tmp_path: Path) -> None:
+def test_a_corpus_can_be_named_by_a_link_and_its_files_by_the_target(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "corpus")
     for name, root in (("link", "corpus"), ("corpus", "link")):

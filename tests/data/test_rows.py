@@ -1,4 +1,4 @@
-"""Every line of a corpus is a row that is used or a row that is named: none is glued, cut or lost.
+"""Every line of a corpus is a used row or a reported one: none is merged, truncated or lost.
 
 Lines are counted here on the file's bytes, by nothing that the readers use.
 """
@@ -73,7 +73,7 @@ FORM = {"end": LINE_ENDS, "gap": GAPS, "mark": st.booleans(), "last": st.boolean
 
 @form
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), **FORM)
-def test_each_line_of_a_tsv_is_a_row_whatever_its_quotation_marks(
+def test_each_line_of_a_tsv_is_a_row_with_any_quotation_marks(
     folder: Path, texts: list[str], end: str, gap: str, mark: bool, last: bool
 ) -> None:
     file = folder / "list.tsv"
@@ -85,7 +85,7 @@ def test_each_line_of_a_tsv_is_a_row_whatever_its_quotation_marks(
 
 @form
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), **FORM)
-def test_each_line_of_a_csv_is_a_row_or_is_named(
+def test_each_line_of_a_csv_is_a_row_or_is_reported(
     folder: Path, texts: list[str], end: str, gap: str, mark: bool, last: bool
 ) -> None:
     file = folder / "list.csv"
@@ -123,7 +123,7 @@ def test_each_object_of_a_json_file_is_a_row(
     unknown=TEXTS,
     **FORM,
 )
-def test_each_line_of_a_kaldi_folder_is_an_utterance_or_is_named(
+def test_each_line_of_a_kaldi_folder_is_an_utterance_or_is_reported(
     folder: Path, texts: list[str], blank: str, unknown: str, end: str, gap: str, mark: bool, last: bool
 ) -> None:
     kaldi = folder / "kaldi"
@@ -166,7 +166,7 @@ def test_each_line_of_a_public_corpus_is_a_row(
     assert table.texts() == expected and len(table) == count_lines(file) - (layout == "common voice")
 
 
-def test_a_quotation_mark_that_nothing_closes_takes_no_other_row(tmp_path: Path) -> None:
+def test_an_unclosed_quotation_mark_does_not_affect_other_rows(tmp_path: Path) -> None:
     words = ["one", '"two', "three", "four", '"five"', 'six"', '"seven', "eight"]
     for suffix, blank in ((".tsv", "\t"), (".csv", ",")):
         (tmp_path / f"list{suffix}").write_text("".join(f"a.wav{blank}{word}\n" for word in ["text", *words]))
@@ -182,9 +182,7 @@ def test_a_quotation_mark_that_nothing_closes_takes_no_other_row(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("name", "blank"), [("list.tsv", "\t"), ("list.csv", "|")])
-def test_a_table_whose_cells_are_all_in_quotation_marks_is_read_without_them(
-    tmp_path: Path, name: str, blank: str
-) -> None:
+def test_a_fully_quoted_table_is_read_without_quotation_marks(tmp_path: Path, name: str, blank: str) -> None:
     write_tone(tmp_path / "a.wav")
     rows = [["file_name", "text"], ["a.wav", f"one{blank}two"], ["a.wav", '""three""'], ["a.wav", "four"]]
     lines = [blank.join(f'"{cell}"' for cell in row) for row in rows]
@@ -200,7 +198,7 @@ def test_line_ends_doubled_by_python_on_windows_are_line_ends(tmp_path: Path) ->
     assert texts_of(read(tmp_path / "list.csv")) == ["one", "two"]
 
 
-def test_json_that_is_no_text_and_no_name_is_named(tmp_path: Path) -> None:
+def test_json_texts_and_paths_of_other_types_are_reported(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     objects = [{"text": ["one", "two"]}, {"text": {"a": 1}}, {"text": 7}, {"text": "one", "file_name": "a\0.wav"}]
     lines = [json.dumps({"file_name": "a.wav", **each}) for each in objects]
@@ -210,7 +208,7 @@ def test_json_that_is_no_text_and_no_name_is_named(tmp_path: Path) -> None:
     assert [each.reason for each in split.rejected] == ["no text", "no text", "no such file"]
 
 
-def test_rows_that_would_be_cut_or_lost_are_named(tmp_path: Path) -> None:
+def test_rows_that_would_be_truncated_or_lost_are_reported(tmp_path: Path) -> None:
     write_tone(tmp_path / "wavs" / "a.wav")
     (tmp_path / "metadata.csv").write_text("a|one|one\na|two\na\na|x|y|z\n")
     split = read(tmp_path)
@@ -246,7 +244,9 @@ def test_text_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> N
     ],
 )
 @pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl", "metadata.csv", "wav.scp", "x.trans.txt"])
-def test_text_in_another_encoding_is_one_sentence(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+def test_text_in_another_encoding_is_refused_with_one_sentence(
+    tmp_path: Path, name: str, content: bytes, found: str
+) -> None:
     file = tmp_path / ("train-clean/1/2" if name.endswith(".txt") else "") / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -278,11 +278,11 @@ def test_json_as_other_programs_write_it(tmp_path: Path, content: str, texts: li
 
 def test_a_damaged_json_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('[{"file_name": "a.wav"},\n {"file_name": }]')
-    with pytest.raises(UserError, match=r"begins with \[ and is no JSON array: .* line 2 column"):
+    with pytest.raises(UserError, match=r"begins with \[ and is not a JSON array: .* line 2 column"):
         load_splits(Source(str(tmp_path / "list.json")))
 
 
-def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("file_name, text,text,,\na.wav,b,c,,\n")
     with pytest.raises(UserError, match="has text more than once in its first line"):
         load_splits(Source(str(tmp_path / "list.csv")))
@@ -325,7 +325,7 @@ ODD_ROWS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.lists(ODD_ROWS, max_size=3), array=st.booleans())
-def test_whatever_stands_in_one_object_the_others_are_used(
+def test_any_content_of_one_object_leaves_the_others_usable(
     folder: Path, odd: list[dict[str, object]], array: bool
 ) -> None:
     file = folder / "odd.jsonl"
@@ -356,7 +356,7 @@ def test_whatever_stands_in_one_object_the_others_are_used(
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("array", [False, True])
-def test_one_bad_line_of_json_is_named(tmp_path: Path, line: str, place: int, array: bool) -> None:
+def test_one_bad_line_of_json_is_reported(tmp_path: Path, line: str, place: int, array: bool) -> None:
     write_tone(tmp_path / "a.wav")
     lines = [json.dumps({"file_name": "a.wav", "text": text}) for text in ("one", "two")]
     closed = line.startswith("[" * 9) and array
@@ -371,7 +371,7 @@ def test_one_bad_line_of_json_is_named(tmp_path: Path, line: str, place: int, ar
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
-def test_a_null_in_a_row_is_no_reason_to_refuse_the_others(tmp_path: Path, name: str) -> None:
+def test_a_null_character_affects_only_its_row(tmp_path: Path, name: str) -> None:
     write_tone(tmp_path / "a.wav")
     blank = "\t" if name.endswith("tsv") else ","
     rows = [("file_name", "text"), ("a\0.wav", "one"), ("a.wav", "t\0wo"), ("a.wav", "three"), ("a.wav", "\0")]
@@ -384,7 +384,7 @@ def test_a_null_in_a_row_is_no_reason_to_refuse_the_others(tmp_path: Path, name:
     assert r"a\x00.wav" in rejected.read_text() and "\0" not in rejected.read_text()
 
 
-def test_a_name_that_is_none_costs_its_row_alone(tmp_path: Path) -> None:
+def test_an_invalid_name_affects_only_its_row(tmp_path: Path) -> None:
     write_tone(tmp_path / "train-clean/1/2/1-2-0000.flac")
     lines = ["1-2-0000 one", "../../../../etc/passwd two", ". three", "a/b four", f"{'x' * 400} five"]
     (tmp_path / "train-clean/1/2/1-2.trans.txt").write_text("\n".join(lines))
@@ -393,7 +393,7 @@ def test_a_name_that_is_none_costs_its_row_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 1, 7, 8, 9, 999, 200_000, 2**32 - 1])
-def test_an_impossible_sampling_rate_is_named(tmp_path: Path, rate: int) -> None:
+def test_an_impossible_sampling_rate_is_reported(tmp_path: Path, rate: int) -> None:
     for name in ("a.wav", "b.wav"):
         write_tone(tmp_path / name)
     content = bytearray((tmp_path / "b.wav").read_bytes())
@@ -404,7 +404,7 @@ def test_an_impossible_sampling_rate_is_named(tmp_path: Path, rate: int) -> None
     assert texts_of(split) == ["two"] and split.rejected[0].name == "b.wav"
 
 
-def test_formulas_are_no_formulas_in_what_is_written_and_read_back_as_they_were(tmp_path: Path) -> None:
+def test_formulas_are_escaped_when_written_and_read_back_unchanged(tmp_path: Path) -> None:
     texts = ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(1)", "'=x", "''-y", "'tis", "＝1", "\ttab", "plain"]
     for text in texts:
         written = format_csv([["text", 7], [text, -7]]).splitlines()[1]
@@ -421,7 +421,7 @@ def test_formulas_are_no_formulas_in_what_is_written_and_read_back_as_they_were(
     ]
 
 
-def test_rows_of_a_stream_may_have_cells_of_any_types() -> None:
+def test_rows_of_a_stream_can_have_cells_of_any_types() -> None:
     audio = {"bytes": b"a", "path": None}
     rows = [
         {"audio": audio, "text": text, "n": n} for text, n in (("a", 1), (2, "b"), (None, [1]), ({"x": 1}, 10**400))
@@ -431,7 +431,7 @@ def test_rows_of_a_stream_may_have_cells_of_any_types() -> None:
     assert build_typed_dataset(rows[:1])[0] == rows[0]
 
 
-def test_half_a_character_in_bytes_costs_its_row_alone(tmp_path: Path) -> None:
+def test_invalid_bytes_affect_only_their_row(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "list.csv").write_bytes(
         b"file_name,text\na.wav,one\na.wav,\xed\xa0\x80\n\xed\xa0\x80.wav,x\na.wav,two\n"
@@ -441,7 +441,7 @@ def test_half_a_character_in_bytes_costs_its_row_alone(tmp_path: Path) -> None:
     assert [each.reason for each in split.rejected] == ["half a character"] * 2
 
 
-def test_the_address_of_a_row_is_named_without_its_secrets(tmp_path: Path) -> None:
+def test_a_url_is_reported_without_its_secrets(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     place = "https://ann:s3cret@example.invalid/b.wav?sig=s3cret"
     (tmp_path / "list.csv").write_text(f"file_name,text\na.wav,one\n{place},two\n")
@@ -460,7 +460,7 @@ def test_the_address_of_a_row_is_named_without_its_secrets(tmp_path: Path) -> No
     assert table.recording(1).path == place
 
 
-def test_a_fault_of_ours_in_one_row_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_affects_only_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "list.csv").write_text("file_name,text\na.wav,one\na.wav,bad\na.wav,two\n")
     monkeypatch.setattr("finetune.data.folders._place_in_time", lambda row: 1 // (row["text"] != "bad"))
@@ -468,7 +468,7 @@ def test_a_fault_of_ours_in_one_row_stops_no_other(tmp_path: Path, monkeypatch: 
     assert texts_of(split) == ["one", "two"] and "ZeroDivisionError in finetune/" in split.rejected[0].reason
 
 
-def test_thousands_of_columns_are_read_and_more_are_a_reason(tmp_path: Path) -> None:
+def test_thousands_of_columns_are_read_and_more_are_reported(tmp_path: Path) -> None:
     def read(columns: int, cell: str = "1") -> Table:
         names = ["file_name", "text", *(f"x{number}" for number in range(columns))]
         (tmp_path / "metadata.csv").write_text(",".join(names) + "\na.wav,words" + f",{cell}" * columns + "\n")

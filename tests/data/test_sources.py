@@ -1,4 +1,4 @@
-"""Folders and manifests of every accepted layout become the same table; what is no corpus is refused."""
+"""Folders and manifests of every accepted layout become the same table; anything else is refused."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def texts_of(table: Table) -> list[str | None]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-def test_a_manifests_cells_are_the_strings_that_stand_in_it(tmp_path: Path, suffix: str) -> None:
+def test_a_manifests_cells_are_its_strings(tmp_path: Path, suffix: str) -> None:
     table = table_of(write_manifest(tmp_path / f"list{suffix}"))
     assert texts_of(table) == [text for _, text in ROWS]
     assert table.recording(1) == Recording(path=str(tmp_path / "two.wav"), data=None)
@@ -50,7 +50,7 @@ def test_numbers_in_json_become_text(tmp_path: Path) -> None:
     assert texts_of(table_of(tmp_path / "list.jsonl")) == ["7", None]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
     file = write_manifest(tmp_path / "list.csv")
     file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
     assert table_of(file).audio == "file_name"
@@ -82,7 +82,7 @@ def test_usual_column_names_are_found(tmp_path: Path) -> None:
     assert (table.audio, table.text, table.speaker) == ("path", "sentence", None)
 
 
-def test_named_columns_are_taken_and_their_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
+def test_named_columns_are_used_and_their_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     file = write_manifest(tmp_path / "list.csv", ("clip", "words"))
     table = table_of(file, audio_column="clip", text_column="words")
     assert table.recording(0).path == str(tmp_path / "one.wav")
@@ -90,7 +90,7 @@ def test_named_columns_are_taken_and_their_paths_are_relative_to_the_manifest(tm
 
 
 @pytest.mark.parametrize("path", ["/elsewhere/a.wav", "../a.wav", "deep/../../a.wav"])
-def test_audio_outside_the_corpus_is_read_only_where_that_is_allowed(tmp_path: Path, path: str) -> None:
+def test_audio_outside_the_corpus_is_read_only_if_allowed(tmp_path: Path, path: str) -> None:
     (tmp_path / "corpus").mkdir()
     manifest = tmp_path / "corpus" / "list.csv"
     manifest.write_text(f"file_name,text\n{path},ab\ndeep/../b.wav,ab\n")
@@ -105,7 +105,7 @@ def test_audio_outside_the_corpus_is_read_only_where_that_is_allowed(tmp_path: P
         assert allowed == (path if path.startswith("/") else str(tmp_path / "corpus" / path))
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_available_ones(tmp_path: Path) -> None:
     file = write_manifest(tmp_path / "list.csv", ("file_name", "words"))
     with pytest.raises(UserError, match=r"no column text or .* for the text; it has file_name, words: .*text_column"):
         table_of(file)
@@ -113,7 +113,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
         table_of(file, text_column="spoken")
 
 
-def test_a_missing_split_is_named_with_those_that_are_there(corpus_folder: Path) -> None:
+def test_a_missing_split_is_reported_with_the_available_ones(corpus_folder: Path) -> None:
     with pytest.raises(UserError, match="has no split 'holdout'; it has test, train, validation"):
         table_of(corpus_folder, "holdout")
 
@@ -126,7 +126,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
-    with pytest.raises(UserError, match=r"holds no transcripts: expected a metadata\.csv"):
+    with pytest.raises(UserError, match=r"has no transcripts: expected a metadata\.csv"):
         load_splits(Source(str(tmp_path)))
 
 
@@ -184,7 +184,7 @@ def problem_of(table: Table, row: int) -> str | None:
     ],
     ids=["more cells", "fewer cells", "half a character", "long cell", "not JSON", "no object", "long line"],
 )
-def test_a_line_that_cannot_be_read_is_named_and_the_others_are_used(
+def test_an_unreadable_line_is_reported_and_the_others_are_used(
     tmp_path: Path, name: str, content: bytes, problem: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -193,7 +193,7 @@ def test_a_line_that_cannot_be_read_is_named_and_the_others_are_used(
     assert problem_of(table, 1) is None and table.texts()[1] == "ab"
 
 
-def test_a_path_where_nothing_is_is_refused() -> None:
+def test_a_missing_path_is_refused() -> None:
     with pytest.raises(UserError, match="There is no data at /nowhere/at/all"):
         load_splits(Source("/nowhere/at/all"))
 
@@ -238,7 +238,7 @@ def test_parquet_reads_no_file_outside_the_corpus(tmp_path: Path, monkeypatch: p
         table_of(tmp_path / "corpus").recording(0)
 
 
-def test_what_only_calls_itself_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_only_the_suffix_of_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.parquet").write_text("file_name,text\n")
     with pytest.raises(UserError, match=r"train\.parquet can't be read as Parquet"):

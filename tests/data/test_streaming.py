@@ -1,4 +1,4 @@
-"""A stream is trained on as it comes: nothing is copied, nothing skipped, and a resumed run goes on where it was."""
+"""Streamed training: no copies, no lost rows, and resumed runs continue where they were."""
 
 import io
 import itertools
@@ -25,7 +25,7 @@ from finetune.run.preparation import Preparation, prepare
 
 
 def cut_flac(wav: bytes) -> bytes:
-    """A FLAC file whose header promises more than there is: seen only when it is decoded."""
+    """A FLAC file with a header for more samples than it has, which only decoding shows."""
     samples, rate = soundfile.read(io.BytesIO(wav))
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, rate, format="FLAC")
@@ -34,7 +34,7 @@ def cut_flac(wav: bytes) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """24 training utterances in four Parquet shards, one without audio and one cut; one for each other split."""
+    """24 training utterances in four Parquet shards, one without audio, one truncated; one shard per other split."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     # At the end of a Parquet file `datasets` waits 5 s for pyarrow's threads.
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
@@ -73,7 +73,7 @@ def same(first: Any, second: Any) -> bool:
     return torch.equal(first.input_values, second.input_values) and torch.equal(first.labels, second.labels)
 
 
-def test_each_utterance_comes_once_an_epoch_and_what_is_left_out_is_named_once(preparation: Preparation) -> None:
+def test_each_utterance_occurs_once_per_epoch_and_skipped_ones_are_reported_once(preparation: Preparation) -> None:
     lengths: list[int] = []
     rejected = []
     for batch in itertools.islice(streamed(preparation), 60):
@@ -124,7 +124,7 @@ def test_a_stream_without_a_validation_split_is_refused(
     assert "no validation split" in capsys.readouterr().err
 
 
-def test_what_lies_here_in_other_files_is_not_streamed(
+def test_local_files_of_other_formats_are_not_streamed(
     corpus_folder: Path, tmp_path: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(write_recipe(tmp_path, data={"root": str(corpus_folder), "streaming": True}))]) == 2
@@ -134,7 +134,7 @@ def test_what_lies_here_in_other_files_is_not_streamed(
     assert "can't be streamed" in capsys.readouterr().err
 
 
-def test_a_stream_is_mixed_with_what_lies_here_by_weight(
+def test_a_stream_is_mixed_with_local_data_by_weight(
     shards: Path,
     corpus_folder: Path,
     tmp_path: Path,

@@ -128,7 +128,7 @@ def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
         require_parity(export, utterances)
     card = (export / "README.md").read_text()
     assert card.splitlines()[card.splitlines().index("---", 1) :][2] == "# run"
-    assert f"These are the weights of step {best} of a training that goes on" in card
+    assert f"These weights are from step {best} of an unfinished training run" in card
     assert "validation" in card and str(run.parent) not in card
 
 

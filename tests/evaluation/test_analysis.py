@@ -1,4 +1,4 @@
-"""All that is said of results, and its one line."""
+"""The analysis of results, and its summary."""
 
 from finetune.evaluation.analysis import analyse
 from finetune.evaluation.results import Result, count_results
@@ -15,7 +15,7 @@ def test_the_summary_gives_counts_and_the_interval():
     assert analyse([]).summary().startswith("WER unknown (0 sub")
 
 
-def test_utterances_without_words_are_counted_with_what_was_added():
+def test_utterances_without_words_are_counted_with_their_insertions():
     noise = [Result("c", " ", heard, "", 1.0, None) for heard in ("", "u", "v w")]
     summary = analyse([*RESULTS, *noise]).summary()
     assert "4 insertions in 5 words" in summary
@@ -25,12 +25,12 @@ def test_utterances_without_words_are_counted_with_what_was_added():
     assert analyse(noise).to_json()["wer"] is None and "WER unknown" in analyse(noise).summary()
 
 
-def test_counts_at_hand_are_taken():
+def test_given_counts_are_used():
     assert analyse(RESULTS, count_results(RESULTS)).to_json() == analyse(RESULTS).to_json()
     assert analyse(RESULTS, 2 * count_results(RESULTS)).scores.utterances == 4
 
 
-def test_the_json_holds_all_parts():
+def test_the_json_has_all_parts():
     values = analyse(RESULTS).to_json()
     assert values["wer"] == 0.4 and values["intervals"]["resampled"] == "speakers"
     assert [each["value"] for each in values["slices"]["speaker"]] == ["x", "y"]

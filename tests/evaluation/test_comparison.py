@@ -1,4 +1,4 @@
-"""Comparisons: right about simulated systems, on pairs that belong together, in plain words."""
+"""Comparisons: correct on simulated systems, with correct pairs of utterances and a clear conclusion."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven"]
 
 
 def recognise(errors, seed=0, speakers=10, utterances=120):
-    """Results with so large a share of the words wrong; utterances are hard or easy for every system alike."""
+    """Results with a share of wrong words; an utterance is equally hard for every system."""
     texts, own = np.random.default_rng(0), np.random.default_rng(seed)
     results = []
     for i in range(utterances):
@@ -27,10 +27,10 @@ def recognise(errors, seed=0, speakers=10, utterances=120):
     return results
 
 
-def test_a_better_system_is_seen_and_said_to_be():
+def test_a_better_system_is_significantly_better():
     found = compare(recognise(0.4), recognise(0.1, seed=1))
     difference = found.overall
-    assert difference.is_seen and difference.difference == found.b.wer - found.a.wer
+    assert difference.is_significant and difference.difference == found.b.wer - found.a.wer
     assert difference.interval.low < difference.difference < difference.interval.high < 0
     assert difference.p_value < 0.001
     assert (difference.resampled, difference.clusters) == ("speakers", 10)
@@ -43,33 +43,33 @@ def test_a_better_system_is_seen_and_said_to_be():
     assert other.sentence().startswith(f"A is better by {points:.1f} points")
 
 
-def test_two_equal_systems_show_no_difference():
+def test_two_equal_systems_have_no_significant_difference():
     found = compare(recognise(0.2), recognise(0.2, seed=1))
-    assert not found.overall.is_seen
+    assert not found.overall.is_significant
     assert found.overall.interval.low < 0 < found.overall.interval.high
     assert found.overall.p_value > 0.05
-    assert found.sentence().startswith("no difference can be seen: WER ")
+    assert found.sentence().startswith("no significant difference: WER ")
     same = compare(recognise(0.2), recognise(0.2))
     assert (same.overall.difference, same.overall.p_value, same.overall.same) == (0.0, 1.0, 120)
     assert same.better == same.worse == same.words_better == same.words_worse == ()
 
 
-def test_both_tests_err_about_as_often_as_they_say():
-    """On systems without a difference, over utterances that are independent: 5 in 100 are called different."""
+def test_both_tests_have_their_nominal_error_rate():
+    """With equal systems and independent utterances, 5 in 100 differences are significant."""
     called = [0, 0]
     for trial in range(100):
         a, b = (recognise(0.2, seed, speakers=0, utterances=60) for seed in (2 * trial + 1, 2 * trial + 2))
         found = compare(a, b).overall
-        called[0] += found.is_seen
+        called[0] += found.is_significant
         called[1] += found.p_value < 0.05
-    # Of 100, 13 or more would come about once in a thousand times.
+    # The probability of 13 or more of 100 is 0.001.
     assert max(called) < 13 and min(called) > 0
 
 
-def test_pairing_sees_what_two_intervals_do_not():
-    """Utterances that are hard for both make each WER uncertain, and their difference not."""
-    found = compare(recognise(0.3), recognise(0.24, seed=0))  # The same luck: B is right wherever A is.
-    assert found.overall.worse == 0 and found.overall.is_seen
+def test_pairing_finds_differences_that_two_intervals_do_not():
+    """Utterances that are hard for both make each WER uncertain, but not their difference."""
+    found = compare(recognise(0.3), recognise(0.24, seed=0))  # The same random numbers: B is correct wherever A is.
+    assert found.overall.worse == 0 and found.overall.is_significant
 
 
 def test_matched_pairs_by_hand():
@@ -82,7 +82,7 @@ def test_matched_pairs_by_hand():
     assert matched_pairs_p_value(np.array([1]), np.array([0])) is None
 
 
-def test_what_got_better_and_worse_is_listed():
+def test_improvements_and_degradations_are_listed():
     texts = [("one two three", "wrong two wrong", "one two three"), ("one two", "one two", "one")]
     a = [Result(str(i), said, heard, "", 1.0, None) for i, (said, heard, _) in enumerate(texts)]
     b = [Result(str(i), said, heard, "", 1.0, None) for i, (said, _, heard) in enumerate(texts)]
@@ -102,24 +102,24 @@ def test_slices_are_compared_too():
     better = [replace(y, hypothesis=y.reference) if y.speaker == "s3" else y for y in b]
     slices = compare(a, better).slices["speaker"]
     assert [name for name, found in slices.items() if found.difference] == ["s3"]
-    assert slices["s3"].is_seen and slices["s3"].resampled == "utterances"
+    assert slices["s3"].is_significant and slices["s3"].resampled == "utterances"
 
 
-def test_utterances_are_paired_by_name_and_those_of_one_name_by_order():
+def test_utterances_are_paired_by_name_and_then_by_order():
     a = [Result("x", "one", "one", "", 1.0, None), Result("y", "two", "no", "", 1.0, None)]
     assert compare(a, a[::-1]).overall.same == 2
     pieces = [replace(each, name="long.wav") for each in a]
     assert compare(pieces, pieces).overall.same == 2
-    with pytest.raises(UserError, match=r"other references in 2 of 2 utterances, such as long\.wav"):
+    with pytest.raises(UserError, match=r"different references in 2 of 2 utterances, such as long\.wav"):
         compare(pieces, pieces[::-1])
 
 
-def test_other_utterances_and_other_references_are_refused():
+def test_different_utterances_and_different_references_are_refused():
     a = recognise(0.2)
     with pytest.raises(UserError, match=r"2 of A's 120 are not in B, 0 of B's 118 not in A, such as 118.wav"):
         compare(a, a[:-2])
     changed = [replace(a[0], reference="something else"), *a[1:]]
-    with pytest.raises(UserError, match=r"other references in 1 of 120 utterances, such as 0.wav"):
+    with pytest.raises(UserError, match=r"different references in 1 of 120 utterances, such as 0.wav"):
         compare(a, changed)
     spaced = [replace(each, reference=f" {each.reference} ") for each in a]
     assert compare(a, spaced).overall.same == 120
@@ -131,8 +131,8 @@ def test_without_reference_words_there_is_nothing_to_compare():
         compare(empty, empty)
 
 
-def test_a_single_utterance_says_nothing():
+def test_a_single_utterance_gives_no_conclusion():
     one = [Result("x", "one two", "one", "", 1.0, None)]
     found = compare(one, [replace(one[0], hypothesis="one two")])
     assert (found.overall.interval, found.overall.p_value) == (None, None)
-    assert found.sentence() == "no difference can be seen: WER 50.0 % of A, 0.0 % of B, of a single utterance."
+    assert found.sentence() == "no significant difference: WER 50.0 % of A, 0.0 % of B, of a single utterance."

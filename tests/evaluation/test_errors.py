@@ -1,4 +1,4 @@
-"""What goes wrong, on texts whose errors can be seen."""
+"""Error analysis on texts with known errors."""
 
 from dataclasses import asdict
 
@@ -27,29 +27,29 @@ def test_confusions_are_counted_with_an_example():
     assert found.deletions == (Confusion("a", "", 1, "two"), Confusion("cat", "", 1, "five"))
 
 
-def test_words_said_twice_are_told_from_other_insertions():
+def test_repeated_words_are_distinguished_from_other_insertions():
     assert analyse().repeated == (Confusion("", "is", 1, "three"),)
     assert analyse([Result("x", "all is well", "all is very well", "", 1.0, None)]).repeated == ()
 
 
-def test_missed_words_say_how_often_they_were_said():
+def test_missed_words_have_their_count_in_the_references():
     assert analyse().missed == (Missed("cat", 3, 3), Missed("a", 2, 1))
 
 
-def test_characters_are_confused_in_all_three_ways():
+def test_characters_are_substituted_inserted_and_deleted():
     found = {(each.reference, each.hypothesis): each.count for each in analyse().characters}
     assert found["t", "p"] == 2
-    assert found["a", ""] == 2  # Of "a dog" and of "cat".
+    assert found["a", ""] == 2  # From "a dog" and "cat".
     assert found["", "s"] == 1
     assert analyse().characters[0].count == 2
 
 
-def test_worst_utterances_come_first_and_right_ones_not_at_all():
+def test_worst_utterances_come_first_and_correct_ones_are_not_listed():
     assert analyse().worst == (Worst("two", 2, 5), Worst("five", 1, 1), Worst("three", 1, 3), Worst("one", 1, 6))
     assert rank_worst(count_results(RESULTS)) == [1, 4, 2, 0, 3]
 
 
-def test_lists_are_cut(monkeypatch):
+def test_lists_are_limited(monkeypatch):
     monkeypatch.setattr(errors, "MOST", 1)
     assert [len(values) for values in asdict(analyse()).values()] == [1] * 7
 
@@ -60,6 +60,6 @@ def test_each_han_character_is_a_word():
     assert found.missed == (Missed("你", 1, 1),)
 
 
-def test_nothing_wrong_and_nothing_at_all():
+def test_no_errors_and_no_results():
     for results in (RESULTS[3:4], []):
         assert not any(asdict(analyse(results)).values())

@@ -1,4 +1,4 @@
-"""The page of an evaluation: what its data block says, and that nothing in it is taken for markup."""
+"""The HTML report: the values of its data block, and that no text is interpreted as markup."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def build(results=RESULTS, **others) -> Page:
     return Page(build_html_report("Test <set> & co", analyse(results), **others))
 
 
-def test_figures_stand_in_the_page_with_their_intervals():
+def test_figures_are_shown_with_their_intervals():
     page = build(details={"Decoder": "greedy <1>"})
     assert page.texts["dt"] == [
         "Word error rate (WER)",
@@ -68,7 +68,7 @@ def test_figures_stand_in_the_page_with_their_intervals():
     assert page.texts["h1"] == page.texts["title"] == ["Test <set> & co"]
 
 
-def test_utterances_come_worst_first_and_word_by_word():
+def test_utterances_are_ordered_by_errors_and_aligned():
     of = build().data["utterances"]
     assert of["name"] == ["worst", "middling", "fine"]
     assert of["aligned"] == [
@@ -78,7 +78,7 @@ def test_utterances_come_worst_first_and_word_by_word():
     ]
     assert of["errors"] == [3, 1, 0] and of["words"] == [8, 3, 3]
     assert of["wer"] == [pytest.approx(3 / 8), pytest.approx(1 / 3), 0]
-    # A text that is the one beside it is not said twice.
+    # A text equal to the one next to it is not repeated.
     assert of["raw_reference"] == ["Old men…", None, "All is well!"]
     assert of["raw_hypothesis"] == [None, None, "ALL is well"]
     assert of["hypothesis"] == ["odd men sat by the very quiet sea", "one word", None]
@@ -88,15 +88,15 @@ def test_utterances_come_worst_first_and_word_by_word():
     assert {len(values) for values in of.values()} == {3}
 
 
-def test_slices_and_errors_name_their_utterances():
+def test_slices_and_errors_list_their_utterances():
     data = build().data
     slices = {slice["title"]: {bar["label"]: bar for bar in slice["bars"]} for slice in data["slices"]}
     assert slices["Speaker"]["Ann"]["rows"] == [1, 2] and slices["Speaker"]["Bo"]["rows"] == [0]
-    assert list(slices["Speaker"]) == ["Bo", "Ann"], "the worse comes first"
+    assert list(slices["Speaker"]) == ["Bo", "Ann"], "the highest WER comes first"
     assert slices["Speaker"]["Ann"]["wer"] == pytest.approx(1 / 6)
     assert slices["Speaker"]["Ann"]["low"] == 0 < slices["Speaker"]["Ann"]["high"]
     assert slices["Speaker"]["Bo"]["high"] is None
-    assert list(slices["Duration"]) == ["under 2 s", "2 to 5 s"], "an order of its own stays"
+    assert list(slices["Duration"]) == ["under 2 s", "2 to 5 s"], "durations keep their order"
     errors = {kind["title"]: kind["errors"] for kind in data["errors"]}
     assert errors["Words taken for others"] == [{"said": "old", "heard": "odd", "count": 1, "rows": [0]}]
     assert [each["said"] for each in errors["Words left out"]] == ["down", "gone"]
@@ -104,7 +104,7 @@ def test_slices_and_errors_name_their_utterances():
     assert [(each["said"], each["rows"]) for each in errors["Characters"] if each["said"] == "l"] == [("l", [0])]
 
 
-def test_whatever_texts_hold_stays_text():
+def test_texts_are_never_interpreted_as_markup():
     result = Result(HOSTILE, HOSTILE, "x " + HOSTILE, HOSTILE, 1.0, HOSTILE, {HOSTILE: HOSTILE})
     text = build_html_report(HOSTILE, analyse([result, RESULTS[0]]), {HOSTILE: HOSTILE})
     page = Page(text)
@@ -115,13 +115,13 @@ def test_whatever_texts_hold_stays_text():
     assert "\u2028" not in text.partition('id="data">')[2]
 
 
-def test_numbers_that_are_none_stay_json():
+def test_infinite_numbers_become_null():
     result = Result("x", "a", "b", "a", float("inf"), None, snr_db=float("nan"))
     of = build([result]).data["utterances"]
     assert (of["seconds"], of["snr"], of["speaker"]) == ([None], [None], [None])
 
 
-def test_no_words_and_nothing_at_all():
+def test_no_words_and_no_results():
     data = build([Result("x", "", "a b", "", 1.0, None)]).data
     assert data["wer"] is None and data["utterances"]["wer"] == [None]
     assert data["utterances"]["aligned"] == [[["", "a"], ["", "b"]]]
@@ -133,11 +133,11 @@ def test_han_characters_are_aligned_one_by_one():
     assert of["aligned"] == [["我 爱", ["你", "他"]]]
 
 
-def test_audio_goes_with_its_utterance():
+def test_audio_belongs_to_its_utterance():
     assert build(audio=["audio/0.wav", None, "data:x"]).data["utterances"]["audio"] == [None, "data:x", "audio/0.wav"]
 
 
-def test_the_page_needs_nothing_from_elsewhere():
+def test_the_report_loads_nothing():
     page = build()
     assert "prefers-color-scheme: dark" in page.texts["style"][0]
     places = [attributes.get(name) for _, attributes in page.elements for name in ("src", "href")]

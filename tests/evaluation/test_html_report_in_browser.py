@@ -1,4 +1,4 @@
-"""The page in a real Chromium: ten thousand utterances, sorted, filtered and heard, and nothing that harms."""
+"""The HTML report in Chromium: sorting, filtering and playing 10,000 utterances, and hostile texts."""
 
 import json
 import random
@@ -19,12 +19,12 @@ from finetune.evaluation.scores import Column
 
 HARM = "<img src=x onerror='window.harm=1'></script><script>window.harm=2</script><a href='javascript:window.harm=3'>"
 WORDS = ("the", "quiet", "sea", "lay", "under", "a", "grey", "sky", "while", "old", "men", "spoke", "of", "boats")
-# Many times what is measured, for the machine may be busy: 1.2 s to the first rows, 0.3 s for sorting and filtering.
+# Measured: 1.2 s to the first rows, 0.3 s for sorting and filtering. The limit allows for a busy machine.
 MANY_SECONDS = 10.0
 
 
 def make_results(number: int) -> list[Result]:
-    """Sentences of which about a tenth of the words are wrong."""
+    """Sentences with about a tenth of their words wrong."""
     rng = random.Random(0)
     results = []
     for i in range(number):
@@ -42,12 +42,12 @@ def make_results(number: int) -> list[Result]:
 
 
 class Window:
-    """What a person does with the page, and sees."""
+    """The actions of a user in the report, and what it shows."""
 
     def __init__(self, driver, address: str):
         self.driver = driver
         for kind in ("browser", "performance"):
-            driver.get_log(kind)  # What was logged before is another page's.
+            driver.get_log(kind)  # Discards messages of an earlier file.
         driver.get(address)
 
     def run(self, script: str, *arguments):
@@ -60,7 +60,7 @@ class Window:
         return self.run("return document.querySelector('#shown').textContent")
 
     def press(self, selector: str, text: str = "") -> float:
-        """Press what has this text; returns the seconds until the page is drawn again."""
+        """Click the element with a text; returns the seconds until the next frame."""
         script = """
             const [selector, text, done] = arguments, start = performance.now();
             [...document.querySelectorAll(selector)].find(each => each.textContent.includes(text)).click();
@@ -94,7 +94,7 @@ def driver():
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> tuple[str, Analysis]:
-    """The address of a page of 10,000 utterances, and what is on it."""
+    """The URL of a report of 10,000 utterances, and its analysis."""
     folder = tmp_path_factory.mktemp("many") / "report"
     analysis = analyse(make_results(10_000))
     write_report(folder, "Ten thousand", analysis)
@@ -106,7 +106,7 @@ def window(driver, many) -> Window:
     return Window(driver, many[0])
 
 
-def test_ten_thousand_utterances_are_there_soon(driver, many):
+def test_ten_thousand_utterances_are_shown_quickly(driver, many):
     start = time.perf_counter()
     window = Window(driver, many[0])
     names, seconds = window.names(), time.perf_counter() - start
@@ -121,10 +121,10 @@ def test_ten_thousand_utterances_are_there_soon(driver, many):
     print(f"first rows after {seconds:.2f} s")
 
 
-def test_sorting_is_python_s(window, many):
+def test_sorting_equals_sorting_in_python(window, many):
     analysis = many[1]
     worst = [analysis.results[place] for place in rank_worst(analysis.counts)]
-    # Of equals the worse come first, and what is not known comes last.
+    # Ties are ordered by errors, and unknown values come last.
     wanted = {
         ("Seconds", "descending"): sorted(worst, key=lambda result: -result.seconds),
         ("Seconds", "ascending"): sorted(worst, key=lambda result: result.seconds),
@@ -145,7 +145,7 @@ def test_sorting_is_python_s(window, many):
     print(f"sorted within {longest:.2f} s")
 
 
-def test_filters_are_python_s(window, many):
+def test_filters_equal_filters_in_python(window, many):
     analysis = many[1]
     worst = [(analysis.results[place], analysis.counts[place]) for place in rank_worst(analysis.counts)]
 
@@ -182,7 +182,7 @@ def test_filters_are_python_s(window, many):
     print(f"filtered within {longest:.2f} s")
 
 
-def test_each_bar_and_error_shows_as_many_as_it_says(driver, tmp_path):
+def test_each_bar_and_error_lists_as_many_utterances_as_its_title_says(driver, tmp_path):
     analysis = analyse(make_results(200))
     write_report(tmp_path / "report", "Two hundred", analysis)
     window = Window(driver, (tmp_path / "report" / "index.html").as_uri())
@@ -203,7 +203,7 @@ def test_each_bar_and_error_shows_as_many_as_it_says(driver, tmp_path):
     assert window.run(script) == []
 
 
-def test_the_keyboard_is_enough(window):
+def test_the_report_works_with_the_keyboard(window):
     window.run("document.querySelector('th button').focus()")
     keys = window.driver.switch_to.active_element
     keys.send_keys("\ue007")  # Enter
@@ -214,7 +214,7 @@ def test_the_keyboard_is_enough(window):
     assert window.run("return document.querySelectorAll('th:not([scope=col]), th:not(:has(> button))').length") == 0
 
 
-def test_hostile_texts_are_shown_and_do_nothing(driver, tmp_path):
+def test_hostile_texts_are_shown_and_not_executed(driver, tmp_path):
     results = [
         Result(HARM, f"one {HARM}", f"two {HARM} three", HARM, 1.0, HARM, {HARM: HARM}, HARM, HARM),
         Result("right to left", "שלום עולם", "שלום עולמי", "שלום עולם", 1.0, "ann"),
@@ -240,7 +240,7 @@ def test_hostile_texts_are_shown_and_do_nothing(driver, tmp_path):
     assert window.requests() == [address]
 
 
-def test_a_script_that_is_not_the_page_s_does_not_run(window):
+def test_other_scripts_do_not_run(window):
     window.run("document.body.insertAdjacentHTML('beforeend', `<img src='data:,' onerror='window.harm = 1'>`)")
     time.sleep(0.2)
     assert window.run("return window.harm") is None
@@ -250,7 +250,7 @@ def test_a_script_that_is_not_the_page_s_does_not_run(window):
 @pytest.mark.parametrize("inside", [True, False])
 def test_audio_is_played(driver, tmp_path, monkeypatch, inside):
     if not inside:
-        monkeypatch.setattr(clips, "MAX_INSIDE_BYTES", 10)
+        monkeypatch.setattr(clips, "MAX_EMBEDDED_BYTES", 10)
     sound = np.zeros(8000, np.int16)
     soundfile.write(tmp_path / "a.wav", sound, 16000)
     recordings = [Recording(str(tmp_path / "a.wav"), None), Recording(str(tmp_path / "a.wav"), None, 0.1, 0.3)]
@@ -278,8 +278,8 @@ def test_audio_is_played(driver, tmp_path, monkeypatch, inside):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_in_either_theme(driver, window, scheme):
-    """The contrast of each kind of text is 4.5 or more (WCAG 2.2, 1.4.3)."""
+def test_texts_have_enough_contrast_in_both_themes(driver, window, scheme):
+    """The contrast of each kind of text is at least 4.5 (WCAG 2.2, 1.4.3)."""
     features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
     script = """
@@ -307,7 +307,7 @@ def test_texts_stand_out_in_either_theme(driver, window, scheme):
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_a_narrow_window_needs_no_scrolling_sideways(driver, window):
+def test_a_narrow_window_needs_no_horizontal_scrolling(driver, window):
     size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: they cover the truth, over speakers where they must, and know what they can't say."""
+"""Bootstrap intervals: coverage of the true value, resampling over speakers, and cases without an interval."""
 
 import math
 from statistics import NormalDist
@@ -14,7 +14,7 @@ SPEAKERS, UTTERANCES, TRIALS = 60, 5, 300
 
 
 def simulate(rng, number=SPEAKERS):
-    """Counts of utterances by speakers who are understood more or less well; the true WER is 0.2, CER 0.4, SER 0.3."""
+    """Counts of utterances by speakers with different error rates; the true WER is 0.2, CER 0.4, SER 0.3."""
 
     def errors(mean, units):
         rates = rng.beta(4 * mean, 4 * (1 - mean), number).repeat(UTTERANCES)
@@ -30,7 +30,7 @@ def simulate(rng, number=SPEAKERS):
 
 
 def cover(trials, with_speakers, number=SPEAKERS):
-    """How many of the trials' intervals hold the true WER, CER and SER."""
+    """The numbers of trials whose intervals contain the true WER, CER and SER."""
     rng, covered = np.random.default_rng(0), np.zeros(3, dtype=int)
     for trial in range(trials):
         counts, speakers = simulate(rng, number)
@@ -41,30 +41,30 @@ def cover(trials, with_speakers, number=SPEAKERS):
 
 
 def binomial_tail(successes, trials, probability):
-    """How likely so many successes or fewer are."""
+    """The probability of at most `successes` successes."""
     terms = (math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k) for k in range(successes + 1))
     return sum(terms)
 
 
-def test_intervals_over_speakers_cover_the_truth_in_95_of_100_and_over_utterances_they_do_not():
+def test_intervals_over_speakers_have_nominal_coverage_and_those_over_utterances_do_not():
     for covered in cover(TRIALS, with_speakers=True):
-        # Within what chance allows once in a thousand times.
+        # Within the 0.1 % tails of the binomial distribution.
         assert binomial_tail(covered, TRIALS, 0.95) > 0.001
         assert 1 - binomial_tail(covered - 1, TRIALS, 0.95) > 0.001
     assert max(cover(100, with_speakers=False)[:2]) < 85
 
 
-def test_intervals_of_few_speakers_are_wide_enough_nearly():
+def test_intervals_of_few_speakers_have_almost_nominal_coverage():
     assert sum(cover(100, with_speakers=True, number=7)) >= 273  # 91 in 100 of each rate, and 87 by plain percentiles.
 
 
 @pytest.mark.parametrize(("clusters", "t"), [(6, 2.571), (11, 2.228), (31, 2.042), (1001, 1.962)])
-def test_percentiles_move_outwards_by_students_quantiles(clusters, t):
+def test_percentiles_are_expanded_by_students_quantiles(clusters, t):
     moved = NormalDist().cdf(-t * math.sqrt(clusters / (clusters - 1)))
     assert tail_probability(clusters) == pytest.approx(moved, rel=0.02)
 
 
-def test_the_same_seed_gives_the_same_intervals_in_blocks_or_not(monkeypatch):
+def test_the_same_seed_gives_the_same_intervals_for_any_block_size(monkeypatch):
     counts, speakers = simulate(np.random.default_rng(1))
     found = bootstrap(counts, speakers)
     assert bootstrap(counts, speakers) == found
@@ -82,7 +82,7 @@ def test_resamples_are_sums_of_whole_clusters():
 
 
 @pytest.mark.parametrize("speakers", [["a", None, "b"], ["a", "a", "a"], [None, None, None]])
-def test_utterances_are_drawn_where_speakers_are_not_known_or_only_one(speakers):
+def test_utterances_are_resampled_if_speakers_are_unknown_or_only_one(speakers):
     counts = count_errors(["a b", "c", "d"], ["a x", "c", ""])
     clusters, resampled = cluster(counts, speakers)
     assert resampled == "utterances" and clusters is counts
@@ -113,12 +113,12 @@ def test_one_utterance_has_no_interval():
 def test_empty_references_add_errors_and_no_words():
     found = bootstrap(count_errors(["", ""], ["a", "b c"]), [None, None])
     assert (found.wer, found.cer, found.ser) == (None, None, Interval(1.0, 1.0))
-    # A quarter of the resamples hold the empty one alone, and have no rate.
+    # A quarter of the resamples contain only the empty reference and have no rate.
     mixed = bootstrap(count_errors(["", "a b"], ["x", "a b"]), [None, None])
     assert mixed.wer == Interval(0.0, 0.5)
 
 
-def test_nothing_wrong_gives_zero_to_zero():
+def test_no_errors_give_zero_to_zero():
     found = bootstrap(count_errors(["a", "b"], ["a", "b"]), [None, None])
     assert found.wer == found.ser == Interval(0.0, 0.0)
     assert found.to_json()["wer"] == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""The metric scripts load as a user would load them, without a network."""
+"""The metric scripts are loaded as users load them, without a network."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from finetune.errors import UserError
 from finetune.evaluation.metrics import metric_path
 
-# Any use of the network fails here, whatever the Hugging Face libraries think of HF_HUB_OFFLINE.
+# Any use of the network fails, regardless of HF_HUB_OFFLINE.
 LOAD_BOTH = """
 import json, socket, sys
 
@@ -40,7 +40,7 @@ def test_metrics_load_and_count_offline(tmp_path):
         "HF_HOME": str(tmp_path / "cache"),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    # In another folder: the script must find the installed package, not a neighbour.
+    # In another folder: the script must import the installed package.
     done = subprocess.run(
         [sys.executable, "-c", LOAD_BOTH], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -54,6 +54,6 @@ def test_metrics_load_and_count_offline(tmp_path):
     }
 
 
-def test_an_unknown_metric_is_named():
+def test_an_unknown_metric_is_refused():
     with pytest.raises(UserError, match=r"'mer'.*wer, cer"):
         metric_path("mer")

@@ -33,7 +33,7 @@ def write(folder: Path, results=RESULTS, title="Test <set> & co") -> str:
     return (folder / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_report_is_three_files_and_leaves_nothing_beside(tmp_path):
+def test_a_report_is_exactly_three_files(tmp_path):
     write(tmp_path / "new" / "report")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report"]
     files = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
@@ -76,7 +76,7 @@ def test_scores_and_utterances_are_json(tmp_path):
     assert len(lines) == 3
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_scores_are_read_back(tmp_path):
     write(tmp_path / "run" / "report")
     assert read_results(tmp_path / "run" / "report") == read_results(tmp_path / "run") == RESULTS
 
@@ -87,7 +87,7 @@ def test_half_a_character_is_written_as_json_escapes_it(tmp_path):
     assert read_results(tmp_path / "report")[0].name == "\ud800.wav"
 
 
-def test_audio_comes_with_its_report_where_it_is_asked_for(tmp_path):
+def test_audio_is_written_if_requested(tmp_path):
     sound = np.zeros(1000, np.int16)
     soundfile.write(tmp_path / "a.wav", sound, 16000)
     places = []
@@ -110,7 +110,7 @@ def test_a_report_is_never_overwritten(tmp_path):
 
 def test_a_report_inside_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"can't be written to .*: .*file is no folder"):
+    with pytest.raises(UserError, match=r"cannot be written to .*: .*file is not a writable folder"):
         write(tmp_path / "file" / "report")
 
 
@@ -118,7 +118,7 @@ def test_a_failed_report_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report, "build_page", fail)
+    monkeypatch.setattr(report, "build_html_report", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "report")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Audio for a page: what browsers play is copied, the rest is written as FLAC, small pages hold it inside."""
+"""Report audio: formats that browsers play are copied, others become FLAC, small audio is embedded."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import soundfile
 
 from finetune.audio.waveforms import AudioError, Recording
 from finetune.evaluation import report_audio as clips
-from finetune.evaluation.report_audio import write_clips
+from finetune.evaluation.report_audio import write_report_audio
 
 TONE = np.sin(np.arange(8000) / 10).astype(np.float32) / 2
 
@@ -37,11 +37,11 @@ def put(folder, *recordings) -> list[str | None]:
             raise recordings[place]
         return recordings[place]
 
-    return write_clips(folder, len(recordings), find)
+    return write_report_audio(folder, len(recordings), find)
 
 
-def test_large_audio_lies_beside_as_it_is(folder, write, monkeypatch):
-    monkeypatch.setattr(clips, "MAX_INSIDE_BYTES", 100)
+def test_large_audio_is_copied_into_files(folder, write, monkeypatch):
+    monkeypatch.setattr(clips, "MAX_EMBEDDED_BYTES", 100)
     places = [write("a.wav"), write("b.flac"), write("c.ogg"), write("d.mp3")]
     links = put(folder, *(Recording(place, None) for place in places))
     assert links == ["audio/000000.wav", "audio/000001.flac", "audio/000002.ogg", "audio/000003.mp3"]
@@ -49,8 +49,8 @@ def test_large_audio_lies_beside_as_it_is(folder, write, monkeypatch):
         assert (folder / link).read_bytes() == Path(place).read_bytes()
 
 
-def test_pieces_bytes_and_what_browsers_cannot_play_become_flac(folder, write, monkeypatch):
-    monkeypatch.setattr(clips, "MAX_INSIDE_BYTES", 100)
+def test_segments_bytes_and_formats_that_browsers_cannot_play_become_flac(folder, write, monkeypatch):
+    monkeypatch.setattr(clips, "MAX_EMBEDDED_BYTES", 100)
     wav, aiff, sphere = write("a.wav"), write("b.aiff"), write("c.wav", format="NIST")
     content = Path(wav).read_bytes()
     recordings = [
@@ -69,7 +69,7 @@ def test_pieces_bytes_and_what_browsers_cannot_play_become_flac(folder, write, m
     assert rate == 16000 and np.allclose(sound, TONE[1600:4800], atol=1e-4)
 
 
-def test_small_audio_is_inside(folder, write):
+def test_small_audio_is_embedded(folder, write):
     [link] = put(folder, Recording(write("a.wav"), None))
     start, content = link.split(",")
     assert start == "data:audio/wav;base64"
@@ -77,7 +77,7 @@ def test_small_audio_is_inside(folder, write):
     assert list(folder.iterdir()) == []
 
 
-def test_what_cannot_be_read_has_no_player(folder, tmp_path, write):
+def test_unreadable_audio_has_no_player(folder, tmp_path, write):
     damaged = tmp_path / "damaged.wav"
     damaged.write_bytes(b"RIFF")
     recordings = [Recording("nowhere.wav", None), Recording(str(damaged), None), AudioError("outside the corpus")]

@@ -1,4 +1,4 @@
-"""Saved results: read back, also from older reports, and refused in a sentence where they are damaged."""
+"""Saved results: read back, also from older reports; damaged ones are refused with one sentence."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_report_with_fewer_fields_is_read(tmp_path):
     ("text", "words"),
     [
         (None, "There is no report in"),
-        ("", "holds no utterances, so there is nothing to score"),
+        ("", "has no utterances, so there is nothing to score"),
         ('{"name": "a"', "is damaged: expected"),
         ('{"name": "a"}', "is damaged: expected"),
         ("[1]", "is damaged: expected"),
@@ -36,7 +36,7 @@ def test_a_report_with_fewer_fields_is_read(tmp_path):
         (format_results([RESULT], count_results([RESULT])).replace("1.5", '"long"'), "is damaged: expected"),
     ],
 )
-def test_what_is_no_report_is_refused(tmp_path, text, words):
+def test_damaged_results_are_refused(tmp_path, text, words):
     if text is not None:
         (tmp_path / "utterances.jsonl").write_text(text)
     with pytest.raises(UserError, match=words):

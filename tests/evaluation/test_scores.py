@@ -1,4 +1,4 @@
-"""Counts over a corpus, on numbers worked out by hand."""
+"""Error counts and rates of a corpus, against values computed by hand."""
 
 import json
 
@@ -20,7 +20,7 @@ from finetune.evaluation.scores import (
 
 
 def test_wer_of_a_corpus_is_not_the_mean_of_its_utterances():
-    # 4 words right, then 1 word changed and 1 added: 2 errors in 5 words. The mean would be (0 + 2) / 2.
+    # 4 correct words, then 1 substitution and 1 insertion: 2 errors in 5 words. The mean would be (0 + 2) / 2.
     scores = score(["a b c d", "x"], ["a b c d", "y z"], audio_seconds=3.5)
     assert scores.words == ErrorCounts(hits=4, substitutions=1, deletions=0, insertions=1)
     assert scores.wer == pytest.approx(0.4)
@@ -28,7 +28,7 @@ def test_wer_of_a_corpus_is_not_the_mean_of_its_utterances():
 
 
 def test_characters_include_the_spaces_between_words():
-    # "a b c d" holds 7 characters and "x" 1; "y z" for "x" changes 1 and adds 2.
+    # "a b c d" has 7 characters and "x" 1; "y z" for "x" is 1 substitution and 2 insertions.
     scores = score(["a b c d", "x"], ["a b c d", "y z"])
     assert scores.characters == ErrorCounts(hits=7, substitutions=1, deletions=0, insertions=2)
     assert scores.cer == pytest.approx(3 / 8)
@@ -49,7 +49,7 @@ def test_empty_texts_and_whitespace(reference, hypothesis, words, characters):
     assert (scores.words, scores.characters) == (words, characters)
 
 
-def test_an_empty_reference_counts_among_others():
+def test_an_empty_reference_adds_insertions():
     scores = score(["", "a b"], ["x y", "a b"])
     assert scores.words == ErrorCounts(hits=2, substitutions=0, deletions=0, insertions=2)
     assert scores.wer == 1.0
@@ -84,7 +84,7 @@ def test_different_lengths_are_refused():
         score(["a", "b"], ["a"])
 
 
-def test_a_sentence_is_wrong_with_a_word_error_whatever_its_spaces():
+def test_a_sentence_is_wrong_if_it_has_a_word_error_regardless_of_spaces():
     counts = count_errors(["a b", "c", "我爱", ""], [" a  b", "d", "我 爱", ""])
     assert counts[:, Column.WRONG].tolist() == [0, 1, 0, 0]
     assert score(["a b", "c"], ["a b", "d"]).ser == 0.5
@@ -115,7 +115,7 @@ def test_rates_are_ratios_of_sums():
     assert error_rates(counts.sum(axis=0)).tolist() == [found.wer, found.cer, found.ser]
 
 
-def test_pairs_of_units_say_what_became_of_each():
+def test_pairs_of_units_show_each_edit():
     [alignment] = align_words(["one two three four five"], ["one three for five six"])
     pairs = [("one", "one"), ("two", ""), ("three", "three"), ("four", "for"), ("five", "five"), ("", "six")]
     assert pair_units(alignment) == pairs

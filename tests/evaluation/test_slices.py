@@ -1,4 +1,4 @@
-"""Slices: each utterance is in one of each kind, borders have names with units, counts are those of the utterances."""
+"""Slices: each utterance is in one slice of each property, ranges have units, counts add up."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ def test_columns_have_a_slice_for_each_value_and_one_for_none():
     }
 
 
-def test_seconds_and_noise_have_fixed_borders():
+def test_seconds_and_noise_have_fixed_boundaries():
     results = [make(str(i), seconds=s, snr_db=d) for i, (s, d) in enumerate([(1.9, 30.0), (2.0, -1.0), (40, None)])]
     found = partition(results)
     assert found["seconds"] == {"under 2 s": [0], "2 to 5 s": [1], "20 s or more": [2]}
     assert found["snr_db"] == {"under 0 dB": [1], "30 dB or more": [0], "unknown": [2]}
 
 
-def test_speaking_rate_has_its_quartiles_as_borders():
+def test_speaking_rate_has_its_quartiles_as_boundaries():
     results = [make(str(n), reference="ab " * n, seconds=2.0) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9)]
     assert partition(results)["characters_per_second"] == {
         "under 3 characters/s": [0, 1],
@@ -44,19 +44,19 @@ def test_speaking_rate_has_its_quartiles_as_borders():
     }
 
 
-def test_new_words_part_where_the_training_words_are_known():
+def test_unseen_words_are_a_property_if_the_training_words_are_known():
     results = [make("1", unseen_words=0), make("2", unseen_words=2), make("3", unseen_words=0)]
     found = {"all words seen in training": [0, 2], "words unseen in training": [1]}
     assert partition(results) == {"unseen_words": found}
     assert partition([make("1"), make("2")]) == {}
 
 
-def test_a_column_with_a_name_of_ours_stands_beside_it():
+def test_a_column_with_the_name_of_a_property_is_kept():
     results = [make("1", speaker="x", columns={"speaker": "1"}), make("2", speaker="y", columns={"speaker": "2"})]
     assert partition(results) == {"speaker": {"x": [0], "y": [1]}, "column speaker": {"1": [0], "2": [1]}}
 
 
-def test_of_many_values_the_rare_ones_are_one_slice(monkeypatch):
+def test_rare_values_are_one_slice(monkeypatch):
     monkeypatch.setattr(slices, "MOST_VALUES", 3)
     results = [make(str(i), speaker=name) for i, name in enumerate("abbccd")]
     assert partition(results)["speaker"] == {"b": [1, 2], "c": [3, 4], "others": [0, 5]}

@@ -1,4 +1,4 @@
-"""What a terminal shows: signs without colours, colours on a terminal alone, nothing that moves the cursor."""
+"""Terminal reports: signs, colours only on a terminal, and no control sequences from texts."""
 
 import io
 
@@ -35,7 +35,7 @@ def test_differences_have_signs_and_colours_only_if_asked_for():
     assert coloured == "\x1b[33mone→won\x1b[0m two \x1b[31m−three\x1b[0m four five six \x1b[32m+seven\x1b[0m"
 
 
-def test_colours_are_for_terminals_whose_users_want_them(monkeypatch):
+def test_colours_are_used_on_terminals_without_no_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert has_colours(Terminal()) and not has_colours(io.StringIO())
     monkeypatch.setenv("NO_COLOR", "1")
@@ -43,7 +43,7 @@ def test_colours_are_for_terminals_whose_users_want_them(monkeypatch):
 
 
 @pytest.mark.parametrize("colours", [False, True])
-def test_a_text_cannot_move_the_cursor(colours):
+def test_control_sequences_in_texts_are_replaced(colours):
     hostile = "a\x1b[2Jb"
     shown = mark_differences(hostile, hostile, colours) + mark_differences(hostile, "c", colours)
     assert "\x1b[2J" not in shown
@@ -71,9 +71,11 @@ def test_scores_are_one_row_for_each_pair():
     assert lines[2].split()[:5] == ["other", "d", "66.7", "%", "61.5"], "one utterance has no interval"
 
 
-def test_a_comparison_is_told_in_lines():
+def test_a_comparison_is_a_list_of_lines():
     lines = format_comparison(compare(A, B))
-    assert lines[0].startswith("no difference can be seen: WER 40.0 % of A, 0.0 % of B; B's less A's is -40.0 points")
+    assert lines[0].startswith(
+        "no significant difference: WER 40.0 % of A, 0.0 % of B; B's WER minus A's is -40.0 points"
+    )
     assert lines[1] == "B makes fewer errors in 1, more in 0 and as many in 1 of 2 utterances."
     shown = ["better: bad.wav: 2 → 0 errors", "  A: one→won two −three", "  B: one two three"]
     assert lines[-4:] == [*shown, "words that got better: one (only B 1, only A 0), three (only B 1, only A 0)"]
@@ -85,5 +87,5 @@ def test_slices_that_differ_are_a_table():
         for heard in ("one two", "one")
     )
     lines = format_comparison(compare(bad, good))
-    assert lines[2].startswith("A difference can be seen in 1 of 2 slices")
+    assert lines[2].startswith("The difference is significant in 1 of 2 slices")
     assert lines[3].splitlines()[1].split()[:2] == ["speaker:", "y"]

@@ -116,10 +116,10 @@ def test_check_reports_digits_beside_number_words_and_names_the_transform(
     assert main(["check", str(recipe)]) == 0
     said = capsys.readouterr().out
     assert (
-        "2 utterances of train hold digits (000 × 2, 1 × 1, 25 × 1)" in said
+        "2 utterances of train contain digits (000 × 2, 1 × 1, 25 × 1)" in said
         and "beside number words (three × 4" in said
     )
-    assert "the step {numbers_to_words: en}" in said
+    assert "the transform {numbers_to_words: en}" in said
     assert main(["check", str(recipe), 'text.normalization=[{"numbers_to_words": "en"}, "english"]']) == 0
     said = capsys.readouterr().out
-    assert "hold digits" not in said and "left out of train: 1 × unreadable number" in said
+    assert "contain digits" not in said and "left out of train: 1 × unreadable number" in said

@@ -1,4 +1,4 @@
-"""Metrics for `evaluate.load` that need no network, computed from the same counts as our own reports."""
+"""Metrics for `evaluate.load` that need no network, computed from the same counts as the reports."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ METRICS = ("wer", "cer")
 
 
 def metric_path(name: str) -> str:
-    """Return what to hand to `evaluate.load` for "wer" or "cer": the path of a script in this package.
+    """The argument of `evaluate.load` for "wer" or "cer": the path of a script in this package.
 
     Raises UserError for any other name.
     """

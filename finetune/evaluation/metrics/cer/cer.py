@@ -1,6 +1,6 @@
 """Character error rate of a corpus, for `evaluate.load(metric_path("cer"))`."""
 
-# evaluate copies this file alone into its cache, so what it imports must be absolute.
+# evaluate copies only this file into its cache, so imports must be absolute.
 import datasets
 import evaluate
 
@@ -15,7 +15,7 @@ class Cer(evaluate.Metric):
             description="Character error rate of a corpus: all errors divided by all reference characters.",
             citation="",
             inputs_description=(
-                "predictions: what was recognised, a list of strings. references: what was said, a list of "
+                "predictions: the recognised texts, a list of strings. references: the correct texts, a list of "
                 "strings. Returns {'cer': a fraction that may exceed 1, None without reference characters}."
             ),
             features=datasets.Features(

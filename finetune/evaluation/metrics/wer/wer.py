@@ -1,6 +1,6 @@
 """Word error rate of a corpus, for `evaluate.load(metric_path("wer"))`."""
 
-# evaluate copies this file alone into its cache, so what it imports must be absolute.
+# evaluate copies only this file into its cache, so imports must be absolute.
 import datasets
 import evaluate
 
@@ -15,7 +15,7 @@ class Wer(evaluate.Metric):
             description="Word error rate of a corpus: all errors divided by all reference words.",
             citation="",
             inputs_description=(
-                "predictions: what was recognised, a list of strings. references: what was said, a list of "
+                "predictions: the recognised texts, a list of strings. references: the correct texts, a list of "
                 "strings. Returns {'wer': a fraction that may exceed 1, None without reference words}."
             ),
             features=datasets.Features(
