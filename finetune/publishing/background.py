@@ -1,4 +1,4 @@
-"""Models pushed while training goes on, by a process beside it that takes only what training leaves."""
+"""Push models to a hub during training, from a background process of the lowest priority."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from finetune.publishing.upload import Destination
 
 _LOGGER = logging.getLogger(__name__)
 
-BRANCH = "training"  # has every evaluation's model, where a recipe asks for that
+BRANCH = "training"  # The branch for the model of every evaluation, if the recipe asks for it.
 
-_END_SECONDS = 2.0  # that a process has to end when it is asked to
-_AGAIN_SECONDS = 600.0  # until what failed is tried again, where nothing newer has come
-# By these a process knows that it is one of several that train: one that pushes is not.
+_END_SECONDS = 2.0  # Between SIGTERM and SIGKILL.
+_AGAIN_SECONDS = 600.0  # Until a failed push is tried again, if there is no newer export.
+# Variables of training launchers, which a push must not inherit.
 _OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
 _QUIET = {
-    "CUDA_VISIBLE_DEVICES": "",  # The GPU's memory is training's.
+    "CUDA_VISIBLE_DEVICES": "",  # The GPU's memory is for training.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -43,7 +43,7 @@ _QUIET = {
 
 
 class _Push(NamedTuple):
-    """A process that pushes an export, and what it says."""
+    """A process that pushes an export, and its output."""
 
     export: Path
     process: subprocess.Popen[bytes]
@@ -51,10 +51,10 @@ class _Push(NamedTuple):
 
 
 class Publisher:
-    """Pushes the models of one run: exports while it trains, one at a time and the newest first, its own at last.
+    """Pushes the models of one run: checkpoint exports during training, the newest first, and the final model.
 
-    Nothing that goes wrong stops or slows training: it is said, once, and what is not on the hub in the end is said
-    with the command that pushes it. Exports lie in `folder` until they are pushed or there is a newer one.
+    A failure neither stops nor slows training: it is logged once, and at the end the models that are not on the hub are
+    logged with the command that pushes them. Exports are kept in `folder` until they are pushed or superseded.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Publisher:
         every: bool,
         program: Sequence[str] = (sys.executable, "-m", "finetune", "push"),
     ) -> None:
-        """`arguments` of the program `finetune push` are the repository and its options.
+        """`arguments` of `finetune push` are the repository and options.
 
-        With `every` the exports go to the branch `BRANCH`, and not to main. One that an interrupted run left there
-        is taken up again.
+        With `every` exports are pushed to the branch `BRANCH` instead of main. An export of an interrupted run is
+        pushed too.
         """
         self.folder, self.every, self.program = folder, every, program
         self.arguments = list(arguments)
@@ -83,22 +83,19 @@ class Publisher:
             self._wait_with(export)
 
     def offer(self, step: int, write: Callable[[Path], None]) -> None:
-        """Have `write(folder)` make an export (see `write_export`), which is pushed when its turn comes.
-
-        It never raises.
-        """
+        """Create an export with `write(folder)` (see `write_export`) and push it as soon as possible; never raises."""
         final = self.folder / f"step-{step:06d}"
         try:
             with new_folder(final) as partial:
                 write(partial)
-        except Exception as error:  # Whatever it is, training is worth more than this.
+        except Exception as error:  # Training continues after any failure.
             self._note(f"step-{step:06d}", f"{type(error).__name__}: {error}")
             return
         self._wait_with(final)
         self.poll()
 
     def poll(self) -> None:
-        """See whether the push has ended, and begin the next one; takes no time and never raises."""
+        """Check whether the push has ended, and start the next one; returns at once and never raises."""
         if self._push and self._push.process.poll() is not None:
             self._take_result(self._push)
             self._push = None
@@ -112,14 +109,14 @@ class Publisher:
                 self._fail(export, f"{error}")
 
     def close(self) -> None:
-        """End the push that is under way: as a push is whole or nothing, it can be. A resumed run begins it anew."""
+        """Terminate the current push, which is safe since a push is atomic; a resumed run starts it again."""
         if self._push:
             _end(self._push.process)
             self._push.output.close()
             self._push = None
 
     def finish(self, run: Path) -> None:
-        """Push a finished run's model, after the export that is on its way, and say what could not be pushed."""
+        """Push a finished run's model, after the current push, and log the models that could not be pushed."""
         unsent = [run]
         try:
             self._settle()
@@ -142,9 +139,9 @@ class Publisher:
         return [str(source), *self.arguments, *(["--revision", BRANCH] if is_checkpoint_export else [])]
 
     def _start(self, source: Path, in_background: bool) -> _Push:
-        """Begin a push, in a group of its own: a signal for training is none for it, and it ends as a whole."""
+        """Start a push in its own process group, so that signals to training do not reach it."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
-        # What a push that was killed leaves is removed with its export.
+        # Temporary files of a killed push are removed with its export.
         environment |= {**_QUIET, "TMPDIR": str(source.absolute())} if in_background else {}
         output: IO[bytes] = tempfile.TemporaryFile() if in_background else os.fdopen(os.dup(2), "wb")  # noqa: SIM115
         process = subprocess.Popen(
@@ -156,11 +153,11 @@ class Publisher:
             process_group=0,
         )
         if in_background:
-            _give_way(process.pid)
+            _lower_priority(process.pid)
         return _Push(source, process, output)
 
     def _push_now(self, source: Path) -> bool:
-        """Push while others wait for it, with all that it says; returns whether it went well."""
+        """Push in the foreground with its output shown; returns whether it succeeded."""
         try:
             self._push = self._start(source, in_background=False)
         except OSError as error:
@@ -171,12 +168,12 @@ class Publisher:
         return code == 0
 
     def _settle(self) -> None:
-        """Wait for the push that is under way, which often is of the very weights that are the run's in the end."""
+        """Wait for the current push, which often has the same weights as the final model."""
         if self._push and self._push.process.poll() is None:
             _LOGGER.info(f"waiting for {self._push.export.name}, which is being pushed")
-            _hurry(self._push.process.pid)
+            _restore_priority(self._push.process.pid)
             self._push.process.wait()
-        waiting, self._waiting = self._waiting, None  # It would be begun in the background.
+        waiting, self._waiting = self._waiting, None  # `poll` would start it in the background.
         self.poll()
         self._waiting = waiting
 
@@ -193,7 +190,7 @@ class Publisher:
         assert push.process.stdin is not None
         push.process.stdin.close()
         if push.process.returncode:
-            # A problem that the user can mend is one sentence behind this, and anything else is in the last line.
+            # A UserError is one sentence after this prefix; other errors are in the last line.
             reason = said.rpartition("finetune: ")[2] if "finetune: " in said else said.rpartition("\n")[2]
             self._fail(push.export, reason or f"the push ended with code {push.process.returncode}")
         else:
@@ -214,7 +211,7 @@ class Publisher:
 
 
 def require_hub(destination: Destination) -> None:
-    """Raise UserError where a name or the token can't be right; a hub that can't be reached now is only noted."""
+    """Raise UserError for an invalid name or token; an unreachable hub is only logged."""
     destination.require_names()
     require_token()
     refused = None
@@ -227,27 +224,29 @@ def require_hub(destination: Destination) -> None:
                     raise
                 refused = explain(error, destination.repo_id)
     except UserError as error:
-        _LOGGER.warning(f"{error} Training begins all the same, and what is not on the hub in the end is named then.")
+        _LOGGER.warning(
+            f"{error} Training starts all the same; models that are not on the hub at the end are reported."
+        )
     if refused:
         raise refused
 
 
 def end_with_parent() -> None:
-    """End this process, with those it started, when the one that started it has ended, however that came about.
+    """End this process and its children when its parent has ended, for whatever reason.
 
-    To be called in a process whose standard input is a pipe from its parent, in a group of its own.
+    The process must have its own process group, and a pipe from its parent as standard input.
     """
 
     def watch() -> None:
-        while os.read(0, 1):  # Past Python's stream, which can't be left when the program ends.
+        while os.read(0, 1):  # Not with Python's stream, which would block the exit of the program.
             pass
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _give_way(pid: int) -> None:
-    """Let a process run only where a processor, and the disk, would be idle: threads and processes it starts too."""
+def _lower_priority(pid: int) -> None:
+    """Let a process, its threads and its children run only when a processor and the disk are idle."""
     with contextlib.suppress(psutil.Error, OSError):
         try:
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
@@ -257,8 +256,8 @@ def _give_way(pid: int) -> None:
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
-def _hurry(pid: int) -> None:
-    """Undo `_give_way`, as somebody waits for the process."""
+def _restore_priority(pid: int) -> None:
+    """Undo `_lower_priority`."""
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
@@ -267,12 +266,12 @@ def _hurry(pid: int) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those it started, soon."""
-    _hurry(process.pid)  # Ending takes a little work, too.
+    """End a process and its children within `_END_SECONDS`."""
+    _restore_priority(process.pid)  # Ending needs processor time too.
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(_END_SECONDS)
-    with contextlib.suppress(ProcessLookupError):  # What is left of the group.
+    with contextlib.suppress(ProcessLookupError):  # The rest of the group.
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert process.stdin is not None

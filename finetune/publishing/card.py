@@ -1,4 +1,4 @@
-"""Write a model card from a run's record: what the model is, how well it does, how it was made and how to use it."""
+"""Write a model card from a run's record; its text is the template `card.md`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from finetune.resources.repositories import is_on_hub
 from finetune.text.transcripts import describe_transforms
 
 RECIPE = "recipe.yaml"
-# A language as ISO 639 has it, with or without a region, which the hub does not take; or the hub's word for several.
+# An ISO 639 code, with or without a region, which the hub does not accept; or the hub's word for several languages.
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:-[A-Za-z0-9]+)*|(multilingual)")
-# Of what a report lists under one heading, so many of the best and of the worst.
+# Slices of one property that are shown if there are more.
 _BEST, _WORST = 3, 3
 # Below these the card warns: round numbers, not measured.
 _FEW_SECONDS, _FEW_SPEAKERS = 36_000, 20
@@ -52,33 +52,33 @@ _KINDS = {
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `training.json` and the card made of it into a model's folder that holds `recipe.yaml` already."""
+    """Write `training.json` and the card into a model's folder, which must contain `recipe.yaml`."""
     text = build_card(folder, record)
     write_text(folder / CARD, text)
     save_record(folder, {**record, "card_sha256": _fingerprint(text)})
 
 
 def update_card(folder: Path) -> str | None:
-    """Make a model's card anew after something was saved with the model; returns what people must know, if anything.
+    """Update a model's card after something was saved with the model; returns a note for the user, if any.
 
-    A card that was changed by hand stays as it is, and so does that of a model that this toolkit did not make.
+    A card that was changed by hand, or of a model from another tool, is not changed.
     """
     record, card = load_record(folder), folder / CARD
     if record is None or not card.is_file():
         return None
     if _fingerprint(card.read_text(encoding="utf-8", errors="replace")) != record.get("card_sha256"):
-        return f"{card} was changed by hand and is left as it is: say there what was saved with the model."
+        return f"{card} was changed by hand and is not updated: describe there what was saved with the model."
     try:
         write_card(folder, record)
     except (OSError, UserError):
         raise
-    except Exception as error:  # The record and the recipe of a model of somebody else may be anything.
-        return f"{card} can't be made anew of {FILE} and {RECIPE} beside it, and is left as it is: {say_error(error)}"
+    except Exception as error:  # The record and the recipe of another's model can contain anything.
+        return f"{card} can't be updated from {FILE} and {RECIPE} and is left as it is: {say_error(error)}"
     return None
 
 
 def build_card(folder: Path, record: Mapping[str, Any]) -> str:
-    """The card of the model in a folder, from its record and from the files that are used with it."""
+    """The card of the model in a folder, from its record, its recipe and the decoder saved with it."""
     decoder = load_json(folder / SETTINGS)
     tuned = (decoder or {}).get("tuned", {})
     data, results, versions = record["data"], record["results"], record["versions"]
@@ -120,7 +120,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
 
 
 def _read_recipe(file: Path) -> Any:
-    """The recipe beside a model; raises ValueError for one whose values refer to others, which could be any size."""
+    """The recipe saved with a model; raises ValueError for YAML aliases, which could expand to any size."""
     text = file.read_text(encoding="utf-8")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("the recipe has YAML aliases")

@@ -1,4 +1,4 @@
-"""Scores into a card that is there already: its `model-index` is changed, and nothing else of it."""
+"""Insert scores into an existing card: only its `model-index` changes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from finetune.publishing.upload import Destination
 _LOGGER = logging.getLogger(__name__)
 
 KEY = "model-index"
-# Others who push to the same branch may come in between so often.
+# Attempts to commit while others push to the same branch.
 _ROUNDS = 5
-_BROKEN = "Mend its metadata on the hub, then push again."
+_BROKEN = "Correct its metadata on the hub, then push again."
 
 
 def push_scores(
@@ -40,22 +40,22 @@ def push_scores(
     *,
     waits: Sequence[float] = WAITS,
 ) -> str:
-    """Put a report's WER and CER into the card of a model on a hub, in one commit; returns the commit's URL.
+    """Insert a report's WER and CER into the card of a model on a hub, in one commit; returns the commit's URL.
 
-    Figures for the same data, split, decoder and metric are replaced, all others stay, and so does every byte of the
-    card outside of its `model-index`. `waits` are the seconds before each further try of a request that failed.
+    Scores of the same data, split, decoder and metric are replaced; every byte of the card outside of its `model-index`
+    stays. `waits` are the seconds before each retry of a failed request.
 
-    Raises UserError for a report that does not say what was evaluated, a card whose metadata can't be read, and
-    whatever the hub refuses.
+    Raises UserError for a report that does not say what was evaluated, a card with unreadable metadata, and refusals of
+    the hub.
     """
     destination = Destination(repo_id, revision)
     destination.require_names()
     scores = describe_scores(read_scores(report))
     results = build_results(scores)
     if not results:
-        raise UserError(f"The report in {report} is of no words, so there are no scores to push.")
+        raise UserError(f"The report in {report} has no reference words, so there are no scores to push.")
     if leaks := find_leaks_in(yaml.safe_dump(eval_results_to_model_index("", results))):
-        raise UserError(f"The scores in {report} would give away what should stay here: {', '.join(leaks)}.")
+        raise UserError(f"The scores in {report} contain private information: {', '.join(leaks)}.")
     api, name = HfApi(endpoint=constants.ENDPOINT), repo_id.rpartition("/")[2]
     message = f"WER and CER on {name_data(scores['evaluated'])}, {scores['evaluated']['split']}"
     with requests_to_hub(repo_id, waits):
@@ -74,14 +74,14 @@ def push_scores(
             except HfHubHTTPError as error:
                 if error.response.status_code not in (409, 412):
                     raise
-                _LOGGER.info(f"{destination.branch} of {repo_id} has moved on: looking at it again")
+                _LOGGER.info(f"{destination.branch} of {repo_id} has a new commit: reading it again")
                 continue
             return f"{constants.ENDPOINT}/{repo_id}/commit/{done.oid}"
     raise UserError(f"Others push to {repo_id} all the time: push again when they are done.")
 
 
 def _find_head(api: HfApi, destination: Destination) -> str:
-    """The newest commit of the branch."""
+    """The head of the branch."""
     branches = api.list_repo_refs(destination.repo_id).branches
     heads = {each.name: each.target_commit for each in branches}
     if destination.branch not in heads:
@@ -91,7 +91,7 @@ def _find_head(api: HfApi, destination: Destination) -> str:
 
 
 def _read_card(repo_id: str, commit: str) -> str:
-    """The card as it is in a commit, with its line breaks; "" where there is none."""
+    """The card in a commit, with its line breaks; "" if there is none."""
     answer = get_session().get(f"{constants.ENDPOINT}/{repo_id}/resolve/{commit}/{CARD}", headers=build_hf_headers())
     if answer.status_code == 404:
         return ""
@@ -99,16 +99,18 @@ def _read_card(repo_id: str, commit: str) -> str:
     try:
         return answer.content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"The card of {repo_id} is not in UTF-8: mend it on the hub, then push again.") from error
+        raise UserError(f"The card of {repo_id} is not in UTF-8: correct it on the hub, then push again.") from error
 
 
 def insert_results(card: str, results: Sequence[EvalResult], name: str) -> str:
-    """A card with results in its `model-index`, which gets a model's `name` where there is none.
+    """A card with results in its `model-index`; `name` is the model's name if the card has none.
 
-    Raises UserError for metadata that can't be read or whose other values would not stay the same.
+    Only the lines of the `model-index` are replaced. A YAML round trip (ruamel.yaml) would change others: spaces,
+    indentation, null values, escapes, line breaks. Raises UserError for unreadable metadata, or if other values would
+    change.
     """
     new = eval_results_to_model_index(name, list(results))
-    mark = card[: card.startswith("\ufeff")]  # Which the hub does not take for a part of the text.
+    mark = card[: card.startswith("\ufeff")]  # The hub ignores a byte order mark.
     match = REGEX_YAML_BLOCK.search(card[len(mark) :])
     newline = "\r\n" if "\r\n" in card else "\n"
     if match is None:
@@ -122,12 +124,12 @@ def insert_results(card: str, results: Sequence[EvalResult], name: str) -> str:
 
 
 def _change_metadata(content: str, new: list[dict[str, Any]], newline: str) -> str:
-    """The YAML of a card's metadata with the entries of a new model-index in its own."""
+    """The YAML of a card's metadata with the entries of a new model-index merged into its own."""
     root = _compose(content)
     if root is None:
         return content + newline + _lay_out(_represent({KEY: new}), 0, newline)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
-        raise UserError(f"The card's metadata are not keys on lines of their own. {_BROKEN}")
+        raise UserError(f"The card's metadata must be keys on separate lines. {_BROKEN}")
     column = root.start_mark.column
     found = [pair for pair in root.value if pair[0].value == KEY]
     if not found:
@@ -144,10 +146,10 @@ def _change_metadata(content: str, new: list[dict[str, Any]], newline: str) -> s
 
 
 def _merge(model: yaml.Node, results: Sequence[dict[str, Any]]) -> bool:
-    """Put results among those of a model, in the place of older ones; returns whether there was anything new."""
+    """Merge results into those of a model, replacing older ones; returns whether anything changed."""
     old = _get(model, "results")
     if not isinstance(model, yaml.MappingNode) or not isinstance(old, yaml.SequenceNode | None):
-        raise UserError(f"The card's {KEY} is no list of models with their results. {_BROKEN}")
+        raise UserError(f"The card's {KEY} is not a list of models with their results. {_BROKEN}")
     if old is None:
         old = yaml.SequenceNode("tag:yaml.org,2002:seq", [], flow_style=False)
         model.value.append((_represent("results"), old))
@@ -167,7 +169,7 @@ def _merge(model: yaml.Node, results: Sequence[dict[str, Any]]) -> bool:
 
 
 def _remove_older(entry: yaml.Node, result: dict[str, Any]) -> bool:
-    """Take the metrics out of an entry that the result has anew; returns whether none is left."""
+    """Remove the metrics from an entry that the result replaces; returns whether none is left."""
     metrics = _get(entry, "metrics")
     if not isinstance(metrics, yaml.SequenceNode) or not _is_same_set(_plain(entry), result):
         return False
@@ -183,7 +185,7 @@ def _has(entry: Any, result: dict[str, Any], metric: dict[str, Any]) -> bool:
 
 
 def _is_same_set(entry: Any, result: dict[str, Any]) -> bool:
-    """Whether both are of the same task, data and split; an unknown revision is like any."""
+    """Whether both have the same task, data and split; an unknown revision equals any."""
     try:
         data, wanted = entry["dataset"], result["dataset"]
         revisions = {data.get("revision"), wanted.get("revision")} - {None}
@@ -194,7 +196,7 @@ def _is_same_set(entry: Any, result: dict[str, Any]) -> bool:
 
 
 def _identify(metric: Any) -> tuple[str, ...]:
-    """Which figure a metric is: of this kind, by this decoder. One that names no decoder is like no other."""
+    """The identity of a metric: its type and decoder. A metric without a decoder equals no other."""
     try:
         decoder = metric["args"]["decoder"]
         return metric["type"], decoder["name"], str(decoder.get("language_model"))
@@ -208,7 +210,7 @@ def _compose(content: str) -> yaml.Node | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 2}" if mark else ""
-        raise UserError(f"The card's metadata are no YAML{line}. {_BROKEN}") from error
+        raise UserError(f"The card's metadata is not valid YAML{line}. {_BROKEN}") from error
 
 
 def _get(node: yaml.Node, name: str) -> yaml.Node | None:
@@ -225,18 +227,18 @@ def _represent(value: Any) -> yaml.Node:
 
 
 def _serialize(node: yaml.Node) -> str:
-    # As `huggingface_hub` writes a card: no line is broken, no letter escaped.
+    # As `huggingface_hub` writes a card: without line wrapping and escapes.
     return yaml.serialize(node, Dumper=yaml.SafeDumper, allow_unicode=True, width=float("inf"))
 
 
 def _lay_out(node: yaml.Node, column: int, newline: str) -> str:
-    """A key and its value as they stand from a column on, without the last line break."""
+    """A key and its value as lines indented to a column, without the last line break."""
     lines = textwrap.indent(_serialize(node), " " * column).strip().splitlines()
     return newline.join(lines)
 
 
 def _find_end(node: yaml.Node) -> int:
-    """Where a value ends; what follows a block, such as a comment, PyYAML counts to the block."""
+    """The end of a value; PyYAML includes what follows a block, such as a comment, in the block."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _find_end(last[1] if isinstance(last, tuple) else last)

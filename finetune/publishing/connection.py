@@ -1,4 +1,4 @@
-"""Requests to a model hub: each tried again while that may help, and what the hub refuses in one sentence."""
+"""Requests to a model hub: retried with backoff, and refusals explained in one sentence."""
 
 import email.utils
 import logging
@@ -21,12 +21,12 @@ from finetune.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
-# Seconds before each further try, about two minutes in all; less by chance, so that many do not come back at once
+# Seconds before each retry, about two minutes in total; shortened at random, so that many clients do not retry at once
 # (Brooker, Exponential Backoff And Jitter, 2015).
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-# Before it ever answered, a hub is more likely out of reach than busy.
+# Before its first answer a hub is more likely unreachable than busy.
 _FIRST_TRIES = 3
-# A hub that asks for more patience than this is left alone.
+# The longest wait that a hub may ask for.
 _LONGEST_WAIT = 300.0
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 120.0
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
@@ -35,10 +35,10 @@ _TOKEN = re.compile(r"\bhf_\w+|(?<=Bearer )\S+")
 
 
 class _PatientClient(httpx2.Client):
-    """The client of `huggingface_hub`, which tries most requests once only, and some six times without a word.
+    """A client for `huggingface_hub`, whose own tries most requests only once, and some six times silently.
 
-    Here each request has the same patience. What it raises in the end is no error of the network, so that the retries
-    of `huggingface_hub` do not begin over it. A file is sent again from where the request began.
+    Here each request is retried in the same way and retries are logged. The final error is not a network error, so that
+    `huggingface_hub` does not retry again. A file is sent again from its position at the start of the request.
     """
 
     def __init__(self, waits: Sequence[float]) -> None:
@@ -51,10 +51,10 @@ class _PatientClient(httpx2.Client):
         self.answered = False
 
     def request(self, method: str, url: Any, **options: Any) -> httpx2.Response:
-        """Send a request until there is an answer to go on with; raises UserError when there is none."""
+        """Send a request until there is a usable answer; raises UserError if there is none."""
         body: Any = options.get("data")
         start = body.tell() if hasattr(body, "seek") else None
-        options["timeout"] = self.timeout  # Of `huggingface_hub`'s own some are none at all.
+        options["timeout"] = self.timeout  # Some requests of `huggingface_hub` have no timeout.
         tries = 0
         while True:
             if start is not None:
@@ -85,14 +85,14 @@ _LATER = "Nothing here has changed: run the same command when it can be reached.
 
 @contextmanager
 def requests_to_hub(repo_id: str, waits: Sequence[float] = WAITS) -> Iterator[None]:
-    """Have `huggingface_hub` make its requests patiently, and whatever the hub refuses said as a UserError.
+    """Let `huggingface_hub` retry its requests, and raise refusals of the hub as UserError.
 
-    Each further try is logged. Raises UserError at once where no request can be made or no token is found.
+    Each further try is logged. Raises UserError at once in offline mode or without a token.
     """
     if constants.is_offline_mode():
-        raise UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
+        raise UserError("HF_HUB_OFFLINE is set, so no hub is used: unset it to push.")
     require_token()
-    build_hf_headers()  # Asks the hub something for statistics, once, and may go without an answer.
+    build_hf_headers()  # Sends a request for statistics once, whose failure does not matter.
     set_client_factory(lambda: _PatientClient(waits))
     try:
         yield
@@ -105,15 +105,15 @@ def requests_to_hub(repo_id: str, waits: Sequence[float] = WAITS) -> Iterator[No
 
 
 def explain(error: BaseException, repo_id: str) -> UserError:
-    """What to tell a user of an error that `huggingface_hub` raised, without any token."""
+    """An error of `huggingface_hub` as a message for users, without tokens."""
     causes = [error]
-    while causes[-1].__cause__ is not None:  # A failed upload's own reason is behind another's.
+    while causes[-1].__cause__ is not None:  # The reason of a failed upload is the cause of another error.
         causes.append(causes[-1].__cause__)
     for cause in causes:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, OfflineModeIsEnabled):
-            return UserError("HF_HUB_OFFLINE is set, so no hub is asked: unset it to push.")
+            return UserError("HF_HUB_OFFLINE is set, so no hub is used: unset it to push.")
         if isinstance(cause, HfHubHTTPError):
             return UserError(_explain_answer(cause, repo_id))
     place = f"The hub at {constants.ENDPOINT}"
@@ -144,7 +144,7 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
 
 
 def hide_tokens(text: str) -> str:
-    """The same text with each thing that is or looks like a token replaced."""
+    """A text with everything that is or looks like a token replaced."""
     known = [os.environ.get("HF_TOKEN", "").strip(), get_token() or ""]
     for token in filter(None, known):
         text = text.replace(token, "***")
@@ -152,20 +152,20 @@ def hide_tokens(text: str) -> str:
 
 
 def require_token() -> None:
-    """Raise UserError unless there is a token that can be sent."""
+    """Raise UserError unless there is a valid token."""
     token = get_token()
     if token is None:
         raise UserError(
             f"There is no token for the hub at {constants.ENDPOINT}: make one with write access at "
             f"{constants.ENDPOINT}/settings/tokens, and run hf auth login or set HF_TOKEN."
         )
-    # What can't stand in a header would be printed with the error of whoever finds out.
+    # An invalid HTTP header would be printed in an error, with the token.
     if not re.fullmatch(r"[!-~]+", token):
-        raise UserError("The token for the hub holds characters that no token has: set HF_TOKEN, or run hf auth login.")
+        raise UserError("The token for the hub has invalid characters: set HF_TOKEN, or run hf auth login.")
 
 
 def _read_wait(response: httpx2.Response) -> float | None:
-    """How many seconds an answer asks to wait: Retry-After (RFC 9110, 10.2.3), or the hub's own limits."""
+    """The seconds that an answer asks to wait: Retry-After (RFC 9110, 10.2.3), or the hub's rate limit."""
     said = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d+", said):
         return float(said)

@@ -1,4 +1,4 @@
-"""What a folder would give away if it were published: paths, names of this machine, tokens, e-mail addresses."""
+"""Find private information before publishing: paths, names of this machine, tokens, e-mail addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from finetune.publishing.local_paths import has_local_path
 from finetune.resources.addresses import public_address
 
-# The shapes that services give their secrets, as their documentation or secret scanners (gitleaks) have them.
+# Formats of secrets, from the documentation of services or secret scanners (gitleaks).
 _TOKEN = re.compile(
     r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bhf_jwt_[\w.-]{10,}"  # Hugging Face
     r"|\b(?:gh[opsur]_|github_pat_|glpat-)\w{20,}"  # GitHub, GitLab
@@ -28,17 +28,17 @@ _TOKEN = re.compile(
     r"|(?i:\b\w*(?:api_?key|secret|password|passwd|(?:access|auth|hf)_token)[\"']?\s*[:=]\s*[\"']?[^\s\"',}]{8,})"
 )
 _LOGIN_IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@\"'<>]+@")
-# Of "user/name@v1.beta", a model and its revision, nothing is one.
+# "user/name@v1.beta", a model and its revision, is not an address.
 _EMAIL = re.compile(r"(?<![\w.+/-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}(?![\w-])")
 _WEB_ADDRESS = re.compile(r"https?://\S+")
 _ESCAPED_SPACE = re.compile(r"\\[nrt]")
-# What an address may ask for: anything else could be what opens it.
+# Harmless parameters of a URL; any other could be a credential.
 _ASKED = r"(?:download|raw|dl|ref|v|version|lang|library|format|page|tab|plain)(?:=[\w.-]{0,20})?"
 _HARMLESS_QUERY = re.compile(rf"\?{_ASKED}(?:&(?:amp;)?{_ASKED})*(?![\w=&%/+~])")
 
-# Files of words, in which a word such as "and/or", or this user's name, is nothing but one.
+# Files of words, in which "and/or" or this user's name is only a word.
 _WORD_LISTS = {"vocab.json", "alphabet.json", "unigrams.txt"}
-# Names that say nothing of anyone, and stand in recipes and configurations for other reasons.
+# Names that identify nobody, and occur in recipes and configurations for other reasons.
 _NOBODY = re.compile(
     r"root|users?|admin|administrator|guest|nobody|ubuntu|debian|fedora|centos|docker|runner|worker|jovyan|vagrant"
     r"|azureuser|ec2-user|app|git|www-data|default|test|dev|data|models?|speech|audio|train|training|home|python"
@@ -50,17 +50,17 @@ _BEGINNING = 8192
 
 
 def find_leaks(folder: Path) -> list[str]:
-    """What in the text files of a folder should not get out, a line each: the file, where in it, and what it is.
+    """Private information in the text files of a folder, a line for each: the file, the position, the kind.
 
-    Looked for are absolute paths, the login name, home and name of this machine, tokens and passwords, e-mail
-    addresses, and queries of addresses that are not known as harmless; what was found is never repeated. Of lists of
-    words no more than tokens and addresses count. Binary files are passed over, but for the metadata of safetensors.
+    Reported are absolute paths, the login name, home and name of this machine, tokens and passwords, e-mail addresses,
+    and URL queries that are not known as harmless; the value itself is never repeated. In word lists only tokens and
+    addresses are reported. Binary files are skipped, except for the metadata of safetensors.
     """
     names = _machine_names()
     found: list[str] = []
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         name = file.relative_to(folder)
-        if name.parts[0] in (".git", ".cache"):  # Which huggingface_hub does not upload.
+        if name.parts[0] in (".git", ".cache"):  # huggingface_hub does not upload these.
             continue
         words = file.name in _WORD_LISTS or file.suffix == ".arpa"
         for place, line in _read_lines(file):
@@ -70,7 +70,7 @@ def find_leaks(folder: Path) -> list[str]:
 
 
 def find_leaks_in(text: str) -> list[str]:
-    """The same of one text that is to be published: what it is, a line each."""
+    """The kinds of private information in a text that will be published, a line for each."""
     names = _machine_names()
     return [kind for line in text.splitlines() for kind in [*_find_secrets(line), *_find_places(line, names)]]
 
@@ -88,33 +88,33 @@ def _find_secrets(line: str) -> list[str]:
 
 
 def _find_places(line: str, names: dict[str, re.Pattern[str]]) -> list[str]:
-    apart = _WEB_ADDRESS.sub(" ", line)  # The hub's page of "ann" is no secret.
+    apart = _WEB_ADDRESS.sub(" ", line)  # The page of a user on the hub is public.
     kinds = [kind for kind, pattern in names.items() if pattern.search(apart)]
-    # In JSON a path may stand behind an escaped line break.
+    # In JSON a path may follow an escaped line break.
     is_path = has_local_path(line) or has_local_path(_ESCAPED_SPACE.sub(" ", line))
     return (["an absolute path"] if is_path else []) + kinds
 
 
 def _machine_names() -> dict[str, re.Pattern[str]]:
-    """This user's and this machine's name as patterns; none for names that are anyone's.
+    """Patterns of this user's and this machine's name, except for names that identify nobody.
 
-    Each is looked for where somebody is named: a user "will" or a host "orange" is a word, too.
+    They match only in contexts that name somebody, since a user "will" or a host "orange" is a word too.
     """
     try:
         login = getpass.getuser()
-    except (KeyError, OSError):  # A container may run as a number that has no name.
+    except (KeyError, OSError):  # A container may run as a user without a name.
         login = ""
     host = socket.gethostname()
     short = host.partition(".")[0]
     found = {}
-    if _is_telling(login):
+    if _identifies(login):
         name = re.escape(login)
-        # A user "ann" may well have "ann/model" on a hub.
+        # A user "ann" may have "ann/model" on a hub.
         found["a user name"] = re.compile(
             rf"\b(?i:user|author|owner|login|creator|made|trained|by)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-]|/\w)"
             rf"|[\\/~]{name}(?=[\\/\s\"']|$)|\b{name}@"
         )
-    if _is_telling(short):
+    if _identifies(short):
         name = re.escape(short)
         found["a host name"] = re.compile(
             rf"\b(?i:host|node|machine|computer|server|cluster|on|at)\w*[\"']?[\s:=]+[\"']?{name}(?![\w-])|@{name}\b"
@@ -123,12 +123,12 @@ def _machine_names() -> dict[str, re.Pattern[str]]:
     return found
 
 
-def _is_telling(name: str) -> bool:
+def _identifies(name: str) -> bool:
     return len(name) >= _SHORTEST_NAME and not _NOBODY.fullmatch(name)
 
 
 def _read_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a text, each with its place; of a language model the words alone, and of weights what they say."""
+    """The lines of a text file with their positions; of a language model only the words, of weights the metadata."""
     if file.suffix == ".safetensors":
         yield from _read_metadata(file)
         return
@@ -138,7 +138,7 @@ def _read_lines(file: Path) -> Iterator[tuple[str, str]]:
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if file.suffix == ".arpa" and line.startswith("\\2-grams:"):
-                return  # The words of longer n-grams are among those before.
+                return  # Longer n-grams consist of the same words.
             yield f"line {number}", line
 
 

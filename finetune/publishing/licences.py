@@ -1,16 +1,16 @@
-"""A licence as a hub takes it in a card's metadata: one of those it knows, or another with its name."""
+"""Licences in a card's metadata: an identifier that the hub knows, or "other" with a name."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-# From https://huggingface.co/docs/hub/repositories-licenses: one that is missing is published as "other", by its name.
+# From https://huggingface.co/docs/hub/repositories-licenses; a missing one is published as "other" with its name.
 _KNOWN = Path(__file__).parent / "licences.txt"
 
 
 def describe_licence(name: str | None) -> dict[str, str | None]:
-    """`license`, with `license_name` for one that the hub's list does not have, where it must be "other"."""
+    """`license`, and `license_name` if `license` must be "other" because the hub does not know it."""
     if name is None:
         return {"license": None, "license_name": None}
     if name.lower() in _KNOWN.read_text(encoding="utf-8").splitlines():

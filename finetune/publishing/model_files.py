@@ -1,4 +1,4 @@
-"""Which files of a folder are a model's, and so are published, and which of a repository's a push replaces."""
+"""Select the files of a model's folder to publish, and the files of a repository that a push replaces."""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _MODEL = (
     ALPHABET,
     SETTINGS,
 )
-# The same weights in other forms, which tools would load in place of ours.
+# The same weights in other formats, which tools would load instead.
 _OTHER_WEIGHTS = ("pytorch_model*", "tf_model*", "flax_model*", "adapter_config.json", "adapter_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5")
 _KENLM = b"mmap lm http://kheafield.com/code"
@@ -56,12 +56,12 @@ class ModelFile:
 
     @cached_property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.path.stat().st_size
 
     @cached_property
     def sha256(self) -> str:
-        """By which Git LFS knows a content."""
+        """The digest that identifies a file in Git LFS."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -71,14 +71,14 @@ class ModelFile:
             return False
         if there.lfs:
             return there.lfs.sha256 == self.sha256
-        content = self.path.read_bytes()  # As Git names it.
+        content = self.path.read_bytes()  # Git's object hash.
         return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
-    """The files of a model's folder to publish, and the names of those beside them that stay where they are.
+    """The files of a model's folder to publish, and the names of its other files.
 
-    Raises UserError where it is no wav2vec2 that plain Transformers loads, or holds pickles or code to be trusted.
+    Raises UserError unless it is a wav2vec2 that plain Transformers loads, and for pickles or remote code.
     """
     _require_model(folder)
     visible = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
@@ -89,20 +89,20 @@ def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ..
     for path in visible:
         if path.suffix.lower() in _PICKLES and not _is_language_model(path):
             raise UserError(
-                f"{path} may be a pickle, which can run code where it is loaded: only safetensors are pushed, "
-                "so save the model as these, and remove it."
+                f"{path} may be a pickle, which can run code when it is loaded: only safetensors are pushed, so save "
+                "the model as safetensors, and remove it."
             )
     files = [ModelFile(path.relative_to(folder).as_posix(), path) for path in visible]
     ours = tuple(file for file in files if is_model_file(file.name))
     for file in ours:
         require_inside(folder, file.path)
     if not any(file.name.endswith(".safetensors") for file in ours):
-        raise UserError(f"{folder} holds no weights: expected model.safetensors, as save_pretrained writes it.")
+        raise UserError(f"{folder} has no weights: expected model.safetensors, as save_pretrained writes it.")
     return ours, tuple(file.name for file in files if file not in ours)
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of this name is part of a model: what is pushed, and what a push takes away where it is gone."""
+    """Whether a file name belongs to a model: such files are pushed, and outdated ones are removed by a push."""
     path = PurePosixPath(name)
     if str(path.parent) == ".":
         return any(fnmatchcase(name, pattern) for pattern in _MODEL)
@@ -110,9 +110,9 @@ def is_model_file(name: str) -> bool:
 
 
 def list_outdated(there: Sequence[str], files: Sequence[ModelFile]) -> list[str]:
-    """A repository's files that a push takes away: those of its old model, weights in any form, that the new one lacks.
+    """A repository's files that a push removes: outdated files of a model, and weights in any other format.
 
-    A card is replaced and never taken away, as people write them. All others are somebody's, and stay.
+    A card is replaced but never removed, since people write them. Other files are kept.
     """
     names = {file.name for file in files} | {CARD}
     weights = [name for name in there if any(fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)]
@@ -123,10 +123,12 @@ def _require_model(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} is an adapter without its base, which plain Transformers can't load: push the run, "
-            "whose model has it merged."
+            "whose model has the merged weights."
         )
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no model: expected a run, or a folder with a config.json and model.safetensors.")
+        raise UserError(
+            f"{folder} is not a model: expected a run, or a folder with a config.json and model.safetensors."
+        )
     config = read_object(folder / "config.json")
     if config.get("model_type") != "wav2vec2":
         raise UserError(f"{folder} is a {config.get('model_type')} model; expected a wav2vec2.")
@@ -138,8 +140,8 @@ def _is_language_model(path: Path) -> bool:
         return path.parent.name == LANGUAGE_MODEL and file.read(len(_KENLM)) == _KENLM
 
 
-def say_size(size: int) -> str:
-    """A number of bytes for people."""
+def format_size(size: int) -> str:
+    """A number of bytes with a unit."""
     for unit, most in (("B", 1e3), ("kB", 1e6), ("MB", 1e9)):
         if size < most:
             return f"{size * 1e3 / most:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""WER and CER as a hub lists them beside a model: the `model-index` of a card's metadata."""
+"""WER and CER for the `model-index` of a card's metadata, which a hub shows with the model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ TASK = "automatic-speech-recognition"
 
 
 def name_data(evaluated: Mapping[str, Any]) -> str:
-    """The data sets that were evaluated together, for people."""
-    return " + ".join(source["root"] for source in evaluated.get("sources", ())) or "speech that is not named here"
+    """The names of the data sets that were evaluated together."""
+    return " + ".join(source["root"] for source in evaluated.get("sources", ())) or "unnamed data"
 
 
 def name_decoder(decoder: Mapping[str, Any]) -> str:
-    """What is put behind a metric's name: nothing for greedy decoding, "(+LM)" as is the custom on the hub."""
+    """The suffix of a metric's name: "" for greedy decoding, " (+LM)" for a language model, as is usual on the hub."""
     if decoder.get("name", "greedy") == "greedy":
         return ""
     return " (+LM)" if "language_model" in decoder else " (beam search)"
 
 
 def build_results(scores: Mapping[str, Any]) -> list[EvalResult]:
-    """WER and CER of one report, as `describe_scores` makes it fit to be published; of no words there is neither.
+    """WER and CER of a report that `describe_scores` prepared; a rate without reference units is left out.
 
-    Values are percent, with two decimals, as in the hub's cards of wav2vec2 (EvalResult's own example is 20.0). The
-    95 % interval, in percent too, the normalisation and the decoder are the metric's arguments.
+    Values are percent with two decimals, as in the hub's cards of wav2vec2 (EvalResult's own example is 20.0). The 95 %
+    interval, in percent too, the normalisation and the decoder are the metric's arguments.
     """
     evaluated, intervals = scores["evaluated"], scores.get("intervals", {})
     sources, decoder = evaluated["sources"], evaluated["decoder"]

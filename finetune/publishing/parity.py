@@ -1,4 +1,4 @@
-"""The parity gate: a model is published only if plain Transformers gives the texts that were evaluated."""
+"""The parity gate: a model is published only if plain Transformers recognises the same texts as the evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune.audio.waveforms import Waveform
 from finetune.errors import UserError
 from finetune.files import write_json
 
-SHOWN = 5  # utterances with another text that a refusal lists
+SHOWN = 5  # Utterances with different texts that a refusal lists.
 
 # An utterance's name, its waveform as the model's feature extractor takes it, and the evaluator's greedy raw text.
 Spoken = tuple[str, Waveform, str]
@@ -28,10 +28,10 @@ _WAVEFORMS, _TEXTS = "waveforms.safetensors", "texts.json"
 
 
 def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
-    """Raise UserError unless plain Transformers gives these texts of these utterances, character for character.
+    """Raise UserError unless plain Transformers recognises exactly these texts.
 
-    A clean process, which can't import this package and has no network, loads the folder with Transformers' pipeline,
-    on a GPU where there is one. Both sides compute in float32: texts of a GPU are to be made in `full_precision`.
+    A separate process, which cannot import this package and uses no network, loads the folder with Transformers'
+    pipeline, on a GPU if there is one. Both sides compute in float32: on a GPU the evaluator must use `full_precision`.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_utterances(Path(folder), utterances)
@@ -44,7 +44,7 @@ def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
             "\n".join(
                 [
                     f"{model} must not be published: plain Transformers gives other texts (+) than the evaluation (-) "
-                    f"for {len(wrong)} of {len(utterances)} utterances. Look for files in it that were changed "
+                    f"for {len(wrong)} of {len(utterances)} utterances. Check for files in it that were changed "
                     "afterwards, such as vocab.json or preprocessor_config.json.",
                     *lines,
                     *more,
@@ -55,10 +55,10 @@ def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Have a GPU compute convolutions in float32; left to itself cuDNN rounds their input to 10 bits (TF32).
+    """Compute convolutions on a GPU in float32; by default cuDNN rounds their input to 10 bits (TF32).
 
-    Then its texts are those of a CPU, and of group norm computed in two ways. cuDNN has one switch for the whole
-    process, and training wants the other setting: this one ends with its statement.
+    The texts are then equal to those of a CPU, and do not depend on the implementation of group norm. cuDNN has one
+    switch for the whole process, and training needs the other setting: this one ends with its context.
     """
     import torch
 
@@ -71,24 +71,24 @@ def full_precision() -> Iterator[None]:
 
 
 def save_utterances(folder: Path, utterances: Sequence[Spoken]) -> None:
-    """Write what `require_parity` needs into a folder, for another process."""
+    """Write the utterances for `require_parity` into a folder, for another process."""
     waveforms = {str(number): np.ascontiguousarray(utterance[1]) for number, utterance in enumerate(utterances)}
     save_file(waveforms, folder / _WAVEFORMS)
     write_json(folder / _TEXTS, [(name, said) for name, _, said in utterances])
 
 
 def load_utterances(folder: Path) -> list[Spoken]:
-    """Read what `save_utterances` wrote."""
+    """Read the utterances that `save_utterances` wrote."""
     waveforms = load_file(folder / _WAVEFORMS)
     texts = json.loads((folder / _TEXTS).read_text(encoding="utf-8"))
     return [(name, waveforms[str(number)], said) for number, (name, said) in enumerate(texts)]
 
 
 def _recognise(model: Path, waveforms: Path, number: int) -> list[str]:
-    """Plain Transformers' text of each waveform, from a process of its own; raises UserError where that fails."""
-    # Isolated (-I): no PYTHONPATH, no user's packages, nothing from the current folder.
+    """Plain Transformers' text of each waveform, from a separate process; raises UserError if it fails."""
+    # Isolated (-I): without PYTHONPATH, user packages and the current folder.
     command = [sys.executable, "-I", str(_PROGRAM), str(model.resolve()), str(waveforms)]
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:  # A pipe that nobody empties would fill up.
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:  # An unread pipe would fill up and block.
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
             assert process.stdout is not None
             lines = tqdm(process.stdout, "parity", total=number, unit="utterance", leave=False, disable=None)
@@ -97,5 +97,5 @@ def _recognise(model: Path, waveforms: Path, number: int) -> list[str]:
         said = errors.read().strip().splitlines()
     if process.returncode or len(texts) != number:
         reason = said[-1] if said else f"it ended with code {process.returncode}"
-        raise UserError(f"{model} can't be published, for plain Transformers can't use it: {reason}")
+        raise UserError(f"{model} can't be published, since plain Transformers can't use it: {reason}")
     return texts

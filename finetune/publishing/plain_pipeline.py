@@ -1,9 +1,9 @@
-"""A program of its own: a model's folder and waveforms to the texts that plain Transformers gives, on a clean path.
+"""A separate program: recognise waveforms with plain Transformers, without this package.
 
     python -I plain_pipeline.py MODEL WAVEFORMS.safetensors
 
 writes the text of each waveform ("0", "1" …; float32 at the model's sampling rate), as JSON, to a line of its standard
-output. Nothing here may need this package: `finetune.publishing.parity` runs it and looks at the texts.
+output. It must not import this package: `finetune.publishing.parity` runs it and compares the texts.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-# The last two decode with a language model where they are installed, and what is compared is greedy.
+# With the last two Transformers would decode with a language model; the comparison is greedy.
 HIDDEN = ("finetune", "kenlm", "pyctcdecode")
 
 
 class Hider:
-    """A finder for `sys.meta_path` that makes packages look as if they were not installed."""
+    """A finder for `sys.meta_path` that hides installed packages."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Refuse the hidden packages, and leave others to the finders behind."""
+        """Refuse hidden packages, and leave others to the following finders."""
         if name.partition(".")[0] in HIDDEN:
             self._refuse(name)
 
@@ -31,7 +31,7 @@ class Hider:
 
 
 def load_recogniser(folder: Path, device: str) -> Any:
-    """Transformers' pipeline of a model's folder in float32, put together as the card's example does it."""
+    """Transformers' pipeline of a model's folder in float32, built as in the card's example."""
     import torch
     from transformers import pipeline
 
@@ -40,7 +40,7 @@ def load_recogniser(folder: Path, device: str) -> Any:
     adapter = folder / "adapter_config.json"
     if not adapter.is_file() or (folder / "model.safetensors").is_file():
         return pipeline(task, model=str(folder), trust_remote_code=False, **options)
-    # An adapter alone, which the pipeline can't load itself: see `finetune.inference.recogniser`.
+    # An adapter without its base, which the pipeline cannot load: see `finetune.inference.recogniser`.
     from peft import PeftModel
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
@@ -66,15 +66,15 @@ def load_recogniser(folder: Path, device: str) -> Any:
 def main(folder: str, waveforms: str) -> None:
     """Run the command line."""
     sys.meta_path.insert(0, Hider())
-    # Read by the libraries when they are imported. The folder must be all that is needed, but an adapter's base.
+    # The libraries read these when they are imported. Only the folder, and an adapter's base, may be needed.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    # Only texts go to the standard output, whatever a library prints.
+    # Output of libraries goes to standard error, so that standard output has only texts.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
         os.dup2(2, 1)
         import torch
         from safetensors.numpy import load_file
 
-        torch.backends.cudnn.allow_tf32 = False  # As in the evaluator's texts: see `parity.full_precision`.
+        torch.backends.cudnn.allow_tf32 = False  # As in the evaluation: see `parity.full_precision`.
         recognise = load_recogniser(Path(folder), "cuda:0" if torch.cuda.is_available() else "cpu")
         speech = load_file(waveforms)
         for number in range(len(speech)):

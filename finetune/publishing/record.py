@@ -1,4 +1,4 @@
-"""What a model card is made of, kept beside the model as training.json: nothing in it must not get out."""
+"""The data of a model card, saved with the model as training.json; everything in it is safe to publish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.publishing.local_paths import last_part, public_name, scrub_value
 from finetune.resources.model_json import read_object
 
 FILE = "training.json"
-# Of what goes wrong, so much of each kind: a card is read, a report is searched.
+# Errors of each kind in a card; the report has more.
 _MOST_ERRORS = 10
 _ERRORS = ("substitutions", "deletions", "insertions", "characters", "worst")
 
@@ -29,10 +29,10 @@ def describe_training(
     processes: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """What a run was trained on, and on what machine: counts alone, no names of speakers or files.
+    """The training data and hardware of a run: only counts, no names of speakers or files.
 
-    `splits` are by role; a `streamed` training split is known by its first rows only. `precision` is what was
-    computed in, and `seconds` the training time.
+    `splits` are by role; of a `streamed` training split only the first rows are counted. `precision` is that of the
+    computation, `seconds` is the training time.
     """
     counts: dict[str, Counter[str]] = {}
     for rejection in rejected:
@@ -66,7 +66,7 @@ def _describe_split(split: Split) -> dict[str, Any]:
 
 
 def describe_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what stands in scores.json what may be published: speakers are numbered, and no utterance is named."""
+    """The publishable part of scores.json: speakers are numbered, and utterances are not named."""
     errors = scores.get("errors", {})
     slices = scores.get("slices", {})
     return {
@@ -85,19 +85,19 @@ def describe_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe_evaluated(evaluated: Mapping[str, Any]) -> dict[str, Any]:
     sources = [
-        # Where it was evaluated, "corpora/mine" was a folder: elsewhere it would pass for a hub's.
+        # A local folder "corpora/mine" would look like a hub name elsewhere.
         {**source, "root": (last_part if source.get("local") else public_name)(source["root"])}
         for source in evaluated.get("sources", ())
     ]
     decoder = dict(evaluated.get("decoder", {}))
-    # Hotwords are often names: their number is enough.
+    # Hotwords are often names, so only their number is published.
     if hotwords := len(decoder.pop("hotwords", {})):
         decoder["hotwords"] = hotwords
     return {**evaluated, "split": scrub_value(evaluated.get("split", "")), "sources": sources, "decoder": decoder}
 
 
 def _describe_slice(kind: str, number: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-    # Whose voices they are is nobody's business.
+    # Names of speakers are private.
     value = f"speaker {number}" if kind == "speaker" else scrub_value(scores["value"])
     return {**scores, "value": value}
 
@@ -108,12 +108,12 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def load_record(folder: Path) -> dict[str, Any] | None:
-    """What `save_record` wrote; None for a folder without it, or with a damaged one."""
+    """The record that `save_record` wrote; None if it is missing or damaged."""
     return load_json(folder / FILE)
 
 
 def load_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none."""
+    """The object in a JSON file; None if it is missing or damaged."""
     try:
         return read_object(file)
     except UserError:

@@ -1,4 +1,4 @@
-"""What every model goes through on its way to a hub: a look at the hub, the parity gate, the search for leaks."""
+"""The steps before every push of a model: check the hub, search for private information, pass the parity gate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from finetune.resources.addresses import public_address
 
 
 def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str, dry_run: bool = False) -> list[str]:
-    """Push a model that nothing speaks against, and say where it is; a dry run says what would be done.
+    """Push a model after all checks, and return its URL as a line; a dry run returns what would be sent.
 
-    `recognise` gives the utterances to compare. Raises UserError for whatever keeps the model from being published.
+    `recognise` returns the utterances to compare. Raises UserError if the model cannot be published.
     """
-    plan = push.check()  # What takes a second comes first.
+    plan = push.check()  # The fastest check comes first.
     _require_no_leaks(push)
     require_parity(push.folder, recognise())
     told = [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
@@ -28,6 +28,4 @@ def _require_no_leaks(push: Push) -> None:
     found = [leak for leak in find_leaks(push.folder) if any(leak.startswith(f"{name}, ") for name in names)]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(
-            f"{push.folder} would give away what should stay here: {found[0]}{more}. Take it out, and push again."
-        )
+        raise UserError(f"{push.folder} contains private information: {found[0]}{more}. Remove it, and push again.")

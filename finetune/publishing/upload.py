@@ -1,4 +1,4 @@
-"""A model's folder to a repository on a hub, in one commit."""
+"""Push a model's folder to a repository on a hub, in one commit."""
 
 import logging
 import re
@@ -26,12 +26,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from finetune.errors import UserError
 from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
-from finetune.publishing.model_files import CARD, ModelFile, list_model_files, list_outdated, say_size
+from finetune.publishing.model_files import CARD, ModelFile, format_size, list_model_files, list_outdated
 from finetune.resources.repositories import is_hub_name
 
 _LOGGER = logging.getLogger(__name__)
 
-# Others who push to the same branch may come in between so often.
+# Attempts to commit while others push to the same branch.
 _ROUNDS = 5
 _REFERENCE = re.compile(r"(?!refs/)(?!.*(\.\.|//|\.lock$|[/.]$))[A-Za-z0-9_][A-Za-z0-9_./+=-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -39,9 +39,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a model goes: a repository, and in it a branch, which is made where it is missing; None: main.
+    """A repository and a branch (None: main), which are created if they are missing, and a tag for the commit.
 
-    With `private` it is made so; otherwise it is public, or as its organisation has it. A tag is put on the commit.
+    A new repository is private with `private`; otherwise it is public, or as its organisation decides.
     """
 
     repo_id: str
@@ -55,7 +55,7 @@ class Destination:
         return self.revision or constants.DEFAULT_REVISION
 
     def require_names(self) -> None:
-        """Raise UserError unless a hub can have such names."""
+        """Raise UserError unless the names are valid on a hub."""
         if not is_hub_name(self.repo_id) or "/" not in self.repo_id:
             raise UserError(
                 f"'{self.repo_id}' can't be a repository's name: expected USER/NAME, of letters, digits, -, _ and . "
@@ -64,13 +64,13 @@ class Destination:
         for option, name in (("--revision", self.revision), ("--tag", self.tag)):
             if name is not None and (not _REFERENCE.fullmatch(name) or _COMMIT.fullmatch(name)):
                 raise UserError(
-                    f"{option} '{name}' can't be a name in Git: expected one as v1.0 or experiments/dropout."
+                    f"{option} '{name}' can't be a name in Git: expected one such as v1.0 or experiments/dropout."
                 )
 
 
 @dataclass(frozen=True)
 class _Repository:
-    """What is on the hub: a branch's newest commit (of a missing one main's), its files, and where each tag is."""
+    """The state of a repository: a branch's head (main's if it is missing), its files, and the commits of tags."""
 
     exists: bool
     head: str | None
@@ -81,26 +81,26 @@ class _Repository:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What a commit has to do."""
+    """The changes of a commit."""
 
     sent: tuple[ModelFile, ...]
     removed: tuple[str, ...]
 
 
 class Push:
-    """A model's folder on its way to a repository."""
+    """The push of a model's folder to a repository."""
 
     def __init__(self, folder: Path, destination: Destination, waits: Sequence[float] = WAITS) -> None:
-        """Raises UserError for names that can't be and for a folder that can't be published; asks no network."""
+        """Raises UserError for invalid names and for a folder that cannot be published; uses no network."""
         destination.require_names()
         self.files, self.left_out = list_model_files(folder)
         self.folder, self.destination, self.waits = folder, destination, waits
         self.api = HfApi(endpoint=constants.ENDPOINT)
 
     def check(self) -> list[str]:
-        """What would be done, as lines for people; nothing is written.
+        """What a push would do, as lines of text; nothing is written.
 
-        Raises UserError for all that can be known to be in the way: token, permission, another kind of model, a tag.
+        Raises UserError for problems that can be known before: token, permission, another kind of model, a tag.
         """
         repo_id, branch = self.destination.repo_id, self.destination.branch
         with self._asking():
@@ -111,31 +111,31 @@ class Push:
             changes = self._compare(there)
             self._require_free_tag(there, changes)
         if not there.exists:
-            new = f", which will be made{', private' if self.destination.private else ''}"
+            new = f", which will be created{', private' if self.destination.private else ''}"
         else:
-            new = "" if there.has_branch else f", where the branch {branch} will be made"
+            new = "" if there.has_branch else f", where the branch {branch} will be created"
         lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
-        lines += [f"to send: {file.name} ({say_size(file.size)})" for file in changes.sent]
+        lines += [f"to send: {file.name} ({format_size(file.size)})" for file in changes.sent]
         same = len(self.files) - len(changes.sent)
         lines += [f"there already: {same} of {len(self.files)} files"] if same else []
         lines += [f"to be removed there: {name}" for name in changes.removed]
-        lines += [f"not of a model, stays here: {name}" for name in self.left_out]
+        lines += [f"not part of the model, not sent: {name}" for name in self.left_out]
         return [*lines, *warned]
 
     def send(self, message: str) -> str:
-        """Commit everything at once; returns the commit's URL. Raises UserError, with the repository as it was.
+        """Commit everything at once; returns the commit's URL. Raises UserError and leaves the repository unchanged.
 
-        A commit goes on top of the one that was looked at or not at all. Where somebody else's came in between, or the
-        answer to ours was lost, what is there now is looked at again: ours is recognised by its files.
+        A commit is only created on top of the head that was read. After another commit, or a lost answer to ours, the
+        head is read again: our commit is recognised by its files.
         """
         repo_id, branch = self.destination.repo_id, self.destination.branch
         with self._asking():
             for _ in range(_ROUNDS):
-                there = self._make_place(self._look())
+                there = self._create_missing(self._look())
                 changes = self._compare(there)
                 self._require_free_tag(there, changes)
                 if not changes.sent and not changes.removed:
-                    _LOGGER.info(f"{repo_id} holds this model: nothing more to send")
+                    _LOGGER.info(f"{repo_id} has this model already: nothing to send")
                     assert there.head is not None
                     commit = there.head
                     break
@@ -145,7 +145,7 @@ class Push:
                 except HfHubHTTPError as error:
                     if error.response.status_code not in (409, 412):
                         raise
-                    _LOGGER.info(f"{branch} of {repo_id} has moved on: looking at it again")
+                    _LOGGER.info(f"{branch} of {repo_id} has a new commit: reading it again")
             else:
                 raise UserError(f"Others push to {branch} of {repo_id} all the time: push again when they are done.")
         url = f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
@@ -161,7 +161,7 @@ class Push:
         return requests_to_hub(self.destination.repo_id, self.waits)
 
     def _require_permission(self) -> str:
-        """Whose the token is; raises UserError where it can't write where the model goes, as far as the hub says."""
+        """The token's owner as a line; raises UserError if the hub says that the token cannot write there."""
         repo_id = self.destination.repo_id
         about = self.api.whoami()
         role = about.get("auth", {}).get("accessToken", {}).get("role")
@@ -176,7 +176,7 @@ class Push:
             try:
                 self.api.auth_check(repo_id, write=True)
             except HfHubHTTPError as error:
-                if error.response.status_code != 404:  # A hub that can't say.
+                if error.response.status_code != 404:  # A hub without this check.
                     raise
             return f"token: of {about['name']}, may write there"
         for kind in ("dataset", "space"):
@@ -188,11 +188,15 @@ class Push:
                 f"This token may not write to {repo_id}: it is of {about['name']}, whose repositories are named "
                 f"{' or '.join(f'{name}/…' for name in namespaces)}."
             )
-        knows = "may write there" if role == "write" else "whether it may make the repository is known when it is made"
+        knows = (
+            "may write there"
+            if role == "write"
+            else "whether it may create the repository is only known when it is created"
+        )
         return f"token: of {about['name']}, {knows}"
 
     def _find(self, kind: str) -> Any:
-        """What the hub tells about a repository of a kind with the name, or None."""
+        """The hub's information on a repository of a kind with this name, or None."""
         try:
             return self.api.repo_info(self.destination.repo_id, repo_type=kind)
         except HfHubHTTPError as error:
@@ -201,7 +205,7 @@ class Push:
             return None
 
     def _look(self) -> _Repository:
-        """The repository as it is now."""
+        """The current state of the repository."""
         repo_id, branch = self.destination.repo_id, self.destination.branch
         try:
             references = self.api.list_repo_refs(repo_id)
@@ -210,7 +214,7 @@ class Push:
                 raise
             return _Repository(False, None, {}, {})
         heads = {each.name: each.target_commit for each in references.branches}
-        head = heads.get(branch, heads.get(constants.DEFAULT_REVISION))  # Where a new branch begins.
+        head = heads.get(branch, heads.get(constants.DEFAULT_REVISION))  # The start of a new branch.
         entries = self.api.list_repo_tree(repo_id, recursive=True, revision=head) if head else ()
         files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         tags = {each.name: each.target_commit for each in references.tags}
@@ -220,8 +224,8 @@ class Push:
         sent = tuple(file for file in self.files if not file.is_in(there.files.get(file.name)))
         return _Changes(sent, tuple(list_outdated(list(there.files), self.files)))
 
-    def _make_place(self, there: _Repository) -> _Repository:
-        """The repository and its branch, made where they are missing."""
+    def _create_missing(self, there: _Repository) -> _Repository:
+        """The repository and its branch, created if they are missing."""
         repo_id = self.destination.repo_id
         if not there.exists:
             self.api.create_repo(repo_id, private=self.destination.private or None, exist_ok=True)
@@ -236,28 +240,28 @@ class Push:
         repo_id, branch = self.destination.repo_id, self.destination.branch
         additions = [CommitOperationAdd(file.name, file.path) for file in changes.sent]
         for file, addition in zip(changes.sent, additions, strict=True):
-            addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # Known, and so not computed again.
+            addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # Computed already.
         self._choose_transfer()
-        # First, as only here a .gitignore in the repository can be kept from leaving out parts of a model in silence.
+        # Separately, as only this call can ignore a .gitignore in the repository that would skip parts of a model.
         self.api.preupload_lfs_files(
             repo_id, additions, revision=branch, free_memory=False, gitignore_content="# nothing\n"
         )
         deletions = [CommitOperationDelete(name) for name in changes.removed]
-        with warnings.catch_warnings(action="ignore"):  # What the hub says of the card was said before.
+        with warnings.catch_warnings(action="ignore"):  # Warnings about the card were reported by `check`.
             done = self.api.create_commit(
                 repo_id, [*additions, *deletions], commit_message=message, revision=branch, parent_commit=there.head
             )
         return done.oid
 
     def _choose_transfer(self) -> None:
-        """Have files go by Git LFS to a hub without Xet, which `huggingface_hub` takes for granted."""
+        """Use Git LFS for a hub without Xet, which `huggingface_hub` requires by default."""
         if not constants.HF_HUB_DISABLE_XET:
             branch = quote(self.destination.branch, safe="")
             address = f"{constants.ENDPOINT}/api/models/{self.destination.repo_id}/xet-write-token/{branch}"
             constants.HF_HUB_DISABLE_XET = get_session().get(address, headers=build_hf_headers()).status_code == 404
 
     def _require_same_kind(self, there: _Repository) -> None:
-        """Raise UserError where the repository holds another kind of model."""
+        """Raise UserError if the repository has another kind of model."""
         if "config.json" not in there.files:
             return
         repo_id = self.destination.repo_id
@@ -269,30 +273,30 @@ class Push:
         except (ValueError, AttributeError):
             kind = "damaged"
         if kind != "wav2vec2":
-            raise UserError(f"{repo_id} holds another kind of model ({kind}): choose another name.")
+            raise UserError(f"{repo_id} has another kind of model ({kind}): choose another name.")
 
     def _require_valid_card(self) -> list[str]:
-        """What the hub thinks of the card; raises UserError where it won't take it."""
+        """The hub's warnings about the card; raises UserError if the hub does not accept it."""
         card = self.folder / CARD
         if not card.is_file():
             return []
         values = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
         answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=values, headers=build_hf_headers())
-        if answer.status_code == 404:  # A hub that doesn't look at it.
+        if answer.status_code == 404:  # A hub without this check.
             return []
         said = answer.json()
         if errors := [hide_tokens(each["message"]) for each in said.get("errors", ())]:
-            raise UserError(f"The hub won't take the metadata of {card}: {'; '.join(errors)}.")
+            raise UserError(f"The hub does not accept the metadata of {card}: {'; '.join(errors)}.")
         return [f"note: {CARD}: {hide_tokens(each['message'])}" for each in said.get("warnings", ())]
 
     def _require_free_tag(self, there: _Repository, changes: _Changes) -> None:
-        """Raise UserError where the tag is on another commit than the one that will be pushed."""
+        """Raise UserError if the tag is on another commit."""
         known = there.tags.get(self.destination.tag or "")
         if known is not None and (changes.sent or changes.removed or known != there.head):
             raise self._tag_taken(known)
 
     def _tag(self, tag: str, commit: str) -> None:
-        """Put the tag on a commit, where it may be already."""
+        """Put the tag on a commit, if it is not there already."""
         repo_id = self.destination.repo_id
         try:
             self.api.create_tag(repo_id, tag=tag, revision=commit)
@@ -319,7 +323,7 @@ def push_folder(
 ) -> str:
     """Commit all files of a model's folder at once; returns the commit's URL. Raises UserError.
 
-    `waits` are the seconds before each further try of a request that failed.
+    `waits` are the seconds before each retry of a failed request.
     """
     push = Push(folder, destination, waits)
     push.check()

@@ -1,4 +1,4 @@
-"""AudioSpec on untrusted data: each is far above real data, and the error says how to process more.
+"""Limits on untrusted data: each is far above real data, and the error says how to process more.
 
 Recordings of any length are transcribed in constant memory; the limits are for what is in memory at once. Utterances
 for training are limited by the recipe's data.max_seconds; the limits here hold for all commands.

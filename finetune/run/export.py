@@ -18,7 +18,7 @@ from finetune.inference.exported import write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.models.foreign_models import require_inside
 from finetune.models.processors import keep_language
-from finetune.publishing.model_files import CARD, ModelFile, is_model_file, say_size
+from finetune.publishing.model_files import CARD, ModelFile, format_size, is_model_file
 from finetune.resources.repositories import fetch_model
 from finetune.run.publication import find_model, open_validation
 from finetune.training.checkpoints import saving
@@ -90,7 +90,7 @@ def export(
         values = {"format": form, "tolerance_points": tolerance, "comparison": comparison.to_json()}
         write_json(folder / RECORD, values)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    return [comparison.summary(), f"{output}: {say_size(size)}; finetune transcribe and finetune evaluate take it"]
+    return [comparison.summary(), f"{output}: {format_size(size)}; finetune transcribe and finetune evaluate take it"]
 
 
 def _write(

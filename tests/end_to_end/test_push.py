@@ -100,7 +100,7 @@ def test_a_dry_run_says_everything_and_sends_nothing(
     code, told, errors = finetune("push", learned_run, "team/tones", "--private", "--dry-run")
     assert (code, wrote(hub), hub.find("team/tones")) == (0, [], None), errors
     lines = told.splitlines()
-    assert lines[0] == f"repository: team/tones on {hub.endpoint}, branch main, which will be made, private"
+    assert lines[0] == f"repository: team/tones on {hub.endpoint}, branch main, which will be created, private"
     assert any(line.startswith("to send: model.safetensors (") for line in lines)
     assert lines[1] == "token: of team, may write there"
     assert lines[-1] == "nothing was sent"
@@ -143,14 +143,12 @@ def test_what_would_be_given_away_is_not_sent(
     hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     model = shutil.copytree(learned_run / "model", tmp_path / "alone")
-    (model / "notes.txt").write_text("/home/somebody/notes\n")  # It stays here.
+    (model / "notes.txt").write_text("/home/somebody/notes\n")  # It is not sent.
     with (model / "README.md").open("a") as card:
         card.write("Trained on /home/somebody/speech.\n")
     code, _, errors = finetune("push", model, "team/alone", "--data", corpus_folder)
     assert (code, wrote(hub)) == (2, [])
-    assert errors.splitlines()[-1].startswith(
-        f"finetune: {model} would give away what should stay here: README.md, line "
-    )
+    assert errors.splitlines()[-1].startswith(f"finetune: {model} contains private information: README.md, line ")
 
 
 def test_an_unfinished_run_and_whatever_is_no_model(

@@ -1,4 +1,4 @@
-"""Pushing beside training: a stand-in for `finetune push` writes down when it is called, and does as it is told."""
+"""Background pushes: a stand-in for `finetune push` records its calls and behaves as instructed."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ print("a line\\non the hub: URL")
 
 
 class Run:
-    """A publisher whose program is the stand-in, and what both said."""
+    """A publisher whose program is the stand-in, and the log."""
 
     def __init__(self, folder: Path, said: list[str], every: bool = False) -> None:
         self.folder, self.said = folder, said
@@ -104,7 +104,7 @@ def test_one_at_a_time_and_the_newest_first(run: Run) -> None:
     assert run.exports == []
 
 
-def test_offering_takes_no_time_and_the_push_only_what_is_left(run: Run) -> None:
+def test_offering_returns_at_once_and_the_push_has_the_lowest_priority(run: Run) -> None:
     began = time.monotonic()
     run.offer(10, "wait")
     assert time.monotonic() - began < 1
@@ -112,11 +112,11 @@ def test_offering_takes_no_time_and_the_push_only_what_is_left(run: Run) -> None
     for pid in run.pids:
         assert os.sched_getscheduler(pid) == os.SCHED_IDLE
         assert psutil.Process(pid).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
-    background._hurry(run.pids[0])
+    background._restore_priority(run.pids[0])
     assert [os.sched_getscheduler(pid) for pid in run.pids] == [os.SCHED_OTHER] * 2
 
 
-def test_push_is_no_process_of_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_does_not_inherit_the_variables_of_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -129,7 +129,7 @@ def test_push_is_no_process_of_training(run: Run, monkeypatch: pytest.MonkeyPatc
     assert environment["TMPDIR"] == str(run.folder / "publishing" / "step-000010")
 
 
-def test_what_fails_is_said_once_and_tried_again_later(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_logged_once_and_tried_again_later(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.offer(10, "fail")
     run.wait_for(lambda: len(run.said) == 1)
     assert run.said == ["note: step-000010 is not on the hub: The hub can't be reached."]
@@ -145,7 +145,7 @@ def test_what_fails_is_said_once_and_tried_again_later(run: Run, monkeypatch: py
     assert run.said[2] == "note: step-000030 is not on the hub: ValueError: a bug"
 
 
-def test_candidate_that_cannot_be_written_or_pushed_is_a_note(run: Run) -> None:
+def test_export_that_cannot_be_written_or_pushed_is_a_note(run: Run) -> None:
     def write(folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("No space left on device")
@@ -158,7 +158,7 @@ def test_candidate_that_cannot_be_written_or_pushed_is_a_note(run: Run) -> None:
     assert len(run.said) == 2 and "/nowhere/python" in run.said[1]
 
 
-def test_close_ends_the_push_with_what_it_started_soon_and_the_next_run_takes_it_up(run: Run) -> None:
+def test_close_ends_the_push_and_its_children_and_the_next_run_pushes_again(run: Run) -> None:
     run.offer(10)
     run.wait_for(lambda: len(run.said) == 1)
     run.offer(20, "wait")
@@ -175,7 +175,7 @@ def test_close_ends_the_push_with_what_it_started_soon_and_the_next_run_takes_it
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_finished_run_is_pushed_after_what_is_on_its_way(every: bool, tmp_path: Path, logged: list[str]) -> None:
+def test_finished_run_is_pushed_after_the_current_push(every: bool, tmp_path: Path, logged: list[str]) -> None:
     run = Run(tmp_path, logged, every)
     run.offer(10, "wait")
     run.wait_for(lambda: len(run.pids) == 2)
@@ -191,7 +191,7 @@ def test_finished_run_is_pushed_after_what_is_on_its_way(every: bool, tmp_path: 
     assert not (tmp_path / "publishing").exists()
 
 
-def test_finished_run_that_cannot_be_pushed_is_said_with_the_command(tmp_path: Path, logged: list[str]) -> None:
+def test_finished_run_that_cannot_be_pushed_is_logged_with_the_command(tmp_path: Path, logged: list[str]) -> None:
     run = Run(tmp_path, logged, every=True)
     finished = tmp_path / "my run"
     finished.mkdir()
@@ -208,7 +208,7 @@ def test_finished_run_that_cannot_be_pushed_is_said_with_the_command(tmp_path: P
 
 
 def test_push_ends_with_a_training_that_was_killed(tmp_path: Path) -> None:
-    """By SIGKILL, so that nothing in training could have ended it."""
+    """By SIGKILL, so that training cannot end the push."""
     push = "import sys, time; from finetune.publishing.background import end_with_parent as e; e(); time.sleep(60)"
     training = f"""
 import sys, time
@@ -233,7 +233,7 @@ time.sleep(60)
             time.sleep(0.05)
 
 
-def test_what_can_be_known_before_training(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_names_and_tokens_are_refused_before_training(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     with pytest.raises(UserError, match=r"can't be a repository's name: expected USER/NAME"):
         require_hub(Destination("no spaces/here"))
@@ -243,7 +243,7 @@ def test_what_can_be_known_before_training(hub: Hub, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
 
 
-def test_token_that_the_hub_does_not_know_is_refused_and_a_silent_hub_noted(
+def test_an_unknown_token_is_refused_and_an_unreachable_hub_is_logged(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
@@ -257,4 +257,4 @@ def test_token_that_the_hub_does_not_know_is_refused_and_a_silent_hub_noted(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     require_hub(Destination("team/tones"))
     (note,) = logged
-    assert "can't be reached" in note and "Training begins all the same" in note and "zzz" not in note
+    assert "can't be reached" in note and "Training starts all the same" in note and "zzz" not in note

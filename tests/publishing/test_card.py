@@ -1,4 +1,4 @@
-"""A model card: metadata the hub reads, figures as in the report, and an example that runs as it stands."""
+"""The model card: metadata for the hub, scores as in the report, and an example that runs unchanged."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ RESULTS = [
 
 
 def scores(results=RESULTS, **evaluated):
-    """As in scores.json."""
+    """The content of scores.json."""
     about = {
         "sources": [{"root": "/data/ann/letters", "configuration": None, "revision": None}],
         "split": "test",
@@ -97,7 +97,7 @@ def write(folder, **changes):
 
 
 def read_tables(text):
-    """Each table of a card as it is rendered: its rows, each a list of cells."""
+    """Each rendered table of a card, as rows of cells."""
     tables = []
     for token in MarkdownIt("commonmark").enable("table").parse(text):
         if token.type == "table_open":
@@ -109,7 +109,7 @@ def read_tables(text):
     return tables
 
 
-def test_metadata_is_what_the_hub_reads(tmp_path):
+def test_metadata_for_the_hub(tmp_path):
     data = write(tmp_path).data
     assert (data.pipeline_tag, data.library_name) == ("automatic-speech-recognition", "transformers")
     assert (data.base_model, data.base_model_relation) == ("facebook/wav2vec2-base", "finetune")
@@ -118,7 +118,7 @@ def test_metadata_is_what_the_hub_reads(tmp_path):
     assert {"automatic-speech-recognition", "wav2vec2", "ctc"} <= set(data.tags)
 
 
-def test_the_hub_takes_it(tmp_path, hub, monkeypatch):
+def test_the_hub_accepts_the_metadata(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     write(tmp_path, license="Ours", languages=["de", "English"]).validate()
     write(tmp_path, results=[], license=None, base_on_hub=False).validate()
@@ -158,7 +158,7 @@ def test_a_data_set_of_the_hub_is_named_with_its_configuration_and_revision(tmp_
     assert "ann lee" not in card.content
 
 
-def test_a_folder_is_no_data_set_of_the_hub_wherever_the_card_is_made(tmp_path):
+def test_a_folder_is_not_named_as_a_data_set_of_the_hub(tmp_path):
     source = {"root": "Corpora/Mine", "configuration": None, "revision": None, "local": True}
     wer = write(tmp_path, results=[scores(sources=[source])]).data.eval_results[0]
     assert (wer.dataset_type, wer.dataset_name) == ("mine", "Mine")
@@ -175,12 +175,12 @@ def test_a_folder_is_no_data_set_of_the_hub_wherever_the_card_is_made(tmp_path):
         ({"adapter_alone": True}, {"library_name": "peft", "base_model_relation": "adapter"}),
     ],
 )
-def test_metadata_keeps_to_what_the_hub_knows(tmp_path, changes, expected):
+def test_metadata_has_only_values_that_the_hub_accepts(tmp_path, changes, expected):
     data = write(tmp_path, **changes).data.to_dict()
     assert {name: data.get(name) for name in expected} == expected
 
 
-def test_a_local_base_is_named_to_people_alone(tmp_path):
+def test_a_local_base_is_only_in_the_text(tmp_path):
     card = write(tmp_path, base="base", base_on_hub=False, base_revision=None)
     assert card.data.base_model is None and card.data.get("base_model_relation") is None
     assert "It is `base`, fine-tuned with CTC" in card.text
@@ -210,7 +210,7 @@ def test_it_renders_with_headings_tables_and_code(tmp_path):
     assert ["accent", "Scots|Irish"] in [row[:2] for row in tables[1]]
 
 
-def test_people_read_what_they_need(tmp_path):
+def test_the_text_has_data_hardware_versions_and_command(tmp_path):
     text = write(tmp_path).text
     assert "7 voices" in text and "1.5 hours" not in text and "90 minutes" in text
     assert "3 × too long (train), 1 × silent audio (train)" in text
@@ -227,7 +227,7 @@ def test_people_read_what_they_need(tmp_path):
     assert "training.learning_rate" in keys and not {"training.log_steps", "augmentation.reverb_probability"} & keys
 
 
-def test_what_only_the_author_knows_comes_first(tmp_path):
+def test_the_authors_statements_come_first(tmp_path):
     text = write(
         tmp_path, intended_use="Dictation of <b>letters</b>.", limitations="Not for names.", energy_kwh=1.5
     ).text
@@ -236,7 +236,7 @@ def test_what_only_the_author_knows_comes_first(tmp_path):
     assert "Energy: 1.5 kWh" in text
 
 
-def test_scores_alone_make_a_card_while_training_goes_on(tmp_path):
+def test_a_checkpoint_export_has_a_card_with_scores_only(tmp_path):
     few = {key: value for key, value in scores().items() if key not in ("intervals", "slices", "errors")}
     card = write(tmp_path, results=[few])
     assert read_tables(card.text)[0][1][3] == "40.0 %" and "1 of 2 utterances" in card.text
@@ -259,7 +259,7 @@ def test_the_example_of_an_adapter_runs_no_code_of_a_repository(tmp_path):
     assert 'somebody/base_of_all"])' in [node.value for node in ast.walk(example) if isinstance(node, ast.Constant)]
 
 
-def test_nobody_is_named(tmp_path):
+def test_the_card_has_no_private_information(tmp_path):
     write(tmp_path)
     assert find_leaks(tmp_path) == []
     for file in tmp_path.iterdir():
@@ -267,7 +267,7 @@ def test_nobody_is_named(tmp_path):
     assert "speaker 1" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_of_many_slices_the_best_and_the_worst_are_shown(tmp_path):
+def test_the_best_and_the_worst_of_many_slices_are_shown(tmp_path):
     wrong = [5, 9, 4, 8, 3, 7, 2, 6, 1]
     results = [Result(f"{n}", "a " * 20, "b " * n + "a " * (20 - n), "", 1.0, f"s{i}") for i, n in enumerate(wrong)]
     rows = [row for row in read_tables(write(tmp_path, results=[scores(results)]).text)[1] if "peaker" in row[0]]
@@ -288,7 +288,7 @@ def test_a_set_without_words_is_not_reported_to_the_hub(tmp_path):
     assert read_tables(card.text)[0][1][3:5] == ["unknown", "unknown"]
 
 
-def test_what_is_saved_later_with_the_model_gets_onto_the_card(tmp_path):
+def test_a_language_model_that_is_saved_later_is_added_to_the_card(tmp_path):
     before = write(tmp_path).text
     assert "language model" not in before and "leaves out" not in before
     tuned = {"utterances": 104, "wer": 0.061, "greedy_wer": 0.102}
@@ -301,7 +301,7 @@ def test_what_is_saved_later_with_the_model_gets_onto_the_card(tmp_path):
     assert read_tables(after) == read_tables(before), "the figures are still those of greedy decoding"
 
 
-def test_a_card_that_was_changed_by_hand_stays(tmp_path):
+def test_a_card_that_was_changed_by_hand_is_not_updated(tmp_path):
     write(tmp_path)
     card = tmp_path / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + "\nMine.\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Scores get into somebody's card, and nothing else of it changes."""
+"""Scores are inserted into an existing card, and nothing else changes."""
 
 import json
 
@@ -67,7 +67,7 @@ def figures(card):
 
 
 def without_index(card):
-    """A card but for the lines of its model-index."""
+    """A card without the lines of its model-index."""
     lines = card.split("\n")
     start = lines.index("model-index:")
     end = next(i for i in range(start + 1, len(lines)) if lines[i][:1] not in ("-", " "))
@@ -86,7 +86,7 @@ def test_only_the_model_index_changes():
     assert yaml.safe_load(card.split("---")[1])["model-index"][0]["name"] == "Mine"
 
 
-def test_newer_figures_take_the_place_of_older_ones_and_others_stay():
+def test_newer_scores_replace_older_ones_and_others_stay():
     card = insert_results(CARD, [result(10.5), result(4.0, "cer"), result(8.0, decoder=SEARCH)], "model")
     card = insert_results(card, [result(20.0, split="validation")], "model")
     newer = insert_results(card, [result(9.5, revision="0ff1ce"), result(3.5, "cer", revision="0ff1ce")], "model")
@@ -131,16 +131,16 @@ def test_a_card_without_scores_gets_them(card, prefix, suffix):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ("a: [1", "no YAML, line 2"),
-        ("- a\n- b", "not keys on lines of their own"),
-        ("{license: mit}", "not keys on lines of their own"),
-        ("model-index:\n- 1", "no list of models with their results"),
-        ("model-index:\n- name: x\n  results: 3", "no list of models with their results"),
+        ("a: [1", "not valid YAML, line 2"),
+        ("- a\n- b", "must be keys on separate lines"),
+        ("{license: mit}", "must be keys on separate lines"),
+        ("model-index:\n- 1", "not a list of models with their results"),
+        ("model-index:\n- name: x\n  results: 3", "not a list of models with their results"),
         ("model-index: &a\n- name: x\nb: *a", "can't be read"),
         ("a: !!python/name:os.system", "can't be read"),
     ],
 )
-def test_metadata_that_cannot_be_changed_are_left_alone(metadata, words):
+def test_metadata_that_cannot_be_changed_is_refused(metadata, words):
     with pytest.raises(UserError, match=words):
         insert_results(f"---\n{metadata}\n---\n", [result(10.5)], "model")
 
@@ -160,7 +160,7 @@ def report(tmp_path):
 
 @pytest.fixture
 def there(hub, monkeypatch):
-    """A repository with a model and somebody's card."""
+    """A repository with a model and a handwritten card."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     folder = hub.folder / "models" / NAME
@@ -174,7 +174,7 @@ def read(repository, name="README.md", branch="main"):
     return repository.read(repository.branches[branch])[name].place.read_bytes().decode()
 
 
-def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub, logged):
+def test_a_report_is_inserted_into_the_card_of_a_model_on_a_hub(report, there, hub, logged):
     url = push_scores(report, NAME, waits=AT_ONCE)
     assert url == f"{hub.endpoint}/{NAME}/commit/{there.branches['main']}"
     card = read(there)
@@ -190,8 +190,8 @@ def test_a_report_goes_into_the_card_of_a_model_on_a_hub(report, there, hub, log
     assert logged == [f"the card of {NAME} has these scores: nothing to push"]
 
 
-def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch, logged):
-    """Somebody edits the card after it was read: their text and our figures are both there."""
+def test_a_concurrent_commit_is_not_lost(report, there, monkeypatch, logged):
+    """The card is edited after it was read: both changes are kept."""
     theirs = CARD.replace("# Mine", "# Ours")
     write = there.write
 
@@ -202,11 +202,11 @@ def test_a_commit_that_came_in_between_is_not_lost(report, there, monkeypatch, l
 
     monkeypatch.setattr(there, "write", write_second)
     push_scores(report, NAME, waits=AT_ONCE)
-    assert logged == [f"main of {NAME} has moved on: looking at it again"]
+    assert logged == [f"main of {NAME} has a new commit: reading it again"]
     assert without_index(read(there)) == without_index(theirs) and len(figures(read(there))) == 3
 
 
-def test_a_branch_has_a_card_of_its_own(report, there):
+def test_a_branch_has_its_own_card(report, there):
     there.branches["dropout"] = there.branches["main"]
     push_scores(report, NAME, "dropout", waits=AT_ONCE)
     assert read(there) == CARD and len(figures(read(there, branch="dropout"))) == 3
@@ -220,7 +220,7 @@ def test_a_model_without_a_card_gets_one(report, there, hub):
     assert len(figures(read(there))) == 2
 
 
-def test_what_cannot_be_pushed_is_one_sentence_and_changes_nothing(report, there, monkeypatch, tmp_path):
+def test_a_refused_push_is_one_sentence_and_changes_nothing(report, there, monkeypatch, tmp_path):
     scores = json.loads((report / "scores.json").read_text())
     head = there.branches["main"]
 
@@ -231,10 +231,14 @@ def test_what_cannot_be_pushed_is_one_sentence_and_changes_nothing(report, there
 
     refused("There is no report in", tmp_path / "hub")
     for name, values, words in (
-        ("old", {key: value for key, value in scores.items() if key != "evaluated"}, "make it anew"),
+        ("old", {key: value for key, value in scores.items() if key != "evaluated"}, "write it again"),
         ("damaged", {**scores, "evaluated": {}}, "is damaged"),
-        ("silent", {**scores, "wer": None, "cer": None}, "of no words"),
-        ("telling", {**scores, "evaluated": {**scores["evaluated"], "split": "ann@mail.example.org"}}, "give away"),
+        ("silent", {**scores, "wer": None, "cer": None}, "no reference words"),
+        (
+            "telling",
+            {**scores, "evaluated": {**scores["evaluated"], "split": "ann@mail.example.org"}},
+            "private information",
+        ),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "scores.json").write_text(json.dumps(values))

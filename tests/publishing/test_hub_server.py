@@ -1,4 +1,4 @@
-"""The tests' hub by the client that everybody uses: were it wrong, all tests of publishing would prove nothing."""
+"""The tests' hub, checked with `huggingface_hub`, since all tests of publishing depend on it."""
 
 import time
 import warnings
@@ -23,7 +23,7 @@ CARD = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: automatic-speech-r
 
 @pytest.fixture
 def api(hub: Hub) -> HfApi:
-    """The client as the user who owns NAME, which is there."""
+    """The client with the token of the owner of NAME, which exists."""
     api = HfApi(endpoint=hub.endpoint, token=TOKEN)
     api.create_repo(NAME)
     return api
@@ -42,7 +42,7 @@ def uploads(hub: Hub) -> list[int]:
     return [status for method, _, status in hub.requests if method == "PUT"]
 
 
-def test_a_folder_is_one_commit_and_each_commit_stays(api: HfApi, tmp_path: Path) -> None:
+def test_a_folder_is_one_commit_and_old_commits_are_kept(api: HfApi, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "README.md").write_text(CARD)
@@ -67,7 +67,7 @@ def test_a_folder_is_one_commit_and_each_commit_stays(api: HfApi, tmp_path: Path
     assert tree["model.safetensors"].lfs.size == len(WEIGHTS)
 
 
-def test_what_is_there_is_not_sent_again(api: HfApi, hub: Hub) -> None:
+def test_existing_files_are_not_sent_again(api: HfApi, hub: Hub) -> None:
     first = api.create_commit(NAME, add(a_safetensors=WEIGHTS, c_json=b"{}"), commit_message="first")
     assert uploads(hub) == [200]
     assert api.create_commit(NAME, add(a_safetensors=WEIGHTS, c_json=b"{}"), commit_message="same").oid == first.oid
@@ -75,7 +75,7 @@ def test_what_is_there_is_not_sent_again(api: HfApi, hub: Hub) -> None:
     assert uploads(hub) == [200]
 
 
-def test_in_parts(api: HfApi, hub: Hub, tmp_path: Path) -> None:
+def test_multipart_uploads(api: HfApi, hub: Hub, tmp_path: Path) -> None:
     hub.part_bytes = 300_000
     api.create_commit(NAME, add(a_safetensors=WEIGHTS), commit_message="large")
     assert uploads(hub) == [200] * 4
@@ -107,7 +107,7 @@ def test_branches_tags_and_parents(api: HfApi, tmp_path: Path) -> None:
     assert [ref.name for ref in api.list_repo_refs(NAME).branches] == ["main"]
 
 
-def test_who_may_do_what(api: HfApi, hub: Hub, tmp_path: Path) -> None:
+def test_permissions(api: HfApi, hub: Hub, tmp_path: Path) -> None:
     api.create_repo(NAME, exist_ok=True)
     with pytest.raises(HfHubHTTPError) as refused:
         api.create_repo(NAME)
@@ -142,7 +142,7 @@ def test_who_may_do_what(api: HfApi, hub: Hub, tmp_path: Path) -> None:
     api.create_repo("team/shared", token=other)
 
 
-def test_a_folder_is_a_repository_that_is_read_where_it_lies(hub: Hub, tmp_path: Path) -> None:
+def test_a_folder_is_served_as_a_repository(hub: Hub, tmp_path: Path) -> None:
     seed = hub.folder / "models" / "team" / "base"
     seed.mkdir(parents=True)
     (seed / "config.json").write_text("old")
@@ -168,7 +168,7 @@ def test_cards_are_checked(api: HfApi) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 413])
-def test_it_refuses_as_told(api: HfApi, hub: Hub, status: int) -> None:
+def test_it_refuses_with_a_given_status(api: HfApi, hub: Hub, status: int) -> None:
     rule = hub.fail("POST", f"{NAME}/commit/", status=status, message="for a reason")
     with pytest.raises(HfHubHTTPError, match="for a reason") as refused:
         api.create_commit(NAME, add(c_json=b"1"), commit_message="c")
@@ -177,7 +177,7 @@ def test_it_refuses_as_told(api: HfApi, hub: Hub, status: int) -> None:
     assert rule.hits == 1
 
 
-def test_the_client_tries_again_what_is_busy(api: HfApi, hub: Hub) -> None:
+def test_the_client_retries_if_the_hub_is_busy(api: HfApi, hub: Hub) -> None:
     hub.fail("POST", "/preupload/", status=429, headers={"Retry-After": "1"})
     hub.fail("POST", "/objects/batch", status=500, times=2)
     hub.fail("PUT", "/lfs/", drop_after_bytes=500_000)
@@ -195,7 +195,7 @@ def test_a_commit_whose_answer_is_lost_is_done(api: HfApi, hub: Hub) -> None:
         assert (api.list_repo_commits(NAME)[0].title == when) == done
 
 
-def test_the_line_is_cut_at_any_byte(api: HfApi, hub: Hub) -> None:
+def test_the_connection_is_cut_at_any_byte(api: HfApi, hub: Hub) -> None:
     before = hub.traffic
     api.create_commit(NAME, add(a_safetensors=WEIGHTS), commit_message="0")
     whole = hub.traffic - before
@@ -208,7 +208,7 @@ def test_the_line_is_cut_at_any_byte(api: HfApi, hub: Hub) -> None:
         assert api.list_repo_commits(NAME)[0].title == "0"
 
 
-def test_a_slow_link(hub: Hub) -> None:
+def test_a_slow_connection(hub: Hub) -> None:
     hub.bytes_per_second = 20_000
     began = time.monotonic()
     httpx2.post(f"{hub.endpoint}/nothing", content=bytes(10_000))

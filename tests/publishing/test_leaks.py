@@ -1,4 +1,4 @@
-"""What must not be published is found, and what only looks like it is left alone."""
+"""Private information is found, and similar harmless texts are not."""
 
 import getpass
 import json
@@ -61,7 +61,7 @@ def leaks(folder, text, name="README.md"):
         ("questions to <ann.lee@mail.example.org>", "an e-mail address"),
     ],
 )
-def test_what_must_not_get_out_is_named_with_its_place_and_not_repeated(tmp_path, text, kind):
+def test_private_information_is_reported_with_its_position_and_not_repeated(tmp_path, text, kind):
     assert leaks(tmp_path, f"# fine\n{text}\n") == [f"README.md, line 2: {kind}"]
 
 
@@ -79,17 +79,17 @@ def test_what_must_not_get_out_is_named_with_its_place_and_not_repeated(tmp_path
         "what is this? s3://speech/talk?.wav",
     ],
 )
-def test_what_only_looks_like_it_is_left_alone(tmp_path, text):
+def test_harmless_texts_are_not_reported(tmp_path, text):
     assert leaks(tmp_path, text) == []
 
 
-def test_names_that_are_anyone_s_are_no_leak(tmp_path, monkeypatch):
+def test_generic_names_are_not_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: "root")
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     assert leaks(tmp_path, "data:\n  root: corpus\n") == []
 
 
-def test_a_user_without_a_name_is_no_problem(tmp_path, monkeypatch):
+def test_a_user_without_a_name_works(tmp_path, monkeypatch):
     def nameless():
         raise KeyError("getpwuid(): uid not found: 1234")
 
@@ -97,19 +97,19 @@ def test_a_user_without_a_name_is_no_problem(tmp_path, monkeypatch):
     assert leaks(tmp_path, "by annlee") == []
 
 
-def test_words_of_a_language_model_are_words(tmp_path):
+def test_words_of_a_language_model_are_not_names(tmp_path):
     leaks(tmp_path, "annlee\n/home/ann\ngandalf\n", "language_model/unigrams.txt")
     leaks(tmp_path, json.dumps({"/a": 1, "annlee": 2}), "vocab.json")
     arpa = "\\1-grams:\n-1.0 annlee\n-1.0 ann@mail.example.org\n\\2-grams:\n-1.0 the ann@mail.example.org\n"
     assert leaks(tmp_path, arpa, "language_model/lm.arpa") == ["language_model/lm.arpa, line 3: an e-mail address"]
 
 
-def test_weights_are_passed_over_but_not_what_is_told_about_them(tmp_path):
+def test_weights_are_skipped_except_for_their_metadata(tmp_path):
     save_file({"w": torch.zeros(4)}, tmp_path / "model.safetensors", {"format": "pt", "from": "/home/ann/run"})
     (tmp_path / "noise.bin").write_bytes(b"\0 /home/ann/run")
     (tmp_path / "damaged.safetensors").write_bytes(b"/home/ann/run")
     assert find_leaks(tmp_path) == ["model.safetensors, metadata from: an absolute path"]
 
 
-def test_what_is_not_uploaded_is_not_looked_at(tmp_path):
+def test_files_that_are_not_uploaded_are_not_read(tmp_path):
     assert leaks(tmp_path, "/home/ann", ".cache/huggingface/x.txt") == []

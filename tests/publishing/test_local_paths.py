@@ -1,4 +1,4 @@
-"""No absolute path of the training machine is published; everything else is left alone."""
+"""Absolute paths of the training machine are shortened; everything else is unchanged."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from finetune.resources.repositories import is_on_hub
         ("-v data:/home/ann/x //server/ann/y", "-v data:x y"),
     ],
 )
-def test_absolute_paths_are_cut_to_their_last_part(text, public):
+def test_absolute_paths_are_shortened_to_their_last_part(text, public):
     assert scrub_text(text) == public
     assert "ann" not in scrub_text(text)
 
@@ -36,12 +36,12 @@ def test_absolute_paths_are_cut_to_their_last_part(text, public):
         "../a",
     ],
 )
-def test_what_is_no_absolute_path_stays(text):
+def test_other_texts_are_unchanged(text):
     assert scrub_text(text) == text
     assert scrub_value(text) == text
 
 
-def test_a_value_may_hold_spaces():
+def test_a_value_can_contain_spaces():
     assert scrub_value("/home/ann lee/speech of ann/train") == "train"
 
 
@@ -56,7 +56,7 @@ def test_a_value_may_hold_spaces():
         ("s3://ann:x@clients", "./clients"),
     ],
 )
-def test_a_place_in_a_recipe_is_public_or_beside_it(place, public):
+def test_a_place_in_a_recipe_is_public_or_relative_to_it(place, public):
     assert public_place(place) == public
 
 

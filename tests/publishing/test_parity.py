@@ -1,4 +1,4 @@
-"""The gate before publishing: plain Transformers, in a clean process, must give the evaluator's texts."""
+"""The parity gate: plain Transformers, in a separate process, must recognise the evaluator's texts."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ Evaluate = Callable[[Path], list[Spoken]]
 
 
 def spread_symbols(folder: Path, norm: str) -> Path:
-    """A tiny model with a head that says many things, so that texts tell models apart."""
+    """A tiny model with a random head, so that different models give different texts."""
     import torch
     from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate() -> Evaluate:
-    """What this package says of seven utterances, all in one batch."""
+    """This package's texts of seven utterances, all in one batch."""
     rng = np.random.default_rng(0)
     waveforms = [speak(text, rng) for text in ("ab", "cab bad", "dad", "add dab ab", "dab", "bad", "cab")]
 
@@ -98,8 +98,8 @@ def test_model_that_does_not_load_is_one_sentence(model: Path, evaluate: Evaluat
     assert "\n" not in str(refused.value)
 
 
-def test_clean_process_cannot_import_this_package(tmp_path: Path) -> None:
-    """Although it is installed: what would load the model tries to import it in that process."""
+def test_the_separate_process_cannot_import_this_package(tmp_path: Path) -> None:
+    """Although it is installed: a stand-in for the loading code tries to import it in that process."""
     program = """
 import runpy, sys
 import finetune
@@ -125,7 +125,7 @@ main(".", "none")
     assert sorted(done.stderr.splitlines()) == sorted([*refused, "reached"])
 
 
-def test_utterances_go_to_another_process_as_they_are(tmp_path: Path) -> None:
+def test_utterances_are_saved_and_loaded_unchanged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     spoken = [("ä/1.wav", speak("ab", rng), "ab  é"), ("2.wav", speak("c", rng)[::2], "")]
     save_utterances(tmp_path, spoken)
@@ -133,7 +133,7 @@ def test_utterances_go_to_another_process_as_they_are(tmp_path: Path) -> None:
         assert (name, text) == (found[0], found[2]) and np.array_equal(waveform, found[1])
 
 
-def test_full_precision_ends_with_its_statement() -> None:
+def test_full_precision_ends_with_its_context() -> None:
     import torch
 
     before = torch.backends.cudnn.allow_tf32

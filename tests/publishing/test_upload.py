@@ -1,4 +1,4 @@
-"""A folder to a repository: all or nothing, whatever the network does, and nothing that is no model's."""
+"""Pushing a folder to a repository: atomic with any failure of the network, and only files of a model."""
 
 import email.utils
 import hashlib
@@ -35,7 +35,7 @@ def api(hub: Hub) -> HfApi:
 
 
 def write_model(folder: Path, version: int, shards: int = 2) -> Path:
-    """What looks like a model, no file of which is as in another version."""
+    """A stand-in for a model, with different content in every file of each version."""
     folder.mkdir(parents=True)
     rng = random.Random(version)
     for shard in range(1, shards + 1):
@@ -75,17 +75,17 @@ def refusal(folder: Path, repo_id: str = NAME, waits: tuple[float, ...] = AT_ONC
 
 
 def sent(hub: Hub, status: int = 200) -> list[str]:
-    """The names by content of the files that came in."""
+    """The names, by content, of the received files."""
     return [path.split("/")[-1] for method, path, code in hub.requests if method == "PUT" and code == status]
 
 
 def wrote(hub: Hub) -> list[str]:
-    """What could have changed something."""
+    """The requests that could have changed something."""
     quiet = ("/api/validate-yaml", "/preupload/")
     return [path for method, path, _ in hub.requests if method != "GET" and not any(part in path for part in quiet)]
 
 
-def test_one_commit_holds_everything_and_nothing_old(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+def test_one_commit_has_all_new_files_and_no_old_ones(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     url = push(write_model(tmp_path / "1", 1, shards=3))
     assert published(hub) == [contents(tmp_path / "1"), {}]
     theirs = [CommitOperationAdd(name, b"theirs") for name in ("notes.txt", "pictures/a.png", "pytorch_model.bin")]
@@ -101,12 +101,12 @@ def test_one_commit_holds_everything_and_nothing_old(hub: Hub, api: HfApi, tmp_p
     assert api.list_repo_commits(NAME)[0].title == "A model"
 
 
-def test_what_is_there_is_not_sent_again(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
+def test_existing_files_are_not_sent_again(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
     url = push(write_model(tmp_path / "1", 1))
     assert len(sent(hub)) == 2
     again = push(tmp_path / "1")
     assert (again, len(published(hub)), len(sent(hub))) == (url, 2, 2)
-    assert logged == [f"{NAME} holds this model: nothing more to send"]
+    assert logged == [f"{NAME} has this model already: nothing to send"]
     (tmp_path / "1" / "model-00001-of-00002.safetensors").write_bytes(b"other")
     (tmp_path / "1" / "language_model" / "unigrams.txt").unlink()
     push(tmp_path / "1")
@@ -115,10 +115,10 @@ def test_what_is_there_is_not_sent_again(hub: Hub, tmp_path: Path, logged: list[
 
 
 @pytest.mark.parametrize("for_good", [False, True])
-def test_a_repository_is_the_old_commit_or_the_new_one_wherever_the_connection_is_cut(
+def test_a_repository_has_the_old_or_the_new_commit_wherever_the_connection_is_cut(
     for_good: bool, hub: Hub, tmp_path: Path
 ) -> None:
-    """25 cuts that the push survives, and 25 after which nothing comes through any more."""
+    """25 cuts after which the push continues, and 25 after which the hub stays unreachable."""
     push(write_model(tmp_path / "0", 0))
     before = hub.traffic
     push(write_model(tmp_path / "1", 1))
@@ -143,7 +143,7 @@ def test_a_repository_is_the_old_commit_or_the_new_one_wherever_the_connection_i
     assert failed > 15 if for_good else failed == 0
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_repeated(hub: Hub, tmp_path: Path, logged: list[str]) -> None:
     push(write_model(tmp_path / "1", 1))
     hub.fail("POST", "/commit/", drop="after")
     url = push(write_model(tmp_path / "2", 2))
@@ -151,13 +151,13 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: Hub, tmp_path: Pa
     assert url.endswith(HfApi(endpoint=hub.endpoint, token=TOKEN).model_info(NAME).sha or "?")
     assert [line.split(" (")[0] for line in logged] == [
         "the hub can't be reached",
-        f"main of {NAME} has moved on: looking at it again",
-        f"{NAME} holds this model: nothing more to send",
+        f"main of {NAME} has a new commit: reading it again",
+        f"{NAME} has this model already: nothing to send",
     ]
 
 
-def test_two_pushes_at_once_do_not_mix(hub: Hub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other comes between what this one looks at and its commit, and has a file that this one has not."""
+def test_concurrent_pushes_do_not_mix(hub: Hub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other push commits between this one's read and commit, and has an additional file."""
     push(write_model(tmp_path / "1", 1))
     write_model(tmp_path / "2", 2, shards=3)
     create, calls = HfApi.create_commit, []
@@ -174,12 +174,12 @@ def test_two_pushes_at_once_do_not_mix(hub: Hub, api: HfApi, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("status", [409, 412])
-def test_a_branch_that_moved_on_is_looked_at_again_but_not_for_ever(
+def test_a_changed_branch_is_read_again_a_limited_number_of_times(
     status: int, hub: Hub, tmp_path: Path, logged: list[str]
 ) -> None:
     hub.fail("POST", "/commit/", status=status)
     push(write_model(tmp_path / "1", 1))
-    assert logged == [f"main of {NAME} has moved on: looking at it again"]
+    assert logged == [f"main of {NAME} has a new commit: reading it again"]
     assert published(hub) == [contents(tmp_path / "1"), {}]
     rule = hub.fail("POST", "/commit/", status=status, times=None)
     assert "Others push to main" in refusal(write_model(tmp_path / "2", 2))
@@ -187,7 +187,7 @@ def test_a_branch_that_moved_on_is_looked_at_again_but_not_for_ever(
     assert published(hub) == [contents(tmp_path / "1"), {}]
 
 
-def test_in_parts_of_which_a_refused_one_is_sent_again(hub: Hub, tmp_path: Path) -> None:
+def test_a_refused_part_of_a_multipart_upload_is_sent_again(hub: Hub, tmp_path: Path) -> None:
     hub.part_bytes = 8_000
     hub.fail("PUT", "/2$", status=500)
     push(write_model(tmp_path / "1", 1, shards=1))
@@ -195,7 +195,7 @@ def test_in_parts_of_which_a_refused_one_is_sent_again(hub: Hub, tmp_path: Path)
     assert published(hub) == [contents(tmp_path / "1"), {}]
 
 
-def test_a_hub_without_xet_and_one_that_would_leave_out_parts_in_silence(
+def test_a_hub_without_xet_and_a_gitignore_in_the_repository(
     hub: Hub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
@@ -207,7 +207,7 @@ def test_a_hub_without_xet_and_one_that_would_leave_out_parts_in_silence(
     assert newest == contents(tmp_path / "1")
 
 
-def test_killed_in_mid_upload_it_goes_on_with_what_was_not_sent(hub: Hub, tmp_path: Path) -> None:
+def test_after_a_kill_the_next_push_sends_the_missing_files(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     (folder / "model-00002-of-00002.safetensors").write_bytes(random.Random(0).randbytes(400_000))
     program = (
@@ -229,7 +229,7 @@ def test_killed_in_mid_upload_it_goes_on_with_what_was_not_sent(hub: Hub, tmp_pa
 
 
 @pytest.mark.parametrize("refused", [("POST", "/commit/"), ("PUT", "/lfs/"), ("GET", "/whoami"), ("POST", "/create")])
-def test_what_a_busy_hub_refuses_is_tried_again(
+def test_requests_to_a_busy_hub_are_retried(
     refused: tuple[str, str], hub: Hub, tmp_path: Path, logged: list[str]
 ) -> None:
     rule = hub.fail(*refused, status=503, times=2)
@@ -239,7 +239,7 @@ def test_what_a_busy_hub_refuses_is_tried_again(
     assert published(hub) == [contents(tmp_path / "1"), {}]
 
 
-def test_patience_ends(hub: Hub, tmp_path: Path) -> None:
+def test_retries_are_limited(hub: Hub, tmp_path: Path) -> None:
     rule = hub.fail("PUT", "/lfs/", status=500, times=None)
     told = refusal(write_model(tmp_path / "1", 1, shards=1))
     assert "answers 500; tried 4 times" in told
@@ -250,9 +250,7 @@ def test_patience_ends(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "limits"])
-def test_the_wait_that_a_hub_asks_for_is_kept(
-    form: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hubs_retry_after_is_observed(form: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     headers = {
@@ -268,7 +266,7 @@ def test_the_wait_that_a_hub_asks_for_is_kept(
     assert "asks to wait 3600 s; tried once" in told
 
 
-def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+def test_a_branch_and_a_tag_are_created(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     push(write_model(tmp_path / "1", 1))
     url = push(write_model(tmp_path / "2", 2), revision="trials/a", tag="v2")
     assert published(hub)[0] == contents(tmp_path / "1")
@@ -280,7 +278,7 @@ def test_a_branch_is_made_and_a_tag_is_put(hub: Hub, api: HfApi, tmp_path: Path)
     assert wrote(hub) == []
 
 
-def test_a_tag_whose_answer_was_lost_or_that_could_not_be_put(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+def test_a_tag_whose_answer_was_lost_or_that_was_refused(hub: Hub, api: HfApi, tmp_path: Path) -> None:
     hub.fail("POST", "/tag/", drop="after")
     url = push(write_model(tmp_path / "1", 1), tag="v1")
     assert api.list_repo_refs(NAME).tags[0].target_commit == url.split("/")[-1]
@@ -309,7 +307,7 @@ def test_tokens(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (wrong, "doesn't know this token"),
         (READ_TOKEN, "may only read"),
         (OTHER_TOKEN, "may not write to team/there"),
-        (TOKEN[:-1] + "\x01", "characters that no token has"),
+        (TOKEN[:-1] + "\x01", "has invalid characters"),
     ):
         monkeypatch.setenv("HF_TOKEN", token)
         told = refusal(folder, "team/there")
@@ -329,7 +327,7 @@ def test_tokens(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert wrote(hub) == ["/api/repos/create"]
 
 
-def test_what_else_is_in_the_way_is_said_before_anything_is_sent(
+def test_other_problems_are_reported_before_anything_is_sent(
     hub: Hub, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / "1", 1)
@@ -356,7 +354,7 @@ def test_what_else_is_in_the_way_is_said_before_anything_is_sent(
     assert "look at HF_ENDPOINT" in refusal(folder)
 
 
-def test_what_is_too_large_or_refused_for_other_reasons(hub: Hub, tmp_path: Path) -> None:
+def test_too_large_files_and_other_refusals(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     hub.fail("PUT", "/lfs/", status=413, times=None)
     assert "takes no file as large" in refusal(folder)
@@ -389,11 +387,13 @@ def spoil(name: str, content: str | bytes) -> Callable[[Path], object]:
         (spoil("config.json", '{"model_type": "bert"}'), "is a bert model; expected a wav2vec2"),
         (spoil("config.json", "{"), "is damaged"),
         (spoil("adapter_config.json", "{}"), "an adapter without its base"),
-        (lambda folder: [file.unlink() for file in folder.glob("*.safetensors")], "holds no weights"),
-        (lambda folder: (folder / "config.json").unlink(), "is no model"),
+        (lambda folder: [file.unlink() for file in folder.glob("*.safetensors")], "has no weights"),
+        (lambda folder: (folder / "config.json").unlink(), "is not a model"),
     ],
 )
-def test_what_can_not_be_published(change: Callable[[Path], object], words: str, hub: Hub, tmp_path: Path) -> None:
+def test_unpublishable_folders_are_refused(
+    change: Callable[[Path], object], words: str, hub: Hub, tmp_path: Path
+) -> None:
     folder = write_model(tmp_path / "1", 1)
     change(folder)
     assert words in refusal(folder)
@@ -401,7 +401,7 @@ def test_what_can_not_be_published(change: Callable[[Path], object], words: str,
 
 
 @pytest.mark.parametrize("name", ["README.md", "vocab.json", "model.safetensors", "language_model/words.txt"])
-def test_what_links_point_to_outside_is_not_sent(name: str, hub: Hub, tmp_path: Path) -> None:
+def test_links_to_files_outside_are_not_sent(name: str, hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     (tmp_path / "secret").write_text("{}")
     (folder / name).unlink(missing_ok=True)
@@ -424,7 +424,7 @@ def test_a_folder_of_a_hubs_cache_is_sent(hub: Hub, tmp_path: Path) -> None:
     assert published(hub)[0] == contents(blobs)
 
 
-def test_what_is_no_part_of_a_model_stays_here(hub: Hub, tmp_path: Path) -> None:
+def test_files_that_are_not_of_a_model_are_not_sent(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     expected = contents(folder)
     for name in (".env", "notes.txt", "checkpoint-10/optimizer.pt", "model.py", ".cache/x", "language_model/.x"):
