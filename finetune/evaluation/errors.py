@@ -95,7 +95,7 @@ class _Tally:
             self.counts[pair] += 1
             self.places.setdefault(pair, {})[place] = None
 
-    def most(self, kind: Any = lambda said, heard: True) -> tuple[Confusion, ...]:
+    def most(self, kind: Any = lambda old, new: True) -> tuple[Confusion, ...]:
         chosen = [(pair, count) for pair, count in self.counts.items() if kind(*pair)]
         chosen.sort(key=lambda item: (-item[1], item[0]))
         return tuple(self._confusion(*item) for item in chosen[:MOST])
@@ -145,9 +145,9 @@ def rank_worst(counts: Counts) -> list[int]:
 
 
 def _find_repeated(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    heard = [(old, new) for old, new in pairs if new]
+    recognised = [(old, new) for old, new in pairs if new]
     return [
         (old, new)
-        for place, (old, new) in enumerate(heard)
-        if not old and new in {near for _, near in (*heard[max(0, place - 1) : place], *heard[place + 1 : place + 2])}
+        for i, (old, new) in enumerate(recognised)
+        if not old and new in {near for _, near in (*recognised[max(0, i - 1) : i], *recognised[i + 1 : i + 2])}
     ]

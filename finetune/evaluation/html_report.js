@@ -31,11 +31,11 @@ const plural = (number, noun) => grouped(number) + " " + noun + (number === 1 ? 
 
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 
-function difference(said, heard) {
-  if (!heard) return make("del", {}, "−", make("bdi", {}, said));
-  if (!said) return make("ins", {}, "+", make("bdi", {}, heard));
-  const arrow = RIGHT_TO_LEFT.test(said + heard) ? "←" : "→";
-  return make("mark", {}, make("s", {}, make("bdi", {}, said)), arrow, make("b", {}, make("bdi", {}, heard)));
+function difference(reference, hypothesis) {
+  if (!hypothesis) return make("del", {}, "−", make("bdi", {}, reference));
+  if (!reference) return make("ins", {}, "+", make("bdi", {}, hypothesis));
+  const arrow = RIGHT_TO_LEFT.test(reference + hypothesis) ? "←" : "→";
+  return make("mark", {}, make("s", {}, make("bdi", {}, reference)), arrow, make("b", {}, make("bdi", {}, hypothesis)));
 }
 
 function transcript(row) {
@@ -132,7 +132,7 @@ function slicePanel(slice) {
 
 function histogramPanel() {
   const names = ["0 %", "0–10 %", "10–20 %", "20–30 %", "30–40 %", "40–50 %", "50–75 %", "75–100 %", "above 100 %",
-    "no words said"];
+    "no reference words"];
   const ends = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, Infinity];
   const bins = names.map(() => []);
   for (let row = 0; row < total; row++) {
@@ -160,8 +160,8 @@ const visible = (text) => text.replace(" ", "space").replace(/^\p{M}/u, "◌$&")
 function errorPanel(kind) {
   const show = kind.characters ? visible : (text) => text;
   const choices = kind.errors.map((error) => {
-    const [said, heard] = [show(error.said), show(error.heard)];
-    const label = make("span", { class: "label" }, difference(said, heard));
+    const [reference, hypothesis] = [show(error.reference), show(error.hypothesis)];
+    const label = make("span", { class: "label" }, difference(reference, hypothesis));
     const times = grouped(error.count) + (error.of ? " of " + grouped(error.of) : "");
     const title = times + (error.of ? " times not recognised" : " times") + ", in " + plural(error.rows.length, "utterance");
     return choice("error", kind.title + ": " + label.textContent, error.rows, title, label,
@@ -292,8 +292,8 @@ function buildTable() {
     return header;
   });
   find("thead tr").append(...headers);
-  find("#legend").append("In the transcripts: ", difference("said", "recognised"), " ", difference("left out", ""), " ",
-    difference("", "added"), ". Smaller below, where it differs: the text before normalisation.");
+  find("#legend").append("In the transcripts: ", difference("reference", "recognised"), " ", difference("deleted", ""), " ",
+    difference("", "inserted"), ". Smaller below, where it differs: the text before normalisation.");
   find("input[type=search]").addEventListener("input", update);
   find("#wrong").addEventListener("change", update);
   find("#previous").addEventListener("click", () => turn(-ROWS));

@@ -84,7 +84,7 @@ def _between(interval: Interval | None) -> str:
 
 
 def _describe(counts: ErrorCounts, unit: str) -> str:
-    parts = ((counts.substitutions, "substituted"), (counts.deletions, "left out"), (counts.insertions, "added"))
+    parts = ((counts.substitutions, "substituted"), (counts.deletions, "deleted"), (counts.insertions, "inserted"))
     return ", ".join(f"{number:,} {how}" for number, how in parts) + f" in {counts.reference_length:,} {unit}s"
 
 
@@ -150,14 +150,14 @@ def _align(results: Sequence[Result]) -> list[list[_Piece]]:
     for row, alignment in zip(wrong, align_words(*texts), strict=True):
         pieces: list[_Piece] = []
         same: list[str] = []
-        for said, heard in pair_units(alignment):
-            if said == heard:
-                same.append(said)
+        for reference, hypothesis in pair_units(alignment):
+            if reference == hypothesis:
+                same.append(reference)
                 continue
             if same:
                 pieces.append(" ".join(same))
                 same = []
-            pieces.append((said, heard))
+            pieces.append((reference, hypothesis))
         aligned[row] = [*pieces, " ".join(same)] if same else pieces
     return aligned
 
@@ -182,20 +182,20 @@ def _list_bars(analysis: Analysis, name: str, places: Mapping[str, Sequence[int]
 def _list_errors(errors: Errors, rows: Any) -> list[dict[str, Any]]:
     def confusions(title: str, found: Sequence[Confusion], characters: bool = False) -> dict[str, Any]:
         listed = [
-            {"said": each.reference, "heard": each.hypothesis, "count": each.count, "rows": rows(each.places)}
+            {"reference": each.reference, "hypothesis": each.hypothesis, "count": each.count, "rows": rows(each.places)}
             for each in found
         ]
         return {"title": title, "characters": characters, "errors": listed}
 
     missed = [
-        {"said": each.word, "heard": "", "count": each.missed, "of": each.said, "rows": rows(each.places)}
+        {"reference": each.word, "hypothesis": "", "count": each.missed, "of": each.said, "rows": rows(each.places)}
         for each in errors.missed
     ]
     return [
-        confusions("Words taken for others", errors.substitutions),
-        confusions("Words left out", errors.deletions),
-        confusions("Words added", errors.insertions),
-        confusions("Words said once, recognised twice", errors.repeated),
-        {"title": "Words missed most", "characters": False, "errors": missed},
+        confusions("Substituted words", errors.substitutions),
+        confusions("Deleted words", errors.deletions),
+        confusions("Inserted words", errors.insertions),
+        confusions("Repeated words", errors.repeated),
+        {"title": "Words missed most often", "characters": False, "errors": missed},
         confusions("Characters", errors.characters, characters=True),
     ]

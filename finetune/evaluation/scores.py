@@ -262,11 +262,11 @@ def _align(
 
 def pair_units(alignment: Alignment) -> list[tuple[str, str]]:
     """Pairs of reference and hypothesis units; "" is a deleted or inserted unit's other side."""
-    said, heard, chunks = alignment
+    reference, hypothesis, chunks = alignment
     pairs: list[tuple[str, str]] = []
     for chunk in chunks:
-        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         pairs += itertools.zip_longest(left, right, fillvalue="")
     return pairs
 

@@ -38,15 +38,15 @@ def mark_differences(reference: str, hypothesis: str, colours: bool = False) -> 
     """Both texts as one line: reference→hypothesis, −deletion, +insertion; signs work without colours."""
     [alignment] = align_words([reference], [hypothesis])
     pieces = []
-    for said, heard in (map(_printable, pair) for pair in pair_units(alignment)):
-        if said == heard:
-            pieces.append(said)
+    for old, new in (map(_printable, pair) for pair in pair_units(alignment)):
+        if old == new:
+            pieces.append(old)
             continue
-        text, colour = f"{said}→{heard}", _YELLOW
-        if not heard:
-            text, colour = f"−{said}", _RED
-        elif not said:
-            text, colour = f"+{heard}", _GREEN
+        text, colour = f"{old}→{new}", _YELLOW
+        if not new:
+            text, colour = f"−{old}", _RED
+        elif not old:
+            text, colour = f"+{new}", _GREEN
         pieces.append(f"{colour}{text}{_PLAIN}" if colours else text)
     return " ".join(pieces)
 

@@ -107,11 +107,11 @@ def test_texts_of_other_audio_are_found(tmp_path: Path, make_corpus: Callable[..
     split = prepare_split("train", table, DEFAULT_TRANSFORMS, limits)
     [finding] = find_mismatches(recogniser, {"train": split})
     assert finding.utterances == ((2, "02.wav"),) and finding.kind == "text mismatch"
-    assert finding.sentence == "1 utterances of train have another text than what the model hears"
+    assert finding.sentence == "1 utterances of train have a transcript that does not match their audio"
 
     shifted = [replace(u, raw_transcript=said[u.row - 1]) for u in split.utterances]
     [finding] = find_mismatches(recogniser, {"train": replace(split, utterances=tuple(shifted))})
-    assert len(finding.utterances) > 3 and "beside the wrong audio" in finding.sentence
+    assert len(finding.utterances) > 3 and "belong to other audio" in finding.sentence
 
 
 def test_check_looks_for_such_texts(

@@ -62,7 +62,7 @@ def test_figures_are_shown_with_their_intervals():
     ]
     assert [page.texts["dd"][place] for place in (0, 4, 6, 8)] == ["28.6 %", "66.7 %", "0.1 min", "greedy <1>"]
     assert all(re.fullmatch(r"95 % interval \d+\.\d to \d+\.\d %", page.texts["dd"][place]) for place in (1, 3, 5))
-    assert page.texts["br"][0] == "1 substituted, 2 left out, 1 added in 14 words"
+    assert page.texts["br"][0] == "1 substituted, 2 deleted, 1 inserted in 14 words"
     assert page.texts["br"][2] == "2 of 3"
     assert page.texts["dd"][7] == "intervals drawn over 2 speakers"
     assert page.texts["h1"] == page.texts["title"] == ["Test <set> & co"]
@@ -98,10 +98,10 @@ def test_slices_and_errors_list_their_utterances():
     assert slices["Speaker"]["Bo"]["high"] is None
     assert list(slices["Duration"]) == ["under 2 s", "2 to 5 s"], "durations keep their order"
     errors = {kind["title"]: kind["errors"] for kind in data["errors"]}
-    assert errors["Words taken for others"] == [{"said": "old", "heard": "odd", "count": 1, "rows": [0]}]
-    assert [each["said"] for each in errors["Words left out"]] == ["down", "gone"]
-    assert errors["Words missed most"][0] == {"said": "down", "heard": "", "count": 1, "of": 1, "rows": [0]}
-    assert [(each["said"], each["rows"]) for each in errors["Characters"] if each["said"] == "l"] == [("l", [0])]
+    assert errors["Substituted words"] == [{"reference": "old", "hypothesis": "odd", "count": 1, "rows": [0]}]
+    assert [each["reference"] for each in errors["Deleted words"]] == ["down", "gone"]
+    assert errors["Words missed most often"][0] == {"reference": "down", "hypothesis": "", "count": 1, "of": 1, "rows": [0]}
+    assert [(each["reference"], each["rows"]) for each in errors["Characters"] if each["reference"] == "l"] == [("l", [0])]
 
 
 def test_texts_are_never_interpreted_as_markup():

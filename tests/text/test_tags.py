@@ -82,13 +82,13 @@ def test_check_names_tags_and_the_transform_and_dropped_rows_are_listed(
     recipe = write_recipe(tmp_path, data={"root": "corpus"})
     assert main(["check", str(recipe)]) == 0
     said = capsys.readouterr().out
-    assert "2 utterances of train hold annotation tags (<unk> × 2, [NOISE] × 1), which become words" in said
-    assert "the step remove_tags removes them" in said
-    assert "1 utterances of train hold parentheses ((former) × 1)" in said
+    assert "2 utterances of train contain annotation tags (<unk> × 2, [NOISE] × 1), which become words" in said
+    assert "the transform remove_tags removes them" in said
+    assert "1 utterances of train contain parentheses ((former) × 1)" in said
     steps = 'text.normalization=["remove_tags", {"remove_tags": ["()"]}, "english"]'
     assert main(["check", str(recipe), steps]) == 0
     said = capsys.readouterr().out
-    assert "hold annotation tags" not in said and "parentheses" not in said and "left out" not in said
+    assert "contain annotation tags" not in said and "parentheses" not in said and "left out" not in said
     steps = 'text.normalization=["drop_tagged", "english"]'
     assert main(["check", str(recipe), steps, "--json", str(tmp_path / "c.json")]) == 0
     assert "left out of train: 2 × annotation tag" in capsys.readouterr().out
