@@ -300,7 +300,7 @@ def test_evaluation_where_every_text_normalises_to_nothing(
 ) -> None:
     copy_rows(corpus_folder, tmp_path / "speech", "test", lambda row: {**row, "text": "?!"})
     sentence = refuse("evaluate", model_folder, "--data", "speech", "--json", "scores.json", "--allow-outside")
-    assert "leaves nothing of any transcript of the split 'test', such as '?!': look at" in sentence
+    assert "leaves nothing of any transcript of the split 'test', such as '?!': check" in sentence
 
 
 def test_evaluation_writes_the_promised_keys_and_lists_what_was_left_out(

@@ -100,8 +100,16 @@ def test_slices_and_errors_list_their_utterances():
     errors = {kind["title"]: kind["errors"] for kind in data["errors"]}
     assert errors["Substituted words"] == [{"reference": "old", "hypothesis": "odd", "count": 1, "rows": [0]}]
     assert [each["reference"] for each in errors["Deleted words"]] == ["down", "gone"]
-    assert errors["Words missed most often"][0] == {"reference": "down", "hypothesis": "", "count": 1, "of": 1, "rows": [0]}
-    assert [(each["reference"], each["rows"]) for each in errors["Characters"] if each["reference"] == "l"] == [("l", [0])]
+    assert errors["Words missed most often"][0] == {
+        "reference": "down",
+        "hypothesis": "",
+        "count": 1,
+        "of": 1,
+        "rows": [0],
+    }
+    assert [(each["reference"], each["rows"]) for each in errors["Characters"] if each["reference"] == "l"] == [
+        ("l", [0])
+    ]
 
 
 def test_texts_are_never_interpreted_as_markup():
