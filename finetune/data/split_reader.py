@@ -1,4 +1,4 @@
-"""A split's audio in batches of similar lengths, and values computed from them; a damaged file does not affect others."""
+"""A split's audio in batches of similar lengths, and values computed from them, whatever single files fail."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar

@@ -6,20 +6,24 @@ import base64
 import hashlib
 import json
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _STYLE = "resources/report.css"
 
 
 def build_environment(**options: Any) -> Environment:
     """Templates by their path in this package; a value is escaped as HTML unless it is `Markup`."""
-    environment = Environment(
-        loader=PackageLoader("finetune", "."),
+    import jinja2  # Its import takes 0.1 s; commands that write no report do not need it.
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("finetune", "."),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

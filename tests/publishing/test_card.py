@@ -1,6 +1,7 @@
 """The model card: metadata for the hub, scores as in the report, and an example that runs unchanged."""
 
 import ast
+import hashlib
 import json
 import re
 
@@ -299,6 +300,19 @@ def test_a_language_model_that_is_saved_later_is_added_to_the_card(tmp_path):
     assert "On the 104 utterances on which its weights were chosen WER is 6.1 % with it and 10.2 % without" in after
     assert '`{"highpass": 80}`' in after
     assert read_tables(after) == read_tables(before), "the figures are still those of greedy decoding"
+
+
+def test_a_card_of_an_older_version_is_updated(tmp_path):
+    write(tmp_path)
+    old = "---\nlicense: mit\n---\n\n# wav2vec2\n\n## What it is for, and what not\n"
+    (tmp_path / "README.md").write_text(old, encoding="utf-8")
+    record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    record["card_sha256"] = hashlib.sha256(old.encode()).hexdigest()
+    (tmp_path / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    assert update_card(tmp_path) is None
+    after = ModelCard.load(tmp_path / "README.md")
+    assert "## Intended uses & limitations" in after.text and "What it is for" not in after.text
+    assert [result.metric_value for result in after.data.eval_results] == [40.0, 37.5]
 
 
 def test_a_card_that_was_changed_by_hand_is_not_updated(tmp_path):
