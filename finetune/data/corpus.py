@@ -156,7 +156,14 @@ def prepare_split(
                 rejected.append(_skip(name, table, number, error))
             else:
                 utterances.append(utterance)
-    split = Split(name, table, tuple(utterances), tuple(rejected), tuple(preprocessing), tuple(steps))
+    split = Split(
+        name=name,
+        table=table,
+        utterances=tuple(utterances),
+        rejected=tuple(rejected),
+        preprocessing=tuple(preprocessing),
+        normalization=tuple(steps),
+    )
     if require:
         require_any(split)
         _require_kept_words(split)
@@ -279,4 +286,6 @@ def write_rejected(file: Path, rejected: Sequence[SkippedUtterance]) -> None:
 def _skip(split: str, table: Table | JoinedTables, row: int, error: AudioError) -> SkippedUtterance:
     reason, _, detail = public_address(str(error)).partition(": ")
     source, local = table.origin(row)
-    return SkippedUtterance(split, local, table.name(row), reason, detail, source.name)
+    return SkippedUtterance(
+        split=split, row=local, name=table.name(row), reason=reason, detail=detail, source=source.name
+    )

@@ -255,7 +255,8 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
 def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str | None) -> Table:
     timed = "start" in rows.column_names and "end" in rows.column_names
     inside = None if source.allow_outside else own_places(source.root)
-    return Table(source, rows, audio, text, speaker, "start" if timed else None, "end" if timed else None, inside)
+    start, end = ("start", "end") if timed else (None, None)
+    return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
 
 
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:

@@ -249,7 +249,14 @@ def _list_changes(
     """The utterances that improved most and those that degraded most."""
     errors = [count_word_errors(counts).tolist() for counts in (counts_a, counts_b)]
     changes = [
-        Change(x.name, x.reference, x.hypothesis, y.hypothesis, of_a, of_b)
+        Change(
+            utterance=x.name,
+            reference=x.reference,
+            hypothesis_a=x.hypothesis,
+            hypothesis_b=y.hypothesis,
+            errors_a=of_a,
+            errors_b=of_b,
+        )
         for x, y, of_a, of_b in zip(a, b, *errors, strict=True)
     ]
     ordered = sorted(changes, key=lambda change: change.errors_b - change.errors_a)
