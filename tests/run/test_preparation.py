@@ -143,8 +143,8 @@ def test_batches_are_rounded_to_few_lengths_where_each_costs(
     preparation = prepare(recipe)
     longest = round(16000 * max(utterance.seconds for utterance in preparation.train.utterances))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert preparation.batches(recipe.training).padding_samples is None
+    assert preparation.batches(recipe.training).options.padding_samples is None
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert preparation.batches(recipe.training).padding_samples == 1600
+    assert preparation.batches(recipe.training).options.padding_samples == 1600
     compiled = recipe.training.model_copy(update={"compile": True})
-    assert preparation.batches(compiled).padding_samples == -(-longest // 10)
+    assert preparation.batches(compiled).options.padding_samples == -(-longest // 10)
