@@ -82,7 +82,7 @@ def prepare(folder: Path, **augmentation: Any) -> Any:
     audio_spec = AudioSpec(SAMPLING_RATE, ((400, 320),), max_seconds=30.0)
     splits = load_splits(source)
     table = select_table(splits, "train", source)
-    split = prepare_split("train", table, DEFAULT_STEPS, audio_spec, training=True)
+    split = prepare_split("train", table, DEFAULT_TRANSFORMS, audio_spec, training=True)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     vocabulary = build_vocabulary(sorted({c for u in split.utterances for c in u.transcript if c != " "}))
     options = BatchOptions(vocabulary, extractor, audio_spec, Augmentation(**augmentation), Masking(0.05, 10), seed=0)

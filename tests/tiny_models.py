@@ -50,7 +50,7 @@ def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
     config = load_config(str(base_folder))
     extractor = load_feature_extractor(str(base_folder), config)
     audio_spec = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
-    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_STEPS, audio_spec)
+    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_TRANSFORMS, audio_spec)
 
     def make(
         *indices: int,

@@ -85,8 +85,8 @@ class Split:
     table: Table | JoinedTables
     utterances: tuple[Utterance, ...]
     rejected: tuple[SkippedUtterance, ...]
-    preprocessing: tuple[AudioStep, ...] = ()
-    normalization: tuple[Step, ...] = ()
+    preprocessing: tuple[AudioTransform, ...] = ()
+    normalization: tuple[Transform, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -127,7 +127,7 @@ def frames_needed(transcript: str) -> int:
 def prepare_split(
     name: str,
     table: Table | JoinedTables,
-    steps: Sequence[Step],
+    steps: Sequence[Transform],
     audio_spec: AudioSpec,
     training: bool = False,
     preprocessing: Sequence[AudioTransform] = (),

@@ -137,7 +137,7 @@ class EvaluationOptions:
     """
 
     split: str | None = None
-    normalization: Sequence[Step] | None = None
+    normalization: Sequence[Transform] | None = None
     batch_seconds: float = BATCH_SECONDS
     decoding: Decoding = Decoding()
     precision: str = "float32"
@@ -164,7 +164,7 @@ def evaluate(
 
 def open_model(
     model: Path, sources: Sequence[Source], device: torch.device, options: EvaluationOptions = EvaluationOptions()
-) -> tuple[Recogniser, Iterator[Split], tuple[Step, ...]]:
+) -> tuple[Recogniser, Iterator[Split], tuple[Transform, ...]]:
     """A folder's model, a split of each source, prepared lazily as the model needs it, and the normalisation.
 
     `batch_seconds` and `decoding` of the options are not used. Raises UserError as `evaluate` does.
@@ -289,7 +289,7 @@ def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]
     return list(zip(texts, counted, strict=True))
 
 
-def build_hypothesis_normalizer(steps: Sequence[Step], recogniser: Recogniser) -> Callable[[str], str]:
+def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recogniser) -> Callable[[str], str]:
     """The normalisation of hypotheses, in which the unknown character and other marks are characters of a word."""
     normalize, marks = build_normalizer(steps), recogniser.alphabet.marks
 

@@ -95,7 +95,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         few_seconds=_FEW_SECONDS,
         few_speakers=_FEW_SPEAKERS,
         telephone=any(0 < int(rate) <= _TELEPHONE_HERTZ for rate in data["splits"]["train"]["sampling_rates"]),
-        preprocessing=describe_steps(load_preprocessing(folder)),
+        preprocessing=describe_transforms(load_preprocessing(folder)),
         decoder=decoder,
         gain=tuned if tuned.get("wer") is not None and tuned.get("greedy_wer") is not None else None,
         splits=[_list_split(role, split) for role, split in data["splits"].items()],
