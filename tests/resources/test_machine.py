@@ -190,6 +190,8 @@ assert found["broken"]["torch"] == "ImportError: libcudart.so.13: cannot open sh
 assert found["computing"] is None and found["cpu"]["name"] and found["memory"]["available"] > 0
 assert found["cores"]["usable"] <= 1 or not hasattr(os, "sched_setaffinity")
 assert found["hub"] == {{"endpoint": "http://127.0.0.1:9", "offline": False, "token": True, "reachable": False}}
+compiled = found["disk"]["compiled code"]["folder"]
+assert compiled.endswith(("finetune/decoding/__pycache__", "/numba")), compiled
 found["extras"] = dict.fromkeys(found["extras"], False)
 print("\\n".join(environment.describe_environment(found)))
 """
