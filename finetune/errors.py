@@ -28,7 +28,7 @@ class Interrupted(Exception):
     """Training was asked to stop, and did so after a step (its argument) and a checkpoint."""
 
 
-def say_error(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """The first line of what an error of a library says, and its type where that says too little."""
     lines = str(error).strip().splitlines()
     kind = type(error).__name__

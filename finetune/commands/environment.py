@@ -23,12 +23,12 @@ from finetune.resources.machine import (
     count_cores,
     count_threads,
     count_workers,
+    format_gib,
     list_gpus,
     list_instruction_sets,
     measure_disk,
     measure_memory,
     name_cpu,
-    say_gib,
 )
 
 # Packages that affect results, in the order in which a bug report is read.
@@ -97,10 +97,10 @@ def describe_environment(found: Mapping[str, Any]) -> list[str]:
     rows.append(("cores", _describe_cores(found)))
     memory = found["memory"]
     limit = ", the limit of a cgroup" if memory["limited"] else ""
-    rows.append(("memory", f"{say_gib(memory['available'])} free of {say_gib(memory['total'])}{limit}"))
+    rows.append(("memory", f"{format_gib(memory['available'])} free of {format_gib(memory['total'])}{limit}"))
     rows += [("GPU", _describe_gpu(gpu)) for gpu in found["gpus"]] or [("GPU", "none")]
     rows.append(("precision", _describe_precision(found)))
-    disk = [f"{name} {say_gib(each['free'])}" for name, each in found["disk"].items()]
+    disk = [f"{name} {format_gib(each['free'])}" for name, each in found["disk"].items()]
     rows.append(("free disk", ", ".join(disk)))
     rows.append(("hub", _describe_hub(found["hub"])))
     extras = [name for name, there in found["extras"].items() if there]
@@ -207,7 +207,7 @@ def _describe_cores(found: Mapping[str, Any]) -> str:
 def _describe_gpu(gpu: Mapping[str, Any]) -> str:
     others = {"compute capability": gpu["compute_capability"], "driver": gpu["driver"]}
     told = [f"{name} {value}" for name, value in others.items() if value]
-    return ", ".join([gpu["name"], say_gib(gpu["memory"]), *told])
+    return ", ".join([gpu["name"], format_gib(gpu["memory"]), *told])
 
 
 def _describe_precision(found: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from finetune.commands.launch import join_processes
 
     join_processes()
-    from finetune.decoding.decoder import say_decoder
+    from finetune.decoding.decoder import format_decoder
     from finetune.evaluation.analysis import Analysis, analyse
     from finetune.evaluation.report import require_free, write_report
     from finetune.evaluation.scoring import EvaluationOptions, evaluate
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         log_rejected(evaluation.rejected)
         lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
         lines += show_worst(analysis, options.show, has_colours(sys.stdout))
-        decoder = f"decoder: {say_decoder(evaluation.decoder)}"
+        decoder = f"decoder: {format_decoder(evaluation.decoder)}"
         print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))

@@ -117,7 +117,7 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
                 bar.count()
     except KeyboardInterrupt:
         goes_on = "; the same command with --resume goes on" if writes else ""
-        _LOGGER.error(f"interrupted; {tally.say_done()} are done{goes_on}.")
+        _LOGGER.error(f"interrupted; {tally.count_done()} are done{goes_on}.")
         code = 130
     finally:
         if tally.failures:
@@ -137,14 +137,14 @@ class _Tally:
     failures: list[tuple[str, str]] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
-    def say_done(self) -> str:
+    def count_done(self) -> str:
         return f"{self.done} of {self.total} recordings"
 
     def summarise(self) -> str:
         clock_seconds = time.perf_counter() - self.began
         factor = clock_seconds / self.audio_seconds
-        audio, clock = _say_duration(self.audio_seconds), _say_duration(clock_seconds)
-        return f"{self.say_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
+        audio, clock = _format_duration(self.audio_seconds), _format_duration(clock_seconds)
+        return f"{self.count_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
 
     def list_failures(self) -> list[str]:
         # A name may contain line ends; each recording has one line.
@@ -202,7 +202,8 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
         if error.errno in _DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
             raise UserError(
-                f"What {job.input.name} says can't be written: {error.strerror}. {tally.say_done()} are done{goes_on}."
+                f"What {job.input.name} says can't be written: {error.strerror}. "
+                f"{tally.count_done()} are done{goes_on}."
             ) from error
         place = f": {error.filename}" if error.filename else ""
         tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}{place}"))
@@ -262,7 +263,7 @@ def align_recording(
         _LOGGER.warning(f"{counted} are not in the audio: {', '.join(missing[:10])}{others}")
 
 
-def _say_duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     unit, name = (3600, "hours") if seconds >= 5400 else (60, "minutes") if seconds >= 90 else (1, "seconds")
     return f"{seconds / unit:.1f} {name}"
 
@@ -275,7 +276,7 @@ class _Bar:
         self._began = time.perf_counter()
         total = _add_up(jobs) if sys.stderr.isatty() else None
         shown = "{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left"
-        counts, speed = self._say()
+        counts, speed = self._describe()
         self._bar = tqdm(
             total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None
         )
@@ -294,14 +295,14 @@ class _Bar:
     def advance(self, seconds: float) -> None:
         """Add transcribed seconds of audio."""
         self._audio_seconds += seconds
-        counts, speed = self._say()
+        counts, speed = self._describe()
         self._bar.set_description_str(counts, refresh=False)
         self._bar.set_postfix_str(speed, refresh=False)
         self._bar.update(seconds)
 
-    def _say(self) -> tuple[str, str]:
+    def _describe(self) -> tuple[str, str]:
         factor = (time.perf_counter() - self._began) / max(self._audio_seconds, 0.001)
-        told = f"{_say_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
+        told = f"{_format_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
         return f"{self._done} of {self._jobs} recordings", told if self._audio_seconds else "0 seconds of audio"
 
 

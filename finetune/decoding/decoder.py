@@ -176,7 +176,7 @@ def describe_decoder(search: BeamSearch | None) -> dict[str, Any]:
     return described
 
 
-def say_decoder(described: Mapping[str, Any]) -> str:
+def format_decoder(described: Mapping[str, Any]) -> str:
     """The result of `describe_decoder` as one line of text."""
     name, *others = described.items()
     return ", ".join([str(name[1]), *(f"{key.replace('_', ' ')} {value}" for key, value in others if value != {})])

@@ -17,14 +17,14 @@ from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_r
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, Utterance, prepare_split, require_any
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.split_reader import compute_each, read_batches
-from finetune.decoding.decoder import choose_search, describe_decoder, say_decoder
+from finetune.decoding.decoder import choose_search, describe_decoder, format_decoder
 from finetune.decoding.greedy import count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.models.configuration import encoder_convolutions
-from finetune.resources.machine import choose_device, describe_device, describe_machine, say_machine
+from finetune.resources.machine import choose_device, describe_device, describe_machine, format_machine
 from finetune.resources.repositories import fetch_model
 from finetune.resources.storage import find_place, is_url
 from finetune.text.training_words import load_training_words
@@ -107,10 +107,10 @@ class Evaluation:
         """How the scores were computed, as names and texts."""
         return {
             "Split": self.split.name,
-            "Decoder": say_decoder(self.decoder),
+            "Decoder": format_decoder(self.decoder),
             "Normalisation": ", ".join(describe_transforms(self.normalization)) or "none",
             "Speed": self.speed.summary(),
-            "Machine": say_machine(describe_machine()),
+            "Machine": format_machine(describe_machine()),
             "Precision": self.precision,
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.errors import UserError, say_error
+from finetune.errors import UserError, format_error
 from finetune.inference.onnx_graph import list_operators
 from finetune.resources.machine import list_instruction_sets
 
@@ -50,7 +50,7 @@ class ExportedModel:
         try:
             self._session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Its errors have no common class.
-            raise UserError(f"{folder / FILE} can't be loaded: {say_error(error)}") from error
+            raise UserError(f"{folder / FILE} can't be loaded: {format_error(error)}") from error
         names = [[each.name for each in side] for side in (self._session.get_inputs(), self._session.get_outputs())]
         if names != [[_INPUT], [_OUTPUT]]:
             said = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
@@ -99,7 +99,7 @@ def _require_no_loop(file: Path) -> None:
     try:
         loops = list_operators(file) & {"Loop", "Scan"}
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be loaded: {say_error(error)}") from error
+        raise UserError(f"{file} can't be loaded: {format_error(error)}") from error
     if loops:
         raise UserError(f"{file} has loops ({', '.join(sorted(loops))}): expected a model that finetune export wrote.")
 

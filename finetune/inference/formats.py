@@ -84,7 +84,7 @@ def _write_srt(transcript: Transcript, name: str) -> str:
     """SubRip: numbered cues; the arrow of time lines is replaced in texts."""
     cues = enumerate(build_cues(transcript), 1)
     texts = ((number, cue, "\n".join(line.text.replace("-->", "→") for line in cue.lines)) for number, cue in cues)
-    return "\n".join(f"{number}\n{_say_times(cue, ',')}\n{text}\n" for number, cue, text in texts)
+    return "\n".join(f"{number}\n{_format_times(cue, ',')}\n{text}\n" for number, cue, text in texts)
 
 
 def _write_vtt(transcript: Transcript, name: str) -> str:
@@ -95,7 +95,7 @@ def _write_vtt(transcript: Transcript, name: str) -> str:
             f"<v Channel {line.channel}>{_escape(line.text)}" if transcript.channels > 1 else _escape(line.text)
             for line in cue.lines
         ]
-        cues.append("\n".join([_say_times(cue, "."), *lines, ""]))
+        cues.append("\n".join([_format_times(cue, "."), *lines, ""]))
     return "\n".join(cues)
 
 
@@ -103,11 +103,11 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _say_times(cue: Cue, point: str) -> str:
-    return f"{_say_time(cue.start_milliseconds, point)} --> {_say_time(cue.end_milliseconds, point)}"
+def _format_times(cue: Cue, point: str) -> str:
+    return f"{_format_time(cue.start_milliseconds, point)} --> {_format_time(cue.end_milliseconds, point)}"
 
 
-def _say_time(milliseconds: int, point: str) -> str:
+def _format_time(milliseconds: int, point: str) -> str:
     seconds, thousandths = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{thousandths:03d}"
 

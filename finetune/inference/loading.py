@@ -12,7 +12,7 @@ from finetune.models.language_adapters import load_language_adapter, name_file
 from finetune.models.processors import get_own_language
 from finetune.models.weights import ADAPTER, HEAD, load_ctc_model, match_weights
 from finetune.resources.model_json import read_object
-from finetune.resources.repositories import fetch_model, fetch_more, say_model
+from finetune.resources.repositories import fetch_model, fetch_more, name_model
 from finetune.resources.storage import find_model_file
 
 _ADAPTER = "adapter_config.json"  # peft's
@@ -38,10 +38,10 @@ def load_model(folder: Path, config: Any, precision: str, language: str | None =
     if language is None or file is None:
         if language not in (None, get_own_language(folder)):
             raise UserError(
-                f"{say_model(folder)} has no {name_file(language)}, though its vocab.json has the language."
+                f"{name_model(folder)} has no {name_file(language)}, though its vocab.json has the language."
             )
-        return load_ctc_model(folder, say_model(folder), config=config)[0]
-    model, _ = load_ctc_model(folder, say_model(folder), new=[HEAD, ADAPTER], config=config)
+        return load_ctc_model(folder, name_model(folder), config=config)[0]
+    model, _ = load_ctc_model(folder, name_model(folder), new=[HEAD, ADAPTER], config=config)
     load_language_adapter(model, str(file.parent), language)
     return model
 
@@ -83,23 +83,23 @@ def _load_merged(folder: Path, config: Any, file: Path) -> Any:
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
         from peft.utils import load_peft_weights
     except ImportError as error:
-        said = f"{say_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
+        said = f"{name_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
         raise UserError(said) from error
     adapter = read_object(file)
     name, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if adapter.get("peft_type") != "LORA" or not isinstance(name, str) or not name:
         kind = str(adapter.get("peft_type"))[:40]
-        raise UserError(f"{say_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
+        raise UserError(f"{name_model(folder)} is an adapter of type {kind}; expected LORA that names its base.")
     if not any((folder / each).is_file() for each in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise UserError(f"{say_model(folder)} is an adapter without its weights: expected adapter_model.safetensors.")
+        raise UserError(f"{name_model(folder)} is an adapter without its weights: expected adapter_model.safetensors.")
     base = fetch_model(name, revision if isinstance(revision, str) else None)
     require_plain_model(base)
-    model, _ = load_ctc_model(base, say_model(base), new=[HEAD], config=config)  # The adapter has the head.
-    lora = read_lora(adapter, [each for each, _ in model.named_modules()], say_model(folder))
+    model, _ = load_ctc_model(base, name_model(base), new=[HEAD], config=config)  # The adapter has the head.
+    lora = read_lora(adapter, [each for each, _ in model.named_modules()], name_model(folder))
     with warnings.catch_warnings():  # Peft 0.21 uses what Transformers 5 deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         merged = get_peft_model(model, lora)
         expected = get_peft_model_state_dict(merged, save_embedding_layers=False)
         found = load_peft_weights(str(folder), device="cpu")
-        set_peft_model_state_dict(merged, match_weights(f"the adapter {say_model(folder)}", found, expected))
+        set_peft_model_state_dict(merged, match_weights(f"the adapter {name_model(folder)}", found, expected))
         return merged.merge_and_unload()

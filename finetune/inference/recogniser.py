@@ -13,7 +13,7 @@ from finetune.decoding.alphabet import read_alphabet
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import load_decoder
 from finetune.decoding.greedy import decode_greedy
-from finetune.errors import PICKLED, UserError, say_error
+from finetune.errors import PICKLED, UserError, format_error
 from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
@@ -21,7 +21,7 @@ from finetune.models.configuration import load_config
 from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.processors import choose_language, load_processor
 from finetune.resources.machine import choose_precision, length_step
-from finetune.resources.repositories import fetch_model, say_model
+from finetune.resources.repositories import fetch_model, name_model
 from finetune.text import transcripts
 
 # Shorter audio gives the encoder no frame, and its convolutions fail.
@@ -78,7 +78,7 @@ class Recogniser:
         place = _find_device(device)
         dtype = _DTYPES[choose_precision(precision, place)]
         folder = fetch_model(name)
-        name = say_model(folder)
+        name = name_model(folder)
         config = load_config(str(folder))
         if not any(kind.endswith("ForCTC") for kind in config.architectures or ()):
             raise UserError(
@@ -94,7 +94,7 @@ class Recogniser:
         except UnpicklingError as error:
             raise UserError(f"{name} {PICKLED}") from error
         except Exception as error:  # The errors of libraries for invalid files have no common class.
-            raise UserError(f"{name} can't be loaded: {say_error(error)}") from error
+            raise UserError(f"{name} can't be loaded: {format_error(error)}") from error
         require_head_size(name, model.config.vocab_size, tokenizer)
         _require_frames(name, model, extractor.sampling_rate)
         if isinstance(model, ExportedModel):

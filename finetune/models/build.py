@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from finetune.data.batching import Batch
-from finetune.errors import PICKLED, UserError, say_error
+from finetune.errors import PICKLED, UserError, format_error
 from finetune.models.adapters import freeze_all_but_adapters, start_language_adapter
 from finetune.models.weights import ADAPTER, HEAD, load_ctc_model
 
@@ -122,7 +122,7 @@ def _load(
     except UnpicklingError as error:
         raise UserError(f"{base} {PICKLED}") from error
     except Exception as error:  # What libraries raise for a foreign file has no class in common.
-        raise UserError(f"{base or 'model.architecture'} can't be loaded as a model: {say_error(error)}") from error
+        raise UserError(f"{base or 'model.architecture'} can't be loaded as a model: {format_error(error)}") from error
 
 
 def zero_gradient(module: nn.Module) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from finetune.errors import UserError, say_error
+from finetune.errors import UserError, format_error
 from finetune.models.foreign_models import find_file, require_no_override, require_plain_model
 from finetune.resources.model_json import read_object
-from finetune.resources.repositories import say_model
+from finetune.resources.repositories import name_model
 
 # Accepted ranges of values; facebook/wav2vec2-xls-r-2b, the largest published wav2vec2, has 48 layers of width 1920,
 # and seven convolutions with kernels up to 10.
@@ -37,11 +37,11 @@ def load_config(base: str, revision: str | None = None) -> Any:
     except UserError:
         raise
     except StrictDataclassError as error:
-        raise UserError(f"The config.json of {say_model(base)} is damaged: {_last_line(error)}") from error
+        raise UserError(f"The config.json of {name_model(base)} is damaged: {_last_line(error)}") from error
     except Exception as error:  # What libraries raise for a foreign file has no class in common.
         raise UserError(
-            f"{say_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from the "
-            f"hub: {say_error(error)}"
+            f"{name_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from "
+            f"the hub: {format_error(error)}"
         ) from error
     if config.model_type != "wav2vec2":
         raise _refuse_kind(base, config.model_type)
@@ -62,7 +62,9 @@ def _require_sensible(base: str, revision: str | None) -> None:
     require_no_override(base, "config.json", values, Wav2Vec2Config)
     architectures = values.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise UserError(f"The config.json of {say_model(base)} is damaged: expected names of classes as architectures.")
+        raise UserError(
+            f"The config.json of {name_model(base)} is damaged: expected names of classes as architectures."
+        )
     for key in sorted((vars(Wav2Vec2Config()).keys() | _RANGES.keys()) & values.keys()):
         listed = values[key] if isinstance(values[key], list) else [values[key]]
         numbers = [number for number in listed if isinstance(number, int | float) and not isinstance(number, bool)]
@@ -71,13 +73,13 @@ def _require_sensible(base: str, revision: str | None) -> None:
         if wrong or len(listed) > _MOST_LISTED:
             found = str(wrong[0])[:20] if wrong else f"{len(listed)} numbers"
             raise UserError(
-                f"The config.json of {say_model(base)} is damaged: found {found} for {key}, expected numbers from "
+                f"The config.json of {name_model(base)} is damaged: found {found} for {key}, expected numbers from "
                 f"{least} to {most}, and at most {_MOST_LISTED} of them."
             )
 
 
 def _refuse_kind(base: str, kind: str) -> UserError:
-    return UserError(f"{say_model(base)} is a {kind} model; expected a wav2vec2.")
+    return UserError(f"{name_model(base)} is a {kind} model; expected a wav2vec2.")
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
@@ -128,11 +130,12 @@ def read_feature_extractor(base: str, revision: str | None = None) -> Any:
         raise
     except Exception as error:  # What libraries raise for a foreign file has no class in common.
         raise UserError(
-            f"{say_model(base)} has no usable preprocessor_config.json, which says how audio is fed: {say_error(error)}"
+            f"{name_model(base)} has no usable preprocessor_config.json, which says how audio is fed: "
+            f"{format_error(error)}"
         ) from error
     if wrong := [problem[:100] for problem, right in problems.items() if not right]:
         raise UserError(
-            f"The preprocessor_config.json of {say_model(base)} has {' and '.join(wrong)}: expected waveforms, a "
+            f"The preprocessor_config.json of {name_model(base)} has {' and '.join(wrong)}: expected waveforms, a "
             f"feature_size of 1, of {_SAMPLING_RATES[0]} to {_SAMPLING_RATES[1]} Hz."
         )
     return extractor

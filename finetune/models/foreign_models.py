@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.errors import UserError
 from finetune.resources.model_json import read_object
-from finetune.resources.repositories import say_model
+from finetune.resources.repositories import name_model
 from finetune.resources.storage import find_model_file
 
 # The files of a model that Transformers and peft read, without weights and vocab.json.
@@ -56,7 +56,7 @@ def require_plain_model(model: str | Path, revision: str | None = None) -> None:
             sizes = [len(values), *(len(each) for each in values.values() if isinstance(each, list))]
             if name in _TOKEN_FILES and max(sizes) > _MOST_SPECIAL_TOKENS:
                 raise UserError(
-                    f"{name} of {say_model(model)} lists {max(sizes)} tokens: expected up to {_MOST_SPECIAL_TOKENS}."
+                    f"{name} of {name_model(model)} lists {max(sizes)} tokens: expected up to {_MOST_SPECIAL_TOKENS}."
                 )
             for key in _NAMED_FILES.get(name, ()):
                 if values.get(key) is not None:
@@ -77,7 +77,7 @@ def require_no_override(model: str | Path, name: str, values: dict[str, Any], ki
     found = [key for key in values if key in own or key.startswith("__")]
     if found:
         raise UserError(
-            f"{name} of {say_model(model)} has {found[0]!r}, which would replace a part of {kind.__name__}: remove it."
+            f"{name} of {name_model(model)} has {found[0]!r}, which would replace a part of {kind.__name__}: remove it."
         )
 
 
@@ -90,7 +90,7 @@ def find_inside(folder: Path, name: Any, where: str) -> Path:
     if isinstance(name, str) and _is_inside(folder, folder / name):
         return folder / name
     raise UserError(
-        f"{where} of {say_model(folder)} names {str(name)[:200]!r}, which is not in the model's folder: expected a "
+        f"{where} of {name_model(folder)} names {str(name)[:200]!r}, which is not in the model's folder: expected a "
         "file in it, by its name."
     )
 
@@ -169,7 +169,7 @@ def _settable(fields: dict[str, Any]) -> set[str]:
 
 
 def _require_plain(model: str | Path, name: str, values: dict[str, Any]) -> None:
-    said = say_model(model)
+    said = name_model(model)
     for key, value in _walk(values):
         if key == "auto_map":
             raise UserError(

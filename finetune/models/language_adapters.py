@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from finetune.errors import UserError, say_error
+from finetune.errors import UserError, format_error
 from finetune.models.weights import HEAD, match_weights
 from finetune.resources.storage import find_model_file
 
@@ -29,7 +29,7 @@ def load_language_adapter(model: Any, base: str, language: str, revision: str | 
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{name} of {base} can't be used: {say_error(error)}") from error
+        raise UserError(f"{name} of {base} can't be used: {format_error(error)}") from error
     head = {f"{HEAD}weight", f"{HEAD}bias"}
     weights = match_weights(f"{name} of {base}", found, model._get_adapters(), resized=head)
     tokens = len(weights[f"{HEAD}bias"])

@@ -9,7 +9,7 @@ from finetune.models.configuration import read_feature_extractor
 from finetune.models.foreign_models import read_vocabulary, require_plain_model
 from finetune.models.languages import suggest_language
 from finetune.resources.model_json import read_object
-from finetune.resources.repositories import say_model
+from finetune.resources.repositories import name_model
 
 # The classes of Transformers that are accepted, by file and key; others expect other input or output.
 _CLASSES = {
@@ -38,9 +38,9 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
     expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]
     if type(tokenizer).__name__ not in expected:
-        raise UserError(_say_class(folder, "tokenizer", type(tokenizer).__name__, expected))
+        raise UserError(_format_class(folder, "tokenizer", type(tokenizer).__name__, expected))
     if tokenizer.pad_token_id is None:
-        raise UserError(f"{say_model(folder)} has a vocab.json without the pad token, which is the CTC blank.")
+        raise UserError(f"{name_model(folder)} has a vocab.json without the pad token, which is the CTC blank.")
     return extractor, tokenizer
 
 
@@ -53,7 +53,7 @@ def choose_language(folder: Path, language: str | None) -> str | None:
     if not offered:
         if language is None:
             return None
-        raise UserError(f"{say_model(folder)} has no languages to choose from: leave out --language {language}.")
+        raise UserError(f"{name_model(folder)} has no languages to choose from: leave out --language {language}.")
     if language in offered:
         return language
     if language is None and len(offered) == 1:
@@ -61,17 +61,17 @@ def choose_language(folder: Path, language: str | None) -> str | None:
     shown = ", ".join(offered[:_MOST_LANGUAGES]) + (" …" if len(offered) > _MOST_LANGUAGES else "")
     if language is None:
         raise UserError(
-            f"{say_model(folder)} writes {len(offered)} languages: say which with --language CODE, one of {shown}."
+            f"{name_model(folder)} writes {len(offered)} languages: say which with --language CODE, one of {shown}."
         )
     close = suggest_language(language, offered)
     meant = f"did you mean {' or '.join(close)}?" if close else f"expected one of {shown}."
-    raise UserError(f"{say_model(folder)} has no language {language} among its {len(offered)}: {meant}")
+    raise UserError(f"{name_model(folder)} has no language {language} among its {len(offered)}: {meant}")
 
 
 def require_one_language(folder: Path, reason: str) -> None:
     """Raise UserError, with a reason, for a model that writes several languages."""
     if len(offered := _list_languages(folder)) > 1:
-        raise UserError(f"{say_model(folder)} writes {len(offered)} languages, and {reason}.")
+        raise UserError(f"{name_model(folder)} writes {len(offered)} languages, and {reason}.")
 
 
 def keep_language(folder: Path, language: str | None, num_symbols: int) -> None:
@@ -97,12 +97,12 @@ def _require_known_classes(folder: Path) -> None:
     for (file, key), expected in _CLASSES.items():
         named = _read(folder / file).get(key)
         if named is not None and named not in expected:
-            raise UserError(_say_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
+            raise UserError(_format_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
 
 
-def _say_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -> str:
+def _format_class(folder: Path, kind: str, found: Any, expected: tuple[str, ...]) -> str:
     what = kind.replace("_", " ")
-    return f"{say_model(folder)} has a {what} of the class {str(found)[:100]}: expected {' or '.join(expected)}."
+    return f"{name_model(folder)} has a {what} of the class {str(found)[:100]}: expected {' or '.join(expected)}."
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _require_none(
     kinds = {"missing": missing, "unexpected": unexpected, "not finite": infinite}
     problems = [f"{len(names)} {kind} ({_list(sorted(names))})" for kind, names in kinds.items() if names]
     if shapes:
-        sizes = [f"{name} {_say(mine)}, not {_say(theirs)}" for name, (mine, theirs) in sorted(shapes.items())]
+        sizes = [f"{name} {_show(mine)}, not {_show(theirs)}" for name, (mine, theirs) in sorted(shapes.items())]
         problems.append(f"{len(shapes)} of another shape ({_list(sizes)})")
     if problems:
         raise UserError(
@@ -216,5 +216,5 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + others
 
 
-def _say(shape: Iterable[int]) -> str:
+def _show(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))

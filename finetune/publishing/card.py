@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from markupsafe import Markup
 
 from finetune.audio.preprocessing import load_preprocessing
-from finetune.decoding.decoder import SETTINGS, say_decoder
-from finetune.errors import UserError, say_error
+from finetune.decoding.decoder import SETTINGS, format_decoder
+from finetune.errors import UserError, format_error
 from finetune.evaluation.scores import count, percent
 from finetune.files import write_text
 from finetune.publishing.licences import describe_licence
@@ -22,7 +22,7 @@ from finetune.publishing.markup import escape, quote_code, render_markdown
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
 from finetune.publishing.record import FILE, load_json, load_record, save_record
-from finetune.resources.machine import say_machine
+from finetune.resources.machine import format_machine
 from finetune.resources.repositories import is_on_hub
 from finetune.text.transcripts import describe_transforms
 
@@ -73,7 +73,7 @@ def update_card(folder: Path) -> str | None:
     except (OSError, UserError):
         raise
     except Exception as error:  # The record and the recipe of another's model can contain anything.
-        return f"{card} can't be updated from {FILE} and {RECIPE} and is left as it is: {say_error(error)}"
+        return f"{card} can't be updated from {FILE} and {RECIPE} and is left as it is: {format_error(error)}"
     return None
 
 
@@ -106,7 +106,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         ],
         settings=_list_settings(_read_recipe(folder / RECIPE)),
         hardware=record["hardware"],
-        machine=say_machine(machine) if machine else None,
+        machine=format_machine(machine) if machine else None,
         versions=_list_versions(versions),
         command=_build_command(record),
         local=record["local_keys"] or any(source["local"] for source in record["sources"]),
@@ -158,7 +158,7 @@ def _list_scores(scores: Mapping[str, Any]) -> list[Any]:
     evaluated = scores["evaluated"]
     rates = [_format_rate(scores, rate) for rate in ("wer", "cer", "ser")]
     counts = [scores[name] for name in ("utterances", "words", "substitutions", "deletions", "insertions")]
-    return [name_data(evaluated), evaluated["split"], say_decoder(evaluated["decoder"]), *rates, *counts]
+    return [name_data(evaluated), evaluated["split"], format_decoder(evaluated["decoder"]), *rates, *counts]
 
 
 def _describe_conditions(scores: Mapping[str, Any]) -> Markup:

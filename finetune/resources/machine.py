@@ -261,7 +261,7 @@ def describe_device(device: "torch.device") -> str:
 
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
-        return f"one {found.name} (compute capability {found.major}.{found.minor}, {say_gib(found.total_memory)})"
+        return f"one {found.name} (compute capability {found.major}.{found.minor}, {format_gib(found.total_memory)})"
     threads = torch.get_num_threads()
     sets = ", ".join(list_instruction_sets())
     return f"{threads} thread{'s' if threads > 1 else ''} of {name_cpu()}" + (f" ({sets})" if sets else "")
@@ -277,11 +277,11 @@ def describe_machine() -> dict[str, Any]:
         "instruction_sets": list_instruction_sets(),
         "cores": count_cores(),
         "memory_gib": round(measure_memory().total / 2**30, 1),
-        "gpus": [f"{gpu.name}, compute capability {gpu.compute_capability}, {say_gib(gpu.memory)}" for gpu in gpus],
+        "gpus": [f"{gpu.name}, compute capability {gpu.compute_capability}, {format_gib(gpu.memory)}" for gpu in gpus],
     }
 
 
-def say_machine(machine: Mapping[str, Any]) -> str:
+def format_machine(machine: Mapping[str, Any]) -> str:
     """The result of `describe_machine` in one line."""
     cores, gpus = machine["cores"], machine["gpus"]
     sets = f" ({', '.join(machine['instruction_sets'])})" if machine["instruction_sets"] else ""
@@ -289,7 +289,7 @@ def say_machine(machine: Mapping[str, Any]) -> str:
     return "; ".join([f"{counted}, {machine['memory_gib']:g} GiB of memory", *gpus])
 
 
-def say_gib(count: int) -> str:
+def format_gib(count: int) -> str:
     """A number of bytes in GiB: `2 GiB`, `23.4 GiB`."""
     return f"{count / 2**30:.3g} GiB"
 

@@ -93,7 +93,7 @@ def fetch_more(folder: Path, name: str) -> Path | None:
         return None
 
 
-def say_model(model: str | Path) -> str:
+def name_model(model: str | Path) -> str:
     """The name of a model for messages: its folder, or for a download the repository and the commit."""
     found = _CACHED.fullmatch(str(model))
     return f"{found['name'].replace('--', '/')}@{found['commit'][:8]}" if found else str(model)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from finetune.errors import UserError, say_error
+from finetune.errors import UserError, format_error
 from finetune.files import expand_home, write_json
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_HELD_BYTES
@@ -197,7 +197,7 @@ def load_transforms(
     except UserError:
         raise
     except Exception as error:  # A TransformError, or an error from an argument of a wrong type.
-        raise UserError(f"{file} has a transform that can't be used: {say_error(error)}.") from error
+        raise UserError(f"{file} has a transform that can't be used: {format_error(error)}.") from error
     return transforms
 
 

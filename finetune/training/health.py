@@ -42,7 +42,7 @@ def _judge(history: Sequence[Line], max_steps: int) -> str:
             f"no step since step {since:,} has changed the model, as no gradient was finite: "
             "lower training.learning_rate, or train without mixed_precision: fp16"
         )
-    if _says_nothing_right(now):
+    if _is_all_wrong(now):
         silent = now["blank_ratio"] > 0.9
         collapsed = (
             f"collapsed to {'blank' if silent else 'a few letters'}: lower training.learning_rate or unfreeze "
@@ -74,7 +74,7 @@ def _judge(history: Sequence[Line], max_steps: int) -> str:
     return f"learning ({kept})" if best["validation_wer"] < now["validation_wer"] else "learning"
 
 
-def _says_nothing_right(evaluation: Line) -> bool:
+def _is_all_wrong(evaluation: Line) -> bool:
     """Whether letters are right only by chance, or nearly all frames are the most frequent letter."""
     wer, cer, blank_ratio = (evaluation[key] for key in ("validation_wer", "validation_cer", "blank_ratio"))
     return wer > 0.95 and (cer > 0.95 or (cer > _LEARNED_CER and blank_ratio < 0.2))

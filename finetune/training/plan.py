@@ -145,12 +145,14 @@ class Plan:
         if training is not None and self.timing is not None and memory is not None:
             evaluation = self.evaluation_seconds or 0.0
             lines.append(
-                f"time: about {say_duration(training + evaluation)} on {self.device}: "
-                f"{self.timing.step_seconds:.2g} s a step, {say_duration(evaluation)} for evaluations"
+                f"time: about {format_duration(training + evaluation)} on {self.device}: "
+                f"{self.timing.step_seconds:.2g} s a step, {format_duration(evaluation)} for evaluations"
             )
-            lines.append(f"space: about {say_bytes(memory)} of memory, up to {say_bytes(self.disk_bytes)} on the disk")
+            lines.append(
+                f"space: about {format_bytes(memory)} of memory, up to {format_bytes(self.disk_bytes)} on the disk"
+            )
         else:
-            lines.append(f"space: up to {say_bytes(self.disk_bytes)} on the disk")
+            lines.append(f"space: up to {format_bytes(self.disk_bytes)} on the disk")
         return lines + [f"note: {sentence}" for sentence in self._list_excesses()]
 
     @property
@@ -163,11 +165,12 @@ class Plan:
         steps, epochs = self.length.max_steps, self.epochs
         if epochs is not None and epochs > _MANY_EPOCHS and steps > MIN_STEPS:
             usual = choose_length(None, None, None, self.steps_per_epoch).max_steps
-            yield f"{epochs:,.0f} epochs are more than this little speech needs: lower {self.key} ({self._say(usual)})"
+            key = f"{self.key} ({self._setting(usual)})"
+            yield f"{epochs:,.0f} epochs are more than this little speech needs: lower {key}"
         if epochs is not None and epochs < 1:
             yield (
                 f"only {100 * epochs:.0f} % of the training speech is used: raise {self.key} "
-                f"({self._say(math.ceil(self.steps_per_epoch or 1))} is one epoch)"
+                f"({self._setting(math.ceil(self.steps_per_epoch or 1))} is one epoch)"
             )
         hours = ((self.training_seconds or 0.0) + (self.evaluation_seconds or 0.0)) / 3600
         if self.max_minutes is not None and 60 * hours > self.max_minutes:
@@ -178,29 +181,30 @@ class Plan:
             )
         elif hours > _LONG_HOURS.get(self.device_type, 24):
             gpu = ", or train on a GPU" if self.device_type == "cpu" else ""
-            yield f"{say_duration(3600 * hours)} is a long run: lower {self.key}, take a smaller model.base{gpu}"
+            yield f"{format_duration(3600 * hours)} is a long run: lower {self.key}, take a smaller model.base{gpu}"
         if self.timing is not None and self.timing.waits_for_loading:
             yield "audio is read and augmented more slowly than the model learns from it: raise training.num_workers"
         memory = self.memory_bytes
         if memory is not None and memory > _MEMORY_SHARE * self.room.memory:
             yield (
-                f"a step needs about {say_bytes(memory)} of memory, and there are {say_bytes(self.room.memory)}: lower "
-                "training.batch_seconds and raise training.accumulation, or set training.gradient_checkpointing=true"
+                f"a step needs about {format_bytes(memory)} of memory, and there are {format_bytes(self.room.memory)}: "
+                "lower training.batch_seconds and raise training.accumulation, or set "
+                "training.gradient_checkpointing=true"
             )
         if self.disk_bytes > self.room.free + self.room.written:
             yield (
-                f"checkpoints and model need up to {say_bytes(self.disk_bytes)}, and {self.room.folder} has "
-                f"{say_bytes(self.room.free)} free: lower training.keep_checkpoints, or train with --output on a "
+                f"checkpoints and model need up to {format_bytes(self.disk_bytes)}, and {self.room.folder} has "
+                f"{format_bytes(self.room.free)} free: lower training.keep_checkpoints, or train with --output on a "
                 "larger disk"
             )
 
-    def _say(self, steps: int) -> str:
+    def _setting(self, steps: int) -> str:
         if self.key == "training.max_epochs" and self.steps_per_epoch:
             return f"{self.key}={steps / self.steps_per_epoch:.0f}"
         return f"{self.key}={steps}"
 
 
-def say_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in their two largest units: 6 h 40 min."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
@@ -213,7 +217,7 @@ def say_duration(seconds: float) -> str:
     raise AssertionError("the last unit has no limit")
 
 
-def say_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes in MB or GB, powers of ten."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, size / 1e6):.0f} MB"
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from finetune.errors import UserError
 from finetune.models.configuration import load_config
-from finetune.resources.repositories import fetch_model, find_commit, is_hub_name, say_model, split_revision
+from finetune.resources.repositories import fetch_model, find_commit, is_hub_name, name_model, split_revision
 
 FILES = ("config.json", "model.safetensors", "normalization.json", "language_model/attrs.json", ".gitattributes")
 OTHERS = ("modeling.py", "adapter.deu.safetensors", "adapter.eng.safetensors", "pytorch_model.bin", "training.png")
@@ -73,7 +73,7 @@ def test_only_the_files_that_a_model_needs_are_downloaded(api: HfApi, hub: Hub) 
     folder = fetch_model("team/model")
     assert folder == small
     assert list_files(folder) == set(FILES)
-    assert say_model(folder) == f"team/model@{COMMIT[:8]}"
+    assert name_model(folder) == f"team/model@{COMMIT[:8]}"
     with pytest.raises(UserError, match=f"team/model@{COMMIT[:8]} is neither a model folder"):
         load_config(str(folder))
     assert fetch_model(folder) == folder == fetch_model("team/model", "v1") == fetch_model(f"team/model@{COMMIT}")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune.errors import UserError
-from finetune.training.plan import MAX_STEPS, MIN_STEPS, Length, Plan, Room, choose_length, say_duration
+from finetune.training.plan import MAX_STEPS, MIN_STEPS, Length, Plan, Room, choose_length, format_duration
 from finetune.training.timing import Timing
 
 GB = 10**9
@@ -174,4 +174,4 @@ def test_estimates_in_proportion_have_no_note() -> None:
     ],
 )
 def test_a_duration_has_two_units(seconds: float, said: str) -> None:
-    assert say_duration(seconds) == said
+    assert format_duration(seconds) == said
