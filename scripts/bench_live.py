@@ -26,7 +26,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 from acoustics import Waveform
-from parts import report_machine
+from parts import add_precision, report_machine
 
 from finetune.audio.waveforms import Recording, read_waveform
 from finetune.inference.events import Final, Partial
@@ -106,12 +106,12 @@ def main() -> None:
     parser.add_argument("--right", type=float, nargs="+", default=[0.16, 0.32, 0.64, 1.28, 4.0])
     parser.add_argument("--left", type=float, default=LiveContext.left)
     parser.add_argument("--hop", type=float, default=LiveContext.hop)
-    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    add_precision(parser)
     options = parser.parse_args()
-    report_machine(None)
+    precision = report_machine(options.precision)
     with (options.data / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[: options.utterances]
-    transcriber = Transcriber(options.model, precision=options.precision)
+    transcriber = Transcriber(options.model, precision=precision)
     recogniser, rate = transcriber.recogniser, transcriber.recogniser.sampling_rate
     texts = [normalize(row["text"], recogniser.normalization) for row in rows]
     utterances = [read_waveform(Recording(str(options.data / row["file_name"]), None), rate) for row in rows]

@@ -62,7 +62,7 @@ def test_training_leaves_them_out_by_name_and_validation_counts_them(
     make_corpus(tmp_path / "corpus" / "validation", ["ab cab", "", "…"], seed=1)
     recipe = write_recipe(tmp_path, data={"root": str(tmp_path / "corpus")}, training={"max_steps": 2})
     assert main(["train", str(recipe), "--output", str(tmp_path / "run")]) == 0
-    assert "validation: 2 utterances without words, in which" in capsys.readouterr().err
+    assert "validation: 2 utterances without words, whose" in capsys.readouterr().err
     with (tmp_path / "run" / "rejected.csv").open() as file:
         rejected = [(row["split"], row["name"], row["reason"]) for row in csv.DictReader(file)]
     assert rejected == [("train", "01.wav", "empty transcript")]
