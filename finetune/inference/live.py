@@ -21,7 +21,7 @@ from finetune.audio.speech_activity import build_detector
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.timing import place_words
-from finetune.inference.transcriber import Transcriber
+from finetune.inference.transcriber import Computation, Returned, Transcriber
 from finetune.inference.transcript import Transcript, Word
 from finetune.inference.windows import Window, WindowCutter
 
@@ -72,12 +72,24 @@ class LiveTranscriber:
         """Begin a stream at `sampling_rate` Hz; see `SampleReader` for the other arguments, and for AudioError."""
         return LiveSession(self, sampling_rate, SampleReader(encoding, channels, channel))
 
+    def compute(self, computation: Computation[Returned]) -> Returned:
+        """What a computation returns, its logits computed one after another."""
+        try:
+            waveform = next(computation)
+            while True:
+                logits, [frames] = self.recogniser.logits([waveform])
+                waveform = computation.send(logits[0, :frames].numpy())
+        except StopIteration as end:
+            returned: Returned = end.value
+            return returned
+
 
 class LiveSession:
     """One stream: `feed` its audio, and `finish` at its end; both return the events that it causes, in order.
 
     Each segment has one SpeechStarted, any number of Partial, one SpeechEnded and one Final. However a stream is
-    divided, its events are the same: the audio is computed in blocks of a hop. Nothing happens but in these calls.
+    divided, its events are the same: the audio is computed in blocks of a hop. Nothing happens but in these calls. For
+    streams that are computed together see `finetune.inference.live_engine`.
     """
 
     def __init__(self, live: LiveTranscriber, sampling_rate: int, reader: SampleReader) -> None:
@@ -100,6 +112,18 @@ class LiveSession:
         Raises AudioError for audio that is not numbers, after which the stream is at its end, and ValueError when it is
         at its end already.
         """
+        return [event for block in self.take(audio) for event in self._live.compute(self.advance(block))]
+
+    def finish(self) -> list[Event]:
+        """End the stream: what was said last becomes final. Bytes that are no whole sample are named in the log."""
+        if self._ended:
+            return []
+        return [event for block in self.take_rest() for event in self._live.compute(self.advance(block))] + (
+            self._live.compute(self.end())
+        )
+
+    def take(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Waveform]:
+        """Blocks of a hop at the model's rate, which `advance` is to be called with; raises as `feed` does."""
         if self._ended:
             raise ValueError("This session has ended: begin another with LiveTranscriber.session().")
         try:
@@ -116,32 +140,31 @@ class LiveSession:
         joined = np.concatenate(self._received)
         whole = len(joined) // self._block * self._block
         self._received, self._num_received = [joined[whole:].copy()], len(joined) - whole
-        events: list[Event] = []
-        for first in range(0, whole, self._block):
-            events += self._advance(self._resampler.push(joined[first : first + self._block]))
-        return events
+        blocks = np.split(joined[:whole], range(self._block, whole, self._block))
+        return [self._resampler.push(block) for block in blocks]
 
-    def finish(self) -> list[Event]:
-        """End the stream: what was said last becomes final. Bytes that are no whole sample are named in the log."""
-        if self._ended:
-            return []
+    def take_rest(self) -> list[Waveform]:
+        """End the stream; its last block, for `advance`, before `end`."""
         self._ended = True
         if self._reader.unread_bytes:
             _LOGGER.warning(f"the stream ends within a sample: {self._reader.unread_bytes} bytes are left out")
         rest = np.concatenate([*self._received, np.empty(0, np.float32)])
-        events = self._advance(self._resampler.push(rest, last=True)) if self._num_samples else []
-        return events + self._follow(list(self._cutter.finish()))
+        return [self._resampler.push(rest, last=True)] if self._num_samples else []
 
-    def _advance(self, samples: Waveform) -> list[Event]:
-        """Take a block at the model's rate."""
+    def end(self) -> Computation[list[Event]]:
+        """The last events of a stream, after its last block."""
+        return (yield from self._follow(list(self._cutter.finish())))
+
+    def advance(self, samples: Waveform) -> Computation[list[Event]]:
+        """The events of a block at the model's rate."""
         self._held = np.concatenate([self._held, samples])
-        events = self._follow(list(self._cutter.cut(samples)))
-        if self._segment and (partial := self._segment.update(self._held, self._first)):
+        events = yield from self._follow(list(self._cutter.cut(samples)))
+        if self._segment and (partial := (yield from self._segment.update(self._held, self._first))):
             events.append(partial)
         self._forget(self._segment.start if self._segment else self._cutter.oldest)
         return events
 
-    def _follow(self, windows: list[Window]) -> list[Event]:
+    def _follow(self, windows: list[Window]) -> Computation[list[Event]]:
         """The events of windows that are complete; each ends a segment unless the next one overlaps it."""
         events: list[Event] = []
         following = [*(not window.after_pause for window in windows[1:]), self._cutter.overlaps]
@@ -151,9 +174,10 @@ class LiveSession:
             end = start + len(window.waveform)
             assert self._segment is not None
             if not continues:
-                events += self._end(end)
+                events += yield from self._end(end)
             elif number == len(windows) and end - self._segment.start >= _MAX_SEGMENT_SECONDS * self._rate:
-                events += self._end(self._cutter.part(self._find_gap(end)))
+                gap = yield from self._find_gap(end)
+                events += yield from self._end(self._cutter.part(gap))
         if (following_start := self._cutter.next_start) is not None:
             events += self._begin(following_start)
         return events
@@ -164,31 +188,31 @@ class LiveSession:
         self._segment = _Segment(self._live, start)
         return [SpeechStarted(start / self._rate)]
 
-    def _end(self, end: int) -> list[Event]:
+    def _end(self, end: int) -> Computation[list[Event]]:
         """The events at the end of a segment, which is decoded again as a whole."""
         segment, self._segment = self._segment, None
         assert segment is not None
         start = segment.start / self._rate
-        transcript = self._transcribe(segment.start, end)
+        transcript = yield from self._transcribe(segment.start, end)
         words = tuple(_shift(transcript.words, start))
         seconds = end / self._rate
         return [SpeechEnded(seconds), Final(transcript.text, words, start, seconds, average_confidence(words))]
 
-    def _transcribe(self, start: int, end: int) -> Transcript:
+    def _transcribe(self, start: int, end: int) -> Computation[Transcript]:
         piece = self._held[start - self._first : end - self._first]
         if len(piece) < MIN_SECONDS * self._rate:
             return Transcript((), len(piece) / self._rate)
-        return self._live.transcriber.transcribe_at_once(piece)
+        return (yield from self._live.transcriber.transcribe_in_steps(piece))
 
-    def _find_gap(self, end: int) -> int:
+    def _find_gap(self, end: int) -> Computation[int]:
         """Where to cut speech that does not pause: in the longest gap between words in its last third."""
         assert self._segment is not None
         start = self._segment.start
-        words = self._transcribe(start, end).words
+        transcript = yield from self._transcribe(start, end)
         earliest = (end - start) / self._rate * 2 / 3
         gaps = [
             (after.start - before.end, (before.end + after.start) / 2)
-            for before, after in pairwise(words)
+            for before, after in pairwise(transcript.words)
             if before.end >= earliest
         ]
         return start + round(max(gaps)[1] * self._rate) // self._stride * self._stride if gaps else end
@@ -212,14 +236,14 @@ class _Segment:
         self._first_frame = self._next_frame = start // live.stride  # the next is the first that is not stable
         self._shown = ("", "")
 
-    def update(self, held: Waveform, first: int) -> Partial | None:
+    def update(self, held: Waveform, first: int) -> Computation[Partial | None]:
         """Compute the newest frames of the audio that is held from a sample on; None where the text is the same."""
         context, stride, rate = self._live.context, self._stride, self._rate
         end = first + len(held)
         begin = max(self.start, self._next_frame * stride - round(context.left * rate)) // stride * stride
         if end - begin < MIN_SECONDS * rate:
             return None
-        frames, logits = self._compute(held[begin - first :], begin // stride)
+        frames, logits = yield from self._compute(held[begin - first :], begin // stride)
         stable_end = min((end - round(context.right * rate)) // stride, frames + len(logits))
         if stable_end > self._next_frame:
             self._state = self._search.advance(self._state, self._take(logits, frames, stable_end))
@@ -237,14 +261,13 @@ class _Segment:
         words = place_words(best.words, stride / rate, (end - self.start) / rate) if text == best.text else ()
         return Partial(text, stable, start, self._next_frame * stride / rate, tuple(_shift(words, start)))
 
-    def _compute(self, waveform: Waveform, first_frame: int) -> tuple[int, NDArray[np.float32]]:
+    def _compute(self, waveform: Waveform, first_frame: int) -> Computation[tuple[int, NDArray[np.float32]]]:
         """The number of the first frame that has logits, and these: (frames, vocabulary)."""
         prepared, gone = self._live.preprocess(waveform)
         first_frame += round(gone / self._stride)
         if len(prepared) < MIN_SECONDS * self._rate:
             return first_frame, np.empty((0, self._live.recogniser.num_symbols), np.float32)
-        logits, [frames] = self._live.recogniser.logits([prepared])
-        return first_frame, logits[0, :frames].numpy()
+        return first_frame, (yield prepared)
 
     def _take(self, logits: NDArray[np.float32], first_frame: int, end_frame: int) -> NDArray[np.float32]:
         """The logits from the next frame to another; where preprocessing has cut off silence nothing is said."""

@@ -1,10 +1,13 @@
 """Transcription of recordings of any length to words with times."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune.audio.preprocessing import build_placing_preprocessor
 from finetune.audio.speech_activity import build_detector
@@ -22,6 +25,9 @@ from finetune.inference.windows import Window
 from finetune.models.configuration import encoder_convolutions
 
 Key = TypeVar("Key")
+Returned = TypeVar("Returned")
+Computation: TypeAlias = Generator[Waveform, NDArray[np.float32], Returned]
+"""Yields samples, (samples,), takes their logits, (frames, vocabulary), and returns something in the end."""
 
 # Seconds of windows in a batch, with padding. A CPU is not faster with more than one window.
 _CPU_WINDOWS_SECONDS, _GPU_WINDOWS_SECONDS = 20.0, 320.0
@@ -91,12 +97,18 @@ class Transcriber:
             raise found
         return found
 
-    def transcribe_at_once(self, waveform: Waveform) -> Transcript:
-        """What `transcribe` says of samples at the model's rate, (samples,), without a thread; raises AudioError."""
-        items = list(self._reader.read([(None, waveform)], False, self.recogniser.sampling_rate))
+    def transcribe_in_steps(self, waveform: Waveform) -> Computation[Transcript]:
+        """What `transcribe` gives for samples at the model's rate, (samples,), where others compute the windows.
+
+        Yields each window's samples and takes its logits, (frames, vocabulary). Raises AudioError as `transcribe` does.
+        """
         decoders = [RecordingDecoder(self.search)]
         found: Transcript | AudioError | None = None
-        for item, piece in self._compute_pool(items):
+        for item in self._reader.read([(None, waveform)], False, self.recogniser.sampling_rate):
+            piece = None
+            if item.window:
+                logits = yield item.window.waveform
+                piece = Piece(item.window.first_frame, logits, item.window.after_pause)
             found = self._decode(item, piece, decoders)
         if isinstance(found, AudioError):
             raise found

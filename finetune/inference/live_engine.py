@@ -1,0 +1,221 @@
+"""Many live sessions of one model, computed together: each has its turn, and none waits for the backlog of another."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from finetune.audio.recordings import AudioError, Waveform, fault_as_reason
+from finetune.audio.samples import Encoding
+from finetune.inference.events import Event, Partial
+from finetune.inference.live import LiveSession, LiveTranscriber
+from finetune.inference.transcriber import Computation
+
+# How long the engine sleeps at most when no session has audio.
+_WAIT_SECONDS = 0.1
+
+
+class TooMuch(Exception):
+    """A session too many, audio faster than it can be computed, or events that nobody reads."""
+
+
+class LiveEngine:
+    """Computes the windows of its sessions, one of each at a time, wherever its `run` or `step` is called.
+
+    Sessions are fed and read from any thread, and computed in the one that calls `step`. On a GPU the windows share a
+    batch. Too little computing power slows all sessions evenly: see `EngineSession.lag_seconds`.
+    """
+
+    def __init__(
+        self, live: LiveTranscriber, *, max_sessions: int = 8, max_lag_seconds: float = 30.0, max_unread: int = 1000
+    ) -> None:
+        """At most so many sessions, seconds of audio that a session may be behind, and events of it that wait."""
+        self.live = live
+        self.max_sessions, self.max_lag_seconds, self.max_unread = max_sessions, max_lag_seconds, max_unread
+        self.changed = threading.Condition()
+        self._sessions: list[EngineSession] = []
+
+    def open(
+        self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
+    ) -> EngineSession:
+        """Begin a session as `LiveTranscriber.session` does; raises TooMuch if there are `max_sessions`."""
+        session = self.live.session(sampling_rate, encoding=encoding, channels=channels, channel=channel)
+        with self.changed:
+            if len(self._sessions) >= self.max_sessions:
+                raise TooMuch(f"{self.max_sessions} sessions are open, which is the limit: try again later.")
+            opened = EngineSession(self, session)
+            self._sessions.append(opened)
+        return opened
+
+    def step(self) -> bool:
+        """Compute one window of each session that has audio; returns whether there was any."""
+        with self.changed:
+            sessions = list(self._sessions)
+        waiting = [(session, waveform) for session in sessions if (waveform := session.proceed()) is not None]
+        for session, logits in self._compute(waiting):
+            session.take_logits(logits)
+        return bool(waiting)
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Step until `stopped()`, which is asked ten times a second at least."""
+        while not stopped():
+            if not self.step():
+                with self.changed:
+                    self.changed.wait_for(lambda: any(session.has_work for session in self._sessions), _WAIT_SECONDS)
+
+    def _compute(self, waiting: list[tuple[EngineSession, Waveform]]) -> list[tuple[EngineSession, NDArray[Any]]]:
+        """The logits of each window, computed together; if that fails, each alone, for the others may be right."""
+        if not waiting:
+            return []
+        sessions = [session for session, _ in waiting]
+        try:
+            with fault_as_reason():
+                logits, num_frames = self.live.recogniser.logits([waveform for _, waveform in waiting])
+        except AudioError as error:
+            if len(waiting) > 1:
+                return [pair for one in waiting for pair in self._compute([one])]
+            sessions[0].fail(error)
+            return []
+        rows = [row[:frames].numpy() for row, frames in zip(logits, num_frames, strict=True)]
+        return list(zip(sessions, rows, strict=True))
+
+    def remove(self, session: EngineSession) -> None:
+        """Forget a session; its place is free."""
+        with self.changed:
+            if session in self._sessions:
+                self._sessions.remove(session)
+
+
+class EngineSession:
+    """A session of an engine; `feed`, `finish`, `events` and `close` may be called from any thread."""
+
+    def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
+        self._engine, self._session = engine, session
+        self._lock = engine.changed
+        self._blocks: deque[Waveform] = deque()
+        self._events: list[Event] = []
+        self._computation: Computation[list[Event]] | None = None
+        self._logits: NDArray[Any] | None = None
+        self._finishing = self._ending = False
+        self._error: Exception | None = None
+        self.ended = False
+
+    @property
+    def lag_seconds(self) -> float:
+        """How much audio was fed and is not computed yet."""
+        with self._lock:
+            return sum(map(len, self._blocks)) / self._engine.live.recogniser.sampling_rate
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to compute; to be called with the engine's lock."""
+        return bool(self._computation or self._blocks or self._finishing) and not self.ended
+
+    def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> None:
+        """Take the next audio as `LiveSession.feed` does, and raise what it raises.
+
+        Raises TooMuch where the session is `max_lag_seconds` behind: the audio is not taken, and may be fed again.
+        """
+        if self.lag_seconds > self._engine.max_lag_seconds:
+            raise TooMuch(f"the session is {self.lag_seconds:.0f} s behind: feed it no faster than it is computed")
+        try:
+            blocks = self._session.take(audio)
+        except AudioError as error:
+            self.fail(error)
+            raise
+        with self._lock:
+            self._blocks += blocks
+            self._lock.notify_all()
+
+    def finish(self) -> None:
+        """End the stream; its last events come when they are computed, and then `ended` is set."""
+        with self._lock:
+            if not self._finishing and not self.ended:
+                self._blocks += self._session.take_rest()
+                self._finishing = True
+                self._lock.notify_all()
+
+    def close(self) -> None:
+        """Drop the session with what is not computed or read."""
+        with self._lock:
+            self._blocks.clear()
+            self._events.clear()
+            self.ended = True
+        self._engine.remove(self)
+
+    def events(self) -> list[Event]:
+        """Take the events that have come; raises the session's error after those before it."""
+        with self._lock:
+            taken, self._events = self._events, []
+            if not taken and self._error:
+                raise self._error
+        return taken
+
+    def proceed(self) -> Waveform | None:
+        """Go on until a window must be computed, whose samples are returned; None if there is nothing to do."""
+        while not self.ended:
+            if self._computation is None:
+                self._computation = self._begin()
+            if self._computation is None:
+                return None
+            logits, self._logits = self._logits, None
+            try:
+                with fault_as_reason():
+                    waveform, events = _go_on(self._computation, logits)
+            except AudioError as error:
+                self.fail(error)
+                return None
+            if waveform is not None:
+                return waveform
+            self._computation = None
+            self._deliver(events)
+        return None
+
+    def take_logits(self, logits: NDArray[Any]) -> None:
+        """The logits, (frames, vocabulary), of the samples that `proceed` returned."""
+        self._logits = logits
+
+    def fail(self, error: Exception) -> None:
+        """End the session with an error, which `events` raises."""
+        with self._lock:
+            self._error, self.ended = error, True
+            self._blocks.clear()
+        self._engine.remove(self)
+
+    def _begin(self) -> Computation[list[Event]] | None:
+        """The events of the next block, or of the stream's end; None where there is neither yet."""
+        with self._lock:
+            if self._blocks:
+                return self._session.advance(self._blocks.popleft())
+            if self._finishing and not self._ending:
+                self._ending = True
+                return self._session.end()
+        return None
+
+    def _deliver(self, events: list[Event]) -> None:
+        with self._lock:
+            for event in events:
+                last = self._events[-1] if self._events else None
+                if isinstance(event, Partial) and isinstance(last, Partial):
+                    self._events.pop()  # Nobody has read it, and this one says more.
+                self._events.append(event)
+            overflow = len(self._events) > self._engine.max_unread
+            done = self._ending and not self._blocks
+        if overflow:
+            self.fail(TooMuch(f"{self._engine.max_unread} events of the session were not read: it has ended"))
+        elif done:
+            with self._lock:
+                self.ended = True
+            self._engine.remove(self)
+
+
+def _go_on(computation: Computation[list[Event]], logits: NDArray[Any] | None) -> tuple[Waveform | None, list[Event]]:
+    """The next samples to compute, or the events in the end."""
+    try:
+        return next(computation) if logits is None else computation.send(logits), []
+    except StopIteration as end:
+        return None, end.value
