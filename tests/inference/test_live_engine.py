@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from conftest import SAMPLING_RATE, WORDS, speak
 
@@ -148,3 +149,25 @@ def test_sessions_that_are_dropped_in_a_word_leave_nothing(live: LiveTranscriber
             engine.step()
         session.close()
     assert not engine.step() and engine.open(SAMPLING_RATE)
+
+
+@pytest.mark.slow
+def test_an_hour_takes_no_more_memory_than_a_minute_and_200_dropped_sessions_none(live: LiveTranscriber) -> None:
+    """The process's own memory, as the allocator and torch count in it; silence for ten minutes is in the hour."""
+    process, samples = psutil.Process(), say(4, 20)
+    session = live.session(SAMPLING_RATE)
+    for _ in range(3):
+        session.feed(samples)
+    threads, handles, before = process.num_threads(), process.num_fds(), process.memory_info().rss
+    for _ in range(round(50 * 60 * SAMPLING_RATE / len(samples))):
+        assert any(isinstance(event, Final) for event in session.feed(samples))
+    for _ in range(10):
+        session.feed(np.zeros(60 * SAMPLING_RATE, np.float32))
+    engine = LiveEngine(live, max_sessions=1)
+    for _ in range(200):
+        dropped = engine.open(SAMPLING_RATE)
+        dropped.feed(samples[: SAMPLING_RATE * 2])
+        engine.step()
+        dropped.close()
+    assert process.memory_info().rss - before < 20e6
+    assert (process.num_threads(), process.num_fds()) == (threads, handles)
