@@ -36,7 +36,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("audio", metavar="FILE", nargs="?", help="an audio file, a URL, or - for standard input")
     parser.add_argument("--pace", action="store_true", help="read a file at the speed of a clock")
-    parser.add_argument("--microphone", nargs="?", const="", metavar="DEVICE", help="listen to a microphone")
+    parser.add_argument("--microphone", action="store_true", help="listen to a microphone until Ctrl-C")
+    parser.add_argument("--microphone-name", default="", metavar="NAME", help="which one (default: the system's)")
     parser.add_argument("--rate", type=int, metavar="HZ", help="sampling rate of raw audio on standard input")
     parser.add_argument(
         "--encoding", choices=("s16le", "f32le", "mulaw", "alaw"), default="s16le", help="of it (default: s16le)"
@@ -59,7 +60,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if (options.audio is None) == (options.microphone is None):
+    if (options.audio is None) != options.microphone:
         raise UserError("Nothing to listen to, or two things: expected FILE, - for standard input, or --microphone.")
     from finetune.audio.recordings import AudioError
     from finetune.inference.live import LiveTranscriber
@@ -106,7 +107,7 @@ def _choose_context(latency: float | None) -> Any:
 def _open(options: argparse.Namespace, live: "LiveTranscriber") -> "Iterator[tuple[LiveSession, Iterator[Any]]]":
     """A session for the audio that is asked for, and the audio in chunks of a tenth of a second."""
     if options.audio is None:
-        with _open_microphone(options.microphone) as (rate, chunks):
+        with _open_microphone(options.microphone_name) as (rate, chunks):
             yield live.session(rate), chunks
     elif options.audio == "-":
         yield _open_standard_input(options, live)
@@ -169,7 +170,7 @@ def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     except (ValueError, sounddevice.PortAudioError) as error:
         inputs = [each["name"] for each in sounddevice.query_devices() if each["max_input_channels"] > 0]
         raise UserError(
-            f"There is no such microphone ({error}): expected --microphone NAME, one of {', '.join(inputs) or 'none'}."
+            f"There is no such microphone ({error}): expected --microphone-name NAME, one of {', '.join(inputs) or 'none'}."
         ) from error
     with stream:
         yield rate, iter(lambda: bytes(stream.read(round(_CHUNK_SECONDS * rate))[0]), b"")
