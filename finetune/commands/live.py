@@ -170,7 +170,7 @@ def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     except (ValueError, sounddevice.PortAudioError) as error:
         inputs = [each["name"] for each in sounddevice.query_devices() if each["max_input_channels"] > 0]
         raise UserError(
-            f"There is no such microphone ({error}): expected --microphone-name NAME, one of {', '.join(inputs) or 'none'}."
+            f"There is no such microphone ({error}): expected --microphone-name, one of {', '.join(inputs) or 'none'}."
         ) from error
     with stream:
         yield rate, iter(lambda: bytes(stream.read(round(_CHUNK_SECONDS * rate))[0]), b"")

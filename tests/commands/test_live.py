@@ -154,7 +154,7 @@ def test_a_microphone_is_listened_to_until_ctrl_c(live: Live, speech: Path, monk
     monkeypatch.setitem(sys.modules, "sounddevice", devices)
     assert live("--microphone") == live(speech, "--channel", 1)
     code, _, said = live("--microphone", "--microphone-name", "nowhere")
-    assert code == 2 and "There is no such microphone (no match): expected --microphone-name NAME, one of built-in." in said
+    assert code == 2 and "There is no such microphone (no match): expected --microphone-name, one of built-in." in said
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert "pip install 'finetune[microphone]'" in live("--microphone")[2]
 
