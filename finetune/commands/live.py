@@ -7,7 +7,7 @@ import sys
 import time
 import wave
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.arguments import (
@@ -80,11 +80,9 @@ def run(options: argparse.Namespace) -> int:
     name = "The microphone" if options.audio is None else "Standard input" if options.audio == "-" else options.audio
     try:
         with _open(options, live) as (session, chunks), closing(_Display(options.format)) as display:
-            try:
+            with suppress(KeyboardInterrupt):  # How a person ends it: the last words are shown.
                 for chunk in chunks:
                     display.show(session.feed(chunk))
-            except KeyboardInterrupt:  # How a person ends it: the last words are shown.
-                pass
             display.show(session.finish())
     except AudioError as error:
         raise UserError(f"{name}: {error}.") from error
@@ -136,11 +134,12 @@ def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("Standard input is closed or a terminal: expected audio that is piped in.")
     stdin: Any = sys.stdin.buffer
+    rest = iter(lambda: stdin.read1(2**16), b"")
     if options.rate is not None:
         if not 1000 <= options.rate <= 192_000:
             raise UserError(f"--rate is {options.rate}: expected 1000 to 192000 Hz.")
         how = {"encoding": options.encoding, "channels": options.channels, "channel": options.channel}
-        return live.session(options.rate, **how), iter(lambda: stdin.read1(2**16), b"")
+        return live.session(options.rate, **how), rest
     try:
         file = wave.open(stdin)  # noqa: SIM115 (it ends with the process)
         encoding = _WIDTHS[file.getsampwidth()]
@@ -150,7 +149,9 @@ def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -
         ) from error
     how = {"encoding": encoding, "channels": file.getnchannels(), "channel": options.channel}
     frames = round(_CHUNK_SECONDS * file.getframerate())
-    return live.session(file.getframerate(), **how), iter(lambda: file.readframes(frames), b"")
+    # Who wrote a stream of unknown length may have left the length at 0.
+    chunks = iter(lambda: file.readframes(frames), b"") if file.getnframes() else rest
+    return live.session(file.getframerate(), **how), chunks
 
 
 @contextmanager

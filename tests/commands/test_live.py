@@ -93,6 +93,10 @@ def test_pipes_give_what_files_give(live: Live, speech: Path) -> None:
     raw = ("-", "--rate", RATE, "--channels", 2, "--channel", 1)
     assert live(*raw, stdin=samples.tobytes()) == expected
     assert live("-", "--channel", 1, stdin=speech.read_bytes()) == expected, "a WAV's header says the rest"
+    header = bytearray(speech.read_bytes())
+    place = header.index(b"data") + 4
+    header[place : place + 4] = bytes(4)
+    assert live("-", "--channel", 1, stdin=bytes(header)) == expected, "a length of 0 is an unknown one"
     code, text, said = live(*raw, stdin=samples.tobytes() + b"\0")
     assert (code, text) == expected[:2] and said == "note: the stream ends within a sample: 1 bytes are left out\n"
     code, _, said = live(*raw, "--encoding", "f32le", stdin=np.full(20, np.nan, "<f4").tobytes())
