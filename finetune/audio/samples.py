@@ -11,6 +11,7 @@ from finetune.audio.recordings import AudioError, Waveform
 Encoding = Literal["s16le", "f32le", "mulaw", "alaw"]
 ENCODINGS = get_args(Encoding)
 
+_MAX_CHANNELS = 256
 _BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
 
 
@@ -18,8 +19,12 @@ class SampleReader:
     """Turns bytes or arrays of any size into one channel, (samples,) float32; what is less than a sample waits."""
 
     def __init__(self, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None) -> None:
-        """`channel` counts from 1; without it the channels are mixed. Raises AudioError if there is no such channel."""
-        if channels < 1 or not 1 <= (channel or 1) <= channels:
+        """`channel` counts from 1; without it the channels are mixed. Raises AudioError for what cannot be."""
+        if encoding not in ENCODINGS or not 1 <= channels <= _MAX_CHANNELS:
+            raise AudioError(
+                f"{channels} channels of {encoding}; expected 1 to {_MAX_CHANNELS} of {', '.join(ENCODINGS)}"
+            )
+        if channel is not None and not 1 <= channel <= channels:
             raise AudioError(f"channel {channel} of {channels}: expected one from 1 to the number of channels")
         self._encoding, self._channels, self._channel = encoding, channels, channel
         self._rest = b""
@@ -32,8 +37,10 @@ class SampleReader:
     def read(self, audio: bytes | bytearray | memoryview | npt.NDArray[Any]) -> Waveform:
         """The samples of the next bytes, or of the next array: (samples,) or (samples, channels), floats or integers.
 
-        Raises AudioError for an array of another shape or type.
+        Raises AudioError for an array of another shape or type, and TypeError for anything else.
         """
+        if not isinstance(audio, bytes | bytearray | memoryview | np.ndarray):
+            raise TypeError(f"a {type(audio).__name__} is no audio; expected bytes or a numpy array")
         samples = self._check(audio) if isinstance(audio, np.ndarray) else self._decode(bytes(audio))
         mono = samples.mean(axis=1) if self._channel is None else samples[:, self._channel - 1]
         return np.ascontiguousarray(mono, np.float32)

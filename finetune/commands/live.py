@@ -3,11 +3,12 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 import wave
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune.commands.arguments import (
@@ -39,10 +40,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--microphone", action="store_true", help="listen to a microphone until Ctrl-C")
     parser.add_argument("--microphone-name", default="", metavar="NAME", help="which one (default: the system's)")
     parser.add_argument("--rate", type=int, metavar="HZ", help="sampling rate of raw audio on standard input")
-    parser.add_argument(
-        "--encoding", choices=("s16le", "f32le", "mulaw", "alaw"), default="s16le", help="of it (default: s16le)"
-    )
-    parser.add_argument("--channels", type=int, default=1, metavar="N", help="of it (default: 1)")
+    parser.add_argument("--encoding", choices=("s16le", "f32le", "mulaw", "alaw"), help="of it (default: s16le)")
+    parser.add_argument("--channels", type=int, metavar="N", help="of it (default: 1)")
     parser.add_argument(
         "--channel", type=int, metavar="N", help="transcribe this channel, from 1 (default: a mix of all)"
     )
@@ -62,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if (options.audio is None) != options.microphone:
         raise UserError("Nothing to listen to, or two things: expected FILE, - for standard input, or --microphone.")
+    if options.audio != "-" and any((options.rate, options.encoding, options.channels)):
+        raise UserError("--rate, --encoding and --channels describe raw audio on standard input: give - as FILE.")
     from finetune.audio.recordings import AudioError
     from finetune.inference.live import LiveTranscriber
 
@@ -80,13 +81,43 @@ def run(options: argparse.Namespace) -> int:
     name = "The microphone" if options.audio is None else "Standard input" if options.audio == "-" else options.audio
     try:
         with _open(options, live) as (session, chunks), closing(_Display(options.format)) as display:
-            with suppress(KeyboardInterrupt):  # How a person ends it: the last words are shown.
-                for chunk in chunks:
-                    display.show(session.feed(chunk))
+            heard = False
+            for chunk in _until_interrupted(chunks):
+                heard = True
+                display.show(session.feed(chunk))
+            if not heard and not options.microphone:
+                raise AudioError("audio of zero length")
             display.show(session.finish())
     except AudioError as error:
         raise UserError(f"{name}: {error}.") from error
     return 0
+
+
+def _until_interrupted(chunks: Iterator[Any]) -> Iterator[Any]:
+    """The chunks until Ctrl-C, which waits for what is being computed; a second one does not."""
+    reading, asked = False, False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if reading or asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        while not asked:
+            reading = True
+            try:
+                chunk = next(chunks, None)
+            except KeyboardInterrupt:
+                break
+            finally:
+                reading = False
+            if chunk is None:
+                break
+            yield chunk
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _choose_context(latency: float | None) -> Any:
@@ -114,7 +145,7 @@ def _open(options: argparse.Namespace, live: "LiveTranscriber") -> "Iterator[tup
 
         rate = live.recogniser.sampling_rate
         with open_stream(options.audio, rate, separate_channels=options.channel is not None) as stream:
-            if not 1 <= (options.channel or 1) <= stream.channels:
+            if options.channel is not None and not 1 <= options.channel <= stream.channels:
                 raise UserError(f"{options.audio} has {stream.channels} channels, and no channel {options.channel}.")
             yield live.session(rate), _cut(stream.blocks(), (options.channel or 1) - 1, rate, options.pace)
 
@@ -136,9 +167,11 @@ def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -
     stdin: Any = sys.stdin.buffer
     rest = iter(lambda: stdin.read1(2**16), b"")
     if options.rate is not None:
-        if not 1000 <= options.rate <= 192_000:
-            raise UserError(f"--rate is {options.rate}: expected 1000 to 192000 Hz.")
-        how = {"encoding": options.encoding, "channels": options.channels, "channel": options.channel}
+        how = {
+            "encoding": options.encoding or "s16le",
+            "channels": 1 if options.channels is None else options.channels,
+            "channel": options.channel,
+        }
         return live.session(options.rate, **how), rest
     try:
         file = wave.open(stdin)  # noqa: SIM115 (it ends with the process)

@@ -10,7 +10,10 @@ from finetune.inference.transcript import Word
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """A segment begins at `start` (seconds from the stream's beginning)."""
+    """A segment begins at `start` (seconds from the stream's beginning).
+
+    After a short pause, which both segments contain, that is before the end of the segment before.
+    """
 
     start: float
 

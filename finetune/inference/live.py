@@ -29,10 +29,11 @@ _LOGGER = logging.getLogger(__name__)
 
 # Speech that never pauses ends a segment between two words after this long: memory and the final decoding are bounded.
 _MAX_SEGMENT_SECONDS = 60.0
+_RATES = 1000, 192_000  # Hz
 # A frame in which nothing is said, as a logit of all symbols but the blank.
 _NEVER = -1e3
-# Hypotheses whose common beginning is stable.
-_HYPOTHESES = 1000
+# Stable is the common beginning of so many hypotheses at most, whose scores (natural logarithms) are so near the best.
+_HYPOTHESES, _MARGIN = 100, 3.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ class LiveTranscriber:
     def session(
         self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
     ) -> LiveSession:
-        """Begin a stream at `sampling_rate` Hz; see `SampleReader` for the other arguments, and for AudioError."""
+        """Begin a stream at `sampling_rate` Hz; see `SampleReader` for the other arguments.
+
+        Raises AudioError for a rate that is not one of speech, and as `SampleReader` does.
+        """
+        if not _RATES[0] <= sampling_rate <= _RATES[1]:
+            raise AudioError(f"a sampling rate of {sampling_rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
         return LiveSession(self, sampling_rate, SampleReader(encoding, channels, channel))
 
     def compute(self, computation: Computation[Returned]) -> Returned:
@@ -205,17 +211,19 @@ class LiveSession:
         return (yield from self._live.transcriber.transcribe_in_steps(piece))
 
     def _find_gap(self, end: int) -> Computation[int]:
-        """Where to cut speech that does not pause: in the longest gap between words in its last third."""
+        """Where to cut speech that does not pause: in the longest gap between words that the cutter holds."""
         assert self._segment is not None
         start = self._segment.start
         transcript = yield from self._transcribe(start, end)
-        earliest = (end - start) / self._rate * 2 / 3
+        earliest = (self._cutter.oldest - start) / self._rate
         gaps = [
             (after.start - before.end, (before.end + after.start) / 2)
             for before, after in pairwise(transcript.words)
             if before.end >= earliest
         ]
-        return start + round(max(gaps)[1] * self._rate) // self._stride * self._stride if gaps else end
+        if not gaps:
+            return end
+        return max(start + round(max(gaps)[1] * self._rate), self._cutter.oldest) // self._stride * self._stride
 
     def _forget(self, position: int) -> None:
         """Drop the audio before a position."""
@@ -249,7 +257,8 @@ class _Segment:
             self._state = self._search.advance(self._state, self._take(logits, frames, stable_end))
             self._next_frame = stable_end
         stable = self._shown[1]
-        agreed = _common_prefix(one.text for one in self._search.finish(self._state, _HYPOTHESES))
+        hypotheses = self._search.finish(self._state, _HYPOTHESES)
+        agreed = _common_prefix(one.text for one in hypotheses if one.score >= hypotheses[0].score - _MARGIN)
         stable = agreed if agreed.startswith(stable) else stable
         rest = self._take(logits, frames, frames + len(logits))
         best = self._search.finish(self._search.advance(copy.deepcopy(self._state), rest))[0]

@@ -96,6 +96,7 @@ class EngineSession:
     def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
         self._engine, self._session = engine, session
         self._lock = engine.changed
+        self._feeding = threading.Lock()  # Audio is taken in order, and none after the end.
         self._blocks: deque[Waveform] = deque()
         self._events: list[Event] = []
         self._computation: Computation[list[Event]] | None = None
@@ -119,21 +120,27 @@ class EngineSession:
         """Take the next audio as `LiveSession.feed` does, and raise what it raises.
 
         Raises TooMuch where the session is `max_lag_seconds` behind: the audio is not taken, and may be fed again.
+        After an error it raises that, and ValueError after `finish` or `close`.
         """
-        if self.lag_seconds > self._engine.max_lag_seconds:
-            raise TooMuch(f"the session is {self.lag_seconds:.0f} s behind: feed it no faster than it is computed")
-        try:
-            blocks = self._session.take(audio)
-        except AudioError as error:
-            self.fail(error)
-            raise
-        with self._lock:
-            self._blocks += blocks
-            self._lock.notify_all()
+        with self._feeding:
+            if self._error:
+                raise self._error
+            if self.ended or self._finishing:
+                raise ValueError("This session has ended: open another.")
+            if self.lag_seconds > self._engine.max_lag_seconds:
+                raise TooMuch(f"the session is {self.lag_seconds:.0f} s behind: feed it no faster than it is computed")
+            try:
+                blocks = self._session.take(audio)
+            except AudioError as error:
+                self.fail(error)
+                raise
+            with self._lock:
+                self._blocks += [] if self.ended else blocks
+                self._lock.notify_all()
 
     def finish(self) -> None:
         """End the stream; its last events come when they are computed, and then `ended` is set."""
-        with self._lock:
+        with self._feeding, self._lock:
             if not self._finishing and not self.ended:
                 self._blocks += self._session.take_rest()
                 self._finishing = True

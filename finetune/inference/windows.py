@@ -154,6 +154,7 @@ class WindowCutter:
 
     def part(self, position: int) -> int:
         """Let the next window begin at a position in the window before, without an overlap; returns the position."""
+        assert position >= self._first
         self._begun, self._floor = None, position
         self._speech[0] = (position, self._speech[0][1])
         return position

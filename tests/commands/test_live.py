@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -115,7 +116,11 @@ def test_a_file_can_be_read_at_the_speed_of_a_clock(live: Live, speech: Path) ->
         ((), "Nothing to listen to, or two things: expected FILE"),
         (("x.wav", "--microphone"), "Nothing to listen to, or two things: expected FILE"),
         (("none.wav",), "none.wav: no such file"),
-        (("-", "--rate", "10"), "--rate is 10: expected 1000 to 192000 Hz"),
+        (("-", "--rate", "10"), "Standard input: a sampling rate of 10 Hz; expected 1000 to 192000"),
+        (("-", "--rate", "8000", "--channels", "0"), "Standard input: 0 channels of s16le; expected 1 to 256"),
+        (("-", "--rate", "8000", "--channel", "0"), "Standard input: channel 0 of 1"),
+        (("SPEECH", "--channel", "0"), "has 2 channels, and no channel 0"),
+        (("SPEECH", "--rate", "8000"), "describe raw audio on standard input: give - as FILE"),
         (("-",), "Standard input is no WAV file of 16 bits: expected one, or raw audio with --rate HZ"),
         (("-", "--rate", "8000", "--channel", "2"), "Standard input: channel 2 of 1"),
         (("SPEECH", "--channel", "3"), "has 2 channels, and no channel 3"),
@@ -161,6 +166,31 @@ def test_a_microphone_is_listened_to_until_ctrl_c(live: Live, speech: Path, monk
     assert code == 2 and "There is no such microphone (no match): expected --microphone-name, one of built-in." in said
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert "pip install 'finetune[microphone]'" in live("--microphone")[2]
+
+
+def test_ctrl_c_in_the_middle_of_computing_waits_for_it(
+    live: Live, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.inference.recogniser import Recogniser
+
+    compute, calls = Recogniser.logits, []
+
+    def interrupt(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return compute(*arguments)
+
+    monkeypatch.setattr(Recogniser, "logits", interrupt)
+    code, printed, _ = live(speech, "--channel", 1, "--format", "json")
+    types = [event["type"] for event in read_events(printed)]
+    assert code == 0 and types[0] == "speech_started" and types[-2:] == ["speech_ended", "final"]
+    assert len(calls) == 5, "after the third partial text, that of the last audio, and the final text"
+
+
+def test_a_pipe_without_audio_is_one_sentence(live: Live) -> None:
+    code, _, said = live("-", "--rate", 8000, stdin=b"")
+    assert code == 2 and said == "finetune: Standard input: audio of zero length.\n"
 
 
 def test_ctrl_c_ends_with_the_last_words(model: Path, speech: Path) -> None:

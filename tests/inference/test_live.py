@@ -127,11 +127,22 @@ def test_however_a_stream_is_divided_its_events_are_the_same(
         assert live.transcriber.transcribe(piece, sampling_rate=SAMPLING_RATE).text == final.text
 
 
-def test_speech_that_never_pauses_is_cut_between_words(live: LiveTranscriber) -> None:
-    samples, words = say([0.0] * 60)
+@pytest.mark.parametrize(("longest", "utterances"), [(5.0, 60), (20.0, 53), (20.0, 55), (20.0, 60)])
+def test_speech_that_never_pauses_is_cut_between_words(
+    live: LiveTranscriber, monkeypatch: pytest.MonkeyPatch, longest: float, utterances: int
+) -> None:
+    monkeypatch.setattr(live.recogniser, "trained_lengths", Lengths(longest / 2, longest))
+    samples, words = say([0.0] * utterances)
     finals = check_order(stream(live, divide(samples, [16_000] * (len(samples) // 16_000))))
-    assert len(samples) > 70 * SAMPLING_RATE and max(final.end - final.start for final in finals) < 70
+    assert len(samples) > 61 * SAMPLING_RATE and max(final.end - final.start for final in finals) < 70
     assert [word for final in finals for word in final.text.split()] == words
+
+
+def test_stable_text_of_a_beam_search_keeps_up(build: Callable[[str], LiveTranscriber]) -> None:
+    """Unlikely hypotheses of the first word hold up no others."""
+    samples, words = say([0.0] * 6)
+    shown = [event for event in stream(build("beam"), [samples]) if isinstance(event, Partial)]
+    assert len(shown[-1].stable.split()) >= len(words) - 2
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
@@ -187,6 +198,12 @@ def test_what_cannot_be_heard_ends_its_session_alone(live: LiveTranscriber) -> N
         good.feed(samples)
     with pytest.raises(AudioError, match="expected numbers"):
         live.session(SAMPLING_RATE).feed(np.zeros((10, 3), np.float32))
+    with pytest.raises(AudioError, match="channel 0 of 2"):
+        live.session(SAMPLING_RATE, channels=2, channel=0)
+    with pytest.raises(AudioError, match="a sampling rate of 0 Hz; expected 1000 to 192000"):
+        live.session(0)
+    with pytest.raises(TypeError, match="a str is no audio"):
+        live.session(SAMPLING_RATE).feed("audio")  # type: ignore[arg-type]
     with pytest.raises(AudioError, match="channel 3 of 2"):
         live.session(SAMPLING_RATE, channels=2, channel=3)
     assert live.session(SAMPLING_RATE).finish() == []

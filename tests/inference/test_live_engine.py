@@ -136,6 +136,10 @@ def test_trouble_stays_with_its_session(live: LiveTranscriber, monkeypatch: pyte
     with pytest.raises(AudioError, match="CUDA error"):
         while broken.events():
             pass
+    with pytest.raises(AudioError, match="CUDA error"):
+        broken.feed(samples)
+    with pytest.raises(ValueError, match="has ended"):
+        good.feed(samples)
     finals = [event for event in good.events() if isinstance(event, Final)]
     assert finals == [event for event in expect(live, samples) if isinstance(event, Final)] and good.ended
 
@@ -148,6 +152,8 @@ def test_sessions_that_are_dropped_in_a_word_leave_nothing(live: LiveTranscriber
         for _ in range(5):
             engine.step()
         session.close()
+        with pytest.raises(ValueError, match="has ended"):
+            session.feed(samples)
     assert not engine.step() and engine.open(SAMPLING_RATE)
 
 
