@@ -71,7 +71,7 @@ def read_waveform(recording: Recording, sampling_rate: int) -> Waveform:
     """
     decoded = decode(recording, sampling_rate)
     if decoded.cancelled:
-        _LOGGER.warning(f"of a recording {CANCELLED}; finetune check --listen counts all such")
+        _LOGGER.warning(f"of a recording {CANCELLED}; finetune check --listen counts all such", extra={"once": True})
     return decoded.waveform
 
 

@@ -49,19 +49,19 @@ def log_to_console(options: argparse.Namespace) -> Iterator[None]:
 
 
 class _Console(logging.Handler):
-    """Writes above progress bars; a warning that is the same as one before is not repeated."""
+    """Writes above progress bars; a record with `once` that is the same as one before is not repeated."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._warned: set[str] = set()
+        self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        if record.levelno == logging.WARNING:
-            if (message := record.getMessage()) in self._warned:
+        if getattr(record, "once", False):
+            if (message := record.getMessage()) in self._shown:
                 return
-            self._warned.add(message)
+            self._shown.add(message)
         with suppress(OSError):  # The terminal has closed or the file is full: the work is worth more.
             tqdm.write(self.format(record), file=sys.stderr)
             sys.stderr.flush()

@@ -73,7 +73,7 @@ class _Lines:
 
     def note(self, sentence: str) -> None:
         """Log a warning about something that is not read as it is written."""
-        _LOGGER.warning(f"{self._path}: {sentence}")
+        _LOGGER.warning(f"{self._path}: {sentence}", extra={"once": True})
 
     def problem(self, expected: str) -> UserError:
         """The error about the next line, or about the file's end."""

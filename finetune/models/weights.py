@@ -188,7 +188,8 @@ def _unwrap(name: str) -> str:
 def _note_wrappers(said: str, names: Iterable[str]) -> None:
     example = next(name for name in sorted(names) if _unwrap(name) != name)
     _LOGGER.warning(
-        f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}"
+        f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}",
+        extra={"once": True},
     )
 
 

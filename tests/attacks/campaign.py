@@ -26,7 +26,16 @@ from typing import Any
 
 FAIL, KILL = "fails", "kills"
 # Of a run, these say how long it took, and by which commit.
-_TIMED = {"README.md", "training.json", "metrics.jsonl", "progress.json", "manifest.json", "curves.png", "recipe.yaml"}
+_TIMED = {
+    "README.md",
+    "training.json",
+    "metrics.jsonl",
+    "progress.json",
+    "manifest.json",
+    "curves.png",
+    "recipe.yaml",
+    "index.html",
+}
 
 
 class Faults:

@@ -95,7 +95,7 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_older_one_gives_the_sa
             damages(newest / name)[kind]()
             said = train().require_clean(0)
             unlisted = name == "manifest.json" and kind == "missing"
-            assert ("without a manifest.json" if unlisted else "going on from step-000004 instead") in said, (
+            assert ("has no manifest.json" if unlisted else "going on from step-000004 instead") in said, (
                 name,
                 kind,
             )

@@ -24,7 +24,8 @@ def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         _LOGGER.debug("a detail")
         _LOGGER.info("step 1/2", extra={"values": {"step": 1, "loss": 0.5}})
         for _ in range(2):
-            _LOGGER.warning("100 % of it is rare: \x9b2J")
+            _LOGGER.warning("100 % of it is rare: \x9b2J", extra={"once": True})
+            _LOGGER.warning("left out: a.wav")
         print("a result")
         _LOGGER.error("it can't be read")
         return 0
@@ -39,23 +40,26 @@ def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return show
 
 
-def test_people_get_lines_and_each_note_once(log: Callable[..., list[str]]) -> None:
-    assert log("env") == ["step 1/2", "note: 100 % of it is rare: \\x9b2J", "finetune: it can't be read"]
+NOTES = ["note: 100 % of it is rare: \\x9b2J", *["note: left out: a.wav"] * 2]
+
+
+def test_people_get_lines_and_those_of_once_once(log: Callable[..., list[str]]) -> None:
+    assert log("env") == ["step 1/2", *NOTES, "finetune: it can't be read"]
 
 
 @pytest.mark.parametrize("options", [("--quiet", "env"), ("env", "--quiet")], ids=["before", "behind"])
 def test_quiet_leaves_notes_and_errors(log: Callable[..., list[str]], options: tuple[str, ...]) -> None:
-    assert log(*options) == ["note: 100 % of it is rare: \\x9b2J", "finetune: it can't be read"]
+    assert log(*options) == [*NOTES, "finetune: it can't be read"]
 
 
 def test_verbose_adds_details_times_and_origins(log: Callable[..., list[str]]) -> None:
     lines = log("--verbose", "env")
-    assert len(lines) == 4 and lines[0].endswith("finetune.training.loop: a detail")
+    assert len(lines) == 6 and lines[0].endswith("finetune.training.loop: a detail")
     assert lines[0][:2] == "20", "it begins with the date"
 
 
 def test_programs_get_an_object_for_each_line(log: Callable[..., list[str]]) -> None:
-    step, note, error = map(json.loads, log("env", "--log-format", "json"))
+    step, note, *_, error = map(json.loads, log("env", "--log-format", "json"))
     assert datetime.fromisoformat(step.pop("time")).utcoffset() == timedelta(0)
     assert step == {
         "level": "info", "logger": "finetune.training.loop", "message": "step 1/2", "step": 1, "loss": 0.5
