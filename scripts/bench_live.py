@@ -13,19 +13,20 @@ times are those of the audio.
 - `changed`: words shown in a partial text and different in the next one at the same place, of all words shown.
 - `load`: processor seconds for each second of audio; the usable cores divided by it are the number of streams.
 
-The quickstart's model (bf16 training, seed 0) on 60 of its test utterances, float32, one thread of an AMD EPYC (Zen 4:
-avx2, avx512_f), a left context of 6 s and a hop of 0.32 s, with other work on the machine. Whole
-utterances have a WER of 8.7 %, recordings with pauses of 0.8 s 8.9 %, without pauses 10.8 %.
+The quickstart's model (bf16 training, seed 0) on 60 of its test utterances, `OMP_NUM_THREADS=1 --precision float32`, on
+an AMD EPYC (Zen 4) with its instruction sets capped to AVX2, nothing else running; a left context of 6 s and a hop of
+0.32 s. Whole utterances have a WER of 8.7 %, recordings with pauses of 0.8 s 8.9 %, without pauses 10.8 %. With all
+instruction sets and other work beside, the WER and the latencies were the same.
 
     pause  right   final  partial   shown p50 p95   stable p50 p95   changed   load
-    0.8    0.16     8.4    16.4      0.23  2.24       0.38  2.32       1.4 %   0.104
-           0.32     8.4    14.3      0.23  2.16       0.51  2.22       4.7 %   0.106
-           0.64     8.4     9.8      0.22  1.57       0.81  1.90      10.0 %   0.101
-           1.28     8.4     9.1      0.22  0.65       1.40  1.60      15.3 %   0.094
-           2.56     8.4     8.7      0.22  0.67       1.83  2.75      17.6 %   0.094
-    0      0.32    10.5    15.7      0.23  2.24       0.52  2.24       3.5 %   0.126
-           0.64    10.5    11.9      0.23  1.39       0.80  1.79      10.9 %   0.131
-           1.28    10.5    11.5      0.23  0.79       1.38  1.60      17.4 %   0.128
+    0.8    0.16     8.4    16.4      0.23  2.24       0.38  2.32       1.4 %   0.086
+           0.32     8.4    14.3      0.23  2.16       0.51  2.22       4.7 %   0.090
+           0.64     8.4     9.8      0.22  1.57       0.81  1.90      10.0 %   0.087
+           1.28     8.4     9.1      0.22  0.65       1.40  1.60      15.3 %   0.087
+           2.56     8.4     8.7      0.22  0.67       1.83  2.75      17.6 %   0.087
+    0      0.32    10.5    15.7      0.23  2.24       0.52  2.24       3.5 %   0.106
+           0.64    10.5    11.9      0.23  1.39       0.80  1.79      10.9 %   0.113
+           1.28    10.5    11.5      0.23  0.79       1.38  1.60      17.4 %   0.114
 """
 
 from __future__ import annotations

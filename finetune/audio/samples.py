@@ -1,4 +1,4 @@
-"""Bytes of a stream without a header to samples: PCM, mu-law and A-law."""
+"""Decode raw audio of a stream: PCM, mu-law and A-law."""
 
 from typing import Any, Literal, get_args
 
@@ -16,10 +16,10 @@ _BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
 
 
 class SampleReader:
-    """Turns bytes or arrays of any size into one channel, (samples,) float32; what is less than a sample waits."""
+    """Converts bytes or arrays of any size to one channel, (samples,) float32; an incomplete sample is kept."""
 
     def __init__(self, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None) -> None:
-        """`channel` counts from 1; without it the channels are mixed. Raises AudioError for what cannot be."""
+        """`channel` counts from 1; without it the channels are mixed. Raises AudioError for invalid values."""
         if encoding not in ENCODINGS or not 1 <= channels <= _MAX_CHANNELS:
             raise AudioError(
                 f"{channels} channels of {encoding}; expected 1 to {_MAX_CHANNELS} of {', '.join(ENCODINGS)}"
@@ -31,7 +31,7 @@ class SampleReader:
 
     @property
     def unread_bytes(self) -> int:
-        """How many bytes wait for the rest of their sample."""
+        """The number of bytes of an incomplete sample."""
         return len(self._rest)
 
     def read(self, audio: bytes | bytearray | memoryview | npt.NDArray[Any]) -> Waveform:
@@ -40,7 +40,7 @@ class SampleReader:
         Raises AudioError for an array of another shape or type, and TypeError for anything else.
         """
         if not isinstance(audio, bytes | bytearray | memoryview | np.ndarray):
-            raise TypeError(f"a {type(audio).__name__} is no audio; expected bytes or a numpy array")
+            raise TypeError(f"a {type(audio).__name__} is not audio; expected bytes or a numpy array")
         samples = self._check(audio) if isinstance(audio, np.ndarray) else self._decode(bytes(audio))
         mono = samples.mean(axis=1) if self._channel is None else samples[:, self._channel - 1]
         return np.ascontiguousarray(mono, np.float32)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from finetune.inference.live import LiveSession, LiveTranscriber
 
 _CHUNK_SECONDS = 0.1
-_WIDTHS = {2: "s16le"}  # of a WAV from a pipe; other files are named
 
 
 def add_parser(commands: Commands) -> None:
@@ -60,7 +59,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if (options.audio is None) != options.microphone:
-        raise UserError("Nothing to listen to, or two things: expected FILE, - for standard input, or --microphone.")
+        raise UserError("Expected one source of audio: FILE, - for standard input, or --microphone.")
     if options.audio != "-" and any((options.rate, options.encoding, options.channels)):
         raise UserError("--rate, --encoding and --channels describe raw audio on standard input: give - as FILE.")
     from finetune.audio.recordings import AudioError
@@ -94,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _until_interrupted(chunks: Iterator[Any]) -> Iterator[Any]:
-    """The chunks until Ctrl-C, which waits for what is being computed; a second one does not."""
+    """Yield chunks until Ctrl-C, which lets a computation finish; a second Ctrl-C interrupts it."""
     reading, asked = False, False
 
     def stop(*_: object) -> None:
@@ -134,7 +133,7 @@ def _choose_context(latency: float | None) -> Any:
 
 @contextmanager
 def _open(options: argparse.Namespace, live: "LiveTranscriber") -> "Iterator[tuple[LiveSession, Iterator[Any]]]":
-    """A session for the audio that is asked for, and the audio in chunks of a tenth of a second."""
+    """Open the audio; returns a session for it, and its chunks."""
     if options.audio is None:
         with _open_microphone(options.microphone_name) as (rate, chunks):
             yield live.session(rate), chunks
@@ -175,21 +174,22 @@ def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -
         return live.session(options.rate, **how), rest
     try:
         file = wave.open(stdin)  # noqa: SIM115 (it ends with the process)
-        encoding = _WIDTHS[file.getsampwidth()]
-    except (wave.Error, EOFError, KeyError) as error:
+        if file.getsampwidth() != 2:
+            raise wave.Error("not 16 bits")
+    except (wave.Error, EOFError) as error:
         raise UserError(
-            "Standard input is no WAV file of 16 bits: expected one, or raw audio with --rate HZ and --encoding."
+            "Standard input is not a WAV file of 16 bits: expected one, or raw audio with --rate HZ and --encoding."
         ) from error
-    how = {"encoding": encoding, "channels": file.getnchannels(), "channel": options.channel}
+    how = {"channels": file.getnchannels(), "channel": options.channel}
     frames = round(_CHUNK_SECONDS * file.getframerate())
-    # Who wrote a stream of unknown length may have left the length at 0.
+    # Programs that write a stream of unknown length may leave the length at 0.
     chunks = iter(lambda: file.readframes(frames), b"") if file.getnframes() else rest
     return live.session(file.getframerate(), **how), chunks
 
 
 @contextmanager
 def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """A microphone's rate, and what it hears from now on."""
+    """Open a microphone; returns its sampling rate and its chunks."""
     try:
         import sounddevice
     except ImportError as error:
@@ -211,7 +211,7 @@ def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
 
 
 class _Display:
-    """Shows events: final texts as lines, and on a terminal the text that is not final yet below them."""
+    """Shows final texts as lines, and on a terminal the partial text below them."""
 
     def __init__(self, form: str) -> None:
         from tqdm import tqdm
@@ -238,5 +238,5 @@ class _Display:
                     print(event.text, flush=True)
 
     def close(self) -> None:
-        """Clear the line of what is not final."""
+        """Clear the partial text."""
         self._line.close()

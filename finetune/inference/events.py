@@ -1,4 +1,4 @@
-"""What happens in a live session: speech begins and ends, and its text is partial or final."""
+"""The events of a live session: start and end of speech, partial and final texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from finetune.inference.transcript import Word
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """A segment begins at `start` (seconds from the stream's beginning).
+    """A segment begins at `start` (seconds from the start of the stream).
 
-    After a short pause, which both segments contain, that is before the end of the segment before.
+    Two segments share a short pause between them, so `start` can be before the `end` of the previous segment.
     """
 
     start: float
@@ -20,9 +20,9 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class Partial:
-    """The text of the segment so far; `stable` is its beginning, which only grows until the segment's final text.
+    """The text of the segment so far; its prefix `stable` does not change any more, except in the final text.
 
-    `stable_until` is the time up to which the audio is decided (seconds from the stream's beginning).
+    `stable_until` is the time of the last frame with its full right context (seconds from the start of the stream).
     """
 
     text: str
@@ -34,16 +34,16 @@ class Partial:
 
 @dataclass(frozen=True)
 class SpeechEnded:
-    """The segment ends at `end` (seconds from the stream's beginning); its final text follows."""
+    """The segment ends at `end` (seconds from the start of the stream); its final text follows."""
 
     end: float
 
 
 @dataclass(frozen=True)
 class Final:
-    """What `Transcriber` transcribes of the audio from `start` to `end` (seconds from the stream's beginning).
+    """The transcript of the audio from `start` to `end` (seconds from the start of the stream), as by `Transcriber`.
 
-    `confidence` is the mean over the words, None without words. The text may differ from the stable text before it.
+    `confidence` is the mean over the words, None without words. The text may differ from the last stable prefix.
     """
 
     text: str

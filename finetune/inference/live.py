@@ -1,4 +1,4 @@
-"""Speech as it is spoken: partial texts, of which a part will not change, and a final text for each segment."""
+"""Live transcription: partial texts with a stable prefix, and a final text for each segment of speech."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from finetune.inference.windows import Window, WindowCutter
 
 _LOGGER = logging.getLogger(__name__)
 
-# Speech that never pauses ends a segment between two words after this long: memory and the final decoding are bounded.
+# Speech without a pause is cut between two words after this time, which bounds memory and the final decoding.
 _MAX_SEGMENT_SECONDS = 60.0
 _RATES = 1000, 192_000  # Hz
-# A frame in which nothing is said, as a logit of all symbols but the blank.
+# The logit of each symbol but the blank in a frame of silence.
 _NEVER = -1e3
-# Stable is the common beginning of so many hypotheses at most, whose scores (natural logarithms) are so near the best.
+# The stable prefix is common to the best hypotheses: at most so many, with scores (natural log) this close to the best.
 _HYPOTHESES, _MARGIN = 100, 3.0
 
 
 @dataclass(frozen=True)
 class LiveContext:
-    """How much audio each frame is computed with, in seconds, and how often.
+    """The context of each frame and the hop between computations, in seconds.
 
-    A frame is stable when `right` seconds after it are known. Each `hop` the newest frames are computed, with `left`
-    seconds before the first that is not stable.
+    A frame is stable when `right` seconds after it are known. Every `hop` seconds the frames that are not stable are
+    computed, with `left` seconds before them.
     """
 
     left: float = 6.0
@@ -50,7 +50,7 @@ class LiveContext:
 
 
 class LiveTranscriber:
-    """Transcribes streams while they come; one serves any number of sessions and threads."""
+    """Transcribes live streams; one object serves any number of sessions and threads."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class LiveTranscriber:
     ) -> LiveSession:
         """Begin a stream at `sampling_rate` Hz; see `SampleReader` for the other arguments.
 
-        Raises AudioError for a rate that is not one of speech, and as `SampleReader` does.
+        Raises AudioError for a rate outside 1,000 to 192,000 Hz, and as `SampleReader` does.
         """
         if not _RATES[0] <= sampling_rate <= _RATES[1]:
             raise AudioError(f"a sampling rate of {sampling_rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
         return LiveSession(self, sampling_rate, SampleReader(encoding, channels, channel))
 
     def compute(self, computation: Computation[Returned]) -> Returned:
-        """What a computation returns, its logits computed one after another."""
+        """Run a computation, and return its result; each waveform is computed by itself."""
         try:
             waveform = next(computation)
             while True:
@@ -91,11 +91,11 @@ class LiveTranscriber:
 
 
 class LiveSession:
-    """One stream: `feed` its audio, and `finish` at its end; both return the events that it causes, in order.
+    """One stream: `feed` its audio, and `finish` at its end; both return the resulting events in order.
 
-    Each segment has one SpeechStarted, any number of Partial, one SpeechEnded and one Final. However a stream is
-    divided, its events are the same: the audio is computed in blocks of a hop. Nothing happens but in these calls. For
-    streams that are computed together see `finetune.inference.live_engine`.
+    Each segment has one SpeechStarted, any number of Partial, one SpeechEnded and one Final. The events do not depend
+    on how the stream is divided: audio is computed in blocks of a hop. All work is done in these calls. To compute
+    several streams together see `finetune.inference.live_engine`.
     """
 
     def __init__(self, live: LiveTranscriber, sampling_rate: int, reader: SampleReader) -> None:
@@ -115,13 +115,12 @@ class LiveSession:
     def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Event]:
         """Take the next bytes, or samples as an array, of any length.
 
-        Raises AudioError for audio that is not numbers, after which the stream is at its end, and ValueError when it is
-        at its end already.
+        Raises AudioError for values that are not finite numbers, which ends the session, and ValueError after the end.
         """
         return [event for block in self.take(audio) for event in self._live.compute(self.advance(block))]
 
     def finish(self) -> list[Event]:
-        """End the stream: what was said last becomes final. Bytes that are no whole sample are named in the log."""
+        """End the stream; the last segment becomes final. An incomplete last sample is logged."""
         if self._ended:
             return []
         return [event for block in self.take_rest() for event in self._live.compute(self.advance(block))] + (
@@ -129,7 +128,7 @@ class LiveSession:
         )
 
     def take(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Waveform]:
-        """Blocks of a hop at the model's rate, which `advance` is to be called with; raises as `feed` does."""
+        """Blocks of a hop at the model's rate, each for a call of `advance`; raises as `feed` does."""
         if self._ended:
             raise ValueError("This session has ended: begin another with LiveTranscriber.session().")
         try:
@@ -171,7 +170,7 @@ class LiveSession:
         return events
 
     def _follow(self, windows: list[Window]) -> Computation[list[Event]]:
-        """The events of windows that are complete; each ends a segment unless the next one overlaps it."""
+        """The events of complete windows; each window ends a segment unless the next one overlaps it."""
         events: list[Event] = []
         following = [*(not window.after_pause for window in windows[1:]), self._cutter.overlaps]
         for number, (window, continues) in enumerate(zip(windows, following, strict=False), 1):
@@ -245,7 +244,7 @@ class _Segment:
         self._shown = ("", "")
 
     def update(self, held: Waveform, first: int) -> Computation[Partial | None]:
-        """Compute the newest frames of the audio that is held from a sample on; None where the text is the same."""
+        """Compute the newest frames; None if the text does not change. `held` is the audio from sample `first` on."""
         context, stride, rate = self._live.context, self._stride, self._rate
         end = first + len(held)
         begin = max(self.start, self._next_frame * stride - round(context.left * rate)) // stride * stride
@@ -279,7 +278,7 @@ class _Segment:
         return first_frame, (yield prepared)
 
     def _take(self, logits: NDArray[np.float32], first_frame: int, end_frame: int) -> NDArray[np.float32]:
-        """The logits from the next frame to another; where preprocessing has cut off silence nothing is said."""
+        """The logits from the next frame to `end_frame`; silence that preprocessing has removed is blank."""
         missing = max(0, min(first_frame, end_frame) - self._next_frame)
         silence = np.full((missing, logits.shape[1]), _NEVER, np.float32)
         silence[:, self._search.blank_id] = 0
@@ -288,13 +287,13 @@ class _Segment:
 
 
 def _common_prefix(texts: Iterable[str]) -> str:
-    """The longest beginning that all texts share."""
+    """The longest common prefix."""
     columns = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
     return "".join(letters[0] for letters in columns)
 
 
 def _shift(words: Iterable[Word], seconds: float) -> Iterable[Word]:
-    """The same words so much later."""
+    """The words with all times shifted by `seconds`."""
     for word in words:
         characters = tuple(
             replace(each, start=each.start + seconds, end=each.end + seconds) for each in word.characters

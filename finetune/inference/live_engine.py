@@ -1,4 +1,4 @@
-"""Many live sessions of one model, computed together: each has its turn, and none waits for the backlog of another."""
+"""Computes many live sessions of one model together, in turn: no session waits for the backlog of another."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from finetune.inference.transcriber import Computation
 _WAIT_SECONDS = 0.1
 
 
-class TooMuch(Exception):
-    """A session too many, audio faster than it can be computed, or events that nobody reads."""
+class Overloaded(Exception):
+    """Too many sessions, audio that comes faster than it is computed, or events that are not read."""
 
 
 class LiveEngine:
-    """Computes the windows of its sessions, one of each at a time, wherever its `run` or `step` is called.
+    """Computes one window of each session at a time, in the thread that calls `run` or `step`.
 
-    Sessions are fed and read from any thread, and computed in the one that calls `step`. On a GPU the windows share a
-    batch. Too little computing power slows all sessions evenly: see `EngineSession.lag_seconds`.
+    Sessions can be fed and read from any thread. On a GPU their windows share a batch. If the device is too slow, all
+    sessions fall behind evenly: see `EngineSession.lag_seconds`.
     """
 
     def __init__(
         self, live: LiveTranscriber, *, max_sessions: int = 8, max_lag_seconds: float = 30.0, max_unread: int = 1000
     ) -> None:
-        """At most so many sessions, seconds of audio that a session may be behind, and events of it that wait."""
+        """The limits: open sessions, and for each session uncomputed audio (s) and unread events."""
         self.live = live
         self.max_sessions, self.max_lag_seconds, self.max_unread = max_sessions, max_lag_seconds, max_unread
         self.changed = threading.Condition()
@@ -42,11 +42,11 @@ class LiveEngine:
     def open(
         self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
     ) -> EngineSession:
-        """Begin a session as `LiveTranscriber.session` does; raises TooMuch if there are `max_sessions`."""
+        """Begin a session as `LiveTranscriber.session` does; raises Overloaded if there are `max_sessions`."""
         session = self.live.session(sampling_rate, encoding=encoding, channels=channels, channel=channel)
         with self.changed:
             if len(self._sessions) >= self.max_sessions:
-                raise TooMuch(f"{self.max_sessions} sessions are open, which is the limit: try again later.")
+                raise Overloaded(f"{self.max_sessions} sessions are open, which is the limit: try again later.")
             opened = EngineSession(self, session)
             self._sessions.append(opened)
         return opened
@@ -61,14 +61,14 @@ class LiveEngine:
         return bool(waiting)
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Step until `stopped()`, which is asked ten times a second at least."""
+        """Step until `stopped()` is true; it is called at least ten times a second."""
         while not stopped():
             if not self.step():
                 with self.changed:
                     self.changed.wait_for(lambda: any(session.has_work for session in self._sessions), _WAIT_SECONDS)
 
     def _compute(self, waiting: list[tuple[EngineSession, Waveform]]) -> list[tuple[EngineSession, NDArray[Any]]]:
-        """The logits of each window, computed together; if that fails, each alone, for the others may be right."""
+        """The logits of each window, computed together, or each alone if that fails."""
         if not waiting:
             return []
         sessions = [session for session, _ in waiting]
@@ -84,7 +84,7 @@ class LiveEngine:
         return list(zip(sessions, rows, strict=True))
 
     def remove(self, session: EngineSession) -> None:
-        """Forget a session; its place is free."""
+        """Remove a session."""
         with self.changed:
             if session in self._sessions:
                 self._sessions.remove(session)
@@ -107,7 +107,7 @@ class EngineSession:
 
     @property
     def lag_seconds(self) -> float:
-        """How much audio was fed and is not computed yet."""
+        """The audio that is fed but not computed yet."""
         with self._lock:
             return sum(map(len, self._blocks)) / self._engine.live.recogniser.sampling_rate
 
@@ -119,7 +119,7 @@ class EngineSession:
     def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Take the next audio as `LiveSession.feed` does, and raise what it raises.
 
-        Raises TooMuch where the session is `max_lag_seconds` behind: the audio is not taken, and may be fed again.
+        Raises Overloaded where the session is `max_lag_seconds` behind: the audio is not taken, and may be fed again.
         After an error it raises that, and ValueError after `finish` or `close`.
         """
         with self._feeding:
@@ -128,7 +128,9 @@ class EngineSession:
             if self.ended or self._finishing:
                 raise ValueError("This session has ended: open another.")
             if self.lag_seconds > self._engine.max_lag_seconds:
-                raise TooMuch(f"the session is {self.lag_seconds:.0f} s behind: feed it no faster than it is computed")
+                raise Overloaded(
+                    f"the session is {self.lag_seconds:.0f} s behind: feed it no faster than it is computed"
+                )
             try:
                 blocks = self._session.take(audio)
             except AudioError as error:
@@ -147,7 +149,7 @@ class EngineSession:
                 self._lock.notify_all()
 
     def close(self) -> None:
-        """Drop the session with what is not computed or read."""
+        """Close the session; audio that is not computed and events that are not read are dropped."""
         with self._lock:
             self._blocks.clear()
             self._events.clear()
@@ -155,7 +157,7 @@ class EngineSession:
         self._engine.remove(self)
 
     def events(self) -> list[Event]:
-        """Take the events that have come; raises the session's error after those before it."""
+        """Take all events that are ready; when there are none, raises the error of the session, if any."""
         with self._lock:
             taken, self._events = self._events, []
             if not taken and self._error:
@@ -163,7 +165,7 @@ class EngineSession:
         return taken
 
     def proceed(self) -> Waveform | None:
-        """Go on until a window must be computed, whose samples are returned; None if there is nothing to do."""
+        """Continue until a window must be computed, and return its samples; None if there is nothing to do."""
         while not self.ended:
             if self._computation is None:
                 self._computation = self._begin()
@@ -208,12 +210,12 @@ class EngineSession:
             for event in events:
                 last = self._events[-1] if self._events else None
                 if isinstance(event, Partial) and isinstance(last, Partial):
-                    self._events.pop()  # Nobody has read it, and this one says more.
+                    self._events.pop()  # It is not read, and the new one replaces it.
                 self._events.append(event)
             overflow = len(self._events) > self._engine.max_unread
             done = self._ending and not self._blocks
         if overflow:
-            self.fail(TooMuch(f"{self._engine.max_unread} events of the session were not read: it has ended"))
+            self.fail(Overloaded(f"{self._engine.max_unread} events of the session were not read: it has ended"))
         elif done:
             with self._lock:
                 self.ended = True

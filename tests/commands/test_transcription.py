@@ -19,23 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 from programs import started
-from safetensors.numpy import load_file, save_file
 
 from finetune.cli import main
 
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a head that says nonsense, another letter in each frame."""
-    folder = tmp_path_factory.mktemp("nonsense") / "model"
-    shutil.copytree(model_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    head = weights["lm_head.weight"]
-    weights["lm_head.weight"] = np.random.default_rng(0).standard_normal(head.shape).astype(np.float32)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def write_noise(file: Path, seconds: float = 1.0, seed: int = 0, channels: int = 1) -> Path:

@@ -202,7 +202,7 @@ def test_what_cannot_be_heard_ends_its_session_alone(live: LiveTranscriber) -> N
         live.session(SAMPLING_RATE, channels=2, channel=0)
     with pytest.raises(AudioError, match="a sampling rate of 0 Hz; expected 1000 to 192000"):
         live.session(0)
-    with pytest.raises(TypeError, match="a str is no audio"):
+    with pytest.raises(TypeError, match="a str is not audio"):
         live.session(SAMPLING_RATE).feed("audio")  # type: ignore[arg-type]
     with pytest.raises(AudioError, match="channel 3 of 2"):
         live.session(SAMPLING_RATE, channels=2, channel=3)

@@ -12,7 +12,7 @@ from conftest import SAMPLING_RATE, WORDS, speak
 from finetune.audio.recordings import AudioError
 from finetune.inference.events import Event, Final, Partial
 from finetune.inference.live import LiveContext, LiveTranscriber
-from finetune.inference.live_engine import EngineSession, LiveEngine, TooMuch
+from finetune.inference.live_engine import EngineSession, LiveEngine, Overloaded
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.windows import Lengths
 
@@ -98,16 +98,16 @@ def test_a_backlog_holds_up_no_other_session(live: LiveTranscriber) -> None:
 def test_what_is_too_much_is_refused(live: LiveTranscriber) -> None:
     engine = LiveEngine(live, max_sessions=2, max_lag_seconds=5, max_unread=4)
     first, second = engine.open(SAMPLING_RATE), engine.open(SAMPLING_RATE)
-    with pytest.raises(TooMuch, match="2 sessions are open"):
+    with pytest.raises(Overloaded, match="2 sessions are open"):
         engine.open(SAMPLING_RATE)
     second.close()
     third = engine.open(SAMPLING_RATE)
     third.feed(say(0, 10))
-    with pytest.raises(TooMuch, match="s behind: feed it no faster"):
+    with pytest.raises(Overloaded, match="s behind: feed it no faster"):
         third.feed(say(0))
     while engine.step():
         pass
-    with pytest.raises(TooMuch, match="4 events of the session were not read"):
+    with pytest.raises(Overloaded, match="4 events of the session were not read"):
         while third.events():
             pass
     assert third.ended and not first.ended and engine.open(SAMPLING_RATE)
