@@ -1,16 +1,16 @@
-"""Make a corpus of real speech from the telephone prompts that Debian packages for Asterisk: en, fr or ru, one voice each.
+"""Make a corpus of real speech from the telephone prompts that Debian has for Asterisk: en, fr or ru, one voice each.
 
     apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-g722
     python scripts/make_prompts_corpus.py en OUTPUT_DIR [--rate 16000] [--sounds DIR --texts FILE]
 
-The result is a Hugging Face `audiofolder`: train/, validation/ and test/ (about 70, 10 and 20 % of the texts), each with
-FLAC files and a metadata.csv of file_name, text and speaker; left_out.csv with each prompt that is not used and the
-reason; and README.md with the credits that the licence demands. The split of a prompt depends on its text alone, as
-normalised for training, so a text that was recorded several times is in one split. The texts are those that are said
-(see prompt_texts.py). `--rate 16000` reads the wideband recordings (G.722, packages -g722), and `--rate 8000` those in
-telephone quality (WAV, packages -wav). Version 1.6.1 of the packages, in G.722, gives in a minute:
+The result is a Hugging Face `audiofolder`: train/, validation/ and test/ (about 70, 10 and 20 % of the texts), each
+with FLAC files and a metadata.csv of file_name, text and speaker; left_out.csv with each prompt that is not used and
+the reason; and README.md with the credits that the licence demands. The split of a prompt depends on its text alone, as
+normalised for training, so a text that was recorded several times is in one split. The texts are what is said (see
+prompt_texts.py). `--rate 16000` reads the wideband recordings (G.722, packages -g722), and `--rate 8000` those in
+telephone quality (WAV, packages -wav). With version 1.6.1 of the packages, in 4 seconds:
 
-MEASURED
+RESULT
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ Licence: {prompts.licence}, {prompts.licence_url}
 
 Source: http://downloads.asterisk.org/pub/telephony/asterisk/, in Debian's packages {package} (texts) and
 {package}-{SUFFIXES[rate][1:]} (recordings).
-Changes: the recordings were decoded to FLAC at {rate} Hz and divided into splits, and the texts were rewritten as what is
-said. The corpus has the same licence as its source.
+Changes: the recordings were decoded to FLAC at {rate} Hz and divided into splits, and the texts were rewritten as what
+is said. The corpus has the same licence as its source.
 """
 
 

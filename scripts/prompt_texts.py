@@ -2,8 +2,7 @@
 
 The texts were written for people who record prompts. They have notes in brackets, digits, signs, abbreviations and
 misspelled words; here each becomes the words that are said. A text whose wording is not certain gives no transcript:
-`write_transcript` raises `LeftOut` with the reason. The wordings were compared with what a Whisper model (base) writes
-for the same recordings.
+`write_transcript` raises `LeftOut` with the reason.
 """
 
 from __future__ import annotations
@@ -194,6 +193,7 @@ RUSSIAN = Prompts(
     spellings={
         r"^conf-adminmenu: ": "",
         r" / ": ", ",
+        r"\(статус\)": "статус",
         r"\b([Чч])то бы\b": r"\1тобы",
         r"\bчтобы бы\b": "чтобы",
         r"\bпервoe\b": "первое",  # Its o and e were Latin.
