@@ -173,9 +173,10 @@ def test_what_is_missing_is_one_sentence(
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a: b")
     (tmp_path / "other.txt").write_text("beep: [a tone]\n")
     (tmp_path / "damaged.txt.gz").write_bytes(b"a: b\n")
+    install = "`apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-g722` gives them"
     for places, words in (
-        ((nothing, texts), "no .g722 files in .*; `apt-get install asterisk-core-sounds-en-g722` gives"),
-        ((sounds, nothing), "no file of texts .*; `apt-get install asterisk-core-sounds-en` gives"),
+        ((nothing, texts), f"no .g722 files in .*; {install}"),
+        ((sounds, nothing), f"no file of texts .*; {install}"),
         ((sounds, tmp_path / "prose.txt"), "no line like `name: text`"),
         ((sounds, tmp_path / "binary.txt"), "cannot be read as a text file in UTF-8"),
         ((sounds, tmp_path / "damaged.txt.gz"), "cannot be read as a text file in UTF-8"),
