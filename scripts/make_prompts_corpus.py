@@ -13,8 +13,8 @@ telephone quality (WAV, packages -wav). With version 1.6.1 of the packages, in 4
 | language | prompts | used | left out | train, validation, test | minutes |
 |---|---|---|---|---|---|
 | en | 569 | 548 | 21 | 388, 47, 113 | 22.8 |
-| fr | 568 | 503 | 65, of which 37 have no text | 361, 43, 99 | 21.9 |
-| ru | 576 | 547 | 29 | 381, 56, 110 | 22.0 |
+| fr | 568 | 503 | 65, of which 37 have no text | 363, 45, 95 | 22.7 |
+| ru | 576 | 546 | 30 | 381, 56, 109 | 22.0 |
 """
 
 from __future__ import annotations
