@@ -4,9 +4,9 @@ The texts were written for people who record prompts. They have notes in bracket
 misspelled words; here each becomes the words that are said. A text whose wording is not certain gives no transcript:
 `write_transcript` raises `LeftOut` with the reason.
 
-A Whisper model (base) transcribed French recordings of more than 2 seconds, and in all languages those whose texts are
-not plain words. Where it clearly wrote other words than the text, its words are in `whole`, or the prompt is left out;
-nobody who speaks these languages has listened to them.
+A Whisper model (base) transcribed the French recordings of more than 2 seconds, a sample of the others, and in all
+languages those whose texts are not plain words. Where it clearly wrote other words than the text, which was so in French
+only, its words are in `whole`, or the prompt is left out. Nobody who speaks these languages has listened to them.
 """
 
 from __future__ import annotations
