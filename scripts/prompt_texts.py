@@ -5,8 +5,8 @@ misspelled words; here each becomes the words that are said. A text whose wordin
 `write_transcript` raises `LeftOut` with the reason.
 
 A Whisper model (base) transcribed the French recordings of more than 2 seconds, a sample of the others, and in all
-languages those whose texts are not plain words. Where it clearly wrote other words than the text, which was so in French
-only, its words are in `whole`, or the prompt is left out. Nobody who speaks these languages has listened to them.
+languages those whose texts are not plain words. Where it clearly wrote other words than the text, nearly always in
+French, its words are in `whole`, or the prompt is left out. Nobody who speaks these languages has listened to them.
 """
 
 from __future__ import annotations
