@@ -40,6 +40,18 @@ def collect_clauses() -> list[str]:
     return sorted(clause for clause in found if all(_looks_natural(part, counts) for part in clause.split(" ")))
 
 
+def collect_examples(folder: Path = Path("/usr/share/wordnet")) -> list[str]:
+    """Return the example phrases of WordNet 3.0 of 2 to 14 plain words, sorted (Debian's package wordnet-base)."""
+    found = set()
+    for path in sorted(folder.glob("data.*")):
+        for quoted in re.findall(r'"([^"]+)"', path.read_text(encoding="utf-8")):
+            phrase = re.sub(r"[,.;:!?]+(?= |$)", "", quoted.lower().replace("--", " "))
+            parts = phrase.split()
+            if 2 <= len(parts) <= 14 and all(_WORD.fullmatch(part) and len(part) < 15 for part in parts):
+                found.add(" ".join(parts))
+    return sorted(found)
+
+
 def _looks_natural(word: str, counts: Counter[str]) -> bool:
     if len(word) == 1:
         return word in "ai"
