@@ -34,7 +34,7 @@ from neural_voices import (
     draw_piper_voice,
     fetch_voices,
 )
-from sentences import add_pauses, collect_clauses, collect_examples, write_script
+from sentences import add_pauses, collect_texts, write_script
 from synthesis import SynthesisError, require_program, respell_letters
 
 SAMPLING_RATE = 16000
@@ -106,6 +106,17 @@ def make_shard(number: int) -> float | None:
         partial.rename(final)
     with (final / "metadata.csv").open(encoding="utf-8", newline="") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file)) / 3600
+
+
+def read_shards(folder: Path) -> list[tuple[Path, dict[str, str]]]:
+    """Return the audio file and the row of each utterance of a split, in order; raise SynthesisError for none."""
+    utterances = []
+    for table in sorted(folder.glob("[0-9]*[0-9]/metadata.csv")):
+        with table.open(encoding="utf-8", newline="") as file:
+            utterances += [(table.parent / row["file_name"], row) for row in csv.DictReader(file)]
+    if not utterances:
+        raise SynthesisError(f"no shards were found in {folder}; make them with scripts/make_natural_speech.py")
+    return utterances
 
 
 def open_studio(folder: Path, split: str, seed: int, clauses: list[str], deadline: float) -> None:

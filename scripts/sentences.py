@@ -16,6 +16,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import word_lists as words
+from synthesis import SynthesisError
 
 SOURCE_SHARES = {"sentence": 0.40, "spelling": 0.33, "number": 0.22, "command": 0.05}
 
@@ -25,6 +26,14 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
     """Return one of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
+
+
+def collect_texts() -> list[str]:
+    """Return WordNet's examples and Python's documentation as clauses, sorted; raise SynthesisError without WordNet."""
+    examples = collect_examples()
+    if not examples:
+        raise SynthesisError("WordNet's texts were not found; install them, e.g. with: apt-get install wordnet-base")
+    return sorted(examples + collect_clauses())
 
 
 def collect_clauses() -> list[str]:
