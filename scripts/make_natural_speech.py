@@ -130,12 +130,7 @@ def make_speech(output: Path, split: str, num_utterances: int, seed: int, num_pr
     """Make the missing shards of a split, with progress on a terminal, and return a summary."""
     require_program("espeak-ng")
     fetch_voices(output / "voices")
-    examples = collect_examples()
-    if not examples:
-        raise SynthesisError(
-            "WordNet's texts were not found; install them, for example with: apt-get install wordnet-base"
-        )
-    clauses = sorted(examples + collect_clauses())
+    clauses = collect_texts()
     started, hours, done = time.time(), 0.0, 0
     num_shards = -(-num_utterances // SHARD_UTTERANCES)
     with multiprocessing.Pool(num_processes, open_studio, (output, split, seed, clauses, deadline)) as pool:
