@@ -137,6 +137,13 @@ def read_phonemes(text: str, british: bool, tie: str | None = None) -> str:
     return ", ".join(clause.strip() for clause in clauses if clause.strip())
 
 
+def spell_for_kokoro(phonemes: str, british: bool) -> str:
+    """Return espeak-ng's phonemes, tied with ^, in the symbols that Kokoro learned."""
+    for found, written in {**_KOKORO_PHONEMES, **(_BRITISH_PHONEMES if british else _AMERICAN_PHONEMES)}.items():
+        phonemes = phonemes.replace(found, written)
+    return phonemes.replace("^", "")
+
+
 class NeuralSynthesizer:
     """Both models, each loaded when first used, on one thread: run several processes to use several cores."""
 
@@ -153,13 +160,8 @@ class NeuralSynthesizer:
         return samples, sampling_rate
 
     def _run_kokoro(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Waveform, int, int]:
-        phonemes = read_phonemes(spoken, voice.british, tie="^") + "."
-        for found, written in {
-            **_KOKORO_PHONEMES,
-            **(_BRITISH_PHONEMES if voice.british else _AMERICAN_PHONEMES),
-        }.items():
-            phonemes = phonemes.replace(found, written)
-        tokens = [KOKORO_TOKENS[phoneme] for phoneme in phonemes.replace("^", "") if phoneme in KOKORO_TOKENS]
+        phonemes = spell_for_kokoro(read_phonemes(spoken, voice.british, tie="^") + ".", voice.british)
+        tokens = [KOKORO_TOKENS[phoneme] for phoneme in phonemes if phoneme in KOKORO_TOKENS]
         if len(tokens) > MAX_KOKORO_TOKENS:
             raise SynthesisError(f"{len(tokens)} phonemes are more than Kokoro takes ({MAX_KOKORO_TOKENS})")
         style = sum(weight * self._style(name)[len(tokens)] for name, weight in voice.weights.items())
