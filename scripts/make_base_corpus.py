@@ -1,11 +1,13 @@
 """Make a large, varied corpus of synthesised English to train a small wav2vec2 from nothing.
 
-    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--invented-voices 0] [--seed 0] [--processes 2]
+    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--invented-voices 0] [--natural DIR]
+        [--natural-share 0.6] [--seed 0] [--processes 2]
 
-Needs the programs espeak-ng and flite. The result is a Hugging Face `audiofolder`: train/ and validation/
-(voices that train/ never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and source. Each
-utterance follows from the seed and its number alone, so any number of processes makes the same corpus; the
-sentences come from the documentation of the Python that runs this, so another version makes others.
+Needs the programs espeak-ng and flite, and WordNet's texts (Debian: espeak-ng flite wordnet-base); DIR is what
+make_natural_speech.py made. The result is a Hugging Face `audiofolder`: train/ and validation/ (voices that train/
+never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and source. Each utterance follows from the seed
+and its number alone, so any number of processes makes the same corpus; the sentences come from WordNet and from the
+documentation of the Python that runs this, so another version makes others.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from acoustics import Waveform, record, resample, trim_silence, warp_formants
-from sentences import add_pauses, collect_clauses, write_script
+from make_natural_speech import read_shards
+from sentences import add_pauses, collect_texts, write_script
 from synthesis import (
     ACCENTS,
     BASE_VALIDATION_VARIANTS,
@@ -67,14 +70,30 @@ class InventedVoices:
 
 
 @dataclass(frozen=True)
+class NaturalSpeech:
+    """Dry utterances of neural voices by split, as (audio file, its row), and how often one of them is taken."""
+
+    utterances: dict[str, list[tuple[Path, dict[str, str]]]]
+    share: float
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where dry speech comes from: texts, and voices beside those of espeak-ng and flite."""
+
+    clauses: list[str]
+    invented: InventedVoices | None
+    natural: NaturalSpeech | None
+
+
+@dataclass(frozen=True)
 class Studio:
     """What every utterance of a process draws on."""
 
     folder: Path
     seed: int
-    clauses: list[str]
+    sources: Sources
     babble_clips: list[Waveform]
-    invented: InventedVoices | None
 
 
 _studio: Studio | None = None
@@ -105,13 +124,14 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invente
     )
 
 
-def say(
-    split: str, rng: np.random.Generator, clauses: list[str], invented: InventedVoices | None
-) -> tuple[Waveform, str, str, str]:
+def say(split: str, rng: np.random.Generator, sources: Sources) -> tuple[Waveform, str, str, str]:
     """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source."""
-    script, source = write_script(rng, clauses)
+    # Only drawn where there is any, so that a corpus without it stays what it was.
+    if sources.natural and rng.random() < sources.natural.share:
+        return say_naturally(rng, sources.natural.utterances[split])
+    script, source = write_script(rng, sources.clauses)
     vocal_tract = float(rng.uniform(0.82, 1.2))
-    voice = draw_voice(split, rng, vocal_tract, invented)
+    voice = draw_voice(split, rng, vocal_tract, sources.invented)
     british = "en-gb" in voice.name or "en-029" in voice.name
     spoken = respell_letters(add_pauses(script, source, rng), zed=british and bool(rng.random() < 0.25))
     samples, sampling_rate = speak(spoken, voice)
@@ -123,13 +143,25 @@ def say(
     return trim_silence(waveform, SAMPLING_RATE), script.lower(), speaker, source
 
 
+def say_naturally(
+    rng: np.random.Generator, utterances: list[tuple[Path, dict[str, str]]]
+) -> tuple[Waveform, str, str, str]:
+    """Return one of the utterances with another vocal tract, like `say`."""
+    path, row = utterances[int(rng.integers(len(utterances)))]
+    samples, _ = soundfile.read(path, dtype="float32")
+    if rng.random() < 0.5:
+        samples = warp_formants(samples, float(rng.uniform(0.88, 1.14)))
+    waveform = resample(samples, 1 / float(rng.uniform(0.88, 1.14)))
+    return waveform, row["text"], row["speaker"], row["source"]
+
+
 def make_utterance(job: tuple[str, int]) -> Utterance:
     """Synthesise and write the utterance with this split and number."""
     assert _studio is not None
     split, index = job
     rng = np.random.default_rng([_studio.seed, SPLIT_NUMBERS[split], index])
     for _ in range(50):
-        dry, text, speaker, source = say(split, rng, _studio.clauses, _studio.invented)
+        dry, text, speaker, source = say(split, rng, _studio.sources)
         waveform = record(dry, SAMPLING_RATE, rng, _studio.babble_clips)
         seconds = len(waveform) / SAMPLING_RATE
         if MIN_SECONDS <= seconds <= MAX_SECONDS:
@@ -139,16 +171,16 @@ def make_utterance(job: tuple[str, int]) -> Utterance:
     raise SynthesisError(f"no utterance of {MIN_SECONDS} to {MAX_SECONDS} s came out in 50 tries")
 
 
-def open_studio(folder: Path, seed: int, clauses: list[str], invented: InventedVoices | None) -> None:
-    """Prepare a process: the clauses, and clips of other speakers to make babble of."""
+def open_studio(folder: Path, seed: int, sources: Sources) -> None:
+    """Prepare a process: what is said, and clips of other speakers to make babble of."""
     global _studio
     os.nice(5)
     clips = []
     for number in range(24):
         rng = np.random.default_rng([seed, SPLIT_NUMBERS["babble"], number])
-        clip = say("train", rng, clauses, invented)[0]
+        clip = say("train", rng, sources)[0]
         clips.append(clip / max(1e-6, float(np.std(clip))))
-    _studio = Studio(folder, seed, clauses, clips, invented)
+    _studio = Studio(folder, seed, sources, clips)
 
 
 def make_split(folder: Path, split: str, count: int, pool: multiprocessing.pool.Pool) -> list[Utterance]:
@@ -185,7 +217,9 @@ def invent_voices(folder: Path, count: int, seed: int) -> InventedVoices | None:
     return InventedVoices(names, folder)
 
 
-def make_corpus(output: Path, num_utterances: int, num_voices: int, seed: int, num_processes: int) -> str:
+def make_corpus(
+    output: Path, num_utterances: int, num_voices: int, natural: NaturalSpeech | None, seed: int, num_processes: int
+) -> str:
     """Make the whole corpus beside `output`, rename it when complete, and return a summary."""
     if output.exists():
         raise SynthesisError(f"{output} exists already; remove it or choose another folder")
@@ -194,19 +228,15 @@ def make_corpus(output: Path, num_utterances: int, num_voices: int, seed: int, n
     folder = output.with_name(output.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    clauses = collect_clauses()
     summary = []
-    with (
-        tempfile.TemporaryDirectory() as data,
-        multiprocessing.Pool(
-            num_processes, open_studio, (folder, seed, clauses, invent_voices(Path(data), num_voices, seed))
-        ) as pool,
-    ):
-        for split, count in (("validation", VALIDATION_UTTERANCES), ("train", num_utterances)):
-            utterances = make_split(folder, split, count, pool)
-            hours = sum(each.seconds for each in utterances) / 3600
-            speakers = len({each.speaker for each in utterances})
-            summary.append(f"{split}: {count} utterances, {hours:.2f} h, {speakers} voices")
+    with tempfile.TemporaryDirectory() as data:
+        sources = Sources(collect_texts(), invent_voices(Path(data), num_voices, seed), natural)
+        with multiprocessing.Pool(num_processes, open_studio, (folder, seed, sources)) as pool:
+            for split, count in (("validation", VALIDATION_UTTERANCES), ("train", num_utterances)):
+                utterances = make_split(folder, split, count, pool)
+                hours = sum(each.seconds for each in utterances) / 3600
+                speakers = len({each.speaker for each in utterances})
+                summary.append(f"{split}: {count} utterances, {hours:.2f} h, {speakers} voices")
     folder.rename(output)
     return "\n".join(summary)
 
@@ -219,19 +249,28 @@ def main() -> int:
     parser.add_argument(
         "--invented-voices", type=int, default=0, help="espeak-ng voices of random formants in train/ (default: 0)"
     )
+    parser.add_argument("--natural", type=Path, metavar="DIR", help="speech of neural voices to take utterances from")
+    parser.add_argument("--natural-share", type=float, default=0.6, help="share of such utterances (default: 0.6)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    if arguments.invented_voices < 0:
-        parser.error(f"--invented-voices is {arguments.invented_voices}; expected 0 or more")
+    options = parser.parse_args()
+    if options.invented_voices < 0:
+        parser.error(f"--invented-voices is {options.invented_voices}; expected 0 or more")
+    if not 0 <= options.natural_share <= 1:
+        parser.error(f"--natural-share is {options.natural_share}; expected 0 to 1")
     try:
+        natural = None
+        if options.natural:
+            shards = {split: read_shards(options.natural / split) for split in ("train", "validation")}
+            natural = NaturalSpeech(shards, options.natural_share)
         print(
             make_corpus(
-                arguments.output,
-                arguments.utterances,
-                arguments.invented_voices,
-                arguments.seed,
-                arguments.processes,
+                options.output,
+                options.utterances,
+                options.invented_voices,
+                natural,
+                options.seed,
+                options.processes,
             )
         )
     except SynthesisError as error:

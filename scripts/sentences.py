@@ -16,6 +16,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import word_lists as words
+from synthesis import SynthesisError
 
 SOURCE_SHARES = {"sentence": 0.40, "spelling": 0.33, "number": 0.22, "command": 0.05}
 
@@ -25,6 +26,14 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
     """Return one of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
+
+
+def collect_texts() -> list[str]:
+    """Return WordNet's examples and Python's documentation as clauses, sorted; raise SynthesisError without WordNet."""
+    examples = collect_examples()
+    if not examples:
+        raise SynthesisError("WordNet's texts were not found; install them, e.g. with: apt-get install wordnet-base")
+    return sorted(examples + collect_clauses())
 
 
 def collect_clauses() -> list[str]:
@@ -38,6 +47,18 @@ def collect_clauses() -> list[str]:
                 found.add(clause)
     counts = Counter(part for clause in found for part in clause.split(" "))
     return sorted(clause for clause in found if all(_looks_natural(part, counts) for part in clause.split(" ")))
+
+
+def collect_examples(folder: Path = Path("/usr/share/wordnet")) -> list[str]:
+    """Return the example phrases of WordNet 3.0 of 2 to 14 plain words, sorted (Debian's package wordnet-base)."""
+    found = set()
+    for path in sorted(folder.glob("data.*")):
+        for quoted in re.findall(r'"([^"]+)"', path.read_text(encoding="utf-8")):
+            phrase = re.sub(r"[,.;:!?]+(?= |$)", "", quoted.lower().replace("--", " "))
+            parts = phrase.split()
+            if 2 <= len(parts) <= 14 and all(_WORD.fullmatch(part) and len(part) < 15 for part in parts):
+                found.add(" ".join(parts))
+    return sorted(found)
 
 
 def _looks_natural(word: str, counts: Counter[str]) -> bool:

@@ -1,0 +1,131 @@
+"""The speech of neural voices for the base: who speaks where, what Kokoro reads, and shards that can be continued."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import make_base_corpus
+import make_natural_speech
+import neural_voices
+import numpy as np
+import pytest
+import sentences
+import soundfile
+from neural_voices import NeuralVoice, draw_kokoro_voice, spell_for_kokoro
+from synthesis import SynthesisError
+
+USES = {
+    "base": neural_voices.BASE_VOICES + neural_voices.BASE_ACCENTS,
+    "base validation": neural_voices.BASE_VALIDATION_VOICES,
+    "quickstart train": neural_voices.QUICKSTART_TRAIN_VOICES,
+    "quickstart validation": neural_voices.QUICKSTART_VALIDATION_VOICES,
+    "quickstart test": neural_voices.QUICKSTART_TEST_VOICES,
+}
+
+
+def test_each_of_the_54_voices_has_one_use() -> None:
+    voices = [voice for names in USES.values() for voice in names]
+    assert len(voices) == len(set(voices)) == 54
+
+
+def test_blends_stay_within_their_use() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_kokoro_voice(rng, neural_voices.BASE_VOICES, neural_voices.BASE_ACCENTS) for _ in range(600)]
+    assert {name for voice in drawn for name in voice.weights} == set(USES["base"])
+    for voice in drawn:
+        assert sum(voice.weights.values()) == pytest.approx(1, abs=0.03) and 0.75 <= voice.speed <= 1.35
+        assert sum(voice.weights.get(name, 0) for name in neural_voices.BASE_ACCENTS) <= 0.5
+    assert 60 < sum(len(voice.weights) == 1 for voice in drawn) < 250, "unmixed voices, too"
+
+
+@pytest.mark.parametrize(
+    ("phonemes", "british", "spelled"),
+    [
+        ("ma^ɪ nˈe^ɪm", False, "mI nˈAm"),
+        ("nˈɜːs hˈo^ʊm d^ʒˈʌd^ʒ", False, "nˈɜɹs hˈOm ʤˈʌʤ"),
+        ("lˈɪɾə^l wˈɔːɾɚ", False, "lˈɪɾᵊl wˈɔɾəɹ"),
+        ("hˈə^ʊm ðˈe^ə", True, "hˈQm ðˈɛː"),
+    ],
+)
+def test_phonemes_are_spelled_as_kokoro_learned_them(phonemes: str, british: bool, spelled: str) -> None:
+    assert spell_for_kokoro(phonemes, british) == spelled
+    assert set(spelled) <= set(neural_voices.KOKORO_TOKENS)
+
+
+@pytest.mark.parametrize("fault", ["silent", "broken", "too short", "too long"])
+def test_a_failed_synthesis_is_refused(fault: str) -> None:
+    voice = NeuralVoice("piper", "joe", {}, 1.0, british=False)
+    speech = np.sin(np.arange(24000, dtype=np.float32) / 20) * np.float32(0.3)
+    neural_voices._require_speech(speech, 24000, 12, voice)
+    wrong = {"silent": speech * 0.01, "broken": speech * np.nan, "too short": speech[:2400], "too long": speech}[fault]
+    with pytest.raises(SynthesisError, match="joe failed"):
+        neural_voices._require_speech(wrong, 24000, 12 if fault != "too long" else 1, voice)
+
+
+def test_the_examples_of_wordnet_become_clauses(tmp_path: Path) -> None:
+    (tmp_path / "data.adj").write_text(
+        '00001740 00 a 01 able 0 001 = 05200169 n 0000 | having the means; "able to swim"; "she was able, at last!"; '
+        '"in 1999 he left"; "unable"; "Don\'t be silly"\n',
+        encoding="utf-8",
+    )
+    assert sentences.collect_examples(tmp_path) == ["able to swim", "don't be silly", "she was able at last"]
+    assert sentences.collect_examples(tmp_path / "none") == []
+
+
+class Tones:
+    """Says a tone for each word, and fails now and then."""
+
+    def speak(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Any, int]:
+        if rng.random() < 0.02:
+            raise SynthesisError("no sound")
+        seconds = 0.4 * len(spoken.split()) / voice.speed
+        return np.sin(np.arange(int(24000 * seconds)) * 0.1).astype(np.float32), 24000
+
+
+@pytest.fixture
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> make_natural_speech.Studio:
+    made = make_natural_speech.Studio(tmp_path, "train", 0, ["open the file", "a b c"], Tones(), float("inf"))  # type: ignore[arg-type]
+    monkeypatch.setattr(make_natural_speech, "_studio", made)
+    monkeypatch.setattr(make_natural_speech, "SHARD_UTTERANCES", 12)
+    return made
+
+
+def test_shards_can_be_made_in_any_number_of_runs(
+    studio: make_natural_speech.Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = [make_natural_speech.make_shard(number) for number in (0, 1)]
+    shards = make_natural_speech.read_shards(studio.folder / "train")
+    assert [path.name for path, _ in shards] == [f"{number:06d}.flac" for number in range(24)]
+    seconds = [soundfile.info(path).duration for path, _ in shards]
+    assert sum(hours) * 3600 == pytest.approx(sum(seconds), abs=0.2)
+    assert [float(row["seconds"]) for _, row in shards] == pytest.approx(seconds, abs=0.01)
+    first = {path.name: path.read_bytes() for path, _ in shards[:12]}
+    (studio.folder / "train" / "0000").rename(studio.folder / "train" / "0000.partial")
+    make_natural_speech.make_shard(0)
+    again = make_natural_speech.read_shards(studio.folder / "train")
+    assert again == shards and {path.name: path.read_bytes() for path, _ in again[:12]} == first
+    late = make_natural_speech.Studio(studio.folder, "train", 0, studio.clauses, studio.synthesizer, 0.0)
+    monkeypatch.setattr(make_natural_speech, "_studio", late)
+    assert make_natural_speech.make_shard(1) == hours[1] and make_natural_speech.make_shard(2) is None
+    with pytest.raises(SynthesisError, match="no shards were found"):
+        make_natural_speech.read_shards(studio.folder / "validation")
+
+
+def test_the_base_corpus_takes_utterances_from_shards(
+    studio: make_natural_speech.Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_natural_speech.make_shard(0)
+    shards = make_natural_speech.read_shards(tmp_path / "train")
+    natural = make_base_corpus.NaturalSpeech({"train": shards}, share=1.0)
+    sources = make_base_corpus.Sources([], None, natural)
+    monkeypatch.setattr(make_base_corpus, "_studio", make_base_corpus.Studio(tmp_path, 0, sources, []))
+    (tmp_path / "train" / "0000").mkdir(exist_ok=True)
+    made = [make_base_corpus.make_utterance(("train", number)) for number in range(8)]
+    texts = {row["text"] for _, row in shards}
+    assert {each.text for each in made} <= texts and len({each.text for each in made}) > 1
+    with (tmp_path / "train" / "0000" / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        speakers = {row["speaker"] for row in csv.DictReader(file)}
+    assert {each.speaker for each in made} <= speakers
+    assert all(soundfile.info(tmp_path / "train" / each.file_name).samplerate == 16000 for each in made)
