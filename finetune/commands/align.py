@@ -29,8 +29,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.transcription import align_recording
 
     if options.audio == options.text == "-":
@@ -40,7 +40,6 @@ def run(options: argparse.Namespace) -> int:
     text = _read_standard_input() if options.text == "-" else read_text_file(options.text)
     how = {"device": options.device, "vad": options.vad, "language": options.language}
     align_recording(options.model, options.audio, text, options.format, output, **how)
-    return 0
 
 
 def _read_standard_input() -> str:

@@ -34,8 +34,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import preview
     from finetune.run.preparation import prepare
@@ -69,4 +69,3 @@ def run(options: argparse.Namespace) -> int:
         from finetune.data.html_report import write_html_report
 
         write_html_report(Path(options.html), name_run(Path(options.recipe)), report, preparation.splits)
-    return 0

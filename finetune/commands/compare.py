@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.evaluation.comparison import compare
     from finetune.evaluation.results import read_results
     from finetune.evaluation.terminal_report import format_comparison, has_colours
@@ -53,9 +53,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         a, b = (read_results(Path(name)) for name in names)
     if not is_main_process():
-        return 0
+        return
     comparison = compare(a, b)
     if options.json:
         write_json(Path(options.json), {"names": names, **comparison.to_json()})
     print("\n".join([f"A: {options.a}", f"B: {options.b}", *format_comparison(comparison, has_colours(sys.stdout))]))
-    return 0

@@ -13,10 +13,9 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.environment import describe_environment, examine_environment
 
     found = examine_environment()
     print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(describe_environment(found)))
-    return 0

@@ -44,8 +44,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import join_processes
 
     join_processes()
@@ -100,4 +100,3 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
-    return 0

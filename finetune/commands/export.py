@@ -28,12 +28,11 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import quiet_exporter
     from finetune.run.export import export
 
     quiet_exporter()
     how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
     print("\n".join(export(options.model, Path(options.output), **how)))
-    return 0

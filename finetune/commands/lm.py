@@ -42,7 +42,7 @@ def _add_build(commands: Commands) -> None:
     parser.set_defaults(run=_build)
 
 
-def _build(options: argparse.Namespace) -> int:
+def _build(options: argparse.Namespace) -> None:
     from finetune.decoding.language_model import build_language_model
     from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
@@ -52,7 +52,6 @@ def _build(options: argparse.Namespace) -> int:
         options.texts, output, order=options.order, prune=options.prune, transforms=steps, test=options.test
     )
     print("\n".join(told))
-    return 0
 
 
 def _add_tune(commands: Commands) -> None:
@@ -67,14 +66,13 @@ def _add_tune(commands: Commands) -> None:
     parser.set_defaults(run=_tune)
 
 
-def _tune(options: argparse.Namespace) -> int:
+def _tune(options: argparse.Namespace) -> None:
     from finetune.run.tuning import tune
 
     source, hotwords = read_sources(options)[0], dict(options.hotword)
     width = 100 if options.beam_width is None else options.beam_width
     tuning = tune(options.model, options.language_model, source, options.split, width, hotwords)
     print("\n".join([*tuning.summary(), f"saved in {options.model}, which now decodes with it"]))
-    return 0
 
 
 def _load_steps(model: str) -> "tuple[Transform, ...]":

@@ -13,9 +13,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.recipe.load import load_recipe
 
     print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")
-    return 0

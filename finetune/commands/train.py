@@ -15,8 +15,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run, resumes=True)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import join_processes, keep_kernels, set_training_switches
 
     join_processes()
@@ -31,4 +31,3 @@ def run(options: argparse.Namespace) -> int:
     analysis = run(recipe, output)
     if is_main_process():
         print(analysis.summary())
-    return 0
