@@ -5,8 +5,6 @@ before all n-grams. So the tables are not converted into the automaton of `ngram
 (Heafield 2011, KenLM, "Probing"), and a state's words are stored when it is reached.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ and the words themselves; of the vocabulary only these are read. N-grams are in 
 in a trie (lm/search_trie.hh, lm/trie.cc) whose entries are packed bit by bit.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from pathlib import Path

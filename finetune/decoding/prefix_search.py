@@ -1,7 +1,5 @@
 """The inner loop of the beam search, compiled: frame by frame."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Compare two systems on the same utterances: whether their WERs differ significantly, where, and in which words."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

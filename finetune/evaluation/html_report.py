@@ -3,8 +3,6 @@
 `html_report.html` is its template, `html_report.js` its script; the style sheet is in `finetune.resources`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """95 % bootstrap confidence intervals of error rates, over speakers or utterances, from integer counts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

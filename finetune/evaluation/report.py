@@ -1,7 +1,5 @@
 """Write an evaluation report into a folder: scores, a line for each utterance, and an HTML report."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The result of each utterance, written as JSON lines that can be read and compared later."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

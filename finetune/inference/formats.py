@@ -1,7 +1,5 @@
 """Output formats of transcripts: text, JSON, SubRip, WebVTT, CTM and TextGrid."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ BBC's Subtitle Guidelines are similar. Cues are chosen for the whole recording a
 cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence

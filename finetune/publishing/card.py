@@ -1,7 +1,5 @@
 """Write a model card from a run's record; its text is the template `card.md`."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

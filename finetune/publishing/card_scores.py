@@ -1,7 +1,5 @@
 """Insert scores into an existing card: only its `model-index` changes."""
 
-from __future__ import annotations
-
 import io
 import logging
 import textwrap

@@ -1,7 +1,5 @@
 """Find private information before publishing: paths, names of this machine, tokens, e-mail addresses."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import re

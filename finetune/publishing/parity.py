@@ -1,7 +1,5 @@
 """The parity gate: a model is published only if plain Transformers recognises the same texts as the evaluation."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The data of a model card, saved with the model as training.json; everything in it is safe to publish."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The steps before every push of a model: check the hub, search for private information, pass the parity gate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from finetune.errors import UserError
