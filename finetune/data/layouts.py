@@ -56,11 +56,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 def read_layout(root: Path) -> Splits | None:
     """The rows of a corpus in a known layout, or None; raises UserError for a damaged one."""
-    for read in _READERS:
-        splits = read(root)
-        if splits is not None:
-            return splits
-    return None
+    return next((splits for read in _READERS if (splits := read(root)) is not None), None)
 
 
 def read_kaldi(root: Path) -> Splits | None:
@@ -216,9 +212,4 @@ def _clip_row(clips: Path, row: Row) -> Row:
     return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
-_READERS: tuple[Callable[[Path], Splits | None], ...] = (
-    read_kaldi,
-    read_ljspeech,
-    read_common_voice,
-    read_librispeech,
-)
+_READERS: tuple[Callable[[Path], Splits | None], ...] = (read_kaldi, read_ljspeech, read_common_voice, read_librispeech)
