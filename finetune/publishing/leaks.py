@@ -74,11 +74,7 @@ def find_leaks_in(text: str) -> list[str]:
 
 
 def _find_secrets(line: str) -> list[str]:
-    patterns = {
-        "a token or password": _TOKEN,
-        "a login in a URL": _LOGIN_IN_URL,
-        "an e-mail address": _EMAIL,
-    }
+    patterns = {"a token or password": _TOKEN, "a login in a URL": _LOGIN_IN_URL, "an e-mail address": _EMAIL}
     found = [kind for kind, pattern in patterns.items() if pattern.search(line)]
     if not found and (bare := _HARMLESS_QUERY.sub("", line)) != public_address(bare):
         found = ["a query in an address"]

@@ -23,7 +23,6 @@ def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str,
 
 def _require_no_leaks(push: Push) -> None:
     names = {file.name for file in push.files}
-    found = [leak for leak in find_leaks(push.folder) if any(leak.startswith(f"{name}, ") for name in names)]
-    if found:
+    if found := [leak for leak in find_leaks(push.folder) if any(leak.startswith(f"{name}, ") for name in names)]:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{push.folder} contains private information: {found[0]}{more}. Remove it, and push again.")
