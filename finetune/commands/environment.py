@@ -205,10 +205,8 @@ def _describe_precision(found: Mapping[str, Any]) -> str:
         return "unknown without torch"
     precision, cuda, on_gpu = computing["precision"], computing["cuda"], computing["device"] == "cuda"
     device = "GPU" if on_gpu else "CPU"
-    if precision == "bf16":
-        told = f"auto is bf16: this {device} has instructions for it"
-    else:
-        told = f"auto is {precision}: this {device} has no instructions for bf16 and would emulate it"
+    support = "instructions for it" if precision == "bf16" else "no instructions for bf16 and would emulate it"
+    told = f"auto is {precision}: this {device} has {support}"
     if found["gpus"] and not on_gpu:
         told += f"; torch can't use the GPU ({f'CUDA {cuda}' if cuda else 'built without CUDA'})"
     return told

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -306,8 +306,6 @@ def _add_up(jobs: Sequence[Job]) -> float | None:
         if recording is None or (isinstance(recording, Recording) and is_url(recording.path or "")):
             return None
         if isinstance(recording, Recording):
-            try:
+            with suppress(AudioError):  # Reported when it is transcribed.
                 total += read_seconds(recording)
-            except AudioError:
-                continue  # Reported when it is transcribed.
     return total or None
