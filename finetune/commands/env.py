@@ -3,10 +3,10 @@
 import argparse
 import json
 
-from finetune.commands.arguments import Commands
+from finetune.commands import arguments
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("env", help="report hardware, versions and settings, for bug reports")
     parser.add_argument("--json", action="store_true", help="print it as JSON")

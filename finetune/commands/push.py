@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import Commands
+from finetune.commands import arguments
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("push", help="publish a model on a hub, in one commit")
     parser.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model folder, or a report folder (its scores)")
