@@ -86,8 +86,7 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     """
     total = int(transcript.seconds * 1000)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
-    cuts = _choose_cuts(pieces, total)
-    groups = [pieces[first:last] for first, last in pairwise(cuts)]
+    groups = [pieces[first:last] for first, last in pairwise(_choose_cuts(pieces, total))]
     times = _set_times(groups, total)
     return [Cue(start, end, _break_lines(group)) for group, (start, end) in zip(groups, times, strict=True)]
 
