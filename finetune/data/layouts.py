@@ -15,18 +15,12 @@ from finetune.text.lines import read_text, split_lines
 Splits = dict[str, list[Row]]
 
 # Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
+_SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 
 
 def split_name(name: str) -> str:
