@@ -100,10 +100,9 @@ class Push:
             warned = self._require_valid_card()
             changes = self._compare(there)
             self._require_free_tag(there, changes)
+        new = "" if there.has_branch else f", where the branch {branch} will be created"
         if not there.exists:
             new = f", which will be created{', private' if self.destination.private else ''}"
-        else:
-            new = "" if there.has_branch else f", where the branch {branch} will be created"
         lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
         lines += [f"to send: {file.name} ({format_size(file.size)})" for file in changes.sent]
         same = len(self.files) - len(changes.sent)
