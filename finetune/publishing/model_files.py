@@ -81,7 +81,8 @@ def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ..
     Raises UserError unless it is a wav2vec2 that plain Transformers loads, and for pickles or remote code.
     """
     _require_model(folder)
-    found = [*sorted(folder.iterdir()), *sorted((folder / LANGUAGE_MODEL).glob("*"))]
+    places = [place for place in (folder, folder / LANGUAGE_MODEL) if place.is_dir()]
+    found = [path for place in places for path in sorted(place.iterdir())]
     visible = [path for path in found if path.name[0] != "." and path.is_file()]
     for path in visible:
         if path.suffix.lower() in _PICKLES and not _is_language_model(path):
