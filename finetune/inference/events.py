@@ -1,5 +1,7 @@
 """The events of a live session: start and end of speech, partial and final texts."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
