@@ -67,9 +67,8 @@ class Augmentation:
         if self.speed:
             waveform = change_speed(waveform, rng.uniform(*self.speed))
         if self.formant_perturbation:
-            waveform = perturb_formants(
-                waveform, draw_formant_factors(self.formant_perturbation, rng), self.sampling_rate
-            )
+            factors = draw_formant_factors(self.formant_perturbation, rng)
+            waveform = perturb_formants(waveform, factors, self.sampling_rate)
         if (self.reverb_seconds or self.impulse_responses) and rng.random() < self.reverb_probability:
             waveform = reverberate(waveform, self._draw_impulse_response(rng))
         if self.noise_snr_db and rng.random() < self.noise_probability:
@@ -128,8 +127,7 @@ def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tup
         raise UserError(f"{key}: {folder} holds no audio; expected a folder with {', '.join(sorted(SUFFIXES))} files.")
     for file in files:
         try:
-            seconds = read_seconds(Recording(str(file), None))
-            if seconds > max_seconds:
+            if (seconds := read_seconds(Recording(str(file), None))) > max_seconds:
                 raise AudioError(f"too long: {seconds:.0f} s, of up to {max_seconds:g}")
         except AudioError as error:
             raise UserError(f"{key}: {file} can't be used: {error}; remove it.") from error
@@ -139,16 +137,12 @@ def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tup
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
     """Speed perturbation by a factor, which changes the pitch too (Ko et al. 2015, "Audio augmentation ...")."""
     # Whole percents limit the number of different resampling kernels.
-    percent = round(100 * factor)
-    return resample(waveform, percent, 100)
+    return resample(waveform, round(100 * factor), 100)
 
 
 def draw_formant_factors(strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Random factors for four formants, (4,): exp(u + v), u within ±strength / 2 for all, v within ±strength."""
-    factors: npt.NDArray[np.float64] = np.exp(
-        rng.uniform(-strength / 2, strength / 2) + rng.uniform(-strength, strength, len(_FORMANTS))
-    )
-    return factors
+    return np.exp(rng.uniform(-strength / 2, strength / 2) + rng.uniform(-strength, strength, len(_FORMANTS)))
 
 
 def perturb_formants(waveform: Waveform, factors: npt.NDArray[np.float64], sampling_rate: int) -> Waveform:
@@ -214,8 +208,7 @@ def make_noise(samples: int, rng: np.random.Generator) -> Waveform:
 def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     """Add noise of the same length at an SNR in dB."""
     power = float(np.mean(waveform**2)) / max(float(np.mean(noise**2)), 1e-12)
-    noisy: Waveform = (waveform + noise * np.sqrt(power / 10 ** (snr_db / 10))).astype(np.float32)
-    return noisy
+    return (waveform + noise * np.sqrt(power / 10 ** (snr_db / 10))).astype(np.float32)
 
 
 def clip(waveform: Waveform, share: float) -> Waveform:
@@ -231,8 +224,7 @@ def limit_band(waveform: Waveform, sampling_rate: int) -> Waveform:
     hertz = np.fft.rfftfreq(length, 1 / sampling_rate).astype(np.float32)
     with np.errstate(divide="ignore"):
         gain = 1 / np.sqrt((1 + (low / hertz) ** (2 * low_order)) * (1 + (hertz / high) ** (2 * high_order)))
-    limited = np.fft.irfft(np.fft.rfft(waveform, length) * gain, length)[: len(waveform)]
-    return limited.astype(np.float32)
+    return np.fft.irfft(np.fft.rfft(waveform, length) * gain, length)[: len(waveform)].astype(np.float32)
 
 
 def draw_mask(count: int, probability: float, length: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -144,8 +144,7 @@ def _ends_later(file: BinaryIO, samples: int) -> bool:
     end = file.read(longest + _ID3V1_BYTES)
     place = len(end)
     while (place := end.rfind(b"\xff", 0, place)) >= 0:
-        behind = _find_end_of_frame(end[place : place + 16], block)
-        if behind is not None:
+        if (behind := _find_end_of_frame(end[place : place + 16], block)) is not None:
             if behind != samples:
                 file.seek(4)
                 _refuse_second(b"fLaC\0\0\0\x22" in file.read(size))

@@ -66,5 +66,4 @@ def _apply_treble(waveform: DoubleArray, decibels: float, hertz: float, q: float
 def _apply(waveform: DoubleArray, numerator: list[float], denominator: list[float]) -> DoubleArray:
     from scipy.signal import lfilter
 
-    filtered: DoubleArray = lfilter(numerator, denominator, waveform)
-    return filtered.clip(-1, 1)
+    return lfilter(numerator, denominator, waveform).clip(-1, 1)

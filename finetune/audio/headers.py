@@ -64,11 +64,10 @@ class HeaderIndex:
             return self._new.get(path)
         query = "SELECT size, time, samples, rate, channels FROM headers WHERE path = ?"
         try:
-            row: tuple[int, ...] | None = self._connection.execute(query, (path,)).fetchone()
+            return self._connection.execute(query, (path,)).fetchone()
         except sqlite3.Error:
             self._give_up()
             return None
-        return row
 
     def _give_up(self) -> None:
         """Continue without the index, which only saves time: it is damaged, locked or on a full disk."""

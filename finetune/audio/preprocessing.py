@@ -27,11 +27,7 @@ def _highpass(hertz: float, sampling_rate: int) -> Preprocessor:
     """A second-order Butterworth high-pass, 12 dB per octave below `hertz`."""
     if not 0 < hertz < sampling_rate / 2:
         raise TransformError(f"highpass: found {hertz}; expected hertz, between 0 and {sampling_rate // 2}")
-
-    def transform(waveform: Waveform) -> Waveform:
-        return filter_highpass(waveform, hertz, sampling_rate)
-
-    return transform
+    return lambda waveform: filter_highpass(waveform, hertz, sampling_rate)
 
 
 class _TrimSilence:

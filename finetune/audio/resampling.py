@@ -64,8 +64,7 @@ class _Kernel:
 
         rows = torch.from_numpy(waveform.reshape(-1, 1, waveform.shape[-1]))
         resampled = conv1d(pad(rows, (self.width, self.width + self.group)), self.filters, stride=self.group)
-        samples: FloatArray = resampled.transpose(1, 2).reshape(*waveform.shape[:-1], -1).numpy()
-        return samples
+        return resampled.transpose(1, 2).reshape(*waveform.shape[:-1], -1).numpy()
 
 
 @lru_cache(maxsize=64)

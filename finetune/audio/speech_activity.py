@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -100,8 +101,8 @@ class _EnergyState:
         self._smoothed = _Surroundings(_SMOOTHED, _SMOOTHED, _mean)
         live = detector.live
         quiet = np.full((1, _BANDS), _FIRST_NOISE, np.float32) if live else None
-        self._noise = _Surroundings(_NOISE_PAST, 0 if live else _NOISE_AHEAD, _least, quiet)
-        self._recent = _Surroundings(_RECENT_PAST, 0 if live else _RECENT_AHEAD, _most)
+        self._noise = _Surroundings(_NOISE_PAST, 0 if live else _NOISE_AHEAD, partial(_slide, np.minimum), quiet)
+        self._recent = _Surroundings(_RECENT_PAST, 0 if live else _RECENT_AHEAD, partial(_slide, np.maximum))
 
     def detect(self, samples: FloatArray) -> FloatArray:
         """The frames known by now; see `DetectorState`."""
@@ -146,11 +147,7 @@ class _Surroundings:
     """
 
     def __init__(
-        self,
-        past: int,
-        ahead: int,
-        reduce: Callable[[FloatArray, int], FloatArray],
-        before: FloatArray | None = None,
+        self, past: int, ahead: int, reduce: Callable[[FloatArray, int], FloatArray], before: FloatArray | None = None
     ) -> None:
         self._past, self._ahead, self._reduce = past, ahead, reduce
         self._held = None if before is None else np.repeat(before, past, axis=0)
@@ -174,16 +171,7 @@ class _Surroundings:
 
 def _mean(frames: FloatArray, size: int) -> FloatArray:
     """The mean of each `size` consecutive frames."""
-    mean: FloatArray = np.lib.stride_tricks.sliding_window_view(frames, size, axis=0).mean(axis=-1)
-    return mean
-
-
-def _least(frames: FloatArray, size: int) -> FloatArray:
-    return _slide(np.minimum, frames, size)
-
-
-def _most(frames: FloatArray, size: int) -> FloatArray:
-    return _slide(np.maximum, frames, size)
+    return np.lib.stride_tricks.sliding_window_view(frames, size, axis=0).mean(axis=-1)
 
 
 def _slide(choose: np.ufunc, frames: FloatArray, size: int) -> FloatArray:
@@ -193,8 +181,7 @@ def _slide(choose: np.ufunc, frames: FloatArray, size: int) -> FloatArray:
         chosen = choose(chosen[:-span], chosen[span:])
         span *= 2
     count = len(frames) - size + 1
-    slid: FloatArray = choose(chosen[:count], chosen[size - span : size - span + count])
-    return slid
+    return choose(chosen[:count], chosen[size - span : size - span + count])
 
 
 def _squash(values: FloatArray) -> FloatArray:

@@ -4,43 +4,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    FORMATS,
-    MODEL,
-    Commands,
-    add_language,
-    add_recognition,
-    read_text_file,
-    require_writable,
-)
+from finetune.commands import arguments
 from finetune.errors import UserError
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("align", help="find the time of each word of a known text in a recording")
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=arguments.MODEL)
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any length, a URL, or - for standard input")
     parser.add_argument("text", metavar="TEXT", help="the transcript, a text file in UTF-8, or - for standard input")
-    parser.add_argument("--format", choices=FORMATS, default="json", help="default: json")
+    parser.add_argument("--format", choices=arguments.FORMATS, default="json", help="default: json")
     parser.add_argument("--output", metavar="FILE", help="write to this file (default: standard output)")
-    add_recognition(parser)
-    add_language(parser)
+    arguments.add_recognition(parser)
+    arguments.add_language(parser)
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.transcription import align_recording
 
     if options.audio == options.text == "-":
         raise UserError("Both the audio and its text are to be read from standard input: name a file for one of them.")
-    require_writable(options.output)
+    arguments.require_writable(options.output)
     output = Path(options.output) if options.output else None
-    text = _read_standard_input() if options.text == "-" else read_text_file(options.text)
+    text = _read_standard_input() if options.text == "-" else arguments.read_text_file(options.text)
     how = {"device": options.device, "vad": options.vad, "language": options.language}
     align_recording(options.model, options.audio, text, options.format, output, **how)
-    return 0
 
 
 def _read_standard_input() -> str:

@@ -4,28 +4,21 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    Commands,
-    add_language,
-    add_recipe_file,
-    find_run_folder,
-    name_run,
-    require_writable,
-)
+from finetune.commands import arguments
 from finetune.files import write_json
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "check", help="validate a recipe and its data, and estimate time and memory, in seconds"
     )
-    add_recipe_file(parser)
+    arguments.add_recipe_file(parser)
     parser.add_argument("--listen", action="store_true", help="also decode all audio (slower)")
     parser.add_argument(
         "--align", metavar="MODEL", help="find transcripts that do not match what a model recognises (slower)"
     )
-    add_language(parser)
+    arguments.add_language(parser)
     parser.add_argument(
         "--fix", action="store_true", help="write clean manifests beside the corpus; no file of it is changed"
     )
@@ -34,8 +27,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import preview
     from finetune.run.preparation import prepare
@@ -43,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from finetune.run.summary import summarize_preparation
 
     for file in (options.json, options.html):
-        require_writable(file)
+        arguments.require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
     recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
@@ -54,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
         found = find_mismatches(Recogniser.load(options.align, language=options.language), preparation.splits)
         report = replace(report, findings=(*report.findings, *found))
-    plan = preview(recipe, find_run_folder(options.recipe), preparation)
+    plan = preview(recipe, arguments.find_run_folder(options.recipe), preparation)
     print("\n".join([*summarize_preparation(preparation, recipe, report), *plan, *report.summary()]))
     if options.json:
         rejected = [vars(rejection) for rejection in preparation.rejected]
@@ -68,5 +61,4 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         from finetune.data.html_report import write_html_report
 
-        write_html_report(Path(options.html), name_run(Path(options.recipe)), report, preparation.splits)
-    return 0
+        write_html_report(Path(options.html), arguments.name_run(Path(options.recipe)), report, preparation.splits)

@@ -17,7 +17,6 @@ from typing import Any
 from finetune import __version__
 from finetune.resources.addresses import public_address
 from finetune.resources.machine import (
-    Gpu,
     choose_device,
     choose_precision,
     count_cores,
@@ -49,10 +48,7 @@ EXTRAS = {
     "gcs": (("gcsfs",), "corpora at gs:// URLs"),
     "kenlm": (("kenlm",), ""),  # only for our tests
 }
-_PROGRAMS = {
-    "git": "the commit in a run's recipe.yaml",
-    "lmplz": "language models of billions of words",
-}
+_PROGRAMS = {"git": "the commit in a run's recipe.yaml", "lmplz": "language models of billions of words"}
 _HUB_SECONDS = 1.0  # A slower hub is reported as not reachable.
 _WIDTH = 100
 
@@ -77,7 +73,7 @@ def examine_environment() -> dict[str, Any]:
         "cpu": {"name": name_cpu(), "instruction_sets": list_instruction_sets()},
         "cores": {"usable": count_cores(), "machine": os.cpu_count()},
         "memory": vars(memory),
-        "gpus": [vars(gpu) for gpu in gpus.wait(_default_gpus())],
+        "gpus": [vars(gpu) for gpu in gpus.wait([])],
         "computing": None if "torch" in broken else _examine_torch(),
         "disk": {name: {"folder": _hide_home(each), "free": measure_disk(each)} for name, each in _list_folders()},
         "extras": {name: all(map(_find_version, packages)) for name, (packages, _) in EXTRAS.items()},
@@ -109,11 +105,8 @@ def describe_environment(found: Mapping[str, Any]) -> list[str]:
     for name, there in found["extras"].items():
         if not there and EXTRAS[name][1]:
             rows.append(("missing", f"{EXTRAS[name][1]}: pip install 'finetune[{name}]'"))
-    rows += [
-        ("missing", f"{what}: {name} is not on the PATH")
-        for name, what in _PROGRAMS.items()
-        if not found["programs"][name]
-    ]
+    missing = [(name, what) for name, what in _PROGRAMS.items() if not found["programs"][name]]
+    rows += [("missing", f"{what}: {name} is not on the PATH") for name, what in missing]
     return [line for label, text in rows for line in _format(label, text)]
 
 
@@ -129,10 +122,6 @@ class _Answer:
         """Return the result, or the default after `_HUB_SECONDS`."""
         self._thread.join(_HUB_SECONDS)
         return self._given[0] if self._given else default
-
-
-def _default_gpus() -> list[Gpu]:
-    return []
 
 
 def _find_version(package: str) -> str | None:
@@ -216,10 +205,8 @@ def _describe_precision(found: Mapping[str, Any]) -> str:
         return "unknown without torch"
     precision, cuda, on_gpu = computing["precision"], computing["cuda"], computing["device"] == "cuda"
     device = "GPU" if on_gpu else "CPU"
-    if precision == "bf16":
-        told = f"auto is bf16: this {device} has instructions for it"
-    else:
-        told = f"auto is {precision}: this {device} has no instructions for bf16 and would emulate it"
+    support = "instructions for it" if precision == "bf16" else "no instructions for bf16 and would emulate it"
+    told = f"auto is {precision}: this {device} has {support}"
     if found["gpus"] and not on_gpu:
         told += f"; torch can't use the GPU ({f'CUDA {cuda}' if cuda else 'built without CUDA'})"
     return told

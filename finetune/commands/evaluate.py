@@ -6,31 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.commands.arguments import (
-    MODEL,
-    SOURCE,
-    Commands,
-    add_decoding,
-    add_language,
-    add_precision,
-    add_source,
-    log_rejected,
-    read_decoding,
-    read_sources,
-    require_writable,
-)
+from finetune.commands import arguments
 from finetune.commands.launch import is_main_process
 from finetune.errors import UserError
 from finetune.files import write_json
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("evaluate", help="measure the WER and CER of models on data sets")
-    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"{MODEL}; or several")
-    parser.add_argument("--data", required=True, action="append", metavar="SOURCE", help=f"{SOURCE}; may be repeated")
-    add_source(parser)
-    add_decoding(parser)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"{arguments.MODEL}; or several")
+    parser.add_argument(
+        "--data", required=True, action="append", metavar="SOURCE", help=f"{arguments.SOURCE}; may be repeated"
+    )
+    arguments.add_source(parser)
+    arguments.add_decoding(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the scores and every utterance to this file")
     parser.add_argument(
         "--report",
@@ -39,13 +29,13 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--audio", action="store_true", help="copy the audio into the report, to play it there")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
-    add_precision(parser, "float32")
-    add_language(parser)
+    arguments.add_precision(parser, "float32")
+    arguments.add_language(parser)
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import join_processes
 
     join_processes()
@@ -56,10 +46,10 @@ def run(options: argparse.Namespace) -> int:
     from finetune.evaluation.terminal_report import format_scores, has_colours, show_worst
     from finetune.training.checkpoints import saving
 
-    require_writable(options.json)
+    arguments.require_writable(options.json)
     if options.audio and options.report is None:
         raise UserError("--audio is for a report's players: add --report DIR.")
-    sources = read_sources(options)
+    sources = arguments.read_sources(options)
     pairs = [(model, source.name) for model in options.models for source in sources]
     folders = [] if options.report is None else [Path(options.report)]
     if folders and len(pairs) > 1:
@@ -69,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     found: list[Analysis] = []
     written: list[dict[str, Any]] = []
     how = EvaluationOptions(
-        split=options.split, decoding=read_decoding(options), precision=options.precision, language=options.language
+        split=options.split,
+        decoding=arguments.read_decoding(options),
+        precision=options.precision,
+        language=options.language,
     )
     runs = (evaluate(name, sources, how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):
@@ -93,11 +86,10 @@ def run(options: argparse.Namespace) -> int:
             with saving(options.json, "Nothing was left there"):
                 write_json(Path(options.json), written[0] if len(pairs) == 1 else written)
         # Last, for who reads this may have gone.
-        log_rejected(evaluation.rejected)
+        arguments.log_rejected(evaluation.rejected)
         lines = [f"{model} on {data}:"] if len(pairs) > 1 else []
         lines += show_worst(analysis, options.show, has_colours(sys.stdout))
         decoder = f"decoder: {format_decoder(evaluation.decoder)}"
         print("\n".join([*lines, analysis.summary(), evaluation.speed.summary(), decoder]), flush=True)
     if len(found) > 1:
         print(format_scores([(*pair, analysis) for pair, analysis in zip(pairs, found, strict=True)]))
-    return 0

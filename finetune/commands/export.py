@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import MODEL, Commands, add_language
+from finetune.commands import arguments
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("export", help="convert a model to ONNX for faster CPU inference, and verify its WER")
-    parser.add_argument("model", metavar="MODEL", help=f"a run, {MODEL}")
+    parser.add_argument("model", metavar="MODEL", help=f"a run, {arguments.MODEL}")
     parser.add_argument("--format", choices=("onnx", "onnx-int8"), required=True, help="float32 or 8-bit ONNX")
     parser.add_argument(
         "-o", "--output", required=True, metavar="DIR", help="a new folder, which is used like any other model"
@@ -24,16 +24,15 @@ def add_parser(commands: Commands) -> None:
         metavar="POINTS",
         help="refuse the export if its WER is higher by more percentage points (default: 0.2)",
     )
-    add_language(parser)
+    arguments.add_language(parser)
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import quiet_exporter
     from finetune.run.export import export
 
     quiet_exporter()
     how = {"form": options.format, "data": options.data, "tolerance": options.tolerance, "language": options.language}
     print("\n".join(export(options.model, Path(options.output), **how)))
-    return 0

@@ -75,8 +75,7 @@ def limit_threads() -> None:
     They follow the process's affinity but not a quota, whose cores their threads would take turns on. What
     `OMP_NUM_THREADS` says already stands. Commands that a command starts inherit it.
     """
-    threads = find_thread_limit()
-    if threads is not None:
+    if (threads := find_thread_limit()) is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
@@ -168,12 +167,8 @@ def set_training_switches(compiled: bool) -> None:
 def quiet_exporter() -> None:
     """Leave out what torch's exporter and ONNX Runtime's quantizer, on the root logger, say to programmers."""
     logging.getLogger("torch").setLevel(logging.ERROR)
-    logging.getLogger().addFilter(_is_error)
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.ERROR)
     warnings.filterwarnings("ignore", module="torch|onnx")
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 def run(command: Callable[[], int]) -> NoReturn:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune.text.transcripts import Transform
 
-from finetune.commands.arguments import SOURCE, Commands, add_beam, add_source, read_sources
+from finetune.commands import arguments
 from finetune.errors import UserError
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the commands `lm build` and `lm tune`."""
     parsers = commands.add_parser("lm", help="language models").add_subparsers(required=True, metavar="COMMAND")
     _add_build(parsers)
     _add_tune(parsers)
 
 
-def _add_build(commands: Commands) -> None:
+def _add_build(commands: arguments.Commands) -> None:
     parser = commands.add_parser("build", help="build an n-gram language model from text")
     parser.add_argument(
         "texts", metavar="TEXT", nargs="+", help="text files with a sentence on each line, .gz too, or -"
@@ -42,7 +42,7 @@ def _add_build(commands: Commands) -> None:
     parser.set_defaults(run=_build)
 
 
-def _build(options: argparse.Namespace) -> int:
+def _build(options: argparse.Namespace) -> None:
     from finetune.decoding.language_model import build_language_model
     from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
@@ -52,29 +52,27 @@ def _build(options: argparse.Namespace) -> int:
         options.texts, output, order=options.order, prune=options.prune, transforms=steps, test=options.test
     )
     print("\n".join(told))
-    return 0
 
 
-def _add_tune(commands: Commands) -> None:
+def _add_tune(commands: arguments.Commands) -> None:
     parser = commands.add_parser(
         "tune", help="tune the weights of a language model on speech, and save it with the model"
     )
     parser.add_argument("model", metavar="MODEL", help="a model folder, to which the language model is saved")
     parser.add_argument("language_model", metavar="LM", help="a language model's folder")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=SOURCE)
-    add_source(parser, "validation")
-    add_beam(parser)
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=arguments.SOURCE)
+    arguments.add_source(parser, "validation")
+    arguments.add_beam(parser)
     parser.set_defaults(run=_tune)
 
 
-def _tune(options: argparse.Namespace) -> int:
+def _tune(options: argparse.Namespace) -> None:
     from finetune.run.tuning import tune
 
-    source, hotwords = read_sources(options)[0], dict(options.hotword)
+    source, hotwords = arguments.read_sources(options)[0], dict(options.hotword)
     width = 100 if options.beam_width is None else options.beam_width
     tuning = tune(options.model, options.language_model, source, options.split, width, hotwords)
     print("\n".join([*tuning.summary(), f"saved in {options.model}, which now decodes with it"]))
-    return 0
 
 
 def _load_steps(model: str) -> "tuple[Transform, ...]":

@@ -21,7 +21,7 @@ def call(options: argparse.Namespace) -> int:
     """
     try:
         settle_folders()
-        code: int = options.run(options)
+        code: int = options.run(options) or 0
         sys.stdout.flush()
     except UserError as error:
         _LOGGER.error(f"{error}")

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import Commands
+from finetune.commands import arguments
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("push", help="publish a model on a hub, in one commit")
     parser.add_argument("source", metavar="RUN_OR_MODEL", help="a run, a model folder, or a report folder (its scores)")
@@ -24,8 +24,8 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.publishing.background import end_with_parent
     from finetune.publishing.checkpoint_export import is_export, push_export
     from finetune.publishing.upload import Destination
@@ -41,4 +41,3 @@ def run(options: argparse.Namespace) -> int:
 
         told = publish(source, destination, data=options.data, dry_run=options.dry_run)
     print("\n".join(told))
-    return 0

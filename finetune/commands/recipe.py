@@ -3,19 +3,18 @@
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import Commands, add_recipe_file
+from finetune.commands import arguments
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("recipe", help="print a recipe with all defaults filled in")
-    add_recipe_file(parser)
+    arguments.add_recipe_file(parser)
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.recipe.load import load_recipe
 
     print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")
-    return 0

@@ -3,20 +3,20 @@
 import argparse
 from pathlib import Path
 
-from finetune.commands.arguments import Commands, add_recipe_file, find_run_folder
+from finetune.commands import arguments
 from finetune.commands.launch import is_main_process
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser("train", help="run a recipe: fine-tune, evaluate, save")
-    add_recipe_file(parser)
+    arguments.add_recipe_file(parser)
     parser.add_argument("--output", metavar="DIR", help="the run directory (default: runs/NAME)")
     parser.set_defaults(run=run, resumes=True)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     from finetune.commands.launch import join_processes, keep_kernels, set_training_switches
 
     join_processes()
@@ -27,8 +27,7 @@ def run(options: argparse.Namespace) -> int:
     set_training_switches(recipe.training.compile)
     from finetune.run.experiment import run
 
-    output = Path(options.output) if options.output else find_run_folder(options.recipe)
+    output = Path(options.output) if options.output else arguments.find_run_folder(options.recipe)
     analysis = run(recipe, output)
     if is_main_process():
         print(analysis.summary())
-    return 0

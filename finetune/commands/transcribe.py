@@ -4,28 +4,17 @@ import argparse
 import logging
 from pathlib import Path
 
-from finetune.commands.arguments import (
-    FORMATS,
-    MODEL,
-    Commands,
-    add_decoding,
-    add_language,
-    add_language_model,
-    add_precision,
-    add_recognition,
-    read_batch_seconds,
-    read_hotwords,
-)
+from finetune.commands import arguments
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: arguments.Commands) -> None:
     """Add the command and its arguments."""
     parser = commands.add_parser(
         "transcribe", help="transcribe recordings of any length to text, subtitles and word times"
     )
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=arguments.MODEL)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -36,21 +25,24 @@ def add_parser(commands: Commands) -> None:
         "--format",
         dest="formats",
         action="append",
-        choices=FORMATS,
+        choices=arguments.FORMATS,
         help="repeatable; without it and --output the text of a single recording is printed (default: text)",
     )
     parser.add_argument("--output", metavar="DIR", help="write to this folder instead of beside each recording")
     parser.add_argument("--resume", action="store_true", help="leave out what is written already")
     parser.add_argument("--channels", action="store_true", help="transcribe each channel by itself")
-    add_recognition(parser)
-    add_precision(parser, "auto")
-    add_language(parser)
+    arguments.add_recognition(parser)
+    arguments.add_precision(parser, "auto")
+    arguments.add_language(parser)
     parser.add_argument(
-        "--batch-seconds", type=read_batch_seconds, metavar="N", help="seconds of audio in a batch (default: auto)"
+        "--batch-seconds",
+        type=arguments.read_batch_seconds,
+        metavar="N",
+        help="seconds of audio in a batch (default: auto)",
     )
-    add_language_model(parser)
+    arguments.add_language_model(parser)
     parser.add_argument("--allow-outside", action="store_true", help="also read audio outside the folder of a manifest")
-    add_decoding(parser)
+    arguments.add_decoding(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     printed = options.formats is None and [each.alone for each in inputs] == [True]
     formats = tuple(dict.fromkeys(options.formats or ["text"]))
     output = Path(options.output) if options.output else None
-    hotwords = {**read_hotwords(options.hotwords), **dict(options.hotword)}
+    hotwords = {**arguments.read_hotwords(options.hotwords), **dict(options.hotword)}
     jobs = plan_jobs(inputs, formats, output, resume=options.resume, printed=printed)
     if not jobs:
         _LOGGER.info("everything is transcribed already")

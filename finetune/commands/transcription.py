@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,8 +85,7 @@ def plan_jobs(
             continue
         there = [file for file in files.values() if _is_written(file)]
         existing += there
-        left = {form: file for form, file in files.items() if file not in there}
-        if left:
+        if left := {form: file for form, file in files.items() if file not in there}:
             jobs.append(Job(each, left))
     if existing and not resume:
         others = f", as are {len(existing) - 1} other files" if existing[1:] else ""
@@ -111,7 +110,7 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
     tally = _Tally(len(jobs))
     writes, code = any(job.files for job in jobs), 0
     try:
-        with _Bar(jobs) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
+        with closing(_Bar(jobs)) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
             for job, transcript in found:
                 _deliver(job, transcript, tally)
                 bar.count()
@@ -151,10 +150,7 @@ class _Tally:
         lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
         if self.total == 1:
             return lines
-        return [
-            f"{len(lines)} of {self.total} recordings can't be transcribed:",
-            *(f"  {line}" for line in lines),
-        ]
+        return [f"{len(lines)} of {self.total} recordings can't be transcribed:", *(f"  {line}" for line in lines)]
 
 
 def _transcribe(
@@ -256,8 +252,7 @@ def align_recording(
             write_text(output, formatted)
     except OSError as error:
         raise UserError(f"{output or 'The alignment'} can't be written: {error.strerror}.") from error
-    missing = [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]
-    if missing:
+    if missing := [f"{word.text} ({word.start:.1f} s)" for word in transcript.words if not word.found]:
         others = f" and {len(missing) - 10} others" if len(missing) > 10 else ""
         counted = f"{len(missing)} of {len(transcript.words)} words"
         _LOGGER.warning(f"{counted} are not in the audio: {', '.join(missing[:10])}{others}")
@@ -281,10 +276,7 @@ class _Bar:
             total=total, desc=counts, postfix=speed, bar_format=shown, smoothing=0.05, leave=False, disable=None
         )
 
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def count(self) -> None:
@@ -314,8 +306,6 @@ def _add_up(jobs: Sequence[Job]) -> float | None:
         if recording is None or (isinstance(recording, Recording) and is_url(recording.path or "")):
             return None
         if isinstance(recording, Recording):
-            try:
+            with suppress(AudioError):  # Reported when it is transcribed.
                 total += read_seconds(recording)
-            except AudioError:
-                continue  # Reported when it is transcribed.
     return total or None

@@ -2,8 +2,8 @@
 
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,19 +47,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on a device."""
-
-        def move(value: Any) -> Any:
-            return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-
-        return Batch(**{name: move(value) for name, value in vars(self).items()})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """A copy in pinned memory; called by the loader if there is a GPU."""
-
-        def pin(value: Any) -> Any:
-            return value.pin_memory() if isinstance(value, torch.Tensor) else value
-
-        return Batch(**{name: pin(value) for name, value in vars(self).items()})
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def halves(self) -> "tuple[Batch, ...]":
         """The first half of the utterances and the rest, padded as before; a single utterance is not split."""
@@ -70,15 +62,14 @@ class Batch:
         first = int(self.label_lengths[:middle].sum())
 
         def part(utterances: slice, labels: slice, **others: Any) -> Batch:
-            cut = {
-                name: value[utterances] if isinstance(value, torch.Tensor) else value
-                for name, value in vars(self).items()
-            }
-            return Batch(
-                **{**cut, "labels": self.labels[labels], "without_loss": self.without_loss[utterances], **others}
-            )
+            cut = self._map(lambda tensor: tensor[utterances])
+            return replace(cut, labels=self.labels[labels], without_loss=self.without_loss[utterances], **others)
 
         return part(slice(middle), slice(first)), part(slice(middle, None), slice(first, None), unreadable=())
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return Batch(**{**vars(self), **{name: change(tensor) for name, tensor in tensors.items()}})
 
 
 def bucket(seconds: Sequence[float], batch_seconds: float, rng: np.random.Generator) -> list[list[int]]:
@@ -192,35 +183,34 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
 
     def collate(self, examples: Sequence[tuple[Key, Waveform, SkippedUtterance | None]]) -> Batch:
         """Normalise and pad with the model's feature extractor, encode labels, draw masks."""
-        longest = max(len(waveform) for _, waveform, _ in examples)
-        features = self.options.feature_extractor(
+        options, audio_spec = self.options, self.options.audio_spec
+        utterances = [self.split.utterances[index] for (_, index, _), _, _ in examples]
+        rejections = [rejection for _, _, rejection in examples]
+        lengths = [len(waveform) for _, waveform, _ in examples]
+        features = options.feature_extractor(
             [waveform for _, waveform, _ in examples],
-            sampling_rate=self.options.audio_spec.sampling_rate,
+            sampling_rate=audio_spec.sampling_rate,
             padding=True,
-            pad_to_multiple_of=self.options.padding_samples or length_step(longest),
+            pad_to_multiple_of=options.padding_samples or length_step(max(lengths)),
             return_attention_mask=True,
             return_tensors="pt",
         )
-        labels = [
-            [] if rejection else encode(self.split.utterances[index].transcript, self.options.vocabulary)
-            for (_, index, _), _, rejection in examples
-        ]
-        num_frames = [self.options.audio_spec.num_frames(len(waveform)) for _, waveform, _ in examples]
-        padded_frames = self.options.audio_spec.num_frames(features["input_values"].shape[1])
+        spoken = zip(utterances, rejections, strict=True)
+        labels = [[] if rejection else encode(each.transcript, options.vocabulary) for each, rejection in spoken]
+        num_frames = [audio_spec.num_frames(length) for length in lengths]
+        padded_frames = audio_spec.num_frames(features["input_values"].shape[1])
         mask_time, mask_feature = self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames)
         return Batch(
             input_values=features["input_values"],
             attention_mask=features["attention_mask"],
-            samples=sum(len(waveform) for _, waveform, _ in examples),
+            samples=sum(lengths),
             num_frames=torch.tensor(num_frames),
             mask_time_indices=mask_time,
             mask_feature_indices=mask_feature,
             labels=torch.tensor([label for utterance in labels for label in utterance], dtype=torch.long),
             label_lengths=torch.tensor([len(utterance) for utterance in labels]),
-            unreadable=tuple(rejection for _, _, rejection in examples if rejection),
-            without_loss=tuple(
-                self.split.reject(self.split.utterances[index].row, _WITHOUT_LOSS) for (_, index, _), _, _ in examples
-            ),
+            unreadable=tuple(filter(None, rejections)),
+            without_loss=tuple(self.split.reject(utterance.row, _WITHOUT_LOSS) for utterance in utterances),
         )
 
     def _draw_masks(
@@ -232,9 +222,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
         for i, ((epoch, index, copy), frames) in enumerate(zip(keys, num_frames, strict=True)):
             rng = generator(self.options.seed, epoch, self.split.utterances[index].row, _MASK, copy)
             if time is not None:
-                time[i, :frames] = torch.from_numpy(
-                    draw_mask(frames, masking.time_probability, masking.time_length, rng)
-                )
+                mask = draw_mask(frames, masking.time_probability, masking.time_length, rng)
+                time[i, :frames] = torch.from_numpy(mask)
             if feature is not None:
                 mask = draw_mask(features, masking.feature_probability, masking.feature_length, rng)
                 feature[i] = torch.from_numpy(mask)

@@ -225,14 +225,12 @@ def require_any(split: Split) -> None:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
         missing = next((r.detail for r in split.rejected if r.reason == "no such file"), None)
-        places = (
-            ""
-            if missing is None
-            else (
+        places = ""
+        if missing is not None:
+            places = (
                 f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
                 "there, or name the column with its paths with data.audio_column (--audio-column)."
             )
-        )
         if "too long" in counts:
             places += " data.max_seconds (--max-seconds) allows longer ones."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
@@ -270,10 +268,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held += groups[speaker]
     rows = {u.row for u in held}
     kept = tuple(u for u in split.utterances if u.row not in rows)
-    return (
-        replace(split, utterances=kept),
-        replace(split, name="validation", utterances=tuple(u for u in split.utterances if u.row in rows), rejected=()),
-    )
+    out = tuple(u for u in split.utterances if u.row in rows)
+    return replace(split, utterances=kept), replace(split, name="validation", utterances=out, rejected=())
 
 
 def write_rejected(file: Path, rejected: Sequence[SkippedUtterance]) -> None:

@@ -15,18 +15,12 @@ from finetune.text.lines import read_text, split_lines
 Splits = dict[str, list[Row]]
 
 # Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
+_SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 
 
 def split_name(name: str) -> str:
@@ -56,11 +50,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 def read_layout(root: Path) -> Splits | None:
     """The rows of a corpus in a known layout, or None; raises UserError for a damaged one."""
-    for read in _READERS:
-        splits = read(root)
-        if splits is not None:
-            return splits
-    return None
+    return next((splits for read in _READERS if (splits := read(root)) is not None), None)
 
 
 def read_kaldi(root: Path) -> Splits | None:
@@ -216,9 +206,4 @@ def _clip_row(clips: Path, row: Row) -> Row:
     return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
-_READERS: tuple[Callable[[Path], Splits | None], ...] = (
-    read_kaldi,
-    read_ljspeech,
-    read_common_voice,
-    read_librispeech,
-)
+_READERS: tuple[Callable[[Path], Splits | None], ...] = (read_kaldi, read_ljspeech, read_common_voice, read_librispeech)

@@ -123,12 +123,9 @@ def _cut_items(text: str) -> list[str] | None:
 
 def _read_json_lines(lines: Iterable[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if problem := _find_excess(line, number):
-            yield {PROBLEM: problem}
-            continue
-        yield _read_object(line, f"line {number}")
+        if line.strip():
+            problem = _find_excess(line, number)
+            yield {PROBLEM: problem} if problem else _read_object(line, f"line {number}")
 
 
 def _read_object(text: str, place: str) -> Row:
@@ -163,9 +160,8 @@ def _read_table(
         problem = _find_excess(line, number)
         if not delimiter:
             delimiter = "\t" if file.suffix == ".tsv" else next((sign for sign in line if sign in _DELIMITERS), ",")
-            quoted = delimiter in ",;" or all(
-                len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in line.split(delimiter)
-            )
+            enclosed = [len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in line.split(delimiter)]
+            quoted = delimiter in ",;" or all(enclosed)
         cells: list[str] = []
         if problem is None:
             cells, problem = _split_cells(line, number, delimiter, quoted)
@@ -183,8 +179,7 @@ def _read_table(
 
 def _check_header(file: Path, cells: Iterable[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
-    twice = [name for name, count in Counter(header).items() if name and count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{file} has {' and '.join(twice)} more than once in its first line: rename a column.")
     return header
 

@@ -38,9 +38,8 @@ def build_typed_dataset(rows: Sequence[Row]) -> Any:
     try:
         return datasets.Dataset.from_list(list(rows))
     except faults:
-        columns = {
-            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
-        }
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
     for name, cells in columns.items():
         try:
             pyarrow.array(cells)

@@ -253,9 +253,8 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
 
 
 def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str | None) -> Table:
-    timed = "start" in rows.column_names and "end" in rows.column_names
     inside = None if source.allow_outside else own_places(source.root)
-    start, end = ("start", "end") if timed else (None, None)
+    start, end = ("start", "end") if {"start", "end"} <= set(rows.column_names) else (None, None)
     return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
 
 
@@ -354,15 +353,12 @@ def _read_time(cell: object, role: str) -> float | None:
 def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: str, source: Source) -> str:
     column = wanted or next((c for c in usual if c in rows.column_names), None)
     if column is None or column not in rows.column_names:
-        raise UserError(_no_column(rows, column or " or ".join(usual), role, source))
+        raise UserError(
+            f"{source.name} has no column {column or ' or '.join(usual)} for the {role}; "
+            f"it has {', '.join(rows.column_names)}: "
+            f"name the right one with data.{role}_column=NAME, or --{role}-column NAME in `finetune evaluate`."
+        )
     return column
-
-
-def _no_column(rows: Any, column: str, role: str, source: Source) -> str:
-    return (
-        f"{source.name} has no column {column} for the {role}; it has {', '.join(rows.column_names)}: "
-        f"name the right one with data.{role}_column=NAME, or --{role}-column NAME in `finetune evaluate`."
-    )
 
 
 def _first_line(error: Exception) -> str:

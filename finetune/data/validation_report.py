@@ -101,10 +101,8 @@ def validate_splits(
     """
     findings: list[Finding] = []
     for role, split in splits.items():
-        findings += _find_outliers(role, split)
-        findings += _find_duplicates(role, split)
-        findings += _find_tags(role, split)
-        findings += _find_invisible(role, split)
+        for find in (_find_outliers, _find_duplicates, _find_tags, _find_invisible):
+            findings += find(role, split)
     findings += _find_digits(splits)
     train = splits["train"]
     for role, split in splits.items():
@@ -160,8 +158,7 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
         ("slow", -1, "have an implausibly slow speaking rate: their transcript may be shorter than the speech"),
     ):
         far = np.flatnonzero(sign * distances > _OUTLIER_DEVIATIONS)
-        worst = sorted(far.tolist(), key=lambda place: -sign * distances[place])
-        if worst:
+        if worst := sorted(far.tolist(), key=lambda place: -sign * distances[place]):
             yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
 
 
@@ -170,8 +167,7 @@ def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
     for utterance in split.utterances:
         if utterance.audio_key:
             audio.setdefault(utterance.audio_key, []).append(utterance)
-    twice = [same for same in audio.values() if len(same) > 1]
-    if twice:
+    if twice := [same for same in audio.values() if len(same) > 1]:
         sentence = f"{len(twice)} audio segments occur more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
 
@@ -228,13 +224,10 @@ def _find_digits(splits: Mapping[str, Split]) -> Iterator[Finding]:
     }
     if not any(affected.values()):
         return
-    words = count_number_words(u.transcript for split in splits.values() for u in split.utterances)
-    language = words[0] if words else "LANGUAGE"
-    mixed = (
-        f" beside number words ({_list_counts(words[1], 5)}), so that one pronunciation has two spellings"
-        if words
-        else ""
-    )
+    language, mixed = "LANGUAGE", ""
+    if words := count_number_words(u.transcript for split in splits.values() for u in split.utterances):
+        language, counts = words
+        mixed = f" beside number words ({_list_counts(counts, 5)}), so that one pronunciation has two spellings"
     for role, utterances in affected.items():
         if utterances:
             numbers = Counter(w for u in utterances for w in u.transcript.split() if any(c.isnumeric() for c in w))
@@ -252,8 +245,7 @@ def _list_counts(counts: Counter[str], most: int = 10) -> str:
 
 
 def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
-    shared = ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}
-    if shared:
+    if shared := ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}:
         sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too low for new speakers"
         yield _finding("shared speakers", role, sentence, [u for u in split.utterances if u.speaker in shared])
     keys = {u.audio_key for u in train.utterances} - {None}
@@ -270,8 +262,7 @@ def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
 
 
 def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Finding]:
-    unseen = [u for u in split.utterances if set(u.transcript) - writable - {" "}]
-    if unseen:
+    if unseen := [u for u in split.utterances if set(u.transcript) - writable - {" "}]:
         characters = sorted(set("".join(u.transcript for u in unseen)) - writable - {" "})
         sentence = f"{role} has characters that are not in the model's vocabulary: {' '.join(characters)}"
         yield _finding("unseen characters", role, sentence, unseen)

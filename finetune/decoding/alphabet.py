@@ -1,7 +1,5 @@
 """The text of each column of the logits, shared by greedy decoding, beam search and alignment."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

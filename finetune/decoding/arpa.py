@@ -271,11 +271,8 @@ def write_arpa(model: NGramModel, path: Path) -> None:
         ids = np.empty((1, 0), np.int32)
         for order, (start, end) in enumerate(pairwise(starts), start=1):
             file.write(f"\n\\{order}-grams:\n")
-            if order > 1:
-                children = np.diff(trie.first_child[starts[order - 2] : start + 1])
-                ids = np.repeat(ids, children, axis=0)
-            else:
-                ids = np.repeat(ids, end, axis=0)
+            children = np.diff(trie.first_child[starts[order - 2] : start + 1]) if order > 1 else end
+            ids = np.repeat(ids, children, axis=0)
             ids = np.column_stack([ids, trie.word[start:end]])
             # Nine digits distinguish all float32 values.
             line = "%.9g\t" + " ".join(["%s"] * order) + ("\t%.9g\n" if order < model.order else "\n")

@@ -163,8 +163,7 @@ class BeamSearch:
         from finetune.decoding.prefix_tree import BEAM, Beams, build_tree
 
         widths = self._search.widths
-        room = max(_FIRST_NODES, 4 * int(widths.sum()))
-        tree = build_tree(room)
+        tree = build_tree(max(_FIRST_NODES, 4 * int(widths.sum())))
         model = self.language_model
         root = tree.nodes[0]
         root["parent"], root["symbol"], root["slot"] = -1, self._search.delimiter, 0
@@ -224,8 +223,7 @@ class BeamSearch:
             for beam, end, lm_score in zip(beams, ends.tolist(), added.tolist(), strict=True):
                 ended = _Ended(beam, float(beam["total"]), lm_score)
                 # A prefix with a word delimiter at its end has the same text as without.
-                same = texts.get(end)
-                if same is not None:
+                if (same := texts.get(end)) is not None:
                     better = max(ended, same, key=lambda one: max(one.beam["path_blank"], one.beam["path_symbol"]))
                     ended = _Ended(better.beam, add_logs(ended.logit_score, same.logit_score), lm_score)
                 texts[end] = ended
@@ -290,11 +288,8 @@ class BeamSearch:
         widths = _nest_widths(beam_width)
         self.weights, self.hotwords, self.beam_width = weights, dict(hotwords), widths[0]
         self.beam_prune_logp, self.token_min_logp = beam_prune_logp, token_min_logp
-        phrases = [
-            (list(way), boost)
-            for phrase, boost in hotwords.items()
-            for way in spell_phrase(phrase, boost, self.alphabet)
-        ]
+        ways = ((spell_phrase(phrase, boost, self.alphabet), boost) for phrase, boost in hotwords.items())
+        phrases = [(list(way), boost) for spelled, boost in ways for way in spelled]
         automaton = build_hotwords(phrases, self.delimiter_id, len(self.symbols))
         model = self.language_model
         numbers, scores = np.zeros(2, np.int32), np.zeros(1, np.float32)
@@ -372,17 +367,14 @@ def _nest_widths(beam_width: int) -> list[int]:
 
 def _check_settings(weights: Weights, beam_width: int, beam_prune_logp: float, token_min_logp: float) -> None:
     """Raise UserError for settings out of range; the search relies on language-model scores of at most 0."""
+    offset = weights.unk_score_offset
     problems = [
         (beam_width >= 1, f"beam_width is {beam_width}: expected 1 or more"),
         (beam_prune_logp <= 0, f"beam_prune_logp is {beam_prune_logp}: expected 0 or less"),
         (token_min_logp <= 0, f"token_min_logp is {token_min_logp}: expected 0 or less"),
         (0 <= weights.alpha < math.inf, f"alpha is {weights.alpha}: expected 0 or more"),
         (math.isfinite(weights.beta), f"beta is {weights.beta}: expected a finite number"),
-        (
-            -math.inf < weights.unk_score_offset <= 0,
-            f"unk_score_offset is {weights.unk_score_offset}: expected 0 or less",
-        ),
+        (-math.inf < offset <= 0, f"unk_score_offset is {offset}: expected 0 or less"),
     ]
-    found = [problem for right, problem in problems if not right]
-    if found:
+    if found := [problem for right, problem in problems if not right]:
         raise UserError(f"The beam search can't use its settings: {'; '.join(found)}.")

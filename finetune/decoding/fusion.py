@@ -1,7 +1,5 @@
 """What the language model, unknown words and hotwords add to a prefix's score (shallow fusion), compiled."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

@@ -5,8 +5,6 @@ before all n-grams. So the tables are not converted into the automaton of `ngram
 (Heafield 2011, KenLM, "Probing"), and a state's words are stored when it is reached.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ WORD = np.dtype([("prob", "<f4"), ("backoff", "<f4")])
 MIDDLE = np.dtype([("key", "<u8"), ("prob", "<f4"), ("backoff", "<f4")])
 LONGEST = np.dtype([("key", "<u8"), ("prob", "<f4")])
 
-_LN_10 = math.log(10)
+LN_10 = math.log(10)
 # The constants of CombineWordHash in KenLM's lm/search_hashed.hh.
 _OLDER, _WORD = np.uint64(8978948897894561157), np.uint64(17894857484156487943)
 
@@ -136,7 +134,7 @@ def advance(tables: HashTables, state: int, word: int) -> tuple[float, int]:
         if backoff != 0 or not _has_sign(backoff):
             break
         node = tables.suffix[node]
-    return log_prob * _LN_10, node
+    return log_prob * LN_10, node
 
 
 @compiled

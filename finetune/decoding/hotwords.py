@@ -1,7 +1,5 @@
 """Hotwords: boosted words and phrases, as an automaton over the symbols of a text."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import deque

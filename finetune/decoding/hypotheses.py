@@ -1,7 +1,5 @@
 """The results of decoding: texts with scores, their words and characters with times."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

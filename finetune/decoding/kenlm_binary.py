@@ -5,9 +5,6 @@ and the words themselves; of the vocabulary only these are read. N-grams are in 
 in a trie (lm/search_trie.hh, lm/trie.cc) whose entries are packed bit by bit.
 """
 
-from __future__ import annotations
-
-import math
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.decoding.hashed_ngram import LONGEST, MIDDLE, WORD, HashedModel, build_tables
+from finetune.decoding.hashed_ngram import LN_10, LONGEST, MIDDLE, WORD, HashedModel, build_tables
 from finetune.decoding.ngram import END, START, UNKNOWN, Level, NGramModel
 from finetune.errors import UserError
 
@@ -30,7 +27,6 @@ _VERSIONS = {_PROBING: 0, _TRIE: 1, _QUANTIZED: 1, _COMPRESSED: 1, _QUANTIZED_CO
 _MAX_ORDER = 16  # KenLM's own is 6 unless it was compiled for more.
 _VOCABULARY_ENTRY_BYTES = 12
 _TRIE_WORD = np.dtype([("prob", "<f4"), ("backoff", "<f4"), ("first_child", "<u8")])
-_LN_10 = math.log(10)
 
 
 class _Header(NamedTuple):
@@ -51,9 +47,7 @@ def read_kenlm(path: Path) -> HashedModel | NGramModel:
         # An empty file can't be mapped.
         content = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
         header = _read_header(content)
-        if header.kind == _PROBING:
-            return _read_probing(path, content, header)
-        return _read_trie(content, header)
+        return _read_probing(path, content, header) if header.kind == _PROBING else _read_trie(content, header)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
     except ValueError as error:
@@ -184,8 +178,7 @@ def _read_trie(content: NDArray[np.uint8], header: _Header) -> NGramModel:
         if n < order:
             pointer_bits = counts[n].bit_length()
             if compressed:
-                chopped = _count_chopped_bits(count + 1, counts[n], array_bits)
-                pointer_bits -= chopped
+                pointer_bits -= _count_chopped_bits(count + 1, counts[n], array_bits)
                 high_parts = _take_high_parts(sections, (counts[n] >> pointer_bits) + 1)
         stride = word_bits + value_bits + pointer_bits
         entries = _Packed(sections.take(f"{n}-grams", np.uint8, ((1 + count) * stride + 7) // 8 + 8), stride)
@@ -303,7 +296,7 @@ def _build_level(
     parent: NDArray[np.int32], word: NDArray[np.int32], prob: NDArray[np.float32], backoff: NDArray[np.float32]
 ) -> Level:
     """A level, with logarithms converted from decimal to natural."""
-    log_prob, log_backoff = ((each * np.float64(_LN_10)).astype(np.float32) for each in (-np.abs(prob), backoff))
+    log_prob, log_backoff = ((each * np.float64(LN_10)).astype(np.float32) for each in (-np.abs(prob), backoff))
     _require_finite(log_prob)
     _require_finite(log_backoff)
     return Level(parent, word, log_prob, log_backoff)

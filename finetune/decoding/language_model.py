@@ -56,8 +56,7 @@ def build_language_model(
         normalised = partial / "normalised.txt"
         told = [f"normalisation: {', '.join(describe_transforms(transforms))}"]
         told.append(_normalise(texts, transforms, normalised))
-        lmplz = shutil.which("lmplz")
-        if lmplz:
+        if lmplz := shutil.which("lmplz"):
             model, lines = _run_lmplz(lmplz, normalised, partial / ARPA_FILE, order, thresholds)
         else:
             model, lines = _estimate(normalised, partial / ARPA_FILE, order, thresholds)
@@ -159,10 +158,8 @@ def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[i
     # As in `2 1043/6213 D1=0.72 D2=1.06 D3+=1.4`: order, n-grams kept, n-grams, discounts.
     statistics = re.findall(r"^(\d+) (?:\d+/)?(\d+) D1=(\S+) D2=(\S+) D3\+=(\S+)", finished.stderr, re.MULTILINE)
     rows = {int(n): (int(count), [float(d) for d in discounts]) for n, count, *discounts in statistics}
-    told = [f"estimated by {lmplz}"]
-    for n, kept in enumerate(model.counts, start=1):
-        told.append(_tell_order(n, kept, *rows.get(n, (kept, ()))))
-    return model, told
+    told = [_tell_order(n, kept, *rows.get(n, (kept, ()))) for n, kept in enumerate(model.counts, start=1)]
+    return model, [f"estimated by {lmplz}", *told]
 
 
 def _tell_order(order: int, kept: int, count: int, discounts: Sequence[float]) -> str:

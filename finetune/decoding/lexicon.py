@@ -1,7 +1,5 @@
 """The lexicon: a language model's words as a trie of the acoustic model's symbols, to look up unfinished words."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain

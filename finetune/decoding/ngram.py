@@ -178,9 +178,8 @@ class NGramModel:
             rows = np.arange(sizes[order - 1] + 1)
             # The last of these is where the next order's own continuations begin, or the end.
             first_child[starts[order - 1] : starts[order] + 1] = starts[order] + np.searchsorted(level.parent, rows)
-        parent = np.concatenate(
-            [np.empty(0, np.int32), *(level.parent + starts[k] for k, level in enumerate(levels[1:]))]
-        ).astype(np.int32)
+        parents = [np.empty(0, np.int32), *(level.parent + starts[k] for k, level in enumerate(levels[1:]))]
+        parent = np.concatenate(parents).astype(np.int32)
         suffix = np.full(starts[-1], -1, np.int32)
         for array in (word, log_prob, backoff, first_child, parent):
             array.setflags(write=False)

@@ -1,7 +1,5 @@
 """The inner loop of the beam search, compiled: frame by frame."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
@@ -14,10 +12,7 @@ from finetune.decoding.fusion import Search, add_nodes, begins_unit, end_word, s
 from finetune.decoding.prefix_tree import BEAM, EMISSIONS, FRAMES, NODES, SIDE, Beams, Tree, add_emission
 
 # The prefix at `slot` of the beam, unchanged (symbol -1) or continued by a symbol; `mass` is its acoustic score.
-CANDIDATE = np.dtype(
-    [("slot", np.int32), ("symbol", np.int32), ("node", np.int32), ("mass", np.float64)],
-    align=True,
-)
+CANDIDATE = np.dtype([("slot", np.int32), ("symbol", np.int32), ("node", np.int32), ("mass", np.float64)], align=True)
 
 
 class Candidates(NamedTuple):
@@ -33,9 +28,8 @@ class Frame(NamedTuple):
     log_probs: NDArray[np.float64]  # (vocabulary,)
     likely: NDArray[np.int32]  # (symbols,), from `_choose_symbols`.
     stays: NDArray[Any]  # (largest width,) BEAM: the prefixes that stay as they are.
-    has_child: NDArray[
-        np.int64
-    ]  # (largest width, vocabulary): the last turn in which the continuation was in the beam.
+    # (largest width, vocabulary): the last turn in which the continuation was in the beam.
+    has_child: NDArray[np.int64]
 
 
 @compiled

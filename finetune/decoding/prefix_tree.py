@@ -1,7 +1,5 @@
 """The data of a beam search: a tree of prefixes, the times of their symbols, and the beams."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

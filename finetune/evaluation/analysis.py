@@ -1,7 +1,5 @@
 """Analysis of results: scores with confidence intervals, slices, and the most frequent errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

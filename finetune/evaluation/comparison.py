@@ -1,7 +1,5 @@
 """Compare two systems on the same utterances: whether their WERs differ significantly, where, and in which words."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -223,8 +221,7 @@ def _pair(a: Sequence[Result], b: Sequence[Result]) -> tuple[list[Result], list[
             f"{len(b)} not in A, such as {min(only_a or only_b)[0]}: expected both to be evaluated on the same data."
         )
     pairs = [(first[key], second[key]) for key in first]
-    other = [x for x, y in pairs if collapse_whitespace(x.reference) != collapse_whitespace(y.reference)]
-    if other:
+    if other := [x for x, y in pairs if collapse_whitespace(x.reference) != collapse_whitespace(y.reference)]:
         raise UserError(
             f"A and B have different references in {len(other)} of {count(len(pairs), 'utterance')}, such as "
             f"{other[0].name}: expected the same data and normalisation; `finetune compare` with two models and --data "

@@ -1,7 +1,5 @@
 """Error analysis: substituted, deleted, inserted and repeated words, characters, and the worst utterances."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

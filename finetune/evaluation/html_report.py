@@ -3,8 +3,6 @@
 `html_report.html` is its template, `html_report.js` its script; the style sheet is in `finetune.resources`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,19 +161,17 @@ def _align(results: Sequence[Result]) -> list[list[_Piece]]:
 
 
 def _list_bars(analysis: Analysis, name: str, places: Mapping[str, Sequence[int]], rows: Any) -> list[dict[str, Any]]:
-    bars = []
-    for slice in analysis.slices[name]:
-        interval = slice.intervals.wer
-        bars.append(
-            {
-                "label": _LABELS.get(slice.value, slice.value).replace(" characters/s", ""),
-                "wer": slice.scores.wer,
-                "low": interval and interval.low,
-                "high": interval and interval.high,
-                "words": slice.scores.words.reference_length,
-                "rows": rows(places[slice.value]),
-            }
-        )
+    bars = [
+        {
+            "label": _LABELS.get(slice.value, slice.value).replace(" characters/s", ""),
+            "wer": slice.scores.wer,
+            "low": slice.intervals.wer and slice.intervals.wer.low,
+            "high": slice.intervals.wer and slice.intervals.wer.high,
+            "words": slice.scores.words.reference_length,
+            "rows": rows(places[slice.value]),
+        }
+        for slice in analysis.slices[name]
+    ]
     return bars if name in _ORDERED else sorted(bars, key=lambda bar: -(bar["wer"] or 0.0))
 
 

@@ -1,7 +1,5 @@
 """95 % bootstrap confidence intervals of error rates, over speakers or utterances, from integer counts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +43,8 @@ class Intervals:
 
     def to_json(self) -> dict[str, Any]:
         """[low, high] of each rate, and what was resampled."""
-        pairs = {
-            name: interval and [interval.low, interval.high] for name in RATES for interval in [getattr(self, name)]
-        }
+        intervals = {name: getattr(self, name) for name in RATES}
+        pairs = {name: interval and [interval.low, interval.high] for name, interval in intervals.items()}
         return {**pairs, "level": LEVEL, "resampled": self.resampled, "clusters": self.clusters}
 
 

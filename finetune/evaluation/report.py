@@ -1,7 +1,5 @@
 """Write an evaluation report into a folder: scores, a line for each utterance, and an HTML report."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -50,8 +48,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
     Raises UserError if there is none, if it is damaged, or if it is too old to say what was evaluated.
     """
-    places = (folder / SCORES, folder / "report" / SCORES)
-    file = next((place for place in places if place.is_file()), None)
+    file = next((place for place in (folder / SCORES, folder / "report" / SCORES) if place.is_file()), None)
     if file is None:
         raise UserError(f"There is no report in {folder}: expected a folder of `finetune evaluate --report`, or a run.")
     try:

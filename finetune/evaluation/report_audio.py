@@ -1,7 +1,5 @@
 """Report audio, for the players of an HTML report: whole local files are copied, all else is encoded as FLAC."""
 
-from __future__ import annotations
-
 import base64
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The result of each utterance, written as JSON lines that can be read and compared later."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -61,8 +59,7 @@ _OF_SETS = {"ser", "utterances", "wrong_utterances", "audio_seconds"}
 
 def read_results(folder: Path) -> list[Result]:
     """The results in the folder of a report or a run; raises UserError if there are none or they are damaged."""
-    places = (folder / FILE, folder / "report" / FILE)
-    file = next((place for place in places if place.is_file()), None)
+    file = next((place for place in (folder / FILE, folder / "report" / FILE) if place.is_file()), None)
     if file is None:
         raise UserError(
             f"There is no report in {folder}: expected a folder with {FILE}, such as a run's report/ or one that "

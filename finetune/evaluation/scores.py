@@ -53,12 +53,7 @@ class ErrorCounts:
     insertions: int
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
-        return ErrorCounts(
-            self.hits + other.hits,
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-        )
+        return ErrorCounts(**{name: count + getattr(other, name) for name, count in vars(self).items()})
 
     @classmethod
     def of_words(cls, counts: Counts) -> ErrorCounts:
@@ -112,13 +107,7 @@ class Scores:
         )
 
     def __add__(self, other: Scores) -> Scores:
-        return Scores(
-            self.utterances + other.utterances,
-            self.audio_seconds + other.audio_seconds,
-            self.words + other.words,
-            self.characters + other.characters,
-            self.wrong + other.wrong,
-        )
+        return Scores(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     @property
     def wer(self) -> float | None:
@@ -188,12 +177,8 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Counts
 
     Raises ValueError when the two lists differ in length.
     """
-    rows = [
-        [*_tally(words), *_tally(characters)]
-        for (_, _, words), (_, _, characters) in zip(
-            align_words(references, hypotheses), align_characters(references, hypotheses), strict=True
-        )
-    ]
+    aligned = zip(align_words(references, hypotheses), align_characters(references, hypotheses), strict=True)
+    rows = [[*_tally(words), *_tally(characters)] for (_, _, words), (_, _, characters) in aligned]
     counts = np.zeros((len(rows), len(Column)), dtype=np.int64)
     if rows:
         counts[:, : Column.WRONG] = rows

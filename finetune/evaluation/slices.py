@@ -1,7 +1,5 @@
 """Scores by slice: speaker, source, other columns, duration, speaking rate, noise, and unseen words."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Reports for a terminal: tables, aligned texts with marked differences, and comparisons."""
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections.abc import Sequence

@@ -99,8 +99,7 @@ def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Wr
     for chunk in text.split():
         space = " "
         for unit in split_timed_words(chunk) if parted else chunk:
-            said = tuple(normalize(unit).split())
-            if said:
+            if said := tuple(normalize(unit).split()):
                 words.append(_Written(before + unit, said))
                 before = ""
             elif words:
@@ -121,13 +120,9 @@ def _join(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32
 def _write(text: str, said: Sequence[Word], frames: NDArray[np.int64], frame_seconds: float) -> Word:
     """A word of the text with the times of its spoken words, in frames of the recording."""
     characters = tuple(
-        replace(
-            character,
-            start_frame=int(frames[character.start_frame]),
-            end_frame=int(frames[character.end_frame - 1]) + 1,
-        )
+        replace(each, start_frame=int(frames[each.start_frame]), end_frame=int(frames[each.end_frame - 1]) + 1)
         for word in said
-        for character in word.characters
+        for each in word.characters
     )
     if characters:
         start, end = characters[0].start_frame, characters[-1].end_frame

@@ -90,8 +90,7 @@ class ExportedModel:
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         from transformers import Wav2Vec2PreTrainedModel
 
-        counted: torch.Tensor = Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
-        return counted
+        return Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
 
 
 def _require_no_loop(file: Path) -> None:
@@ -168,5 +167,4 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(input_values).logits
-        return logits
+        return self.model(input_values).logits

@@ -1,7 +1,5 @@
 """Output formats of transcripts: text, JSON, SubRip, WebVTT, CTM and TextGrid."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -139,11 +137,9 @@ def _write_textgrid(transcript: Transcript, name: str) -> str:
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{title}"']
         lines += ["        xmin = 0", f"        {end}", f"        intervals: size = {len(intervals)}"]
         for place, (start, stop, text) in enumerate(intervals, 1):
+            quoted = text.replace('"', '""')
             lines += [f"        intervals [{place}]:", f"            xmin = {start / 1000:.3f}"]
-            lines += [
-                f"            xmax = {stop / 1000:.3f}",
-                '            text = "{}"'.format(text.replace('"', '""')),
-            ]
+            lines += [f"            xmax = {stop / 1000:.3f}", f'            text = "{quoted}"']
     return "\n".join(lines) + "\n"
 
 

@@ -6,8 +6,6 @@ BBC's Subtitle Guidelines are similar. Cues are chosen for the whole recording a
 cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -88,8 +86,7 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     """
     total = int(transcript.seconds * 1000)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
-    cuts = _choose_cuts(pieces, total)
-    groups = [pieces[first:last] for first, last in pairwise(cuts)]
+    groups = [pieces[first:last] for first, last in pairwise(_choose_cuts(pieces, total))]
     times = _set_times(groups, total)
     return [Cue(start, end, _break_lines(group)) for group, (start, end) in zip(groups, times, strict=True)]
 

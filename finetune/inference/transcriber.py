@@ -89,9 +89,8 @@ class Transcriber:
         `sampling_rate` is that of an array, in Hz. With `separate_channels` each channel is transcribed by itself,
         otherwise channels are mixed. Raises AudioError if the recording can't be read to its end.
         """
-        recordings = [(None, audio)]
         [(_, found)] = self.transcribe_many(
-            recordings, sampling_rate=sampling_rate, separate_channels=separate_channels
+            [(None, audio)], sampling_rate=sampling_rate, separate_channels=separate_channels
         )
         if isinstance(found, AudioError):
             raise found
@@ -226,9 +225,8 @@ class Transcriber:
             for channel, decoder in enumerate(decoders, 1)
             for word in place_words(decoder.finish(), frame_seconds, recording.seconds, channel)
         ]
-        return Transcript(
-            tuple(sorted(words, key=lambda word: (word.start, word.channel))), recording.seconds, recording.tracks
-        )
+        words.sort(key=lambda word: (word.start, word.channel))
+        return Transcript(tuple(words), recording.seconds, recording.tracks)
 
 
 def _choose_search(

@@ -1,7 +1,5 @@
 """Transcripts: words and characters with times in seconds and confidences."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import groupby
 

@@ -35,11 +35,7 @@ def add_lora(
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=list(target_modules),
-        modules_to_save=["lm_head"],
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules), modules_to_save=["lm_head"]
     )
     with warnings.catch_warnings():  # Peft 0.21 uses what Transformers 5 deprecates.
         warnings.simplefilter("ignore", FutureWarning)

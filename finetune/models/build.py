@@ -200,10 +200,9 @@ class CTCObjective(nn.Module):
         mask_feature_indices: torch.Tensor | None,
     ) -> torch.Tensor:
         masks = {"mask_feature_indices": mask_feature_indices} if self.training else {}
-        hidden: torch.Tensor = self.model.wav2vec2(
+        return self.model.wav2vec2(
             input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices, **masks
         ).last_hidden_state
-        return hidden
 
 
 def _mask_features(

@@ -87,8 +87,7 @@ def build_config(architecture: dict[str, Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import Wav2Vec2Config
 
-    unknown = sorted(set(architecture) - set(vars(Wav2Vec2Config())))
-    if unknown:
+    if unknown := sorted(set(architecture) - set(vars(Wav2Vec2Config()))):
         raise UserError(f"model.architecture: unknown keys {', '.join(unknown)}; expected those of Wav2Vec2Config.")
     try:
         return Wav2Vec2Config(**architecture)

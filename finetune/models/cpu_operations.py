@@ -101,8 +101,7 @@ class _FoldedPositions(nn.Module):
         folded = padded.view(batch, channels, -1, fold).transpose(2, 3).reshape(batch, channels * fold, -1)
         output = nn.functional.conv1d(folded, wide, bias, groups=conv.groups)
         unfolded = output.view(batch, channels, fold, places).permute(0, 3, 2, 1).reshape(batch, -1, channels)
-        activated: torch.Tensor = self.activation(unfolded[:, :frames])
-        return activated
+        return self.activation(unfolded[:, :frames])
 
 
 def _fold(conv: nn.Conv1d, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

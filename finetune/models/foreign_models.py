@@ -74,8 +74,7 @@ def require_no_override(model: str | Path, name: str, values: dict[str, Any], ki
     """
     fields = getattr(kind, "__dataclass_fields__", {})
     own = {key for key in dir(kind) if not isinstance(getattr(kind, key, None), property)} - _settable(fields)
-    found = [key for key in values if key in own or key.startswith("__")]
-    if found:
+    if found := [key for key in values if key in own or key.startswith("__")]:
         raise UserError(
             f"{name} of {name_model(model)} has {found[0]!r}, which would replace a part of {kind.__name__}: remove it."
         )

@@ -74,5 +74,4 @@ class _FirstLayer(Wav2Vec2GroupNormConvLayer):
         if self.conv.bias is not None:
             bias = bias + 0 * self.conv.bias[:, None]  # The norm cancels it: a gradient of zero, not None.
         hidden = torch.baddbmm(bias.to(frames.dtype), scaled.to(frames.dtype), frames.mT)
-        activated: torch.Tensor = self.activation(hidden)
-        return activated
+        return self.activation(hidden)

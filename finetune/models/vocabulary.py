@@ -41,13 +41,11 @@ def load_base_vocabulary(base: str, revision: str | None = None, language: str |
         tokenizer.unk_token: UNKNOWN,
         next((token for token in (tokenizer.word_delimiter_token, " ") if token in rows), None): WORD_DELIMITER,
     }
-    ordered = sorted(rows.items(), key=lambda item: item[1])
-    named = {str(ours.get(token, token)): row for token, row in ordered}
+    named = {str(ours.get(token, token)): row for token, row in sorted(rows.items(), key=lambda item: item[1])}
     if tokenizer.do_lower_case:
         named = {token if token in (PAD, UNKNOWN) else token.lower(): row for token, row in named.items()}
     marks = {*tokenizer.all_special_tokens, *(token for token in named if _MARK.fullmatch(token))}
-    longer = [token for token in named if len(token) > 1 and token not in marks]
-    if longer:
+    if longer := [token for token in named if len(token) > 1 and token not in marks]:
         raise UserError(
             f"The vocabulary of {base} has symbols of several characters ({', '.join(longer[:5])}), which training "
             "does not support: set text.vocabulary=training."

@@ -62,7 +62,7 @@ def load_ctc_model(
     _require_enough(place, options["config"], new, revision)
 
     def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
-        found: tuple[Any, Mapping[str, Any]] = AutoModelForCTC.from_pretrained(
+        return AutoModelForCTC.from_pretrained(
             place,
             revision=revision,
             dtype=torch.float32,
@@ -72,7 +72,6 @@ def load_ctc_model(
             **options,
             **more,
         )
-        return found
 
     model, loading = load()
     wanted = loading["missing_keys"]
@@ -111,8 +110,7 @@ def _measure_weights(place: Any, revision: str | None) -> int | None:
     Raises ValueError for compressed files.
     """
     for name in _WEIGHTS:
-        file = find_file(place, name, revision)
-        if file is not None:
+        if (file := find_file(place, name, revision)) is not None:
             shards = list_shards(file) if name.endswith(".json") else [name]
             found = [each for shard in shards if (each := find_file(place, shard, revision)) is not None]
             for each in found if name.startswith("pytorch") else ():
@@ -159,8 +157,7 @@ def match_weights(
     if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
         _note_wrappers(said, wrapped)
         found = {_unwrap(name) if name in wrapped else name: weight for name, weight in found.items()}
-    both = expected.keys() & found.keys()
-    shapes = {name: (found[name].shape, expected[name].shape) for name in both}
+    shapes = {name: (found[name].shape, expected[name].shape) for name in expected.keys() & found.keys()}
     _require_none(
         said,
         missing=expected.keys() - found.keys(),

@@ -1,7 +1,5 @@
 """Push models to a hub during training, from a background process of the lowest priority."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Write a model card from a run's record; its text is the template `card.md`."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -16,12 +14,12 @@ from finetune.audio.preprocessing import load_preprocessing
 from finetune.decoding.decoder import SETTINGS, format_decoder
 from finetune.errors import UserError, format_error
 from finetune.evaluation.scores import count, percent
-from finetune.files import write_text
+from finetune.files import write_json, write_text
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.markup import escape, quote_code, render_markdown
 from finetune.publishing.model_files import CARD
 from finetune.publishing.model_index import TASK, build_results, name_data
-from finetune.publishing.record import FILE, load_json, load_record, save_record
+from finetune.publishing.record import FILE, load_json
 from finetune.resources.machine import format_machine
 from finetune.resources.repositories import is_on_hub
 from finetune.text.transcripts import describe_transforms
@@ -55,7 +53,7 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `training.json` and the card into a model's folder, which must contain `recipe.yaml`."""
     text = build_card(folder, record)
     write_text(folder / CARD, text)
-    save_record(folder, {**record, "card_sha256": _fingerprint(text)})
+    write_json(folder / FILE, {**record, "card_sha256": _fingerprint(text)})
 
 
 def update_card(folder: Path) -> str | None:
@@ -63,7 +61,7 @@ def update_card(folder: Path) -> str | None:
 
     A card that was changed by hand, or of a model from another tool, is not changed.
     """
-    record, card = load_record(folder), folder / CARD
+    record, card = load_json(folder / FILE), folder / CARD
     if record is None or not card.is_file():
         return None
     if _fingerprint(card.read_text(encoding="utf-8", errors="replace")) != record.get("card_sha256"):
@@ -115,8 +113,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         duration=format_duration,
     )
     body = re.sub(r"\n{3,}", "\n\n", body).rstrip() + "\n"  # Where a section is empty.
-    card = ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}")
-    return str(card)
+    return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}"))
 
 
 def _read_recipe(file: Path) -> Any:

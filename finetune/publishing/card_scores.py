@@ -1,7 +1,5 @@
 """Insert scores into an existing card: only its `model-index` changes."""
 
-from __future__ import annotations
-
 import io
 import logging
 import textwrap
@@ -33,13 +31,7 @@ _ROUNDS = 5
 _BROKEN = "Correct its metadata on the hub, then push again."
 
 
-def push_scores(
-    report: Path,
-    repo_id: str,
-    revision: str | None = None,
-    *,
-    waits: Sequence[float] = WAITS,
-) -> str:
+def push_scores(report: Path, repo_id: str, revision: str | None = None, *, waits: Sequence[float] = WAITS) -> str:
     """Insert a report's WER and CER into the card of a model on a hub, in one commit; returns the commit's URL.
 
     Scores of the same data, split, decoder and metric are replaced; every byte of the card outside of its `model-index`
@@ -82,8 +74,7 @@ def push_scores(
 
 def _find_head(api: HfApi, destination: Destination) -> str:
     """The head of the branch."""
-    branches = api.list_repo_refs(destination.repo_id).branches
-    heads = {each.name: each.target_commit for each in branches}
+    heads = {each.name: each.target_commit for each in api.list_repo_refs(destination.repo_id).branches}
     if destination.branch not in heads:
         known = ", ".join(sorted(heads)) or "none"
         raise UserError(f"{destination.repo_id} has no branch {destination.branch}; it has {known}.")
@@ -233,8 +224,7 @@ def _serialize(node: yaml.Node) -> str:
 
 def _lay_out(node: yaml.Node, column: int, newline: str) -> str:
     """A key and its value as lines indented to a column, without the last line break."""
-    lines = textwrap.indent(_serialize(node), " " * column).strip().splitlines()
-    return newline.join(lines)
+    return newline.join(textwrap.indent(_serialize(node), " " * column).strip().splitlines())
 
 
 def _find_end(node: yaml.Node) -> int:

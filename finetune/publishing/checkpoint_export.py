@@ -1,7 +1,5 @@
 """A checkpoint exported during training: a folder with everything that publishing it needs, without the data."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find private information before publishing: paths, names of this machine, tokens, e-mail addresses."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import re
@@ -76,11 +74,7 @@ def find_leaks_in(text: str) -> list[str]:
 
 
 def _find_secrets(line: str) -> list[str]:
-    patterns = {
-        "a token or password": _TOKEN,
-        "a login in a URL": _LOGIN_IN_URL,
-        "an e-mail address": _EMAIL,
-    }
+    patterns = {"a token or password": _TOKEN, "a login in a URL": _LOGIN_IN_URL, "an e-mail address": _EMAIL}
     found = [kind for kind, pattern in patterns.items() if pattern.search(line)]
     if not found and (bare := _HARMLESS_QUERY.sub("", line)) != public_address(bare):
         found = ["a query in an address"]

@@ -1,7 +1,5 @@
 """Licences in a card's metadata: an identifier that the hub knows, or "other" with a name."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

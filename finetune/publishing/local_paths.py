@@ -1,7 +1,5 @@
 """Remove paths of the training machine from published files: they can name users, projects and clients."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PureWindowsPath
 

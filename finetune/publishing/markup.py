@@ -1,7 +1,5 @@
 """Markdown from templates in which every value is escaped."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -81,11 +81,9 @@ def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ..
     Raises UserError unless it is a wav2vec2 that plain Transformers loads, and for pickles or remote code.
     """
     _require_model(folder)
-    visible = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
-    if (folder / LANGUAGE_MODEL).is_dir():
-        visible += sorted(
-            path for path in (folder / LANGUAGE_MODEL).iterdir() if path.name[0] != "." and path.is_file()
-        )
+    places = [place for place in (folder, folder / LANGUAGE_MODEL) if place.is_dir()]
+    found = [path for place in places for path in sorted(place.iterdir())]
+    visible = [path for path in found if path.name[0] != "." and path.is_file()]
     for path in visible:
         if path.suffix.lower() in _PICKLES and not _is_language_model(path):
             raise UserError(

@@ -1,7 +1,5 @@
 """WER and CER for the `model-index` of a card's metadata, which a hub shows with the model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

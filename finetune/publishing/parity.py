@@ -1,7 +1,5 @@
 """The parity gate: a model is published only if plain Transformers recognises the same texts as the evaluation."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -40,17 +38,12 @@ def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
     if wrong:
         lines = [f"  {name}\n  - {said}\n  + {text}" for name, said, text in wrong[:SHOWN]]
         more = [f"  … and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise UserError(
-            "\n".join(
-                [
-                    f"{model} must not be published: plain Transformers gives other texts (+) than the evaluation (-) "
-                    f"for {len(wrong)} of {len(utterances)} utterances. Check for files in it that were changed "
-                    "afterwards, such as vocab.json or preprocessor_config.json.",
-                    *lines,
-                    *more,
-                ]
-            )
+        sentence = (
+            f"{model} must not be published: plain Transformers gives other texts (+) than the evaluation (-) "
+            f"for {len(wrong)} of {len(utterances)} utterances. Check for files in it that were changed "
+            "afterwards, such as vocab.json or preprocessor_config.json."
         )
+        raise UserError("\n".join([sentence, *lines, *more]))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 # With the last two Transformers would decode with a language model; the comparison is greedy.
 HIDDEN = ("finetune", "kenlm", "pyctcdecode")
@@ -24,10 +24,7 @@ class Hider:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Refuse hidden packages, and leave others to the following finders."""
         if name.partition(".")[0] in HIDDEN:
-            self._refuse(name)
-
-    def _refuse(self, name: str) -> NoReturn:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def load_recogniser(folder: Path, device: str) -> Any:

@@ -1,7 +1,5 @@
 """The data of a model card, saved with the model as training.json; everything in it is safe to publish."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 from finetune.data.corpus import SkippedUtterance, Split
 from finetune.errors import UserError
-from finetune.files import write_json
 from finetune.publishing.local_paths import last_part, public_name, scrub_value
 from finetune.resources.model_json import read_object
 
@@ -100,16 +97,6 @@ def _describe_slice(kind: str, number: int, scores: Mapping[str, Any]) -> dict[s
     # Names of speakers are private.
     value = f"speaker {number}" if kind == "speaker" else scrub_value(scores["value"])
     return {**scores, "value": value}
-
-
-def save_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `training.json` into a model's folder."""
-    write_json(folder / FILE, record)
-
-
-def load_record(folder: Path) -> dict[str, Any] | None:
-    """The record that `save_record` wrote; None if it is missing or damaged."""
-    return load_json(folder / FILE)
 
 
 def load_json(file: Path) -> dict[str, Any] | None:

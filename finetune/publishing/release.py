@@ -1,7 +1,5 @@
 """The steps before every push of a model: check the hub, search for private information, pass the parity gate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from finetune.errors import UserError
@@ -17,15 +15,10 @@ def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str,
     `recognise` returns the utterances to compare. Raises UserError if the model cannot be published.
     """
     plan = push.check()  # The fastest check comes first.
-    _require_no_leaks(push)
+    names = {file.name for file in push.files}
+    if found := [leak for leak in find_leaks(push.folder) if any(leak.startswith(f"{name}, ") for name in names)]:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{push.folder} contains private information: {found[0]}{more}. Remove it, and push again.")
     require_parity(push.folder, recognise())
     told = [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
     return [public_address(line) for line in told]
-
-
-def _require_no_leaks(push: Push) -> None:
-    names = {file.name for file in push.files}
-    found = [leak for leak in find_leaks(push.folder) if any(leak.startswith(f"{name}, ") for name in names)]
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{push.folder} contains private information: {found[0]}{more}. Remove it, and push again.")

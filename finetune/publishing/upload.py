@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    RepoFile,
-    constants,
-    get_session,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    build_hf_headers,
-    hf_raise_for_status,
-)
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from finetune.errors import UserError
 from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
@@ -110,10 +100,9 @@ class Push:
             warned = self._require_valid_card()
             changes = self._compare(there)
             self._require_free_tag(there, changes)
+        new = "" if there.has_branch else f", where the branch {branch} will be created"
         if not there.exists:
             new = f", which will be created{', private' if self.destination.private else ''}"
-        else:
-            new = "" if there.has_branch else f", where the branch {branch} will be created"
         lines = [f"repository: {repo_id} on {constants.ENDPOINT}, branch {branch}{new}", permission]
         lines += [f"to send: {file.name} ({format_size(file.size)})" for file in changes.sent]
         same = len(self.files) - len(changes.sent)
@@ -188,11 +177,9 @@ class Push:
                 f"This token may not write to {repo_id}: it is of {about['name']}, whose repositories are named "
                 f"{' or '.join(f'{name}/…' for name in namespaces)}."
             )
-        knows = (
-            "may write there"
-            if role == "write"
-            else "whether it may create the repository is only known when it is created"
-        )
+        knows = "may write there"
+        if role != "write":
+            knows = "whether it may create the repository is only known when it is created"
         return f"token: of {about['name']}, {knows}"
 
     def _find(self, kind: str) -> Any:
@@ -314,13 +301,7 @@ class Push:
         )
 
 
-def push_folder(
-    folder: Path,
-    destination: Destination,
-    message: str,
-    *,
-    waits: Sequence[float] = WAITS,
-) -> str:
+def push_folder(folder: Path, destination: Destination, message: str, *, waits: Sequence[float] = WAITS) -> str:
     """Commit all files of a model's folder at once; returns the commit's URL. Raises UserError.
 
     `waits` are the seconds before each retry of a failed request.

@@ -71,19 +71,14 @@ class ModelSection(Section):
         name, named = split_revision(base) if isinstance(base, str) else (base, None)
         if named is None:
             return values
-        revision = values.get("revision")
-        if revision not in (None, named):
+        if (revision := values.get("revision")) not in (None, named):
             raise ValueError(f"expected one revision, found {named} in model.base and {revision} in model.revision")
         return {**values, "base": name, "revision": named}
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "ModelSection":
+    def _consistent(self) -> "ModelSection":
         if (self.base is None) == (self.architecture is None):
             raise ValueError("expected either model.base (a folder or a hub name) or model.architecture")
-        return self
-
-    @model_validator(mode="after")
-    def _one_adapter(self) -> "ModelSection":
         if self.lora and self.language_adapter:
             raise ValueError("expected either model.lora or model.language_adapter, not both")
         name = "model.lora" if self.lora else "model.language_adapter"

@@ -98,9 +98,8 @@ def has_fast_bf16(device: "torch.device") -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _BF16_COMPUTE_CAPABILITY
-    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}.isdisjoint(
-        list_instruction_sets()
-    )
+    fast = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}
+    return device.type == "cpu" and not fast.isdisjoint(list_instruction_sets())
 
 
 def choose_precision(asked: str, device: "torch.device", *, training: bool = False) -> Precision:
@@ -223,9 +222,8 @@ def measure_disk(folder: Path) -> int:
 
 def name_cpu() -> str:
     """The model name of the CPU, from the operating system."""
-    return (
-        _read_field(_root() / "proc/cpuinfo", "model name").lstrip(": ") or platform.processor() or platform.machine()
-    )
+    name = _read_field(_root() / "proc/cpuinfo", "model name").lstrip(": ")
+    return name or platform.processor() or platform.machine()
 
 
 def list_gpus() -> list[Gpu]:

@@ -95,8 +95,7 @@ def list_files(place: str) -> tuple[str, list[str]] | None:
     with reporting(place):
         filesystem, path = _connect(place)
         if has_wildcards(path):
-            parts = path.split("/")
-            root = "/".join(itertools.takewhile(lambda part: not has_wildcards(part), parts))
+            root = "/".join(itertools.takewhile(lambda part: not has_wildcards(part), path.split("/")))
             found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
         elif filesystem.isdir(path):
             root, found = path.rstrip("/"), filesystem.find(path)
@@ -164,9 +163,8 @@ def find_model_file(model: str | Path, name: str, revision: str | None = None) -
 
 def save_transforms(file: Path, transforms: Sequence[Any], version: int | None = None) -> None:
     """Write the transforms of a recipe, in order, into a file of a model, with the version of their definitions."""
-    write_json(
-        file, {"steps": list(transforms)} if version is None else {"version": version, "steps": list(transforms)}
-    )
+    values = {} if version is None else {"version": version}
+    write_json(file, {**values, "steps": list(transforms)})
 
 
 def load_transforms(
@@ -204,5 +202,4 @@ def load_transforms(
 def _connect(place: str) -> tuple[Any, str]:
     import fsspec
 
-    filesystem, path = fsspec.url_to_fs(place)
-    return filesystem, path
+    return fsspec.url_to_fs(place)

@@ -73,9 +73,8 @@ class _Results:
 
     def show(self, text: str) -> str:
         """What is written of a text."""
-        return "".join(
-            part if number % 2 else escape_controls(part) for number, part in enumerate(_COLOURS.split(text))
-        )
+        parts = enumerate(_COLOURS.split(text))
+        return "".join(part if number % 2 else escape_controls(part) for number, part in parts)
 
 
 class _Messages(_Results):

@@ -25,7 +25,6 @@ from finetune.training.checkpoints import saving
 
 _LOGGER = logging.getLogger(__name__)
 
-FORMATS = ("onnx", "onnx-int8")
 RECORD = "export.json"
 
 
@@ -46,12 +45,7 @@ class ExportComparison:
 
     def to_json(self) -> dict[str, Any]:
         """All figures."""
-        return {
-            "original": self.original.to_json(),
-            "exported": self.exported.to_json(),
-            "utterances": self.utterances,
-            "differing": self.differing,
-        }
+        return {**vars(self), "original": self.original.to_json(), "exported": self.exported.to_json()}
 
     def summary(self) -> str:
         """One line for the console."""
@@ -62,15 +56,9 @@ class ExportComparison:
 
 
 def export(
-    name: str,
-    output: Path,
-    *,
-    form: str,
-    data: str | None = None,
-    tolerance: float = 0.2,
-    language: str | None = None,
+    name: str, output: Path, *, form: str, data: str | None = None, tolerance: float = 0.2, language: str | None = None
 ) -> list[str]:
-    """Export a model in a format of `FORMATS` to a new folder; returns lines for the console.
+    """Export a model in a format, `onnx` or `onnx-int8`, to a new folder; returns lines for the console.
 
     `name` is a run, a model's folder or a name on a hub. The model and its export are evaluated on the speech at
     `data`, or else on the validation split of the model's run. Raises UserError, and leaves nothing, where there is no
@@ -94,14 +82,7 @@ def export(
 
 
 def _write(
-    model: Path,
-    run: Path | None,
-    folder: Path,
-    *,
-    form: str,
-    data: str | None,
-    tolerance: float,
-    language: str | None,
+    model: Path, run: Path | None, folder: Path, *, form: str, data: str | None, tolerance: float, language: str | None
 ) -> ExportComparison:
     """Write the export with its other files, and compare it; raises UserError as `export` does."""
     original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)

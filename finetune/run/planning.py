@@ -77,11 +77,11 @@ def plan_run(
     plain = not (is_sharded(accelerator) or uses_zero(accelerator) or training.compile)
     timing = None
     if plain and epoch and done_steps < length.max_steps:
-        sizes = _measure(preparation, epoch)
+        sizes, chosen = _measure(preparation, epoch)
         data = preparation.batches(training)
         timing = time_step(
             accelerator.unwrap_model(components.objective),
-            [Sample(sizes[place], partial(_load, data, epoch[place])) for place in _choose(preparation, epoch)],
+            [Sample(sizes[place], partial(_load, data, epoch[place])) for place in chosen],
             training.accumulation * sum(sizes) / len(sizes),
             num_workers=count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers,
             device=accelerator.device,
@@ -106,17 +106,12 @@ def plan_run(
     )
 
 
-def _measure(preparation: Preparation, epoch: list[list[Key]]) -> list[float]:
-    """The seconds of each batch, padding included."""
-    utterances = preparation.train.utterances
-    return [max(utterances[index].seconds for _, index, _ in batch) * len(batch) for batch in epoch]
-
-
-def _choose(preparation: Preparation, epoch: list[list[Key]]) -> list[int]:
-    """The indices of the batches to time."""
-    utterances = preparation.train.utterances
-    order = sorted(range(len(epoch)), key=lambda place: max(utterances[i].seconds for _, i, _ in epoch[place]))
-    return list(dict.fromkeys(order[int(share * len(order))] for share in _TIMED))
+def _measure(preparation: Preparation, epoch: list[list[Key]]) -> tuple[list[float], list[int]]:
+    """The seconds of each batch, padding included, and the indices of the batches to time."""
+    longest = [max(preparation.train.utterances[index].seconds for _, index, _ in batch) for batch in epoch]
+    order = sorted(range(len(epoch)), key=longest.__getitem__)
+    chosen = list(dict.fromkeys(order[int(share * len(order))] for share in _TIMED))
+    return [seconds * len(batch) for seconds, batch in zip(longest, epoch, strict=True)], chosen
 
 
 def _load(data: SpeechBatches, keys: list[Key]) -> Any:

@@ -248,18 +248,13 @@ def build_augmentation(section: AugmentationSection, sampling_rate: int) -> Augm
     """The recipe's augmentation with the files of its folders; raises UserError for a folder without audio."""
     values = section.model_dump(exclude={"noise_folder", "impulse_response_folder"})
 
-    def files(key: str) -> tuple[str, ...]:
+    def files(key: str, most: float) -> tuple[str, ...]:
         folder = getattr(section, key)
-        # Noise is read in pieces, and an impulse response as a whole.
-        most = MAX_IMPULSE_SECONDS if key == "impulse_response_folder" else math.inf
         return list_recordings(folder, f"augmentation.{key}", most) if folder else ()
 
-    return Augmentation(
-        sampling_rate=sampling_rate,
-        noise_files=files("noise_folder"),
-        impulse_responses=files("impulse_response_folder"),
-        **values,
-    )
+    # Noise is read in pieces, and an impulse response as a whole.
+    noise, responses = files("noise_folder", math.inf), files("impulse_response_folder", MAX_IMPULSE_SECONDS)
+    return Augmentation(sampling_rate=sampling_rate, noise_files=noise, impulse_responses=responses, **values)
 
 
 def choose_vocabulary(

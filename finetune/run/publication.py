@@ -35,13 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 _MOST_UTTERANCES = 200
 
 
-def publish(
-    source: Path,
-    destination: Destination,
-    *,
-    data: str | None = None,
-    dry_run: bool = False,
-) -> list[str]:
+def publish(source: Path, destination: Destination, *, data: str | None = None, dry_run: bool = False) -> list[str]:
     """Push the model of a run or of a folder; returns lines that say where it is, or in a dry run what would be done.
 
     The model and plain Transformers are compared on the speech at `data`, or else on the validation split of the run.
@@ -90,8 +84,7 @@ def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
 
     They are of the speech at `data`, or else of the run's validation split; of a large split some, evenly spread.
     """
-    device = choose_device()
-    recogniser, split, _ = open_validation(model, run, data, device)
+    recogniser, split, _ = open_validation(model, run, data, choose_device())
     recogniser.search = None
     every = len(split.utterances)
     places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))
@@ -134,11 +127,8 @@ def open_validation(
         preparation = prepare(pin_revisions(load_recipe(run / "recipe.yaml"), read_beginning(run)[0]))
     except UserError as error:
         raise UserError(f"The validation split of {run} can't be read; --data SOURCE names another. {error}") from error
-    return (
-        Recogniser.load(model, str(device), language=language),
-        preparation.validation,
-        load_normalization(model) or (),
-    )
+    recogniser = Recogniser.load(model, str(device), language=language)
+    return recogniser, preparation.validation, load_normalization(model) or ()
 
 
 def _is_run(folder: Path) -> bool:

@@ -35,9 +35,8 @@ def pin_revisions(recipe: Recipe, commits: Mapping[str, str]) -> Recipe:
     model, data = recipe.model, recipe.data
     sources = [s.model_copy(update=choose(f"datasets/{s.root}", s.revision)) for s in data.sources]
     pinned = data.model_copy(update={"sources": tuple(sources), **choose(f"datasets/{data.root}", data.revision)})
-    return recipe.model_copy(
-        update={"model": model.model_copy(update=choose(str(model.base), model.revision)), "data": pinned}
-    )
+    base = model.model_copy(update=choose(str(model.base), model.revision))
+    return recipe.model_copy(update={"model": base, "data": pinned})
 
 
 def _key(name: str, revision: str | None) -> str:

@@ -103,10 +103,8 @@ def begin_run(
 def describe_provenance() -> dict[str, Any]:
     """The versions, the commit and the machine of this run."""
     packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
-    folder = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "finetune": __version__,
         "commit": commit.stdout.strip() or None,

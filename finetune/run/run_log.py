@@ -42,7 +42,6 @@ class RunLog:
         """Plot the log so far, and return the verdict on it in words; raises OSError."""
         history = [json.loads(line) for line in self._file.read_text().splitlines()]
         plot_run(self._curves, history)
-        impossible, utterances = (
-            sum(int(line.get(key, 0)) for line in history) for key in ("impossible", "utterances")
-        )
+        impossible = sum(int(line.get("impossible", 0)) for line in history)
+        utterances = sum(int(line.get("utterances", 0)) for line in history)
         return judge_run(history, max_steps, impossible, utterances)

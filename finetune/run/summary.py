@@ -21,8 +21,7 @@ def summarize_preparation(
         voices = f", {len(speakers)} speakers" if speakers else ""
         streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
         lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
-        wordless = sum(not utterance.transcript for utterance in split.utterances)
-        if wordless:
+        if wordless := sum(not utterance.transcript for utterance in split.utterances):
             lines.append(f"{role}: {wordless} utterances without words, whose recognised words all count as insertions")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
@@ -48,9 +47,7 @@ def _describe_characters(preparation: Preparation) -> list[str]:
     """Characters of the training transcripts that are not in the vocabulary, or too rare to be learned."""
     counts = count_characters(utterance.transcript for utterance in preparation.train.utterances)
     rare = Counter({character: count for character, count in counts.items() if count <= RARE})
-    missing = Counter(
-        {character: count for character, count in counts.items() if character not in preparation.vocabulary}
-    )
+    missing = Counter({each: count for each, count in counts.items() if each not in preparation.vocabulary})
     lines = []
     if missing:
         lines.append(f"not in the vocabulary, learned as [UNK]: {_list_characters(missing)}")
@@ -59,8 +56,7 @@ def _describe_characters(preparation: Preparation) -> list[str]:
             f"note: rare in training: {_list_characters(rare)}; text.min_character_count or a step of "
             "text.normalization leaves them out"
         )
-    delimiters = sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances)
-    if delimiters:
+    if delimiters := sum("|" in utterance.raw_transcript for utterance in preparation.train.utterances):
         lines.append(f"note: {delimiters} transcripts hold |, which separates words in a vocabulary: read as a space")
     return lines
 

@@ -153,11 +153,7 @@ class Trainer:
             max_seconds=max_seconds,
         )
         hooks = Hooks(
-            log=self._log,
-            evaluate=self.validate,
-            save=self.save,
-            reject=self.rejected.append,
-            interrupted=interrupted,
+            log=self._log, evaluate=self.validate, save=self.save, reject=self.rejected.append, interrupted=interrupted
         )
         objective, optimizer = self.components.objective, self.components.optimizer
         self.callback.on_train_begin(first_step)
@@ -381,8 +377,7 @@ class Trainer:
     def _is_stale(self, step: int) -> bool:
         """Whether so many evaluations have brought nothing better that training ends."""
         training = self.recipe.training
-        patience = training.patience and training.patience * self.length.eval_steps
-        return self.best.is_stale(step, patience)
+        return self.best.is_stale(step, training.patience and training.patience * self.length.eval_steps)
 
     def _seconds_trained(self) -> float:
         return time.monotonic() - self.started

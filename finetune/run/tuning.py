@@ -17,12 +17,7 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.decoding.decoder import build_search, load_language_model, restore_decoder, save_decoder
 from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, count_errors, percent
-from finetune.evaluation.scoring import (
-    BATCH_SECONDS,
-    EvaluationOptions,
-    build_hypothesis_normalizer,
-    open_model,
-)
+from finetune.evaluation.scoring import BATCH_SECONDS, EvaluationOptions, build_hypothesis_normalizer, open_model
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card import update_card
@@ -101,10 +96,8 @@ def tune(
     tuner = _Tuner(search, utterances, recogniser, steps)
     best = tuner.choose_width(tuner.choose_weights())
     tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known), utterances.rejected)
-    about = {
-        "tuned": {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer},
-    }
-    save_decoder(Path(model), recogniser.tokenizer, best, about)
+    about = {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer}
+    save_decoder(Path(model), recogniser.tokenizer, best, {"tuned": about})
     return replace(tuning, note=update_card(Path(model)))
 
 

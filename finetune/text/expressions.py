@@ -138,11 +138,7 @@ class _Process:
             if self._process is None:
                 command = [sys.executable, "-I", "-S", "-c", _PROGRAM]
                 self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    encoding="utf-8",
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
                 )
             process, self._process = self._process, None
             assert process.stdin is not None and process.stdout is not None

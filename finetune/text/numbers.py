@@ -59,18 +59,15 @@ _WRITINGS = {
     **{name: _Writing(".") for name in ("es_GT", "es_NI", "fr_CH")},
 }
 # Languages that write a dot after an ordinal: 3. Mai.
-_ORDINAL_DOT = frozenset(
-    {"az", "cs", "da", "de", "fi", "hu", "is", "kz", "lt", "lv", "no", "pl", "sk", "sl", "sr", "tr"}
-)
+_ORDINAL_DOT = {"az", "cs", "da", "de", "fi", "hu", "is", "kz", "lt", "lv", "no", "pl", "sk", "sl", "sr", "tr"}
 _FRENCH_ORDINALS = {"er": "premier", "re": "première", "ère": "première"}
 
 _FIRST_DECIMAL_COMMA = frozenset(
     {"cs", "da", "de", "es", "fi", "fr", "id", "it", "nl", "no", "pl", "pt", "ru", "sv", "tr", "uk", "vi"}
 )
 
-_SPACES = (
-    "\u00a0\u2009\u202f"  # No-break, thin and narrow no-break: within a number they separate groups in any language.
-)
+# No-break, thin and narrow no-break: within a number they separate groups in any language.
+_SPACES = "\u00a0\u2009\u202f"
 _SPACED = regex.compile(rf"(?<![\d.,'’])\d{{1,3}}(?:[{_SPACES} ]\d{{3}})+(?![\d])")
 _HAN_AND_LIKE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}"
 # The rest of a number: up to a space, a dash between words, or a letter of a script without spaces.
@@ -142,7 +139,7 @@ class _Speaker:
     """Writes the numbers of one language as words."""
 
     def __init__(self, language: str) -> None:
-        self._cardinal = load_cardinal(language)
+        self._convert = load_cardinal(language)
         self._language = language
         self._base = language.split("_")[0]
         writing = _WRITINGS.get(language) or _WRITINGS.get(self._base) or _Writing()
@@ -259,9 +256,6 @@ class _Speaker:
 
     def _say_whole(self, digits: str) -> str | None:
         return (self._convert(int(digits), "cardinal") or self._say_digits(digits)) if digits else None
-
-    def _convert(self, number: int, kind: str) -> str | None:
-        return self._cardinal(number, kind)
 
 
 def load_cardinal(language: str) -> Callable[[int, str], str | None]:

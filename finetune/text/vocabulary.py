@@ -1,5 +1,6 @@
 """The CTC vocabulary and tokenizer of the training transcripts' characters."""
 
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -12,9 +13,7 @@ PAD, UNKNOWN, WORD_DELIMITER = "[PAD]", "[UNK]", "|"
 
 def count_characters(transcripts: Iterable[str]) -> Counter[str]:
     """The count of each character, without spaces."""
-    counts: Counter[str] = Counter()
-    for transcript in transcripts:
-        counts.update(transcript)
+    counts = Counter(itertools.chain.from_iterable(transcripts))
     counts.pop(" ", None)
     return counts
 

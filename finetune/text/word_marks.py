@@ -42,9 +42,8 @@ class WordMarks(NamedTuple):
     removed: str = ""
     first: str = ""  # The kept marks that may begin a word.
     spellings: Mapping[str, str] = MappingProxyType({})
-    letters: str = (
-        r"\p{Lu}\p{Ll}\p{Lt}\p{Lo}\p{Nd}"  # The letters beside kept marks; an apostrophe may be between any letters.
-    )
+    # The letters beside kept marks; an apostrophe may be between any letters.
+    letters: str = r"\p{Lu}\p{Ll}\p{Lt}\p{Lo}\p{Nd}"
 
 
 _APOSTROPHES = "’‘ʼ`´＇‛"

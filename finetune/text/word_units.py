@@ -63,10 +63,9 @@ def join_han(text: str) -> str:
 
 
 def _split(text: str, word: regex.Pattern[str]) -> list[str]:
-    chunks = text.split()
     if not _UNSPACED.search(text):
-        return chunks
-    return [part for chunk in chunks for part in word.findall(chunk)]
+        return text.split()
+    return [part for chunk in text.split() for part in word.findall(chunk)]
 
 
 def has_units(words: Iterable[str]) -> bool:

@@ -162,8 +162,7 @@ def read_digests(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
 
     Without a manifest the files are measured, as far as they are there.
     """
-    found = manifest.read_manifest(checkpoint)
-    if found is not None:
+    if (found := manifest.read_manifest(checkpoint)) is not None:
         return {name: found.beside[name] for name in names}
     folder = checkpoint.parent
     return {name: manifest.measure_digest(folder / name) for name in names if (folder / name).is_file()}

@@ -159,5 +159,4 @@ class ZeroState:
 
 def _list_shards(optimizer: Any) -> list[nn.Parameter]:
     """This process's shard of each group of parameters, which AdamW updates."""
-    shards: list[nn.Parameter] = optimizer.single_partition_of_fp32_groups
-    return shards
+    return optimizer.single_partition_of_fp32_groups

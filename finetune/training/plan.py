@@ -118,8 +118,9 @@ class Plan:
         """The time of all remaining evaluations, with the last one on the test split."""
         if self.timing is None or self.timing.evaluation_rate is None:
             return None
-        audio = self._evaluations * self.validation_seconds + self.final_seconds
-        return audio * self.timing.evaluation_rate
+        last, every = self.length.max_steps, self.length.eval_steps
+        evaluations = last // every - self.done_steps // every + (last % every > 0)
+        return (evaluations * self.validation_seconds + self.final_seconds) * self.timing.evaluation_rate
 
     @property
     def disk_bytes(self) -> int:
@@ -154,11 +155,6 @@ class Plan:
         else:
             lines.append(f"space: up to {format_bytes(self.disk_bytes)} on the disk")
         return lines + [f"note: {sentence}" for sentence in self._list_excesses()]
-
-    @property
-    def _evaluations(self) -> int:
-        done, (last, every) = self.done_steps, (self.length.max_steps, self.length.eval_steps)
-        return last // every - done // every + (last % every > 0)
 
     def _list_excesses(self) -> Iterator[str]:
         """A sentence for each estimate that is out of proportion, with the key to change."""

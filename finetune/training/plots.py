@@ -109,9 +109,8 @@ def _draw(
     rows = []
     for group in np.array_split(np.arange(len(lines)), min(len(lines), _MOST_POINTS)):
         there = values[group][finite[group]]
-        rows.append(
-            (steps[group].mean(), *((there.min(), there.mean(), there.max()) if len(there) else [math.nan] * 3))
-        )
+        spread = (there.min(), there.mean(), there.max()) if len(there) else [math.nan] * 3
+        rows.append((steps[group].mean(), *spread))
     steps, lows, means, highs = np.array(rows).T
     if len(lines) > _MOST_POINTS:
         axes.fill_between(steps, lows, highs, color=color, alpha=0.25, linewidth=0)
@@ -121,8 +120,7 @@ def _draw(
 
 
 def _mark_skipped_steps(axes: Axes, training: Lines) -> None:
-    steps = [line["step"] for line in training if line.get("skipped_steps")]
-    if steps:
+    if steps := [line["step"] for line in training if line.get("skipped_steps")]:
         foot = [0.03] * len(steps)
         label = "skipped steps: gradient not finite"
         axes.plot(steps, foot, "|", color=_RED, transform=axes.get_xaxis_transform(), label=label)

@@ -88,9 +88,7 @@ def scatter_optimizer(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
 
 
 def _gather(value: Any, device: str | None = None) -> Any:
-    if not isinstance(value, DTensor):
-        return value
-    return value.full_tensor().to(device)
+    return value.full_tensor().to(device) if isinstance(value, DTensor) else value
 
 
 def _scatter(value: Any, like: torch.Tensor) -> Any:

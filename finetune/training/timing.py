@@ -224,12 +224,8 @@ def _read_clock(device: torch.device) -> float:
 
 def _measure_memory(device: torch.device) -> int:
     """The bytes of tensors on a GPU, or without a GPU of the process."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def _measure_free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return measure_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else measure_memory().available
