@@ -8,6 +8,7 @@ is, each window is computed by itself, exactly as in a live session.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from finetune.models.replacement import replace_submodule
 # The share of batches that are computed in windows; the others see whole utterances.
 _SHARE = 0.5
 # An utterance has at most so many windows, which bounds the additional time.
-_MAX_WINDOWS = 8
+_MAX_WINDOWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +55,25 @@ class _WindowedEncoder(nn.Module):
         batch, frames, _ = hidden.shape
         lengths = [frames] * batch if attention_mask is None else attention_mask.sum(-1).tolist()
         chunk = max(self.context.chunk, -(-frames // _MAX_WINDOWS))
-        windows = [
-            (row, max(0, start - self.context.left), start, min(length, start + chunk + right))
-            for row, length in enumerate(lengths)
-            for start in range(0, length, chunk)
-        ]
-        inputs = nn.utils.rnn.pad_sequence([hidden[row, first:last] for row, first, _, last in windows], True)
-        sizes = torch.tensor([last - first for _, first, _, last in windows], device=hidden.device)
+        windows = [(row, *window) for row, length in enumerate(lengths) for window in self._cut(length, chunk, right)]
+        inputs = nn.utils.rnn.pad_sequence([hidden[row, first:last] for row, first, last, *_ in windows], True)
+        sizes = torch.tensor([last - first for _, first, last, *_ in windows], device=hidden.device)
         mask = torch.arange(inputs.shape[1], device=hidden.device) < sizes[:, None]  # (windows, frames)
         encoded = super().forward(inputs, attention_mask=mask, **details)
         parts: list[list[torch.Tensor]] = [[] for _ in range(batch)]
-        for (row, first, start, last), states in zip(windows, encoded.last_hidden_state, strict=True):
-            parts[row].append(states[start - first : min(last, start + chunk) - first])
+        for (row, first, _, start, end), states in zip(windows, encoded.last_hidden_state, strict=True):
+            parts[row].append(states[start - first : end - first])
         output = nn.utils.rnn.pad_sequence([torch.cat(chunks) for chunks in parts], True)
         output = nn.functional.pad(output, (0, 0, 0, frames - output.shape[1]))
         encoded.last_hidden_state = output
         return encoded
+
+    def _cut(self, length: int, chunk: int, right: int) -> Iterator[tuple[int, int, int, int]]:
+        """The windows of an utterance: first and last frame (exclusive), and those of its chunk."""
+        start = 0
+        while start < length:
+            last = min(length, start + chunk + right)
+            # A window that is the whole utterance computes all frames that are left.
+            end = length if last == length <= self.context.left else min(length, start + chunk)
+            yield max(0, start - self.context.left), last, start, end
+            start = end

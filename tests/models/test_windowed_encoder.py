@@ -45,6 +45,14 @@ def test_each_chunk_is_computed_in_a_window_by_itself(windowed, make_batch):
     assert num_windows > 2 * len(batch.num_frames)
 
 
+def test_a_window_that_is_the_whole_utterance_computes_the_rest():
+    encoder = windowed_encoder._WindowedEncoder()
+    encoder.context = WindowContext(left=30, right=(4, 4), chunk=7)
+    assert list(encoder._cut(20, 7, 4)) == [(0, 11, 0, 7), (0, 18, 7, 14), (0, 20, 14, 20)]
+    assert list(encoder._cut(20, 7, 8)) == [(0, 15, 0, 7), (0, 20, 7, 20)]
+    assert list(encoder._cut(35, 16, 16)) == [(0, 32, 0, 16), (0, 35, 16, 32), (2, 35, 32, 35)]
+
+
 def test_half_of_the_batches_see_whole_utterances_and_evaluation_always_does(build, make_batch):
     torch.manual_seed(0)
     batch, plain = make_batch(*UTTERANCES), build(dropout=0.0).train()
