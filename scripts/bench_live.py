@@ -1,41 +1,41 @@
 """The price of live transcription: WER, latency, changes and compute for right contexts from 0.16 s to 4 s.
 
     python scripts/bench_live.py MODEL --data FOLDER [--utterances 60] [--pause 0.8] [--right 0.16 0.32 0.64 1.28 4]
+    python scripts/bench_live.py MODEL --data FOLDER --streams 1 4 8 11 [--right 0.64] [--seconds 60]
+    python scripts/bench_live.py --shape base --data FOLDER --streams 1 [--left 2] [--hop 0.64]
 
 FOLDER has audio and a metadata.csv with `file_name` and `text`. Utterances are joined to recordings of about a minute,
 with `--pause` seconds of faint noise between them. Each recording is fed in blocks of a hop, as fast as it is computed;
 times are those of the audio.
 
 - `whole`: WER of each utterance by itself; `recording`: of the joined recordings by `Transcriber`.
-- `final`, `partial`: WER of the final texts, and of the last partial text of each segment.
+- `final`, `partial`: WER of the final texts, and of the last partial text of each segment; behind each the difference
+  from `whole` with its 95 % interval, by a paired bootstrap over utterances (an error counts where its reference word
+  stands).
 - `shown`, `stable`: seconds from the end of a word (by the final text's times) to its first appearance in a partial
-  text, and to its becoming stable: median and 95th percentile. A word that is in the final text only counts there.
+  text, and to its becoming stable: median and 95th percentile. A word at the end of a segment that no partial text had
+  yet counts with the final text. A word for which the stable text has another one, or none between its neighbours, has
+  no such time: these are `corrected`, of all final words.
 - `changed`: words shown in a partial text and different in the next one at the same place, of all words shown.
 - `load`: processor seconds for each second of audio; the usable cores divided by it are the number of streams.
 
-The quickstart's model (bf16 training, seed 0) on 60 of its test utterances, `OMP_NUM_THREADS=1 --precision float32`, on
-an AMD EPYC (Zen 4) with its instruction sets capped to AVX2, nothing else running; a left context of 6 s and a hop of
-0.32 s. Whole utterances have a WER of 8.7 %, recordings with pauses of 0.8 s 8.9 %, without pauses 10.8 %. With all
-instruction sets and other work beside, the WER and the latencies were the same.
-
-    pause  right   final  partial   shown p50 p95   stable p50 p95   changed   load
-    0.8    0.16     8.4    16.4      0.23  2.24       0.38  2.32       1.4 %   0.086
-           0.32     8.4    14.3      0.23  2.16       0.51  2.22       4.7 %   0.090
-           0.64     8.4     9.8      0.22  1.57       0.81  1.90      10.0 %   0.087
-           1.28     8.4     9.1      0.22  0.65       1.40  1.60      15.3 %   0.087
-           2.56     8.4     8.7      0.22  0.67       1.83  2.75      17.6 %   0.087
-    0      0.32    10.5    15.7      0.23  2.24       0.52  2.24       3.5 %   0.106
-           0.64    10.5    11.9      0.23  1.39       0.80  1.79      10.9 %   0.113
-           1.28    10.5    11.5      0.23  0.79       1.38  1.60      17.4 %   0.114
+With `--streams` a `LiveEngine` computes so many streams at the pace of a clock, begun at different moments; `shown` and
+`stable` then are seconds of the clock from the end of a word, computing included, and `lag` is the audio that was fed
+and not computed, at most and at the end. A stream that cannot keep up has a lag that grows. `--shape base` is
+wav2vec2-base with random weights: for it only `load` and `lag` mean anything.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import accumulate
 from pathlib import Path
 
 import jiwer
@@ -44,8 +44,11 @@ from acoustics import Waveform
 from parts import add_precision, report_machine
 
 from finetune.audio.waveforms import Recording, read_waveform
-from finetune.inference.events import Final, Partial
+from finetune.evaluation.intervals import find_interval, resample
+from finetune.inference.events import Event, Final, Partial
 from finetune.inference.live import LiveContext, LiveTranscriber
+from finetune.inference.live_engine import LiveEngine
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.resources.machine import count_cores
 from finetune.text.transcripts import normalize
@@ -55,12 +58,13 @@ RECORDING_SECONDS = 60.0
 
 @dataclass
 class Found:
-    """What a stream gave: texts, and for each final word its delays in seconds."""
+    """What streams gave: for each recording its texts, and for each final word its delays in seconds."""
 
     finals: list[str] = field(default_factory=list)
     partials: list[str] = field(default_factory=list)
     shown: list[float] = field(default_factory=list)
     stable: list[float] = field(default_factory=list)
+    corrected: int = 0
     changed: int = 0
     words: int = 0
 
@@ -80,82 +84,204 @@ def join(utterances: Sequence[Waveform], pause: float, rate: int) -> list[tuple[
     return recordings
 
 
-def listen(live: LiveTranscriber, samples: Waveform, rate: int, found: Found) -> None:
-    """Feed a recording, and add to what is found."""
-    session = live.session(rate)
-    hop = round(live.context.hop * rate)
-    shown: list[tuple[float, Partial]] = []
-    for first in range(0, len(samples) + hop, hop):
-        block = samples[first : first + hop]
-        events = session.feed(block) if first < len(samples) else session.finish()
-        now = min(first + hop, len(samples)) / rate
+class Listener:
+    """Adds the events of one recording to what is found."""
+
+    def __init__(self, found: Found) -> None:
+        self._found, self._shown = found, list[tuple[float, Partial]]()
+        found.finals.append("")
+        found.partials.append("")
+
+    def hear(self, events: Sequence[Event], now: float) -> None:
+        """Take events at `now`, in seconds since the beginning of the audio."""
+        found = self._found
         for event in events:
             if isinstance(event, Partial):
-                before = shown[-1][1].text.split() if shown else []
+                before = self._shown[-1][1].text.split() if self._shown else []
                 after = event.text.split()
                 found.changed += sum(a != b for a, b in zip(before[:-1], after, strict=False))
                 found.words += max(0, len(after) - len(before))
-                shown.append((now, event))
+                self._shown.append((now, event))
             elif isinstance(event, Final):
-                found.finals.append(event.text)
-                found.partials.append(shown[-1][1].text if shown else "")
-                for place, word in enumerate(event.words):
-                    for attribute, delays in (("text", found.shown), ("stable", found.stable)):
-                        moments = [when for when, each in shown if _has(getattr(each, attribute), place, word.text)]
-                        delays.append(min(moments, default=now) - word.end)
-                shown = []
+                found.finals[-1] += f" {event.text}"
+                found.partials[-1] += f" {self._shown[-1][1].text if self._shown else ''}"
+                _, corrected = find_moments([(when, each.stable) for when, each in self._shown], event)
+                found.corrected += sum(corrected)
+                for attribute, delays in (("text", found.shown), ("stable", found.stable)):
+                    moments, _ = find_moments([(when, getattr(each, attribute)) for when, each in self._shown], event)
+                    delays += [
+                        (now if moment is None else moment) - word.end
+                        for moment, word, wrong in zip(moments, event.words, corrected, strict=True)
+                        if not wrong
+                    ]
+                self._shown = []
 
 
-def _has(text: str, place: int, word: str) -> bool:
-    words = text.split()
-    return len(words) > place and words[place] == word
+def find_moments(texts: Sequence[tuple[float, str]], final: Final) -> tuple[list[float | None], list[bool]]:
+    """When each word of a final text was first in the texts before it, and which words the last of them had wrong."""
+    words = [word.text for word in final.words]
+    moments: list[float | None] = [None] * len(words)
+    corrected = [False] * len(words)
+    for when, text in texts:
+        earlier = text.split()
+        matcher = SequenceMatcher(None, earlier, words, autojunk=False)
+        corrected = [False] * len(words)
+        for tag, _, end, first, last in matcher.get_opcodes():
+            for place in range(first, last):
+                if tag == "equal" and moments[place] is None:
+                    moments[place] = when
+                # What follows the end of the earlier text is not wrong, but not there yet.
+                corrected[place] = tag != "equal" and not (tag == "insert" and end == len(earlier))
+    return moments, corrected
+
+
+def count_errors(references: Sequence[str], hypothesis: str) -> list[int]:
+    """The word errors of a joined hypothesis, each in the utterance in which its reference word stands."""
+    ends = list(accumulate(len(text.split()) for text in references))
+    errors = [0] * len(references)
+    aligned = jiwer.process_words(" ".join(references), hypothesis)
+    for chunk in aligned.alignments[0]:
+        if chunk.type != "equal":
+            number = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            for step in range(number):
+                word = min(chunk.ref_start_idx + step, max(chunk.ref_start_idx, chunk.ref_end_idx - 1), ends[-1] - 1)
+                errors[next(place for place, end in enumerate(ends) if word < end)] += 1
+    return errors
+
+
+def compare(errors: Sequence[int], other: Sequence[int], words: Sequence[int]) -> str:
+    """WER of `errors`, and its difference from `other` with an interval."""
+    counts = np.stack([errors, other, words], axis=1).astype(np.int64)
+    sums = resample(counts)
+    interval = find_interval(100 * (sums[:, 0] - sums[:, 1]) / sums[:, 2], len(counts))
+    assert interval is not None
+    wer, whole = 100 * sum(errors) / sum(words), 100 * sum(other) / sum(words)
+    return f"{wer:5.1f} % ({wer - whole:+.1f}, {interval.low:+.1f} to {interval.high:+.1f})"
+
+
+def percentiles(delays: Sequence[float]) -> str:
+    """The median and the 95th percentile."""
+    return " ".join(f"{float(np.percentile(delays, q)):.2f}" for q in (50, 95)) if delays else "none"
+
+
+def run_streams(live: LiveTranscriber, samples: Waveform, num_streams: int, seconds: float) -> str:
+    """Feed streams at the pace of a clock; a line of delays and lags."""
+    rate, hop = live.recogniser.sampling_rate, live.context.hop
+    engine = LiveEngine(live, max_sessions=num_streams, max_lag_seconds=1e9)
+    found, lags, stopped = Found(), [0.0], threading.Event()
+    computing = threading.Thread(target=engine.run, args=(stopped.is_set,))
+    began, used = time.monotonic(), time.process_time()
+    computing.start()
+    # Streams begin at different places of the audio and at different moments within a hop.
+    sessions = [engine.open(rate) for _ in range(num_streams)]
+    listeners = [Listener(found) for _ in sessions]
+    audio = [np.roll(samples, -number * len(samples) // num_streams) for number in range(num_streams)]
+    fed = [0] * num_streams
+    while (clock := time.monotonic() - began) < seconds:
+        for number, session in enumerate(sessions):
+            now = clock - hop * number / num_streams
+            if (end := int(now * rate)) - fed[number] >= 0.1 * rate:
+                session.feed(np.take(audio[number], range(fed[number], end), mode="wrap"))
+                fed[number] = end
+            listeners[number].hear(session.events(), now)
+            lags.append(session.lag_seconds)
+        time.sleep(0.02)
+    left = [session.lag_seconds for session in sessions]
+    used = time.process_time() - used
+    stopped.set()
+    computing.join()
+    return (
+        f"{num_streams:3} streams: shown {percentiles(found.shown)} s, stable {percentiles(found.stable)} s, "
+        f"lag at most {max(lags):.2f} s, at the end {min(left):.2f} to {max(left):.2f} s, "
+        f"load {used / seconds / num_streams:.3f}"
+    )
+
+
+def load_shape() -> Recogniser:
+    """wav2vec2-base with random weights."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    from finetune.text.vocabulary import build_tokenizer, build_vocabulary
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
+    config = Wav2Vec2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    with tempfile.TemporaryDirectory() as folder:
+        Wav2Vec2ForCTC(config).save_pretrained(folder)
+        Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer).save_pretrained(folder)
+        return Recogniser.load(folder, "cpu")
+
+
+def print_prices(
+    options: argparse.Namespace, transcriber: Transcriber, texts: list[str], audio: list[Waveform]
+) -> None:
+    """Print a row for each right context."""
+    recogniser, rate = transcriber.recogniser, transcriber.recogniser.sampling_rate
+    recordings = join(audio, options.pause, rate)
+    seconds = sum(len(samples) for _, samples in recordings) / rate
+    words = [len(text.split()) for text in texts]
+    alone = [count_errors([text], said)[0] for text, said in zip(texts, recogniser.recognise(audio), strict=True)]
+
+    def find_errors(hypotheses: Sequence[str]) -> list[int]:
+        pairs = zip(recordings, hypotheses, strict=True)
+        return [error for (numbers, _), said in pairs for error in count_errors([texts[n] for n in numbers], said)]
+
+    joined = find_errors([transcriber.transcribe(samples, sampling_rate=rate).text for _, samples in recordings])
+    print(f"{len(texts)} utterances, {len(recordings)} recordings, {seconds:.0f} s, pauses of {options.pause:g} s")
+    print(f"WER whole {100 * sum(alone) / sum(words):.1f} %, recording {compare(joined, alone, words)}")
+    for right in options.right:
+        live = LiveTranscriber(recogniser, context=LiveContext(left=options.left, right=right, hop=options.hop))
+        found, used = Found(), time.process_time()
+        for _, samples in recordings:
+            session, listener, hop = live.session(rate), Listener(found), round(options.hop * rate)
+            for first in range(0, len(samples), hop):
+                listener.hear(session.feed(samples[first : first + hop]), min(first + hop, len(samples)) / rate)
+            listener.hear(session.finish(), len(samples) / rate)
+        load = (time.process_time() - used) / seconds
+        print(
+            f"right {right:4.2f}: final {compare(find_errors(found.finals), alone, words)}, "
+            f"partial {compare(find_errors(found.partials), alone, words)}, "
+            f"shown {percentiles(found.shown)} s, stable {percentiles(found.stable)} s, "
+            f"corrected {100 * found.corrected / (found.corrected + len(found.stable)):.1f} %, "
+            f"changed {100 * found.changed / max(found.words, 1):.1f} %, "
+            f"load {load:.3f} ({count_cores() / load:.0f} streams)",
+            flush=True,
+        )
 
 
 def main() -> None:
-    """Print a row for each right context."""
+    """Print a row for each right context, or for each number of streams."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--shape", choices=("base",))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--utterances", type=int, default=60)
     parser.add_argument("--pause", type=float, default=0.8)
     parser.add_argument("--right", type=float, nargs="+", default=[0.16, 0.32, 0.64, 1.28, 4.0])
     parser.add_argument("--left", type=float, default=LiveContext.left)
     parser.add_argument("--hop", type=float, default=LiveContext.hop)
+    parser.add_argument("--streams", type=int, nargs="+", help="how many at the pace of a clock")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each number of streams")
     add_precision(parser)
     options = parser.parse_args()
+    if (options.model is None) == (options.shape is None):
+        parser.error("expected MODEL or --shape")
     precision = report_machine(options.precision)
     with (options.data / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[: options.utterances]
-    transcriber = Transcriber(options.model, precision=precision)
+    transcriber = Transcriber(load_shape() if options.shape else options.model, precision=precision)
     recogniser, rate = transcriber.recogniser, transcriber.recogniser.sampling_rate
     texts = [normalize(row["text"], recogniser.normalization) for row in rows]
-    utterances = [read_waveform(Recording(str(options.data / row["file_name"]), None), rate) for row in rows]
-    recordings = join(utterances, options.pause, rate)
-    seconds = sum(len(samples) for _, samples in recordings) / rate
-    references = [" ".join(texts[number] for number in numbers) for numbers, _ in recordings]
-    whole = jiwer.wer(texts, recogniser.recognise(utterances))
-    joined = [transcriber.transcribe(samples, sampling_rate=rate).text for _, samples in recordings]
-    print(f"{len(rows)} utterances, {len(recordings)} recordings, {seconds:.0f} s, pauses of {options.pause:g} s")
-    print(f"WER whole {100 * whole:.1f} %, recording {100 * jiwer.wer(references, joined):.1f} %")
-    for right in options.right:
-        context = LiveContext(left=options.left, right=right, hop=options.hop)
-        live = LiveTranscriber(recogniser, context=context)
-        found, finals, partials, used = Found(), [], [], time.process_time()
-        for _, samples in recordings:
-            one = Found(shown=found.shown, stable=found.stable)
-            listen(live, samples, rate, one)
-            finals.append(" ".join(one.finals))
-            partials.append(" ".join(one.partials))
-            found.changed, found.words = found.changed + one.changed, found.words + one.words
-        load = (time.process_time() - used) / seconds
-        delays = [float(np.percentile(each, q)) for each in (found.shown, found.stable) for q in (50, 95)]
-        print(
-            f"right {right:4.2f}: final {100 * jiwer.wer(references, finals):5.1f} %, "
-            f"partial {100 * jiwer.wer(references, partials):5.1f} %, shown {delays[0]:.2f} {delays[1]:.2f} s, "
-            f"stable {delays[2]:.2f} {delays[3]:.2f} s, changed {100 * found.changed / max(found.words, 1):.1f} %, "
-            f"load {load:.3f} ({count_cores() / load:.0f} streams)",
-            flush=True,
-        )
+    audio = [read_waveform(Recording(str(options.data / row["file_name"]), None), rate) for row in rows]
+    if not options.streams:
+        print_prices(options, transcriber, texts, audio)
+    for right in options.right if options.streams else ():
+        live = LiveTranscriber(recogniser, context=LiveContext(left=options.left, right=right, hop=options.hop))
+        print(f"left {options.left:g} s, right {right:g} s, hop {options.hop:g} s")
+        samples = np.concatenate([samples for _, samples in join(audio, options.pause, rate)])
+        for num_streams in options.streams:
+            print(run_streams(live, samples, num_streams, options.seconds), flush=True)
 
 
 if __name__ == "__main__":

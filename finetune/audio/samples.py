@@ -16,10 +16,10 @@ _BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
 
 
 class SampleReader:
-    """Converts bytes or arrays of any size to one channel, (samples,) float32; an incomplete sample is kept."""
+    """Converts bytes or arrays of any size to samples, (samples, channels) float32; an incomplete sample is kept."""
 
     def __init__(self, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None) -> None:
-        """`channel` counts from 1; without it the channels are mixed. Raises AudioError for invalid values."""
+        """`channel`, from 1, is the only one that is returned. Raises AudioError for invalid values."""
         if encoding not in ENCODINGS or not 1 <= channels <= _MAX_CHANNELS:
             raise AudioError(
                 f"{channels} channels of {encoding}; expected 1 to {_MAX_CHANNELS} of {', '.join(ENCODINGS)}"
@@ -42,8 +42,8 @@ class SampleReader:
         if not isinstance(audio, bytes | bytearray | memoryview | np.ndarray):
             raise TypeError(f"a {type(audio).__name__} is not audio; expected bytes or a numpy array")
         samples = self._check(audio) if isinstance(audio, np.ndarray) else self._decode(bytes(audio))
-        mono = samples.mean(axis=1) if self._channel is None else samples[:, self._channel - 1]
-        return np.ascontiguousarray(mono, np.float32)
+        chosen = samples if self._channel is None else samples[:, self._channel - 1 : self._channel]
+        return np.ascontiguousarray(chosen, np.float32)
 
     def _check(self, array: npt.NDArray[Any]) -> Waveform:
         samples = array[:, None] if array.ndim == 1 else array

@@ -18,6 +18,7 @@ from finetune.audio.recordings import AudioError, Waveform, require_sound
 from finetune.audio.resampling import Resampler
 from finetune.audio.samples import Encoding, SampleReader
 from finetune.audio.speech_activity import build_detector
+from finetune.audio.waveforms import CANCELLED, mix_channels
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.timing import place_words
@@ -105,12 +106,12 @@ class LiveSession:
         self._block = max(1, round(context.hop * sampling_rate))
         self._resampler = Resampler(sampling_rate, self._rate)
         self._cutter = WindowCutter(live.detector, self._rate, live.stride, recogniser.trained_lengths, live=True)
-        self._received: list[Waveform] = []  # less than a block, at the stream's rate
+        self._received: list[Waveform] = []  # less than a block, (samples, channels) at the stream's rate
         self._num_received = self._num_samples = 0
         self._held: Waveform = np.empty(0, np.float32)  # the audio from `_first` on, at the model's rate
         self._first = 0
         self._segment: _Segment | None = None
-        self._ended = False
+        self._ended = self._cancelled = False
 
     def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Event]:
         """Take the next bytes, or samples as an array, of any length.
@@ -133,7 +134,7 @@ class LiveSession:
             raise ValueError("This session has ended: begin another with LiveTranscriber.session().")
         try:
             samples = self._reader.read(audio)
-            require_sound(samples, self._num_samples, self._source_rate)
+            require_sound(samples.T, self._num_samples, self._source_rate)
         except AudioError:
             self._ended = True
             raise
@@ -146,15 +147,24 @@ class LiveSession:
         whole = len(joined) // self._block * self._block
         self._received, self._num_received = [joined[whole:].copy()], len(joined) - whole
         blocks = np.split(joined[:whole], range(self._block, whole, self._block))
-        return [self._resampler.push(block) for block in blocks]
+        return [self._resampler.push(self._mix(block)) for block in blocks]
 
     def take_rest(self) -> list[Waveform]:
         """End the stream; its last block, for `advance`, before `end`."""
         self._ended = True
         if self._reader.unread_bytes:
             _LOGGER.warning(f"the stream ends within a sample: {self._reader.unread_bytes} bytes are left out")
-        rest = np.concatenate([*self._received, np.empty(0, np.float32)])
-        return [self._resampler.push(rest, last=True)] if self._num_samples else []
+        if not self._num_samples:
+            return []
+        return [self._resampler.push(self._mix(np.concatenate(self._received)), last=True)]
+
+    def _mix(self, block: Waveform) -> Waveform:
+        """The mean of a block's channels, or the loudest of them where they cancel each other."""
+        mono, cancelled = mix_channels(block)
+        if cancelled and not self._cancelled:
+            _LOGGER.warning(f"the stream: {CANCELLED}")
+        self._cancelled |= cancelled
+        return mono
 
     def end(self) -> Computation[list[Event]]:
         """The last events of a stream, after its last block."""

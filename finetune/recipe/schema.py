@@ -4,7 +4,7 @@ import difflib
 import logging
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from finetune.audio.preprocessing import Transform as AudioTransform
@@ -282,6 +282,9 @@ class TrainingSection(Section):
     one, and after `max_minutes`. `num_workers` processes load audio for each training process; `auto` follows the
     usable cores, and any number gives the same batches. `compile` uses torch.compile, with few padded lengths.
 
+    With `right_context_seconds: [0.3, 4]` half of the batches are computed in windows with a right context drawn
+    between these bounds, for live transcription (see finetune/models/windowed_encoder.py).
+
     `mixed_precision: auto` is bf16 where the device has instructions for it, fp16 on other GPUs, and `no` (float32) on
     other CPUs; a resumed run keeps its precision.
     """
@@ -305,6 +308,7 @@ class TrainingSection(Section):
     mask_time_length: int = Field(10, gt=0)
     mask_feature_probability: float = Field(0.0, ge=0, lt=1)
     mask_feature_length: int = Field(10, gt=0)
+    right_context_seconds: tuple[PositiveFloat, PositiveFloat] | None = None
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -321,6 +325,12 @@ class TrainingSection(Section):
     def _possible(self) -> "TrainingSection":
         if self.max_steps is not None and self.max_epochs is not None:
             raise ValueError("expected either training.max_steps or training.max_epochs, not both")
+        if self.right_context_seconds and self.right_context_seconds[0] > self.right_context_seconds[1]:
+            raise ValueError("expected training.right_context_seconds as [smallest, largest]")
+        if self.right_context_seconds and self.compile:
+            raise ValueError(
+                "expected either training.right_context_seconds or training.compile: windows vary in length"
+            )
         if self.average_best > self.keep_best:
             raise ValueError("expected training.average_best to be at most training.keep_best")
         if self.schedule == "tri_stage" and self.warmup_ratio + self.hold_ratio >= 1:

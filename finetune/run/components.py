@@ -1,6 +1,7 @@
 """The model, objective, optimizer and recogniser of a run, built from its recipe and prepared by Accelerate."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finetune.inference.live import LiveContext
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import add_lora
 from finetune.models.build import CTCObjective, build_model
 from finetune.models.cpu_operations import use_cpu_operations
+from finetune.models.windowed_encoder import WindowContext, encode_in_windows
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision
 from finetune.run.preparation import Preparation
@@ -100,7 +103,18 @@ def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device)
     )
     if device.type == "cpu" and not training.compile:
         use_cpu_operations(built)
+    if training.right_context_seconds:
+        encode_in_windows(built, _window_context(recipe, preparation))
     if not model.lora:
         return built, None
     lora = model.lora.model_dump(exclude={"save"})
     return built, add_lora(built, **lora, revision=model.revision, seed=training.seed)
+
+
+def _window_context(recipe: Recipe, preparation: Preparation) -> WindowContext:
+    """The left context and hop of a live session, and the right contexts of the recipe, in frames."""
+    stride = math.prod(preparation.config.conv_stride)
+    rate = preparation.feature_extractor.sampling_rate / stride
+    low, high = recipe.training.right_context_seconds or (0.0, 0.0)
+    right = max(1, round(low * rate)), max(1, round(high * rate))
+    return WindowContext(left=round(LiveContext.left * rate), right=right, chunk=round(LiveContext.hop * rate))

@@ -30,6 +30,7 @@ SECTIONS = {
         "log_steps": 7,
         "mask_time_probability": 0.2,
         "mask_feature_probability": 0.1,
+        "right_context_seconds": [0.1, 0.5],
         "learning_rate": 3e-3,
         "num_workers": 1,
         "keep_best": 2,

@@ -182,6 +182,18 @@ def test_one_channel_of_several_is_heard(live: LiveTranscriber) -> None:
     assert stream(live, [both], channels=2, channel=1) == []
 
 
+def test_channels_that_cancel_each_other_are_not_mixed(live: LiveTranscriber, logged: list[str]) -> None:
+    samples, words = say([0.5, 0.7])
+    inverted = np.stack([samples, -0.98 * samples], axis=1)
+    chunks = list(divide(inverted, [4001] * 9))
+    events = stream(live, chunks, channels=2)
+    assert [word for final in check_order(events) for word in final.text.split()] == words
+    assert events == stream(live, [inverted], channels=2)
+    assert len(logged) == 2 and logged[0].startswith("note: the stream: its channels cancel each other"), (
+        "once for each"
+    )
+
+
 def test_what_cannot_be_heard_ends_its_session_alone(live: LiveTranscriber) -> None:
     samples, words = say([0.5])
     good, bad = live.session(SAMPLING_RATE), live.session(SAMPLING_RATE)

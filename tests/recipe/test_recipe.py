@@ -289,6 +289,15 @@ def test_a_run_has_steps_or_epochs(tmp_path: Path) -> None:
     assert load_recipe(file, ["training.max_epochs=0.5", "training.max_steps=null"]).training.max_epochs == 0.5
 
 
+def test_windows_have_a_smallest_and_a_largest_right_context(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALLEST + "training: {right_context_seconds: [0.3, 4]}\n")
+    assert load_recipe(file, []).training.right_context_seconds == (0.3, 4.0)
+    with pytest.raises(UserError, match=r"expected training\.right_context_seconds as \[smallest, largest\]"):
+        load_recipe(file, ["training.right_context_seconds=[4, 0.3]"])
+    with pytest.raises(UserError, match=r"either training\.right_context_seconds or training\.compile"):
+        load_recipe(file, ["training.compile=true"])
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
 def test_every_recipe_that_ships_loads(file: Path, corpus_folder: Path) -> None:
     recipe = load_recipe(file, [f"data.root={corpus_folder}"])
