@@ -21,7 +21,8 @@ times are those of the audio.
 
 With `--streams` a `LiveEngine` computes so many streams at the pace of a clock, begun at different moments; `shown` and
 `stable` then are seconds of the clock from the end of a word, computing included, and `lag` is the audio that was fed
-and not computed, at most and at the end. A stream that cannot keep up has a lag that grows. `--shape base` is
+and not computed, at most and at the end. A stream that cannot keep up has a lag that grows. The limit is that of a
+window with its whole left context; at the beginning of a segment windows are shorter. `--shape base` is
 wav2vec2-base with random weights: for it only `load` and `lag` mean anything.
 """
 
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import tempfile
 import threading
 import time
@@ -41,6 +43,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 from acoustics import Waveform
+from measurement import count_operations, measure_matrix_peak
 from parts import add_precision, report_machine
 
 from finetune.audio.waveforms import Recording, read_waveform
@@ -197,8 +200,22 @@ def run_streams(live: LiveTranscriber, samples: Waveform, num_streams: int, seco
     )
 
 
-def load_shape() -> Recogniser:
-    """wav2vec2-base with random weights."""
+def find_limit(live: LiveTranscriber, precision: str) -> str:
+    """A line: the operations of a window, the rate of plain matrix products, and how many streams that would allow."""
+    import torch
+
+    context, recogniser = live.context, live.recogniser
+    samples = round((context.left + context.right + context.hop) * recogniser.sampling_rate)
+    operations = count_operations(recogniser.model.config, samples, recogniser.num_symbols, training=False)
+    peak = measure_matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return (
+        f"{operations / 1e9:.1f} GFLOP for each hop; matrix products of 2048 x 2048 run at {peak / 1e9:.0f} GFLOP/s, "
+        f"which would be {peak * context.hop / operations:.1f} streams"
+    )
+
+
+def make_shape(folder: Path) -> Path:
+    """Write wav2vec2-base with random weights."""
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
@@ -206,11 +223,20 @@ def load_shape() -> Recogniser:
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
-    config = Wav2Vec2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    with tempfile.TemporaryDirectory() as folder:
-        Wav2Vec2ForCTC(config).save_pretrained(folder)
-        Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer).save_pretrained(folder)
-        return Recogniser.load(folder, "cpu")
+    Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)).save_pretrained(
+        folder
+    )
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def export_int8(model: Path, folder: Path) -> Path:
+    """Write a model for ONNX Runtime with 8-bit matrix products."""
+    from finetune.inference.exported import write_model
+
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    write_model(Recogniser.load(model, "cpu").model, folder, int8=True)
+    return folder
 
 
 def print_prices(
@@ -255,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--shape", choices=("base",))
+    parser.add_argument("--int8", action="store_true", help="export the model to ONNX with 8-bit matrix products")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--utterances", type=int, default=60)
     parser.add_argument("--pause", type=float, default=0.8)
@@ -270,7 +297,10 @@ def main() -> None:
     precision = report_machine(options.precision)
     with (options.data / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[: options.utterances]
-    transcriber = Transcriber(load_shape() if options.shape else options.model, precision=precision)
+    with tempfile.TemporaryDirectory() as name:
+        model = make_shape(Path(name, "shape")) if options.shape else Path(options.model)
+        model = export_int8(model, Path(name, "int8")) if options.int8 else model
+        transcriber = Transcriber(model, precision="auto" if options.int8 else precision)
     recogniser, rate = transcriber.recogniser, transcriber.recogniser.sampling_rate
     texts = [normalize(row["text"], recogniser.normalization) for row in rows]
     audio = [read_waveform(Recording(str(options.data / row["file_name"]), None), rate) for row in rows]
@@ -279,6 +309,8 @@ def main() -> None:
     for right in options.right if options.streams else ():
         live = LiveTranscriber(recogniser, context=LiveContext(left=options.left, right=right, hop=options.hop))
         print(f"left {options.left:g} s, right {right:g} s, hop {options.hop:g} s")
+        if not options.int8:
+            print(find_limit(live, precision))
         samples = np.concatenate([samples for _, samples in join(audio, options.pause, rate)])
         for num_streams in options.streams:
             print(run_streams(live, samples, num_streams, options.seconds), flush=True)

@@ -65,8 +65,8 @@ def watch_pages() -> Callable[[], float]:
     return lambda: float(peak)
 
 
-def count_operations(config: Any, samples: int, vocabulary: int) -> float:
-    """Floating-point operations to train a wav2vec2 on an utterance with its convolutions frozen.
+def count_operations(config: Any, samples: int, vocabulary: int, training: bool = True) -> float:
+    """Floating-point operations of a wav2vec2 on an utterance, to train it with its convolutions frozen or to use it.
 
     A forward pass over T frames needs, in multiplications and additions (convolution i makes T_i frames):
 
@@ -87,7 +87,7 @@ def count_operations(config: Any, samples: int, vocabulary: int) -> float:
     kernel, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
     layer = 2 * frames * (4 * hidden**2 + 2 * hidden * config.intermediate_size) + 4 * frames**2 * hidden
     rest = 2 * frames * hidden * (channels + hidden // groups * kernel + vocabulary)
-    return convolutions + 3 * (rest + config.num_hidden_layers * layer)
+    return convolutions + (3 if training else 1) * (rest + config.num_hidden_layers * layer)
 
 
 def measure_matrix_peak(dtype: torch.dtype) -> float:
