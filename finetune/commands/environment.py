@@ -185,18 +185,18 @@ def _examine_hub() -> dict[str, Any]:
 
 def _describe_cores(found: Mapping[str, Any]) -> str:
     cores, computing = found["cores"], found["computing"]
-    told = f"{cores['usable']:g} usable of {cores['machine']}"
+    text = f"{cores['usable']:g} usable of {cores['machine']}"
     if computing is None:
-        return f"{told}: {count_threads()} to compute"
+        return f"{text}: {count_threads()} to compute"
     workers = computing["workers"]
     readers = f"{workers} worker{'s' if workers > 1 else ''} to read audio" if workers else "no worker to read audio"
-    return f"{told}: {computing['threads']} thread{'s' if computing['threads'] > 1 else ''} to compute, {readers}"
+    return f"{text}: {computing['threads']} thread{'s' if computing['threads'] > 1 else ''} to compute, {readers}"
 
 
 def _describe_gpu(gpu: Mapping[str, Any]) -> str:
     others = {"compute capability": gpu["compute_capability"], "driver": gpu["driver"]}
-    told = [f"{name} {value}" for name, value in others.items() if value]
-    return ", ".join([gpu["name"], format_gib(gpu["memory"]), *told])
+    details = [f"{name} {value}" for name, value in others.items() if value]
+    return ", ".join([gpu["name"], format_gib(gpu["memory"]), *details])
 
 
 def _describe_precision(found: Mapping[str, Any]) -> str:
@@ -206,10 +206,10 @@ def _describe_precision(found: Mapping[str, Any]) -> str:
     precision, cuda, on_gpu = computing["precision"], computing["cuda"], computing["device"] == "cuda"
     device = "GPU" if on_gpu else "CPU"
     support = "instructions for it" if precision == "bf16" else "no instructions for bf16 and would emulate it"
-    told = f"auto is {precision}: this {device} has {support}"
+    text = f"auto is {precision}: this {device} has {support}"
     if found["gpus"] and not on_gpu:
-        told += f"; torch can't use the GPU ({f'CUDA {cuda}' if cuda else 'built without CUDA'})"
-    return told
+        text += f"; torch can't use the GPU ({f'CUDA {cuda}' if cuda else 'built without CUDA'})"
+    return text
 
 
 def _describe_hub(hub: Mapping[str, Any]) -> str:

@@ -48,10 +48,10 @@ def _build(options: argparse.Namespace) -> None:
 
     steps = _load_steps(options.model) if options.model else options.normalization or DEFAULT_TRANSFORMS
     output = Path(options.output)
-    told = build_language_model(
+    lines = build_language_model(
         options.texts, output, order=options.order, prune=options.prune, transforms=steps, test=options.test
     )
-    print("\n".join(told))
+    print("\n".join(lines))
 
 
 def _add_tune(commands: arguments.Commands) -> None:

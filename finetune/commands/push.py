@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> None:
     source = Path(options.source)
     destination = Destination(options.repo_id, options.revision, options.private, options.tag)
     if is_export(source):  # In a process beside training, which takes no more than it must.
-        told = push_export(source, destination, dry_run=options.dry_run)
+        lines = push_export(source, destination, dry_run=options.dry_run)
     else:
         from finetune.run.publication import publish
 
-        told = publish(source, destination, data=options.data, dry_run=options.dry_run)
-    print("\n".join(told))
+        lines = publish(source, destination, data=options.data, dry_run=options.dry_run)
+    print("\n".join(lines))

@@ -294,8 +294,8 @@ class _Bar:
 
     def _describe(self) -> tuple[str, str]:
         factor = (time.perf_counter() - self._began) / max(self._audio_seconds, 0.001)
-        told = f"{_format_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
-        return f"{self._done} of {self._jobs} recordings", told if self._audio_seconds else "0 seconds of audio"
+        speed = f"{_format_duration(self._audio_seconds)} of audio, real-time factor {factor:.2g}"
+        return f"{self._done} of {self._jobs} recordings", speed if self._audio_seconds else "0 seconds of audio"
 
 
 def _add_up(jobs: Sequence[Job]) -> float | None:

@@ -118,9 +118,11 @@ def validate_splits(
     return ValidationReport(summaries, tuple(findings), decoded_seconds)
 
 
-def _compare_seconds(said: float, decoded: float) -> str:
-    agreement = "they agree" if abs(said - decoded) < _SAME_SECONDS else f"they differ by {abs(said - decoded):.2f} s"
-    return f"{said / 3600:.3f} hours by headers, {decoded / 3600:.3f} hours decoded: {agreement}"
+def _compare_seconds(stated: float, decoded: float) -> str:
+    agreement = (
+        "they agree" if abs(stated - decoded) < _SAME_SECONDS else f"they differ by {abs(stated - decoded):.2f} s"
+    )
+    return f"{stated / 3600:.3f} hours by headers, {decoded / 3600:.3f} hours decoded: {agreement}"
 
 
 def summarise(split: Split) -> SplitSummary:

@@ -54,23 +54,25 @@ def build_language_model(
         raise UserError(f"{output} can't be made: No such file or directory: {output.parent}.")
     with new_folder(output.absolute()) as partial:
         normalised = partial / "normalised.txt"
-        told = [f"normalisation: {', '.join(describe_transforms(transforms))}"]
-        told.append(_normalise(texts, transforms, normalised))
+        report = [f"normalisation: {', '.join(describe_transforms(transforms))}"]
+        report.append(_normalise(texts, transforms, normalised))
         if lmplz := shutil.which("lmplz"):
-            model, lines = _run_lmplz(lmplz, normalised, partial / ARPA_FILE, order, thresholds)
+            model, estimated = _run_lmplz(lmplz, normalised, partial / ARPA_FILE, order, thresholds)
         else:
-            model, lines = _estimate(normalised, partial / ARPA_FILE, order, thresholds)
-        told += lines
+            model, estimated = _estimate(normalised, partial / ARPA_FILE, order, thresholds)
+        report += estimated
         model.save(partial / BINARY_FILE)
         words = "".join(f"{word}\n" for word in sorted(model.words) if word not in MARKS)
         write_text(partial / UNIGRAMS_FILE, words)
         if test is not None:
-            told.append(f"test {_normalise([test], transforms, normalised)}")
+            report.append(f"test {_normalise([test], transforms, normalised)}")
         with normalised.open(encoding="utf-8") as file:
             sentences = tqdm(file, "measuring", unit=" sentences", leave=False, disable=None)
-            told.append(_tell(model.perplexity(line.split() for line in sentences), test or "the text itself"))
+            report.append(
+                _format_perplexity(model.perplexity(line.split() for line in sentences), test or "the text itself")
+            )
         normalised.unlink()
-    return [*told, f"language model: {output}"]
+    return [*report, f"language model: {output}"]
 
 
 def _normalise(texts: Sequence[str], transforms: Sequence[Transform], file: Path) -> str:
@@ -134,12 +136,12 @@ def _estimate(text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple
         found = estimate(tqdm(file, "counting", unit=" sentences", leave=False, disable=None), order, prune)
     write_arpa(found.model, arpa)
     kept = [*found.model.counts, *[0] * (len(found.counts) - found.model.order)]
-    told = ["estimated by modified Kneser-Ney smoothing"]
+    report = ["estimated by modified Kneser-Ney smoothing"]
     for n, (count, discounts) in enumerate(zip(found.counts, found.discounts, strict=True), start=1):
-        told.append(_tell_order(n, kept[n - 1], count, discounts))
+        report.append(_format_order(n, kept[n - 1], count, discounts))
         if n in found.fallbacks:
-            told[-1] += " (lmplz's fallback: the text is too small to estimate them)"
-    return found.model, told
+            report[-1] += " (lmplz's fallback: the text is too small to estimate them)"
+    return found.model, report
 
 
 def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[int]) -> tuple[NGramModel, list[str]]:
@@ -149,28 +151,28 @@ def _run_lmplz(lmplz: str, text: Path, arpa: Path, order: int, prune: Sequence[i
     command += ["--temp_prefix", f"{arpa.parent}/", "--prune", *map(str, prune), "--discount_fallback"]
     finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode != 0:
-        said = (finished.stderr.strip().splitlines() or ["nothing"])[-1]
+        printed = (finished.stderr.strip().splitlines() or ["nothing"])[-1]
         raise UserError(
-            f"{lmplz} ended with code {finished.returncode} and printed: {said[:300]}. "
+            f"{lmplz} ended with code {finished.returncode} and printed: {printed[:300]}. "
             "Remove it from the PATH to estimate without it."
         )
     model = read_arpa(arpa)
     # As in `2 1043/6213 D1=0.72 D2=1.06 D3+=1.4`: order, n-grams kept, n-grams, discounts.
     statistics = re.findall(r"^(\d+) (?:\d+/)?(\d+) D1=(\S+) D2=(\S+) D3\+=(\S+)", finished.stderr, re.MULTILINE)
     rows = {int(n): (int(count), [float(d) for d in discounts]) for n, count, *discounts in statistics}
-    told = [_tell_order(n, kept, *rows.get(n, (kept, ()))) for n, kept in enumerate(model.counts, start=1)]
-    return model, [f"estimated by {lmplz}", *told]
+    report = [_format_order(n, kept, *rows.get(n, (kept, ()))) for n, kept in enumerate(model.counts, start=1)]
+    return model, [f"estimated by {lmplz}", *report]
 
 
-def _tell_order(order: int, kept: int, count: int, discounts: Sequence[float]) -> str:
+def _format_order(order: int, kept: int, count: int, discounts: Sequence[float]) -> str:
     pruned = f" of {count}" if kept < count else ""
     taken = f", discounts {' '.join(f'{discount:.3f}' for discount in discounts)}" if discounts else ""
     return f"{order}-grams: {kept}{pruned}{taken}"
 
 
-def _tell(perplexity: Perplexity, where: str) -> str:
-    told = f"perplexity on {where}: {perplexity.including_oovs:.1f}"
+def _format_perplexity(perplexity: Perplexity, where: str) -> str:
+    text = f"perplexity on {where}: {perplexity.including_oovs:.1f}"
     if perplexity.num_oovs:
         known = f", {perplexity.excluding_oovs:.1f} without them" if perplexity.excluding_oovs is not None else ""
-        told += f" with {perplexity.num_oovs} unknown of {perplexity.num_tokens} words and sentence ends{known}"
-    return told
+        text += f" with {perplexity.num_oovs} unknown of {perplexity.num_tokens} words and sentence ends{known}"
+    return text

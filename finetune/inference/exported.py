@@ -39,8 +39,10 @@ class ExportedModel:
         try:
             import onnxruntime
         except ImportError as error:
-            said = f"{folder} is an exported model, which needs the package onnxruntime: pip install 'finetune[onnx]'."
-            raise UserError(said) from error
+            message = (
+                f"{folder} is an exported model, which needs the package onnxruntime: pip install 'finetune[onnx]'."
+            )
+            raise UserError(message) from error
         self.config = config
         _require_no_loop(folder / FILE)
         options = onnxruntime.SessionOptions()
@@ -53,8 +55,8 @@ class ExportedModel:
             raise UserError(f"{folder / FILE} can't be loaded: {format_error(error)}") from error
         names = [[each.name for each in side] for side in (self._session.get_inputs(), self._session.get_outputs())]
         if names != [[_INPUT], [_OUTPUT]]:
-            said = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
-            raise UserError(f"{said}: expected a model that finetune export wrote.")
+            message = f"{folder / FILE} takes {', '.join(names[0])} and gives {', '.join(names[1])}"
+            raise UserError(f"{message}: expected a model that finetune export wrote.")
         found = self._session.get_modelmeta()
         safe = found.producer_name != _QUANTIZER or _WEIGHT_BITS in found.custom_metadata_map.items()
         if not safe and _EXACT.isdisjoint(list_instruction_sets()):

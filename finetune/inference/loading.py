@@ -83,8 +83,8 @@ def _load_merged(folder: Path, config: Any, file: Path) -> Any:
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
         from peft.utils import load_peft_weights
     except ImportError as error:
-        said = f"{name_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
-        raise UserError(said) from error
+        message = f"{name_model(folder)} is an adapter, which needs the package peft: pip install 'finetune[lora]'."
+        raise UserError(message) from error
     adapter = read_object(file)
     name, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if adapter.get("peft_type") != "LORA" or not isinstance(name, str) or not name:

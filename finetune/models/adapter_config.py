@@ -47,8 +47,8 @@ _NAME = re.compile(r"[^*+?{]{1,500}")
 _INITIALISATIONS = re.compile(r"gaussian|orthogonal|olora|pissa(_niter_\d{1,2})?")
 
 
-def read_lora(values: dict[str, Any], modules: Sequence[str], said: str) -> Any:
-    """The `LoraConfig` of an adapter, which errors call `said`, for a model with these module names.
+def read_lora(values: dict[str, Any], modules: Sequence[str], label: str) -> Any:
+    """The `LoraConfig` of an adapter, which errors call `label`, for a model with these module names.
 
     Regular expressions are replaced by the modules that they match. Raises UserError for settings that would load more
     than the weights of the adapter, and for values out of range.
@@ -59,42 +59,42 @@ def read_lora(values: dict[str, Any], modules: Sequence[str], said: str) -> Any:
     for key in sorted(defaults.keys() - {*_KEYS, *_NOTES}):
         value = values.get(key)
         if value and value != defaults[key]:
-            raise _refuse(said, key, value, "an adapter of plain LoRA")
+            raise _refuse(label, key, value, "an adapter of plain LoRA")
     kept = {key: values[key] for key in _KEYS if values.get(key) is not None}
     for key in ("target_modules", "exclude_modules"):
         if isinstance(kept.get(key), str) and kept[key] != "all-linear":
             kept[key] = match_all(kept[key], modules)
-    _require_sensible(said, kept)
+    _require_sensible(label, kept)
     try:
         return LoraConfig(**kept)
     except Exception as error:  # Its errors for invalid files have no common class.
-        raise UserError(f"The adapter_config.json of {said} can't be used: {str(error)[:300]}") from error
+        raise UserError(f"The adapter_config.json of {label} can't be used: {str(error)[:300]}") from error
 
 
-def _require_sensible(said: str, values: dict[str, Any]) -> None:
+def _require_sensible(label: str, values: dict[str, Any]) -> None:
     ranks, alphas = values.get("rank_pattern", {}), values.get("alpha_pattern", {})
     for key, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
         if not isinstance(patterns, dict):
-            raise _refuse(said, key, patterns, "a number for each module")
+            raise _refuse(label, key, patterns, "a number for each module")
     for rank in (values.get("r", 8), *ranks.values()):
         if type(rank) is not int or not 1 <= rank <= _HIGHEST_RANK:
-            raise _refuse(said, "r", rank, f"a rank from 1 to {_HIGHEST_RANK}")
+            raise _refuse(label, "r", rank, f"a rank from 1 to {_HIGHEST_RANK}")
     for alpha in (values.get("lora_alpha", 8), *alphas.values()):
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > 1e6:
-            raise _refuse(said, "lora_alpha", alpha, "a number up to a million")
+            raise _refuse(label, "lora_alpha", alpha, "a number up to a million")
     lists = {key: values.get(key, []) for key in _LISTS}
     for key, names in {**lists, "rank_pattern": [*ranks], "alpha_pattern": [*alphas]}.items():
         listed = [names] if isinstance(names, str) else names
         named = isinstance(listed, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in listed)
         if not named or len(listed) > _MOST_NAMES:
-            raise _refuse(said, key, names, "names of modules")
+            raise _refuse(label, key, names, "names of modules")
     layers = values.get("layers_to_transform", [])
     if not all(type(layer) is int for layer in (layers if isinstance(layers, list) else [layers])):
-        raise _refuse(said, "layers_to_transform", layers, "numbers of layers")
+        raise _refuse(label, "layers_to_transform", layers, "numbers of layers")
     initialised = values.get("init_lora_weights", True)
     if not isinstance(initialised, bool) and not _INITIALISATIONS.fullmatch(str(initialised)):
-        raise _refuse(said, "init_lora_weights", initialised, "true, false, gaussian, orthogonal, olora or pissa")
+        raise _refuse(label, "init_lora_weights", initialised, "true, false, gaussian, orthogonal, olora or pissa")
 
 
-def _refuse(said: str, key: str, found: Any, expected: str) -> UserError:
-    return UserError(f"The adapter_config.json of {said} has {found!r:.100} for {key}: expected {expected}.")
+def _refuse(label: str, key: str, found: Any, expected: str) -> UserError:
+    return UserError(f"The adapter_config.json of {label} has {found!r:.100} for {key}: expected {expected}.")

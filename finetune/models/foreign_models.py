@@ -168,34 +168,34 @@ def _settable(fields: dict[str, Any]) -> set[str]:
 
 
 def _require_plain(model: str | Path, name: str, values: dict[str, Any]) -> None:
-    said = name_model(model)
+    label = name_model(model)
     for key, value in _walk(values):
         if key == "auto_map":
             raise UserError(
-                f"{said} brings its own code (auto_map in {name}), which is never run: expected a model for the "
+                f"{label} brings its own code (auto_map in {name}), which is never run: expected a model for the "
                 "classes of Transformers, without auto_map."
             )
         if _IMPLEMENTATION.fullmatch(key):
             asked = value.values() if isinstance(value, dict) else [value]
             if other := [each for each in asked if each not in _OWN_IMPLEMENTATIONS]:
                 raise UserError(
-                    f"{said} asks for {str(other[0])[:100]!r} ({key} in {name}), for which Transformers may load code "
+                    f"{label} asks for {str(other[0])[:100]!r} ({key} in {name}), for which Transformers may load code "
                     "from a hub: expected eager, sdpa or nothing."
                 )
         if key in ("use_kernels", "kernel_config") and value:
-            raise UserError(f"{said} asks for kernels of a hub ({key} in {name}), which are not loaded: remove it.")
+            raise UserError(f"{label} asks for kernels of a hub ({key} in {name}), which are not loaded: remove it.")
         if key == "quantization_config" and value is not None:
             raise UserError(
-                f"{said} is quantised (quantization_config in {name}): expected weights that are float32, float16 or "
+                f"{label} is quantised (quantization_config in {name}): expected weights that are float32, float16 or "
                 "bfloat16."
             )
         if key in _OTHER_FILES:
-            raise UserError(f"{said} names other files to read ({key} in {name}): remove it.")
+            raise UserError(f"{label} names other files to read ({key} in {name}): remove it.")
         if key == "auto_mapping" and value is not None:
             library = value.get("parent_library") if isinstance(value, dict) else value
             if library is not None and not str(library).startswith("transformers."):
                 raise UserError(
-                    f"{said} names code of {str(library)[:100]!r} (auto_mapping in {name}), which is not loaded: "
+                    f"{label} names code of {str(library)[:100]!r} (auto_mapping in {name}), which is not loaded: "
                     "expected a class of transformers."
                 )
 

@@ -42,7 +42,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def load_ctc_model(
-    place: Any, said: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
+    place: Any, label: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
 ) -> tuple[Any, set[str]]:
     """Load a `Wav2Vec2ForCTC` in float32 from a folder or a hub; also returns which `new` weights the files lack.
 
@@ -50,7 +50,7 @@ def load_ctc_model(
     missing or have any shape. `options` are those of `from_pretrained`. The old names of weight norm (`weight_g`,
     `weight_v`) are read, and prefixes of wrappers are removed with a warning.
 
-    Raises UserError, which calls the model `said`, if another weight is missing, unexpected, of another shape or not
+    Raises UserError, which calls the model `label`, if another weight is missing, unexpected, of another shape or not
     finite, or if the files ask for code or for files elsewhere; ValueError if the configuration in `options` needs more
     weights than the files can hold; and what `from_pretrained` raises.
     """
@@ -58,7 +58,7 @@ def load_ctc_model(
 
     require_plain_model(place, revision)
     if find_file(place, "adapter_config.json", revision) is not None:  # Transformers would load its base instead.
-        raise UserError(f"{said} is an adapter: expected a model with all of its weights.")
+        raise UserError(f"{label} is an adapter: expected a model with all of its weights.")
     _require_enough(place, options["config"], new, revision)
 
     def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -76,13 +76,13 @@ def load_ctc_model(
     model, loading = load()
     wanted = loading["missing_keys"]
     if any({name, f"wav2vec2.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
-        _note_wrappers(said, loading["unexpected_keys"])
+        _note_wrappers(label, loading["unexpected_keys"])
         model, loading = load(key_mapping=_WRAPPERS)
     # Otherwise `save_pretrained` would write the names of the file, or apply the patterns in reverse.
     model._weight_conversions = []
     missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
     _require_none(
-        said,
+        label,
         missing={name for name in missing if not _is_one_of(name, new)} - _OPTIONAL,
         unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
         shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
@@ -147,19 +147,19 @@ def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
 
 
 def match_weights(
-    said: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], resized: Collection[str] = ()
+    label: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], resized: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """The weights of a file, called `said`, under the expected names, with the expected shapes, all finite.
+    """The weights of a file, called `label`, under the expected names, with the expected shapes, all finite.
 
     Those `resized` may have another size in the first dimension. Prefixes of wrappers are removed with a warning.
     Raises UserError where a weight is missing, unexpected, of another shape or not finite.
     """
     if wrapped := {name for name in found if name not in expected and _unwrap(name) in expected}:
-        _note_wrappers(said, wrapped)
+        _note_wrappers(label, wrapped)
         found = {_unwrap(name) if name in wrapped else name: weight for name, weight in found.items()}
     shapes = {name: (found[name].shape, expected[name].shape) for name in expected.keys() & found.keys()}
     _require_none(
-        said,
+        label,
         missing=expected.keys() - found.keys(),
         unexpected=found.keys() - expected.keys(),
         shapes={
@@ -182,10 +182,10 @@ def _unwrap(name: str) -> str:
     return name
 
 
-def _note_wrappers(said: str, names: Iterable[str]) -> None:
+def _note_wrappers(label: str, names: Iterable[str]) -> None:
     example = next(name for name in sorted(names) if _unwrap(name) != name)
     _LOGGER.warning(
-        f"the weights of {said} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}",
+        f"the weights of {label} have the names of a wrapped model, such as {example}: read as {_unwrap(example)}",
         extra={"once": True},
     )
 
@@ -195,7 +195,7 @@ def _find_infinite(weights: Mapping[str, torch.Tensor]) -> set[str]:
 
 
 def _require_none(
-    said: str, *, missing: Collection[str], unexpected: Collection[str], shapes: Mapping[str, Any], infinite: set[str]
+    label: str, *, missing: Collection[str], unexpected: Collection[str], shapes: Mapping[str, Any], infinite: set[str]
 ) -> None:
     kinds = {"missing": missing, "unexpected": unexpected, "not finite": infinite}
     problems = [f"{len(names)} {kind} ({_list(sorted(names))})" for kind, names in kinds.items() if names]
@@ -204,7 +204,7 @@ def _require_none(
         problems.append(f"{len(shapes)} of another shape ({_list(sizes)})")
     if problems:
         raise UserError(
-            f"The weights of {said} don't fit its configuration: {'; '.join(problems)}. Expected each weight that the "
+            f"The weights of {label} don't fit its configuration: {'; '.join(problems)}. Expected each weight that the "
             "configuration needs and no other, so that none is initialised at random: save or copy the model again."
         )
 

@@ -183,16 +183,16 @@ class Publisher:
 
     def _take_result(self, push: _Push) -> None:
         push.output.seek(0)
-        said = push.output.read().decode(errors="replace").strip()
+        printed = push.output.read().decode(errors="replace").strip()
         push.output.close()
         assert push.process.stdin is not None
         push.process.stdin.close()
         if push.process.returncode:
             # A UserError is one sentence after this prefix; other errors are in the last line.
-            reason = said.rpartition("finetune: ")[2] if "finetune: " in said else said.rpartition("\n")[2]
+            reason = printed.rpartition("finetune: ")[2] if "finetune: " in printed else printed.rpartition("\n")[2]
             self._fail(push.export, reason or f"the push ended with code {push.process.returncode}")
         else:
-            _LOGGER.info(f"{push.export.name}: {said.rpartition(chr(10))[2]}")
+            _LOGGER.info(f"{push.export.name}: {printed.rpartition(chr(10))[2]}")
             shutil.rmtree(push.export, ignore_errors=True)
 
     def _fail(self, export: Path, reason: str) -> None:

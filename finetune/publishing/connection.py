@@ -124,8 +124,8 @@ def explain(error: BaseException, repo_id: str) -> UserError:
 
 def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
     status, endpoint = error.response.status_code, constants.ENDPOINT
-    said = hide_tokens(" ".join((error.server_message or "").split()))
-    because = f" ({said})" if said else ""
+    message = hide_tokens(" ".join((error.server_message or "").split()))
+    because = f" ({message})" if message else ""
     if status == 401:
         return (
             f"The hub at {endpoint} doesn't know this token{because}: make one at {endpoint}/settings/tokens, "
@@ -166,12 +166,12 @@ def require_token() -> None:
 
 def _read_wait(response: httpx2.Response) -> float | None:
     """The seconds that an answer asks to wait: Retry-After (RFC 9110, 10.2.3), or the hub's rate limit."""
-    said = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d+", said):
-        return float(said)
-    if said:
+    wait = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d+", wait):
+        return float(wait)
+    if wait:
         try:
-            return max(0.0, (email.utils.parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+            return max(0.0, (email.utils.parsedate_to_datetime(wait) - datetime.now(UTC)).total_seconds())
         except (ValueError, TypeError):
             return None
     limits = parse_ratelimit_headers(response.headers)

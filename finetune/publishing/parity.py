@@ -87,8 +87,8 @@ def _recognise(model: Path, waveforms: Path, number: int) -> list[str]:
             lines = tqdm(process.stdout, "parity", total=number, unit="utterance", leave=False, disable=None)
             texts = [str(json.loads(line)) for line in lines]
         errors.seek(0)
-        said = errors.read().strip().splitlines()
+        printed = errors.read().strip().splitlines()
     if process.returncode or len(texts) != number:
-        reason = said[-1] if said else f"it ended with code {process.returncode}"
+        reason = printed[-1] if printed else f"it ended with code {process.returncode}"
         raise UserError(f"{model} can't be published, since plain Transformers can't use it: {reason}")
     return texts

@@ -20,5 +20,5 @@ def release(push: Push, recognise: Callable[[], Sequence[Spoken]], message: str,
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{push.folder} contains private information: {found[0]}{more}. Remove it, and push again.")
     require_parity(push.folder, recognise())
-    told = [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
-    return [public_address(line) for line in told]
+    lines = [*plan, "nothing was sent"] if dry_run else [f"on the hub: {push.send(message)}"]
+    return [public_address(line) for line in lines]

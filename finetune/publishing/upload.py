@@ -271,10 +271,10 @@ class Push:
         answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=values, headers=build_hf_headers())
         if answer.status_code == 404:  # A hub without this check.
             return []
-        said = answer.json()
-        if errors := [hide_tokens(each["message"]) for each in said.get("errors", ())]:
+        found = answer.json()
+        if errors := [hide_tokens(each["message"]) for each in found.get("errors", ())]:
             raise UserError(f"The hub does not accept the metadata of {card}: {'; '.join(errors)}.")
-        return [f"note: {CARD}: {hide_tokens(each['message'])}" for each in said.get("warnings", ())]
+        return [f"note: {CARD}: {hide_tokens(each['message'])}" for each in found.get("warnings", ())]
 
     def _require_free_tag(self, there: _Repository, changes: _Changes) -> None:
         """Raise UserError if the tag is on another commit."""

@@ -231,8 +231,8 @@ def list_gpus() -> list[Gpu]:
     asked = ("name", "memory.total", "compute_cap", "driver_version")
     command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_PROGRAM_SECONDS, check=True).stdout
-        rows = [[value.strip() for value in line.split(",")] for line in said.splitlines()]
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=_PROGRAM_SECONDS, check=True).stdout
+        rows = [[value.strip() for value in line.split(",")] for line in printed.splitlines()]
         return [
             Gpu(name=name, memory=int(mib) << 20, compute_capability=capability, driver=driver)
             for name, mib, capability, driver in rows

@@ -132,8 +132,8 @@ def reporting(name: str, revision: str | None = None, kind: str = "model") -> It
         status = error.response.status_code
         if status == 401:
             raise UserError(f"{hub} refuses the token that you are logged in with: {log_in} again.") from error
-        said = error.server_message or type(error).__name__
-        raise UserError(f"{hub} answers {status} for the {noun} {name}: {said.splitlines()[0]}") from error
+        reason = error.server_message or type(error).__name__
+        raise UserError(f"{hub} answers {status} for the {noun} {name}: {reason.splitlines()[0]}") from error
     except errors.HFValidationError as error:
         raise UserError(f"{name} is no name on a hub: {str(error).splitlines()[0]}") from error
 

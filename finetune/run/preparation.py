@@ -52,7 +52,7 @@ class Preparation:
 
     config: Any
     feature_extractor: Any
-    limits: AudioSpec
+    audio_spec: AudioSpec
     augmentation: Augmentation
     vocabulary: dict[str, int]
     head_rows: tuple[int | None, ...] | None
@@ -85,7 +85,7 @@ class Preparation:
         options = BatchOptions(
             vocabulary=self.vocabulary,
             feature_extractor=self.feature_extractor,
-            audio_spec=self.limits,
+            audio_spec=self.audio_spec,
             augmentation=self.augmentation,
             masking=masking,
             seed=training.seed,
@@ -120,11 +120,11 @@ class Preparation:
         if not compiled:
             return GPU_PADDING_SAMPLES if choose_device().type == "cuda" else None
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
-        return max(1, math.ceil(longest * self.limits.sampling_rate / _COMPILED_LENGTHS))
+        return max(1, math.ceil(longest * self.audio_spec.sampling_rate / _COMPILED_LENGTHS))
 
     def validate(self, listen: bool = False) -> ValidationReport:
         """Validate the splits; `listen` also decodes all audio."""
-        return validate_splits(self.splits, self.characters, self.limits.sampling_rate if listen else None)
+        return validate_splits(self.splits, self.characters, self.audio_spec.sampling_rate if listen else None)
 
     @property
     def rejected(self) -> list[SkippedUtterance]:
@@ -145,14 +145,14 @@ def prepare(recipe: Recipe) -> Preparation:
         require_peft()
     continues_language = _continues_language(recipe, config)
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
-    limits = AudioSpec(
+    audio_spec = AudioSpec(
         sampling_rate=feature_extractor.sampling_rate,
         encoder=encoder_convolutions(config),
         min_seconds=data.min_seconds,
         max_seconds=data.max_seconds if batch_seconds == "auto" else min(data.max_seconds, batch_seconds),
         fastest=augmentation.fastest,
     )
-    tables = _Tables(recipe, limits)
+    tables = _Tables(recipe, audio_spec)
     train, validation, test = tables.split("train", training=True), tables.split("validation"), tables.split("test")
     assert train is not None
     if validation is None:
@@ -168,14 +168,14 @@ def prepare(recipe: Recipe) -> Preparation:
     return Preparation(
         config,
         feature_extractor,
-        limits,
+        audio_spec,
         augmentation,
         vocabulary,
         head_rows,
         train,
         validation,
         test,
-        build_stream(tables.trained, train.name, recipe, limits) if tables.streamed else None,
+        build_stream(tables.trained, train.name, recipe, audio_spec) if tables.streamed else None,
         continues_language,
     )
 
@@ -200,8 +200,8 @@ class _Tables:
     `trained` are the tables of the training split, with all rows of those that are streamed.
     """
 
-    def __init__(self, recipe: Recipe, limits: AudioSpec) -> None:
-        self.recipe, self.limits = recipe, limits
+    def __init__(self, recipe: Recipe, audio_spec: AudioSpec) -> None:
+        self.recipe, self.audio_spec = recipe, audio_spec
         self.sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in recipe.data.all_sources]
         self.splits = [load_splits(source) for source in self.sources]
         self.streamed = any(source.streaming for source in self.sources)
@@ -227,16 +227,16 @@ class _Tables:
             return None
         name = names[0] if len(joined) == 1 and names[0] else role
         steps = self.recipe.text.normalization
-        return prepare_split(name, JoinedTables(joined), steps, self.limits, training, data.preprocessing)
+        return prepare_split(name, JoinedTables(joined), steps, self.audio_spec, training, data.preprocessing)
 
 
-def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, limits: AudioSpec) -> Stream:
+def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, audio_spec: AudioSpec) -> Stream:
     """Streamed and local tables as one stream of training windows."""
     prepare_window = partial(
         prepare_split,
         name,
         steps=recipe.text.normalization,
-        audio_spec=limits,
+        audio_spec=audio_spec,
         training=True,
         preprocessing=recipe.data.preprocessing,
         require=False,

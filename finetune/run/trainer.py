@@ -91,11 +91,11 @@ class Trainer:
 
     def _find_batch_seconds(self) -> float:
         """The recipe's value, or as many seconds as fit into memory."""
-        seconds, limits = self.recipe.training.batch_seconds, self.preparation.limits
+        seconds, spec = self.recipe.training.batch_seconds, self.preparation.audio_spec
         if seconds != "auto":
             return seconds
         found = find_batch_seconds(
-            self.accelerator, self.components.objective, limits.max_seconds, limits.sampling_rate, limits.num_frames
+            self.accelerator, self.components.objective, spec.max_seconds, spec.sampling_rate, spec.num_frames
         )
         _LOGGER.info(f"training.batch_seconds: {found:g} s at a time")
         return found
@@ -148,7 +148,7 @@ class Trainer:
             eval_steps=self.length.eval_steps,
             log_steps=training.log_steps,
             seed=training.seed,
-            sampling_rate=self.preparation.limits.sampling_rate,
+            sampling_rate=self.preparation.audio_spec.sampling_rate,
             frozen_steps=training.freeze_transformer_steps,
             max_seconds=max_seconds,
         )

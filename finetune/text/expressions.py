@@ -166,13 +166,15 @@ _processes: dict[int, _Process] = {}
 def _ask(pattern: str, template: str | None, text: str) -> Any:
     process = _processes.setdefault(os.getpid(), _Process())
     answer = process.ask(json.dumps([pattern, template, text, _limit(text), _MOST_SECONDS]))
-    said = f"The regular expression {pattern[:200]!r}"
+    beginning = f"The regular expression {pattern[:200]!r}"
     if not answer:
         raise UserError(
-            f"{said} takes longer than {_MOST_SECONDS:g} s for a text of {len(text)} characters: write it without "
+            f"{beginning} takes longer than {_MOST_SECONDS:g} s for a text of {len(text)} characters: write it without "
             "nested repetitions."
         )
     found = json.loads(answer)
     if found is None:
-        raise UserError(f"{said} makes more than {_limit(text)} characters of {len(text)}: look at its replacement.")
+        raise UserError(
+            f"{beginning} makes more than {_limit(text)} characters of {len(text)}: look at its replacement."
+        )
     return found
