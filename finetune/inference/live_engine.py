@@ -24,10 +24,12 @@ class Overloaded(Exception):
 
 
 class LiveEngine:
-    """Computes one window of each session at a time, in the thread that calls `run` or `step`.
+    """Computes one window at a time of each session, in the threads that call `run` or `step`.
 
-    Sessions can be fed and read from any thread. On a GPU their windows share a batch. If the device is too slow, all
-    sessions fall behind evenly: see `EngineSession.lag_seconds`.
+    Sessions can be fed and read from any thread. On a GPU their windows share a batch, and one thread calls `run`. On a
+    CPU several threads, each with one thread of torch, compute more small windows in a second than one that uses all
+    cores for each window (scripts/bench_live.py). If the device is too slow, all sessions fall behind evenly: see
+    `EngineSession.lag_seconds`.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class LiveEngine:
         self.live = live
         self.max_sessions, self.max_lag_seconds, self.max_unread = max_sessions, max_lag_seconds, max_unread
         self.changed = threading.Condition()
-        self._sessions: list[EngineSession] = []
+        self._sessions: list[EngineSession] = []  # The one that waits longest is first.
+        self._most = 1 if live.recogniser.device.type == "cpu" else max_sessions
 
     def open(
         self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
@@ -52,13 +55,22 @@ class LiveEngine:
         return opened
 
     def step(self) -> bool:
-        """Compute one window of each session that has audio; returns whether there was any."""
+        """Compute a window of those sessions that wait longest, on a CPU of one; returns whether there was any."""
         with self.changed:
-            sessions = list(self._sessions)
-        waiting = [(session, waveform) for session in sessions if (waveform := session.proceed()) is not None]
-        for session, logits in self._compute(waiting):
-            session.take_logits(logits)
-        return bool(waiting)
+            taken = [session for session in self._sessions if session.has_work][: self._most]
+            for session in taken:
+                session.taken = True
+                self._sessions.remove(session)
+                self._sessions.append(session)
+        try:
+            waiting = [(session, waveform) for session in taken if (waveform := session.proceed()) is not None]
+            for session, logits in self._compute(waiting):
+                session.take_logits(logits)
+        finally:
+            with self.changed:
+                for session in taken:
+                    session.taken = False
+        return bool(taken)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Step until `stopped()` is true; it is called at least ten times a second."""
@@ -104,6 +116,7 @@ class EngineSession:
         self._finishing = self._ending = False
         self._error: Exception | None = None
         self.ended = False
+        self.taken = False  # by a thread that computes it
 
     @property
     def lag_seconds(self) -> float:
@@ -113,8 +126,8 @@ class EngineSession:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to compute; to be called with the engine's lock."""
-        return bool(self._computation or self._blocks or self._finishing) and not self.ended
+        """Whether there is something that no thread computes yet; to be called with the engine's lock."""
+        return bool(self._computation or self._blocks or self._finishing) and not (self.ended or self.taken)
 
     def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Take the next audio as `LiveSession.feed` does, and raise what it raises.
