@@ -127,7 +127,7 @@ def _choose_context(latency: float | None) -> Any:
         return context
     if not 0.16 <= latency <= 10:
         raise UserError(f"--latency is {latency:g} s: expected 0.16 to 10.")
-    hop = min(context.hop, latency / 2)
+    hop = min(context.hop, latency * 2 / 3)
     return LiveContext(left=context.left, right=latency - hop, hop=hop)
 
 
