@@ -40,8 +40,11 @@ def test_what_the_readme_names_is_there_and_it_is_a_front_page() -> None:
     assert len(README.splitlines()) <= 150
     pages = [ROOT / "README.md", *(ROOT / "scripts" / "docs").glob("*.md")]
     for page in pages:
-        for place in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / place).exists(), (page.name, place)
+        for place, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            target = page.parent / place if place else page
+            assert target.exists(), (page.name, place)
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {re.sub(r"[^\w-]", "", each.lower().replace(" ", "-")) for each in headings}
     for name in re.findall(r"`(\w+/\w+\.py)`", README):
         assert (ROOT / "finetune" / name).is_file() or (ROOT / name).is_file(), name
     assert {f"scripts/docs/{page.name}" for page in pages[1:]} <= set(re.findall(r"\]\(([^)]+)\)", README))

@@ -31,6 +31,8 @@ _LOGGER = logging.getLogger(__name__)
 # Speech without a pause is cut between two words after this time, which bounds memory and the final decoding.
 _MAX_SEGMENT_SECONDS = 60.0
 _RATES = 1000, 192_000  # Hz
+# A block with less than this share of the loudest power is quiet; the loudest is forgotten by this factor a block.
+_QUIET, _FORGETTING = 0.1, 0.97
 # The logit of each symbol but the blank in a frame of silence.
 _NEVER = -1e3
 # The stable prefix is common to the best hypotheses: at most so many, with scores (natural log) this close to the best.
@@ -111,7 +113,8 @@ class LiveSession:
         self._held: Waveform = np.empty(0, np.float32)  # the audio from `_first` on, at the model's rate
         self._first = 0
         self._segment: _Segment | None = None
-        self._ended = self._cancelled = False
+        self._ended = self._cancelled = self._warned = False
+        self._loudness = 0.0
 
     def feed(self, audio: bytes | bytearray | memoryview | NDArray[Any]) -> list[Event]:
         """Take the next bytes, or samples as an array, of any length.
@@ -159,12 +162,20 @@ class LiveSession:
         return [self._resampler.push(self._mix(np.concatenate(self._received)), last=True)]
 
     def _mix(self, block: Waveform) -> Waveform:
-        """The mean of a block's channels, or the loudest of them where they cancel each other."""
-        mono, cancelled = mix_channels(block)
-        if cancelled and not self._cancelled:
-            _LOGGER.warning(f"the stream: {CANCELLED}")
-        self._cancelled |= cancelled
-        return mono
+        """The mean of a block's channels, or the loudest of them where they cancel each other.
+
+        A block that is quiet, compared with those of the last seconds, does not change which of the two it is.
+        """
+        if not len(block):
+            return block[:, 0]
+        powers = np.square(block).mean(axis=0)
+        if powers.mean() >= _QUIET * self._loudness:
+            cancelled = mix_channels(block)[1]
+            if cancelled and not self._warned:
+                _LOGGER.warning(f"the stream: {CANCELLED}")
+            self._cancelled, self._warned = cancelled, cancelled or self._warned
+        self._loudness = max(_FORGETTING * self._loudness, float(powers.mean()))
+        return block[:, int(powers.argmax())].copy() if self._cancelled else block.mean(axis=1)
 
     def end(self) -> Computation[list[Event]]:
         """The last events of a stream, after its last block."""

@@ -204,7 +204,8 @@ class EngineSession:
     def fail(self, error: Exception) -> None:
         """End the session with an error, which `events` raises."""
         with self._lock:
-            self._error, self.ended = error, True
+            if not self.ended:
+                self._error, self.ended = error, True
             self._blocks.clear()
         self._engine.remove(self)
 
@@ -220,6 +221,8 @@ class EngineSession:
 
     def _deliver(self, events: list[Event]) -> None:
         with self._lock:
+            if self.ended:  # It was closed or has failed while it was computed.
+                return
             for event in events:
                 last = self._events[-1] if self._events else None
                 if isinstance(event, Partial) and isinstance(last, Partial):

@@ -4,7 +4,7 @@ import difflib
 import logging
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from finetune.audio.preprocessing import Transform as AudioTransform
@@ -15,6 +15,7 @@ from finetune.text.transcripts import DEFAULT_TRANSFORMS, NAMES, Transform, buil
 _LOGGER = logging.getLogger(__name__)
 
 Range = tuple[float, float]
+RightContext = Annotated[float, Field(gt=0, le=60)]
 LoraModule = Literal[
     "q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", "feature_projection.projection"
 ]
@@ -308,7 +309,7 @@ class TrainingSection(Section):
     mask_time_length: int = Field(10, gt=0)
     mask_feature_probability: float = Field(0.0, ge=0, lt=1)
     mask_feature_length: int = Field(10, gt=0)
-    right_context_seconds: tuple[PositiveFloat, PositiveFloat] | None = None
+    right_context_seconds: tuple[RightContext, RightContext] | None = None
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False

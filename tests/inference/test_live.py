@@ -194,6 +194,18 @@ def test_channels_that_cancel_each_other_are_not_mixed(live: LiveTranscriber, lo
     )
 
 
+def test_a_quiet_block_does_not_change_how_channels_are_mixed(live: LiveTranscriber) -> None:
+    samples, words = say([0.2, 1.5, 1.5])
+    noise = 0.03 * np.random.default_rng(1).standard_normal(len(samples)).astype(np.float32)
+    noise[:3200] = 0
+    expected = stream(live, [samples])
+    # The channels' noise cancels in the mean, and alone it would look like channels that cancel each other.
+    events = stream(live, [np.stack([samples + noise, samples - noise], axis=1)], channels=2)
+    finals = check_order(events)
+    assert [final.text for final in finals] == [final.text for final in check_order(expected)]
+    assert [word for final in finals for word in final.text.split()] == words
+
+
 def test_what_cannot_be_heard_ends_its_session_alone(live: LiveTranscriber) -> None:
     samples, words = say([0.5])
     good, bad = live.session(SAMPLING_RATE), live.session(SAMPLING_RATE)

@@ -178,3 +178,14 @@ def test_an_hour_takes_no_more_memory_than_a_minute_and_200_dropped_sessions_non
         dropped.close()
     assert process.memory_info().rss - before < 20e6
     assert (process.num_threads(), process.num_fds()) == (threads, handles)
+
+
+def test_a_session_that_is_closed_while_it_is_computed_delivers_nothing(live: LiveTranscriber) -> None:
+    engine = LiveEngine(live, max_unread=0)
+    session = engine.open(SAMPLING_RATE)
+    session.feed(say(0, 1))
+    session.close()
+    session._deliver([Final("late", (), 0.0, 1.0, None)])
+    assert session.events() == []
+    session.fail(AudioError("late"))
+    assert session.events() == []

@@ -294,6 +294,8 @@ def test_windows_have_a_smallest_and_a_largest_right_context(tmp_path: Path) -> 
     assert load_recipe(file, []).training.right_context_seconds == (0.3, 4.0)
     with pytest.raises(UserError, match=r"expected training\.right_context_seconds as \[smallest, largest\]"):
         load_recipe(file, ["training.right_context_seconds=[4, 0.3]"])
+    with pytest.raises(UserError, match=r"training\.right_context_seconds"):
+        load_recipe(file, ["training.right_context_seconds=[0.3, .inf]"])
     with pytest.raises(UserError, match=r"either training\.right_context_seconds or training\.compile"):
         load_recipe(file, ["training.compile=true"])
 
