@@ -42,7 +42,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import tempfile
 import threading
 import time
@@ -57,14 +56,13 @@ import numpy as np
 import torch
 from acoustics import Waveform
 from measurement import count_operations, measure_matrix_peak
-from parts import add_precision, report_machine
+from parts import add_precision, export_int8, report_machine, write_shape
 
 from finetune.audio.waveforms import Recording, read_waveform
 from finetune.evaluation.intervals import find_interval, resample
 from finetune.inference.events import Event, Final, Partial
 from finetune.inference.live import LiveContext, LiveTranscriber
 from finetune.inference.live_engine import LiveEngine
-from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.resources.machine import count_cores
 from finetune.text.transcripts import normalize
@@ -229,30 +227,6 @@ def find_limit(live: LiveTranscriber, precision: str, num_threads: int) -> str:
     )
 
 
-def make_shape(folder: Path) -> Path:
-    """Write wav2vec2-base with random weights."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
-
-    from finetune.text.vocabulary import build_tokenizer, build_vocabulary
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
-    Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)).save_pretrained(
-        folder
-    )
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer).save_pretrained(folder)
-    return folder
-
-
-def export_int8(model: Path, folder: Path) -> Path:
-    """Write a model for ONNX Runtime with 8-bit matrix products."""
-    from finetune.inference.exported import write_model
-
-    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    write_model(Recogniser.load(model, "cpu").model, folder, int8=True)
-    return folder
-
-
 def print_prices(
     options: argparse.Namespace, transcriber: Transcriber, texts: list[str], audio: list[Waveform]
 ) -> None:
@@ -315,7 +289,7 @@ def main() -> None:
     with (options.data / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[: options.utterances]
     with tempfile.TemporaryDirectory() as name:
-        model = make_shape(Path(name, "shape")) if options.shape else Path(options.model)
+        model = write_shape(Path(name, "shape"), {}) if options.shape else Path(options.model)
         model = export_int8(model, Path(name, "int8")) if options.int8 else model
         transcriber = Transcriber(model, precision="auto" if options.int8 else precision)
     recogniser, rate = transcriber.recogniser, transcriber.recogniser.sampling_rate

@@ -64,7 +64,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_training import LARGE
-from parts import add_precision, parse_arguments, report_machine, start_part
+from parts import add_precision, export_int8, parse_arguments, report_machine, start_part, write_shape
 
 if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
@@ -137,28 +137,13 @@ def make_recordings(folder: Path, data: Path, options: argparse.Namespace) -> No
 
 def make_models(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Write the model and what it is exported to, with all that belongs to it."""
-    from finetune.inference.exported import write_model
-    from finetune.inference.recogniser import Recogniser
-
     model = folder / "model"
     if options.shape:
-        import torch
-        from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
-
-        from finetune.text.vocabulary import build_tokenizer, build_vocabulary
-
-        torch.manual_seed(0)
-        tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
-        shape = LARGE if options.shape == "large" else {}
-        config = Wav2Vec2Config(**shape, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-        Wav2Vec2ForCTC(config).save_pretrained(model)
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=options.shape == "large")
-        Wav2Vec2Processor(extractor, tokenizer).save_pretrained(model)
+        large = options.shape == "large"
+        write_shape(model, LARGE if large else {}, attention_mask=large)
     else:
         shutil.copytree(options.model, model)
-    int8 = folder / "int8"
-    shutil.copytree(model, int8, ignore=shutil.ignore_patterns("*.safetensors"))
-    write_model(Recogniser.load(model, "cpu").model, int8, int8=True)
+    export_int8(model, folder / "int8")
     return {}
 
 

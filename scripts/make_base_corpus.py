@@ -36,6 +36,7 @@ from synthesis import (
     SynthesisError,
     Voice,
     invent_variant,
+    report,
     require_program,
     respell_letters,
     speak,
@@ -258,25 +259,16 @@ def main() -> int:
         parser.error(f"--invented-voices is {options.invented_voices}; expected 0 or more")
     if not 0 <= options.natural_share <= 1:
         parser.error(f"--natural-share is {options.natural_share}; expected 0 to 1")
-    try:
+
+    def make() -> str:
         natural = None
         if options.natural:
             shards = {split: read_shards(options.natural / split) for split in ("train", "validation")}
             natural = NaturalSpeech(shards, options.natural_share)
-        print(
-            make_corpus(
-                options.output,
-                options.utterances,
-                options.invented_voices,
-                natural,
-                options.seed,
-                options.processes,
-            )
-        )
-    except SynthesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        numbers = options.utterances, options.invented_voices
+        return make_corpus(options.output, *numbers, natural, options.seed, options.processes)
+
+    return report(make)
 
 
 if __name__ == "__main__":

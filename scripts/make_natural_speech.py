@@ -35,7 +35,7 @@ from neural_voices import (
     fetch_voices,
 )
 from sentences import add_pauses, collect_texts, write_script
-from synthesis import SynthesisError, require_program, respell_letters
+from synthesis import SynthesisError, report, require_program, respell_letters
 
 SAMPLING_RATE = 16000
 MIN_SECONDS, MAX_SECONDS = 0.4, 8.0
@@ -157,12 +157,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no shard later than this")
     options = parser.parse_args()
     deadline = time.time() + 60 * options.minutes
-    try:
-        print(make_speech(options.output, options.split, options.utterances, options.seed, options.processes, deadline))
-    except SynthesisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return report(
+        lambda: make_speech(
+            options.output, options.split, options.utterances, options.seed, options.processes, deadline
+        )
+    )
 
 
 if __name__ == "__main__":

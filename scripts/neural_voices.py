@@ -45,18 +45,8 @@ BASE_VOICES = (
 )
 # Voices of other languages: alone they are hard to understand in English (checked with Whisper), in a blend not.
 BASE_ACCENTS = (
-    *(
-        "ef_dora",
-        "em_alex",
-        "em_santa",
-        "ff_siwis",
-        "hf_alpha",
-        "hf_beta",
-        "hm_omega",
-        "hm_psi",
-        "if_sara",
-        "im_nicola",
-    ),
+    *("ef_dora", "em_alex", "em_santa", "ff_siwis", "hf_alpha", "hf_beta", "hm_omega", "hm_psi"),
+    *("if_sara", "im_nicola"),
     *("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo", "pf_dora", "pm_alex", "pm_santa"),
     *("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi", "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang"),
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.resources.machine import Precision
@@ -92,3 +93,29 @@ def report_machine(asked: str | None, device: str = "auto") -> Precision:
     names.append(f"torch {torch.__version__}")
     print(f"machine: {', '.join([*names, precision if asked else 'no model'])}", flush=True)
     return precision
+
+
+def write_shape(folder: Path, shape: Mapping[str, Any], attention_mask: bool = False) -> Path:
+    """Write a model with random weights, and the shape of wav2vec2-base but for what `shape` has."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    from finetune.text.vocabulary import build_tokenizer, build_vocabulary
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(build_vocabulary("abcdefghijklmnopqrstuvwxyz'"))
+    config = Wav2Vec2Config(**shape, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=attention_mask)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def export_int8(model: Path, folder: Path) -> Path:
+    """Export a model to ONNX with 8-bit matrix products, with all that belongs to it."""
+    from finetune.inference.exported import write_model
+    from finetune.inference.recogniser import Recogniser
+
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    write_model(Recogniser.load(model, "cpu").model, folder, int8=True)
+    return folder

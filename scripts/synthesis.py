@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,3 +221,13 @@ def _check(samples: Waveform, voice: Voice) -> Waveform:
     if len(samples) == 0 or float(np.max(np.abs(samples))) < 1e-3:
         raise SynthesisError(f"{voice.engine} said nothing with the voice {voice.name}")
     return samples
+
+
+def report(make: Callable[[], str]) -> int:
+    """Print what `make` returns, or its SynthesisError as a sentence; return the exit code."""
+    try:
+        print(make())
+    except SynthesisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
