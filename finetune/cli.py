@@ -7,13 +7,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune import __version__
-from finetune.commands import align, check, compare, env, evaluate, export, live, lm, push, recipe, train, transcribe
+from finetune.commands import (
+    align,
+    check,
+    compare,
+    env,
+    evaluate,
+    export,
+    live,
+    lm,
+    push,
+    recipe,
+    serve,
+    train,
+    transcribe,
+)
 from finetune.commands.console import add_logging, log_to_console
 from finetune.commands.launch import limit_threads
 from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
-_COMMANDS = (train, evaluate, compare, transcribe, live, align, export, push, check, lm, recipe, env)
+_COMMANDS = (train, evaluate, compare, transcribe, live, serve, align, export, push, check, lm, recipe, env)
 
 
 class _Parser(argparse.ArgumentParser):

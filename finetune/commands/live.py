@@ -63,11 +63,11 @@ def run(options: argparse.Namespace) -> int:
     if options.audio != "-" and any((options.rate, options.encoding, options.channels)):
         raise UserError("--rate, --encoding and --channels describe raw audio on standard input: give - as FILE.")
     from finetune.audio.recordings import AudioError
-    from finetune.inference.live import LiveTranscriber
+    from finetune.inference.live import LiveContext, LiveTranscriber
 
     live = LiveTranscriber(
         options.model,
-        context=_choose_context(options.latency),
+        context=LiveContext.of_latency(options.latency),
         detector=options.vad,
         device=options.device,
         language_model=options.language_model,
@@ -117,18 +117,6 @@ def _until_interrupted(chunks: Iterator[Any]) -> Iterator[Any]:
             yield chunk
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _choose_context(latency: float | None) -> Any:
-    from finetune.inference.live import LiveContext
-
-    context = LiveContext()
-    if latency is None:
-        return context
-    if not 0.16 <= latency <= 10:
-        raise UserError(f"--latency is {latency:g} s: expected 0.16 to 10.")
-    hop = min(context.hop, latency * 2 / 3)
-    return LiveContext(left=context.left, right=latency - hop, hop=hop)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from finetune.audio.resampling import Resampler
 from finetune.audio.samples import Encoding, SampleReader
 from finetune.audio.speech_activity import build_detector
 from finetune.audio.waveforms import CANCELLED, mix_channels
+from finetune.errors import UserError
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.timing import place_words
@@ -50,6 +51,20 @@ class LiveContext:
     left: float = 6.0
     right: float = 0.64
     hop: float = 0.32
+
+    @classmethod
+    def of_latency(cls, seconds: float | None) -> LiveContext:
+        """The context with which a word is stable after so many seconds, by default 0.96; raises UserError.
+
+        Below 0.48 s the hop is shorter, too: two thirds of the latency (scripts/bench_live.py).
+        """
+        context = cls()
+        if seconds is None:
+            return context
+        if not 0.16 <= seconds <= 10:
+            raise UserError(f"--latency is {seconds:g} s: expected 0.16 to 10.")
+        hop = min(context.hop, seconds * 2 / 3)
+        return cls(left=context.left, right=seconds - hop, hop=hop)
 
 
 class LiveTranscriber:

@@ -43,14 +43,23 @@ class LiveEngine:
         self._most = 1 if live.recogniser.device.type == "cpu" else max_sessions
 
     def open(
-        self, sampling_rate: int, *, encoding: Encoding = "s16le", channels: int = 1, channel: int | None = None
+        self,
+        sampling_rate: int,
+        *,
+        encoding: Encoding = "s16le",
+        channels: int = 1,
+        channel: int | None = None,
+        on_events: Callable[[], object] = lambda: None,
     ) -> EngineSession:
-        """Begin a session as `LiveTranscriber.session` does; raises Overloaded if there are `max_sessions`."""
+        """Begin a session as `LiveTranscriber.session` does; raises Overloaded if there are `max_sessions`.
+
+        `on_events` is called, in a thread that computes, when there are events or the session has ended.
+        """
         session = self.live.session(sampling_rate, encoding=encoding, channels=channels, channel=channel)
         with self.changed:
             if len(self._sessions) >= self.max_sessions:
                 raise Overloaded(f"{self.max_sessions} sessions are open, which is the limit: try again later.")
-            opened = EngineSession(self, session)
+            opened = EngineSession(self, session, on_events)
             self._sessions.append(opened)
         return opened
 
@@ -95,6 +104,11 @@ class LiveEngine:
         rows = [row[:frames].numpy() for row, frames in zip(logits, num_frames, strict=True)]
         return list(zip(sessions, rows, strict=True))
 
+    @property
+    def num_sessions(self) -> int:
+        """The number of open sessions."""
+        return len(self._sessions)
+
     def remove(self, session: EngineSession) -> None:
         """Remove a session."""
         with self.changed:
@@ -105,8 +119,8 @@ class LiveEngine:
 class EngineSession:
     """A session of an engine; `feed`, `finish`, `events` and `close` may be called from any thread."""
 
-    def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
-        self._engine, self._session = engine, session
+    def __init__(self, engine: LiveEngine, session: LiveSession, on_events: Callable[[], object]) -> None:
+        self._engine, self._session, self._on_events = engine, session, on_events
         self._lock = engine.changed
         self._feeding = threading.Lock()  # Audio is taken in order, and none after the end.
         self._blocks: deque[Waveform] = deque()
@@ -208,6 +222,7 @@ class EngineSession:
                 self._error, self.ended = error, True
             self._blocks.clear()
         self._engine.remove(self)
+        self._on_events()
 
     def _begin(self) -> Computation[list[Event]] | None:
         """The events of the next block, or of the stream's end; None where there is neither yet."""
@@ -236,6 +251,8 @@ class EngineSession:
             with self._lock:
                 self.ended = True
             self._engine.remove(self)
+        if done or events:
+            self._on_events()
 
 
 def _go_on(computation: Computation[list[Event]], logits: NDArray[Any] | None) -> tuple[Waveform | None, list[Event]]:

@@ -63,20 +63,33 @@ class Reader:
         self._min_seconds = min_seconds
 
     def read(
-        self, recordings: Iterable[tuple[Any, Audio]], separate_channels: bool, source_rate: int | None
+        self,
+        recordings: Iterable[tuple[Any, Audio]],
+        separate_channels: bool,
+        source_rate: int | None,
+        on_block: Callable[[float], object] = lambda _: None,
     ) -> Iterator[Item]:
-        """The items of all recordings, in order; the last item of each recording has no window."""
+        """The items of all recordings, in order; the last item of each recording has no window.
+
+        `on_block` is called with the seconds of a recording that were decoded, about every ten seconds; what it raises
+        ends the recording.
+        """
         for key, audio in recordings:
             recording = RecordingState(key)
             try:
                 with fault_as_reason():
-                    yield from self._read_one(recording, audio, separate_channels, source_rate)
+                    yield from self._read_one(recording, audio, separate_channels, source_rate, on_block)
             except AudioError as error:
                 recording.error = error
             yield Item(recording, recording.seconds)
 
     def _read_one(
-        self, recording: RecordingState, audio: Audio, separate_channels: bool, source_rate: int | None
+        self,
+        recording: RecordingState,
+        audio: Audio,
+        separate_channels: bool,
+        source_rate: int | None,
+        on_block: Callable[[float], object],
     ) -> Iterator[Item]:
         with open_stream(audio, self._rate, separate_channels=separate_channels, source_rate=source_rate) as stream:
             recording.tracks = stream.channels if separate_channels else 1
@@ -84,6 +97,7 @@ class Reader:
                 WindowCutter(self._detector, self._rate, self._stride, self._lengths) for _ in range(recording.tracks)
             ]
             for block in stream.blocks():
+                on_block((cutters[0].num_samples + block.shape[1]) / self._rate)
                 for track, (cutter, samples) in enumerate(zip(cutters, block, strict=True)):
                     yield from self._prepare(recording, track, cutter.cut(samples))
             if stream.cancelled:

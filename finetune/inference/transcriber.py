@@ -70,7 +70,7 @@ class Transcriber:
         self.search = _choose_search(model, language_model, decoder, beam_width, hotwords)
         rate = model.sampling_rate
         self.stride = math.prod(stride for _, stride in encoder_convolutions(model.model.config))
-        self._reader = Reader(
+        self.reader = Reader(
             detector=build_detector(detector, rate),
             preprocess=build_placing_preprocessor(model.preprocessing, rate),
             sampling_rate=rate,
@@ -103,7 +103,7 @@ class Transcriber:
         """
         decoders = [RecordingDecoder(self.search)]
         found: Transcript | AudioError | None = None
-        for item in self._reader.read([(None, waveform)], False, self.recogniser.sampling_rate):
+        for item in self.reader.read([(None, waveform)], False, self.recogniser.sampling_rate):
             piece = None
             if item.window:
                 logits = yield item.window.waveform
@@ -128,7 +128,7 @@ class Transcriber:
         batches, and another thread, which iterates over `recordings`, reads ahead. `on_progress` is called with the
         seconds of audio that were transcribed since its last call.
         """
-        items = self._reader.read(recordings, separate_channels, sampling_rate)
+        items = self.reader.read(recordings, separate_channels, sampling_rate)
         recording: RecordingState | None = None
         with self._compute_ahead(items) as computed:
             for item, piece in computed:
@@ -149,7 +149,7 @@ class Transcriber:
 
         The arguments are those of `transcribe_many`, and AudioError is raised as by `transcribe`.
         """
-        items = self._reader.read([(None, audio)], False, sampling_rate)
+        items = self.reader.read([(None, audio)], False, sampling_rate)
         pieces: list[Piece] = []
         done = 0.0
         with self._compute_ahead(items) as computed:

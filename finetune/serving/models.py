@@ -1,0 +1,150 @@
+"""The models of a service by name: loaded once, shared by all requests, and replaced while it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.decoding.beam import BeamSearch
+from finetune.decoding.decoder import choose_search
+from finetune.decoding.greedy import GreedySearch
+from finetune.errors import UserError
+from finetune.inference.live import LiveContext, LiveTranscriber
+from finetune.inference.live_engine import LiveEngine
+from finetune.inference.recogniser import Recogniser
+from finetune.inference.transcriber import Transcriber
+from finetune.resources.repositories import fetch_model
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How all models of a service are loaded, and the limits of their live sessions."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    context: LiveContext = LiveContext()
+    live_threads: int = 1
+    max_live: int = 8
+    max_lag_seconds: float = 30.0
+
+
+class Model:
+    """A loaded model: a transcriber of recordings and the threads of its live sessions."""
+
+    def __init__(self, name: str, source: str, options: LoadOptions) -> None:
+        """Load it from a folder or a hub, and compute a second of silence; raises UserError as `Recogniser.load`."""
+        self.name, self.source = name, source
+        self.recogniser = Recogniser.load(source, options.device, options.precision)
+        self.live = LiveTranscriber(self.recogniser, context=options.context)
+        self.transcriber: Transcriber = self.live.transcriber
+        self.digest = _digest(fetch_model(source))
+        self.created = int(time.time())
+        self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
+        self.recogniser.logits([np.zeros(self.recogniser.sampling_rate, dtype=np.float32)])
+        self._retired = threading.Event()
+        on_cpu = self.recogniser.device.type == "cpu"
+        for number in range(options.live_threads if on_cpu else 1):
+            threading.Thread(target=self._run_live, name=f"live-{name}-{number}", daemon=True).start()
+
+    @property
+    def max_samples(self) -> int:
+        """Samples of a step of a recording: one window on a CPU, a batch on a GPU."""
+        on_cpu = self.recogniser.device.type == "cpu"
+        return 1 if on_cpu else round(self.transcriber.batch_seconds * self.recogniser.sampling_rate)
+
+    def choose_search(self, hotwords: Mapping[str, float]) -> BeamSearch | GreedySearch:
+        """The decoder with hotwords of a request; raises UserError for hotwords that it can't use."""
+        if not hotwords:
+            return self.transcriber.search
+        saved, symbols = self.recogniser.search, (self.recogniser.tokenizer, self.recogniser.num_symbols)
+        return choose_search(saved, *symbols, None, None, hotwords) or self.transcriber.search
+
+    def retire(self) -> None:
+        """End the threads of live sessions when the last session has ended."""
+        self._retired.set()
+
+    def _run_live(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.engine.run(lambda: self._retired.is_set() and not self.engine.num_sessions)
+
+
+class ModelRegistry:
+    """The models of a service; the first is the default one."""
+
+    def __init__(self, sources: Mapping[str, str], options: LoadOptions) -> None:
+        """Load all models; raises UserError as `Model` does."""
+        self._options = options
+        self._models = {name: Model(name, source, options) for name, source in sources.items()}
+        self._reloading = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The names, the default one first."""
+        return list(self._models)
+
+    def all(self) -> list[Model]:
+        """The models, the default one first."""
+        return list(self._models.values())
+
+    def find(self, name: str | None) -> Model | None:
+        """A model by its name, without one the default model; None for an unknown name."""
+        return self._models.get(name or self.names[0])
+
+    def reload(self, name: str | None = None) -> list[str]:
+        """Load a model, or all, again from where they came from, and return the names of those that are other ones.
+
+        Requests that have begun go on with the old model. Raises UserError if one can't be loaded: then the old ones
+        stay.
+        """
+        with self._reloading:
+            names = self.names if name is None else [name]
+            changed = [each for each in names if _digest(fetch_model(self._models[each].source)) != self._digest(each)]
+            loaded = [Model(each, self._models[each].source, self._options) for each in changed]
+            for model in loaded:
+                self._models[model.name].retire()
+                self._models[model.name] = model
+            return changed
+
+    def _digest(self, name: str) -> str:
+        return self._models[name].digest
+
+
+def read_sources(arguments: Sequence[str]) -> dict[str, str]:
+    """The sources of models by name from arguments MODEL or NAME=MODEL; raises UserError for two of one name.
+
+    A model without a name has that of its folder; a run's `model` folder has that of the run.
+    """
+    sources: dict[str, str] = {}
+    for argument in arguments:
+        name, given, source = argument.partition("=")
+        if not given or "/" in name or not name:
+            name, source = _name(argument), argument
+        if name in sources:
+            raise UserError(f"Two models have the name {name}: give one of them as NAME=MODEL.")
+        sources[name] = source
+    return sources
+
+
+def _name(source: str) -> str:
+    path = Path(source).resolve() if Path(source).exists() else Path(source)
+    name = path.parent.name if path.name == "model" else path.name
+    return name.partition("@")[0]
+
+
+def _digest(folder: Path) -> str:
+    """A hash of the names and contents of a model's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,323 @@
+"""POST /v1/audio/transcriptions and GET /v1/models, as OpenAI's client sends and reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.datastructures import FormData
+
+from finetune.inference.events import average_confidence
+from finetune.inference.formats import format_transcript
+from finetune.inference.transcript import Transcript, Word
+from finetune.serving.engine import Job
+from finetune.serving.models import Model
+from finetune.serving.problems import Problem
+from finetune.serving.service import Service
+from finetune.serving.uploads import read_form, take_file
+from finetune.text.word_units import join_words
+
+FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+_GRANULARITIES = ("word", "segment")
+# A longer silence between two words begins a new segment; so does the pause that ends a window.
+_PAUSE_SECONDS = 0.6
+_BOOST = 10.0  # of a keyword, as of --hotword
+_MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request asks for."""
+
+    model: str | None
+    form: str
+    granularities: frozenset[str]
+    hotwords: dict[str, float]
+    streams: bool
+
+    @classmethod
+    def read(cls, fields: FormData) -> Options:
+        """Read the fields of a form; raises Problem for those that this service can't do.
+
+        `language`, `prompt`, `temperature` and `chunking_strategy` have no meaning for a CTC model and are ignored.
+        """
+        form = _text(fields, "response_format") or "json"
+        if form not in FORMATS:
+            raise _invalid("response_format", form, ", ".join(FORMATS))
+        granularities = _list(fields, "timestamp_granularities")
+        for each in granularities:
+            if each not in _GRANULARITIES:
+                raise _invalid("timestamp_granularities", each, " or ".join(_GRANULARITIES))
+        if granularities and form != "verbose_json":
+            raise _invalid("timestamp_granularities", form, "the response_format verbose_json")
+        if included := _list(fields, "include"):
+            raise _invalid("include", included[0], "none: confidences are in the words of verbose_json")
+        streams = (_text(fields, "stream") or "false").lower()
+        if streams not in ("true", "false", "1", "0"):
+            raise _invalid("stream", streams, "true or false")
+        hotwords = {word: _BOOST for word in _list(fields, "keywords") if word}
+        return cls(
+            _text(fields, "model") or None,
+            form,
+            frozenset(granularities or (["segment"] if form == "verbose_json" else [])),
+            hotwords,
+            streams in ("true", "1"),
+        )
+
+
+def build_router(service: Service) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @router.post("/audio/transcriptions", openapi_extra={"requestBody": _BODY}, responses=_ANSWERS)
+    async def create_transcription(request: Request) -> Response:
+        """Transcribe a recording, as a whole or with `stream=true` while it is computed."""
+        key = service.admit(request, "transcribe")
+        async with AsyncExitStack() as held:
+            fields = await held.enter_async_context(read_form(request, service.limits))
+            options = Options.read(fields)
+            model = service.find_model(options.model, request)
+            audio = take_file(fields, service.limits)
+            stream = _Stream() if options.streams else None
+            job = service.begin(key, model, audio, hotwords=options.hotwords, on_words=stream and stream.put)
+            await held.enter_async_context(service.keep(job))
+            if stream is not None:
+                events = stream.events(service.result(job, model))
+                first = await anext(events)  # Before it there is no status yet.
+                return StreamingResponse(_send(first, events, held.pop_all()), media_type="text/event-stream")
+            async with drop_with_client(request, job):
+                return format_response(await service.result(job, model), options)
+        raise AssertionError
+
+    @router.get("/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """The models of this service."""
+        service.admit(request, "transcribe")
+        return {"object": "list", "data": [_describe_model(model) for model in service.models.all()]}
+
+    @router.get("/models/{name}", responses=ERRORS)
+    async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
+        """One of the models."""
+        service.admit(request, "transcribe")
+        return _describe_model(service.find_model(name, request))
+
+    return router
+
+
+def format_response(transcript: Transcript, options: Options) -> Response:
+    """A transcript in the format of a request."""
+    if options.form in _MEDIA_TYPES:
+        text = format_transcript(transcript, options.form)
+        return PlainTextResponse(text, media_type=_MEDIA_TYPES[options.form])
+    usage = {"type": "duration", "seconds": math.ceil(transcript.seconds)}
+    if options.form == "json":
+        return JSONResponse({"text": transcript.text, "usage": usage})
+    described: dict[str, Any] = {
+        "task": "transcribe",
+        "language": "",
+        "duration": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "usage": usage,
+    }
+    if "segment" in options.granularities:
+        segments = enumerate(split_segments(transcript.words))
+        described["segments"] = [_describe_segment(number, words) for number, words in segments]
+    if "word" in options.granularities:
+        described["words"] = [
+            {
+                "word": word.text,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "confidence": round(word.confidence, 4),
+            }
+            for word in transcript.words
+        ]
+    return JSONResponse(described)
+
+
+def split_segments(words: Sequence[Word]) -> list[list[Word]]:
+    """The words between pauses."""
+    segments: list[list[Word]] = []
+    for word in words:
+        if not segments or word.start - segments[-1][-1].end >= _PAUSE_SECONDS:
+            segments.append([])
+        segments[-1].append(word)
+    return segments
+
+
+@asynccontextmanager
+async def drop_with_client(request: Request, job: Job) -> AsyncIterator[None]:
+    """Drop a job when its client closes the connection; the body must have been read."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        job.gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+class _Stream:
+    """The server-sent events of a recording while it is computed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._words: asyncio.Queue[Sequence[Word] | None] = asyncio.Queue()
+
+    def put(self, words: Sequence[Word]) -> None:
+        """Take words that are final; called in a thread of the engine."""
+        self._loop.call_soon_threadsafe(self._words.put_nowait, words)
+
+    async def events(self, result: Coroutine[Any, Any, Transcript]) -> AsyncIterator[dict[str, Any]]:
+        """The events; raises Problem where there is no transcript."""
+        ending = asyncio.create_task(result)
+        ending.add_done_callback(lambda _: self._words.put_nowait(None))
+        text, number = "", 0
+        try:
+            while (words := await self._words.get()) is not None:
+                for segment in split_segments(words):
+                    spoken = join_words(word.text for word in segment)
+                    whole = join_words([text, spoken]) if text else spoken
+                    yield {"type": "transcript.text.delta", "delta": whole[len(text) :]}
+                    described = _describe_segment(number, segment)
+                    kept = {name: described[name] for name in ("start", "end", "text")}
+                    yield {"type": "transcript.text.segment", "id": f"seg_{number}", "speaker": "", **kept}
+                    text, number = whole, number + 1
+            transcript = await ending
+            usage = {"type": "duration", "seconds": math.ceil(transcript.seconds)}
+            yield {"type": "transcript.text.done", "text": text, "usage": usage}
+        finally:
+            ending.cancel()
+
+
+async def _send(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> AsyncIterator[str]:
+    """Events as server-sent events; an error after the first one is an event, too, and the stream ends without `done`."""
+    async with held:
+        try:
+            yield _format_event(first)
+            async for event in rest:
+                yield _format_event(event)
+        except Problem as problem:
+            yield f"event: error\n{_format_event(problem.describe())}"
+
+
+def _format_event(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "finetune"}
+
+
+def _describe_segment(number: int, words: Sequence[Word]) -> dict[str, Any]:
+    """A segment in OpenAI's form; what a CTC model does not have is empty or 0."""
+    confidence = average_confidence(words) or 0.0
+    return {
+        "id": number,
+        "seek": 0,
+        "start": round(words[0].start, 3),
+        "end": round(words[-1].end, 3),
+        "text": join_words(word.text for word in words),
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(math.log(max(confidence, 1e-6)), 4),
+        "compression_ratio": 1.0,
+        "no_speech_prob": 0.0,
+    }
+
+
+def _text(fields: FormData, name: str) -> str:
+    """The text of a field, empty without it; raises Problem for a file."""
+    value = fields.get(name) or ""
+    if not isinstance(value, str):
+        raise Problem(400, f"{name} is a file; expected text.", "invalid_value", name)
+    return value.strip()
+
+
+def _list(fields: FormData, name: str) -> list[str]:
+    """The texts of a repeated field, with or without brackets behind its name."""
+    values = [*fields.getlist(f"{name}[]"), *fields.getlist(name)]
+    return [value.strip() for value in values if isinstance(value, str)]
+
+
+def _invalid(param: str, found: str, expected: str) -> Problem:
+    return Problem(400, f"{param} is {found[:80]!r}; expected {expected}.", "invalid_value", param)
+
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in {
+        400: "A parameter is invalid",
+        401: "No valid key",
+        403: "The key does not allow it",
+        404: "No such model",
+        408: "The upload is too slow",
+        413: "The file or its audio is too long",
+        415: "Another kind of body",
+        422: "The audio can't be transcribed",
+        429: "Busy: Retry-After says when to come back",
+        503: "The service is about to end",
+    }.items()
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["text"]}},
+            **{kind: {"schema": {"type": "string"}} for kind in (*_MEDIA_TYPES.values(), "text/event-stream")},
+        },
+    },
+    **ERRORS,
+}
+_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "Audio or video with sound"},
+                    "model": {"type": "string", "description": "A name of GET /v1/models; by default the first"},
+                    "response_format": {"type": "string", "enum": list(FORMATS)},
+                    "timestamp_granularities[]": {
+                        "type": "array",
+                        "items": {"type": "string", "enum": list(_GRANULARITIES)},
+                    },
+                    "keywords[]": {"type": "array", "items": {"type": "string"}, "description": "Hotwords"},
+                    "stream": {"type": "boolean"},
+                    "language": {"type": "string", "description": "Ignored: a model has the language of its training"},
+                    "prompt": {"type": "string", "description": "Ignored"},
+                    "temperature": {"type": "number", "description": "Ignored: decoding is deterministic"},
+                },
+            }
+        }
+    },
+}
