@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
         await super().startup(sockets)
-        if hasattr(signal, "SIGHUP"):
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.servers:
             port = self.servers[0].sockets[0].getsockname()[1]

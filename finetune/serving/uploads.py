@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -98,7 +98,7 @@ async def read_body(request: Request, limits: AudioLimits) -> AsyncIterator[Bina
         yield file  # type: ignore[misc]  # It has the methods of a BinaryIO.
 
 
-async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncIterator[bytes]:
+async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncGenerator[bytes, None]:
     """The blocks of a body as long as it keeps to the limits."""
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > max_bytes + extra_bytes:
