@@ -70,6 +70,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[str], object]) -> None:
         super().__init__(config)
         self._service, self._on_ready = service, on_ready
+        service.on_stop = self._stop
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
@@ -83,9 +84,13 @@ class _Server(uvicorn.Server):
             self._on_ready(f"{kind}://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Refuse new work, and finish what has begun within the grace time."""
+        """Refuse new work, and finish what has begun within the grace time; a second signal ends it at once."""
         self._service.draining.set()
         super().handle_exit(sig, frame)
+
+    def _stop(self) -> None:
+        self._service.draining.set()
+        self.should_exit = True
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Wait for what has begun, then end."""
