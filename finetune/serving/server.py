@@ -118,6 +118,7 @@ def _limit_connections(most: int) -> type[H11Protocol]:
 
     class LimitedProtocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _upgraded = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -130,18 +131,25 @@ def _limit_connections(most: int) -> type[H11Protocol]:
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._deadline:
-                self._deadline.cancel()
+            self._stop_watching()
             super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            self._stop_watching()
+            self._upgraded = True
+            super().handle_websocket_upgrade(event)
 
         def _watch(self) -> None:
             """Begin to wait for a header where no request is answered; stop where one is."""
-            if self.cycle is not None and not self.cycle.response_complete:
-                if self._deadline:
-                    self._deadline.cancel()
-                self._deadline = None
+            if self._upgraded or (self.cycle is not None and not self.cycle.response_complete):
+                self._stop_watching()
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(_HEADER_SECONDS, self._close_idle)
+
+        def _stop_watching(self) -> None:
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = None
 
         def _close_idle(self) -> None:
             self._deadline = None

@@ -217,7 +217,8 @@ def _format_event(event: dict[str, Any]) -> str:
 
 
 def _describe_model(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "finetune"}
+    described = {"id": model.name, "object": "model", "created": model.created, "owned_by": "finetune"}
+    return described | {"finetune_digest": model.digest}
 
 
 def _describe_segment(number: int, words: Sequence[Word]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ TONES, LEAST_POWER = (350.0, 800.0, 1600.0, 3200.0), 0.02
 
 
 class _Tones(nn.Module):
-    """The model of tests/inference/conftest.py in operations that ONNX has: a discrete Fourier transform as products."""
+    """The model of tests/inference/conftest.py in operations that ONNX has: the Fourier transform as products."""
 
     def __init__(self) -> None:
         super().__init__()

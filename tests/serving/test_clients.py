@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,7 @@ import pytest
 import soundfile
 from conftest import SAMPLING_RATE, speak
 from huggingface_hub import InferenceClient
-
-
-
-def make_wav(transcript: str, seed: int = 0, rate: int = SAMPLING_RATE) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, speak(transcript, np.random.default_rng(seed)), rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+from speech_requests import make_wav
 
 
 @pytest.fixture
@@ -65,7 +60,7 @@ def test_a_stream_begins_before_the_recording_is_done(client: openai.OpenAI) -> 
     segments = [event for event in events if event.type == "transcript.text.segment"]
     assert "".join(deltas) == " ".join(TEXTS * 5) == events[-1].text
     assert events[-1].type == "transcript.text.done" and len(deltas) == len(segments) == 30
-    assert all(one.end <= two.start for one, two in zip(segments, segments[1:], strict=False))
+    assert all(one.end <= two.start for one, two in pairwise(segments))
     whole = client.audio.transcriptions.create(file=("a.wav", file.getvalue()), model="tones")
     assert whole.text == events[-1].text
 
@@ -152,7 +147,6 @@ def test_an_error_in_a_realtime_session_leaves_it_open(address: str) -> None:
     async def run() -> list[dict[str, Any]]:
         from websockets.asyncio.client import connect
 
-        answers = []
         async with connect(f"ws{address[4:]}/v1/realtime?intent=transcription") as socket:
             for message in (
                 "{",
@@ -163,8 +157,7 @@ def test_an_error_in_a_realtime_session_leaves_it_open(address: str) -> None:
                 '{"type": "session.update", "session": {"include": ["item.input_audio_transcription.partial"]}}',
             ):
                 await socket.send(message)
-            answers = [json.loads(await socket.recv()) for _ in range(7)]
-        return answers
+            return [json.loads(await socket.recv()) for _ in range(7)]
 
     created, *errors, updated = asyncio.run(run())
     assert created["type"] == "session.created" and updated["type"] == "session.updated"

@@ -18,41 +18,13 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
-from conftest import SAMPLING_RATE, speak
+from conftest import SAMPLING_RATE
+from speech_requests import ROUTE, make_noise, make_wav, post, wait_for
 
 from finetune.errors import UserError
 from finetune.serving import server, uploads
 from finetune.serving.keys import add_key, read_keys, revoke_key
 from finetune.serving.settings import load_settings
-
-ROUTE = "/v1/audio/transcriptions"
-
-
-def make_wav(transcript: str = "bad cab") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, speak(transcript, np.random.default_rng(0)), SAMPLING_RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-def make_noise(seconds: float, form: str = "FLAC") -> bytes:
-    """Speech-like tones without an end, which take a while."""
-    file = io.BytesIO()
-    words = speak("bad cab add dab " * 4, np.random.default_rng(0))
-    samples = np.tile(words, round(seconds * SAMPLING_RATE / len(words)) + 1)[: round(seconds * SAMPLING_RATE)]
-    soundfile.write(file, samples, SAMPLING_RATE, format=form)
-    return file.getvalue()
-
-
-def post(address: str, audio: bytes, **options: Any) -> httpx2.Response:
-    headers = options.pop("headers", {})
-    return httpx2.post(address + ROUTE, files={"file": ("a", audio)}, data=options, headers=headers, timeout=60)
-
-
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def connect(address: str) -> socket.socket:
@@ -111,7 +83,7 @@ def test_a_forged_header_is_not_believed(small: str) -> None:
     wav = bytearray(make_wav())
     wav[40:44] = (2**31).to_bytes(4, "little")
     answer = post(small, bytes(wav))
-    assert answer.status_code in (200, 422) and "error" in answer.json() or answer.json()["text"] == "bad cab"
+    assert (answer.status_code, answer.json()) == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"no audio", b"#EXTM3U\nhttp://127.0.0.1/x", b"RIFF" + bytes(100)])
@@ -270,8 +242,10 @@ def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) ->
 def test_it_speaks_tls(serve: Any, tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"]
-        + ["subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
         check=True,
         capture_output=True,
     )
