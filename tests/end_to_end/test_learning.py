@@ -76,7 +76,7 @@ def test_confidences_and_blank_ratios_of_the_validation_split_are_kept_beside_th
         kept = getattr(statistics, value).quantiles
         assert (kept[0], kept[-1]) == pytest.approx((min(measured), max(measured)), abs=1e-6)
         assert kept[50] == pytest.approx(sorted(measured)[2] / 2 + sorted(measured)[3] / 2, abs=1e-6)
-    assert 0.5 < statistics.confidence.quantiles[0] and 0.1 < statistics.blank_ratio.quantiles[0] < 0.9
+    assert statistics.confidence.quantiles[0] > 0.5 and 0.1 < statistics.blank_ratio.quantiles[0] < 0.9
 
 
 def test_validation_improves_and_is_logged(learned_run, read_lines):
