@@ -17,7 +17,8 @@ class Result:
     """The reference and hypothesis of one utterance, as scored and (`raw_…`) before normalisation.
 
     `columns` are further cells of its row, `source` is its data set, `snr_db` an estimate of the signal-to-noise ratio,
-    `unseen_words` the number of reference words that do not occur in the training transcripts.
+    `unseen_words` the number of reference words that do not occur in the training transcripts, and `confidence` and
+    `blank_ratio` are those of `UtteranceStatistics`.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Result:
     source: str = ""
     snr_db: float | None = None
     unseen_words: int | None = None
+    confidence: float | None = None
+    blank_ratio: float | None = None
 
 
 def count_results(results: Sequence[Result]) -> Counts:

@@ -17,12 +17,13 @@ from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_r
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, Utterance, prepare_split, require_any
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.split_reader import compute_each, read_batches
-from finetune.decoding.decoder import choose_search, describe_decoder, format_decoder
-from finetune.decoding.greedy import count_blanks
+from finetune.decoding.decoder import build_greedy_search, choose_search, describe_decoder, format_decoder
+from finetune.decoding.greedy import GreedySearch, count_blanks
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.utterance_statistics import Distribution, UtteranceStatistics
 from finetune.models.configuration import encoder_convolutions
 from finetune.resources.machine import choose_device, describe_device, describe_machine, format_machine
 from finetune.resources.repositories import fetch_model
@@ -80,6 +81,14 @@ class Evaluation:
     split: Split
     rows: list[int]
     precision: str
+
+    @property
+    def statistics(self) -> UtteranceStatistics:
+        """The distributions of confidence and blank ratio over the utterances."""
+        return UtteranceStatistics(
+            confidence=Distribution.measure(result.confidence for result in self.results),
+            blank_ratio=Distribution.measure(result.blank_ratio for result in self.results),
+        )
 
     def recording(self, place: int) -> Recording:
         """The audio of the result at an index, not read yet; raises AudioError."""
@@ -219,23 +228,24 @@ def evaluate_split(
     rejected: list[SkippedUtterance] = []
     blanks = frames = 0
     share = (accelerator.process_index, accelerator.num_processes)
+    recognise = partial(_recognise, recogniser, build_greedy_search(recogniser.tokenizer, recogniser.num_symbols))
     for read, unreadable in read_batches(split, batch_seconds, recogniser.sampling_rate, share):
         rejected += unreadable
         if not read:
             continue
         began = time.perf_counter()  # The logits are returned on the CPU, so no GPU work is pending.
-        recognised, failed = compute_each(split, read, partial(_recognise, recogniser))
+        recognised, failed = compute_each(split, read, recognise)
         compute_seconds += time.perf_counter() - began
         rejected += failed
-        for utterance, waveform, (text, counted) in recognised:
+        for utterance, waveform, heard in recognised:
             try:
                 with fault_as_reason():
                     snr_db = estimate_snr(waveform, recogniser.sampling_rate)
-                    result = _build_result(utterance, text, normalize(text), snr_db, training_words)
+                    result = _build_result(utterance, heard, normalize(heard.text), snr_db, training_words)
             except AudioError as error:
                 rejected.append(split.reject(utterance.row, error))
                 continue
-            blanks, frames = blanks + counted[0], frames + counted[1]
+            blanks, frames = blanks + heard.blanks, frames + heard.frames
             results.append((utterance.row, result))
     numbered = sorted(gather_object(results), key=lambda item: item[0])
     gathered = [result for _, result in numbered]
@@ -261,8 +271,22 @@ def evaluate_split(
     )
 
 
+@dataclass(frozen=True)
+class _Recognised:
+    """An utterance's text, its numbers of blank frames and of frames, and the mean confidence of its words."""
+
+    text: str
+    blanks: int
+    frames: int
+    confidence: float | None
+
+
 def _build_result(
-    utterance: Utterance, text: str, hypothesis: str, snr_db: float | None, training_words: frozenset[str] | None
+    utterance: Utterance,
+    heard: _Recognised,
+    hypothesis: str,
+    snr_db: float | None,
+    training_words: frozenset[str] | None,
 ) -> Result:
     words = split_words(utterance.transcript)
     return Result(
@@ -273,20 +297,40 @@ def _build_result(
         seconds=utterance.seconds,
         speaker=utterance.speaker,
         columns=utterance.columns,
-        raw_hypothesis=text,
+        raw_hypothesis=heard.text,
         source=utterance.source,
         snr_db=snr_db,
         unseen_words=None if training_words is None else sum(word not in training_words for word in words),
+        confidence=heard.confidence,
+        blank_ratio=heard.blanks / heard.frames if heard.frames else None,
     )
 
 
-def _recognise(recogniser: Recogniser, read: Sequence[tuple[Utterance, Waveform]]) -> list[tuple[str, tuple[int, int]]]:
-    """Each utterance's text, with its numbers of blank frames and of frames."""
+def _recognise(
+    recogniser: Recogniser, greedy: GreedySearch, read: Sequence[tuple[Utterance, Waveform]]
+) -> list[_Recognised]:
     logits, num_frames = recogniser.logits([waveform for _, waveform in read])
     texts = recogniser.decode(logits, num_frames, ["the utterance"] * len(read))
     blank = recogniser.model.config.pad_token_id
-    counted = [count_blanks(logits[i : i + 1], num_frames[i : i + 1], blank) for i in range(len(read))]
-    return list(zip(texts, counted, strict=True))
+    return [
+        _Recognised(
+            text,
+            *count_blanks(logits[i : i + 1], num_frames[i : i + 1], blank),
+            confidence=_measure_confidence(greedy, logits[i, : num_frames[i]]),
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+def _measure_confidence(greedy: GreedySearch, logits: torch.Tensor) -> float | None:
+    """The mean confidence of the words in logits, (frames, vocabulary).
+
+    None without words, and for the logits of a model that has diverged, which are not finite.
+    """
+    if not bool(logits.isfinite().all()):
+        return None
+    words = greedy.finish(greedy.advance(greedy.start(), logits))[0].words
+    return sum(word.confidence for word in words) / len(words) if words else None
 
 
 def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recogniser) -> Callable[[str], str]:

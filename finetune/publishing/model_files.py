@@ -13,6 +13,7 @@ from finetune.audio.preprocessing import PREPROCESSING_FILE
 from finetune.decoding.decoder import ALPHABET, SETTINGS
 from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.errors import UserError
+from finetune.inference.utterance_statistics import STATISTICS_FILE
 from finetune.inference.windows import LENGTHS_FILE
 from finetune.models.foreign_models import require_inside, require_plain_model
 from finetune.publishing.record import FILE as RECORD
@@ -38,6 +39,7 @@ _MODEL = (
     NORMALIZATION_FILE,
     PREPROCESSING_FILE,
     LENGTHS_FILE,
+    STATISTICS_FILE,
     ALPHABET,
     SETTINGS,
 )

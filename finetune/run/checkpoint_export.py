@@ -72,7 +72,14 @@ def export_checkpoint(
         "evaluated": {**evaluation.evaluated(), "step": step},
     }
     complete_model(
-        partial, folder / MODEL, recipe=recipe, recogniser=recogniser, results=[scores], training=training, run=run
+        partial,
+        folder / MODEL,
+        recipe=recipe,
+        recogniser=recogniser,
+        results=[scores],
+        training=training,
+        statistics=evaluation.statistics,
+        run=run,
     )
     wer = percent(evaluation.scores.wer)
     write_export(folder, f"{run}, step {step}: validation WER {wer}", _choose_spoken(recogniser, evaluation))

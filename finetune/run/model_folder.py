@@ -9,6 +9,7 @@ from typing import Any
 from finetune.audio.preprocessing import save_preprocessing
 from finetune.files import replace_folder, write_text
 from finetune.inference.recogniser import Recogniser
+from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.inference.windows import Lengths
 from finetune.models.adapters import save_language_adapter
 from finetune.publishing.card import write_card
@@ -29,6 +30,7 @@ def write_models(
     recipe: Recipe,
     results: Sequence[Mapping[str, Any]],
     training: Mapping[str, Any],
+    statistics: UtteranceStatistics | None,
 ) -> None:
     """Write a run's `model`, and complete the LoRA `adapter` where it is kept alone too: see `complete_model`."""
     model, lora, unfinished = recogniser.model, recipe.model.lora, output / ".model.partial"
@@ -47,6 +49,7 @@ def write_models(
             recogniser=recogniser,
             results=results,
             training=training,
+            statistics=statistics,
             run=output.name,
         )
 
@@ -59,12 +62,14 @@ def complete_model(
     recogniser: Recogniser,
     results: Sequence[Mapping[str, Any]],
     training: Mapping[str, Any],
+    statistics: UtteranceStatistics | None,
     run: str,
 ) -> None:
     """Add processor, normalisation, recipe and card to the weights in `partial`, and rename the folder to `final`.
 
     `results` are as in scores.json, with the key `evaluated`, but intervals, slices and errors may be missing.
-    `training` is the result of `describe_training`, and `run` the run's name.
+    `training` is the result of `describe_training`, `statistics` are those of the validation split with these weights,
+    and `run` is the run's name.
     """
     from transformers import Wav2Vec2Processor
 
@@ -75,6 +80,8 @@ def complete_model(
         save_preprocessing(partial, recipe.data.preprocessing)
     train = training["data"]["splits"]["train"]
     Lengths(mean=train["seconds"] / train["utterances"], longest=train["longest_seconds"]).save(partial)
+    if statistics:
+        statistics.save(partial)
     write_text(partial / "recipe.yaml", _publish_recipe(recipe).to_yaml())
     config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
     record = {

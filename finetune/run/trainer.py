@@ -22,6 +22,7 @@ from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import percent
 from finetune.evaluation.scoring import Evaluation, evaluate_split
+from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.models.adapters import save_lora
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision, describe_device
@@ -190,7 +191,7 @@ class Trainer:
             _LOGGER.info(f"{done}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; {verdict}")
         for result in evaluation.results[:EXAMPLES]:
             _LOGGER.info(f"  {result.reference}\n  → {result.hypothesis}")
-        if self.best.add(scores, step) and self.accelerator.is_main_process:
+        if self.best.add(scores, step, evaluation.statistics) and self.accelerator.is_main_process:
             with self._saving():
                 self.best.save(step, self.components.model)
         pushed = {"end": False, "best": self.best.best[0].step == step, "every": True}[self.recipe.publishing.push]
@@ -208,6 +209,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             progress = {
                 "best": self.best.best,
+                "statistics": self.best.describe_statistics(),
                 "data": self.fingerprint,
                 "batch_seconds": self.batch_seconds,
                 "seconds": self._seconds_trained(),
@@ -254,7 +256,7 @@ class Trainer:
 
         accelerator, preparation, components = self.accelerator, self.preparation, self.components
         seconds = self._seconds_trained()
-        self._load_best()
+        statistics = self._load_best()
         if components.lora is not None:
             lora = self.recipe.model.lora
             if lora and lora.save == "adapter" and accelerator.is_main_process:
@@ -275,30 +277,37 @@ class Trainer:
                 keep = self.recipe.training.keep_checkpoints
                 prune_checkpoints(self.checkpoints, self.length.max_steps, keep, ended=True)
                 results = [{"evaluated": evaluated, **analysis.to_json()}]
-                write_models(self.output, components.recogniser, self.resolved_recipe, results, training)
+                write_models(self.output, components.recogniser, self.resolved_recipe, results, training, statistics)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
                 write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
         accelerator.wait_for_everyone()
         _LOGGER.info(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
 
-    def _load_best(self) -> None:
-        """Take the best weights, or the average of the best where it is no worse on the validation split."""
+    def _load_best(self) -> UtteranceStatistics | None:
+        """Take the best weights, or the average of the best where it is no worse on the validation split.
+
+        Returns the statistics of the validation split with these weights, if they are known.
+        """
         model = self.components.model
         chosen = self.best.best[: self.recipe.training.average_best]
         files = [self.best.find_file(best.step) for best in chosen]
         load_model(files[:1], model)
+        alone = self.best.find_statistics(chosen[0].step)
         if len(files) == 1:
-            return
+            return alone
         load_model(files, model)
-        scores = self._evaluate(self.preparation.validation).scores
+        averaged = self._evaluate(self.preparation.validation)
+        scores = averaged.scores
         better = rank(scores) <= (chosen[0].wer, chosen[0].cer)
         _LOGGER.info(
             f"average of the {len(files)} best checkpoints: validation WER {percent(scores.wer)}, "
             f"CER {percent(scores.cer)}; {'taken' if better else 'the best alone is better, and taken'}"
         )
-        if not better:
-            load_model(files[:1], model)
+        if better:
+            return averaged.statistics
+        load_model(files[:1], model)
+        return alone
 
     def _describe_training(self, rejected: Sequence[SkippedUtterance], seconds: float) -> dict[str, Any]:
         from finetune.publishing.record import describe_training
@@ -327,7 +336,7 @@ class Trainer:
             )
             components.scatter()
             step, seconds = progress["step"], progress["seconds"]
-            self.best.restore(checkpoint, progress["best"])
+            self.best.restore(checkpoint, progress["best"], progress.get("statistics", {}))
             self.batch_seconds = progress["batch_seconds"]
             self.rejected = [SkippedUtterance(**rejection) for rejection in progress["rejected"]]
             results = [StepResult(**result) for result in progress["results"]]

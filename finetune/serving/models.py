@@ -19,6 +19,7 @@ from finetune.inference.live import LiveContext, LiveTranscriber
 from finetune.inference.live_engine import LiveEngine
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
+from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.resources.repositories import fetch_model
 
 
@@ -44,6 +45,7 @@ class Model:
         self.live = LiveTranscriber(self.recogniser, context=options.context)
         self.transcriber: Transcriber = self.live.transcriber
         self.digest = _digest(fetch_model(source))
+        self.statistics = UtteranceStatistics.load(fetch_model(source))
         self.created = int(time.time())
         self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
         self.recogniser.logits([np.zeros(self.recogniser.sampling_rate, dtype=np.float32)])

@@ -15,7 +15,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from finetune.errors import UserError
 from finetune.serving.app import build_app
-from finetune.serving.models import ModelRegistry
 from finetune.serving.service import Service
 
 _LOGGER = logging.getLogger(__name__)
@@ -101,12 +100,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _reload(self) -> None:
-        threading.Thread(target=_reload_models, args=(self._service.models,), daemon=True).start()
+        threading.Thread(target=_reload_models, args=(self._service,), daemon=True).start()
 
 
-def _reload_models(models: ModelRegistry) -> None:
+def _reload_models(service: Service) -> None:
     try:
-        changed = models.reload()
+        changed = service.reload()
     except UserError as error:
         _LOGGER.error(f"The models stay as they were: {error}")
     else:

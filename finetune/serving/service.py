@@ -41,6 +41,14 @@ class Service:
     draining: threading.Event = field(default_factory=threading.Event)
     on_stop: Callable[[], object] = lambda: None  # set by the server
 
+    def reload(self, name: str | None = None) -> list[str]:
+        """Reload models as `ModelRegistry.reload` does, and compare their further utterances with their statistics."""
+        changed = self.models.reload(name)
+        for model in self.models.all():
+            if model.name in changed:
+                self.metrics.watch(model.name, model.statistics)
+        return changed
+
     def stop(self) -> None:
         """End the server as SIGTERM does; may be called from any thread."""
         self.on_stop()
@@ -57,6 +65,8 @@ class Service:
         )
         models = ModelRegistry(read_sources(settings.models), options)
         metrics = Metrics(models.names)
+        for model in models.all():
+            metrics.watch(model.name, model.statistics)
         on_cpu = all(model.recogniser.device.type == "cpu" for model in models.all())
         engine = FileEngine(
             count_threads() if on_cpu else 1,

@@ -43,7 +43,7 @@ def build_router(service: Service) -> APIRouter:
         service.admit(request, "admin")
         service.find_model(name, request)
         try:
-            changed = await asyncio.to_thread(service.models.reload, name)
+            changed = await asyncio.to_thread(service.reload, name)
         except UserError as error:
             raise Problem(
                 503, f"The model {name} can't be loaded; the old one stays.", "model_not_loaded", "name"

@@ -8,6 +8,9 @@ import torch
 import yaml
 
 from finetune.cli import main
+from finetune.data.sources import Source
+from finetune.evaluation.scoring import EvaluationOptions, evaluate
+from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.recipe.load import load_recipe
 from finetune.run.experiment import run
 
@@ -34,6 +37,7 @@ RUN_FILES = {
     "model/text_normalization.json",
     "model/tokenizer_config.json",
     "model/utterance_lengths.json",
+    "model/utterance_statistics.json",
     "model/vocab.json",
     "report/index.html",
     "report/scores.json",
@@ -59,6 +63,20 @@ def test_the_lengths_of_training_utterances_are_kept_beside_the_model(learned_ru
         "mean_seconds": train["seconds"] / train["utterances"],
         "longest_seconds": train["longest_seconds"],
     }
+
+
+def test_confidences_and_blank_ratios_of_the_validation_split_are_kept_beside_the_model(learned_run, corpus_folder):
+    [evaluation] = evaluate(
+        str(learned_run / "model"), [Source(str(corpus_folder))], EvaluationOptions(split="validation")
+    )
+    statistics = UtteranceStatistics.load(learned_run / "model")
+    assert statistics.confidence.count == statistics.blank_ratio.count == 6
+    for value in ("confidence", "blank_ratio"):
+        measured = [getattr(result, value) for result in evaluation.results]
+        kept = getattr(statistics, value).quantiles
+        assert (kept[0], kept[-1]) == pytest.approx((min(measured), max(measured)), abs=1e-6)
+        assert kept[50] == pytest.approx(sorted(measured)[2] / 2 + sorted(measured)[3] / 2, abs=1e-6)
+    assert statistics.confidence.quantiles[0] > 0.5 and 0.1 < statistics.blank_ratio.quantiles[0] < 0.9
 
 
 def test_validation_improves_and_is_logged(learned_run, read_lines):
