@@ -1,6 +1,6 @@
 // A live session: the microphone in, texts out.
 
-import { askKey, readKey } from "./service.js";
+import { UNREACHABLE, askKey, readKey } from "./service.js";
 
 const RATE = 16000, TRANSCRIPTION = "conversation.item.input_audio_transcription";
 const MAX_WAITING_BYTES = 1e6; // More that is not sent, about 20 s of audio, ends a recording.
@@ -21,7 +21,8 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },
   }).catch((error) => { throw new Error(MICROPHONE[error.name] ?? `The microphone can't be used: ${error.message}.`); });
   const context = new AudioContext(), blocks = [];
-  let socket, node, ended = false, stopping = false, start = 0, end = 0;
+  let socket, node, resolveEnd, ended = false, stopping = false, start = 0, end = 0;
+  const atEnd = new Promise((resolve) => (resolveEnd = resolve));
 
   function close() {
     ended = true;
@@ -34,6 +35,7 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     if (ended) return;
     close();
     onEnd(error, makeWav(blocks));
+    resolveEnd();
   }
 
   function take(event) {
@@ -77,6 +79,7 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     stop() {
       stopping = true;
       node.port.postMessage("stop");
+      return atEnd;
     },
   };
 }
@@ -105,7 +108,7 @@ function open(model, take) {
       include: ["item.input_audio_transcription.partial"],
     };
     socket.onopen = () => socket.send(JSON.stringify({ type: "session.update", session }));
-    socket.onclose = () => reject(new Error("The service can't be reached, or it has ended the connection."));
+    socket.onclose = () => reject(new Error(UNREACHABLE));
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
       if (event.type === "error") {
@@ -119,15 +122,9 @@ function open(model, take) {
   });
 }
 
-/** Blocks of 16-bit samples as a file; null without any. */
+/** Blocks of 16-bit samples as a WAV file; null without any. The numbers in hexadecimal are RIFF, WAVE, "fmt " and data. */
 function makeWav(blocks) {
-  const size = 2 * blocks.reduce((sum, block) => sum + block.length, 0), view = new DataView(new ArrayBuffer(44));
-  const write = (place, text) => [...text].forEach((each, i) => view.setUint8(place + i, each.charCodeAt(0)));
-  write(0, "RIFF");
-  view.setUint32(4, 36 + size, true);
-  write(8, "WAVEfmt ");
-  [[16, 16], [24, RATE], [28, 2 * RATE], [40, size]].forEach(([place, value]) => view.setUint32(place, value, true));
-  [[20, 1], [22, 1], [32, 2], [34, 16]].forEach(([place, value]) => view.setUint16(place, value, true));
-  write(36, "data");
-  return size ? new Blob([view, ...blocks], { type: "audio/wav" }) : null;
+  const size = 2 * blocks.reduce((sum, block) => sum + block.length, 0), form = [16, 1 + (1 << 16), RATE, 2 * RATE, 2 + (16 << 16)];
+  const header = Uint32Array.of(0x46464952, 36 + size, 0x45564157, 0x20746d66, ...form, 0x61746164, size);
+  return size ? new Blob([header, ...blocks], { type: "audio/wav" }) : null;
 }

@@ -1,20 +1,20 @@
 // The page: its models, recordings and files.
 
 import { record } from "./live.js";
-import { listModels, transcribe } from "./service.js";
+import { request } from "./service.js";
 import { Transcript } from "./transcript.js";
 
 const AT_ONCE = 3; // uploads; the others wait
 const $ = (selector) => document.querySelector(selector);
 const choice = $("#models select"), button = $("#record");
-const waiting = [];
-let active = 0, live = null;
+const lanes = Array(AT_ONCE).fill(Promise.resolve());
+let numFiles = 0, live = null;
 
 const say = (text) => ($("#message").textContent = text);
 
 async function showModels() {
   try {
-    const names = await listModels();
+    const names = (await request("v1/models", say)).data.map((each) => each.id);
     choice.replaceChildren(...names.map((name) => new Option(name)));
     $("#models").hidden = names.length < 2;
   } catch (error) {
@@ -36,11 +36,13 @@ function remove(transcript) {
 }
 
 async function startRecording() {
+  const transcript = addTranscript(`Recording ${new Date().toLocaleTimeString()}`);
   say("");
-  button.disabled = true;
-  let transcript = null;
+  transcript.show("Waiting for the microphone");
+  transcript.$remove.hidden = true;
+  transcript.$lines.setAttribute("role", "log");
   try {
-    live = await record(choice.value, {
+    const session = await record(choice.value, {
       onPartial: (stable, rest) => transcript.showPartial(stable, rest),
       onFinal: (segment) => {
         transcript.showPartial("", "");
@@ -49,65 +51,61 @@ async function startRecording() {
       onEnd: (error, audio) => {
         transcript.finish(audio);
         transcript.root.classList.remove("recording");
-        transcript.show(error ? error.message : transcript.empty ? "No speech was heard." : "Recorded.");
-        showRecording(false);
+        transcript.show(error ? error.message : transcript.empty ? "No speech was heard." : "Recorded");
+        showRecording(null);
       },
     });
-    transcript = addTranscript(`Recording ${new Date().toLocaleTimeString()}`);
     transcript.root.classList.add("recording");
-    transcript.$lines.setAttribute("role", "log");
     transcript.show("Recording");
+    transcript.$remove.hidden = false;
     transcript.$remove.onclick = () => {
-      live?.abort();
+      session.abort();
       remove(transcript);
     };
-    showRecording(true);
+    showRecording(session);
   } catch (error) {
+    transcript.remove();
     say(error.message);
-    button.disabled = false;
   }
 }
 
-function showRecording(on) {
-  if (!on) live = null;
-  button.disabled = false;
-  button.ariaPressed = String(on);
-  button.textContent = on ? "Stop" : "Record";
+function showRecording(session) {
+  live = session;
+  button.classList.toggle("stop", Boolean(live));
+  button.textContent = live ? "Stop" : "Record";
 }
 
-button.onclick = () => {
-  if (!live) return startRecording();
-  button.disabled = true;
-  live.stop();
+/** Start or stop; the button stays enabled meanwhile, so that it keeps the focus. */
+button.onclick = async () => {
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true";
+  if (live) await live.stop();
+  else await startRecording();
+  button.ariaDisabled = "false";
 };
 
 function addFiles(files) {
   for (const file of files) {
-    const transcript = addTranscript(file.name), controller = new AbortController();
-    transcript.show("Waiting for the other files");
+    const transcript = addTranscript(file.name), controller = new AbortController(), lane = numFiles++ % AT_ONCE;
+    transcript.show("Waiting for other files");
     transcript.$remove.onclick = () => {
       controller.abort();
       remove(transcript);
     };
-    waiting.push(() => transcribeFile(file, transcript, controller.signal));
-  }
-  startWaiting();
-}
-
-function startWaiting() {
-  while (active < AT_ONCE && waiting.length) {
-    active++;
-    waiting.shift()().finally(() => {
-      active--;
-      startWaiting();
-    });
+    lanes[lane] = lanes[lane].then(() => transcribeFile(file, transcript, controller.signal));
   }
 }
 
 async function transcribeFile(file, transcript, signal) {
   if (signal.aborted) return;
+  const form = new FormData();
+  if (choice.value) form.append("model", choice.value);
+  form.append("response_format", "verbose_json");
+  for (const each of ["word", "segment"]) form.append("timestamp_granularities[]", each);
+  form.append("file", file);
   try {
-    const { segments, words, duration } = await transcribe(file, choice.value, signal, (...what) => transcript.show(...what));
+    const show = (text, part) => transcript.show(text, part);
+    const { segments, words, duration } = await request("v1/audio/transcriptions", show, form, signal);
     let next = 0;
     for (const segment of segments) {
       const end = words.findIndex((word, i) => i >= next && word.start > segment.end);

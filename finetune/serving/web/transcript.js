@@ -96,8 +96,8 @@ export class Transcript {
     text.dir = "auto";
     words.forEach(({ word, start, end }, i) => {
       const shown = make(this.$player.hidden ? "span" : "button", "word", word);
-      // Between Han characters there are no spaces.
-      text.append(joinWords([words[i - 1]?.word ?? "", word]).slice((words[i - 1]?.word ?? "").length, -word.length), shown);
+      if (i && joinWords([words[i - 1].word, word]).includes(" ")) text.append(" ");
+      text.append(shown);
       if (this.$player.hidden) return;
       const place = this.#words.push({ button: shown, segment, start, end }) - 1;
       [shown.type, shown.tabIndex] = ["button", -1];
