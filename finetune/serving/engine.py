@@ -108,6 +108,7 @@ class FileEngine:
                 raise Busy(self._pace.next_seconds())
             if job.key not in self._work:  # A key that comes back does not make up for the time it was away.
                 self._work[job.key] = min(self._work.values(), default=0.0)
+            job.done.set_running_or_notify_cancel()  # From here on only the engine ends it.
             self._open.add(job)
             self._waiting.append(job)
             self._changed.notify()

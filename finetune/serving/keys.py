@@ -77,7 +77,7 @@ def read_keys(file: Path) -> list[Key]:
 def add_key(
     file: Path,
     name: str,
-    scopes: Collection[Scope],
+    scopes: Collection[str],
     requests_per_minute: float | None = None,
     expires: datetime | None = None,
 ) -> str:

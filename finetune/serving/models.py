@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class LoadOptions:
 
     device: str = "auto"
     precision: str = "auto"
-    context: LiveContext = LiveContext()
+    context: LiveContext = field(default_factory=LiveContext)
     live_threads: int = 1
     max_live: int = 8
     max_lag_seconds: float = 30.0

@@ -1,4 +1,4 @@
-"""WS /v1/realtime: live transcription as OpenAI's client speaks it, with turns found by the service or by the client."""
+"""WS /v1/realtime: live transcription as OpenAI's client speaks it; the service or the client ends turns."""
 
 from __future__ import annotations
 

@@ -70,11 +70,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[str], object]) -> None:
         super().__init__(config)
         self._service, self._on_ready = service, on_ready
+        service.on_stop = self._stop
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
         await super().startup(sockets)
-        if hasattr(signal, "SIGHUP"):
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.servers:
             port = self.servers[0].sockets[0].getsockname()[1]
@@ -83,9 +84,13 @@ class _Server(uvicorn.Server):
             self._on_ready(f"{kind}://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Refuse new work, and finish what has begun within the grace time."""
+        """Refuse new work, and finish what has begun within the grace time; a second signal ends it at once."""
         self._service.draining.set()
         super().handle_exit(sig, frame)
+
+    def _stop(self) -> None:
+        self._service.draining.set()
+        self.should_exit = True
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Wait for what has begun, then end."""
@@ -113,6 +118,7 @@ def _limit_connections(most: int) -> type[H11Protocol]:
 
     class LimitedProtocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _upgraded = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -125,18 +131,25 @@ def _limit_connections(most: int) -> type[H11Protocol]:
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._deadline:
-                self._deadline.cancel()
+            self._stop_watching()
             super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            self._stop_watching()
+            self._upgraded = True
+            super().handle_websocket_upgrade(event)
 
         def _watch(self) -> None:
             """Begin to wait for a header where no request is answered; stop where one is."""
-            if self.cycle is not None and not self.cycle.response_complete:
-                if self._deadline:
-                    self._deadline.cancel()
-                self._deadline = None
+            if self._upgraded or (self.cycle is not None and not self.cycle.response_complete):
+                self._stop_watching()
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(_HEADER_SECONDS, self._close_idle)
+
+        def _stop_watching(self) -> None:
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = None
 
         def _close_idle(self) -> None:
             self._deadline = None

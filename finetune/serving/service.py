@@ -39,6 +39,11 @@ class Service:
     audit: AuditLog
     engine: FileEngine
     draining: threading.Event = field(default_factory=threading.Event)
+    on_stop: Callable[[], object] = lambda: None  # set by the server
+
+    def stop(self) -> None:
+        """End the server as SIGTERM does; may be called from any thread."""
+        self.on_stop()
 
     @classmethod
     def load(cls, settings: Settings) -> Service:

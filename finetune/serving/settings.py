@@ -65,8 +65,8 @@ class Settings(BaseModel):
             return
         if self.keys is None:
             raise UserError(
-                f"Others can connect to {self.host}, but there are no keys: make one with `finetune serve keys add NAME "
-                "--scope transcribe` and give --keys FILE, or use --insecure in a network that you trust."
+                f"Others can connect to {self.host}, but there are no keys: make one with `finetune serve keys add "
+                "NAME --scope transcribe` and give --keys FILE, or use --insecure in a network that you trust."
             )
         if self.tls_certificate is None and not self.behind_tls_proxy:
             raise UserError(

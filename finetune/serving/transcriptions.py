@@ -86,7 +86,7 @@ def build_router(service: Service) -> APIRouter:
             model = service.find_model(options.model, request)
             audio = take_file(fields, service.limits)
             stream = _Stream() if options.streams else None
-            job = service.begin(key, model, audio, hotwords=options.hotwords, on_words=stream and stream.put)
+            job = service.begin(key, model, audio, hotwords=options.hotwords, on_words=stream.put if stream else None)
             await held.enter_async_context(service.keep(job))
             if stream is not None:
                 events = stream.events(service.result(job, model))
@@ -202,7 +202,7 @@ class _Stream:
 
 
 async def _send(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> AsyncIterator[str]:
-    """Events as server-sent events; an error after the first one is an event, too, and the stream ends without `done`."""
+    """Events as server-sent events; an error after the first one is an event, too, and there is no `done` then."""
     async with held:
         try:
             yield _format_event(first)
@@ -217,7 +217,8 @@ def _format_event(event: dict[str, Any]) -> str:
 
 
 def _describe_model(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "finetune"}
+    described = {"id": model.name, "object": "model", "created": model.created, "owned_by": "finetune"}
+    return described | {"finetune_digest": model.digest}
 
 
 def _describe_segment(number: int, words: Sequence[Word]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -25,6 +25,8 @@ _IDLE_SECONDS = 20.0
 _MAX_FIELDS, _MAX_FIELD_BYTES = 200, 65536
 # A form is this much longer than its file at most.
 _FORM_BYTES = 2**20
+# The rest of a refused body is not read.
+_CLOSE = {"Connection": "close"}
 # Larger bodies are kept in a temporary file without a name.
 _MEMORY_BYTES = 2**20
 
@@ -98,7 +100,7 @@ async def read_body(request: Request, limits: AudioLimits) -> AsyncIterator[Bina
         yield file  # type: ignore[misc]  # It has the methods of a BinaryIO.
 
 
-async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncIterator[bytes]:
+async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncGenerator[bytes, None]:
     """The blocks of a body as long as it keeps to the limits."""
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > max_bytes + extra_bytes:
@@ -112,7 +114,8 @@ async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncIte
         except StopAsyncIteration:
             return
         except TimeoutError as error:
-            raise Problem(408, f"Nothing arrived for {_IDLE_SECONDS:g} s.", "too_slow") from error
+            message = f"Nothing arrived for {_IDLE_SECONDS:g} s."
+            raise Problem(408, message, "too_slow", headers=_CLOSE) from error
         except ClientDisconnect as error:
             raise Problem(499, "The client has gone.", "client_closed_request") from error
         received += len(block)
@@ -120,10 +123,11 @@ async def _limit(request: Request, max_bytes: int, extra_bytes: int) -> AsyncIte
             raise _too_large(max_bytes)
         passed = time.monotonic() - began
         if passed > _GRACE_SECONDS and received < passed * _MIN_BYTES_PER_SECOND:
-            raise Problem(408, f"The upload is slower than {_MIN_BYTES_PER_SECOND:g} bytes a second.", "too_slow")
+            message = f"The upload is slower than {_MIN_BYTES_PER_SECOND:g} bytes a second."
+            raise Problem(408, message, "too_slow", headers=_CLOSE)
         yield block
 
 
 def _too_large(max_bytes: int) -> Problem:
     message = f"The file is larger than {max_bytes / 1e6:g} MB, the limit of this service."
-    return Problem(413, message, "file_too_large", "file")
+    return Problem(413, message, "file_too_large", "file", headers=_CLOSE)

@@ -1,0 +1,41 @@
+"""Requests for the tests of the service: recordings of tones as files, and waiting for what happens elsewhere."""
+
+import io
+import time
+from typing import Any
+
+import httpx2
+import numpy as np
+import soundfile
+from conftest import SAMPLING_RATE, speak
+
+ROUTE = "/v1/audio/transcriptions"
+
+
+def make_wav(transcript: str = "bad cab") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, speak(transcript, np.random.default_rng(0)), SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def make_noise(seconds: float, form: str = "FLAC") -> bytes:
+    """Speech-like tones without an end, which take a while."""
+    file = io.BytesIO()
+    words = speak("bad cab add dab " * 4, np.random.default_rng(0))
+    samples = np.tile(words, round(seconds * SAMPLING_RATE / len(words)) + 1)[: round(seconds * SAMPLING_RATE)]
+    with soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, format=form) as written:
+        for place in range(0, len(samples), SAMPLING_RATE):  # libsndfile's Vorbis fails with long blocks.
+            written.write(samples[place : place + SAMPLING_RATE])
+    return file.getvalue()
+
+
+def post(address: str, audio: bytes, **options: Any) -> httpx2.Response:
+    headers = options.pop("headers", {})
+    return httpx2.post(address + ROUTE, files={"file": ("a", audio)}, data=options, headers=headers, timeout=60)
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
