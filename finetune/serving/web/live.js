@@ -91,7 +91,7 @@ async function connect(model, take) {
     try {
       return await open(model, take);
     } catch (error) {
-      if (error.code !== "invalid_api_key" || !(await askKey(error.message, used))) throw error;
+      if (error.code !== "invalid_api_key" || !(await askKey(used))) throw error;
     }
   }
 }

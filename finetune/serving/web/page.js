@@ -40,7 +40,8 @@ async function startRecording() {
   say("");
   transcript.show("Waiting for the microphone");
   transcript.$remove.hidden = true;
-  transcript.$lines.setAttribute("role", "log");
+  transcript.$lines.role = "log";
+  transcript.root.scrollIntoView({ block: "nearest" });
   try {
     const session = await record(choice.value, {
       onPartial: (stable, rest) => transcript.showPartial(stable, rest),

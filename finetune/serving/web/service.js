@@ -7,8 +7,12 @@ let asking = null;
 export const readKey = () => sessionStorage.getItem("key") ?? "";
 
 /** Ask for a key; false if the user gives none. `used` is the key that was refused, which may have been replaced since. */
-export function askKey(reason, used = readKey()) {
+export function askKey(used) {
   if (readKey() !== used) return Promise.resolve(true);
+  return openDialog(used ? "The service does not accept this key." : "This service needs an API key.");
+}
+
+function openDialog(reason) {
   asking ??= new Promise((resolve) => {
     document.querySelector("#key-reason").textContent = reason;
     form.reset();
@@ -25,7 +29,7 @@ export function askKey(reason, used = readKey()) {
   return asking;
 }
 document.querySelector("#cancel-key").onclick = () => dialog.close();
-document.querySelector("#change-key").onclick = () => askKey("Another key is used from now on.");
+document.querySelector("#change-key").onclick = () => openDialog("The new key replaces the one in this tab.");
 document.querySelector("#change-key").hidden = !readKey();
 
 /** The answer of the service to a request, in the end. `show(text, uploaded)` gets what happens, and the part that was sent. */
@@ -38,7 +42,7 @@ export async function request(path, show, data = null, signal = new AbortControl
     const reason = body?.error?.message ?? `The service answered with status ${status}.`;
     if (status === 200 && body) return body;
     if (status === 401) {
-      if (!(await askKey(reason, used))) throw new Error("This service needs an API key.");
+      if (!(await askKey(used))) throw new Error("This service needs an API key.");
     } else if (seconds) {
       show(`${reason} The next try is in ${seconds} s.`);
       await new Promise((resolve) => {

@@ -13,7 +13,7 @@ export class Transcript {
   constructor(title) {
     this.root = document.querySelector("#card").content.firstElementChild.cloneNode(true);
     this.title = title;
-    for (const name of ["status", "lines", "stable", "unstable", "tools", "edit", "remove"])
+    for (const name of ["status", "lines", "partial", "stable", "unstable", "tools", "edit", "remove"])
       this[`$${name}`] = this.root.querySelector(`.${name}`);
     [this.$progress, this.$player] = [this.root.querySelector("progress"), this.root.querySelector("audio")];
     const heading = this.root.querySelector("h2");
@@ -49,16 +49,18 @@ export class Transcript {
 
   /** Add a segment {start, end, text}, with its words if they have times. */
   add({ start, end, text }, heard = []) {
-    const segment = { start, end, heard };
+    const segment = { start, end, heard }, seen = this.$partial.getBoundingClientRect().top < innerHeight;
     segment.words = heard.length ? heard : retime(segment, text);
     this.#segments.push(segment);
     this.$lines.append(this.#makeLine(segment));
+    if (seen && this.$lines.role === "log") this.$partial.scrollIntoView({ block: "nearest" });
   }
 
   /** Show the whole, with a player if there is audio, and what can be done with it. */
   finish(audio) {
-    this.showPartial("", "");
-    this.$lines.removeAttribute("role");
+    this.$partial.hidden = true;
+    this.$lines.role = "group";
+    this.$lines.ariaLabel = audio ? "Words: Enter plays from one, and arrow keys lead to the others" : "Words";
     if (audio) this.$player.src = URL.createObjectURL(audio);
     this.$player.hidden = !audio;
     this.$tools.hidden = this.empty;
