@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ AXE = "axe-core@4.14.1"
 WIDTHS = {"phone": (360, 740), "desktop": (1280, 900)}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 KEY_RATE = 30.0  # requests a minute; five at once, and the next after two seconds
+FIND = "const q = (each) => document.querySelector(each), all = (each) => [...document.querySelectorAll(each)];"
+SPEECH = "dad bad add " + 4 * "dab cab bad "
 TALK = [["ab", "cab", "bad"], ["dad", "add"]]
 
 
@@ -40,7 +43,7 @@ def write_speech(file: Path, *texts: str) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings, and where downloads go."""
     folder = tmp_path_factory.mktemp("page")
-    write_speech(folder / "microphone.wav", "ab cab", "dad bad add dab cab bad")
+    write_speech(folder / "microphone.wav", "ab cab", SPEECH.strip())
     write_speech(folder / "talk.wav", *map(" ".join, TALK))
     (folder / "damaged.wav").write_bytes(b"RIFF, but no sound")
     return folder
@@ -98,7 +101,8 @@ class Window:
         return self.driver.execute_cdp_cmd(name, values)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
+        """The value of a script, in which q and all find elements."""
+        return self.driver.execute_script(f"{FIND}\n{script}", *arguments)
 
     def run_async(self, script: str, *arguments: Any) -> Any:
         """The value of a script that can wait; its errors are raised."""
@@ -113,7 +117,7 @@ class Window:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        script = "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)"
+        script = "return all(arguments[0]).map(each => each.textContent)"
         return self.run(script, selector)
 
     def wait(self, script: str, *arguments: Any, seconds: float = 60) -> Any:
@@ -138,7 +142,7 @@ class Window:
     def give_file(self, file: Path) -> None:
         """Choose a file, and wait for its words."""
         self.find("#files").send_keys(str(file))
-        self.wait("document.querySelector('article .status')?.textContent.includes('words')")
+        self.wait("q('article .status')?.textContent.includes('words')")
 
     def complaints(self) -> list[str]:
         """What the browser has written to its console, violations of the content security policy among it."""
@@ -171,29 +175,44 @@ def test_live_text_appears_while_it_is_spoken_and_ends_as_lines(window: Window, 
     window.open(address)
     window.run("""
         window.shown = [];
-        new MutationObserver(() => shown.push([".stable", ".unstable"].map((each) => document.querySelector(each)?.textContent)))
-            .observe(document.querySelector("#transcripts"), {subtree: true, childList: true, characterData: true});
+        const look = () => shown.push([".stable", ".unstable"].map((each) => q(each)?.textContent));
+        new MutationObserver(look).observe(q("#transcripts"), {subtree: true, childList: true, characterData: true});
     """)
     window.find("#record").click()
-    window.wait("document.querySelector('.status')?.textContent === 'Recording'")
+    window.wait("q('.status')?.textContent === 'Recording'")
     assert window.find("#record").text == "Stop"
+    animation = "return getComputedStyle(q('.status'), '::before').animationName"
+    assert window.run(animation) == "pulse"
+    window.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    assert window.run(animation) == "none"
     assert window.find(".lines").aria_role == "log"
-    window.wait("document.querySelector('.line')")
+    window.wait("q('.line')")
     assert window.texts(".line .text") == ["ab cab"]
-    window.wait("document.querySelector('.stable').textContent.startsWith('dad bad')")
+    window.wait("q('.stable').textContent.startsWith('dad bad')")
     window.find("#record").click()  # In the middle of the second sentence.
-    window.wait("document.querySelector('.status').textContent === 'Recorded'")
+    window.wait("q('.status').textContent === 'Recorded'")
     first, second = window.texts(".line .text")
-    assert first == "ab cab" and second.startswith("dad bad") and len(second) < len("dad bad add dab cab bad")
+    assert first == "ab cab" and second.startswith("dad bad") and len(second) < len(SPEECH)
     assert window.texts(".partial") == [""] and window.find("#record").text == "Record"
     partials = [(stable, rest) for stable, rest in window.run("return shown") if stable and rest]
     assert any(f"{stable}{rest}".startswith(second[:6]) for stable, rest in partials)
-    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    style = "return getComputedStyle(q(arguments[0]))[arguments[1]]"
     for name in ("fontStyle", "textDecorationStyle"):  # They differ in more than a color.
         assert window.run(style, ".stable", name) != window.run(style, ".unstable", name)
     window.find(".line:last-child .word").click()
-    window.wait("document.querySelector('audio').currentTime > 2")
+    window.wait("q('audio').currentTime > 2")
     assert window.complaints() == []
+
+
+def test_a_lost_connection_ends_a_recording_and_keeps_its_text(window: Window, serve: Callable[..., Any]) -> None:
+    with serve(grace_seconds=0) as address:
+        window.open(address)
+        window.find("#record").click()
+        window.wait("q('.stable')?.textContent.startsWith('dad')")
+    window.wait("q('.status').textContent !== 'Recording'")
+    assert window.texts(".status")[0].startswith("The service has ended the connection")
+    assert window.texts(".line .text")[1].startswith("dad") and window.find("#record").text == "Record"
+    assert window.find("audio").is_displayed() and window.find(".tools").is_displayed()
 
 
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
@@ -206,7 +225,8 @@ def test_the_microphone_is_resampled_without_aliases(window: Window, address: st
             """
             const [rate, hertz] = given, context = new OfflineAudioContext(1, 2 * rate, rate), samples = [];
             await context.audioWorklet.addModule("page/worklet.js");
-            const node = new AudioWorkletNode(context, "microphone"), source = new OscillatorNode(context, {frequency: hertz});
+            const node = new AudioWorkletNode(context, "microphone");
+            const source = new OscillatorNode(context, {frequency: hertz});
             node.port.onmessage = ({data}) => samples.push(...data);
             source.connect(node).connect(context.destination);
             source.start();
@@ -235,19 +255,19 @@ def test_a_dropped_file_has_words_that_can_be_heard(window: Window, address: str
         window.command("Input.dispatchDragEvent", type=kind, x=640, y=500, data=data)
         if kind == "dragOver":
             window.wait("document.body.classList.contains('dropping')")
-    window.wait("!document.body.classList.contains('dropping') && document.querySelector('article')")
-    window.wait("[...document.querySelectorAll('.status')].every((each) => /words in|transcribed:/.test(each.textContent))")
+    window.wait("!document.body.classList.contains('dropping') && q('article')")
+    window.wait("all('.status').every((each) => /words in|transcribed:/.test(each.textContent))")
     damaged, talk = window.driver.find_elements(By.TAG_NAME, "article")
     assert "can't be transcribed" in damaged.text and not damaged.find_element(By.TAG_NAME, "audio").is_displayed()
     assert "5 words in 6 s" in talk.text
-    lines = [[word.text for word in line.find_elements(By.CLASS_NAME, "word")] for line in talk.find_elements(By.CLASS_NAME, "line")]
-    assert lines == TALK
-    window.wait("document.querySelector('article:last-child audio').duration > 5")
+    lines = talk.find_elements(By.CLASS_NAME, "line")
+    assert [[word.text for word in line.find_elements(By.CLASS_NAME, "word")] for line in lines] == TALK
+    window.wait("q('article:last-child audio').duration > 5")
     word = talk.find_elements(By.CLASS_NAME, "word")[3]
     word.click()
     window.wait("arguments[0].getAttribute('aria-current')", word)
-    assert 3.0 < window.run("return document.querySelector('article:last-child audio').currentTime") < 4.2
-    window.wait("document.querySelector('[aria-current]').textContent === 'add'")  # It goes on.
+    assert 3.0 < window.run("return q('article:last-child audio').currentTime") < 4.2
+    window.wait("q('[aria-current]').textContent === 'add'")  # It goes on.
     talk.find_element(By.CLASS_NAME, "remove").click()
     assert len(window.driver.find_elements(By.TAG_NAME, "article")) == 1
     assert window.run("return document.activeElement.id") == "record"
@@ -283,7 +303,7 @@ def test_edited_text_is_in_all_downloads(window: Window, address: str, folder: P
     assert [word["word"] for word in words] == ["ab", "<b>", "&", "bad", "dad", "add"]
     assert [word.get("estimated", False) for word in words] == [False, True, True, False, False, False]
     assert all(word["start"] <= word["end"] for word in words)
-    assert all(left["end"] <= right["start"] for left, right in zip(words, words[1:], strict=False))
+    assert all(left["end"] <= right["start"] for left, right in pairwise(words))
 
 
 def test_edited_words_keep_the_times_that_are_known(window: Window, address: str) -> None:
@@ -313,54 +333,54 @@ def test_edited_words_keep_the_times_that_are_known(window: Window, address: str
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(window: Window, locked: tuple[str, str], folder: Path) -> None:
     address, key = locked
     window.open(address)
-    window.wait("document.querySelector('#key').open")
+    window.wait("q('#key').open")
     assert window.driver.switch_to.active_element.accessible_name == "Key"
     window.press("wrong", Keys.ENTER)
-    window.wait("document.querySelector('#key').open && document.querySelector('#key-reason').textContent.includes('not accept')")
+    window.wait("q('#key').open && q('#key-reason').textContent.includes('not accept')")
     window.press("not a key", Keys.ENTER)  # The form refuses characters that no key has.
-    assert window.run("return document.querySelector('#key').open && !document.querySelector('#key input').validity.valid")
+    assert window.run("return q('#key').open && !q('#key input').validity.valid")
     window.find("#key input").clear()
     window.find("#key input").send_keys(key, Keys.ENTER)
-    window.wait("!document.querySelector('#key').open && sessionStorage.getItem('key')")
+    window.wait("!q('#key').open && sessionStorage.getItem('key')")
     assert window.run("return [sessionStorage.getItem('key'), localStorage.length, document.cookie]") == [key, 0, ""]
     window.driver.refresh()
     window.give_file(folder / "talk.wav")
     window.find("#record").click()
-    window.wait("document.querySelector('.status').textContent === 'Recording' && document.querySelector('.line')")
+    window.wait("q('.status').textContent === 'Recording' && q('.line')")
     window.find("#record").click()
-    assert not window.run("return document.querySelector('#key').open")
+    assert not window.run("return q('#key').open")
     assert window.find("#change-key").is_displayed() and not window.find("#models").is_displayed()
 
 
 def test_without_a_key_the_page_says_what_is_missing(window: Window, locked: tuple[str, str], folder: Path) -> None:
     window.open(locked[0])
-    window.wait("document.querySelector('#key').open")
+    window.wait("q('#key').open")
     window.press(Keys.ESCAPE)
-    window.wait("document.querySelector('#message').textContent === 'This service needs an API key.'")
+    window.wait("q('#message').textContent === 'This service needs an API key.'")
     for action in (window.find("#record").click, lambda: window.find("#files").send_keys(str(folder / "talk.wav"))):
         action()
-        window.wait("document.querySelector('#key').open")
+        window.wait("q('#key').open")
         window.find("#cancel-key").click()
-        window.wait("!document.querySelector('#key').open")
-    window.wait("document.querySelector('.status')?.textContent === 'This service needs an API key.'")
-    assert window.run("return document.querySelector('#message').role") in ("status", None)
+        window.wait("!q('#key').open")
+    window.wait("q('.status')?.textContent === 'This service needs an API key.'")
+    assert window.run("return q('#message').role") in ("status", None)
 
 
 def test_a_busy_service_is_asked_again(window: Window, locked: tuple[str, str], folder: Path) -> None:
     address, key = locked
     window.open(address)
-    window.wait("document.querySelector('#key').open")
+    window.wait("q('#key').open")
     window.press(key, Keys.ENTER)
-    window.wait("!document.querySelector('#key').open")
+    window.wait("!q('#key').open")
     window.run("""
         window.shown = new Set();
-        new MutationObserver(() => document.querySelectorAll(".status").forEach((each) => shown.add(each.textContent)))
-            .observe(document.querySelector("#transcripts"), {subtree: true, childList: true});
+        new MutationObserver(() => all(".status").forEach((each) => shown.add(each.textContent)))
+            .observe(q("#transcripts"), {subtree: true, childList: true});
     """)
     for number in range(7):
         shutil.copy(folder / "talk.wav", folder / f"talk {number}.wav")
     window.find("#files").send_keys("\n".join(str(folder / f"talk {number}.wav") for number in range(7)))
-    window.wait("[...document.querySelectorAll('.status')].filter((each) => each.textContent === '5 words in 6 s').length === 7")
+    window.wait("all('.status').filter((each) => each.textContent === '5 words in 6 s').length === 7")
     shown = window.run("return [...shown]")
     assert any("too many requests" in text and "The next try is in" in text for text in shown), shown
     assert {"Uploading", "Transcribing", "Waiting for other files"} <= set(shown)
@@ -368,30 +388,30 @@ def test_a_busy_service_is_asked_again(window: Window, locked: tuple[str, str], 
 
 def test_everything_can_be_done_with_the_keyboard(window: Window, address: str, folder: Path) -> None:
     window.open(address)
-    window.wait("document.querySelectorAll('#models option').length === 2")
+    window.wait("all('#models option').length === 2")
     window.tab_to("#models select")
     window.press("s")  # second
     window.tab_to("#record")
     assert window.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     window.press(Keys.ENTER)
-    window.wait("document.querySelector('.status')?.textContent === 'Recording'")
-    window.wait("document.querySelector('.line')")
+    window.wait("q('.status')?.textContent === 'Recording'")
+    window.wait("q('.line')")
     window.press(Keys.SPACE)  # The button keeps the focus.
-    window.wait("document.querySelector('.status').textContent === 'Recorded'")
+    window.wait("q('.status').textContent === 'Recorded'")
     assert "model=second" in window.network("Network.webSocketCreated")[0]["url"]
     window.press(Keys.TAB)
     files = window.driver.switch_to.active_element
     assert files.get_attribute("id") == "files" and "Choose files" in files.accessible_name
-    assert window.run("return getComputedStyle(document.querySelector('label.primary')).outlineStyle") == "solid"
+    assert window.run("return getComputedStyle(q('label.primary')).outlineStyle") == "solid"
     window.give_file(folder / "talk.wav")
     window.tab_to("article:first-child .word")
     heard = []
-    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.END, Keys.HOME):
-        window.press(key)
+    for name in ("RIGHT", "DOWN", "RIGHT", "RIGHT", "UP", "END", "HOME"):
+        window.press(getattr(Keys, name))
         heard.append(window.driver.switch_to.active_element.text)
     assert heard == ["cab", "dad", "add", "add", "ab", "add", "ab"]
     window.press(Keys.END, Keys.ENTER)
-    window.wait("document.querySelector('audio').currentTime > 3")
+    window.wait("q('audio').currentTime > 3")
     window.press(Keys.TAB)
     assert window.driver.switch_to.active_element.text == "Edit"
     window.press(Keys.SPACE)
@@ -412,7 +432,7 @@ def test_a_refused_microphone_is_told(address: str) -> None:
         window.open(address)
         window.command("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=address)
         window.find("#record").click()
-        window.wait("document.querySelector('#message').textContent.startsWith('The microphone was refused.')")
+        window.wait("q('#message').textContent.startsWith('The microphone was refused.')")
         assert window.find("#message").aria_role == "status" and window.find("#record").text == "Record"
         assert window.texts("article") == []
 
@@ -423,7 +443,7 @@ def test_a_lost_service_is_told(window: Window, address: str, folder: Path) -> N
     window.command("Network.setBlockedURLs", urls=["*/v1/*"])
     try:
         window.find("#files").send_keys(str(folder / "talk.wav"))
-        window.wait("document.querySelector('.status')?.textContent.includes(\"can't be reached\")")
+        window.wait("q('.status')?.textContent.includes(\"can't be reached\")")
     finally:
         window.command("Network.setBlockedURLs", urls=[])
 
@@ -455,11 +475,11 @@ def test_each_state_is_accessible_and_fits(
     assert window.run("return matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
     check("empty")
     window.find("#record").click()
-    window.wait("document.querySelector('.unstable')?.textContent")
+    window.wait("q('.unstable')?.textContent")
     check("recording")
-    window.wait("document.querySelector('.line')")
+    window.wait("q('.line')")
     window.find("#record").click()
-    window.wait("document.querySelector('.status').textContent === 'Recorded'")
+    window.wait("q('.status').textContent === 'Recorded'")
     long = folder / f"{'a-long-name-' * 8}.wav"
     shutil.copy(folder / "talk.wav", long)
     window.give_file(long)
@@ -470,7 +490,7 @@ def test_each_state_is_accessible_and_fits(
     check("editing")
     window.find(".edit").click()
     check("edited")
-    window.run("document.querySelector('#change-key').hidden = false; document.querySelector('#change-key').click()")
+    window.run("q('#change-key').hidden = false; q('#change-key').click()")
     check("key")
     assert found == [] and states == 6
 
@@ -478,12 +498,12 @@ def test_each_state_is_accessible_and_fits(
 def test_nothing_leaves_the_service_and_no_policy_is_violated(window: Window, address: str, folder: Path) -> None:
     window.open(address)
     window.find("#record").click()
-    window.wait("document.querySelector('.line')")
+    window.wait("q('.line')")
     window.find("#record").click()
-    window.wait("document.querySelector('.status').textContent === 'Recorded'")
+    window.wait("q('.status').textContent === 'Recorded'")
     window.give_file(folder / "talk.wav")
     window.find(".word").click()
-    window.wait("!document.querySelector('audio').paused")
+    window.wait("!q('audio').paused")
     names = window.run("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert f"{address}/v1/audio/transcriptions" in names
     assert [name for name in names if not name.startswith((f"{address}/", f"blob:{address}/", "data:"))] == []

@@ -21,7 +21,7 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },
   }).catch((error) => { throw new Error(MICROPHONE[error.name] ?? `The microphone can't be used: ${error.message}.`); });
   const context = new AudioContext(), blocks = [];
-  let socket, node, resolveEnd, ended = false, stopping = false, start = 0, end = 0;
+  let socket, node, resolveEnd, ended = false, stopping = false, start = 0, end = 0, partial = "";
   const atEnd = new Promise((resolve) => (resolveEnd = resolve));
 
   function close() {
@@ -34,6 +34,7 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
   function finish(error) {
     if (ended) return;
     close();
+    if (partial) onFinal({ start, end: blocks.reduce((sum, block) => sum + block.length, 0) / RATE, text: partial });
     onEnd(error, makeWav(blocks));
     resolveEnd();
   }
@@ -41,8 +42,14 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
   function take(event) {
     if (event.type === "input_audio_buffer.speech_started") start = event.audio_start_ms / 1000;
     if (event.type === "input_audio_buffer.speech_stopped") end = event.audio_end_ms / 1000;
-    if (event.type === `${TRANSCRIPTION}.partial`) onPartial(event.stable, event.text.slice(event.stable.length));
-    if (event.type === `${TRANSCRIPTION}.completed`) onFinal({ start, end, text: event.transcript });
+    if (event.type === `${TRANSCRIPTION}.partial`) {
+      partial = event.text;
+      onPartial(event.stable, event.text.slice(event.stable.length));
+    }
+    if (event.type === `${TRANSCRIPTION}.completed`) {
+      partial = "";
+      onFinal({ start, end, text: event.transcript });
+    }
     if (event.type === "input_audio_buffer.cleared") finish(null);
     if (event.type === "error" && !(stopping && event.error.code === "input_audio_buffer_commit_empty"))
       finish(new Error(event.error.message));
@@ -70,8 +77,9 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     node.port.onmessage = takeAudio;
     context.createMediaStreamSource(stream).connect(node).connect(context.destination);
     stream.getTracks()[0].onended = () => finish(new Error("The microphone was disconnected."));
+    if (ended) throw new Error(UNREACHABLE);
   } catch (error) {
-    close();
+    if (!ended) close();
     throw error;
   }
   return {
@@ -124,7 +132,8 @@ function open(model, take) {
 
 /** Blocks of 16-bit samples as a WAV file; null without any. The numbers in hexadecimal are RIFF, WAVE, "fmt " and data. */
 function makeWav(blocks) {
-  const size = 2 * blocks.reduce((sum, block) => sum + block.length, 0), form = [16, 1 + (1 << 16), RATE, 2 * RATE, 2 + (16 << 16)];
+  const size = 2 * blocks.reduce((sum, block) => sum + block.length, 0);
+  const form = [16, 1 + (1 << 16), RATE, 2 * RATE, 2 + (16 << 16)];
   const header = Uint32Array.of(0x46464952, 36 + size, 0x45564157, 0x20746d66, ...form, 0x61746164, size);
   return size ? new Blob([header, ...blocks], { type: "audio/wav" }) : null;
 }

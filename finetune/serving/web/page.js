@@ -8,7 +8,7 @@ const AT_ONCE = 3; // uploads; the others wait
 const $ = (selector) => document.querySelector(selector);
 const choice = $("#models select"), button = $("#record");
 const lanes = Array(AT_ONCE).fill(Promise.resolve());
-let numFiles = 0, live = null;
+let numFiles = 0, stop = null; // stop() ends the recording, if there is one.
 
 const say = (text) => ($("#message").textContent = text);
 
@@ -17,6 +17,7 @@ async function showModels() {
     const names = (await request("v1/models", say)).data.map((each) => each.id);
     choice.replaceChildren(...names.map((name) => new Option(name)));
     $("#models").hidden = names.length < 2;
+    say("");
   } catch (error) {
     say(error.message);
   }
@@ -53,7 +54,7 @@ async function startRecording() {
         transcript.finish(audio);
         transcript.root.classList.remove("recording");
         transcript.show(error ? error.message : transcript.empty ? "No speech was heard." : "Recorded");
-        showRecording(null);
+        showStop(null);
       },
     });
     transcript.root.classList.add("recording");
@@ -63,25 +64,27 @@ async function startRecording() {
       session.abort();
       remove(transcript);
     };
-    showRecording(session);
+    showStop(() => {
+      transcript.show("Finishing");
+      return session.stop();
+    });
   } catch (error) {
     transcript.remove();
     say(error.message);
   }
 }
 
-function showRecording(session) {
-  live = session;
-  button.classList.toggle("stop", Boolean(live));
-  button.textContent = live ? "Stop" : "Record";
+function showStop(given) {
+  stop = given;
+  button.classList.toggle("stop", Boolean(stop));
+  button.textContent = stop ? "Stop" : "Record";
 }
 
 /** Start or stop; the button stays enabled meanwhile, so that it keeps the focus. */
 button.onclick = async () => {
   if (button.ariaDisabled === "true") return;
   button.ariaDisabled = "true";
-  if (live) await live.stop();
-  else await startRecording();
+  await (stop ?? startRecording)();
   button.ariaDisabled = "false";
 };
 

@@ -7,8 +7,10 @@ const KEEP_MILLISECONDS = 60_000; // so long a download may take
 
 export class Transcript {
   #segments = [];
-  #words = []; // {button, start, end} of all that can be clicked
+  #words = []; // {button, segment, start} of all that can be clicked
   #chosen = 0;
+  #frame = 0;
+  static #count = 0;
 
   constructor(title) {
     this.root = document.querySelector("#card").content.firstElementChild.cloneNode(true);
@@ -18,7 +20,7 @@ export class Transcript {
     [this.$progress, this.$player] = [this.root.querySelector("progress"), this.root.querySelector("audio")];
     const heading = this.root.querySelector("h2");
     heading.textContent = title;
-    heading.id = `title-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+    heading.id = `title-${Transcript.#count++}`;
     this.root.setAttribute("aria-labelledby", heading.id);
     this.$progress.ariaLabel = `Upload of ${title}`;
     this.$player.ariaLabel = `Recording ${title}`;
@@ -96,12 +98,12 @@ export class Transcript {
   #makeText(segment) {
     const text = make("div", "text"), { words } = segment;
     text.dir = "auto";
-    words.forEach(({ word, start, end }, i) => {
+    words.forEach(({ word, start }, i) => {
       const shown = make(this.$player.hidden ? "span" : "button", "word", word);
       if (i && joinWords([words[i - 1].word, word]).includes(" ")) text.append(" ");
       text.append(shown);
       if (this.$player.hidden) return;
-      const place = this.#words.push({ button: shown, segment, start, end }) - 1;
+      const place = this.#words.push({ button: shown, segment, start }) - 1;
       [shown.type, shown.tabIndex] = ["button", -1];
       shown.onclick = () => this.#play(place);
     });
@@ -124,9 +126,10 @@ export class Transcript {
   #move(event) {
     const words = this.#words, { segment } = words[this.#chosen] ?? {};
     const previous = words[words.findIndex((each) => each.segment === segment) - 1]?.segment;
+    const right = event.target.matches(":dir(rtl)") ? -1 : 1;
     const place = {
-      ArrowRight: () => this.#chosen + 1,
-      ArrowLeft: () => this.#chosen - 1,
+      ArrowRight: () => this.#chosen + right,
+      ArrowLeft: () => this.#chosen - right,
       ArrowDown: () => words.findLastIndex((each) => each.segment === segment) + 1,
       ArrowUp: () => words.findIndex((each) => each.segment === previous),
       Home: () => 0,
@@ -148,7 +151,8 @@ export class Transcript {
       marked?.removeAttribute("aria-current");
       heard?.setAttribute("aria-current", "true");
     }
-    if (!this.$player.paused) requestAnimationFrame(() => this.#follow());
+    cancelAnimationFrame(this.#frame);
+    if (!this.$player.paused) this.#frame = requestAnimationFrame(() => this.#follow());
   }
 
   #edit(editing) {
