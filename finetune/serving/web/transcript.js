@@ -51,11 +51,12 @@ export class Transcript {
 
   /** Add a segment {start, end, text}, with its words if they have times. */
   add({ start, end, text }, heard = []) {
-    const segment = { start, end, heard }, seen = this.$partial.getBoundingClientRect().top < innerHeight;
+    const segment = { start, end, heard }, live = this.$lines.role === "log";
+    const follow = live && this.$partial.getBoundingClientRect().top < innerHeight; // unless the user has scrolled up
     segment.words = heard.length ? heard : retime(segment, text);
     this.#segments.push(segment);
     this.$lines.append(this.#makeLine(segment));
-    if (seen && this.$lines.role === "log") this.$partial.scrollIntoView({ block: "nearest" });
+    if (follow) this.$partial.scrollIntoView({ block: "nearest" });
   }
 
   /** Show the whole, with a player if there is audio, and what can be done with it. */
