@@ -1,8 +1,15 @@
 """Requests for the tests of the service: recordings of tones as files, and waiting for what happens elsewhere."""
 
 import io
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -39,3 +46,23 @@ def wait_for(condition: Any, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def connect(address: str) -> socket.socket:
+    parts = urlsplit(address)
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+
+
+@contextmanager
+def run_service(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "finetune", "serve", str(folder), "--port", str(port), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("serving on "), line + process.stderr.read()
+        yield process, line.split()[2].rstrip(":")
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

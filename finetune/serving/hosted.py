@@ -15,7 +15,7 @@ from finetune.text.word_units import join_words
 def build_router(service: Service) -> APIRouter:
     """The routes; a client of one address without a model's name sends to the root."""
     router = APIRouter(tags=["Hugging Face"])
-    body = {"required": True, "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}}
+    body = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
     @router.post("/models/{name}", openapi_extra={"requestBody": body}, responses=ERRORS)
     async def recognise(request: Request, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from finetune.errors import UserError
 from finetune.serving.problems import Problem
@@ -30,7 +30,7 @@ def build_router(service: Service) -> APIRouter:
             return JSONResponse({"status": "draining"}, 503)
         return JSONResponse({"status": "ok", "models": service.models.names})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Metrics in Prometheus's text format; without a key, as they name no one."""
         for model in service.models.all():

@@ -7,31 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from speech_requests import make_noise, make_wav, post, wait_for
+from speech_requests import make_noise, make_wav, post, run_service, wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-
-
-@contextmanager
-def run_service(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "finetune", "serve", str(folder), "--port", str(port), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("serving on "), line + process.stderr.read()
-        yield process, line.split()[2].rstrip(":")
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def test_sigterm_finishes_what_has_begun_and_refuses_the_rest(tone_folder: Path) -> None:
@@ -118,4 +101,4 @@ def test_what_cannot_start_says_why(tone_folder: Path, tmp_path: Path, address: 
 
     assert "can't listen" in fail(str(tone_folder), "--port", address.rsplit(":", 1)[1])
     assert "models" in fail()
-    assert "keys" in fail("keys", "list", "--keys", str(tmp_path / "none.yaml"))
+    assert "none.yaml can't be read" in fail("keys", "list", "--keys", str(tmp_path / "none.yaml"))
