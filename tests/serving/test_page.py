@@ -200,7 +200,8 @@ def test_live_text_appears_while_it_is_spoken_and_ends_as_lines(window: Window, 
     for name in ("fontStyle", "textDecorationStyle"):  # They differ in more than a color.
         assert window.run(style, ".stable", name) != window.run(style, ".unstable", name)
     window.find(".line:last-child .word").click()
-    window.wait("q('audio').currentTime > 2")
+    window.wait("q('audio').currentTime > 2.8")  # The first sentence has 0.7 s, between pauses of 1.3 s.
+    assert window.run("return q('audio').currentTime") < 4.5
     assert window.complaints() == []
 
 

@@ -13,7 +13,7 @@ const MICROPHONE = {
 /**
  * Record until `stop()` of what is returned, which waits for the last texts, or `abort()`.
  * In the end, also after an error, `onEnd(error, audio)` is called, with null for no error.
- * `onPartial(stable, rest)` gets the text of the segment so far, `onFinal({start, end, text})` its last form.
+ * `onPartial(stable, rest)` gets the text of the segment so far, `onFinal({start, end, text}, words)` its last form.
  */
 export async function record(model, { onPartial, onFinal, onEnd }) {
   if (!navigator.mediaDevices) throw new Error("The browser gives the microphone only to pages at localhost or with HTTPS.");
@@ -48,7 +48,7 @@ export async function record(model, { onPartial, onFinal, onEnd }) {
     }
     if (event.type === `${TRANSCRIPTION}.completed`) {
       partial = "";
-      onFinal({ start, end, text: event.transcript });
+      onFinal({ start, end, text: event.transcript }, event.words);
     }
     if (event.type === "input_audio_buffer.cleared") finish(null);
     if (event.type === "error" && !(stopping && event.error.code === "input_audio_buffer_commit_empty"))

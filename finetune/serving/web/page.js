@@ -46,9 +46,9 @@ async function startRecording() {
   try {
     const session = await record(choice.value, {
       onPartial: (stable, rest) => transcript.showPartial(stable, rest),
-      onFinal: (segment) => {
+      onFinal: (segment, words) => {
         transcript.showPartial("", "");
-        if (segment.text) transcript.add(segment);
+        if (segment.text) transcript.add(segment, words);
       },
       onEnd: (error, audio) => {
         transcript.finish(audio);
