@@ -20,15 +20,18 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    # Whatever it would ask for elsewhere, it finds nothing.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # Whatever it would ask for elsewhere than on this machine, it finds nothing.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--window-size=1280,900",
 )
 
 
 @contextmanager
-def open_browser() -> Iterator[Any]:
-    """A selenium driver of Chromium; the test is skipped where there is none, or fails if FINETUNE_BROWSER=required."""
+def open_browser(*arguments: str) -> Iterator[Any]:
+    """A selenium driver of Chromium, with more arguments for it.
+
+    The test is skipped where there is none, or fails if FINETUNE_BROWSER=required.
+    """
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     driver_path = shutil.which("chromedriver")
     if browser is None or driver_path is None:
@@ -43,7 +46,7 @@ def open_browser() -> Iterator[Any]:
     options.binary_location = browser
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for argument in (*_ARGUMENTS, f"--user-data-dir={profile}"):
+        for argument in (*_ARGUMENTS, *arguments, f"--user-data-dir={profile}"):
             options.add_argument(argument)
         # With the driver's path given, selenium looks for none to download.
         driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,6 @@ from finetune.inference.timing import place_words
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.transcript import Transcript, Word
 from finetune.inference.windows import Window
-
-
-@dataclass(frozen=True)
-class BlankCount:
-    """Frames in which the blank is the best symbol, of all frames that were computed."""
-
-    blanks: int
-    frames: int
-
-    @property
-    def ratio(self) -> float | None:
-        """The share of blanks; None without frames."""
-        return self.blanks / self.frames if self.frames else None
 
 
 class StepwiseTranscription:
@@ -60,11 +46,12 @@ class StepwiseTranscription:
         self._decoder: RecordingDecoder | None = None
         self._words: list[Word] = []
         self._blanks = self._frames = 0
+        self.num_windows = 0  # that were decoded
 
     @property
-    def blanks(self) -> BlankCount:
-        """How many frames were blank so far."""
-        return BlankCount(self._blanks, self._frames)
+    def blank_ratio(self) -> float | None:
+        """The share of frames whose best symbol is the blank; None without frames."""
+        return self._blanks / self._frames if self._frames else None
 
     def next_windows(self, max_samples: int) -> list[Waveform]:
         """The next windows, each (samples,), of `max_samples` together, but at least one; none at the end.
@@ -95,6 +82,7 @@ class StepwiseTranscription:
             for window, rows in zip(windows, logits, strict=True):
                 self._blanks += int((rows.argmax(1) == self._search.blank_id).sum())
                 self._frames += len(rows)
+                self.num_windows += 1
                 for piece in self._stitcher.add(Piece(window.first_frame, rows, window.after_pause)):
                     final += self._decode(piece)
         return final

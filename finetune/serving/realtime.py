@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from finetune.audio.recordings import AudioError
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted
 from finetune.inference.live_engine import Overloaded
+from finetune.inference.transcript import Word
 from finetune.serving.live_stream import LiveStream, close, receive, send_json
 from finetune.serving.problems import Problem
 from finetune.serving.realtime_session import SessionSettings
@@ -187,7 +188,7 @@ class _Turn:
         """Send the item of a turn that the client has committed."""
         text = join_words(final.text for final in self._finals if final.text)
         await self._send("input_audio_buffer.committed", previous_item_id=self._connection.last_item)
-        await self._complete(text, self.seconds)
+        await self._complete(text, self.seconds, [word for final in self._finals for word in final.words])
 
     async def _run(self) -> None:
         while events := await self.stream.wait():
@@ -210,24 +211,30 @@ class _Turn:
                     await self._send("input_audio_buffer.speech_stopped", audio_end_ms=self._place(event.end))
                     await self._send("input_audio_buffer.committed", previous_item_id=self._connection.last_item)
                 case Final():
-                    await self._complete(event.text, event.end - event.start)
+                    await self._complete(event.text, event.end - event.start, event.words)
 
     async def _delta(self, text: str) -> None:
         """Send what a text adds to what was sent."""
         await self._send(f"{_TRANSCRIPTION}.delta", content_index=0, delta=text[len(self._sent) :])
         self._sent = text
 
-    async def _complete(self, text: str, seconds: float) -> None:
+    async def _complete(self, text: str, seconds: float, words: Iterable[Word]) -> None:
         """Send the final text of the item, which may differ from the deltas, and begin the next item."""
         if text.startswith(self._sent) and len(text) > len(self._sent):
             await self._delta(text)
         usage = {"type": "duration", "seconds": round(seconds, 3)}
-        await self._send(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=text, usage=usage)
+        timed = {"words": [self._describe(word) for word in words]} if self.settings.partials else {}
+        await self._send(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=text, usage=usage, **timed)
         self._connection.last_item = self._item
         self._item, self._sent = _new_item(), ""
 
     async def _send(self, kind: str, **values: Any) -> None:
         await self._connection.send({"type": kind, "item_id": self._item, **values})
+
+    def _describe(self, word: Word) -> dict[str, Any]:
+        """A word as in verbose_json; its times are those of the connection."""
+        times = {"start": self._place(word.start) / 1000, "end": self._place(word.end) / 1000}
+        return {"word": word.text, **times, "confidence": round(word.confidence, 4)}
 
     def _place(self, seconds: float) -> int:
         """A time of the stream in milliseconds since the first audio of the connection."""

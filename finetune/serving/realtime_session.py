@@ -9,7 +9,8 @@ from typing import Any
 from finetune.audio.samples import Encoding
 from finetune.serving.problems import Problem
 
-# A client that asks for it gets the whole text of a segment with each change, which the protocol does not have.
+# A client that asks for it gets the whole text of a segment with each change, and the words of its final text with
+# times, which the protocol does not have.
 PARTIALS = "item.input_audio_transcription.partial"
 _RATES = 24_000, 16_000  # of PCM; the first is OpenAI's only one
 _FORMATS: dict[str, tuple[Encoding, tuple[int, ...]]] = {

@@ -84,8 +84,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Refuse new work, and finish what has begun within the grace time; a second signal ends it at once."""
-        self._service.draining.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit
+        self._stop()
 
     def _stop(self) -> None:
         self._service.draining.set()

@@ -155,8 +155,9 @@ class Service:
         except Cancelled as error:
             raise Problem(499, "The client has gone.", "client_closed_request") from error
         self.metrics.audio(model.name, "file", transcript.seconds)
-        confidence = average_confidence(transcript.words)
-        self.metrics.utterance(model.name, confidence, job.transcription.blanks.ratio)
+        if job.transcription.num_windows == 1:  # A longer recording is no utterance as those of training are.
+            confidence = average_confidence(transcript.words)
+            self.metrics.utterance(model.name, confidence, job.transcription.blank_ratio)
         return transcript
 
     @asynccontextmanager

@@ -165,6 +165,38 @@ def test_an_error_in_a_realtime_session_leaves_it_open(address: str) -> None:
     assert errors[1]["error"]["event_id"] == "e1" and all(error["error"]["message"] for error in errors)
 
 
+@pytest.mark.parametrize("finds_turns", [True, False])
+def test_final_texts_have_words_with_times_if_partials_are_wanted(address: str, finds_turns: bool) -> None:
+    async def run() -> list[dict[str, Any]]:
+        from websockets.asyncio.client import connect
+
+        given: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": 16000}}
+        if not finds_turns:
+            given["turn_detection"] = None
+        session = {"audio": {"input": given}, "include": ["item.input_audio_transcription.partial"]}
+        append = {"type": "input_audio_buffer.append", "audio": base64.b64encode(to_pcm(make_talk(TEXTS[:2]))).decode()}
+        events = []
+        async with connect(f"ws{address[4:]}/v1/realtime?intent=transcription") as socket:
+            await socket.send(json.dumps({"type": "session.update", "session": session}))
+            for _ in range(2):
+                await socket.send(json.dumps(append))
+                await socket.send('{"type": "input_audio_buffer.commit"}')
+            await socket.send('{"type": "input_audio_buffer.clear"}')
+            while not events or events[-1]["type"] != "input_audio_buffer.cleared":
+                events.append(json.loads(await socket.recv()))
+        return [event for event in events if event["type"].endswith(".completed")]
+
+    finals = asyncio.run(run())
+    assert [each["transcript"] for each in finals] == 2 * (TEXTS[:2] if finds_turns else [" ".join(TEXTS[:2])])
+    assert all(" ".join(word["word"] for word in each["words"]) == each["transcript"] for each in finals)
+    words = [word for each in finals for word in each["words"]]
+    assert all(word["start"] < word["end"] and 0 < word["confidence"] <= 1 for word in words)
+    # The second turn goes on where the first one ended.
+    seconds, half = len(make_talk(TEXTS[:2])) / 16000, len(words) // 2
+    for one, other in zip(words[:half], words[half:], strict=True):
+        assert other["start"] - one["start"] == pytest.approx(seconds, abs=0.002)
+
+
 def test_a_vosk_client_gets_one_answer_for_each_message(address: str) -> None:
     async def run() -> list[dict[str, Any]]:
         from websockets.asyncio.client import connect

@@ -1,34 +1,19 @@
 """The OpenAPI document against the service: schemathesis sends what it allows and what it forbids."""
 
-from typing import Any
+import subprocess
+import sys
 
-import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
+import httpx2
 
 # Random bytes are allowed by the document, and are no audio.
-EXCLUDED = [positive_data_acceptance, unsupported_method]
+EXCLUDED = "positive_data_acceptance,unsupported_method"
 
 
 def test_answers_are_as_described(address: str) -> None:
-    schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
-    operations = [found.ok() for found in schema.get_all_operations()]
-    labels = {operation.label for operation in operations}
-    assert {"POST /v1/audio/transcriptions", "POST /models/{name}", "GET /health/ready", "GET /metrics"} <= labels
-    for operation in operations:
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            _try(operation, mode)
-
-
-def _try(operation: Any, mode: GenerationMode) -> None:
-    @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    def send(case: Any) -> None:
-        case.call_and_validate(excluded_checks=EXCLUDED)
-
-    try:
-        send()
-    except Unsatisfiable:  # Any bytes and any name are what the document allows.
-        assert mode is GenerationMode.NEGATIVE
+    document = httpx2.get(f"{address}/openapi.json").json()
+    assert {"/v1/audio/transcriptions", "/models/{name}", "/health/ready", "/metrics"} <= set(document["paths"])
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--max-examples", "15"]
+    command += ["--exclude-checks", EXCLUDED, "--generation-deterministic", "--no-color"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "Loaded specification" in done.stdout and "passed" in done.stdout
