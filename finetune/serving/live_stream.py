@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -34,11 +35,13 @@ class LiveStream:
         self._service, self._model = service, model
         self._rate, self._bytes = sampling_rate, 2 if encoding == "s16le" else 1
         try:
-            self._session: EngineSession = model.engine.open(
-                sampling_rate, encoding=encoding, on_events=lambda: self._loop.call_soon_threadsafe(self._ready.set)
-            )
+            self._session: EngineSession = model.engine.open(sampling_rate, encoding=encoding, on_events=self._notify)
         except Overloaded as error:
             raise Problem(429, str(error), "too_many_sessions", headers={"Retry-After": "10"}) from error
+
+    def _notify(self) -> None:
+        with suppress(RuntimeError):  # The server has ended.
+            self._loop.call_soon_threadsafe(self._ready.set)
 
     async def feed(self, audio: bytes) -> None:
         """Take audio, and wait while too much of it is not computed; raises AudioError for audio that is no sound."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Model:
         self.statistics = UtteranceStatistics.load(fetch_model(source))
         self.created = int(time.time())
         self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
-        self.recogniser.logits([np.zeros(self.recogniser.sampling_rate, dtype=np.float32)])
+        self._warm_up()
         self._retired = threading.Event()
         on_cpu = self.recogniser.device.type == "cpu"
         for number in range(options.live_threads if on_cpu else 1):
@@ -66,6 +67,12 @@ class Model:
             return self.transcriber.search
         saved, symbols = self.recogniser.search, (self.recogniser.tokenizer, self.recogniser.num_symbols)
         return choose_search(saved, *symbols, None, None, hotwords) or self.transcriber.search
+
+    def _warm_up(self) -> None:
+        """Compute a second of silence, so that the first request does not wait for kernels and compiled code."""
+        logits, _ = self.recogniser.logits([np.zeros(self.recogniser.sampling_rate, dtype=np.float32)])
+        search: Any = self.transcriber.search
+        search.finish(search.advance(search.start(), logits[0].numpy()))
 
     def retire(self) -> None:
         """End the threads of live sessions when the last session has ended."""

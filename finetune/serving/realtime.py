@@ -88,7 +88,7 @@ class _Connection:
         try:
             try:
                 event = json.loads(text or "")
-            except ValueError:
+            except (ValueError, RecursionError):
                 event = None
             if not isinstance(event, dict):
                 raise Problem(400, "Expected a JSON object with a type.", "invalid_event")

@@ -93,9 +93,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Wait for what has begun, then end."""
-        engine, grace = self._service.engine, self._service.settings.grace_seconds
-        deadline = time.monotonic() + grace
-        while engine.num_jobs and time.monotonic() < deadline and not self.force_exit:
+        deadline = time.monotonic() + self._service.settings.grace_seconds
+        while self._service.is_working and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 

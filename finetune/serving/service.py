@@ -41,6 +41,11 @@ class Service:
     draining: threading.Event = field(default_factory=threading.Event)
     on_stop: Callable[[], object] = lambda: None  # set by the server
 
+    @property
+    def is_working(self) -> bool:
+        """Whether there are recordings or live sessions that have begun."""
+        return bool(self.engine.num_jobs or any(model.engine.num_sessions for model in self.models.all()))
+
     def reload(self, name: str | None = None) -> list[str]:
         """Reload models as `ModelRegistry.reload` does, and compare their further utterances with their statistics."""
         changed = self.models.reload(name)

@@ -79,7 +79,7 @@ class _Connection:
         """Read a message of text; returns whether it ends the stream."""
         try:
             message = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             raise Problem(400, "Expected binary audio, or JSON with config or eof.", "invalid_message")
