@@ -62,6 +62,8 @@ def test_scores_and_utterances_are_json(tmp_path):
         "source": "",
         "snr_db": None,
         "unseen_words": None,
+        "confidence": None,
+        "blank_ratio": None,
         "wer": pytest.approx(1 / 3),
         "cer": pytest.approx(5 / 13),
         "words": 3,

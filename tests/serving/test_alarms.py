@@ -22,7 +22,7 @@ DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
 RULES, DASHBOARD = DEPLOY / "alerts.yaml", DEPLOY / "dashboard.json"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
-MINUTES = 5  # between two scrapes
+MINUTES = 10  # between two scrapes
 DAY = 24 * 60 // MINUTES  # scrapes
 ROUTE = "/v1/audio/transcriptions"
 
@@ -83,10 +83,10 @@ class Service:
         self.metrics.watch("small", self.statistics)
 
     def run(self, load: Load, scrapes: int) -> None:
-        """Handle requests, and scrape the metrics every five minutes."""
+        """Handle requests, and scrape the metrics every ten minutes."""
         for _ in range(scrapes):
             busy = 0.1 + 0.9 * np.sin(np.pi * (self.scraped / DAY + 0.25)) ** 2
-            for _ in range(self.rng.poisson(20 * busy)):
+            for _ in range(self.rng.poisson(4 * MINUTES * busy)):
                 self._handle(load)
             self._scrape(load)
 
@@ -173,7 +173,7 @@ def test_a_normal_week_is_quiet(promtool: Any, tmp_path: Path) -> None:
 
 
 TROUBLES = {
-    "FinetuneDown": ({"up": False}, 15),
+    "FinetuneDown": ({"up": False}, 20),
     "FinetuneErrors": ({"errors": 0.2}, 60),
     "FinetuneQueueWait": ({"wait_seconds": 40.0}, 60),
     "FinetuneLiveLag": ({"lag_seconds": 3.0}, 60),
@@ -215,7 +215,7 @@ def test_a_name_in_an_expression_is_found() -> None:
 def rendered() -> str:
     """What a service renders after a few hours."""
     service = Service(np.random.default_rng(3))
-    service.run(Load(), 100)
+    service.run(Load(), 50)
     return service.metrics.render().decode()
 
 

@@ -47,7 +47,7 @@ def hear(
 @pytest.mark.parametrize("utterances", [60, 1000])
 def test_the_false_alarm_rate_holds(utterances: int) -> None:
     """Each window has a validation split of its own; the bounds are wrong once in 10,000 seeds if the rate is right."""
-    rng, windows = np.random.default_rng(3), 2500
+    rng, windows = np.random.default_rng(3), 1500
     scores = []
     for _ in range(windows):
         monitor = monitor_split(rng, utterances)
