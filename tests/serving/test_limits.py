@@ -1,5 +1,6 @@
 """Clients that send too much, too slowly or nothing, that go away or may not come in; and a service that is full."""
 
+import base64
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
-from conftest import SAMPLING_RATE
+from conftest import SAMPLING_RATE, speak
 from speech_requests import ROUTE, connect, make_noise, make_wav, post, wait_for
 
 from finetune.errors import UserError
@@ -287,3 +288,67 @@ def _open_and_leave(address: str) -> None:
         client.send('{"config": {"sample_rate": 16000}}')
         client.send(os.urandom(16000))
         client.socket.close()
+
+
+def test_silence_keeps_a_session_open_and_its_last_word_is_not_lost(small: str) -> None:
+    from websockets.sync.client import connect as open_socket
+
+    words = speak("bad cab", np.random.default_rng(0))[: -int(0.1 * SAMPLING_RATE)]  # It ends in speech.
+    audio = [np.zeros(SAMPLING_RATE // 5)] * 12 + np.array_split(words, 4)
+    texts = []
+    with open_socket(f"ws{small[4:]}/") as client:
+        client.send('{"config": {"sample_rate": 16000}}')
+        for number, block in enumerate(audio):
+            client.send((block * 32767).astype("<i2").tobytes())
+            texts.append(json.loads(client.recv()).get("text"))
+            time.sleep(0.12 if number < 12 else 0)  # Longer than idle_seconds in all.
+        client.send('{"eof": 1}')
+        texts.append(json.loads(client.recv()).get("text"))
+    assert " ".join(text for text in texts if text) == "bad cab"
+
+
+def test_sessions_are_limited_and_not_computed_one_after_another(serve: Any) -> None:
+    from websockets.sync.client import connect as open_socket
+
+    with serve(max_live=3) as address:
+        clients = [open_socket(f"ws{address[4:]}/v1/realtime?intent=transcription") for _ in range(4)]
+        append = {"type": "input_audio_buffer.append", "audio": base64.b64encode(bytes(4800)).decode()}
+        for client in clients:
+            json.loads(client.recv())
+            client.send(json.dumps(append))
+        refused = json.loads(clients[3].recv())
+        assert refused["error"]["code"] == "too_many_sessions"
+        for client in clients[:3]:  # Each goes on while the others are open.
+            client.send('{"type": "input_audio_buffer.commit"}')
+            client.send('{"type": "input_audio_buffer.clear"}')
+            assert json.loads(client.recv())["type"] == "input_audio_buffer.cleared"
+        for client in clients:
+            client.close()
+
+
+def test_pages_of_listed_origins_may_use_it(serve: Any) -> None:
+    with serve(allowed_origins=["https://app.example"]) as address:
+        allowed = httpx2.get(f"{address}/v1/models", headers={"Origin": "https://app.example"})
+        other = httpx2.get(f"{address}/v1/models", headers={"Origin": "https://evil.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example" and allowed.status_code == 200
+    assert "access-control-allow-origin" not in other.headers and other.status_code == 403
+
+
+@pytest.mark.slow
+def test_a_thousand_sessions_and_hours_of_silence(serve: Any) -> None:
+    import psutil
+
+    silence = io.BytesIO()
+    with soundfile.SoundFile(silence, "w", SAMPLING_RATE, 1, format="FLAC") as file:
+        for _ in range(180):
+            file.write(np.zeros(60 * SAMPLING_RATE))
+    with serve(max_live=8) as address:
+        assert post(address, silence.getvalue()).status_code == 413  # Three hours in a small file.
+        own = psutil.Process()
+        for number in range(1000):
+            if number == 100:
+                before = own.num_fds(), threading.active_count(), own.memory_info().rss
+            _open_and_leave(address)
+        wait_for(lambda: not serve.services[-1].is_working)
+        wait_for(lambda: own.num_fds() <= before[0] + 2 and threading.active_count() <= before[1])
+        assert own.memory_info().rss - before[2] < 50 * 2**20
