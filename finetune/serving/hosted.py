@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from finetune.serving.openapi import ERRORS
 from finetune.serving.service import Service
-from finetune.serving.transcriptions import ERRORS, drop_with_client, split_segments
+from finetune.serving.transcriptions import drop_with_client, split_segments
 from finetune.serving.uploads import read_body
 from finetune.text.word_units import join_words
 

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from finetune.errors import UserError
+from finetune.serving.openapi import ERRORS
 from finetune.serving.problems import Problem
 from finetune.serving.service import Service
-from finetune.serving.transcriptions import ERRORS
 
 
 def build_router(service: Service) -> APIRouter:

@@ -19,17 +19,15 @@ from finetune.inference.formats import format_transcript
 from finetune.inference.transcript import Transcript, Word
 from finetune.serving.engine import Job
 from finetune.serving.models import Model
+from finetune.serving.openapi import ANSWERS, BODY, ERRORS, FORMATS, GRANULARITIES, MEDIA_TYPES
 from finetune.serving.problems import Problem
 from finetune.serving.service import Service
 from finetune.serving.uploads import read_form, take_file
 from finetune.text.word_units import join_words
 
-FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
-_GRANULARITIES = ("word", "segment")
 # A longer silence between two words begins a new segment; so does the pause that ends a window.
 _PAUSE_SECONDS = 0.6
 _BOOST = 10.0  # of a keyword, as of --hotword
-_MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Options:
             raise _invalid("response_format", form, ", ".join(FORMATS))
         granularities = _list(fields, "timestamp_granularities")
         for each in granularities:
-            if each not in _GRANULARITIES:
-                raise _invalid("timestamp_granularities", each, " or ".join(_GRANULARITIES))
+            if each not in GRANULARITIES:
+                raise _invalid("timestamp_granularities", each, " or ".join(GRANULARITIES))
         if granularities and form != "verbose_json":
             raise _invalid("timestamp_granularities", form, "the response_format verbose_json")
         if included := _list(fields, "include"):
@@ -76,7 +74,7 @@ def build_router(service: Service) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-    @router.post("/audio/transcriptions", openapi_extra={"requestBody": _BODY}, responses=_ANSWERS)
+    @router.post("/audio/transcriptions", openapi_extra={"requestBody": BODY}, responses=ANSWERS)
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording, as a whole or with `stream=true` while it is computed."""
         key = service.admit(request, "transcribe")
@@ -113,9 +111,9 @@ def build_router(service: Service) -> APIRouter:
 
 def format_response(transcript: Transcript, options: Options) -> Response:
     """A transcript in the format of a request."""
-    if options.form in _MEDIA_TYPES:
+    if options.form in MEDIA_TYPES:
         text = format_transcript(transcript, options.form)
-        return PlainTextResponse(text, media_type=_MEDIA_TYPES[options.form])
+        return PlainTextResponse(text, media_type=MEDIA_TYPES[options.form])
     usage = {"type": "duration", "seconds": math.ceil(transcript.seconds)}
     if options.form == "json":
         return JSONResponse({"text": transcript.text, "usage": usage})
@@ -254,71 +252,3 @@ def _list(fields: FormData, name: str) -> list[str]:
 
 def _invalid(param: str, found: str, expected: str) -> Problem:
     return Problem(400, f"{param} is {found[:80]!r}; expected {expected}.", "invalid_value", param)
-
-
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-    for status, text in {
-        400: "A parameter is invalid",
-        401: "No valid key",
-        403: "The key does not allow it",
-        404: "No such model",
-        408: "The upload is too slow",
-        413: "The file or its audio is too long",
-        415: "Another kind of body",
-        422: "The audio can't be transcribed",
-        429: "Busy: Retry-After says when to come back",
-        503: "The service is about to end",
-    }.items()
-}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The transcript",
-        "content": {
-            "application/json": {"schema": {"type": "object", "required": ["text"]}},
-            **{kind: {"schema": {"type": "string"}} for kind in (*_MEDIA_TYPES.values(), "text/event-stream")},
-        },
-    },
-    **ERRORS,
-}
-_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {
-                    "file": {"type": "string", "format": "binary", "description": "Audio or video with sound"},
-                    "model": {"type": "string", "description": "A name of GET /v1/models; by default the first"},
-                    "response_format": {"type": "string", "enum": list(FORMATS)},
-                    "timestamp_granularities[]": {
-                        "type": "array",
-                        "items": {"type": "string", "enum": list(_GRANULARITIES)},
-                    },
-                    "keywords[]": {"type": "array", "items": {"type": "string"}, "description": "Hotwords"},
-                    "stream": {"type": "boolean"},
-                    "language": {"type": "string", "description": "Ignored: a model has the language of its training"},
-                    "prompt": {"type": "string", "description": "Ignored"},
-                    "temperature": {"type": "number", "description": "Ignored: decoding is deterministic"},
-                },
-            }
-        }
-    },
-}

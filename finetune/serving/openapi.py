@@ -1,0 +1,76 @@
+"""What the OpenAPI document says about requests and answers that are read and written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+GRANULARITIES = ("word", "segment")
+MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in {
+        400: "A parameter is invalid",
+        401: "No valid key",
+        403: "The key does not allow it",
+        404: "No such model",
+        408: "The upload is too slow",
+        413: "The file or its audio is too long",
+        415: "Another kind of body",
+        422: "The audio can't be transcribed",
+        429: "Busy: Retry-After says when to come back",
+        503: "The service is about to end",
+    }.items()
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["text"]}},
+            **{kind: {"schema": {"type": "string"}} for kind in (*MEDIA_TYPES.values(), "text/event-stream")},
+        },
+    },
+    **ERRORS,
+}
+BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "Audio or video with sound"},
+                    "model": {"type": "string", "description": "A name of GET /v1/models; by default the first"},
+                    "response_format": {"type": "string", "enum": list(FORMATS)},
+                    "timestamp_granularities[]": {
+                        "type": "array",
+                        "items": {"type": "string", "enum": list(GRANULARITIES)},
+                    },
+                    "keywords[]": {"type": "array", "items": {"type": "string"}, "description": "Hotwords"},
+                    "stream": {"type": "boolean"},
+                    "language": {"type": "string", "description": "Ignored: a model has the language of its training"},
+                    "prompt": {"type": "string", "description": "Ignored"},
+                    "temperature": {"type": "number", "description": "Ignored: decoding is deterministic"},
+                },
+            }
+        }
+    },
+}
