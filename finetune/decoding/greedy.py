@@ -150,6 +150,17 @@ class GreedySearch:
             state.characters = []
 
 
+def measure_confidence(search: GreedySearch, logits: torch.Tensor) -> float | None:
+    """The mean confidence of the words of an utterance with these logits, (frames, vocabulary).
+
+    None without words, and for the logits of a model that has diverged, which are not finite.
+    """
+    if not bool(logits.isfinite().all()):
+        return None
+    words = search.finish(search.advance(search.start(), logits))[0].words
+    return sum(word.confidence for word in words) / len(words) if words else None
+
+
 def _check(logits: torch.Tensor, num_frames: Sequence[int]) -> None:
     if logits.ndim != 3 or len(num_frames) != logits.shape[0]:
         raise ValueError(

@@ -18,7 +18,7 @@ from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, Utterance, 
 from finetune.data.sources import JoinedTables, Source, load_splits, select_table
 from finetune.data.split_reader import compute_each, read_batches
 from finetune.decoding.decoder import build_greedy_search, choose_search, describe_decoder, format_decoder
-from finetune.decoding.greedy import GreedySearch, count_blanks
+from finetune.decoding.greedy import GreedySearch, count_blanks, measure_confidence
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
@@ -316,21 +316,10 @@ def _recognise(
         _Recognised(
             text,
             *count_blanks(logits[i : i + 1], num_frames[i : i + 1], blank),
-            confidence=_measure_confidence(greedy, logits[i, : num_frames[i]]),
+            confidence=measure_confidence(greedy, logits[i, : num_frames[i]]),
         )
         for i, text in enumerate(texts)
     ]
-
-
-def _measure_confidence(greedy: GreedySearch, logits: torch.Tensor) -> float | None:
-    """The mean confidence of the words in logits, (frames, vocabulary).
-
-    None without words, and for the logits of a model that has diverged, which are not finite.
-    """
-    if not bool(logits.isfinite().all()):
-        return None
-    words = greedy.finish(greedy.advance(greedy.start(), logits))[0].words
-    return sum(word.confidence for word in words) / len(words) if words else None
 
 
 def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recogniser) -> Callable[[str], str]:

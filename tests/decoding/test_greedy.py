@@ -18,7 +18,7 @@ from transformers import (
 
 from finetune.decoding.decoder import build_greedy_search
 from finetune.decoding.decoder import build_search as build_search_of_beams
-from finetune.decoding.greedy import GreedySearch, count_blanks, decode_greedy
+from finetune.decoding.greedy import GreedySearch, count_blanks, decode_greedy, measure_confidence
 from finetune.errors import UserError
 
 SYMBOLS = ["[PAD]", "|", *string.ascii_lowercase, "[UNK]"]
@@ -129,6 +129,20 @@ def test_lengths_that_do_not_fit_are_refused(tokenizer, num_frames):
 
 def build_search() -> GreedySearch:
     return GreedySearch(SYMBOLS, blank_id=0, delimiter_id=1)
+
+
+def test_confidence_is_the_mean_over_words():
+    logits, _ = logits_of("ab||_c__")
+    logits[0, :2] *= 5.0
+    sure, unsure = (math.exp(top) / (math.exp(top) + len(SYMBOLS) - 1) for top in (5.0, 1.0))
+    assert measure_confidence(build_search(), logits[0]) == pytest.approx((sure + unsure) / 2)
+
+
+def test_without_words_or_with_a_model_that_has_diverged_there_is_no_confidence():
+    logits, _ = logits_of("__|_")
+    assert measure_confidence(build_search(), logits[0]) is None
+    assert measure_confidence(build_search(), torch.full((3, len(SYMBOLS)), math.nan)) is None
+    assert measure_confidence(build_search(), logits[0, :0]) is None
 
 
 def test_a_search_gives_the_tokenizers_text_for_any_division_of_the_frames(tokenizer):
