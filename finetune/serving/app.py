@@ -133,7 +133,7 @@ class _Guard:
     def _record(self, scope: _Message, observed: _Observed) -> None:
         route = getattr(scope.get("route"), "path", None) or "none"
         seconds = time.monotonic() - observed.began
-        method = scope.get("method", "WEBSOCKET")
+        method = scope.get("method", "GET")  # A WebSocket begins with GET.
         status = observed.status or (101 if scope["type"] == "websocket" else 499)
         self._service.metrics.request(method, route, status, seconds)
         state = scope["state"]

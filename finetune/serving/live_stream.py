@@ -47,8 +47,8 @@ class LiveStream:
         """Take audio, and wait while too much of it is not computed; raises AudioError for audio that is no sound."""
         self._session.feed(audio)
         self._service.metrics.audio(self._model.name, "live", len(audio) / self._bytes / self._rate)
-        while not self._session.ended and (lag := self._session.lag_seconds) > _MAX_LAG_SECONDS:
-            self._service.metrics.live_lag(lag)
+        self._service.metrics.live_lag(self._session.lag_seconds)
+        while not self._session.ended and self._session.lag_seconds > _MAX_LAG_SECONDS:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def events(self) -> list[Event]:
@@ -56,8 +56,7 @@ class LiveStream:
         events = self._session.events()
         for event in events:
             if isinstance(event, Final):
-                self._service.metrics.live_lag(self._session.lag_seconds)
-                self._service.metrics.utterance(self._model.name, event.confidence, None)
+                self._service.count_utterance(self._model, event.confidence, None)
         return events
 
     async def wait(self) -> list[Event]:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from starlette.requests import HTTPConnection
 
 from finetune.audio.waveforms import AudioError
+from finetune.decoding.greedy import GreedySearch
 from finetune.errors import UserError
 from finetune.inference.events import average_confidence
 from finetune.inference.live import LiveContext
@@ -161,9 +162,13 @@ class Service:
             raise Problem(499, "The client has gone.", "client_closed_request") from error
         self.metrics.audio(model.name, "file", transcript.seconds)
         if job.transcription.num_windows == 1:  # A longer recording is no utterance as those of training are.
-            confidence = average_confidence(transcript.words)
-            self.metrics.utterance(model.name, confidence, job.transcription.blank_ratio)
+            self.count_utterance(model, average_confidence(transcript.words), job.transcription.blank_ratio)
         return transcript
+
+    def count_utterance(self, model: Model, confidence: float | None, blank_ratio: float | None) -> None:
+        """Count an utterance in the metrics; the confidences of a beam search are not those of training, and left out."""
+        greedy = isinstance(model.transcriber.search, GreedySearch)
+        self.metrics.utterance(model.name, confidence if greedy else None, blank_ratio)
 
     @asynccontextmanager
     async def keep(self, job: Job) -> AsyncIterator[None]:
