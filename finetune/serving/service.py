@@ -166,7 +166,7 @@ class Service:
         return transcript
 
     def count_utterance(self, model: Model, confidence: float | None, blank_ratio: float | None) -> None:
-        """Count an utterance in the metrics; the confidences of a beam search are not those of training, and left out."""
+        """Count an utterance in the metrics; confidences of a beam search are not those of training, and left out."""
         greedy = isinstance(model.transcriber.search, GreedySearch)
         self.metrics.utterance(model.name, confidence if greedy else None, blank_ratio)
 
