@@ -12,6 +12,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.stepwise import StepwiseTranscription
@@ -53,6 +56,7 @@ class Job:
     done: Future[Transcript] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     gone: threading.Event = field(default_factory=threading.Event)  # Set it to drop the work that is not done yet.
+    windows: list[Waveform] = field(default_factory=list)  # that are read and not computed
     started: float | None = None
     computed_seconds: float = 0.0  # of audio
 
@@ -150,25 +154,28 @@ class FileEngine:
     def _step(self, jobs: Sequence[Job]) -> None:
         """Compute the next windows of each job, and put those that go on back."""
         began, audio_seconds = time.monotonic(), 0.0
-        read = [(job, windows) for job in jobs if (windows := self._read(job)) is not None]
-        for job, rows in self._compute(read):
-            seconds = sum(map(len, rows)) / job.recogniser.sampling_rate
+        read = [job for job in jobs if job.windows or self._read(job)]
+        computed = self._compute(read)
+        for job in computed:
+            seconds = sum(map(len, job.windows)) / job.recogniser.sampling_rate
             job.computed_seconds += seconds
             audio_seconds += seconds
         if audio_seconds:
             self._on_step(Step(audio_seconds, time.monotonic() - began))
+        for job, rows in computed.items():
+            self._decode(job, rows)
 
-    def _read(self, job: Job) -> list[Waveform] | None:
-        """The next windows of a job; None if it has ended."""
+    def _read(self, job: Job) -> bool:
+        """Read the next windows of a job; returns whether there are any: otherwise it has ended."""
         if job.started is None:
             job.started = time.monotonic()
             self._on_start(job.started - job.arrived)
         try:
             if job.gone.is_set():
                 raise Cancelled
-            windows = job.transcription.next_windows(job.max_samples)
-            if windows:
-                return windows
+            job.windows = job.transcription.next_windows(job.max_samples)
+            if job.windows:
+                return True
             words, transcript = job.transcription.finish()
             if words:
                 job.on_words(words)
@@ -176,37 +183,38 @@ class FileEngine:
             self._end(job, error)
         else:
             self._end(job, transcript)
-        return None
+        return False
 
-    def _compute(self, read: Sequence[tuple[Job, list[Waveform]]]) -> list[tuple[Job, list[Waveform]]]:
-        """Compute the windows of jobs together, or each job's alone if that fails; returns what was computed."""
-        if not read:
-            return []
+    def _compute(self, jobs: Sequence[Job]) -> dict[Job, list[NDArray[np.float32]]]:
+        """The logits of the windows of each job, computed together, or each job's alone if that fails."""
+        if not jobs:
+            return {}
         try:
             with fault_as_reason():
-                logits, num_frames = read[0][0].recogniser.logits([each for _, windows in read for each in windows])
+                logits, num_frames = jobs[0].recogniser.logits([window for job in jobs for window in job.windows])
         except AudioError as error:
-            if len(read) > 1:
-                return [pair for one in read for pair in self._compute([one])]
-            self._end(read[0][0], error)
-            return []
+            if len(jobs) > 1:
+                return {job: rows for one in jobs for job, rows in self._compute([one]).items()}
+            self._end(jobs[0], error)
+            return {}
         rows = iter([row[:frames].numpy() for row, frames in zip(logits, num_frames, strict=True)])
-        for job, windows in read:
-            self._decode(job, [next(rows) for _ in windows], sum(map(len, windows)))
-        return list(read)
+        return {job: [next(rows) for _ in job.windows] for job in jobs}
 
-    def _decode(self, job: Job, rows: Sequence[object], num_samples: int) -> None:
+    def _decode(self, job: Job, rows: Sequence[NDArray[np.float32]]) -> None:
+        """Decode logits, and read on: a recording without further windows ends now, and waits for no other."""
+        seconds = sum(map(len, job.windows)) / job.recogniser.sampling_rate
         try:
-            words = job.transcription.take(rows)  # type: ignore[arg-type]
+            words = job.transcription.take(rows)
             if words:
                 job.on_words(words)
         except Exception as error:
             self._end(job, error)
             return
-        with self._changed:
-            self._work[job.key] += num_samples / job.recogniser.sampling_rate
-            self._waiting.append(job)
-            self._changed.notify()
+        if self._read(job):
+            with self._changed:
+                self._work[job.key] += seconds
+                self._waiting.append(job)
+                self._changed.notify()
 
     def _end(self, job: Job, result: Transcript | Exception) -> None:
         with suppress(Exception):
