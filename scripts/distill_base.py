@@ -11,6 +11,7 @@ and without its cosine). Augmentation must not change the length. The layer is r
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import finetune.run.components as components
 from finetune.data.batching import Batch
 from finetune.models.build import CTCObjective
 
@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--teacher-weight", type=float, default=1.0)
     options = parser.parse_intermixed_args()
     teacher = Teacher(options.corpus / "teacher")
+    components: Any = importlib.import_module("finetune.run.components")
     build_model = components.build_model
 
     def build_with_head(*arguments: Any, **named: Any) -> nn.Module:
@@ -82,7 +83,7 @@ def main() -> int:
         return model
 
     components.build_model = build_with_head
-    components.CTCObjective = make_objective(teacher, options.teacher_weight)  # type: ignore[misc]
+    components.CTCObjective = make_objective(teacher, options.teacher_weight)
     from safetensors.torch import load_file, save_file
 
     from finetune.cli import main as run

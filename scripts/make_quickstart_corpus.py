@@ -1,19 +1,17 @@
-"""Make the small corpus of the quickstart recipe: written sentences read by neural voices and by espeak-ng.
+"""Make the small corpus of the quickstart recipe: written sentences read by espeak-ng.
 
-    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus --voices DIR [--seed 0]
+    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus [--seed 0]
 
-DIR is where neural_voices.py put its voices, or will be. The result is a Hugging Face `audiofolder`: train/,
-validation/, test/ (neural voices) and test_formant/ (espeak-ng), each with files in several formats, sampling rates and
-channel counts and a metadata.csv of file_name, text and speaker. No voice is in two splits, alone or in a blend, no
-sentence is said twice, and every word of the other splits also stands in train. The same seed makes the same texts and
-samples; OGG files still differ between runs in the random serial number of their streams.
+The result is a Hugging Face `audiofolder`: train/, validation/ and test/, each with files in several formats,
+sampling rates and channel counts and a metadata.csv of file_name, text and speaker. No voice is in two splits,
+no sentence is said twice, and every word of validation and test also stands in train. The same seed makes the
+same texts and samples; OGG files still differ between runs in the random serial number of their streams.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import re
 import shutil
 import sys
@@ -23,14 +21,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from acoustics import Waveform, add_noise, make_noise, resample, trim_silence
-from neural_voices import (
-    QUICKSTART_TEST_VOICES,
-    QUICKSTART_TRAIN_VOICES,
-    QUICKSTART_VALIDATION_VOICES,
-    NeuralSynthesizer,
-    NeuralVoice,
-    fetch_voices,
-)
 from sentences import pick
 from synthesis import (
     QUICKSTART_TEST_VARIANTS,
@@ -42,23 +32,12 @@ from synthesis import (
     speak,
 )
 
-ESPEAK_VARIANTS = (*QUICKSTART_TRAIN_VARIANTS, *QUICKSTART_VALIDATION_VARIANTS, *QUICKSTART_TEST_VARIANTS)
-
-
-def blend(voices: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Return the voices and the first `count` pairs of them, each a blend."""
-    pairs = (f"{one}+{other}" for one, other in itertools.combinations(voices, 2))
-    return (*voices, *itertools.islice(pairs, count))
-
-
-# The voices of each split: variants of espeak-ng, neural voices, and blends of two of these in equal parts.
 SPLITS = {
-    "train": (440, (*QUICKSTART_TRAIN_VARIANTS, *blend(QUICKSTART_TRAIN_VOICES, 10))),
-    "validation": (60, (*QUICKSTART_VALIDATION_VARIANTS[:2], *blend(QUICKSTART_VALIDATION_VOICES, 1))),
-    "test": (100, blend(QUICKSTART_TEST_VOICES, 4)),
-    "test_formant": (40, QUICKSTART_TEST_VARIANTS),
+    "train": (460, QUICKSTART_TRAIN_VARIANTS),
+    "validation": (60, QUICKSTART_VALIDATION_VARIANTS),
+    "test": (100, QUICKSTART_TEST_VARIANTS),
 }
-SPLIT_NUMBERS = {"train": 0, "validation": 1, "test": 2, "test_formant": 3}
+SPLIT_NUMBERS = {"train": 0, "validation": 1, "test": 2}
 
 # (suffix, libsndfile subtype, sampling rate, channels) and its share; OGG is small enough to be committed.
 RECORDINGS = {
@@ -169,11 +148,11 @@ def draw_recordings(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
     yield from (filled[int(place)] for place in rng.permutation(count))
 
 
-def read_aloud(
-    sentence: str, voice: str, sampling_rate: int, channels: int, rng: np.random.Generator, neural: NeuralSynthesizer
-) -> Waveform:
-    """Return a sentence said by a voice: (samples,) or, in stereo, (samples, 2)."""
-    dry, native_rate = say(sentence, voice, rng, neural)
+def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int, rng: np.random.Generator) -> Waveform:
+    """Return a sentence said by a variant: (samples,) or, in stereo, (samples, 2)."""
+    accent = "en-gb" if variant in ("m4", "f2", "m8", "quincy") else "en-us"
+    voice = Voice("espeak-ng", f"{accent}+{variant}", rng.uniform(130, 175), int(rng.integers(35, 66)))
+    dry, native_rate = speak(sentence, voice)
     dry = trim_silence(dry, native_rate)
     dry = np.pad(dry, [int(rng.uniform(0.1, 0.35) * native_rate) for _ in range(2)])
     dry = dry * np.float32(rng.uniform(0.35, 0.8) / np.max(np.abs(dry)))
@@ -186,30 +165,18 @@ def read_aloud(
     return waveform
 
 
-def say(sentence: str, voice: str, rng: np.random.Generator, neural: NeuralSynthesizer) -> tuple[Waveform, int]:
-    """Return a sentence said by a variant of espeak-ng or by a neural voice, and the sampling rate."""
-    if voice in ESPEAK_VARIANTS:
-        accent = "en-gb" if voice in ("m4", "f2", "m8", "quincy") else "en-us"
-        pace, pitch = rng.uniform(130, 175), int(rng.integers(35, 66))
-        return speak(sentence, Voice("espeak-ng", f"{accent}+{voice}", pace, pitch))
-    names = voice.split("+")
-    weights = {name: 1 / len(names) for name in names}
-    speed, british = float(rng.uniform(0.85, 1.2)), voice.startswith("b")
-    return neural.speak(sentence, NeuralVoice("kokoro", voice, weights, speed, british), rng)
-
-
-def make_split(folder: Path, split: str, sentences: list[str], seed: int, neural: NeuralSynthesizer) -> None:
+def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> None:
     """Write the recordings of one split and its metadata.csv."""
     (folder / split).mkdir(parents=True)
-    voices = SPLITS[split][1]
+    variants = SPLITS[split][1]
     rows = []
     kinds = draw_recordings(len(sentences), np.random.default_rng([seed, SPLIT_NUMBERS[split]]))
     for index, (sentence, kind) in enumerate(zip(sentences, kinds, strict=True)):
         suffix, subtype, sampling_rate, channels = kind
         rng = np.random.default_rng([seed, SPLIT_NUMBERS[split], index])
-        voice = voices[index % len(voices)]
-        file_name = f"{index:03d}-{voice}.{suffix}"
-        waveform = read_aloud(sentence, voice, sampling_rate, channels, rng, neural)
+        variant = variants[index % len(variants)]
+        file_name = f"{index:03d}-{variant}.{suffix}"
+        waveform = read_aloud(sentence, variant, sampling_rate, channels, rng)
         soundfile.write(
             folder / split / file_name,
             np.clip(waveform, -1.0, 1.0),
@@ -217,24 +184,23 @@ def make_split(folder: Path, split: str, sentences: list[str], seed: int, neural
             subtype=subtype,
             compression_level=COMPRESSION.get(subtype),
         )
-        rows.append((file_name, sentence, voice))
+        rows.append((file_name, sentence, variant))
     with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file_name", "text", "speaker"))
         writer.writerows(rows)
 
 
-def make_corpus(output: Path, seed: int, voices: Path) -> None:
+def make_corpus(output: Path, seed: int) -> None:
     """Make all splits beside `output` and rename them into it; a README.md that is there stays."""
     require_program("espeak-ng")
-    fetch_voices(voices)
     there = [split for split in SPLITS if (output / split).exists()]
     if there:
         raise SynthesisError(f"{output / there[0]} exists already; remove it or choose another folder")
     folder = output.with_name(output.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
     for split, sentences in write_sentences(seed).items():
-        make_split(folder, split, sentences, seed, NeuralSynthesizer(voices))
+        make_split(folder, split, sentences, seed)
     output.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         (folder / split).rename(output / split)
@@ -245,11 +211,10 @@ def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--voices", type=Path, required=True, help="folder of the neural voices")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
-        make_corpus(arguments.output, arguments.seed, arguments.voices)
+        make_corpus(arguments.output, arguments.seed)
     except SynthesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

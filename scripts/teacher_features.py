@@ -2,10 +2,10 @@
 
     python scripts/teacher_features.py CORPUS WHISPER_DIR [--processes 2]
 
-CORPUS is what make_base_corpus.py made, WHISPER_DIR holds a Whisper model in CTranslate2's format (see --fetch of
-whisper_model.py). Needs the package faster-whisper. For each row of CORPUS/train/metadata.csv the encoder's last layer
-is computed with one second of silence behind the utterance; the frames of speech (50 a second, as wav2vec2's) become
-CORPUS/teacher/features.npy, (frames, width) float16, and CORPUS/teacher/ends.npy where each utterance ends.
+CORPUS is what make_base_corpus.py made, WHISPER_DIR holds a Whisper model in CTranslate2's format. Needs the package
+faster-whisper. For each row of CORPUS/train/metadata.csv the encoder's last layer is computed with one second of
+silence behind the utterance; the frames of speech (50 a second, as wav2vec2's) become CORPUS/teacher/features.npy,
+(frames, width) float16, and CORPUS/teacher/ends.npy tells where each utterance ends.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def write_features(corpus: Path, teacher: Path, num_processes: int) -> str:
         raise SynthesisError(f"{output} exists already; remove it or choose another corpus")
     partial = output.with_name("teacher.partial")
     partial.mkdir(exist_ok=True)
-    started, ends = time.monotonic(), []
+    started = time.monotonic()
+    ends: list[int] = []
     with multiprocessing.Pool(num_processes, load_teacher, (teacher,)) as pool, (partial / "raw").open("wb") as raw:
         for features in pool.imap(compute_features, paths, chunksize=16):
             raw.write(features.tobytes())
