@@ -1,0 +1,100 @@
+"""Train a recipe with a teacher: CTC and, in each frame, the features of Whisper's encoder.
+
+    python scripts/distill_base.py CORPUS RECIPE [OVERRIDE ...] --output DIR [--teacher-weight 1.0]
+
+is `finetune train RECIPE data.root=CORPUS OVERRIDE ... --output DIR` with a second loss: a linear layer on top of the
+encoder predicts the features that teacher_features.py wrote into CORPUS/teacher, normalised in each dimension, and the
+mean of the squared error over dimensions is added for each frame (like DistilHuBERT, Chang et al. 2022, with one layer
+and without its cosine). Augmentation must not change the length. The layer is removed from the model in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from finetune.data.batching import Batch
+from finetune.models.build import CTCObjective
+
+NUM_STATISTICS_FRAMES = 200_000
+
+
+class Teacher:
+    """The features of a corpus, normalised in each dimension."""
+
+    def __init__(self, folder: Path) -> None:
+        self._features = np.load(folder / "features.npy", mmap_mode="r")
+        self._ends = np.load(folder / "ends.npy")
+        sample = torch.from_numpy(np.array(self._features[:NUM_STATISTICS_FRAMES], dtype=np.float32))
+        self._mean, self._deviation = sample.mean(0), sample.std(0)
+        self.width = len(self._mean)
+
+    def features(self, row: int, num_frames: int) -> torch.Tensor:
+        """The features of a row, (num_frames, width); raises ValueError if its audio has another length."""
+        begin, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
+        if not 0 <= end - begin - num_frames <= 2:
+            raise ValueError(f"row {row} has {num_frames} frames, but the teacher has {end - begin}")
+        raw = torch.from_numpy(np.array(self._features[begin : begin + num_frames], dtype=np.float32))
+        return (raw - self._mean) / self._deviation
+
+
+def make_objective(teacher: Teacher, weight: float) -> type[CTCObjective]:
+    """The class of an objective that adds the teacher's loss to that of CTC."""
+
+    class DistilledObjective(CTCObjective):
+        def _compute(self, batch: Batch, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden: list[torch.Tensor] = []
+            hook = self.model.dropout.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+            loss, without_loss = super()._compute(batch, frozen)
+            hook.remove()
+            total = torch.zeros(())
+            for states, row, count in zip(hidden[0], batch.without_loss, batch.num_frames.tolist(), strict=True):
+                predicted = self.model.teacher_head(states[:count]).float()
+                total = total + (predicted - teacher.features(row.row, count)).square().mean(-1).sum()
+            # The loop divides by the number of labels; a second has some 12 of them and 50 frames.
+            return loss + weight * total / 4, without_loss
+
+    return DistilledObjective
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--teacher-weight", type=float, default=1.0)
+    options = parser.parse_intermixed_args()
+    teacher = Teacher(options.corpus / "teacher")
+    components: Any = importlib.import_module("finetune.run.components")
+    build_model = components.build_model
+
+    def build_with_head(*arguments: Any, **named: Any) -> nn.Module:
+        model: Any = build_model(*arguments, **named)
+        model.teacher_head = nn.Linear(model.config.hidden_size, teacher.width)
+        return model
+
+    components.build_model = build_with_head
+    components.CTCObjective = make_objective(teacher, options.teacher_weight)
+    from safetensors.torch import load_file, save_file
+
+    from finetune.cli import main as run
+
+    overrides = [f"data.root={options.corpus}", *options.overrides]
+    code = run(["train", options.recipe, *overrides, "--output", str(options.output)])
+    weights = options.output / "model" / "model.safetensors"
+    kept = {name: weight for name, weight in load_file(weights).items() if not name.startswith("teacher_head.")}
+    save_file(kept, weights, {"format": "pt"})
+    return code or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Training with a teacher: its features reach the encoder, and the model that is left has none of it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from distill_base import Teacher
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "distill_base.py"
+
+
+@pytest.fixture(scope="module")
+def taught_corpus(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of tones, with random features of 8 dimensions."""
+    root = tmp_path_factory.mktemp("taught")
+    for split in ("train", "validation", "test"):
+        (root / split).symlink_to(corpus_folder / split)
+    with (root / "train" / "metadata.csv").open(newline="") as file:
+        lengths = [soundfile.info(root / "train" / row["file_name"]).frames // 320 for row in csv.DictReader(file)]
+    (root / "teacher").mkdir()
+    np.save(root / "teacher" / "ends.npy", np.cumsum(lengths))
+    features = np.random.default_rng(0).normal(3, 2, (sum(lengths), 8)).astype(np.float16)
+    np.save(root / "teacher" / "features.npy", features)
+    return root
+
+
+def test_features_are_normalised_and_belong_to_their_row(taught_corpus: Path) -> None:
+    teacher = Teacher(taught_corpus / "teacher")
+    ends = np.load(taught_corpus / "teacher" / "ends.npy")
+    rows = [teacher.features(row, int(count) - 1) for row, count in enumerate(np.diff(ends, prepend=0))]
+    joined = torch.cat(rows)
+    assert joined.mean().abs() < 0.05 and (joined.std() - 1).abs() < 0.05 and teacher.width == 8
+    raw = np.load(taught_corpus / "teacher" / "features.npy")
+    expected = (raw[ends[4] : ends[5] - 1].astype(np.float32) - raw.mean(0, np.float32)) / raw.astype(np.float32).std(0)
+    assert np.allclose(rows[5].numpy(), expected, atol=0.05)
+    with pytest.raises(ValueError, match="row 3 has 5 frames"):
+        teacher.features(3, 5)
+
+
+def test_the_teacher_changes_the_encoder_and_leaves_no_weights(
+    taught_corpus: Path, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, model={"freeze_feature_encoder": False})
+    weights = []
+    for weight in (0.0, 1.0):
+        output = tmp_path / f"run-{weight}"
+        command = [sys.executable, str(SCRIPT), str(taught_corpus), str(recipe), "--output", str(output)]
+        done = subprocess.run([*command, "--teacher-weight", str(weight)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        weights.append(load_file(output / "model" / "model.safetensors"))
+    assert weights[0].keys() == weights[1].keys() and not any("teacher" in name for name in weights[0])
+    changed = "wav2vec2.encoder.layers.0.attention.k_proj.weight"
+    assert not torch.equal(weights[0][changed], weights[1][changed])
