@@ -1,8 +1,8 @@
 """Compute the features of Whisper's encoder for each utterance of a corpus, for scripts/distill_base.py.
 
-    python scripts/teacher_features.py CORPUS WHISPER_DIR [--processes 2]
+    python scripts/teacher_features.py CORPUS WHISPER [--processes 2]
 
-CORPUS is what make_base_corpus.py made, WHISPER_DIR holds a Whisper model in CTranslate2's format. Needs the package
+CORPUS is what make_base_corpus.py made, WHISPER holds a Whisper model in CTranslate2's format. Needs the package
 faster-whisper. For each row of CORPUS/train/metadata.csv the encoder's last layer is computed with one second of
 silence behind the utterance; the frames of speech (50 a second, as wav2vec2's) become CORPUS/teacher/features.npy,
 (frames, width) float16, and CORPUS/teacher/ends.npy tells where each utterance ends.
