@@ -16,9 +16,9 @@ The limit of the service is what its threads compute with one thread of torch ea
 recordings 32 ms a recording of 2.8 s (24 ms the model, 7 ms reading and decoding), so on two cores 174 s of audio a
 second without HTTP and clients.
 
-With a quickstart model and the 100 recordings of its test split (4.7 minutes, six sampling rates, Ogg, FLAC and WAV) on 2
-cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni) in bf16, nothing else running, `--rounds 2`: command 83 to 95 s of
-audio a second, service 120 to 137 (1.4 to 1.5 times; threads with one thread of torch each use two cores better than
+With a quickstart model and the 100 recordings of its test split (4.7 minutes, six sampling rates, Ogg, FLAC and WAV) on
+2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni) in bf16, nothing else running, `--rounds 2`: command 83 to 95 s
+of audio a second, service 120 to 137 (1.4 to 1.5 times; threads with one thread of torch each use two cores better than
 one with two), route 73 (1.6 to 1.9 times; three times would be beyond the limit). 16 clients wait 356, 420 and 437 ms,
 those of the route 607, 725 and 770. One request takes 31 ms, 7 to 11 ms more than the file in `Transcriber.transcribe`.
 Final texts of 4 live sessions came after 515 ms alone and 521 ms beside 16 clients (p95 1.02 to 1.04 times).

@@ -38,6 +38,10 @@ _PACKAGES = (
 # The extras of pyproject.toml with their packages and the features that need them.
 EXTRAS = {
     "numbers": (("num2words",), "digits in transcripts to words"),
+    "serve": (
+        ("fastapi", "uvicorn", "websockets", "python-multipart", "prometheus-client"),
+        "finetune serve",
+    ),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),
     "lora": (("peft",), "model.lora"),
     "deepspeed": (("deepspeed",), "training with recipes/accelerate/deepspeed.yaml"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -19,6 +20,8 @@ from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.stepwise import StepwiseTranscription
 from finetune.inference.transcript import Transcript, Word
+
+_LOGGER = logging.getLogger(__name__)
 
 # Threads of recordings give way to those of live sessions by this much (the unit of `nice`).
 _NICENESS = 10
@@ -139,7 +142,12 @@ class FileEngine:
                 if self._stopped:
                     return
                 jobs = self._choose()
-            self._step(jobs)
+            try:
+                self._step(jobs)
+            except Exception as error:  # A bug of ours ends these jobs, not the thread.
+                _LOGGER.exception("a computation failed by a bug")
+                for job in jobs:
+                    self._end(job, error)
 
     def _choose(self) -> list[Job]:
         """Take the jobs of the next step out of those that wait: one, or on a GPU several of the same model."""
@@ -220,7 +228,9 @@ class FileEngine:
         with suppress(Exception):
             job.transcription.close()
         with self._changed:
-            self._open.discard(job)
+            if job not in self._open:
+                return
+            self._open.remove(job)
             if not any(other.key == job.key for other in self._open):
                 del self._work[job.key]
             self._pace.count()

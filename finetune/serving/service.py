@@ -159,6 +159,8 @@ class Service:
         except UserError as error:
             raise Problem(503, "The audio does not fit into memory: send a shorter one.", "out_of_memory") from error
         except Cancelled as error:
+            if self.draining.is_set():
+                raise Problem(503, "The service ends before the recording is done.", "shutting_down") from error
             raise Problem(499, "The client has gone.", "client_closed_request") from error
         self.metrics.audio(model.name, "file", transcript.seconds)
         if job.transcription.num_windows == 1:  # A longer recording is no utterance as those of training are.

@@ -46,6 +46,7 @@ def test_features_are_normalised_and_belong_to_their_row(taught_corpus: Path) ->
         teacher.features(3, 5)
 
 
+@pytest.mark.slow
 def test_the_teacher_changes_the_encoder_and_leaves_no_weights(
     taught_corpus: Path, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

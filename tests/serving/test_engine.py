@@ -143,6 +143,16 @@ def test_what_fails_or_goes_ends_alone(engine: FileEngine, transcriber: Transcri
     assert len(slow.lengths) < 50
 
 
+def test_a_bug_ends_its_recording_and_not_the_engine(transcriber: Transcriber) -> None:
+    engine = FileEngine(1, 8, on_step=lambda step: 1 / 0)
+    first, second = (make_job(transcriber, "a", talk(2, n)[0]) for n in range(2))
+    for job in (first, second):
+        engine.submit(job)
+        assert isinstance(job.done.exception(10), ZeroDivisionError)
+    assert engine.num_jobs == 0
+    engine.close(1)
+
+
 def test_an_end_waits_for_what_has_begun_and_drops_the_rest(transcriber: Transcriber) -> None:
     slow = SlowRecogniser(transcriber.recogniser)
     engine = FileEngine(1, 8)
