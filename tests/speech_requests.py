@@ -4,6 +4,7 @@ import io
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,15 +55,21 @@ def connect(address: str) -> socket.socket:
 
 
 @contextmanager
-def run_service(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def run_service(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service in a process of its own, and its address; nothing that clients do may be a fault of it."""
     command = [sys.executable, "-m", "finetune", "serve", str(folder), "--port", str(port), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("serving on "), line + process.stderr.read()
-        yield process, line.split()[2].rstrip(":")
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log)
+
+        def read() -> str:
+            log.seek(0)
+            return log.read()
+
+        try:
+            wait_for(lambda: "serving on " in read() or process.poll() is not None, 60)
+            assert process.poll() is None, read()
+            yield process, read().split("serving on ")[1].split(": open")[0]
+        finally:
+            process.kill()
+            process.wait()
+        assert "Traceback" not in read(), read()[-3000:]

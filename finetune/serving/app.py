@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.websockets import WebSocketDisconnect
 
 from finetune.serving import hosted, page, realtime, status, transcriptions, vosk
 from finetune.serving.problems import Problem
@@ -101,8 +102,8 @@ class _Guard:
             else:
                 await receive()
                 await observed.send({"type": "websocket.close", "code": 1008, "reason": refusal.message})
-        except (TimeoutError, ConnectionError):
-            _LOGGER.info("a client did not take its answer and was disconnected")
+        except (TimeoutError, ConnectionError, WebSocketDisconnect):
+            _LOGGER.debug("a client has gone, or did not take its answer")
         except Exception:
             _LOGGER.exception("a request failed by a bug")
             if scope["type"] == "http" and observed.status is None:
