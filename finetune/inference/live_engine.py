@@ -109,6 +109,12 @@ class LiveEngine:
         """The number of open sessions."""
         return len(self._sessions)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a session has work that no thread computes."""
+        with self.changed:
+            return any(session.has_work for session in self._sessions)
+
     def remove(self, session: EngineSession) -> None:
         """Remove a session."""
         with self.changed:

@@ -28,6 +28,8 @@ _NICENESS = 10
 # On a GPU the windows of so many recordings share a batch.
 _GPU_RECORDINGS = 16
 _WAIT_SECONDS = 0.1
+# Live sessions go first, but a recording is not held back for longer, and is looked after so often.
+_MAX_HELD_SECONDS, _LOOK_SECONDS = 1.0, 0.01
 _MAX_RETRY_SECONDS = 120
 
 
@@ -77,8 +79,8 @@ class FileEngine:
 
     The next window is of the key with the least work so far, and of its recordings the one with the least: a short
     recording does not wait for a long one, and many recordings of one key do not delay another's (least attained
-    service, Kleinrock 1976, within fair queueing by key). On Linux the threads have a lower priority than others of the
-    process, so that live sessions go first.
+    service, Kleinrock 1976, within fair queueing by key). So that live sessions go first, the threads have a lower
+    priority than others of the process (on Linux), and no computation begins while `must_wait` says that they wait.
     """
 
     def __init__(
@@ -88,9 +90,14 @@ class FileEngine:
         *,
         on_step: Callable[[Step], object] = lambda _: None,
         on_start: Callable[[float], object] = lambda _: None,
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_start` is called with the seconds that a job waited, `on_step` after each computation."""
+        """`on_start` is called with the seconds that a job waited, `on_step` after each computation.
+
+        While `must_wait()` is true no computation begins, but each thread begins one every second.
+        """
         self._max_jobs, self._on_step, self._on_start = max_jobs, on_step, on_start
+        self._must_wait = must_wait
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._open: set[Job] = set()
@@ -136,6 +143,9 @@ class FileEngine:
     def _run(self) -> None:
         _set_up_thread()
         while True:
+            latest = time.monotonic() + _MAX_HELD_SECONDS
+            while self._waiting and self._must_wait() and time.monotonic() < latest:
+                time.sleep(_LOOK_SECONDS)
             with self._changed:
                 while not self._waiting and not self._stopped:
                     self._changed.wait(_WAIT_SECONDS)

@@ -79,6 +79,7 @@ class Service:
             settings.queue,
             on_step=lambda step: metrics.batch(step.audio_seconds, step.seconds),
             on_start=metrics.waited,
+            must_wait=lambda: any(model.engine.is_behind for model in models.all()),
         )
         return cls(settings, models, KeyRing(settings.keys), metrics, AuditLog(settings.audit), engine)
 

@@ -153,6 +153,16 @@ def test_a_bug_ends_its_recording_and_not_the_engine(transcriber: Transcriber) -
     engine.close(1)
 
 
+def test_live_sessions_hold_recordings_back_for_a_while(transcriber: Transcriber) -> None:
+    engine = FileEngine(1, 8, must_wait=lambda: True)
+    job = make_job(transcriber, "a", talk(2, 0)[0])
+    began = time.monotonic()
+    engine.submit(job)
+    assert job.done.result(30).text == talk(2, 0)[1]
+    assert time.monotonic() - began > 1.5  # A second for each of two windows.
+    engine.close(1)
+
+
 def test_an_end_waits_for_what_has_begun_and_drops_the_rest(transcriber: Transcriber) -> None:
     slow = SlowRecogniser(transcriber.recogniser)
     engine = FileEngine(1, 8)
