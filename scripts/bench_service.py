@@ -22,7 +22,7 @@ of audio a second, service 120 to 137 (1.4 to 1.5 times; threads with one thread
 one with two), route 73 (1.6 to 1.9 times; three times would be beyond the limit). 16 clients wait 356, 420 and 437 ms,
 those of the route 607, 725 and 770. One request takes 31 ms, 7 to 11 ms more than the file in `Transcriber.transcribe`.
 Final texts of 4 live sessions came after 515 ms alone and 521 ms beside 16 clients (p95 1.02 to 1.04 times). Capped to
-AVX2, in float32: command 69, service 93, route 73; 8 sessions 507 and 543 ms (p95 639 and 720 ms, 1.13 times), 14
+AVX2, in float32: command 69, service 93, route 73; 8 sessions 534 and 611 ms (p95 671 and 716 ms, 1.07 times), 14
 sessions, which alone need most of both cores, 546 and 1470 ms (p95 851 and 2092 ms, 2.5 times; 4.4 times before
 recordings waited for them).
 """

@@ -143,14 +143,17 @@ class FileEngine:
     def _run(self) -> None:
         _set_up_thread()
         while True:
-            latest = time.monotonic() + _MAX_HELD_SECONDS
-            while self._waiting and self._must_wait() and time.monotonic() < latest:
-                time.sleep(_LOOK_SECONDS)
             with self._changed:
                 while not self._waiting and not self._stopped:
                     self._changed.wait(_WAIT_SECONDS)
                 if self._stopped:
                     return
+            latest = time.monotonic() + _MAX_HELD_SECONDS
+            while self._must_wait() and time.monotonic() < latest:
+                time.sleep(_LOOK_SECONDS)
+            with self._changed:
+                if not self._waiting:  # Another thread was faster.
+                    continue
                 jobs = self._choose()
             try:
                 self._step(jobs)

@@ -159,7 +159,7 @@ def test_live_sessions_hold_recordings_back_for_a_while(transcriber: Transcriber
     began = time.monotonic()
     engine.submit(job)
     assert job.done.result(30).text == talk(2, 0)[1]
-    assert time.monotonic() - began > 1.5  # A second for each of two windows.
+    assert 0.9 < time.monotonic() - began < 10  # A second for the window.
     engine.close(1)
 
 
