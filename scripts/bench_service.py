@@ -227,6 +227,21 @@ def read_audio(files: Sequence[Path]) -> tuple[Any, float]:
     return np.concatenate([each for part in parts for each in (part, pause)]), sum(map(len, parts)) / 16000
 
 
+def print_live(options: argparse.Namespace, serve: Sequence[str], files: Sequence[Path], samples: Any) -> None:
+    """Print the delays of final texts alone and beside clients."""
+    heard = samples[: round(16000 * options.live_seconds)]
+    with run_server(serve, options.port) as address:
+        ask(address, files[:16], 2)
+        quiet = measure_live(address, heard, options.sessions)
+        with keep_full(address, files, options.clients):
+            beside = measure_live(address, heard, options.sessions)
+    ratio = float(np.percentile(beside, 95) / np.percentile(quiet, 95))
+    print(
+        f"{options.sessions} live sessions: final texts after {percentiles(quiet)} ms alone, {percentiles(beside)} ms "
+        f"beside {options.clients} clients; p95 {ratio:.2f} times"
+    )
+
+
 def main() -> None:
     """Print a line for each thing that is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,17 +293,7 @@ def main() -> None:
         f"service / command {medians['service'] / medians['command']:.2f}, service / route "
         f"{medians['service'] / medians['route']:.2f}, overhead {1000 * statistics.median(overheads):.1f} ms"
     )
-    heard = samples[: round(16000 * options.live_seconds)]
-    with run_server(serve, options.port) as address:
-        ask(address, files[:16], 2)
-        quiet = measure_live(address, heard, options.sessions)
-        with keep_full(address, files, options.clients):
-            beside = measure_live(address, heard, options.sessions)
-    ratio = float(np.percentile(beside, 95) / np.percentile(quiet, 95))
-    print(
-        f"{options.sessions} live sessions: final texts after {percentiles(quiet)} ms alone, {percentiles(beside)} ms "
-        f"beside {options.clients} clients; p95 {ratio:.2f} times"
-    )
+    print_live(options, serve, files, samples)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class _Guard:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        observed = _Observed(scope, send)
+        observed = _Observed(send)
         self._service.metrics.active(1)
         try:
             refusal = self._find_refusal(scope)
@@ -153,8 +153,8 @@ class _Guard:
 class _Observed:
     """The sending side of a request: it adds headers, keeps the status, and limits how long a client takes."""
 
-    def __init__(self, scope: _Message, send: _Send) -> None:
-        self._http, self._send = scope["type"] == "http", send
+    def __init__(self, send: _Send) -> None:
+        self._send = send
         self.status: int | None = None
         self.began = time.monotonic()
 
