@@ -46,6 +46,10 @@ class AudioFiles:
                 f"The audio {digest[:12]} can't be read from {self._place}: {format_error(error)}."
             ) from error
 
+    def find_plain(self, digest: str) -> Path | None:
+        """The local file of an audio that is not encrypted; None where there is none."""
+        return None if self._seal.is_active or is_url(self._place) else self._file(digest)
+
     def delete(self, digest: str) -> None:
         """Delete a file, if it is there; raises UserError."""
         file = self._file(digest)

@@ -159,7 +159,7 @@ class Store:
     def log(self, who: str, action: str, subject: str, **details: object) -> None:
         """Add a step to the audit log."""
         with self.database.write() as connection:
-            _log(connection, who, action, subject, details)
+            log_step(connection, who, action, subject, details)
 
     # Reading
 
@@ -212,10 +212,11 @@ class Store:
                     counts[f"{prefix}{name}"] = {"utterances": number, "seconds": seconds or 0.0}
         return counts
 
-    def audit_log(self) -> list[AuditEntry]:
-        """All steps of the audit log, the oldest first."""
+    def audit_log(self, actions: Sequence[str] | None = None) -> list[AuditEntry]:
+        """All steps of the audit log, or those of some actions, the oldest first."""
+        query = select(AUDIT).order_by(AUDIT.c.id)
         with self.database.read() as connection:
-            rows = connection.execute(select(AUDIT).order_by(AUDIT.c.id)).all()
+            rows = connection.execute(query.where(AUDIT.c.action.in_(actions)) if actions else query).all()
         return [
             AuditEntry(at=row.at, who=row.who, action=row.action, subject=row.subject, details=json.loads(row.details))
             for row in rows
@@ -253,7 +254,9 @@ class Store:
             for row in rows:
                 if row.digest is not None:
                     self.audio.delete(row.digest)
-            _log(connection, who, "forget", f"{len(rows)} utterances", {"ids": list(numbers), "snapshots": list(holes)})
+            log_step(
+                connection, who, "forget", f"{len(rows)} utterances", {"ids": list(numbers), "snapshots": list(holes)}
+            )
         self.database.purge()
         return holes
 
@@ -265,7 +268,7 @@ class Store:
                 wrapped = wrap(new, unwrap(old, row.wrapped))
                 connection.execute(update(DATA_KEYS).where(DATA_KEYS.c.id == row.id).values(wrapped=wrapped))
             connection.execute(insert(DATA_KEYS), [{"wrapped": wrap(new, secrets.token_bytes(32)), "added_at": now()}])
-            _log(connection, who, "rotate key", "the master key", {})
+            log_step(connection, who, "rotate key", "the master key", {})
 
     # Inside a transaction
 
@@ -422,7 +425,8 @@ class Store:
         return "test" if place < test else "validation" if place < test + validation else "train"
 
 
-def _log(connection: Connection, who: str, action: str, subject: str, details: Mapping[str, object]) -> None:
+def log_step(connection: Connection, who: str, action: str, subject: str, details: Mapping[str, object]) -> None:
+    """Add a step to the audit log in a transaction."""
     _check_name(who, "who")
     values = {"at": now(), "who": who, "action": action, "subject": subject, "details": json.dumps(details)}
     connection.execute(insert(AUDIT).values(**values))
