@@ -146,7 +146,10 @@ class _Writer:
         file = self._folder / split / name
         file.parent.mkdir(parents=True, exist_ok=True)
         place = self._store.audio.find_plain(digest)
-        link_file(place, file) if place else file.write_bytes(self._store.audio.get(digest))
+        if place is not None and place.is_file():
+            link_file(place, file)
+        else:
+            file.write_bytes(self._store.audio.get(digest))
         row = (name, utterance.text or "", utterance.speaker or "", utterance.domain)
         self._table(split).writerow(row)
         self._index.write(f"{utterance.id} {split}/{name}\n")
