@@ -96,6 +96,20 @@ def list_snapshots(store: Store) -> list[Snapshot]:
     ]
 
 
+def count_new(store: Store, drifted: bool = False) -> int:
+    """The corrected utterances that the newest snapshot lacks, or those of them that came while speech drifted."""
+    known = list_snapshots(store)
+    query = select(func.count()).select_from(UTTERANCES).where(UTTERANCES.c.status == "corrected")
+    if drifted:
+        query = query.where(UTTERANCES.c.reasons.contains('"drift"'))
+    if known:
+        parts = SNAPSHOT_UTTERANCES.c
+        in_it = (parts.snapshot == known[-1].name) & (parts.utterance_id == UTTERANCES.c.id)
+        query = query.where(~select(parts.utterance_id).where(in_it).exists())
+    with store.database.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
 def forget(store: Store, numbers: Sequence[int], who: str) -> Forgotten:
     """Delete utterances from the store and from its snapshots, which name the hole in snapshot.json.
 

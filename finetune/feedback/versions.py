@@ -6,6 +6,7 @@ Transformers load it by this path. The audit log has each switch; the link decid
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import shutil
@@ -94,6 +95,11 @@ class Versions:
         with self._store.database.read() as connection:
             rows = connection.execute(select(MODELS).order_by(MODELS.c.added_at)).all()
         return [Version(**{**row._mapping, "gate": json.loads(row.gate)}) for row in rows]
+
+    def next_name(self) -> str:
+        """A name that no version has: version-001 and so on."""
+        known = {version.name for version in self.all()}
+        return next(name for number in itertools.count(1) if (name := f"version-{number:03d}") not in known)
 
     def get(self, name: str) -> Version:
         """A version, or the champion by `champion`; raises UserError for an unknown name."""

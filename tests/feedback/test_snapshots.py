@@ -13,7 +13,7 @@ from finetune.errors import UserError
 from finetune.feedback import snapshots
 from finetune.feedback.records import NewUtterance, Review
 from finetune.feedback.sealing import new_master_key, read_master_key
-from finetune.feedback.snapshots import export_snapshot, forget, list_snapshots
+from finetune.feedback.snapshots import count_new, export_snapshot, forget, list_snapshots
 from finetune.feedback.store import Store
 from finetune.files import delete
 
@@ -76,6 +76,19 @@ def test_a_speaker_never_changes_its_split(store: Store, tmp_path: Path) -> None
     assert len(places) == 10 and len(set(places.values())) == 3
     assert {speaker: split for split, speakers in after.items() for speaker in speakers} == places
     assert read(tmp_path / "one") == before
+
+
+def test_what_a_snapshot_lacks_is_counted(store: Store, tmp_path: Path) -> None:
+    assert count_new(store) == 0
+    fill(store, 4)
+    assert (count_new(store), count_new(store, drifted=True)) == (4, 0)
+    export_snapshot(store, tmp_path / "one", "me")
+    assert count_new(store) == 0
+    fill(store, 3, first=4)
+    new = NewUtterance(audio=b"x", suffix=".wav", seconds=1, source="a", consent="yes", signals={"drift": 1.0})
+    assert store.queue() == []
+    store.review(store.add(new, "me").id, Review(reviewer="you", action="edit", text="word"))
+    assert (count_new(store), count_new(store, drifted=True)) == (4, 1)
 
 
 def test_the_same_corrections_make_the_same_snapshot(tmp_path: Path) -> None:
