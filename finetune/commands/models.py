@@ -59,9 +59,7 @@ def _list(versions: list[Version], champion: str | None) -> None:
     verdicts = {None: "from elsewhere", True: "passed its gate", False: "refused by its gate"}
     for version in versions:
         mark = " *" if version.name == champion else ""
-        gate = {None: "from elsewhere", True: "passed its gate", False: "refused by its gate"}[
-            version.gate.get("passed")
-        ]
+        gate = verdicts[version.gate.get("passed")]
         parent = f", from {version.parent}" if version.parent else ""
         print(f"{version.name}{mark}: {version.digest}, {version.added_at[:16]} by {version.added_by}{parent}, {gate}")
     if not versions:
