@@ -14,8 +14,10 @@ from finetune.commands import (
     env,
     evaluate,
     export,
+    improve,
     live,
     lm,
+    models,
     push,
     recipe,
     serve,
@@ -27,7 +29,23 @@ from finetune.commands.launch import limit_threads
 from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
-_COMMANDS = (train, evaluate, compare, transcribe, live, serve, align, export, push, check, lm, recipe, env)
+_COMMANDS = (
+    train,
+    evaluate,
+    compare,
+    transcribe,
+    live,
+    serve,
+    align,
+    export,
+    push,
+    check,
+    lm,
+    improve,
+    models,
+    recipe,
+    env,
+)
 
 
 class _Parser(argparse.ArgumentParser):
