@@ -42,6 +42,7 @@ EXTRAS = {
         ("fastapi", "uvicorn", "websockets", "python-multipart", "prometheus-client"),
         "finetune serve",
     ),
+    "feedback": (("sqlalchemy", "alembic", "cryptography", "psycopg"), "finetune feedback, improve and models"),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),
     "lora": (("peft",), "model.lora"),
     "deepspeed": (("deepspeed",), "training with recipes/accelerate/deepspeed.yaml"),
