@@ -96,7 +96,9 @@ def require_improvable(recipe: Recipe, champion: Path, replay_share: float) -> N
         raise UserError(f"{champion} has no model.safetensors: expected a run's model folder.")
     require_one_language(champion, "an improvement is of a model with one")
     if recipe.model.language_adapter:
-        raise UserError("model.language_adapter can't be improved: expected a recipe that trains a whole model or LoRA.")
+        raise UserError(
+            "model.language_adapter can't be improved: expected a recipe that trains a whole model or LoRA."
+        )
     if not 0 <= replay_share < 1:
         raise UserError(f"The share of replay is {replay_share:g}: expected a number from 0 up to, but below, 1.")
     if replay_share and any(source.streaming for source in recipe.data.all_sources):

@@ -114,7 +114,9 @@ def measure_domains(before: Sequence[Result], after: Sequence[Result]) -> list[W
     """The changes of each domain of a snapshot's results, by name."""
     domains = sorted({_domain_of(result) for result in before})
     return [
-        measure_change(domain, *([each for each in results if _domain_of(each) == domain] for results in (before, after)))
+        measure_change(
+            domain, *([each for each in results if _domain_of(each) == domain] for results in (before, after))
+        )
         for domain in domains
     ]
 
@@ -202,4 +204,3 @@ def _describe_change(change: WerChange, limits: GateLimits) -> str:
 
 def _points(rate: float) -> str:
     return f"{100 * rate:.2f}"
-
