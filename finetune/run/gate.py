@@ -92,7 +92,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Median seconds in which the two models recognise the same utterances."""
+    """Seconds in which the two models recognise the same utterances."""
 
     before_seconds: float
     after_seconds: float
@@ -135,18 +135,20 @@ def measure_size(model: Path) -> ModelSize:
 def measure_speeds(
     champion: Recogniser, candidate: Recogniser, waveforms: Sequence[Waveform], passes: int = 5
 ) -> Speeds:
-    """Time both models on the same waveforms in turns, so that a change of the machine's load meets both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    """Time both models on the same waveforms, utterance by utterance in turns, so that other load meets both.
+
+    The times are sums over the utterances of the median over the passes.
+    """
+    models = (champion, candidate)
+    seconds: tuple[list[list[float]], ...] = tuple([[] for _ in waveforms] for _ in models)
     for number in range(passes + 1):
-        order = (0, 1) if number % 2 else (1, 0)
-        for place in order:
-            recogniser = (champion, candidate)[place]
-            began = time.perf_counter()
-            for waveform in waveforms:
-                recogniser.recognise([waveform])
-            if number:  # The first pass warms up.
-                seconds[place].append(time.perf_counter() - began)
-    return Speeds(*(statistics.median(each) for each in seconds))
+        for place, waveform in enumerate(waveforms):
+            for model in (0, 1) if (number + place) % 2 else (1, 0):
+                began = time.perf_counter()
+                models[model].recognise([waveform])
+                if number:  # The first pass warms up.
+                    seconds[model][place].append(time.perf_counter() - began)
+    return Speeds(*(sum(map(statistics.median, each)) for each in seconds))
 
 
 def check_golden(change: WerChange, limits: GateLimits) -> Check:
