@@ -121,8 +121,14 @@ def test_the_share_is_chosen_on_validation_only(improved, champion, snapshot, im
     ).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def whole(champion, snapshot, improve_recipe, tmp_path_factory):
+    """A short improvement that nothing interrupted."""
+    return improve(champion, snapshot, improve_recipe(20), tmp_path_factory.mktemp("whole") / "output", SHORT)
+
+
 @pytest.mark.parametrize("stage", ["run", "_average", "_write_model", "_judge", "build_improvement_report"])
-def test_what_was_interrupted_before_a_stage_ends_the_same(stage, champion, snapshot, improve_recipe, tmp_path):
+def test_what_was_interrupted_before_a_stage_ends_the_same(stage, champion, snapshot, improve_recipe, whole, tmp_path):
     recipe, output = improve_recipe(20), tmp_path / "output"
     with pytest.MonkeyPatch.context() as patched:
 
@@ -133,9 +139,7 @@ def test_what_was_interrupted_before_a_stage_ends_the_same(stage, champion, snap
         with pytest.raises(KeyboardInterrupt):
             improve(champion, snapshot, recipe, output, SHORT)
     assert not (output / "gate.json").exists()
-    found = improve(champion, snapshot, recipe, output, SHORT)
-    whole = improve(champion, snapshot, recipe, tmp_path / "whole", SHORT)
-    assert_same(found, whole)
+    assert_same(improve(champion, snapshot, recipe, output, SHORT), whole)
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(champion, snapshot, improve_recipe, tmp_path):
