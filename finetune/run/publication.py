@@ -85,6 +85,14 @@ def recognise(model: Path, run: Path | None, data: str | None) -> list[Spoken]:
     They are of the speech at `data`, or else of the run's validation split; of a large split some, evenly spread.
     """
     recogniser, split, _ = open_validation(model, run, data, choose_device())
+    return recognise_some(model, recogniser, split)
+
+
+def recognise_some(model: Path, recogniser: Recogniser, split: Split) -> list[Spoken]:
+    """Some utterances of a split, evenly spread, with the greedy texts of the recogniser of the folder `model`.
+
+    The recogniser decodes greedily afterwards. Raises UserError if none can be read.
+    """
     recogniser.search = None
     every = len(split.utterances)
     places = np.unique(np.linspace(0, every - 1, min(every, _MOST_UTTERANCES)).round().astype(int))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ from finetune.models.processors import require_one_language
 from finetune.publishing.card import update_card
 from finetune.resources.machine import choose_device
 from finetune.text.transcripts import Transform
+
+if TYPE_CHECKING:
+    from finetune.decoding.hashed_ngram import HashedModel
+    from finetune.decoding.ngram import NGramModel
 
 # The grid that the search starts from: pairs of the language model's weight and the word bonus.
 _ALPHAS, _BETAS = (0.25, 0.5, 1.0, 1.5, 2.0), (0.0, 1.5, 3.0)
@@ -88,17 +92,36 @@ def tune(
     restore_decoder(Path(model))
     loaded = load_language_model(Path(language_model))
     recogniser, splits, steps = open_model(Path(model), [source], device, EvaluationOptions(split or "validation"))
+    return tune_on_split(
+        Path(model), loaded, recogniser, next(iter(splits)), steps, beam_width=beam_width, hotwords=hotwords
+    )
+
+
+def tune_on_split(
+    model: Path,
+    language_model: "NGramModel | HashedModel",
+    recogniser: Recogniser,
+    split: Split,
+    steps: Sequence[Transform],
+    *,
+    beam_width: int,
+    hotwords: Mapping[str, float],
+) -> Tuning:
+    """Tune as `tune` does on a prepared split, and save into the folder `model`, which `recogniser` was loaded from.
+
+    The recogniser decodes greedily afterwards. Raises UserError if no utterance of the split can be read.
+    """
     search = build_search(
-        recogniser.tokenizer, recogniser.num_symbols, loaded, beam_width=beam_width, hotwords=hotwords
+        recogniser.tokenizer, recogniser.num_symbols, language_model, beam_width=beam_width, hotwords=hotwords
     )
     recogniser.search = None
-    utterances, greedy = _recognise(recogniser, next(iter(splits)), steps)
+    utterances, greedy = _recognise(recogniser, split, steps)
     tuner = _Tuner(search, utterances, recogniser, steps)
     best = tuner.choose_width(tuner.choose_weights())
     tuning = Tuning(best, greedy, tuner.score(best), len(tuner.known), utterances.rejected)
     about = {"utterances": greedy.utterances, "wer": tuning.tuned.wer, "greedy_wer": greedy.wer}
-    save_decoder(Path(model), recogniser.tokenizer, best, {"tuned": about})
-    return replace(tuning, note=update_card(Path(model)))
+    save_decoder(model, recogniser.tokenizer, best, {"tuned": about})
+    return replace(tuning, note=update_card(model))
 
 
 class _Tuner:

@@ -1,0 +1,213 @@
+"""The gate: the checks that a candidate has to pass before it may replace its champion.
+
+Every check is always made, so that a report names all reasons for a refusal.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from finetune.audio.waveforms import Waveform
+from finetune.evaluation.comparison import Comparison, compare
+from finetune.evaluation.intervals import Interval, bootstrap
+from finetune.evaluation.results import Result, count_results
+from finetune.evaluation.scores import count, count_reference_words, percent
+from finetune.inference.recogniser import Recogniser
+from finetune.run.averaging import WEIGHTS
+from finetune.run.candidate import DOMAIN
+
+_UNKNOWN_DOMAIN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateLimits:
+    """What the gate allows.
+
+    `margin` is how much higher the WER of the golden set may be (a fraction), and `min_utterances` what each test set
+    must have. `max_slowdown` is a ratio of times, `max_growth` the relative difference of the weights file's size.
+    """
+
+    margin: float = 0.01
+    min_utterances: int = 20
+    max_slowdown: float = 1.15
+    max_growth: float = 0.01
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement: whether it is met, what was found, and what was expected, as texts."""
+
+    name: str
+    passed: bool
+    found: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class WerChange:
+    """WERs of a set of utterances before (champion) and after (candidate), and their difference, with 95 % intervals.
+
+    Rates are fractions; the difference is from the paired bootstrap, and below zero the candidate is better. None is
+    unknown: a set without words, or of a single utterance.
+    """
+
+    name: str
+    utterances: int
+    before: float | None
+    before_interval: Interval | None
+    after: float | None
+    after_interval: Interval | None
+    difference: float | None
+    interval: Interval | None
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "WerChange":
+        """What `to_json` returned."""
+        intervals = {key: value and Interval(**value) for key, value in values.items() if key.endswith("interval")}
+        return cls(**{**values, **intervals})
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The shape of each weight by its name, and the bytes of the file that they are in."""
+
+    shapes: dict[str, tuple[int, ...]]
+    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds in which the two models recognise the same utterances."""
+
+    before_seconds: float
+    after_seconds: float
+
+
+def measure_change(name: str, before: Sequence[Result], after: Sequence[Result]) -> WerChange:
+    """Compare the results of two models on the same utterances; raises UserError if these differ."""
+    if not before or not count_reference_words(count_results(before)).any():
+        return WerChange(name, len(before), None, None, None, None, None, None)
+    comparison: Comparison = compare(before, after)
+    intervals = [bootstrap(count_results(each), [one.speaker for one in each]).wer for each in (before, after)]
+    found = comparison.overall
+    return WerChange(
+        name, found.utterances, found.wer_a, intervals[0], found.wer_b, intervals[1], found.difference, found.interval
+    )
+
+
+def measure_domains(before: Sequence[Result], after: Sequence[Result]) -> list[WerChange]:
+    """The changes of each domain of a snapshot's results, by name."""
+    domains = sorted({_domain_of(result) for result in before})
+    return [
+        measure_change(
+            domain, *([each for each in results if _domain_of(each) == domain] for results in (before, after))
+        )
+        for domain in domains
+    ]
+
+
+def _domain_of(result: Result) -> str:
+    return result.columns.get(DOMAIN) or _UNKNOWN_DOMAIN
+
+
+def measure_size(model: Path) -> ModelSize:
+    """The size of a model's weights, from the header of their file."""
+    with safe_open(model / WEIGHTS, "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return ModelSize(shapes, (model / WEIGHTS).stat().st_size)
+
+
+def measure_speeds(
+    champion: Recogniser, candidate: Recogniser, waveforms: Sequence[Waveform], passes: int = 5
+) -> Speeds:
+    """Time both models on the same waveforms, utterance by utterance in turns, so that other load meets both.
+
+    The times are sums over the utterances of the median over the passes.
+    """
+    models = (champion, candidate)
+    seconds: tuple[list[list[float]], ...] = tuple([[] for _ in waveforms] for _ in models)
+    for number in range(passes + 1):
+        for place, waveform in enumerate(waveforms):
+            for model in (0, 1) if (number + place) % 2 else (1, 0):
+                began = time.perf_counter()
+                models[model].recognise([waveform])
+                if number:  # The first pass warms up.
+                    seconds[model][place].append(time.perf_counter() - began)
+    return Speeds(*(sum(map(statistics.median, each)) for each in seconds))
+
+
+def check_golden(change: WerChange, limits: GateLimits) -> Check:
+    """Whether the golden set is no worse by more than the margin, with 95 % confidence."""
+    expected = f"the upper end of the 95 % interval of the WER difference is at most {_points(limits.margin)} points"
+    enough = change.utterances >= limits.min_utterances and change.interval is not None
+    passed = enough and change.interval is not None and change.interval.high <= limits.margin
+    return Check("golden set no worse", passed, _describe_change(change, limits), expected)
+
+
+def check_snapshot(change: WerChange, limits: GateLimits) -> Check:
+    """Whether the snapshot's test split is better with 95 % confidence."""
+    enough = change.utterances >= limits.min_utterances and change.interval is not None
+    passed = enough and change.interval is not None and change.interval.high < 0
+    expected = "the whole 95 % interval of the WER difference is below 0"
+    return Check("corrections better", passed, _describe_change(change, limits), expected)
+
+
+def check_parity(problem: str | None, utterances: int) -> Check:
+    """Whether plain Transformers gives the same texts; `problem` says how it does not."""
+    found = f"the same texts of {count(utterances, 'utterance')}" if problem is None else problem
+    return Check("parity with Transformers", problem is None, found, "plain Transformers gives the same texts")
+
+
+def check_size(before: ModelSize, after: ModelSize, limits: GateLimits) -> Check:
+    """Whether both models have the same weights by name and shape, in files of about the same size."""
+    names = before.shapes.keys() | after.shapes.keys()
+    other = sorted(name for name in names if before.shapes.get(name) != after.shapes.get(name))
+    found = (
+        f"{after.parameters:,} parameters in {after.bytes:,} bytes, {before.parameters:,} in {before.bytes:,} before"
+        + (f"; another shape of {other[0]}" if other else "")
+    )
+    expected = f"the same shapes and number of parameters, and a file size within {percent(limits.max_growth)}"
+    passed = (
+        not other
+        and before.parameters == after.parameters
+        and abs(after.bytes - before.bytes) <= limits.max_growth * before.bytes
+    )
+    return Check("size", passed, found, expected)
+
+
+def check_speed(speeds: Speeds, limits: GateLimits) -> Check:
+    """Whether the candidate takes about the same time."""
+    ratio = speeds.after_seconds / speeds.before_seconds
+    found = f"{ratio:.2f} × the champion's time ({speeds.after_seconds:.2f} s and {speeds.before_seconds:.2f} s)"
+    return Check("speed", ratio <= limits.max_slowdown, found, f"at most {limits.max_slowdown:g} × the champion's time")
+
+
+def _describe_change(change: WerChange, limits: GateLimits) -> str:
+    number = count(change.utterances, "utterance")
+    if change.utterances < limits.min_utterances:
+        return f"too few utterances: {number}, expected at least {limits.min_utterances}"
+    if change.difference is None or change.interval is None:
+        return f"no interval: {number} without enough words"
+    return (
+        f"WER {percent(change.before)} before, {percent(change.after)} after; difference {_points(change.difference)} "
+        f"points, 95 % interval {_points(change.interval.low)} to {_points(change.interval.high)} ({number})"
+    )
+
+
+def _points(rate: float) -> str:
+    return f"{100 * rate:.2f}"

@@ -1,0 +1,80 @@
+"""Each check of the gate refuses alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from finetune.evaluation.intervals import Interval
+from finetune.evaluation.results import Result
+from finetune.run.gate import (
+    GateLimits,
+    ModelSize,
+    Speeds,
+    WerChange,
+    check_golden,
+    check_parity,
+    check_size,
+    check_snapshot,
+    check_speed,
+    measure_change,
+    measure_domains,
+)
+
+LIMITS = GateLimits()
+CHANGE = WerChange("golden", 50, 0.2, Interval(0.1, 0.3), 0.1, Interval(0.05, 0.2), -0.1, Interval(-0.2, -0.02))
+
+
+def result(name, hypothesis, domain="phone", speaker=None):
+    return Result(name, "one two", hypothesis, "one two", 1.0, speaker, columns={"domain": domain})
+
+
+@pytest.mark.parametrize(("high", "passed"), [(-0.01, True), (0.01, True), (0.011, False)])
+def test_the_golden_set_may_be_worse_by_the_margin(high, passed):
+    assert check_golden(replace(CHANGE, interval=Interval(-0.05, high)), LIMITS).passed is passed
+
+
+@pytest.mark.parametrize(("high", "passed"), [(-0.001, True), (0.0, False), (0.01, False)])
+def test_the_corrections_must_be_better(high, passed):
+    assert check_snapshot(replace(CHANGE, interval=Interval(-0.3, high)), LIMITS).passed is passed
+
+
+@pytest.mark.parametrize("check", [check_golden, check_snapshot])
+def test_too_few_utterances_are_a_refusal_that_says_so(check):
+    few = check(replace(CHANGE, utterances=19), LIMITS)
+    assert not few.passed
+    assert few.found == "too few utterances: 19 utterances, expected at least 20"
+    assert not check(replace(CHANGE, interval=None), LIMITS).passed
+    assert check(replace(CHANGE, utterances=20), LIMITS).passed
+
+
+def test_another_text_of_transformers_is_refused():
+    assert check_parity(None, 5).passed
+    assert check_parity("other texts", 5).found == "other texts"
+    assert not check_parity("other texts", 5).passed
+
+
+def test_other_shapes_and_another_size_of_the_file_are_refused():
+    size = ModelSize({"a": (2, 3)}, 1000)
+    assert check_size(size, ModelSize({"a": (2, 3)}, 1010), LIMITS).passed
+    assert not check_size(size, ModelSize({"a": (2, 3)}, 1011), LIMITS).passed
+    assert not check_size(size, ModelSize({"a": (2, 3)}, 989), LIMITS).passed
+    other = check_size(size, ModelSize({"a": (3, 2)}, 1000), LIMITS)
+    assert not other.passed
+    assert other.found.endswith("another shape of a")
+
+
+def test_a_slower_model_is_refused():
+    assert check_speed(Speeds(1.0, 1.15), LIMITS).passed
+    assert not check_speed(Speeds(1.0, 1.16), LIMITS).passed
+
+
+def test_changes_are_paired_and_by_domain():
+    before = [result("a", "one"), result("b", "two", "desk"), result("c", "one")]
+    after = [result("a", "one two"), result("b", "two", "desk"), result("c", "one two")]
+    change = measure_change("all", before, after)
+    assert (change.before, change.after, change.difference) == (0.5, pytest.approx(1 / 6), pytest.approx(-1 / 3))
+    desk, phone = measure_domains(before, after)
+    assert (desk.name, desk.utterances, desk.difference) == ("desk", 1, 0.0)
+    assert (phone.name, phone.utterances, phone.difference) == ("phone", 2, -0.5)
+    assert WerChange.parse(phone.to_json()) == phone
+    assert measure_change("none", [], []).before is None
