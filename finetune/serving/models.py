@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import choose_search
 from finetune.decoding.greedy import GreedySearch
 from finetune.errors import UserError
+from finetune.files import hash_folder
 from finetune.inference.live import LiveContext, LiveTranscriber
 from finetune.inference.live_engine import LiveEngine
 from finetune.inference.recogniser import Recogniser
@@ -45,7 +45,7 @@ class Model:
         self.recogniser = Recogniser.load(source, options.device, options.precision)
         self.live = LiveTranscriber(self.recogniser, context=options.context)
         self.transcriber: Transcriber = self.live.transcriber
-        self.digest = _digest(fetch_model(source))
+        self.digest = hash_folder(fetch_model(source))
         self.statistics = UtteranceStatistics.load(fetch_model(source))
         self.created = int(time.time())
         self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
@@ -115,7 +115,7 @@ class ModelRegistry:
         """
         with self._reloading:
             names = self.names if name is None else [name]
-            changed = [each for each in names if _digest(fetch_model(self._models[each].source)) != self._digest(each)]
+            changed = [each for each in names if hash_folder(fetch_model(self._models[each].source)) != self._digest(each)]
             loaded = [Model(each, self._models[each].source, self._options) for each in changed]
             for model in loaded:
                 self._models[model.name].retire()
@@ -146,14 +146,3 @@ def _name(source: str) -> str:
     path = Path(source).resolve() if Path(source).exists() else Path(source)
     name = path.parent.name if path.name == "model" else path.name
     return name.partition("@")[0]
-
-
-def _digest(folder: Path) -> str:
-    """A hash of the names and contents of a model's files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return digest.hexdigest()[:16]
