@@ -14,6 +14,7 @@ from finetune.commands import (
     env,
     evaluate,
     export,
+    feedback,
     live,
     lm,
     push,
@@ -27,7 +28,7 @@ from finetune.commands.launch import limit_threads
 from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
-_COMMANDS = (train, evaluate, compare, transcribe, live, serve, align, export, push, check, lm, recipe, env)
+_COMMANDS = (train, evaluate, compare, transcribe, live, serve, align, export, feedback, push, check, lm, recipe, env)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -115,7 +115,8 @@ class ModelRegistry:
         """
         with self._reloading:
             names = self.names if name is None else [name]
-            changed = [each for each in names if hash_folder(fetch_model(self._models[each].source)) != self._digest(each)]
+            found = {each: hash_folder(fetch_model(self._models[each].source)) for each in names}
+            changed = [each for each, digest in found.items() if digest != self._digest(each)]
             loaded = [Model(each, self._models[each].source, self._options) for each in changed]
             for model in loaded:
                 self._models[model.name].retire()

@@ -124,7 +124,7 @@ def check_text(text: str, letters: frozenset[str] | None) -> None:
 
 
 def _check(entry: Entry, terms: Terms) -> None:
-    if not (terms.consent if entry.consent is None else entry.consent or "").strip():
+    if not ((terms.consent if entry.consent is None else entry.consent) or "").strip():
         raise AudioError("no consent: nobody may use it")
     if entry.text is None and entry.hypothesis is None and terms.listen is None:
         raise AudioError("no text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from finetune.audio.waveforms import AudioError, Recording
 from finetune.feedback.records import Hypothesis
@@ -43,20 +43,29 @@ class LeftOut:
     reason: str
 
 
-def take_metadata(cells: Mapping[str, Any], has_consent: bool) -> dict[str, str | None]:
-    """Consent, speaker, domain and licence of a row by the names of `Entry`; raises AudioError for other than text."""
-    found: dict[str, str | None] = {
-        name: take_text(cells, *keys)
-        for name, keys in {
-            "speaker": ("speaker", "speaker_id", "client_id"),
-            "domain": ("domain",),
-            "licence": ("licence", "license"),
-        }.items()
-    }
-    for name in ("speaker", "domain"):
-        if (value := found[name]) is not None and (len(value) > MAX_NAME or not value.isprintable()):
-            raise AudioError(f"its {name} is {value[:80]!r}; expected a name of up to {MAX_NAME} characters")
-    return {**found, "consent": (take_text(cells, "consent") or "") if has_consent else None}
+class Metadata(TypedDict):
+    """What an entry has beside its audio and its text, by the names of `Entry`."""
+
+    consent: str | None
+    speaker: str | None
+    domain: str | None
+    licence: str | None
+
+
+def take_metadata(cells: Mapping[str, Any], has_consent: bool) -> Metadata:
+    """The metadata in the cells of a row; raises AudioError for other than text, and for a name that is too long."""
+    return Metadata(
+        consent=(take_text(cells, "consent") or "") if has_consent else None,
+        speaker=_require_name("speaker", take_text(cells, "speaker", "speaker_id", "client_id")),
+        domain=_require_name("domain", take_text(cells, "domain")),
+        licence=take_text(cells, "licence", "license"),
+    )
+
+
+def _require_name(what: str, name: str | None) -> str | None:
+    if name is not None and (len(name) > MAX_NAME or not name.isprintable()):
+        raise AudioError(f"its {what} is {name[:80]!r}; expected a name of up to {MAX_NAME} characters")
+    return name
 
 
 def take_text(cells: Mapping[str, Any], *keys: str) -> str | None:

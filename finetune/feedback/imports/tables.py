@@ -84,9 +84,9 @@ def read_folder(folder: Path) -> Iterator[Entry | LeftOut]:
     audio = [file for file in files if file.suffix.lower() in SUFFIXES | CONTAINERS]
     if not audio:
         raise UserError(f"There is no audio in {folder}: expected audio with .txt files beside, or a metadata.csv.")
-    texts = {file.with_suffix("") for file in files if file.suffix.lower() == ".txt"}
-    for stem in sorted(texts - {file.with_suffix("") for file in audio}):
-        yield LeftOut(str(stem.relative_to(folder)) + ".txt", "no audio beside it")
+    texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
+    for stem in sorted(texts.keys() - {file.with_suffix("") for file in audio}):
+        yield LeftOut(str(texts[stem].relative_to(folder)), "no audio beside it")
     for file in audio:
         name = str(file.relative_to(folder))
         if file.with_suffix("") not in texts:
@@ -95,7 +95,7 @@ def read_folder(folder: Path) -> Iterator[Entry | LeftOut]:
         try:
             with fault_as_reason():
                 _require_inside(str(file), folder, allow_outside=False)
-                text = read_text(next(each for each in (file.with_suffix(".txt"), file.with_suffix(".TXT")) if each.exists()))
+                text = read_text(texts[file.with_suffix("")])
         except AudioError as error:
             yield LeftOut(name, str(error))
         else:
