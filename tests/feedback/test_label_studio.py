@@ -97,12 +97,16 @@ def test_texts_of_whole_files_by_several_annotators(run_import: Import, store: S
     for number, name in enumerate(("one.wav", "calls/two words.wav", "three.wav", "four.wav")):
         (tmp_path / "audio" / name).write_bytes(make_audio(number))
     prediction = {"model_version": "v7", "score": 0.4, "result": [whole_text("alfa")]}
+    email = {"id": 6, "email": "eve@example.org"}
+    first = [annotate([whole_text("alpha")], 5), annotate([whole_text("alpha")], email)]
+    second = [annotate([whole_text("beta")], 5), annotate([whole_text("better")], 6)]
+    third = [annotate([whole_text("wrong")], 5), annotate([whole_text("gamma")], 6, ground_truth=True)]
     tasks = [
-        make_task(1, "/data/upload/3/0a1b2c3d-one.wav", annotate([whole_text("alpha")], 5), annotate([whole_text("alpha")], {"id": 6, "email": "eve@example.org"}), predictions=[prediction]),
-        make_task(2, "/data/local-files/?d=calls/two%20words.wav", annotate([whole_text("beta")], 5), annotate([whole_text("better")], 6)),
-        make_task(3, "https://example.org/x/three.wav?X-Amz-Signature=1", annotate([whole_text("wrong")], 5), annotate([whole_text("gamma")], 6, ground_truth=True)),
+        make_task(1, "/data/upload/3/0a1b2c3d-one.wav", *first, predictions=[prediction]),
+        make_task(2, "/data/local-files/?d=calls/two%20words.wav", *second),
+        make_task(3, "https://example.org/x/three.wav?X-Amz-Signature=1", *third),
         make_task(4, "s3://bucket/four.wav", predictions=[prediction, 77], drafts=[annotate([whole_text("draft")])]),
-    ]  # fmt: skip
+    ]
     code, out, err = run_import(tasks)
     assert (code, out) == (2, "7 rows: 6 new, 1 left out\n")
     assert "another annotation of the task is its ground truth: export.json, task 3" in err
@@ -190,14 +194,14 @@ def test_broken_tasks_are_named_and_the_others_come_in(run_import: Import, store
         (
             {"image": "a.jpg"},
             [{"type": "rectanglelabels", "value": {}}],
-            "without audio with rectanglelabels; expected",
+            "without audio with rectanglelabels;",
         ),
         ({"text": "hello"}, [], "is an export of a project without audio; expected texts (TextArea) of audio."),
         ({"audio": "a.wav"}, [{"type": "choices", "value": {"choices": ["x"]}}], "has choices and no texts; expected"),
         (
             {"left": "a.wav", "right": "b.wav"},
             [whole_text("x")],
-            "has audio in left, right: give the project's labeling",
+            "has audio in left, right: give the project's",
         ),
     ],
 )
