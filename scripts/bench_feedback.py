@@ -7,6 +7,15 @@ first page is read ten times, as the page of the service and by a reviewer who s
 200 ms. `iterate_corrected` reads all corrected records, a page at a time. Only the first `--audio` records have audio,
 of 32 kB each; these are exported by a second store, whose speed is compared with a copy of its audio on the same disk.
 Peak memory is that of this process's own pages.
+
+Measured on 2 cores of an AMD EPYC (Zen 4), 100,000 records, 1000 audio files, SQLite, other work on the machine:
+
+    filling                       20,000 records a second
+    queue, first page             5 to 13 ms (longest 30 ms), of a reviewer 5 to 9 ms (longest 16 ms)
+    reading all corrections       67,000 in 5 s, 133,000 (of 200,000 records) in 13 s: more than proportional
+    counting                      0.5 s
+    peak memory                   347 MB, as before reading
+    copy of the audio             7 MB/s in files of 32 kB, each synced; an export is not measured yet
 """
 
 from __future__ import annotations
@@ -158,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     report_machine(None)
     with tempfile.TemporaryDirectory() as place:
-        bench_queue(Path(place) / "store", options.records, options.database)
+        bench_queue(Path(place) / "queue", options.records, options.database)
         bench_export(Path(place), options.audio)
 
 
