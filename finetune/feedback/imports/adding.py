@@ -117,13 +117,25 @@ def check_text(text: str, letters: frozenset[str] | None) -> None:
     """Raise UserError for a text that a store or a model can't write."""
     if not text.strip():
         raise UserError("no text")
-    if "\0" in text or text != text.encode("utf-8", "replace").decode("utf-8"):
-        raise UserError("its text has half a character or a null character: write it again")
+    _require_characters("text", text)
     if letters is not None:
         require_writable(text, letters)
 
 
+def _require_characters(what: str, text: str) -> None:
+    """Raise UserError for what no database can write."""
+    if "\0" in text or text != _replace_halves(text):
+        raise UserError(f"its {what} has half a character or a null character: write it again")
+
+
+def _replace_halves(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _check(entry: Entry, terms: Terms) -> None:
+    model = entry.hypothesis.model if entry.hypothesis else None
+    for what, value in {"consent": entry.consent, "licence": entry.licence, "model": model}.items():
+        _require_characters(what, value or "")
     if not ((terms.consent if entry.consent is None else entry.consent) or "").strip():
         raise AudioError("no consent: nobody may use it")
     if entry.text is None and entry.hypothesis is None and terms.listen is None:
@@ -148,7 +160,7 @@ def _add(
             audio=content.audio,
             suffix=content.suffix,
             seconds=content.seconds,
-            source=entry.name,
+            source=_replace_halves(entry.name).replace("\0", "?"),
             consent=entry.consent or terms.consent or "",
             speaker=entry.speaker,
             domain=entry.domain or "default",
