@@ -14,6 +14,7 @@ from finetune.commands import (
     env,
     evaluate,
     export,
+    feedback,
     improve,
     live,
     lm,
@@ -30,21 +31,8 @@ from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
 _COMMANDS = (
-    train,
-    evaluate,
-    compare,
-    transcribe,
-    live,
-    serve,
-    align,
-    export,
-    push,
-    check,
-    lm,
-    improve,
-    models,
-    recipe,
-    env,
+    *(train, evaluate, compare, transcribe, live, serve, align, export, push, check, lm),
+    *(feedback, improve, models, recipe, env),
 )
 
 

@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent, whatever stops their writing: written beside, synced, renamed."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -136,6 +137,17 @@ def link_file(file: Path, link: Path) -> None:
         link.hardlink_to(file)
     except OSError:
         shutil.copyfile(file, link)
+
+
+def hash_folder(folder: Path) -> str:
+    """A hash of the names and contents of all files below a folder, 16 hexadecimal digits; raises OSError."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def delete(path: Path) -> None:

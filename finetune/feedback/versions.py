@@ -23,8 +23,7 @@ from finetune.errors import UserError, format_error
 from finetune.feedback.records import now
 from finetune.feedback.schema import MODELS
 from finetune.feedback.store import Store, log_step
-from finetune.files import new_folder
-from finetune.resources.repositories import hash_model
+from finetune.files import hash_folder, new_folder
 
 CHAMPION = "champion"
 _SWITCHES = ("promote", "roll back")
@@ -79,7 +78,7 @@ class Versions:
                 raise UserError(f"The model can't be copied to {self.folder}: {format_error(error)}.") from error
             values = {
                 "name": name,
-                "digest": hash_model(self.folder / name),
+                "digest": hash_folder(self.folder / name),
                 "parent": parent,
                 "snapshot": snapshot,
                 "added_at": now(),

@@ -1,6 +1,5 @@
 """Repositories on a hub: finding the commit of a revision, and downloading a model at that commit."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,17 +76,6 @@ def fetch_model(name: str | Path, revision: str | None = None, weights: bool = T
     if weights and not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         _download(name, commit, _PICKLED_WEIGHTS)
     return folder
-
-
-def hash_model(folder: Path) -> str:
-    """A hash of the names and contents of a model's files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def fetch_more(folder: Path, name: str) -> Path | None:

@@ -15,12 +15,13 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import choose_search
 from finetune.decoding.greedy import GreedySearch
 from finetune.errors import UserError
+from finetune.files import hash_folder
 from finetune.inference.live import LiveContext, LiveTranscriber
 from finetune.inference.live_engine import LiveEngine
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.utterance_statistics import UtteranceStatistics
-from finetune.resources.repositories import fetch_model, hash_model
+from finetune.resources.repositories import fetch_model, hash_folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Model:
         self.recogniser = Recogniser.load(source, options.device, options.precision)
         self.live = LiveTranscriber(self.recogniser, context=options.context)
         self.transcriber: Transcriber = self.live.transcriber
-        self.digest = hash_model(fetch_model(source))
+        self.digest = hash_folder(fetch_model(source))
         self.statistics = UtteranceStatistics.load(fetch_model(source))
         self.created = int(time.time())
         self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
@@ -114,7 +115,7 @@ class ModelRegistry:
         """
         with self._reloading:
             names = self.names if name is None else [name]
-            found = {each: hash_model(fetch_model(self._models[each].source)) for each in names}
+            found = {each: hash_folder(fetch_model(self._models[each].source)) for each in names}
             changed = [each for each, digest in found.items() if digest != self._models[each].digest]
             loaded = [Model(each, self._models[each].source, self._options) for each in changed]
             for model in loaded:
