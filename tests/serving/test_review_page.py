@@ -172,7 +172,7 @@ def test_keys_decide_one_after_another(window: ReviewWindow, desk: Desk) -> None
 
 
 def test_a_recording_is_heard_and_drawn(window: ReviewWindow, desk: Desk) -> None:
-    (number,) = (desk.add(),)
+    number = desk.add()
     window.begin(desk)
     window.shows(number)
     painted = """
@@ -202,7 +202,9 @@ def test_a_recording_is_heard_and_drawn(window: ReviewWindow, desk: Desk) -> Non
     ActionChains(window.driver).move_to_element_with_offset(wave, wave.size["width"] // 2 - 2, 0).click().perform()
     window.wait("q('#time').textContent.startsWith('0:02')")
     window.press("e")
-    window.press(Keys.CONTROL + " ")
+    before = window.find("#play").text
+    ActionChains(window.driver).key_down(Keys.CONTROL).send_keys(Keys.SPACE).key_up(Keys.CONTROL).perform()
+    window.wait("q('#play').textContent !== arguments[0]", before)
     assert window.find("#correction").get_property("value") == "ab cab dad"
 
 
