@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.serving.models import Model
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
@@ -17,10 +19,13 @@ _LOOK_SECONDS = 1.0
 class LinkWatch:
     """Compares the folders that models' paths lead to with those of the last look."""
 
-    def __init__(self, places: Mapping[str, str], reload: Callable[[str], object]) -> None:
-        """`places` are the paths of models by name, `reload` loads one of them again."""
+    def __init__(self, places: Mapping[str, str], loaded: Mapping[str, Path], reload: Callable[[str], object]) -> None:
+        """`places` are the paths of models by name, `loaded` the folders that were loaded from there.
+
+        `reload` loads one again.
+        """
         self._places, self._reload = dict(places), reload
-        self._targets = {name: os.path.realpath(place) for name, place in places.items()}
+        self._targets = {name: os.path.realpath(loaded[name]) for name in places}
 
     def look(self) -> None:
         """Reload the models whose target is another one; one that can't be loaded is tried and logged once."""
@@ -45,9 +50,11 @@ class LinkWatch:
 
 
 @contextmanager
-def watch_links(places: Mapping[str, str], reload: Callable[[str], object]) -> Iterator[None]:
-    """Watch the paths of models by name in a thread; names of a hub lead nowhere here and never change."""
-    watch, stopped = LinkWatch(places, reload), threading.Event()
+def watch_links(models: Sequence[Model], reload: Callable[[str], object]) -> Iterator[None]:
+    """Watch the paths of models in a thread; those of a hub lead nowhere here."""
+    places = {model.name: model.source for model in models if Path(model.source).exists()}
+    watch = LinkWatch(places, {model.name: model.folder for model in models}, reload)
+    stopped = threading.Event()
     thread = threading.Thread(target=watch.run, args=(stopped,), name="model-links", daemon=True)
     thread.start()
     try:

@@ -67,7 +67,7 @@ class Model:
 
         Raises UserError as `Recogniser.load`.
         """
-        self.name, self.source, self.digest = name, source, files.digest
+        self.name, self.source, self.folder, self.digest = name, source, files.folder, files.digest
         self.recogniser = Recogniser.load(files.folder, options.device, options.precision)
         self.live = LiveTranscriber(self.recogniser, context=options.context)
         self.transcriber: Transcriber = self.live.transcriber

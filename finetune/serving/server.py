@@ -55,9 +55,8 @@ def serve(service: Service, on_ready: Callable[[str], object]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"The certificate or its key can't be used: {error}.") from error
     server = _Server(config, service, on_ready)
-    places = {model.name: model.source for model in service.models.all()}
     try:
-        with watch_links(places, service.reload):
+        with watch_links(service.models.all(), service.reload):
             server.run()
     except SystemExit as error:  # uvicorn's, after it has logged why.
         raise UserError(f"The service can't listen on {settings.host}:{settings.port}.") from error

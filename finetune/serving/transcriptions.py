@@ -19,7 +19,7 @@ from finetune.inference.formats import format_transcript
 from finetune.inference.transcript import Transcript, Word
 from finetune.serving.engine import Job
 from finetune.serving.feedback_forms import read_consent
-from finetune.serving.feedback_store import require_store
+from finetune.serving.feedback_store import name_reviewer, require_store
 from finetune.serving.keys import Key
 from finetune.serving.models import Model
 from finetune.serving.openapi import ANSWERS, BODY, ERRORS, FORMATS, GRANULARITIES, MEDIA_TYPES
@@ -92,6 +92,7 @@ def build_router(service: Service) -> APIRouter:
             options = Options.read(fields, key)
             if options.consent is not None:
                 require_store(service, key)
+                name_reviewer(service, key, request)  # Before the work: it may be no name.
             model = service.find_model(options.model, request)
             audio = take_file(fields, service.limits)
             stream = _Stream() if options.streams else None

@@ -131,8 +131,8 @@ def test_clicks_decide_one_after_another(window: ReviewWindow, desk: Desk) -> No
     ]
     assert [desk.last(number) for number in numbers] == expected
     assert {each.reviewer for number in numbers for each in desk.store.get(number).reviews} == {"anna"}
-    window.wait("q('#counts').textContent.startsWith('1 wait')")
-    assert "2 are corrected and 1 rejected" in window.find("#counts").text
+    window.wait("q('#counts').textContent.startsWith('Waiting: 1, ')")
+    assert "Corrected: 2. Rejected: 1." in window.find("#counts").text
     assert window.complaints() == []
 
 

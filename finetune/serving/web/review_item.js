@@ -27,13 +27,13 @@ export function describeFacts({ status, seconds, speaker, domain, reviewers_want
 /** What the store has, and how far reviewers agree, as two sentences. */
 export function describeStats({ counts, agreement, reviewers_wanted: wanted }) {
   const of = (status) => counts[status]?.utterances ?? 0;
-  const waiting = `${of("open") + of("conflict")} wait, ${of("conflict")} of them with different texts; `;
-  const done = `${of("corrected")} are corrected and ${of("rejected")} rejected.`;
+  const done = `Waiting: ${of("open") + of("conflict")}, of these with different texts: ${of("conflict")}. ` +
+    `Corrected: ${of("corrected")}. Rejected: ${of("rejected")}.`;
   const asked = wanted > 1 ? `${wanted} reviewers are asked for each utterance. ` : "";
-  if (!agreement.utterances) return [waiting + done, `${asked}No utterance has two reviewers yet, so their agreement is not known.`];
+  if (!agreement.utterances) return [done, `${asked}No utterance has two reviewers yet, so their agreement is not known.`];
   const { same, utterances, share, word_error_rate: rate } = agreement;
   const differ = rate === null ? "" : ` Between two reviewers the word error rate is ${percent(rate)}.`;
-  return [waiting + done, `${asked}Reviewers agree on ${same} of ${utterances} utterances (${percent(share)}).${differ}`];
+  return [done, `${asked}Reviewers agree on ${same} of ${utterances} utterances (${percent(share)}).${differ}`];
 }
 
 /** The last texts that reviewers gave, each {text, reason, reviewers}; the text of a rejection is null. */
