@@ -49,11 +49,6 @@ def build_router(service: Service) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/v1/feedback", tags=["Feedback"], responses=ERRORS)
 
-    def admit(request: Request) -> tuple[FeedbackStore, str]:
-        """The store, and the name of the reviewer."""
-        key = service.admit(request, "feedback")
-        return require_store(service, key), name_reviewer(service, key, request)
-
     @router.get("/queue")
     async def queue(
         request: Request,
@@ -63,7 +58,7 @@ def build_router(service: Service) -> APIRouter:
         x_reviewer: _Header = None,
     ) -> dict[str, Any]:
         """The utterances that most deserve a person's time: conflicts first, then those of which nothing was said."""
-        store, name = admit(request)
+        store, name = _admit(service, request)
         found = await store.queue(limit, name, _read_cursor(after))
         return {
             "object": "list",
@@ -76,21 +71,34 @@ def build_router(service: Service) -> APIRouter:
     @router.get("/stats")
     async def stats(request: Request) -> dict[str, Any]:
         """What the store has, and the agreement of reviewers of the same utterances."""
-        store, _ = admit(request)
+        store, _ = _admit(service, request)
         return await store.measure()
+
+    _add_utterances(router, service)
+    return router
+
+
+def _admit(service: Service, request: Request) -> tuple[FeedbackStore, str]:
+    """The store, and the name of the reviewer."""
+    key = service.admit(request, "feedback")
+    return require_store(service, key), name_reviewer(service, key, request)
+
+
+def _add_utterances(router: APIRouter, service: Service) -> None:
+    """Add the routes of one utterance."""
 
     @router.get("/{number}")
     async def get(
         request: Request, number: _Number, reviewer: _Reviewer = None, x_reviewer: _Header = None
     ) -> dict[str, Any]:
         """An utterance with what models wrote and people said of it."""
-        store, name = admit(request)
+        store, name = _admit(service, request)
         return describe_utterance(await store.get(number), name)
 
     @router.get("/{number}/audio", response_class=Response, responses=AUDIO_ANSWERS)
     async def audio(request: Request, number: _Number) -> Response:
         """The file of an utterance as it was sent."""
-        store, _ = admit(request)
+        store, _ = _admit(service, request)
         utterance = await store.get(number)
         content = await store.read_audio(number)
         kind = MEDIA_TYPES.get(utterance.suffix, "application/octet-stream")
@@ -102,7 +110,7 @@ def build_router(service: Service) -> APIRouter:
         request: Request, number: _Number, reviewer: _Reviewer = None, x_reviewer: _Header = None
     ) -> dict[str, Any]:
         """Accept, edit, skip or reject an utterance; a `note` says where others see it differently."""
-        store, name = admit(request)
+        store, name = _admit(service, request)
         verdict = await _read_verdict(request)
         utterance = await store.get(number)
         text = verdict.text
@@ -117,8 +125,6 @@ def build_router(service: Service) -> APIRouter:
             reason=verdict.reason if verdict.action == "reject" else None,
         )
         return describe_receipt(await store.review(number, given))
-
-    return router
 
 
 async def _read_verdict(request: Request) -> _Verdict:
