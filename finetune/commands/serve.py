@@ -47,6 +47,8 @@ def add_parser(commands: Commands) -> None:
     add("--device", metavar="NAME", help="cpu, cuda or auto (default)")
     add("--precision", metavar="NAME", help="float32, bfloat16 or auto (default)")
     add("--audit", metavar="FILE", help="append a JSON line for each request: key, route, status; no text, no audio")
+    add("--feedback", metavar="STORE", help="take corrections into this store, and serve its review page at /review")
+    add("--feedback-key-file", metavar="FILE", help="the key of an encrypted store; see `finetune feedback new-key`")
     add("--config", metavar="FILE", help="a YAML file with these options; also FINETUNE_SERVE_… in the environment")
     keys = parser.add_argument_group("finetune serve keys add NAME | list | revoke NAME [--keys FILE]").add_argument
     keys("--scope", metavar="SCOPES", help=f"what a new key allows: {', '.join(_SCOPES)}, with commas between")

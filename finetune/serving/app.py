@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.websockets import WebSocketDisconnect
 
-from finetune.serving import hosted, page, realtime, status, transcriptions, vosk
+from finetune.serving import feedback, hosted, page, realtime, review, status, transcriptions, vosk
 from finetune.serving.problems import Problem
 from finetune.serving.service import Service
 
@@ -46,7 +46,7 @@ def build_app(service: Service) -> Any:
     app = FastAPI(
         title="finetune", description="Speech to text with fine-tuned wav2vec2 models.", docs_url=None, redoc_url=None
     )
-    for module in (transcriptions, hosted, status, page, realtime, vosk):
+    for module in (transcriptions, feedback, review, hosted, status, page, realtime, vosk):
         app.include_router(module.build_router(service))
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_unknown)
@@ -57,7 +57,8 @@ def build_app(service: Service) -> Any:
             guarded,
             allow_origins=service.settings.allowed_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", "X-Reviewer"],
+            expose_headers=["X-Feedback-Id", "X-Feedback-Note"],
         )
     return guarded
 

@@ -35,7 +35,7 @@ class LiveStream:
         self._service, self._model = service, model
         self._rate, self._bytes = sampling_rate, 2 if encoding == "s16le" else 1
         try:
-            self._session: EngineSession = model.engine.open(sampling_rate, encoding=encoding, on_events=self._notify)
+            self._session: EngineSession = model.open_live(sampling_rate, encoding=encoding, on_events=self._notify)
         except Overloaded as error:
             raise Problem(429, str(error), "too_many_sessions", headers={"Retry-After": "10"}) from error
 

@@ -129,6 +129,10 @@ class Metrics:
             self._blank_ratio.labels(model).observe(blank_ratio)
         self._monitors[model].add(confidence, blank_ratio)
 
+    def drifts(self, model: str) -> bool:
+        """Whether the last complete window of a model's utterances differs from its validation split."""
+        return self._monitors[model].score > 1
+
     def render(self) -> bytes:
         """All metrics in Prometheus's text format, version 0.0.4."""
         return generate_latest(self._registry)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finetune.audio.samples import Encoding
 from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import choose_search
 from finetune.decoding.greedy import GreedySearch
 from finetune.errors import UserError
 from finetune.files import hash_folder
 from finetune.inference.live import LiveContext, LiveTranscriber
-from finetune.inference.live_engine import LiveEngine
+from finetune.inference.live_engine import EngineSession, LiveEngine
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.utterance_statistics import UtteranceStatistics
-from finetune.resources.repositories import fetch_model, hash_folder
+from finetune.resources.repositories import fetch_model
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,48 @@ class LoadOptions:
     max_lag_seconds: float = 30.0
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """The folder of a model without links in its path, and the digest of its files."""
+
+    folder: Path
+    digest: str
+
+
+def find_files(source: str) -> ModelFiles:
+    """The files that a source leads to now: where it is a link that changes later, these stay those of one model.
+
+    The digest is taken before a model is loaded: where files change meanwhile, the next reload finds another one.
+    Raises UserError as `fetch_model` does, and for a link to a folder that is not there.
+    """
+    if Path(source).is_symlink() and not Path(source).is_dir():
+        raise UserError(
+            f"{source} is a link to {Path(source).readlink()}: expected that folder of a model, but there is none."
+        )
+    folder = fetch_model(source).resolve()
+    return ModelFiles(folder, hash_folder(folder))
+
+
 class Model:
     """A loaded model: a transcriber of recordings and the threads of its live sessions."""
 
-    def __init__(self, name: str, source: str, options: LoadOptions) -> None:
-        """Load it from a folder or a hub, and compute a second of silence; raises UserError as `Recogniser.load`."""
-        self.name, self.source = name, source
-        self.recogniser = Recogniser.load(source, options.device, options.precision)
+    def __init__(self, name: str, source: str, files: ModelFiles, options: LoadOptions) -> None:
+        """Load the files that were found at a source, and compute a second of silence.
+
+        Raises UserError as `Recogniser.load`.
+        """
+        self.name, self.source, self.folder, self.digest = name, source, files.folder, files.digest
+        self.recogniser = Recogniser.load(files.folder, options.device, options.precision)
         self.live = LiveTranscriber(self.recogniser, context=options.context)
         self.transcriber: Transcriber = self.live.transcriber
-        self.digest = hash_folder(fetch_model(source))
-        self.statistics = UtteranceStatistics.load(fetch_model(source))
+        self.statistics = UtteranceStatistics.load(files.folder)
         self.created = int(time.time())
         self.engine = LiveEngine(self.live, max_sessions=options.max_live, max_lag_seconds=options.max_lag_seconds)
         self._warm_up()
         self._retired = threading.Event()
         on_cpu = self.recogniser.device.type == "cpu"
         for number in range(options.live_threads if on_cpu else 1):
-            threading.Thread(target=self._run_live, name=f"live-{name}-{number}", daemon=True).start()
+            self._start_thread(number)
 
     @property
     def max_samples(self) -> int:
@@ -67,6 +92,16 @@ class Model:
             return self.transcriber.search
         saved, symbols = self.recogniser.search, (self.recogniser.tokenizer, self.recogniser.num_symbols)
         return choose_search(saved, *symbols, None, None, hotwords) or self.transcriber.search
+
+    def open_live(self, sampling_rate: int, *, encoding: Encoding, on_events: Callable[[], object]) -> EngineSession:
+        """Begin a live session as `LiveEngine.open` does, also after the model was retired."""
+        session = self.engine.open(sampling_rate, encoding=encoding, on_events=on_events)
+        if self._retired.is_set():  # A connection that began before has the old model, whose threads may have ended.
+            self._start_thread(0)
+        return session
+
+    def _start_thread(self, number: int) -> None:
+        threading.Thread(target=self._run_live, name=f"live-{self.name}-{number}", daemon=True).start()
 
     def _warm_up(self) -> None:
         """Compute a second of silence, so that the first request does not wait for kernels and compiled code."""
@@ -91,7 +126,7 @@ class ModelRegistry:
     def __init__(self, sources: Mapping[str, str], options: LoadOptions) -> None:
         """Load all models; raises UserError as `Model` does."""
         self._options = options
-        self._models = {name: Model(name, source, options) for name, source in sources.items()}
+        self._models = {name: Model(name, source, find_files(source), options) for name, source in sources.items()}
         self._reloading = threading.Lock()
 
     @property
@@ -114,20 +149,21 @@ class ModelRegistry:
         stay.
         """
         with self._reloading:
-            names = self.names if name is None else [name]
-            found = {each: hash_folder(fetch_model(self._models[each].source)) for each in names}
-            changed = [each for each, digest in found.items() if digest != self._models[each].digest]
-            loaded = [Model(each, self._models[each].source, self._options) for each in changed]
+            old = self.all() if name is None else [self._models[name]]
+            found = [(model, find_files(model.source)) for model in old]
+            changed = [(model, files) for model, files in found if files.digest != model.digest]
+            loaded = [Model(model.name, model.source, files, self._options) for model, files in changed]
             for model in loaded:
-                self._models[model.name].retire()
+                retired = self._models[model.name]
                 self._models[model.name] = model
-            return changed
+                retired.retire()
+            return [model.name for model in loaded]
 
 
 def read_sources(arguments: Sequence[str]) -> dict[str, str]:
     """The sources of models by name from arguments MODEL or NAME=MODEL; raises UserError for two of one name.
 
-    A model without a name has that of its folder; a run's `model` folder has that of the run.
+    A model without a name has that of its folder or of the link to it; a run's `model` folder has that of the run.
     """
     sources: dict[str, str] = {}
     for argument in arguments:
@@ -141,6 +177,8 @@ def read_sources(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _name(source: str) -> str:
-    path = Path(source).resolve() if Path(source).exists() else Path(source)
+    path = Path(source)
+    if path.exists():
+        path = path.absolute() if path.is_symlink() else path.resolve()
     name = path.parent.name if path.name == "model" else path.name
     return name.partition("@")[0]

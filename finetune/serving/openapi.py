@@ -30,13 +30,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "A parameter is invalid",
         401: "No valid key",
         403: "The key does not allow it",
-        404: "No such model",
+        404: "No such model, utterance or store",
         408: "The upload is too slow",
         413: "The file or its audio is too long",
         415: "Another kind of body",
-        422: "The audio can't be transcribed",
+        410: "The utterance was forgotten",
+        422: "The audio can't be transcribed, or a value can't be used",
         429: "Busy: Retry-After says when to come back",
-        503: "The service is about to end",
+        503: "The service is about to end, or its store has failed",
     }.items()
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -69,8 +70,41 @@ BODY = {
                     "language": {"type": "string", "description": "Ignored: a model has the language of its training"},
                     "prompt": {"type": "string", "description": "Ignored"},
                     "temperature": {"type": "number", "description": "Ignored: decoding is deterministic"},
+                    "feedback_consent": {
+                        "type": "string",
+                        "description": "Who allowed what: it is kept as feedback; X-Feedback-Id is its id",
+                    },
                 },
             }
         }
     },
+}
+FEEDBACK_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file", "consent"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "The audio of an utterance"},
+                    "consent": {"type": "string", "description": "`true`, or a text of who allowed what"},
+                    "text": {"type": "string", "description": "What was said; without it the utterance is for review"},
+                    "hypothesis": {"type": "string", "description": "What the model wrote; by default it is computed"},
+                    "confidence": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of the hypothesis"},
+                    "words": {"type": "string", "description": "Of the hypothesis, as JSON: see verbose_json"},
+                    "model": {"type": "string", "description": "A name of GET /v1/models; by default the first"},
+                    "speaker": {"type": "string"},
+                    "domain": {"type": "string", "maxLength": 64},
+                    "licence": {"type": "string"},
+                },
+            }
+        }
+    },
+}
+AUDIO_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file",
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("audio/*", "application/*")},
+    }
 }

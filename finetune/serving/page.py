@@ -1,4 +1,4 @@
-"""The web page at /: files that need nothing from elsewhere."""
+"""The web pages at / and /review: files that need nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -26,9 +26,14 @@ def build_router(_: Service) -> APIRouter:
         """The page."""
         return answer("index.html")
 
+    @router.get("/review")
+    async def review() -> Response:
+        """The page that reviews feedback."""
+        return answer("review.html")
+
     @router.get("/page/{name}")
     async def file(name: str) -> Response:
-        """What the page needs."""
+        """What the pages need."""
         return answer(name) if name in contents else Response(status_code=404)
 
     return router

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from finetune.errors import UserError
 from finetune.serving.app import build_app
+from finetune.serving.model_links import watch_links
 from finetune.serving.service import Service
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,12 +56,13 @@ def serve(service: Service, on_ready: Callable[[str], object]) -> None:
         raise UserError(f"The certificate or its key can't be used: {error}.") from error
     server = _Server(config, service, on_ready)
     try:
-        server.run()
+        with watch_links(service.models.all(), service.reload):
+            server.run()
     except SystemExit as error:  # uvicorn's, after it has logged why.
         raise UserError(f"The service can't listen on {settings.host}:{settings.port}.") from error
     finally:
         service.engine.close(0)
-        service.audit.close()
+        service.close()
 
 
 class _Server(uvicorn.Server):

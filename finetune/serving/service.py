@@ -21,6 +21,7 @@ from finetune.inference.transcript import Transcript, Word
 from finetune.resources.machine import count_threads
 from finetune.serving.audit import AuditLog
 from finetune.serving.engine import Busy, Cancelled, FileEngine, Job
+from finetune.serving.feedback_store import FeedbackStore
 from finetune.serving.keys import Key, KeyRing, Scope
 from finetune.serving.metrics import Metrics
 from finetune.serving.models import LoadOptions, Model, ModelRegistry, read_sources
@@ -39,6 +40,7 @@ class Service:
     metrics: Metrics
     audit: AuditLog
     engine: FileEngine
+    feedback: FeedbackStore | None = None
     draining: threading.Event = field(default_factory=threading.Event)
     on_stop: Callable[[], object] = lambda: None  # set by the server
 
@@ -55,6 +57,12 @@ class Service:
                 self.metrics.watch(model.name, model.statistics)
         return changed
 
+    def close(self) -> None:
+        """Close its files."""
+        self.audit.close()
+        if self.feedback is not None:
+            self.feedback.close()
+
     def stop(self) -> None:
         """End the server as SIGTERM does; may be called from any thread."""
         self.on_stop()
@@ -69,6 +77,7 @@ class Service:
             live_threads=count_threads(),
             max_live=settings.max_live,
         )
+        feedback = FeedbackStore.open(settings.feedback, settings.feedback_key_file) if settings.feedback else None
         models = ModelRegistry(read_sources(settings.models), options)
         metrics = Metrics(models.names)
         for model in models.all():
@@ -81,7 +90,7 @@ class Service:
             on_start=metrics.waited,
             must_wait=lambda: any(model.engine.is_behind for model in models.all()),
         )
-        return cls(settings, models, KeyRing(settings.keys), metrics, AuditLog(settings.audit), engine)
+        return cls(settings, models, KeyRing(settings.keys), metrics, AuditLog(settings.audit), engine, feedback)
 
     @property
     def limits(self) -> AudioLimits:

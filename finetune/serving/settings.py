@@ -41,6 +41,8 @@ class Settings(BaseModel):
     device: str = "auto"
     precision: str = "auto"
     audit: Path | None = None
+    feedback: Path | None = None
+    feedback_key_file: Path | None = None
 
     @property
     def is_local(self) -> bool:
@@ -58,9 +60,11 @@ class Settings(BaseModel):
         return int(self.max_file_mb * 1e6)
 
     def require_safety(self) -> None:
-        """Raise UserError where others could connect without keys or could read what is sent."""
+        """Raise UserError where others could connect without keys, or read what is sent, and for half of a pair."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise UserError("TLS needs both --tls-certificate and --tls-key.")
+        if self.feedback_key_file is not None and self.feedback is None:
+            raise UserError("--feedback-key-file is the key of a store, but there is no store: give --feedback STORE.")
         if self.is_local or self.insecure:
             return
         if self.keys is None:

@@ -18,11 +18,15 @@ from finetune.inference.events import average_confidence
 from finetune.inference.formats import format_transcript
 from finetune.inference.transcript import Transcript, Word
 from finetune.serving.engine import Job
+from finetune.serving.feedback_forms import read_consent
+from finetune.serving.feedback_store import name_reviewer, require_store
+from finetune.serving.keys import Key
 from finetune.serving.models import Model
 from finetune.serving.openapi import ANSWERS, BODY, ERRORS, FORMATS, GRANULARITIES, MEDIA_TYPES
 from finetune.serving.problems import Problem
 from finetune.serving.service import Service
 from finetune.serving.uploads import read_form, take_file
+from finetune.serving.utterances import keep_transcribed
 from finetune.text.word_units import join_words
 
 # A longer silence between two words begins a new segment; so does the pause that ends a window.
@@ -39,9 +43,10 @@ class Options:
     granularities: frozenset[str]
     hotwords: dict[str, float]
     streams: bool
+    consent: str | None  # to keep the recording as feedback
 
     @classmethod
-    def read(cls, fields: FormData) -> Options:
+    def read(cls, fields: FormData, key: Key) -> Options:
         """Read the fields of a form; raises Problem for those that this service can't do.
 
         `language`, `prompt`, `temperature` and `chunking_strategy` have no meaning for a CTC model and are ignored.
@@ -60,6 +65,9 @@ class Options:
         streams = (_text(fields, "stream") or "false").lower()
         if streams not in ("true", "false", "1", "0"):
             raise _invalid("stream", streams, "true or false")
+        consent = read_consent(fields, "feedback_consent", key)
+        if consent is not None and streams in ("true", "1"):
+            raise _invalid("stream", streams, "false with feedback_consent: X-Feedback-Id is in the header")
         hotwords = {word: _BOOST for word in _list(fields, "keywords") if word}
         return cls(
             _text(fields, "model") or None,
@@ -67,6 +75,7 @@ class Options:
             frozenset(granularities or (["segment"] if form == "verbose_json" else [])),
             hotwords,
             streams in ("true", "1"),
+            consent,
         )
 
 
@@ -80,7 +89,10 @@ def build_router(service: Service) -> APIRouter:
         key = service.admit(request, "transcribe")
         async with AsyncExitStack() as held:
             fields = await held.enter_async_context(read_form(request, service.limits))
-            options = Options.read(fields)
+            options = Options.read(fields, key)
+            if options.consent is not None:
+                require_store(service, key)
+                name_reviewer(service, key, request)  # Before the work: it may be no name.
             model = service.find_model(options.model, request)
             audio = take_file(fields, service.limits)
             stream = _Stream() if options.streams else None
@@ -91,7 +103,13 @@ def build_router(service: Service) -> APIRouter:
                 first = await anext(events)  # Before it there is no status yet.
                 return StreamingResponse(_send(first, events, held.pop_all()), media_type="text/event-stream")
             async with drop_with_client(request, job):
-                return format_response(await service.result(job, model), options)
+                transcript = await service.result(job, model)
+            response = format_response(transcript, options)
+            if options.consent is not None:
+                response.headers.update(
+                    await keep_transcribed(service, request, key, model, fields, options.consent, transcript, job)
+                )
+            return response
         raise AssertionError
 
     @router.get("/models")

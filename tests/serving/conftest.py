@@ -1,5 +1,7 @@
 """A model that writes the letters of tones, as a folder, and a service around it."""
 
+import os
+import shutil
 import threading
 import time
 import warnings
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from programs import execute
 from torch import nn
 
+AXE = "axe-core@4.14.1"
 TONES, LEAST_POWER = (350.0, 800.0, 1600.0, 3200.0), 0.02
 
 
@@ -118,3 +122,19 @@ def address(serve: Serve) -> Iterator[str]:
     """The address of a service that tests share."""
     with serve() as where:
         yield where
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The accessibility checker as a script."""
+    npm = shutil.which("npm")
+    required = os.environ.get("FINETUNE_BROWSER") == "required"
+    if npm is None:
+        (pytest.fail if required else pytest.skip)("npm is not installed, which fetches axe-core")
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        execute([npm, "pack", AXE], folder)
+    except AssertionError as error:
+        (pytest.fail if required else pytest.skip)(f"npm can't fetch {AXE}: {str(error).strip().splitlines()[-1]}")
+    shutil.unpack_archive(next(folder.glob("*.tgz")), folder)
+    return (folder / "package" / "axe.min.js").read_text(encoding="utf-8")
