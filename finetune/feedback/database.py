@@ -46,12 +46,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, alone: str | None = None) -> Iterator[Connection]:
         """A transaction that writes: all of it, and only after it reached the disk, or nothing.
 
-        Raises UserError where the database fails, for example on a full disk.
+        Of those with the same name `alone` there is one at a time; SQLite has one of all. Raises UserError where the
+        database fails, for example on a full disk.
         """
         with _named(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if alone is not None and self.is_postgresql:
+                connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": alone})
             yield connection
 
     def purge(self) -> None:

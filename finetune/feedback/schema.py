@@ -65,6 +65,7 @@ UTTERANCES = Table(
     Column("priority", Float, nullable=False),
     Column("reasons", Text, nullable=False),
     Index("utterances_queue", "status", "priority", "id"),
+    Index("utterances_by_status", "status", "id"),  # what snapshots read
 )
 
 HYPOTHESES = Table(

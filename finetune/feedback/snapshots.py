@@ -19,9 +19,10 @@ from typing import IO, Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from finetune.errors import UserError, format_error
+from finetune.feedback.configuration import log_step
 from finetune.feedback.records import Forgotten, Utterance, now
 from finetune.feedback.schema import SNAPSHOT_UTTERANCES, SNAPSHOTS, UTTERANCES
-from finetune.feedback.store import Store, log_step
+from finetune.feedback.store import Store
 from finetune.files import link_file, new_file, new_folder, write_json
 
 DESCRIPTION, TABLE = "snapshot.json", "metadata.csv"

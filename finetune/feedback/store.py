@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from finetune.errors import UserError
 from finetune.feedback.audio_files import AudioFiles
+from finetune.feedback.configuration import CONFIGURATION, check_name, log_step, read_configuration, require_words
 from finetune.feedback.database import Database, check_url, sqlite_url
 from finetune.feedback.priority import measure_priority
 from finetune.feedback.records import (
@@ -29,6 +30,7 @@ from finetune.feedback.records import (
     normalize,
     now,
 )
+from finetune.feedback.rows import RowReader
 from finetune.feedback.schema import (
     AUDIT,
     DATA_KEYS,
@@ -41,8 +43,6 @@ from finetune.feedback.schema import (
 from finetune.feedback.sealing import KEY_VARIABLE, Seal, unwrap, wrap
 from finetune.files import write_text
 
-CONFIGURATION = "store.yaml"
-_MAX_NAME = 64
 _PAGE = 500
 
 
@@ -56,7 +56,7 @@ class Store:
     def __init__(self, folder: Path, master_key: bytes | None = None) -> None:
         """Open a store; raises UserError where there is none, and for a wrong or missing key."""
         self.folder = folder
-        places = _read_configuration(folder)
+        places = read_configuration(folder)
         self.database = Database(places.get("database") or sqlite_url(folder / "store.sqlite"))
         with self.database.read() as connection:
             settings = dict(connection.execute(select(SETTINGS.c.name, SETTINGS.c.value)).tuples().all())
@@ -66,6 +66,7 @@ class Store:
         if master_key is not None and not wrapped:
             raise UserError(f"{folder} is not encrypted, so no key is expected: leave it out.")
         self.seal = Seal({number: unwrap(master_key, each) for number, each in wrapped.items()} if master_key else {})
+        self._rows = RowReader(self.seal)
         self.audio = AudioFiles(places.get("audio") or str(folder / "audio"), self.seal)
         self.reviewers_wanted = int(settings["reviewers_wanted"])
         self._shares = float(settings["test_share"]), float(settings["validation_share"])
@@ -93,8 +94,9 @@ class Store:
             raise UserError(f"{folder} is a store already.")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} has other files: expected a new or an empty folder.")
+        opened = Database(database) if database else None  # A server that can't be reached leaves no folder.
         folder.mkdir(parents=True, exist_ok=True)
-        opened = Database(database or sqlite_url(folder / "store.sqlite"))
+        opened = opened or Database(sqlite_url(folder / "store.sqlite"))
         values = {
             "test_share": str(test_share),
             "validation_share": str(validation_share),
@@ -115,8 +117,6 @@ class Store:
         """Close the database."""
         self.database.close()
 
-    # Adding
-
     def add(self, new: NewUtterance, who: str, correction: str | None = None) -> Receipt:
         """Add an utterance, with a correction by `who` if there is one.
 
@@ -125,10 +125,12 @@ class Store:
         """
         if not new.consent.strip():
             raise UserError("There is no consent to keep this utterance: nothing was stored.")
-        _check_name(who, "who adds it")
-        _check_name(new.domain, "the domain")
+        check_name(who, "who adds it")
+        check_name(new.domain, "the domain")
+        if correction is not None:
+            require_words(correction)
         digest = self.audio.put(new.audio)
-        with self.database.write() as connection:
+        with self.database.write(alone=digest) as connection:
             found = connection.execute(select(UTTERANCES.c.id).where(UTTERANCES.c.digest == digest)).scalar()
             number = found or self._insert(connection, new, digest, who)
             if new.hypothesis is not None:
@@ -151,7 +153,7 @@ class Store:
 
     def review(self, number: int, review: Review) -> Receipt:
         """Add what a person says; raises UserError for an utterance that is not there, and a text without words."""
-        _check_name(review.reviewer, "the reviewer")
+        check_name(review.reviewer, "the reviewer")
         with self.database.write() as connection:
             self._require(connection, number)
             return self._insert_review(connection, number, review, is_new=False)
@@ -161,13 +163,13 @@ class Store:
         with self.database.write() as connection:
             log_step(connection, who, action, subject, details)
 
-    # Reading
-
     def get(self, number: int) -> Utterance:
         """An utterance with all that was said of it; raises UserError if there is none of that number."""
         with self.database.read() as connection:
             row = self._require(connection, number, forgotten=True)
-            return self._build(row, self._hypotheses(connection, number), self._reviews(connection, number))
+            return self._rows.build(
+                row, self._rows.hypotheses(connection, number), self._rows.reviews(connection, number)
+            )
 
     def read_audio(self, number: int) -> bytes:
         """The bytes of an utterance's file; raises UserError where it is forgotten or lost."""
@@ -195,7 +197,7 @@ class Store:
                 query = select(UTTERANCES).where(UTTERANCES.c.status == "corrected", UTTERANCES.c.id > last)
                 rows = connection.execute(query.order_by(UTTERANCES.c.id).limit(_PAGE)).all()
             for row in rows:
-                yield self._build(row, (), ())
+                yield self._rows.build(row, (), ())
             if len(rows) < _PAGE:
                 return
             last = rows[-1].id
@@ -228,8 +230,6 @@ class Store:
             query = select(UTTERANCES.c.id).where(UTTERANCES.c.speaker_hash == self.seal.hash_name(speaker))
             return list(connection.execute(query.order_by(UTTERANCES.c.id)).scalars())
 
-    # Forgetting and keys
-
     def erase(self, numbers: Sequence[int], who: str) -> dict[str, list[tuple[int, str]]]:
         """Delete audio, texts, words, names and reviews of utterances; a row without content stays for each.
 
@@ -261,7 +261,12 @@ class Store:
         return holes
 
     def rotate_key(self, old: bytes, new: bytes, who: str) -> None:
-        """Wrap the data keys with a new master key, and seal with a new data key from now on; raises UserError."""
+        """Wrap the data keys with a new master key, and seal with a new data key from now on; raises UserError.
+
+        A store that is open elsewhere has to be opened again with the new key.
+        """
+        if not self.seal.is_active:
+            raise UserError(f"{self.folder} is not encrypted, so it has no key to change.")
         with self.database.write() as connection:
             rows = connection.execute(select(DATA_KEYS.c.id, DATA_KEYS.c.wrapped)).all()
             for row in rows:
@@ -314,9 +319,9 @@ class Store:
 
     def _insert_review(self, connection: Connection, number: int, review: Review, *, is_new: bool) -> Receipt:
         text = normalize(review.text or "")
-        if review.action in ("accept", "edit") and not text:
-            raise UserError("The correction has no words: reject the utterance instead if nothing is said in it.")
-        before = self._reviews(connection, number)
+        if review.action in ("accept", "edit"):
+            require_words(text)
+        before = self._rows.reviews(connection, number)
         last = next((each for each in reversed(before) if each.reviewer == review.reviewer), None)
         same = last is not None and last.action == review.action and normalize(last.text or "") == text
         if same:
@@ -342,7 +347,7 @@ class Store:
     def _settle(self, connection: Connection, number: int, *, is_new: bool, note: str | None = None) -> Receipt:
         """Write the status that follows from all reviews."""
         wanted = self._require(connection, number).reviewers_wanted
-        status, text = decide(self._reviews(connection, number), wanted)
+        status, text = decide(self._rows.reviews(connection, number), wanted)
         sealed = self.seal.seal_text(text, "text") if text else None
         connection.execute(update(UTTERANCES).where(UTTERANCES.c.id == number).values(status=status, text=sealed))
         return Receipt(id=number, is_new=is_new, status=status, note=note)
@@ -350,7 +355,7 @@ class Store:
     def _update_priority(self, connection: Connection, number: int, signals: Mapping[str, float]) -> None:
         row = self._require(connection, number)
         kept = {**json.loads(row.reasons), **signals}
-        priority, reasons = measure_priority(self._hypotheses(connection, number), kept)
+        priority, reasons = measure_priority(self._rows.hypotheses(connection, number), kept)
         values = {"priority": priority, "reasons": json.dumps(reasons)}
         connection.execute(update(UTTERANCES).where(UTTERANCES.c.id == number).values(**values))
 
@@ -364,32 +369,6 @@ class Store:
         if row.status == "forgotten" and not forgotten:
             raise UserError(f"Utterance {number} was forgotten: its audio and texts are deleted.")
         return row
-
-    def _hypotheses(self, connection: Connection, number: int) -> tuple[Hypothesis, ...]:
-        columns = HYPOTHESES.c
-        rows = connection.execute(select(HYPOTHESES).where(columns.utterance_id == number).order_by(columns.id))
-        return tuple(
-            Hypothesis(
-                text=self.seal.open_text(row.text, "hypothesis"),
-                model=row.model,
-                confidence=row.confidence,
-                words=tuple((*each,) for each in json.loads(self.seal.open_text(row.words, "words"))),
-            )
-            for row in rows
-        )
-
-    def _reviews(self, connection: Connection, number: int) -> tuple[Review, ...]:
-        rows = connection.execute(select(REVIEWS).where(REVIEWS.c.utterance_id == number).order_by(REVIEWS.c.id))
-        return tuple(
-            Review(
-                reviewer=row.reviewer,
-                action=row.action,
-                text=self._open(row.text, "review"),
-                reason=self._open(row.reason, "reason"),
-                at=row.added_at,
-            )
-            for row in rows
-        )
 
     def _queue_of(
         self, status: Status | str, limit: int, reviewer: str | None, after: tuple[float, int] | None
@@ -405,50 +384,12 @@ class Store:
         query = query.order_by(columns.priority.desc(), columns.id.desc()).limit(limit)
         with self.database.read() as connection:
             return [
-                self._build(row, self._hypotheses(connection, row.id), self._reviews(connection, row.id))
+                self._rows.build(row, self._rows.hypotheses(connection, row.id), self._rows.reviews(connection, row.id))
                 for row in connection.execute(query).all()
             ]
-
-    def _build(self, row: Row[Any], hypotheses: tuple[Hypothesis, ...], reviews: tuple[Review, ...]) -> Utterance:
-        values = {name: value for name, value in row._mapping.items() if name != "speaker_hash"}
-        values |= {"speaker": self._open(row.speaker, "speaker"), "text": self._open(row.text, "text")}
-        values["reasons"] = json.loads(row.reasons)
-        return Utterance(**values, hypotheses=hypotheses, reviews=reviews)
-
-    def _open(self, text: str | None, purpose: str) -> str | None:
-        return None if text is None else self.seal.open_text(text, purpose)
 
     def _choose_split(self, name: str) -> SplitName:
         """The split of a speaker, from its name alone: it never changes."""
         place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
         test, validation = self._shares
         return "test" if place < test else "validation" if place < test + validation else "train"
-
-
-def log_step(connection: Connection, who: str, action: str, subject: str, details: Mapping[str, object]) -> None:
-    """Add a step to the audit log in a transaction."""
-    _check_name(who, "who")
-    values = {"at": now(), "who": who, "action": action, "subject": subject, "details": json.dumps(details)}
-    connection.execute(insert(AUDIT).values(**values))
-
-
-def _check_name(name: str, what: str) -> None:
-    if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
-        raise UserError(f"{what} is {name[:80]!r}; expected a name of 1 to {_MAX_NAME} characters.")
-
-
-def _read_configuration(folder: Path) -> dict[str, str]:
-    file = folder / CONFIGURATION
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is no feedback store: `finetune feedback init {folder}` makes one.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} can't be read: {error}.") from error
-    known = {"database", "audio"}
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or (unknown := set(values) - known):
-        found = ", ".join(map(str, unknown)) if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"{file} has {found}; expected the keys database and audio.")
-    return values

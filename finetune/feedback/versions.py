@@ -20,9 +20,10 @@ from filelock import FileLock
 from sqlalchemy import insert, select
 
 from finetune.errors import UserError, format_error
+from finetune.feedback.configuration import log_step
 from finetune.feedback.records import now
 from finetune.feedback.schema import MODELS
-from finetune.feedback.store import Store, log_step
+from finetune.feedback.store import Store
 from finetune.files import hash_folder, new_folder
 
 CHAMPION = "champion"

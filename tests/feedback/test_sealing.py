@@ -123,7 +123,6 @@ def test_a_service_that_runs_reads_what_was_added_after_another_key(tmp_path: Pa
     assert running.get(number).hypotheses[0].text == "hello"
 
 
-@pytest.mark.xfail(strict=True, reason="a plain store gets a data key, after which its texts can't be opened")
 def test_a_plain_store_has_no_key_to_change(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     with pytest.raises(UserError):

@@ -216,14 +216,12 @@ def test_pages_of_the_queue_have_each_utterance_once(store: Store) -> None:
     assert pages == [low, high]
 
 
-@pytest.mark.xfail(strict=True, reason="audio is put before the rest is checked, and stays when that fails")
 def test_a_refused_correction_leaves_no_audio(store: Store) -> None:
     with pytest.raises(UserError, match="has no words"):
         store.add(make_utterance(), "ann", "  ")
     assert store.count() == {} and not search(store.folder, make_audio()[100:200])
 
 
-@pytest.mark.xfail(strict=True, reason="store.create leaves a folder behind")
 def test_a_store_whose_database_can_not_be_reached_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="The database can't be opened"):
         Store.create(tmp_path / "new", database="postgresql://nobody@127.0.0.1:1/none")

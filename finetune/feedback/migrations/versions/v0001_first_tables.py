@@ -10,7 +10,7 @@ _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Create them."""
+    """Create them; it is long because it names each column."""
     op.create_table(
         "settings",
         sa.Column("name", sa.String(64), primary_key=True),
@@ -45,6 +45,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("utterances_queue", "utterances", ["status", "priority", "id"])
+    op.create_index("utterances_by_status", "utterances", ["status", "id"])
     op.create_table(
         "hypotheses",
         sa.Column("id", _ID, primary_key=True, autoincrement=True),

@@ -1,0 +1,58 @@
+"""Rows of the tables to utterances, hypotheses and reviews, opened with the keys of the store."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from finetune.feedback.records import Hypothesis, Review, Utterance
+from finetune.feedback.schema import HYPOTHESES, REVIEWS
+from finetune.feedback.sealing import Seal
+
+
+class RowReader:
+    """Reads rows; all methods raise UserError for what can't be decrypted."""
+
+    def __init__(self, seal: Seal) -> None:
+        """Take the keys."""
+        self._seal = seal
+
+    def hypotheses(self, connection: Connection, number: int) -> tuple[Hypothesis, ...]:
+        """What models wrote of an utterance, the oldest first."""
+        columns = HYPOTHESES.c
+        rows = connection.execute(select(HYPOTHESES).where(columns.utterance_id == number).order_by(columns.id))
+        return tuple(
+            Hypothesis(
+                text=self._seal.open_text(row.text, "hypothesis"),
+                model=row.model,
+                confidence=row.confidence,
+                words=tuple((*each,) for each in json.loads(self._seal.open_text(row.words, "words"))),
+            )
+            for row in rows
+        )
+
+    def reviews(self, connection: Connection, number: int) -> tuple[Review, ...]:
+        """What people said of an utterance, the oldest first."""
+        rows = connection.execute(select(REVIEWS).where(REVIEWS.c.utterance_id == number).order_by(REVIEWS.c.id))
+        return tuple(
+            Review(
+                reviewer=row.reviewer,
+                action=row.action,
+                text=self._open(row.text, "review"),
+                reason=self._open(row.reason, "reason"),
+                at=row.added_at,
+            )
+            for row in rows
+        )
+
+    def build(self, row: Row[Any], hypotheses: tuple[Hypothesis, ...], reviews: tuple[Review, ...]) -> Utterance:
+        """An utterance from its row."""
+        values = {name: value for name, value in row._mapping.items() if name != "speaker_hash"}
+        values |= {"speaker": self._open(row.speaker, "speaker"), "text": self._open(row.text, "text")}
+        values["reasons"] = json.loads(row.reasons)
+        return Utterance(**values, hypotheses=hypotheses, reviews=reviews)
+
+    def _open(self, text: str | None, purpose: str) -> str | None:
+        return None if text is None else self._seal.open_text(text, purpose)
