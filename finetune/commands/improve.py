@@ -70,7 +70,7 @@ def _improve_once(options: argparse.Namespace, store: Store) -> None:
     versions = Versions(store)
     champion, name = versions.get(CHAMPION), versions.next_name()
     output = Path(options.output) if options.output else store.folder / "improvements" / name
-    snapshot = _find_snapshot(store, name) or _export_if_enough(options, store, output / "snapshot", name)
+    snapshot = _find_snapshot(store, name) or _export_if_enough(options, store, store.folder / "snapshots" / name, name)
     if snapshot is None:
         return
     replay = [f"data.root={options.replay}"] if options.replay else []
