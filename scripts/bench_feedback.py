@@ -160,7 +160,11 @@ def bench_export(folder: Path, count: int) -> None:
 
 def main() -> None:
     """Run both parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="No model is computed, so there is no --precision.",
+    )
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--audio", type=int, default=2000)
     parser.add_argument("--database", metavar="URL", help="an empty PostgreSQL database, for the first part")

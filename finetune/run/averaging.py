@@ -29,11 +29,6 @@ class ShareScores:
     old_wer: float
     snapshot_wer: float
 
-    @property
-    def mean(self) -> float:
-        """The mean of the two WERs, by which the share is chosen."""
-        return (self.old_wer + self.snapshot_wer) / 2
-
 
 def average_weights(
     champion: Mapping[str, torch.Tensor], candidate: Mapping[str, torch.Tensor], share: float
@@ -84,9 +79,18 @@ def score_shares(shares: Sequence[float], score: Callable[[float], tuple[Scores,
     return scored
 
 
-def choose_share(scored: Sequence[ShareScores]) -> float:
-    """The share with the lowest mean WER; of equal ones the smallest, which has more of the champion."""
-    return min(scored, key=lambda each: (each.mean, each.share)).share
+def choose_share(scored: Sequence[ShareScores], margin: float) -> float:
+    """The share with the lowest WER on the snapshot, whose WER on old data is at most `margin` above the champion's.
+
+    The champion has the share 0. If no share stays within the margin, it is the one with the lowest WER on old data. Of
+    equal ones it is the smallest, which has more of the champion.
+    """
+    most = margin + next(each.old_wer for each in scored if each.share == 0)
+    shares = [each for each in scored if each.share > 0]
+    within = [each for each in shares if each.old_wer <= most]
+    if within:
+        return min(within, key=lambda each: (each.snapshot_wer, each.share)).share
+    return min(shares, key=lambda each: (each.old_wer, each.share)).share
 
 
 def read_weights(model: Path) -> dict[str, torch.Tensor]:

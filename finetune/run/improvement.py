@@ -128,7 +128,9 @@ def improve(
         bench = _Bench(recipe, speech)
         averaging = _average(champion, training / "model", output, bench, options.shares)
         if not (output / "model").is_dir():
-            _write_model(champion, training / "model", output / "model", bench, choose_share(averaging))
+            _write_model(
+                champion, training / "model", output / "model", bench, choose_share(averaging, options.limits.margin)
+            )
         improvement = _judge(champion, output, bench, averaging, options)
         write_text(output / "report.html", build_improvement_report(output.name, improvement, options.history))
         write_json(output / GATE, improvement.to_json())
@@ -220,7 +222,7 @@ def _average(
         _LOGGER.info(f"{share:g} of the candidate: validation WER {percent(old.wer)} old, {percent(new.wer)} new")
         return old, new
 
-    scored = score_shares(sorted(shares), score)
+    scored = score_shares([0.0, *sorted(shares)], score)  # 0 is the champion.
     write_json(file, [asdict(each) for each in scored])
     return tuple(scored)
 
@@ -270,7 +272,7 @@ def _judge(
         golden=changes[0],
         corrections=changes[1],
         domains=tuple(measure_domains(*corrections)),
-        share=choose_share(averaging),
+        share=choose_share(averaging, options.limits.margin),
         averaging=averaging,
         replay_share=options.replay_share,
     )

@@ -57,9 +57,13 @@ def test_an_average_is_written_with_the_candidates_other_files(champion, tmp_pat
     assert all(torch.allclose(averaged[name], weights[name] + 0.5, atol=1e-6) for name in weights)
 
 
-def test_the_share_with_the_lowest_mean_is_chosen_and_of_equal_ones_the_smallest():
-    assert choose_share([ShareScores(0.25, 0.1, 0.5), ShareScores(0.5, 0.1, 0.3), ShareScores(1.0, 0.4, 0.1)]) == 0.5
-    assert choose_share([ShareScores(1.0, 0.1, 0.3), ShareScores(0.5, 0.3, 0.1), ShareScores(0.75, 0.2, 0.2)]) == 0.5
+def test_the_best_share_on_corrections_within_the_margin_is_chosen_and_of_equal_ones_the_smallest():
+    champion = ShareScores(0.0, 0.10, 0.9)
+    scored = [champion, ShareScores(0.25, 0.10, 0.5), ShareScores(0.5, 0.11, 0.3), ShareScores(1.0, 0.4, 0.1)]
+    assert [choose_share(scored, margin) for margin in (0.0, 0.02, 0.5)] == [0.25, 0.5, 1.0]
+    equal = [champion, ShareScores(1.0, 0.1, 0.3), ShareScores(0.5, 0.1, 0.3), ShareScores(0.75, 0.1, 0.3)]
+    assert choose_share(equal, 0.01) == 0.5
+    assert choose_share([champion, ShareScores(0.5, 0.3, 0.4), ShareScores(1.0, 0.4, 0.1)], 0.01) == 0.5
 
 
 def test_validation_without_words_is_refused():

@@ -8,7 +8,7 @@ import pytest
 from parts import report_machine
 
 # Their speed depends on no precision, and their help says so.
-WITHOUT_PRECISION = {"bench_decoding", "bench_detection", "bench_evaluation", "bench_loading"}
+WITHOUT_PRECISION = {"bench_decoding", "bench_detection", "bench_evaluation", "bench_feedback", "bench_loading"}
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BENCHMARKS = [*sorted(file.stem for file in SCRIPTS.glob("bench_*.py")), "compare_trainer"]
 
