@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands import arguments
+from finetune.commands.feedback_store import Command, add_store, guard_packages, open_store, read_who
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from finetune.feedback.store import Store
 
 _LOGGER = logging.getLogger(__name__)
-
-_PACKAGES = ("sqlalchemy", "alembic", "cryptography", "psycopg", "Mako")
-_Command = Callable[[argparse.Namespace], int | None]
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -45,7 +42,7 @@ def _add_store_commands(commands: arguments.Commands) -> None:
     add("--validation-share", type=float, default=0.1, metavar="F", help="share of the validation set (0.1)")
     parser = commands.add_parser("new-key", help="write a new key for an encrypted store, readable by you alone")
     parser.add_argument("file", metavar="FILE")
-    parser.set_defaults(run=_guard(_write_key))
+    parser.set_defaults(run=guard_packages(_write_key))
     add = _add(commands, "rotate-key", "have another key open a store", _rotate_key).add_argument
     add("--new-key-file", required=True, metavar="FILE", help="the key from now on")
 
@@ -99,50 +96,11 @@ def _add_record_commands(commands: arguments.Commands) -> None:
     chosen.add_argument("--utterance", type=int, nargs="+", metavar="N", help="by number")
 
 
-def _add(commands: arguments.Commands, name: str, text: str, run: _Command) -> argparse.ArgumentParser:
+def _add(commands: arguments.Commands, name: str, text: str, run: Command) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
-    parser.add_argument("store", metavar="STORE", help="the store's folder")
-    parser.add_argument("--key-file", metavar="FILE", help="the store's key (default: FINETUNE_FEEDBACK_KEY)")
-    parser.add_argument("--who", metavar="NAME", help="who does this (default: your login name)")
-    parser.set_defaults(run=_guard(run))
+    add_store(parser)
+    parser.set_defaults(run=guard_packages(run))
     return parser
-
-
-def _guard(run: _Command) -> _Command:
-    """A command that says which extra to install where a package of it is missing."""
-
-    def guarded(options: argparse.Namespace) -> int | None:
-        try:
-            return run(options)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _PACKAGES:
-                raise
-            raise UserError(
-                f"The store needs packages that are not here ({error}): pip install 'finetune[feedback]'."
-            ) from error
-
-    return guarded
-
-
-@contextmanager
-def open_store(options: argparse.Namespace) -> Iterator[Store]:
-    """The store of a command's options; raises UserError where it can't be opened."""
-    from finetune.feedback.sealing import read_master_key
-    from finetune.feedback.store import Store
-
-    key = read_master_key(Path(options.key_file) if options.key_file else None)
-    with closing(Store(Path(options.store), key)) as store:
-        yield store
-
-
-def read_who(options: argparse.Namespace) -> str:
-    """Who runs the command; raises UserError where the system has no name for that."""
-    if options.who is not None:
-        return str(options.who)
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError) as error:  # KeyError before Python 3.13.
-        raise UserError("The system has no login name for you: give yours with --who NAME.") from error
 
 
 def _init(options: argparse.Namespace) -> None:

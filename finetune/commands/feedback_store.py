@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import getpass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,38 +14,49 @@ from finetune.errors import UserError
 if TYPE_CHECKING:
     from finetune.feedback.store import Store
 
+_PACKAGES = ("sqlalchemy", "alembic", "cryptography", "psycopg", "Mako")
+Command = Callable[[argparse.Namespace], int | None]
+
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the store, its key and the user's name."""
-    parser.add_argument("store", metavar="STORE", help="the folder of a feedback store")
-    parser.add_argument("--key-file", metavar="FILE", help="its key, if it is encrypted; or FINETUNE_FEEDBACK_KEY")
-    parser.add_argument("--who", metavar="NAME", default=find_user(), help="for the audit log (default: your login)")
+    parser.add_argument("store", metavar="STORE", help="the store's folder")
+    parser.add_argument("--key-file", metavar="FILE", help="the store's key (default: FINETUNE_FEEDBACK_KEY)")
+    parser.add_argument("--who", metavar="NAME", help="who does this (default: your login name)")
 
 
-def find_user() -> str:
-    """The login name; `unknown` on a machine that has none."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+def guard_packages(run: Command) -> Command:
+    """A command that says which extra to install where a package of it is missing."""
+
+    def guarded(options: argparse.Namespace) -> int | None:
+        try:
+            return run(options)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _PACKAGES:
+                raise
+            raise UserError(
+                f"The store needs packages that are not here ({error}): pip install 'finetune[feedback]'."
+            ) from error
+
+    return guarded
 
 
-def open_store(options: argparse.Namespace) -> Store:
-    """Open the store of a command; raises UserError."""
+@contextmanager
+def open_store(options: argparse.Namespace) -> Iterator[Store]:
+    """The store of a command's options; raises UserError where it can't be opened."""
     from finetune.feedback.sealing import read_master_key
     from finetune.feedback.store import Store
 
-    return Store(Path(options.store), read_master_key(Path(options.key_file) if options.key_file else None))
+    key = read_master_key(Path(options.key_file) if options.key_file else None)
+    with closing(Store(Path(options.store), key)) as store:
+        yield store
 
 
-def require_packages() -> None:
-    """Raise UserError unless the packages of a store are installed."""
+def read_who(options: argparse.Namespace) -> str:
+    """Who runs the command; raises UserError where the system has no name for that."""
+    if options.who is not None:
+        return str(options.who)
     try:
-        import alembic
-        import cryptography
-        import sqlalchemy
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The feedback store needs packages that are not here ({error}): pip install 'finetune[feedback]'."
-        ) from error
-    del alembic, cryptography, sqlalchemy
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # KeyError before Python 3.13.
+        raise UserError("The system has no login name for you: give yours with --who NAME.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands import arguments
-from finetune.commands.feedback_store import add_store, open_store, require_packages
+from finetune.commands.feedback_store import add_store, guard_packages, open_store, read_who
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ def add_parser(commands: arguments.Commands) -> None:
     add("--min-drifted", type=int, metavar="N", help="or for so many new ones that came while speech drifted")
     add("--promote", action="store_true", help="make a candidate that passes the champion")
     add("--watch", type=float, metavar="MINUTES", help="do not end: look so often whether there are enough corrections")
-    parser.set_defaults(run=run, resumes=True)
+    parser.set_defaults(run=guard_packages(run), resumes=True)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    require_packages()
     if options.watch is not None and options.watch <= 0:
         raise UserError(f"--watch is {options.watch:g}; expected minutes above 0.")
     from finetune.commands.launch import join_processes
 
     join_processes()
-    store = open_store(options)
+    options.who = read_who(options)
     while True:
         try:
-            _improve_once(options, store)
+            with open_store(options) as store:
+                _improve_once(options, store)
         except UserError as error:
             if options.watch is None:
                 raise

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.commands.arguments import Commands
-from finetune.commands.feedback_store import add_store, open_store, require_packages
+from finetune.commands.feedback_store import add_store, guard_packages, open_store, read_who
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
+    from finetune.feedback.store import Store
     from finetune.feedback.versions import Version, Versions
 
 _ACTIONS = "add MODEL | list | show NAME | promote NAME | rollback | compare A [B]"
@@ -25,15 +26,19 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="promote a version that its gate refused")
     parser.add_argument("--data", metavar="SOURCE", help="what compare evaluates on")
     parser.add_argument("--split", metavar="NAME", help="of the data (default: test, or the only one)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=guard_packages(run))
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    require_packages()
+    with open_store(options) as store:
+        _run(options, store, read_who(options))
+
+
+def _run(options: argparse.Namespace, store: Store, who: str) -> None:
     from finetune.feedback.versions import CHAMPION, Versions
 
-    versions, who = Versions(open_store(options)), options.who
+    versions = Versions(store)
     match options.action:
         case ["add", model]:
             version = versions.add(Path(model), who, options.name or versions.next_name())

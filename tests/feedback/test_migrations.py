@@ -41,4 +41,6 @@ def test_processes_that_begin_at_once_make_the_tables_once(tmp_path: Path, postg
         for url in (f"sqlite:///{tmp_path}/new.sqlite", server):
             with ThreadPoolExecutor(8) as pool:
                 for database in pool.map(lambda url: Database(url), [url] * 8):
+                    with database.read() as connection:
+                        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
                     database.close()
