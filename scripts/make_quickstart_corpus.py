@@ -1,6 +1,6 @@
 """Make the small corpus of the quickstart recipe: written sentences read by espeak-ng.
 
-    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus [--seed 0]
+    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus [--seed 0] [--validation 60] [--test 100]
 
 The result is a Hugging Face `audiofolder`: train/, validation/ and test/, each with files in several formats,
 sampling rates and channel counts and a metadata.csv of file_name, text and speaker. No voice is in two splits,
@@ -15,7 +15,7 @@ import csv
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,11 @@ from synthesis import (
 )
 
 SPLITS = {
-    "train": (460, QUICKSTART_TRAIN_VARIANTS),
-    "validation": (60, QUICKSTART_VALIDATION_VARIANTS),
-    "test": (100, QUICKSTART_TEST_VARIANTS),
+    "train": QUICKSTART_TRAIN_VARIANTS,
+    "validation": QUICKSTART_VALIDATION_VARIANTS,
+    "test": QUICKSTART_TEST_VARIANTS,
 }
+UTTERANCES = {"train": 460, "validation": 60, "test": 100}
 SPLIT_NUMBERS = {"train": 0, "validation": 1, "test": 2}
 
 # (suffix, libsndfile subtype, sampling rate, channels) and its share; OGG is small enough to be committed.
@@ -120,13 +121,13 @@ def split_words(sentence: str) -> list[str]:
     return re.findall(r"[a-z']+", sentence.lower())
 
 
-def write_sentences(seed: int) -> dict[str, list[str]]:
+def write_sentences(seed: int, utterances: Mapping[str, int]) -> dict[str, list[str]]:
     """Return the sentences of each split: all different, and train knows every word."""
     rng = np.random.default_rng(seed)
     taken: set[str] = set()
     known: set[str] = set()
     sentences: dict[str, list[str]] = {}
-    for split, (count, _) in SPLITS.items():
+    for split, count in utterances.items():
         sentences[split] = []
         while len(sentences[split]) < count:
             sentence = write_sentence(rng)
@@ -168,7 +169,7 @@ def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int, r
 def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> None:
     """Write the recordings of one split and its metadata.csv."""
     (folder / split).mkdir(parents=True)
-    variants = SPLITS[split][1]
+    variants = SPLITS[split]
     rows = []
     kinds = draw_recordings(len(sentences), np.random.default_rng([seed, SPLIT_NUMBERS[split]]))
     for index, (sentence, kind) in enumerate(zip(sentences, kinds, strict=True)):
@@ -191,7 +192,7 @@ def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> Non
         writer.writerows(rows)
 
 
-def make_corpus(output: Path, seed: int) -> None:
+def make_corpus(output: Path, seed: int, utterances: Mapping[str, int]) -> None:
     """Make all splits beside `output` and rename them into it; a README.md that is there stays."""
     require_program("espeak-ng")
     there = [split for split in SPLITS if (output / split).exists()]
@@ -199,7 +200,7 @@ def make_corpus(output: Path, seed: int) -> None:
         raise SynthesisError(f"{output / there[0]} exists already; remove it or choose another folder")
     folder = output.with_name(output.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
-    for split, sentences in write_sentences(seed).items():
+    for split, sentences in write_sentences(seed, utterances).items():
         make_split(folder, split, sentences, seed)
     output.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
@@ -212,9 +213,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    for split, utterances in UTTERANCES.items():
+        parser.add_argument(f"--{split}", type=int, default=utterances, metavar="N")
     arguments = parser.parse_args()
     try:
-        make_corpus(arguments.output, arguments.seed)
+        make_corpus(arguments.output, arguments.seed, {split: getattr(arguments, split) for split in UTTERANCES})
     except SynthesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,8 @@ from torch import nn
 from finetune.data.batching import Batch
 from finetune.resources.machine import count_cores, measure_memory
 
-# Timing takes at most `_BUDGET_SECONDS`, or on a slow machine one pass over `_PROBE_SECONDS` of audio. A pass that took
-# `_SLOW_SECONDS` is not repeated.
+# Timing takes at most `_BUDGET_SECONDS`, or on a slow machine a pass over one utterance and one over `_PROBE_SECONDS` of
+# audio. A pass that took `_SLOW_SECONDS` is not repeated.
 _BUDGET_SECONDS = 8.0
 _PROBE_SECONDS = 12.0
 _SLOW_SECONDS = 5.0
@@ -132,6 +132,10 @@ def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.
     while seconds > _PROBE_SECONDS and len(first.num_frames) > 1:
         half = first.halves()[0]
         first, seconds = half, seconds * len(half.num_frames) / len(first.num_frames)
+    smallest = first
+    while len(smallest.num_frames) > 1:
+        smallest = smallest.halves()[0]
+    _time_once(objective, smallest, device, resident)  # The first pass loads libraries: seconds from a cold disk.
     loading: list[float] = []
     probe = _time_twice(objective, first, device, resident).per_second(seconds)
     passes: list[_Pass] = []

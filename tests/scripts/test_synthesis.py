@@ -12,7 +12,7 @@ import sentences
 import soundfile
 import synthesis
 from acoustics import add_noise, make_noise, record, resample, warp_formants
-from make_quickstart_corpus import SPLITS, draw_recordings, split_words, write_sentences
+from make_quickstart_corpus import UTTERANCES, draw_recordings, split_words, write_sentences
 
 CORPUS = Path(__file__).parents[2] / "recipes" / "quickstart" / "corpus"
 
@@ -155,17 +155,17 @@ def test_every_kind_of_recording_is_drawn() -> None:
 
 
 def test_quickstart_sentences_are_the_committed_ones() -> None:
-    for split, written in write_sentences(seed=0).items():
+    for split, written in write_sentences(0, UTTERANCES).items():
         assert [row["text"] for row in read_metadata(split)] == written
 
 
 def test_quickstart_corpus_splits() -> None:
-    rows = {split: read_metadata(split) for split in SPLITS}
-    assert {split: len(rows[split]) for split in SPLITS} == {"train": 460, "validation": 60, "test": 100}
-    voices = {split: {row["speaker"] for row in rows[split]} for split in SPLITS}
-    assert [len(voices[split]) for split in SPLITS] == [16, 4, 6]
+    rows = {split: read_metadata(split) for split in UTTERANCES}
+    assert {split: len(rows[split]) for split in UTTERANCES} == UTTERANCES
+    voices = {split: {row["speaker"] for row in rows[split]} for split in UTTERANCES}
+    assert [len(voices[split]) for split in UTTERANCES] == [16, 4, 6]
     assert len(set.union(*voices.values())) == 26
-    texts = {split: {" ".join(split_words(row["text"])) for row in rows[split]} for split in SPLITS}
+    texts = {split: {" ".join(split_words(row["text"])) for row in rows[split]} for split in UTTERANCES}
     assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
     known = {word for text in texts["train"] for word in text.split(" ")}
     assert 80 <= len(known) <= 100
@@ -176,7 +176,7 @@ def test_quickstart_corpus_recordings() -> None:
     files = [path for path in CORPUS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8_000_000
     infos = []
-    for split in SPLITS:
+    for split in UTTERANCES:
         listed = {row["file_name"] for row in read_metadata(split)}
         assert listed == {path.name for path in (CORPUS / split).iterdir()} - {"metadata.csv"}
         infos += [soundfile.info(CORPUS / split / name) for name in listed]

@@ -66,15 +66,26 @@ def test_a_slow_device_is_timed_by_one_pass_over_a_piece(make_batch, monkeypatch
     objective = Slow()
     samples = [Sample(40.0, lambda: make_batch(*range(4)))] * 3
     found = time_step(objective, samples, 40.0, num_workers=0, device=CPU)
-    assert objective.passes == [1]  # Of 10 s, where 12 are tried.
+    assert objective.passes == [1, 1]  # To warm up, and of 10 s, where 12 are tried.
     assert found is not None and found.forward == pytest.approx(0.08, rel=0.5)
+
+
+def test_a_slow_first_pass_is_not_taken_for_a_slow_device(make_batch, monkeypatch) -> None:
+    class SlowStart(Slow):
+        def forward(self, batch: Any, frozen: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            time.sleep(0 if self.passes else 0.5)  # A cold disk.
+            return super().forward(batch, frozen)
+
+    monkeypatch.setattr(timing, "_SLOW_SECONDS", 0.3)
+    found = time_step(SlowStart(), [Sample(2.0, lambda: make_batch(0, 1))], 2.0, num_workers=0, device=CPU)
+    assert found is not None and found.forward < 0.1
 
 
 def test_batches_that_do_not_fit_into_memory_are_not_tried(make_batch, monkeypatch) -> None:
     monkeypatch.setattr(timing, "_measure_free", lambda device: -1)
     objective = Slow()
     time_step(objective, [Sample(40.0, lambda: make_batch(*range(4)))] * 3, 40.0, num_workers=0, device=CPU)
-    assert objective.passes == [1, 1]
+    assert objective.passes == [1, 1, 1]
 
 
 def test_without_memory_for_a_step_there_is_no_timing(make_batch) -> None:
