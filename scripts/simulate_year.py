@@ -25,7 +25,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
 
 # An improvement is shorter and gentler than the recipe's own training; the convolutions learn real voices.
 OVERRIDES = (
-    "training.max_steps=200",
-    "training.eval_steps=100",
-    "training.learning_rate=5e-4",
+    "training.max_steps=300",
+    "training.eval_steps=150",
+    "training.learning_rate=1e-3",
     "model.freeze_feature_encoder=false",
 )
+SHARES = (0.25, 0.5, 0.75, 1.0)  # Of the candidate in the average.
+REPLAY_SHARES = (0.0, 0.3, 0.5, 0.7)  # Of the table.
 DOMAIN = "an4"
 _AN4_HELD_OUT, _AN4_SEED = 0.1, 0  # As recipes/an4 does.
 
@@ -148,7 +152,7 @@ class Year:
         self.output.mkdir(parents=True, exist_ok=True)
         self.recipe = load_recipe(Path(options.recipe), [*OVERRIDES, *options.overrides])
         limits = GateLimits(margin=options.margin, min_utterances=options.min_utterances)
-        shares = (0.25, 0.5, 0.75, 1.0) if options.average else (1.0,)
+        shares = SHARES if options.average else (1.0,)
         self.options = ImproveOptions(replay_share=options.replay_share, shares=shares, limits=limits)
         every, held_out = read_corrections(Path(options.an4)), hold_out_speakers(Path(options.an4))
         self.heard = write_heard(self.output / "an4", [each for each in every if each.speaker in held_out])
@@ -164,19 +168,24 @@ class Year:
             write_json(self.file, self.results)
         return self.results[key]
 
-    def measure(self, name: str, model: Path) -> dict[str, float]:
-        """WERs (fractions) of a model on AN4's held-out speakers and on the recipe's test voices."""
+    def measure(self, name: str, model: Path) -> None:
+        """WERs with 95 % intervals (fractions) of a model on AN4's held-out speakers and on the old test voices."""
         from finetune.data.sources import Source
+        from finetune.evaluation.intervals import bootstrap
+        from finetune.evaluation.results import add_up, count_results
         from finetune.evaluation.scoring import EvaluationOptions, evaluate
 
         def score() -> dict[str, Any]:
             sources = [Source(str(self.heard)), *(Source(each.root) for each in self.recipe.data.all_sources)]
-            an4, *old = evaluate(str(model), sources, EvaluationOptions("test"))
-            words = [each.scores.words for each in old]
-            old_wer = sum(each.errors for each in words) / sum(each.reference_length for each in words)
-            return {"an4": an4.scores.wer, "quickstart": old_wer}
+            an4, *old = (each.results for each in evaluate(str(model), sources, EvaluationOptions("test")))
+            found = {}
+            for key, results in (("an4", an4), ("quickstart", list(chain.from_iterable(old)))):
+                counts = count_results(results)
+                interval = bootstrap(counts, [each.speaker for each in results]).wer
+                found[key] = [add_up(results, counts).wer, *([] if interval is None else [interval.low, interval.high])]
+            return found
 
-        return dict(self.keep(f"WER {name}", score))
+        self.keep(f"WER {name}", score)
 
     def improve(self, name: str, champion: Path, snapshot: Path, options: ImproveOptions) -> Improvement:
         """`finetune.run.improvement.improve` in a folder of this simulation, with its time."""
@@ -236,6 +245,18 @@ class Year:
             )
         return output / "model"
 
+    def compare_shares(self) -> None:
+        """Candidates of the first batch by share of replay, each averaged with the first champion by its own share."""
+        from finetune.run.averaging import write_average
+
+        snapshot = write_snapshot(self.output / "snapshots" / "batch-01", self.batches[:1])
+        for replay in REPLAY_SHARES:
+            candidate = self.train(f"replay-{replay:g}", self.first, snapshot, self.recipe, replay)
+            for share in SHARES:
+                with TemporaryDirectory(dir=self.output) as folder:
+                    write_average(self.first, candidate, share, Path(folder))
+                    self.measure(f"replay {replay:g} share {share:g}", Path(folder))
+
     def poison(self, seeds: int) -> None:
         """Candidates of the first batch with shuffled texts: whether the gate stops each."""
         for seed in range(seeds):
@@ -249,8 +270,8 @@ class Year:
         """The results as Markdown, also written to year.md."""
 
         def rates(name: str) -> str:
-            found = self.results.get(f"WER {name}")
-            return "| |" if found is None else f"{100 * found['an4']:.1f} % | {100 * found['quickstart']:.1f} % |"
+            found = self.results.get(f"WER {name}", {"an4": [], "quickstart": []})
+            return " | ".join(map(format_rate, found.values())) + " |"
 
         lines = [
             "| after batch | gate | share | AN4 | quickstart | naive: AN4 | quickstart | seconds |",
@@ -264,12 +285,24 @@ class Year:
             seconds = self.results[f"seconds {name}"]
             lines.append(f"| {batch} | {verdict} | {rates(name)} {rates(f'naive-{batch:02d}')} {seconds:g} |")
         lines.append(f"| all at once | | | {rates('all at once')} | | |")
+        lines += ["", "| replay | " + " | ".join(f"share {share:g}: AN4 | quickstart" for share in SHARES) + " |"]
+        lines.append("|---" * (1 + 2 * len(SHARES)) + "|")
+        for replay in REPLAY_SHARES:
+            lines.append(f"| {replay:g} | " + " ".join(rates(f"replay {replay:g} share {share:g}") for share in SHARES))
         if poisoned:
             stopped = sum(not self.results[f"gate poison-{seed:02d}"]["passed"] for seed in range(poisoned))
             lines += ["", f"Batches with shuffled texts: the gate stopped {stopped} of {poisoned}."]
         text = "\n".join(lines) + "\n"
         write_text(self.output / "year.md", text)
         return text
+
+
+def format_rate(rate: Sequence[float]) -> str:
+    """A WER with its interval in percent; an empty text for an unknown one."""
+    if not rate:
+        return ""
+    wer, *interval = (f"{100 * each:.1f}" for each in rate)
+    return f"{wer} % ({' to '.join(interval)})" if interval else f"{wer} %"
 
 
 def parse_options() -> argparse.Namespace:
@@ -280,7 +313,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="after those of this script")
     parser.add_argument("--batches", type=int, default=10, metavar="N", help="batches in all (default: 10)")
     parser.add_argument("--stop-after", type=int, metavar="N", help="simulate the first N batches alone")
-    parser.add_argument("--replay-share", type=float, default=0.3, help="share of old utterances (default: 0.3)")
+    parser.add_argument("--replay-share", type=float, default=0.7, help="share of old utterances (default: 0.7)")
     parser.add_argument("--average", action=argparse.BooleanOptionalAction, default=True, help="average with champion")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of wrong corrections (default: 0.05)")
     parser.add_argument("--margin", type=float, default=0.01, help="the gate's margin on the golden set, a fraction")
@@ -306,6 +339,7 @@ def main() -> None:
             year.gated(batches)
             year.naive(batches)
             year.all_at_once(batches)
+            year.compare_shares()
             year.poison(options.poison)
         except UserError as error:
             raise SystemExit(f"simulate_year: {error}") from error

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from finetune.errors import UserError
-from finetune.evaluation.scores import Scores
+from finetune.evaluation.comparison import compare
+from finetune.evaluation.results import Result, add_up, count_results
 from finetune.models.vocabulary import load_base_vocabulary
 from finetune.training.checkpoints import save_weights
 
@@ -23,11 +24,16 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class ShareScores:
-    """Validation WERs of an average with a `share` of the candidate, fractions: of the old data and of the snapshot."""
+    """Validation WERs of an average with a `share` of the candidate, fractions: of the old data and of the snapshot.
+
+    `old_rise` is the upper end of the 95 % interval of the old WER's difference from the champion's, or the difference
+    itself where there is no interval.
+    """
 
     share: float
     old_wer: float
     snapshot_wer: float
+    old_rise: float
 
 
 def average_weights(
@@ -65,29 +71,36 @@ def write_average(champion: Path, candidate: Path, share: float, folder: Path) -
     save_weights(folder / WEIGHTS, averaged)
 
 
-def score_shares(shares: Sequence[float], score: Callable[[float], tuple[Scores, Scores]]) -> list[ShareScores]:
-    """The validation WERs of each share; `score` gives those of the old data and of the snapshot.
+def score_shares(
+    shares: Sequence[float], recognise: Callable[[float], tuple[Sequence[Result], Sequence[Result]]]
+) -> list[ShareScores]:
+    """The validation scores of the champion, which has the share 0, and of each share.
 
-    Raises UserError for validation splits without words.
+    `recognise` gives a share's results on the old data and on the snapshot. Raises UserError for validation splits
+    without words.
     """
-    scored = []
-    for share in shares:
-        old, new = score(share)
-        if old.wer is None or new.wer is None:
+    scored: list[ShareScores] = []
+    champion: Sequence[Result] = ()
+    for share in [0.0, *sorted(shares)]:
+        old, new = recognise(share)
+        champion = champion or old
+        change = compare(champion, old).overall
+        snapshot_wer = add_up(new, count_results(new)).wer
+        if change.wer_b is None or change.difference is None or snapshot_wer is None:
             raise UserError("A validation split has no words, so no share of the candidate can be chosen on it.")
-        scored.append(ShareScores(share, old.wer, new.wer))
+        rise = change.difference if change.interval is None else change.interval.high
+        scored.append(ShareScores(share, change.wer_b, snapshot_wer, rise))
     return scored
 
 
 def choose_share(scored: Sequence[ShareScores], margin: float) -> float:
-    """The share with the lowest WER on the snapshot, whose WER on old data is at most `margin` above the champion's.
+    """The share with the lowest WER on the snapshot among those whose rise on old data is at most `margin`.
 
-    The champion has the share 0. If no share stays within the margin, it is the one with the lowest WER on old data. Of
-    equal ones it is the smallest, which has more of the champion.
+    So the choice on validation data asks the same as the gate on test data. If no share stays within the margin, it is
+    the one with the lowest WER on old data. Of equal ones it is the smallest, which has more of the champion.
     """
-    most = margin + next(each.old_wer for each in scored if each.share == 0)
     shares = [each for each in scored if each.share > 0]
-    within = [each for each in shares if each.old_wer <= most]
+    within = [each for each in shares if each.old_rise <= margin]
     if within:
         return min(within, key=lambda each: (each.snapshot_wer, each.share)).share
     return min(shares, key=lambda each: (each.old_wer, each.share)).share

@@ -15,7 +15,8 @@ from finetune.decoding.decoder import FOLDER as LANGUAGE_MODEL
 from finetune.decoding.decoder import load_language_model
 from finetune.errors import UserError
 from finetune.evaluation.analysis import analyse
-from finetune.evaluation.scores import Scores, percent
+from finetune.evaluation.results import Result
+from finetune.evaluation.scores import percent
 from finetune.evaluation.scoring import Evaluation, evaluate_split
 from finetune.files import lock_folder, new_folder, write_json, write_text
 from finetune.inference.recogniser import Recogniser
@@ -212,17 +213,18 @@ def _average(
     if file.is_file():
         return tuple(ShareScores(**each) for each in json.loads(file.read_text(encoding="utf-8")))
 
-    def score(share: float) -> tuple[Scores, Scores]:
+    def recognise(share: float) -> tuple[list[Result], list[Result]]:
         # A killed process leaves it; `lock_folder` deletes it.
         with TemporaryDirectory(dir=output, prefix=".average", suffix=".partial") as folder:
             write_average(champion, candidate, share, Path(folder))
             recogniser = bench.load(Path(folder))
             splits = bench.speech.old.validation, bench.speech.new.validation
-            old, new = (bench.evaluate(recogniser, split).scores for split in splits)
-        _LOGGER.info(f"{share:g} of the candidate: validation WER {percent(old.wer)} old, {percent(new.wer)} new")
-        return old, new
+            old, new = (bench.evaluate(recogniser, split) for split in splits)
+        wers = percent(old.scores.wer), percent(new.scores.wer)
+        _LOGGER.info(f"{share:g} of the candidate: validation WER {wers[0]} old, {wers[1]} new")
+        return old.results, new.results
 
-    scored = score_shares([0.0, *sorted(shares)], score)  # 0 is the champion.
+    scored = score_shares(shares, recognise)
     write_json(file, [asdict(each) for each in scored])
     return tuple(scored)
 

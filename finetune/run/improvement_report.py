@@ -59,7 +59,8 @@ def build_improvement_report(title: str, improvement: Improvement, history: Sequ
         replay=percent(improvement.replay_share),
         changes=[_format_change(change) for change in (*changes, improvement.corrections)],
         averaging=[
-            (f"{each.share:g}", percent(each.old_wer), percent(each.snapshot_wer)) for each in improvement.averaging
+            (f"{each.share:g}", percent(each.old_wer), percent(each.old_rise), percent(each.snapshot_wer))
+            for each in improvement.averaging
         ],
         domains=domains,
         versions=[(each.name, [percent(each.wers.get(domain)) for domain in domains]) for each in versions],

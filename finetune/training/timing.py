@@ -15,7 +15,7 @@ from torch import nn
 from finetune.data.batching import Batch
 from finetune.resources.machine import count_cores, measure_memory
 
-# Timing takes at most `_BUDGET_SECONDS`, or on a slow machine a pass over one utterance and one over `_PROBE_SECONDS` of
+# Timing takes at most `_BUDGET_SECONDS`, or on a slow machine a pass over an utterance and one over `_PROBE_SECONDS` of
 # audio. A pass that took `_SLOW_SECONDS` is not repeated.
 _BUDGET_SECONDS = 8.0
 _PROBE_SECONDS = 12.0

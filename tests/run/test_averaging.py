@@ -1,13 +1,14 @@
 """The average of two models, and the choice of the candidate's share."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import UserError
-from finetune.evaluation.scores import score
+from finetune.evaluation.results import Result
 from finetune.run.averaging import ShareScores, average_weights, choose_share, score_shares, write_average
 
 
@@ -58,14 +59,38 @@ def test_an_average_is_written_with_the_candidates_other_files(champion, tmp_pat
 
 
 def test_the_best_share_on_corrections_within_the_margin_is_chosen_and_of_equal_ones_the_smallest():
-    champion = ShareScores(0.0, 0.10, 0.9)
-    scored = [champion, ShareScores(0.25, 0.10, 0.5), ShareScores(0.5, 0.11, 0.3), ShareScores(1.0, 0.4, 0.1)]
-    assert [choose_share(scored, margin) for margin in (0.0, 0.02, 0.5)] == [0.25, 0.5, 1.0]
-    equal = [champion, ShareScores(1.0, 0.1, 0.3), ShareScores(0.5, 0.1, 0.3), ShareScores(0.75, 0.1, 0.3)]
+    champion = ShareScores(0.0, 0.10, 0.9, 0.0)
+    rises = [ShareScores(0.25, 0.10, 0.5, 0.0), ShareScores(0.5, 0.11, 0.3, 0.02), ShareScores(1.0, 0.4, 0.1, 0.5)]
+    assert [choose_share([champion, *rises], margin) for margin in (0.0, 0.02, 0.5)] == [0.25, 0.5, 1.0]
+    equal = [champion, *(ShareScores(share, 0.1, 0.3, 0.0) for share in (1.0, 0.5, 0.75))]
     assert choose_share(equal, 0.01) == 0.5
-    assert choose_share([champion, ShareScores(0.5, 0.3, 0.4), ShareScores(1.0, 0.4, 0.1)], 0.01) == 0.5
+    none = [champion, ShareScores(0.5, 0.3, 0.4, 0.3), ShareScores(1.0, 0.4, 0.1, 0.2)]
+    assert choose_share(none, 0.01) == 0.5
+
+
+def make_results(hypotheses: list[str]) -> list[Result]:
+    """Results of one speaker each, whose references are all "a b"."""
+    return [
+        Result(str(number), "a b", each, "", 1.0, speaker=str(number), confidence=1.0, blank_ratio=0.5)
+        for number, each in enumerate(hypotheses)
+    ]
+
+
+def test_the_rise_on_old_data_is_the_upper_end_of_its_interval():
+    heard = {
+        0.0: make_results(["a b"] * 8 + ["a c"] * 8),
+        0.5: make_results(["a b"] * 8 + ["a c"] * 8),
+        1.0: make_results(["a c"] * 8 + ["a b"] * 8),
+    }
+    same, other = score_shares([1.0, 0.5], lambda share: (heard[share], heard[0.0]))[1:]
+    assert (same.share, same.old_wer, same.old_rise) == (0.5, 0.25, 0.0)
+    assert (other.share, other.old_wer, other.snapshot_wer) == (1.0, 0.25, 0.25)
+    assert 0.1 < other.old_rise < 0.5  # As many errors, in other utterances.
 
 
 def test_validation_without_words_is_refused():
+    empty = [replace(each, reference="") for each in make_results(["a b"])]
     with pytest.raises(UserError, match="no words"):
-        score_shares([1.0], lambda _: (score(["a"], ["a"]), score([""], [""])))
+        score_shares([1.0], lambda _: (make_results(["a b"]), empty))
+    with pytest.raises(UserError, match="Every reference is empty"):
+        score_shares([1.0], lambda _: (empty, make_results(["a b"])))
