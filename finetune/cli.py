@@ -11,6 +11,8 @@ from finetune.commands import (
     align,
     check,
     compare,
+    compare_runs,
+    completion,
     env,
     evaluate,
     export,
@@ -31,8 +33,8 @@ from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
 _COMMANDS = (
-    *(train, evaluate, compare, transcribe, live, serve, align, export, push, check, lm),
-    *(feedback, improve, models, recipe, env),
+    *(train, evaluate, compare, compare_runs, transcribe, live, serve, align, export, push, check, lm),
+    *(feedback, improve, models, recipe, env, completion),
 )
 
 
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: see `finetune.commands.outcome.call`."""
     parser = build_parser()
+    completion.complete(parser)
     options, overrides = parser.parse_known_args(arguments)
     # argparse takes overrides that stand behind an option, as in `--output DIR section.key=value`, for unknown ones.
     if overrides and (not hasattr(options, "overrides") or any(text.startswith("-") for text in overrides)):

@@ -93,10 +93,22 @@ def add_source(parser: argparse.ArgumentParser, split: str = "test, or the only 
     )
 
 
-def add_recipe_file(parser: argparse.ArgumentParser) -> None:
+def add_recipe_file(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add a recipe and the values that override its own."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's YAML file")
-    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="values that override the recipe")
+    parser.add_argument("recipe", metavar="RECIPE", nargs=None if required else "?", help="a recipe's YAML file")
+    overrides = parser.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="values that override the recipe"
+    )
+    vars(overrides)["completer"] = _list_settings  # Of argcomplete.
+
+
+def _list_settings(prefix: str, **_: Any) -> list[str]:
+    """The recipe's keys that begin with a prefix, as section.key=."""
+    from finetune.recipe.load import Recipe
+
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    keys = [f"{name}.{key}=" for name, each in sections.items() for key in getattr(each, "model_fields", {})]
+    return [key for key in keys if key.startswith(prefix)]
 
 
 def read_batch_seconds(text: str) -> float | None:

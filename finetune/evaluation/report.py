@@ -25,12 +25,14 @@ def write_report(
     details: Mapping[str, str] | None = None,
     recording: Callable[[int], Recording] | None = None,
     evaluated: Mapping[str, Any] | None = None,
+    pages: Mapping[str, str] | None = None,
 ) -> None:
     """Write `scores.json`, `utterances.jsonl` and `index.html` into a new folder, atomically.
 
     `details` say in the HTML report what was scored and how. With `recording`, a function from the index of a result to
     its audio, the report has players; the audio is embedded or, if large, in `audio/`. `evaluated` (data, split,
-    normalisation, decoder) is written to `scores.json`, so that the scores can be published.
+    normalisation, decoder) is written to `scores.json`, so that the scores can be published. `pages` are further files
+    by name.
 
     Raises UserError if the folder exists already.
     """
@@ -39,6 +41,8 @@ def write_report(
         scores = {**({"evaluated": evaluated} if evaluated else {}), **analysis.to_json()}
         write_json(unfinished / SCORES, scores)
         write_text(unfinished / FILE, format_results(analysis.results, analysis.counts))
+        for name, text in (pages or {}).items():
+            write_text(unfinished / name, text)
         audio = write_report_audio(unfinished, len(analysis.results), recording) if recording else ()
         write_text(unfinished / "index.html", build_html_report(title, analysis, details, audio))
 

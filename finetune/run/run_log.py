@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -26,11 +27,17 @@ class RunLog:
         if self._accelerator.is_main_process:
             cut_metrics(self._file, step)
 
-    def add(self, step: int, values: dict[str, float], max_steps: int) -> None:
-        """Log the values of a step, also to the console where no progress bar shows them; raises OSError."""
+    def add(
+        self, step: int, values: dict[str, float], max_steps: int, examples: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Log the values of a step, also to the console where no progress bar shows them; raises OSError.
+
+        `examples` are references and hypotheses of an evaluation, for the page of the run.
+        """
         if self._accelerator.is_main_process:
-            with self._file.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            line = {"step": step, **values, **({"examples": examples} if examples else {})}
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         if self._accelerator.trackers:
             self._accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():

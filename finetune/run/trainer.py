@@ -183,14 +183,15 @@ class Trainer:
         self.rejected += evaluation.rejected if self.accelerator.is_main_process else []
         scores = evaluation.scores
         wer, cer = rank(scores)
-        self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio})
+        examples = [(result.reference, result.hypothesis) for result in evaluation.results[:EXAMPLES]]
+        self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio}, examples)
         if self.accelerator.is_main_process:
             with self._saving():
                 verdict = self.log.judge(self.length.max_steps)
             done = f"step {step}/{self.length.max_steps}"
             _LOGGER.info(f"{done}: validation WER {percent(scores.wer)}, CER {percent(scores.cer)}; {verdict}")
-        for result in evaluation.results[:EXAMPLES]:
-            _LOGGER.info(f"  {result.reference}\n  → {result.hypothesis}")
+        for reference, hypothesis in examples:
+            _LOGGER.info(f"  {reference}\n  → {hypothesis}")
         if self.best.add(scores, step, evaluation.statistics) and self.accelerator.is_main_process:
             with self._saving():
                 self.best.save(step, self.components.model)
@@ -253,6 +254,7 @@ class Trainer:
     def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
         from finetune.run.model_folder import write_models
+        from finetune.run.run_report import build_run_report, read_run
 
         accelerator, preparation, components = self.accelerator, self.preparation, self.components
         seconds = self._seconds_trained()
@@ -279,7 +281,8 @@ class Trainer:
                 results = [{"evaluated": evaluated, **analysis.to_json()}]
                 write_models(self.output, components.recogniser, self.resolved_recipe, results, training, statistics)
                 # Without audio, which may be large: `finetune evaluate --report DIR --audio` makes a page with players.
-                write_report(self.output / "report", title, analysis, evaluation.details(), evaluated=evaluated)
+                report, pages = self.output / "report", {"training.html": build_run_report([read_run(self.output)])}
+                write_report(report, title, analysis, evaluation.details(), evaluated=evaluated, pages=pages)
         accelerator.wait_for_everyone()
         _LOGGER.info(f"model: {self.output / 'model'}   report: {self.output / 'report' / 'index.html'}")
         return analysis
@@ -361,9 +364,9 @@ class Trainer:
             with self._saving():
                 save_training_words(self.output, [each.transcript for each in self.preparation.train.utterances])
 
-    def _log(self, step: int, values: dict[str, float]) -> None:
+    def _log(self, step: int, values: dict[str, float], examples: Sequence[tuple[str, str]] = ()) -> None:
         with self._saving():
-            self.log.add(step, values, self.length.max_steps)
+            self.log.add(step, values, self.length.max_steps, examples)
         if self.publisher:
             self.publisher.poll()
         self.callback.on_log(step, values)

@@ -41,6 +41,7 @@ RUN_FILES = {
     "model/vocab.json",
     "report/index.html",
     "report/scores.json",
+    "report/training.html",
     "report/utterances.jsonl",
 }
 
