@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune import __version__
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -62,3 +64,7 @@ def test_no_placeholder_is_left() -> None:
     pages = [ROOT / "README.md", *(ROOT / "recipes").rglob("README.md"), *(ROOT / "scripts" / "docs").glob("*.md")]
     placeholder = re.compile(r"\b(?!HF_)[A-Z0-9]+_[A-Z]+\b")
     assert not [str(page) for page in pages if placeholder.search(page.read_text(encoding="utf-8"))]
+
+
+def test_the_citation_has_this_version():
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

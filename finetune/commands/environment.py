@@ -43,6 +43,7 @@ EXTRAS = {
         "finetune serve",
     ),
     "feedback": (("sqlalchemy", "alembic", "cryptography", "psycopg"), "finetune feedback, improve and models"),
+    "notebook": (("ipykernel", "jupytext", "nbclient"), "the notebooks in recipes/notebooks"),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),
     "lora": (("peft",), "model.lora"),
     "deepspeed": (("deepspeed",), "training with recipes/accelerate/deepspeed.yaml"),

@@ -52,6 +52,15 @@ class Analysis:
             f"{scores.audio_seconds / 60:.1f} minutes"
         )
 
+    def _repr_html_(self) -> str:
+        """For notebooks: each rate with its interval."""
+        rows = "".join(
+            f"<tr><td>{name.upper()}</td><td>{percent(getattr(self.scores, name))}</td>"
+            f"<td>{format_interval(getattr(self.intervals, name)).removesuffix('; ')}</td></tr>"
+            for name in ("wer", "cer", "ser")
+        )
+        return f"<table>{rows}</table><p>{count(self.scores.utterances, 'utterance')}</p>"
+
 
 def analyse(results: Sequence[Result], counts: Counts | None = None) -> Analysis:
     """Analyse results; `counts`, (utterances, columns), are computed unless given."""

@@ -1,6 +1,7 @@
 """Transcripts: words and characters with times in seconds and confidences."""
 
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 
 from finetune.text.word_units import join_words
@@ -50,3 +51,12 @@ class Transcript:
         spoken = groupby(sorted(self.words, key=lambda word: word.channel), key=lambda word: word.channel)
         lines = {channel: join_words(word.text for word in words) for channel, words in spoken}
         return "\n".join(lines.get(channel, "") for channel in range(1, self.channels + 1))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the text, with each word's times and confidence beneath the pointer."""
+        words = " ".join(
+            f'<span title="{word.start:.2f} to {word.end:.2f} s, confidence {word.confidence:.2f}" '
+            f'style="opacity: {0.4 + 0.6 * word.confidence:.2f}">{escape(word.text)}</span>'
+            for word in sorted(self.words, key=lambda word: (word.channel, word.start))
+        )
+        return f"<p>{words or '<i>no words</i>'} <small>({self.seconds:.1f} s)</small></p>"

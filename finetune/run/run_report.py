@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ class RunRecord:
             "processes": hardware and str(hardware["processes"]),
         }
         return {name: str(value) for name, value in found.items() if value}
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the page of the run, in a frame of its own."""
+        page = escape(build_run_report([self]))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0"></iframe>'
 
 
 @dataclass(frozen=True)
