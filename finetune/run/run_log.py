@@ -35,9 +35,9 @@ class RunLog:
         `examples` are references and hypotheses of an evaluation, for the page of the run.
         """
         if self._accelerator.is_main_process:
-            line = {"step": step, **values, **({"examples": examples} if examples else {})}
+            logged = {"step": step, **values, **({"examples": examples} if examples else {})}
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(logged) + "\n")
         if self._accelerator.trackers:
             self._accelerator.log(values, step=step)
         if "step_seconds" in values and not sys.stderr.isatty():

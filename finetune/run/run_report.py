@@ -61,7 +61,7 @@ class RunRecord:
     def results(self) -> dict[str, str]:
         """Scores, length, time and memory as text, by their names; what is not known is left out."""
         hardware = self.training.get("hardware") or {}
-        scores = next(iter(self.training.get("results") or ()), {})
+        scores: dict[str, Any] = next(iter(self.training.get("results") or ()), {})
         split = (scores.get("evaluated") or {}).get("split", "test")
         evaluations = [line for line in self.history if "validation_wer" in line]
         memory = max((line["memory_gib"] for line in self.history if "memory_gib" in line), default=None)
