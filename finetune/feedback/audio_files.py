@@ -90,10 +90,8 @@ class AudioFiles:
 
     def _list(self, prefix: str) -> list[Path]:
         with self._listing():
-            try:
-                return list((self._folder / prefix).iterdir())
-            except FileNotFoundError:
-                return []
+            folder = self._folder / prefix
+            return list(folder.iterdir()) if folder.is_dir() else []
 
     def _is_older(self, file: Path, time: float) -> bool:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from feedback.conftest import make_audio, make_utterance, search
+from feedback.conftest import make_audio, make_utterance, new_database, search
 
 from finetune.errors import UserError
 from finetune.feedback.records import Remains, Review
@@ -241,3 +241,54 @@ def test_forgetting_beside_a_reader_leaves_nothing_in_the_wal_or_says_so(
     assert store.audit_log()[-1].action == "deleted later"
     assert other.erase(numbers[1:], "ann") == Remains() and not search(store.folder, b"secretword1")
     other.close()
+
+
+def test_a_password_is_for_the_owner_alone(tmp_path: Path, postgresql: str, caplog: pytest.LogCaptureFixture) -> None:
+    with new_database(postgresql) as url:
+        scheme, _, rest = url.partition("://")
+        store = Store.create(tmp_path / "plain", database=url)
+        store.close()
+        assert (tmp_path / "plain" / "store.yaml").stat().st_mode & 0o077
+        for name, secret in (("a", f"{scheme}://{rest.replace('@', ':s3cret@')}"), ("b", f"{url}?password=s3cret")):
+            store = Store.create(tmp_path / name, database=secret)
+            store.close()
+            file = tmp_path / name / "store.yaml"
+            assert "s3cret" in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+            Store(tmp_path / name).close()
+            assert "password" not in caplog.text
+        file.chmod(0o644)
+        Store(tmp_path / "b").close()
+        assert f"store.yaml has a password that other users of this machine can read: chmod 600 {file}" in caplog.text
+        assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@127.0.0.1:1/none",
+        "postgresql://me@127.0.0.1:1/none?password=s3cret",
+        "postgresql://me:s3/cret@h/d",
+        "postgresql://me:s3cret@h:port/d",
+        "postgresql://me:s3cret@h/d?unknown=s3cret",
+        "mysql://me@h/d?password=s3cret",
+        "mysql://me:s3cret@h/d",
+        "postgresql://me:s3cret@h/d: x",
+    ],
+)
+def test_no_error_has_a_password(tmp_path: Path, url: str) -> None:
+    (tmp_path / "store.yaml").write_text(f"database: {url}\n")
+    with pytest.raises(UserError) as refused:
+        Store(tmp_path)
+    with pytest.raises(UserError) as refused_too:
+        Store.create(tmp_path / "new", database=url)
+    for error in (refused.value, refused_too.value):
+        assert "s3" not in str(error) and "cret" not in str(error)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (1.0, 0.0), (float("nan"), 0.1), (0.9, 0.2)])
+def test_shares_that_leave_no_training_are_refused(tmp_path: Path, shares: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="expected numbers from 0 that are less than 1 together"):
+        Store.create(tmp_path / "new", test_share=shares[0], validation_share=shares[1])
+    with pytest.raises(UserError, match="expected 1 or more"):
+        Store.create(tmp_path / "new", reviewers_wanted=0)
+    assert not (tmp_path / "new").exists()
