@@ -13,6 +13,8 @@ from finetune.files import delete, write_bytes
 from finetune.resources.addresses import public_address
 from finetune.resources.storage import StorageError, find_place, is_url, reporting
 
+DIGITS = 64
+"""The length of a digest."""
 _PREFIXES = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -70,7 +72,7 @@ class AudioFiles:
     def iterate(self) -> Iterator[tuple[str, set[str]]]:
         """All files: their digests by the two digits that these begin with. Raises UserError."""
         for prefix in _PREFIXES:
-            yield prefix, {file.name for file in self._list(prefix) if not file.name.startswith(".")}
+            yield prefix, {file.name for file in self._list(prefix) if len(file.name) == DIGITS}
 
     def is_older(self, digest: str, time: float) -> bool:
         """Whether a file was last written before a time (seconds of the epoch); False where nobody knows that."""

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from finetune.errors import UserError
-from finetune.feedback.audio_files import AudioFiles
+from finetune.feedback.audio_files import DIGITS, AudioFiles
 from finetune.feedback.configuration import log_step
 from finetune.feedback.database import Database
 from finetune.feedback.records import Remains, now
@@ -125,7 +125,8 @@ def check_audio(database: Database, audio: AudioFiles) -> AudioCheck:
     limit = time.time() - _ORPHAN_SECONDS
     for prefix, found in audio.iterate():
         with database.read() as connection:
-            query = select(UTTERANCES.c.digest).where(UTTERANCES.c.digest.between(prefix, f"{prefix}~"))
+            first, last = prefix.ljust(DIGITS, "0"), prefix.ljust(DIGITS, "f")
+            query = select(UTTERANCES.c.digest).where(UTTERANCES.c.digest.between(first, last))
             known = {digest for digest in connection.execute(query).scalars() if digest is not None}
         orphans += [digest for digest in sorted(found - known) if audio.is_older(digest, limit)]
         lost += [digest for digest in sorted(known - found) if not audio.exists(digest)]

@@ -135,11 +135,14 @@ def test_audio_without_an_utterance_is_deleted_after_an_hour(store: Store) -> No
     store.audio.put(digest, make_audio(1))
     partial = store.folder / "audio" / digest[:2] / ".killed.0123abcd.partial"
     partial.write_bytes(make_audio(1))
+    (store.folder / "audio" / digest[:2] / "notes.txt").write_text("mine")
+    age(store, "notes.txt")
     assert store.check_audio("ann")[1] == 0 and len(search(store.folder, NEEDLE)) == 2
     age(store, digest)
     age(store, partial.name)
     assert main(["feedback", "forget", str(store.folder), "--utterance", str(kept)]) == 0
     assert not search(store.folder, NEEDLE)
+    assert list(store.folder.rglob("notes.txt"))
     assert "delete orphans" in [each.action for each in store.audit_log()]
 
 
