@@ -98,7 +98,7 @@ def check_switches(store: Store, folder: Path, times: int) -> Counter[str]:
     for _ in range(times):
         with started([sys.executable, WORKER, "switch", store.folder, folder / "model"]) as program:
             program.wait_for(lambda program=program: "begin\n" in program.said())
-            assert kill_at(program, chance.uniform(0, 0.4))
+            assert kill_at(program, chance.uniform(0, 0.8))
             steps = [line.split() for line in program.said().splitlines(keepends=True) if line.endswith("\n")][1:]
         acknowledged |= {name for action, name in steps if action == "add"}
         action, name = steps[-1] if steps else ("rollback", "first")
