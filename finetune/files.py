@@ -60,12 +60,19 @@ def new_folder(path: Path, beside: Sequence[str] = ()) -> Iterator[Path]:
     See `replace_folder`, also for files that go `beside` it. What a killed process left of the same folder is deleted
     first: one process at a time writes it. Raises OSError.
     """
+    with unplaced_folder(path) as partial:
+        yield partial
+        replace_folder(partial, path, beside)
+
+
+@contextmanager
+def unplaced_folder(path: Path) -> Iterator[Path]:
+    """A folder as that of `new_folder`, which takes no place by itself: `replace_folder` is up to the caller."""
     partial = partial_folder(path)
     delete(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
-        replace_folder(partial, path, beside)
     except BaseException:
         with suppress(OSError):
             delete(partial)
@@ -77,17 +84,23 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def replace_folder(partial: Path, path: Path, beside: Sequence[str] = ()) -> None:
-    """Have a folder take the place of `path`; all its files reach the disk first.
+def sync_folder(folder: Path) -> None:
+    """Wait until all files of a folder are on the disk; raises OSError."""
+    for file in folder.rglob("*"):
+        _sync(file)
+    _sync(folder)
+
+
+def replace_folder(partial: Path, path: Path, beside: Sequence[str] = (), *, is_synced: bool = False) -> None:
+    """Have a folder take the place of `path`; all its files reach the disk first, if they have not yet.
 
     Its files of the names `beside` take places beside `path`, where there is none of those that it lacks afterwards.
     What was in these places is set aside, `path` first, and deleted when `path` is there again. After an exception all
     is as before; after a kill `path` is the old one, the new one or absent, and then `restore_folder` brings back the
     old one. Raises OSError.
     """
-    for file in partial.rglob("*"):
-        _sync(file)
-    _sync(partial)
+    if not is_synced:
+        sync_folder(partial)
     places = [path, *map(path.with_name, beside)]
     new = [partial, *(partial / name for name in beside)]
     moved: list[tuple[Path, Path]] = []

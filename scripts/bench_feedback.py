@@ -41,6 +41,7 @@ from sqlalchemy import insert
 from tqdm.auto import tqdm
 
 from finetune.errors import UserError
+from finetune.feedback.audio_files import hash_audio
 from finetune.feedback.records import now
 from finetune.feedback.schema import HYPOTHESES, REVIEWS, UTTERANCES
 from finetune.feedback.snapshots import export_snapshot
@@ -87,7 +88,12 @@ def fill(store: Store, count: int, digests: dict[int, str]) -> None:
 
 def put_audio(store: Store, count: int) -> dict[int, str]:
     """Store audio files for the first records; their digests by number."""
-    return {number: store.audio.put(make_wave(number)) for number in range(1, count + 1)}
+    digests: dict[int, str] = {}
+    for number in range(1, count + 1):
+        content = make_wave(number)
+        digests[number] = hash_audio(content)
+        store.audio.put(digests[number], content)
+    return digests
 
 
 def make_wave(number: int) -> bytes:

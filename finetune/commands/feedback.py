@@ -17,7 +17,7 @@ from finetune.commands.feedback_store import Command, add_store, guard_packages,
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
-    from finetune.feedback.records import Review, Utterance
+    from finetune.feedback.records import Remains, Review, Utterance
     from finetune.feedback.store import Store
 
 _LOGGER = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ def _add_record_commands(commands: arguments.Commands) -> None:
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--speaker", metavar="NAME", help="all of this speaker")
     chosen.add_argument("--utterance", type=int, nargs="+", metavar="N", help="by number")
+    add = _add(commands, "check", "finish deletions, delete unused audio, find lost audio", _check).add_argument
+    add("--delete-orphans", action="store_true", help="also where init got the place of the audio")
 
 
 def _add(commands: arguments.Commands, name: str, text: str, run: Command) -> argparse.ArgumentParser:
@@ -108,13 +110,6 @@ def _init(options: argparse.Namespace) -> None:
     from finetune.feedback.store import Store
     from finetune.files import delete
 
-    shares = options.test_share, options.validation_share
-    if not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
-        raise UserError(
-            f"The shares are {shares[0]:g} and {shares[1]:g}; expected numbers from 0 that are less than 1 together."
-        )
-    if options.reviewers < 1:
-        raise UserError(f"--reviewers is {options.reviewers}; expected 1 or more.")
     folder = Path(options.store)
     key = read_master_key(Path(options.key_file) if options.key_file else None)
     was_there = os.path.lexists(folder)
@@ -166,7 +161,10 @@ def _rotate_key(options: argparse.Namespace) -> None:
         if new is None:
             raise UserError(f"{options.new_key_file} has no key: `finetune feedback new-key FILE` writes one.")
         store.rotate_key(old, new, read_who(options))
-    print(f"{options.store} is opened by {options.new_key_file} from now on. Restart services that use it.")
+    print(
+        f"{options.store} is opened by {options.new_key_file} from now on. Services that run need it in the place of "
+        "their key file: until then they answer 503 to what is new."
+    )
 
 
 def _add_utterance(options: argparse.Namespace) -> int:
@@ -283,9 +281,44 @@ def _forget(options: argparse.Namespace) -> int:
             raise UserError(f"{options.store} has no utterances of the speaker {options.speaker}.")
         forgotten = forget(store, numbers, read_who(options))
     print(f"{len(forgotten.ids)} utterances are deleted.")
+    is_whole = _report_remains(forgotten.remains, options.store)
     if forgotten.snapshots:
         names = ", ".join(forgotten.snapshots)
         _LOGGER.warning(f"they were in the snapshots {names}: models trained on these know them")
     if forgotten.unreachable:
         _LOGGER.error(f"their files in {', '.join(forgotten.unreachable)} can't be reached: delete them there.")
-    return 2 if forgotten.unreachable else 0
+    return 0 if is_whole and not forgotten.unreachable else 2
+
+
+def _report_remains(remains: Remains, store: str) -> bool:
+    """Say what could not be deleted, and return whether that is nothing."""
+    if remains.is_in_log:
+        _LOGGER.error(
+            f"their texts may still be in the log of SQLite ({store}/store.sqlite-wal), since another process reads "
+            f"what was before: end that process, and then call `finetune feedback check {store}`."
+        )
+    if remains.audio_files:
+        _LOGGER.error(
+            f"{remains.audio_files:,} files of audio can't be deleted now: call `finetune feedback check {store}` when "
+            "their place can be reached."
+        )
+    return not remains.is_in_log and not remains.audio_files
+
+
+def _check(options: argparse.Namespace) -> int:
+    with open_store(options) as store:
+        who = read_who(options)
+        is_whole = _report_remains(store.complete_erasure(who), options.store)
+        found, deleted = store.check_audio(who, options.delete_orphans)
+    print(f"{deleted:,} audio files without an utterance and {found.unfinished:,} unfinished ones are deleted.")
+    if left := len(found.orphans) - deleted:
+        _LOGGER.error(
+            f"{left:,} audio files have no utterance of this store: if no other store has them, they can be "
+            "deleted with --delete-orphans."
+        )
+    if found.lost:
+        _LOGGER.error(
+            f"{len(found.lost):,} utterances have lost their audio: restore it from a backup. The first is "
+            f"{found.lost[0]}."
+        )
+    return 0 if is_whole and not left and not found.lost else 2

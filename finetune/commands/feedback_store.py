@@ -47,8 +47,8 @@ def open_store(options: argparse.Namespace) -> Iterator[Store]:
     from finetune.feedback.sealing import read_master_key
     from finetune.feedback.store import Store
 
-    key = read_master_key(Path(options.key_file) if options.key_file else None)
-    with closing(Store(Path(options.store), key)) as store:
+    file = Path(options.key_file) if options.key_file else None
+    with closing(Store(Path(options.store), read_master_key(file), lambda: read_master_key(file))) as store:
         yield store
 
 

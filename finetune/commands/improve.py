@@ -72,6 +72,8 @@ def _improve_once(options: argparse.Namespace, store: Store) -> None:
     output = Path(options.output) if options.output else store.folder / "improvements" / name
     snapshot = _find_snapshot(store, name) or _export_if_enough(options, store, store.folder / "snapshots" / name, name)
     if snapshot is None:
+        if options.promote and (waiting := versions.find_waiting()):  # An earlier call ended before it did this.
+            _promote(versions, waiting, champion.name, options.who)
         return
     replay = [f"data.root={options.replay}"] if options.replay else []
     recipe = load_recipe(Path(options.recipe), [*options.overrides, *replay])
@@ -86,8 +88,12 @@ def _improve_once(options: argparse.Namespace, store: Store) -> None:
     verdict = "passed its gate" if improvement.passed else "was refused by its gate"
     print("\n".join([f"{name} {verdict}; report: {output / 'report.html'}", *improvement.refusals]))
     if improvement.passed and options.promote:
-        versions.promote(name, options.who)
-        print(f"{name} is the champion in place of {champion.name}")
+        _promote(versions, name, champion.name, options.who)
+
+
+def _promote(versions: Versions, name: str, before: str, who: str) -> None:
+    versions.promote(name, who)
+    print(f"{name} is the champion in place of {before}")
 
 
 def _find_snapshot(store: Store, name: str) -> Snapshot | None:

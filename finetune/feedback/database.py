@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from finetune.errors import UserError, format_error
 
-NEWEST = "0001"
+NEWEST = "0002"
 """The name of the last file in migrations/versions."""
 
 # A writer waits so long for another one, in seconds.
 _LOCK_SECONDS = 60
+_PURGE_STEP_SECONDS = 0.05
 # Any number, so that one process at a time changes the tables in PostgreSQL.
 _ADVISORY_LOCK = 7_240_118
 _SCHEMES = ("postgresql", "postgres")
+_EXPECTED = "postgresql://USER@HOST/NAME"
 
 
 class Database:
@@ -57,14 +61,28 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": alone})
             yield connection
 
-    def purge(self) -> None:
-        """Have SQLite overwrite what was deleted; in PostgreSQL its vacuum does that later by itself."""
-        if not self.is_postgresql:
-            connection = self._engine.raw_connection()  # Outside of any transaction.
+    def purge(self, seconds: float) -> bool:
+        """Have SQLite empty its log, which has texts that were deleted since, and return whether that could be done.
+
+        It can't be while another connection reads what was before; this waits up to so many seconds for its end. In
+        PostgreSQL the vacuum deletes such texts later by itself. Raises UserError where the database fails.
+        """
+        if self.is_postgresql:
+            return True
+        deadline = time.monotonic() + seconds
+        with _named(), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection  # Outside of any transaction.
+            assert raw is not None
+            # One that waited would keep all writers out in the meantime.
+            raw.execute(f"PRAGMA busy_timeout={_PURGE_STEP_SECONDS * 1000:.0f}")
             try:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                while raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if time.monotonic() >= deadline:
+                        return False
+                    time.sleep(_PURGE_STEP_SECONDS)
             finally:
-                connection.close()
+                raw.execute(f"PRAGMA busy_timeout={_LOCK_SECONDS * 1000:.0f}")
+        return True
 
     def close(self) -> None:
         """Close all connections."""
@@ -79,7 +97,7 @@ def sqlite_url(file: Path) -> str:
 def check_url(url: str) -> None:
     """Raise UserError unless it is the URL of a PostgreSQL database."""
     if url.partition(":")[0].partition("+")[0] not in _SCHEMES:
-        raise UserError(f"The database is {_hide(url)}; expected postgresql://USER@HOST/NAME.")
+        raise UserError(f"The database is {_hide(url)}; expected {_EXPECTED}.")
 
 
 def _create_engine(url: str) -> Engine:
@@ -90,7 +108,11 @@ def _create_engine(url: str) -> Engine:
         return engine
     check_url(url)
     rest = url.partition("://")[2]
-    return create_engine(f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_size=8)
+    try:
+        return create_engine(f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_size=8)
+    except (ArgumentError, ValueError):
+        # Their messages have parts of the URL, also of its password.
+        raise UserError(f"The URL of the database can't be read; expected {_EXPECTED}.") from None
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -146,8 +168,17 @@ def describe_error(error: SQLAlchemyError) -> str:
     return format_error(error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error)
 
 
+def has_password(url: str) -> bool:
+    """Whether a URL may have a password in it."""
+    try:
+        parts = urlsplit(url)
+        return parts.password is not None or "password" in parse_qs(parts.query)
+    except ValueError:
+        return True
+
+
 def _hide(url: str) -> str:
-    """A URL without the password in it."""
-    scheme, marks, rest = url.partition("://")
+    """A URL without the password in it, and without what may be one."""
+    scheme, marks, rest = url.partition("?")[0].partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}{marks}{user.partition(':')[0]}{at}{place}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Action = Literal["accept", "edit", "reject", "skip"]
 Status = Literal["open", "conflict", "corrected", "rejected", "forgotten"]
@@ -55,6 +55,18 @@ class Review:
     at: str = ""
 
 
+QUEUED: tuple[Status, ...] = ("conflict", "open")
+"""What waits for a person, in the order of the queue; each is ordered by priority, and equal ones by number."""
+
+
+class QueuePlace(NamedTuple):
+    """Where an utterance is in the review queue."""
+
+    status: Status
+    priority: float
+    id: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
     """An utterance of a store; all that identifies it is None once it is forgotten.
@@ -82,6 +94,11 @@ class Utterance:
     hypotheses: tuple[Hypothesis, ...] = ()
     reviews: tuple[Review, ...] = ()
 
+    @property
+    def place(self) -> QueuePlace:
+        """Its place in the review queue."""
+        return QueuePlace(self.status, self.priority, self.id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
@@ -98,11 +115,23 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
-    """What was deleted; `snapshots` have a hole now, and files of `unreachable` ones could not be deleted."""
+    """What was deleted; `snapshots` have a hole now, and files of `unreachable` ones could not be deleted.
+
+    `remains` are what else could not be deleted yet.
+    """
 
     ids: tuple[int, ...]
     snapshots: tuple[str, ...]
     unreachable: tuple[str, ...]
+    remains: Remains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remains:
+    """What is forgotten, and could not be deleted yet: files of audio, and texts in the log of SQLite."""
+
+    audio_files: int = 0
+    is_in_log: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

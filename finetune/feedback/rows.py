@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from finetune.errors import UserError
 from finetune.feedback.records import Hypothesis, Review, Utterance
-from finetune.feedback.schema import HYPOTHESES, REVIEWS
+from finetune.feedback.schema import HYPOTHESES, REVIEWS, UTTERANCES
 from finetune.feedback.sealing import Seal
 
 
@@ -56,3 +57,16 @@ class RowReader:
 
     def _open(self, text: str | None, purpose: str) -> str | None:
         return None if text is None else self._seal.open_text(text, purpose)
+
+
+def require_row(connection: Connection, number: int, *, forgotten: bool = False) -> Row[Any]:
+    """The row of an utterance; raises UserError for one that is not there, and unless asked for, a forgotten one."""
+    query = select(UTTERANCES).where(UTTERANCES.c.id == number)
+    if connection.get_execution_options().get("writes"):
+        query = query.with_for_update()  # PostgreSQL: one at a time for each utterance.
+    row = connection.execute(query).first()
+    if row is None:
+        raise UserError(f"The store has no utterance {number}.")
+    if row.status == "forgotten" and not forgotten:
+        raise UserError(f"Utterance {number} was forgotten: its audio and texts are deleted.")
+    return row

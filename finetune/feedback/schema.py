@@ -68,6 +68,13 @@ UTTERANCES = Table(
     Index("utterances_by_status", "status", "id"),  # what snapshots read
 )
 
+REMOVALS = Table(
+    "removals",
+    METADATA,
+    Column("digest", String(64), primary_key=True),  # of audio that is forgotten, until its file is deleted
+    Column("added_at", _TIME, nullable=False),
+)
+
 HYPOTHESES = Table(
     "hypotheses",
     METADATA,

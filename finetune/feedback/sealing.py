@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,37 +51,58 @@ def read_master_key(file: Path | None) -> bytes | None:
     return key
 
 
+class StaleKey(UserError):
+    """The master key of a store was changed, and this process has the one before."""
+
+
 class Seal:
     """Seals and opens with data keys; without any, all passes as it is."""
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
-        """Take the data keys by number; the highest one seals."""
+    def __init__(self, keys: Mapping[int, bytes], read_keys: Callable[[], Mapping[int, bytes]] | None = None) -> None:
+        """Take the data keys by number; the highest one seals.
+
+        `read_keys` is called for what was sealed with a key that came since; it may raise UserError.
+        """
+        self._read_keys = read_keys
+        self.take(keys)
+
+    def take(self, keys: Mapping[int, bytes]) -> None:
+        """Take other data keys, among which are all those before."""
         self._ciphers = {number: _cipher(key) for number, key in keys.items()}
-        self._newest = max(keys, default=None)
         # The first key stays for good, so that the hash of a speaker does.
         self._hash_key = keys[min(keys)] if keys else None
+        self._newest = max(keys, default=None)
 
     @property
     def is_active(self) -> bool:
         """Whether data are encrypted."""
         return self._newest is not None
 
+    @property
+    def newest(self) -> int | None:
+        """The number of the key that seals; None without encryption."""
+        return self._newest
+
     def seal_bytes(self, content: bytes, purpose: str) -> bytes:
         """Encrypt bytes; they open for the same purpose only."""
-        if self._newest is None:
+        newest = self._newest
+        if newest is None:
             return content
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._ciphers[self._newest].encrypt(nonce, content, purpose.encode())
-        return _MAGIC + self._newest.to_bytes(4, "big") + nonce + sealed
+        sealed = self._ciphers[newest].encrypt(nonce, content, purpose.encode())
+        return _MAGIC + newest.to_bytes(4, "big") + nonce + sealed
 
     def open_bytes(self, content: bytes, purpose: str) -> bytes:
-        """Decrypt bytes; raises UserError for other bytes or another purpose."""
+        """Decrypt bytes; raises UserError for other bytes or another purpose, and StaleKey."""
         from cryptography.exceptions import InvalidTag
 
         if self._newest is None:
             return content
         start = len(_MAGIC) + 4
-        cipher = self._ciphers.get(int.from_bytes(content[len(_MAGIC) : start], "big"))
+        number = int.from_bytes(content[len(_MAGIC) : start], "big")
+        if content[: len(_MAGIC)] == _MAGIC and number not in self._ciphers and self._read_keys is not None:
+            self.take(self._read_keys())
+        cipher = self._ciphers.get(number)
         if content[: len(_MAGIC)] != _MAGIC or cipher is None:
             raise UserError(_DAMAGED.format(purpose))
         try:

@@ -23,7 +23,8 @@ from finetune.feedback.configuration import log_step
 from finetune.feedback.records import Forgotten, Utterance, now
 from finetune.feedback.schema import SNAPSHOT_UTTERANCES, SNAPSHOTS, UTTERANCES
 from finetune.feedback.store import Store
-from finetune.files import link_file, new_file, new_folder, write_json
+from finetune.files import delete as delete_folder
+from finetune.files import link_file, new_file, replace_folder, sync_folder, unplaced_folder, write_json
 
 DESCRIPTION, TABLE = "snapshot.json", "metadata.csv"
 COLUMNS = ("file_name", "transcription", "speaker", "domain")
@@ -72,14 +73,19 @@ def export_snapshot(store: Store, folder: Path, who: str, name: str | None = Non
         raise UserError(f"{folder} exists already: expected a new folder.")
     for _ in range(_TRIALS):
         try:
-            with new_folder(folder) as partial, ExitStack() as held:
+            with unplaced_folder(folder) as partial, ExitStack() as held:
                 writer = _Writer(store, partial, held)
                 for utterance in store.iterate_corrected():
                     writer.add(utterance)
                 held.close()  # The tables are complete.
                 snapshot = writer.describe(name, str(folder.resolve()), who)
-                if _register(store, snapshot, partial):
-                    return snapshot
+                sync_folder(partial)  # Before the transaction, which keeps other writers out.
+                try:
+                    _register(store, snapshot, partial, folder)
+                except BaseException:
+                    delete_folder(folder)  # What was there was unfinished, or nothing.
+                    raise
+                return snapshot
         except _Changed:
             continue
         except OSError as error:
@@ -116,7 +122,7 @@ def forget(store: Store, numbers: Sequence[int], who: str) -> Forgotten:
 
     A snapshot whose folder is not there is named, and is tried again at the next call. Raises UserError.
     """
-    store.erase(numbers, who)
+    remains = store.erase(numbers, who)
     changed: list[str] = []
     unreachable: list[str] = []
     for name, path, parts in _find_remains(store):
@@ -132,7 +138,9 @@ def forget(store: Store, numbers: Sequence[int], who: str) -> Forgotten:
             rows = SNAPSHOT_UTTERANCES.c
             connection.execute(delete(SNAPSHOT_UTTERANCES).where(rows.snapshot == name, rows.utterance_id.in_(gone)))
             log_step(connection, who, "make hole", f"snapshot {name}", {"ids": gone})
-    return Forgotten(ids=tuple(numbers), snapshots=tuple(changed), unreachable=tuple(unreachable))
+    if store.has_own_audio:
+        store.check_audio(who)  # It deletes what killed processes left.
+    return Forgotten(ids=tuple(numbers), snapshots=tuple(changed), unreachable=tuple(unreachable), remains=remains)
 
 
 class _Changed(Exception):
@@ -210,8 +218,12 @@ class _Writer:
         return self._tables[split]
 
 
-def _register(store: Store, snapshot: Snapshot, partial: Path) -> bool:
-    """Remember a snapshot; raises _Changed where an utterance of it was forgotten in the meantime."""
+def _register(store: Store, snapshot: Snapshot, partial: Path, folder: Path) -> None:
+    """Remember a snapshot and give its folder its place.
+
+    A kill in between leaves a folder that no store remembers, which the next export replaces. Raises _Changed where an
+    utterance of it was forgotten in the meantime.
+    """
     counts = {key: value for key, value in asdict(snapshot).items() if key in _COUNTED}
     with store.database.write() as connection:
         values = {name: getattr(snapshot, name) for name in ("name", "path", "content_hash", "added_at", "added_by")}
@@ -229,7 +241,7 @@ def _register(store: Store, snapshot: Snapshot, partial: Path) -> bool:
         log_step(connection, snapshot.added_by, "export", f"snapshot {snapshot.name}", {"path": snapshot.path})
         (partial / _INDEX).unlink()
         write_json(partial / DESCRIPTION, {**asdict(snapshot), "holes": []})
-    return True
+        replace_folder(partial, folder, is_synced=True)
 
 
 def _pages(file: IO[str]) -> Iterator[list[tuple[str, str]]]:

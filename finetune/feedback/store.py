@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import func, insert, select
 
 from finetune.errors import UserError
-from finetune.feedback.audio_files import AudioFiles
-from finetune.feedback.configuration import CONFIGURATION, check_name, log_step, read_configuration, require_words
+from finetune.feedback.audio_files import AudioFiles, hash_audio
+from finetune.feedback.configuration import (
+    CONFIGURATION,
+    check_name,
+    check_shares,
+    log_step,
+    read_configuration,
+    require_words,
+    write_configuration,
+)
+from finetune.feedback.data_keys import DataKeys, ReadKey, insert_key
 from finetune.feedback.database import Database, check_url, sqlite_url
-from finetune.feedback.priority import measure_priority
+from finetune.feedback.erasure import (
+    AudioCheck,
+    check_audio,
+    complete_erasure,
+    delete_orphans,
+    erase_row,
+    is_unfinished,
+    note_log,
+)
 from finetune.feedback.records import (
     AuditEntry,
     Hypothesis,
     NewUtterance,
+    QueuePlace,
     Receipt,
+    Remains,
     Review,
-    SplitName,
-    Status,
     Utterance,
-    decide,
-    normalize,
-    now,
 )
-from finetune.feedback.rows import RowReader
-from finetune.feedback.schema import (
-    AUDIT,
-    DATA_KEYS,
-    HYPOTHESES,
-    REVIEWS,
-    SETTINGS,
-    SNAPSHOT_UTTERANCES,
-    UTTERANCES,
-)
-from finetune.feedback.sealing import KEY_VARIABLE, Seal, unwrap, wrap
-from finetune.files import write_text
+from finetune.feedback.review_queue import read_page
+from finetune.feedback.row_writer import RowWriter
+from finetune.feedback.rows import RowReader, require_row
+from finetune.feedback.schema import AUDIT, SETTINGS, SNAPSHOT_UTTERANCES, UTTERANCES
 
 _PAGE = 500
 
@@ -53,23 +56,26 @@ class Store:
     speakers are sealed with the key of the store, if it has one.
     """
 
-    def __init__(self, folder: Path, master_key: bytes | None = None) -> None:
-        """Open a store; raises UserError where there is none, and for a wrong or missing key."""
+    def __init__(self, folder: Path, master_key: bytes | None = None, read_key: ReadKey | None = None) -> None:
+        """Open a store; raises UserError where there is none, and for a wrong or missing key.
+
+        `read_key` reads the key again once another process has changed it. What an earlier process did not finish
+        deleting is deleted.
+        """
         self.folder = folder
         places = read_configuration(folder)
         self.database = Database(places.get("database") or sqlite_url(folder / "store.sqlite"))
         with self.database.read() as connection:
             settings = dict(connection.execute(select(SETTINGS.c.name, SETTINGS.c.value)).tuples().all())
-            wrapped = dict(connection.execute(select(DATA_KEYS.c.id, DATA_KEYS.c.wrapped)).tuples().all())
-        if wrapped and master_key is None:
-            raise UserError(f"{folder} is encrypted: give its key with --key-file FILE or in {KEY_VARIABLE}.")
-        if master_key is not None and not wrapped:
-            raise UserError(f"{folder} is not encrypted, so no key is expected: leave it out.")
-        self.seal = Seal({number: unwrap(master_key, each) for number, each in wrapped.items()} if master_key else {})
+        self._keys = DataKeys(self.database, folder, master_key, read_key)
+        self.seal = self._keys.seal
         self._rows = RowReader(self.seal)
         self.audio = AudioFiles(places.get("audio") or str(folder / "audio"), self.seal)
+        self.has_own_audio = "audio" not in places
         self.reviewers_wanted = int(settings["reviewers_wanted"])
-        self._shares = float(settings["test_share"]), float(settings["validation_share"])
+        shares = float(settings["test_share"]), float(settings["validation_share"])
+        self._writer = RowWriter(self.seal, self.reviewers_wanted, *shares)
+        self.complete_erasure("finetune", waits=False)
 
     @classmethod
     def create(
@@ -88,6 +94,9 @@ class Store:
         They can't change later: otherwise a speaker of the test set could become one of training. With a URL of a
         PostgreSQL database that holds a store already, the folder is a second way to that store. Raises UserError.
         """
+        check_shares(test_share, validation_share)
+        if reviewers_wanted < 1:
+            raise UserError(f"The reviewers of each utterance are {reviewers_wanted}; expected 1 or more.")
         if database is not None:
             check_url(database)
         if (folder / CONFIGURATION).exists():
@@ -106,11 +115,10 @@ class Store:
             if connection.execute(select(func.count()).select_from(SETTINGS)).scalar_one() == 0:
                 connection.execute(insert(SETTINGS), [{"name": name, "value": text} for name, text in values.items()])
                 if master_key is not None:
-                    key = {"wrapped": wrap(master_key, secrets.token_bytes(32)), "added_at": now()}
-                    connection.execute(insert(DATA_KEYS), [key])
+                    insert_key(connection, master_key)
         opened.close()
         places = {"database": database, "audio": audio}
-        write_text(folder / CONFIGURATION, yaml.safe_dump({name: each for name, each in places.items() if each}))
+        write_configuration(folder, {name: each for name, each in places.items() if each})
         return cls(folder, master_key)
 
     def close(self) -> None:
@@ -120,8 +128,8 @@ class Store:
     def add(self, new: NewUtterance, who: str, correction: str | None = None) -> Receipt:
         """Add an utterance, with a correction by `who` if there is one.
 
-        The same audio is one utterance: what comes again is a hypothesis or a review of it. Raises UserError without
-        consent and where nothing could be stored.
+        The same audio is one utterance: what comes again is a hypothesis or a review of it, and the consent that counts
+        from now on. Raises UserError without consent and where nothing could be stored.
         """
         if not new.consent.strip():
             raise UserError("There is no consent to keep this utterance: nothing was stored.")
@@ -129,34 +137,51 @@ class Store:
         check_name(new.domain, "the domain")
         if correction is not None:
             require_words(correction)
-        digest = self.audio.put(new.audio)
+        self._keys.refresh()
+        digest = hash_audio(new.audio)
+        self.audio.put(digest, new.audio)
         with self.database.write(alone=digest) as connection:
+            # The same audio may have been deleted after `put` found it; from here on nobody deletes it.
+            self.audio.put(digest, new.audio)
             found = connection.execute(select(UTTERANCES.c.id).where(UTTERANCES.c.digest == digest)).scalar()
-            number = found or self._insert(connection, new, digest, who)
+            number = found or self._writer.insert(connection, new, digest, who)
+            renewed = found is not None and self._writer.renew_consent(connection, number, new.consent, who)
             if new.hypothesis is not None:
-                self._insert_hypothesis(connection, number, new.hypothesis)
-                self._update_priority(connection, number, new.signals)
-            receipt = self._settle(connection, number, is_new=found is None)
+                self._writer.insert_hypothesis(connection, number, new.hypothesis)
+                self._writer.update_priority(connection, number, new.signals)
+            receipt = self._writer.settle(connection, number, is_new=found is None)
             if correction is not None:
                 review = Review(reviewer=who, action="edit", text=correction)
-                receipt = self._insert_review(connection, number, review, is_new=found is None)
-        if found is not None:  # Somebody may have forgotten the same audio after `put` found it.
-            self.audio.put(new.audio)
+                receipt = self._writer.insert_review(connection, number, review, is_new=found is None)
+        if renewed and receipt.note is None:
+            receipt = replace(receipt, note=f"Utterance {number} has another consent now: the last one counts.")
         return receipt
+
+    def renew_consent(self, number: int, consent: str, who: str) -> bool:
+        """Replace the consent of an utterance, and return whether it was another one; the audit log has both.
+
+        Raises UserError for an utterance that is not there, and without consent.
+        """
+        if not consent.strip():
+            raise UserError("There is no consent: an utterance is deleted by `forget`.")
+        with self.database.write() as connection:
+            return self._writer.renew_consent(connection, number, consent, who)
 
     def add_hypothesis(self, number: int, hypothesis: Hypothesis) -> None:
         """Add what another model wrote; where it disagrees, the utterance comes earlier in the queue."""
+        self._keys.refresh()
         with self.database.write() as connection:
-            self._require(connection, number)
-            self._insert_hypothesis(connection, number, hypothesis)
-            self._update_priority(connection, number, {})
+            require_row(connection, number)
+            self._writer.insert_hypothesis(connection, number, hypothesis)
+            self._writer.update_priority(connection, number, {})
 
     def review(self, number: int, review: Review) -> Receipt:
         """Add what a person says; raises UserError for an utterance that is not there, and a text without words."""
         check_name(review.reviewer, "the reviewer")
+        self._keys.refresh()
         with self.database.write() as connection:
-            self._require(connection, number)
-            return self._insert_review(connection, number, review, is_new=False)
+            require_row(connection, number)
+            return self._writer.insert_review(connection, number, review, is_new=False)
 
     def log(self, who: str, action: str, subject: str, **details: object) -> None:
         """Add a step to the audit log."""
@@ -166,7 +191,7 @@ class Store:
     def get(self, number: int) -> Utterance:
         """An utterance with all that was said of it; raises UserError if there is none of that number."""
         with self.database.read() as connection:
-            row = self._require(connection, number, forgotten=True)
+            row = require_row(connection, number, forgotten=True)
             return self._rows.build(
                 row, self._rows.hypotheses(connection, number), self._rows.reviews(connection, number)
             )
@@ -174,20 +199,19 @@ class Store:
     def read_audio(self, number: int) -> bytes:
         """The bytes of an utterance's file; raises UserError where it is forgotten or lost."""
         with self.database.read() as connection:
-            digest = self._require(connection, number).digest
+            digest = require_row(connection, number).digest
         return self.audio.get(digest)
 
-    def queue(
-        self, limit: int = 20, reviewer: str | None = None, after: tuple[float, int] | None = None
-    ) -> list[Utterance]:
+    def queue(self, limit: int = 20, reviewer: str | None = None, after: QueuePlace | None = None) -> list[Utterance]:
         """The utterances that most deserve a person's time: conflicts, then open ones that a reviewer has not seen.
 
-        Both are ordered by priority. `after` is (priority, id) of the last one of a page.
+        Both are ordered by priority. `after` is the place of the last one of a page.
         """
-        found: list[Utterance] = []
-        for status in ("conflict", "open"):
-            found += self._queue_of(status, limit - len(found), reviewer, after)
-        return found
+        with self.database.read() as connection:
+            return [
+                self._rows.build(row, self._rows.hypotheses(connection, row.id), self._rows.reviews(connection, row.id))
+                for row in read_page(connection, limit, reviewer, after)
+            ]
 
     def iterate_corrected(self) -> Iterator[Utterance]:
         """All utterances with an agreed text by their number, a page at a time: memory does not grow with the store."""
@@ -230,166 +254,49 @@ class Store:
             query = select(UTTERANCES.c.id).where(UTTERANCES.c.speaker_hash == self.seal.hash_name(speaker))
             return list(connection.execute(query.order_by(UTTERANCES.c.id)).scalars())
 
-    def erase(self, numbers: Sequence[int], who: str) -> dict[str, list[tuple[int, str]]]:
+    def erase(self, numbers: Sequence[int], who: str) -> Remains:
         """Delete audio, texts, words, names and reviews of utterances; a row without content stays for each.
 
-        Returns the (utterance, file) that snapshots have of them by the snapshot's name; `snapshots.forget` deletes
-        these, too. Raises UserError for an unknown number before anything is deleted.
+        Returns what could not be deleted yet, which the next call, or the next process that opens the store, deletes;
+        `snapshots.forget` also deletes what snapshots have of them. Raises UserError for an unknown number before
+        anything is deleted.
         """
-        holes: dict[str, list[tuple[int, str]]] = {}
+        late = self.complete_erasure(who, waits=not numbers)
         with self.database.write() as connection:
-            rows = [self._require(connection, number, forgotten=True) for number in numbers]
+            rows = [require_row(connection, number, forgotten=True) for number in numbers]
+            holes: set[str] = set()
             for row in rows:
-                for table in (HYPOTHESES, REVIEWS):
-                    connection.execute(table.delete().where(table.c.utterance_id == row.id))
-                gone: dict[str, Any] = dict.fromkeys(("digest", "speaker", "speaker_hash", "text", "licence"))
-                gone |= {"status": "forgotten", "source": "", "consent": "", "reasons": "{}"}
-                connection.execute(update(UTTERANCES).where(UTTERANCES.c.id == row.id).values(**gone))
-                parts = SNAPSHOT_UTTERANCES.c
-                for name, file in connection.execute(
-                    select(parts.snapshot, parts.file).where(parts.utterance_id == row.id)
-                ):
-                    holes.setdefault(name, []).append((row.id, file))
-            # While this transaction holds the lock of writers, nobody adds the same audio again.
-            for row in rows:
-                if row.digest is not None:
-                    self.audio.delete(row.digest)
-            log_step(
-                connection, who, "forget", f"{len(rows)} utterances", {"ids": list(numbers), "snapshots": list(holes)}
-            )
-        self.database.purge()
-        return holes
+                erase_row(connection, row.id, row.digest)
+                query = select(SNAPSHOT_UTTERANCES.c.snapshot).where(SNAPSHOT_UTTERANCES.c.utterance_id == row.id)
+                holes.update(connection.execute(query).scalars())
+            if rows:
+                note_log(connection)
+            details = {"ids": list(numbers), "snapshots": sorted(holes)}
+            log_step(connection, who, "forget", f"{len(rows)} utterances", details)
+        return complete_erasure(self.database, self.audio, who, is_late=False) if rows else late
+
+    def complete_erasure(self, who: str, waits: bool = True) -> Remains:
+        """Delete what could not be deleted before, and return what still can't be; raises UserError.
+
+        It waits for readers of SQLite, if asked for, but not for ever.
+        """
+        unfinished = is_unfinished(self.database)
+        return complete_erasure(self.database, self.audio, who, waits=waits) if unfinished else Remains()
+
+    def check_audio(self, who: str, delete_others: bool = False) -> tuple[AudioCheck, int]:
+        """Compare the audio with the utterances, and delete what no utterance has since an hour or longer.
+
+        In a place that was given at `create`, which may have the audio of other stores, that is only done with
+        `delete_others`. Returns what was found, and the number of files that were deleted. Raises UserError.
+        """
+        found = check_audio(self.database, self.audio)
+        is_mine = self.has_own_audio or delete_others
+        return found, delete_orphans(self.database, self.audio, found.orphans, who) if is_mine else 0
 
     def rotate_key(self, old: bytes, new: bytes, who: str) -> None:
         """Wrap the data keys with a new master key, and seal with a new data key from now on; raises UserError.
 
-        A store that is open elsewhere has to be opened again with the new key.
+        A store that is open elsewhere takes the new data key at its next writing, and needs the new master key by then:
+        see `read_key`. Without it what was sealed before can still be read there.
         """
-        if not self.seal.is_active:
-            raise UserError(f"{self.folder} is not encrypted, so it has no key to change.")
-        with self.database.write() as connection:
-            rows = connection.execute(select(DATA_KEYS.c.id, DATA_KEYS.c.wrapped)).all()
-            for row in rows:
-                wrapped = wrap(new, unwrap(old, row.wrapped))
-                connection.execute(update(DATA_KEYS).where(DATA_KEYS.c.id == row.id).values(wrapped=wrapped))
-            connection.execute(insert(DATA_KEYS), [{"wrapped": wrap(new, secrets.token_bytes(32)), "added_at": now()}])
-            log_step(connection, who, "rotate key", "the master key", {})
-
-    # Inside a transaction
-
-    def _insert(self, connection: Connection, new: NewUtterance, digest: str, who: str) -> int:
-        priority, reasons = measure_priority((), new.signals)
-        speaker = new.speaker or None
-        values = {
-            "digest": digest,
-            "suffix": new.suffix,
-            "seconds": new.seconds,
-            "source": new.source,
-            "domain": new.domain,
-            "speaker": self.seal.seal_text(speaker, "speaker") if speaker else None,
-            "speaker_hash": self.seal.hash_name(speaker) if speaker else None,
-            "split": self._choose_split(f"speaker {speaker}" if speaker else f"audio {digest}"),
-            "consent": new.consent,
-            "licence": new.licence,
-            "added_at": now(),
-            "added_by": who,
-            "reviewers_wanted": self.reviewers_wanted,
-            "status": "open",
-            "priority": priority,
-            "reasons": json.dumps(reasons),
-        }
-        number = connection.execute(insert(UTTERANCES).values(**values)).inserted_primary_key
-        assert number is not None
-        return int(number[0])
-
-    def _insert_hypothesis(self, connection: Connection, number: int, hypothesis: Hypothesis) -> None:
-        columns = HYPOTHESES.c
-        query = select(columns.id).where(columns.utterance_id == number, columns.model == hypothesis.model)
-        if connection.execute(query).first() is not None:
-            return
-        values = {
-            "utterance_id": number,
-            "model": hypothesis.model,
-            "text": self.seal.seal_text(hypothesis.text, "hypothesis"),
-            "confidence": hypothesis.confidence,
-            "words": self.seal.seal_text(json.dumps(hypothesis.words), "words"),
-            "added_at": now(),
-        }
-        connection.execute(insert(HYPOTHESES).values(**values))
-
-    def _insert_review(self, connection: Connection, number: int, review: Review, *, is_new: bool) -> Receipt:
-        text = normalize(review.text or "")
-        if review.action in ("accept", "edit"):
-            require_words(text)
-        before = self._rows.reviews(connection, number)
-        last = next((each for each in reversed(before) if each.reviewer == review.reviewer), None)
-        same = last is not None and last.action == review.action and normalize(last.text or "") == text
-        if same:
-            repeated = f"{review.reviewer} has said the same of utterance {number} before: nothing was added."
-            return self._settle(connection, number, is_new=is_new, note=repeated)
-        values = {
-            "utterance_id": number,
-            "reviewer": review.reviewer,
-            "action": review.action,
-            "text": self.seal.seal_text(text, "review") if text else None,
-            "reason": self.seal.seal_text(review.reason, "reason") if review.reason else None,
-            "added_at": now(),
-        }
-        connection.execute(insert(REVIEWS).values(**values))
-        receipt = self._settle(connection, number, is_new=is_new)
-        note: str | None = None
-        if receipt.status == "conflict":
-            note = f"Utterance {number} has different corrections: it waits in the review queue for a decision."
-        elif last is not None and last.action != "skip":
-            note = f"This replaces what {review.reviewer} said of utterance {number} before."
-        return Receipt(id=number, is_new=is_new, status=receipt.status, note=note)
-
-    def _settle(self, connection: Connection, number: int, *, is_new: bool, note: str | None = None) -> Receipt:
-        """Write the status that follows from all reviews."""
-        wanted = self._require(connection, number).reviewers_wanted
-        status, text = decide(self._rows.reviews(connection, number), wanted)
-        sealed = self.seal.seal_text(text, "text") if text else None
-        connection.execute(update(UTTERANCES).where(UTTERANCES.c.id == number).values(status=status, text=sealed))
-        return Receipt(id=number, is_new=is_new, status=status, note=note)
-
-    def _update_priority(self, connection: Connection, number: int, signals: Mapping[str, float]) -> None:
-        row = self._require(connection, number)
-        kept = {**json.loads(row.reasons), **signals}
-        priority, reasons = measure_priority(self._rows.hypotheses(connection, number), kept)
-        values = {"priority": priority, "reasons": json.dumps(reasons)}
-        connection.execute(update(UTTERANCES).where(UTTERANCES.c.id == number).values(**values))
-
-    def _require(self, connection: Connection, number: int, *, forgotten: bool = False) -> Row[Any]:
-        query = select(UTTERANCES).where(UTTERANCES.c.id == number)
-        if connection.get_execution_options().get("writes"):
-            query = query.with_for_update()  # PostgreSQL: one at a time for each utterance.
-        row = connection.execute(query).first()
-        if row is None:
-            raise UserError(f"{self.folder} has no utterance {number}.")
-        if row.status == "forgotten" and not forgotten:
-            raise UserError(f"Utterance {number} was forgotten: its audio and texts are deleted.")
-        return row
-
-    def _queue_of(
-        self, status: Status | str, limit: int, reviewer: str | None, after: tuple[float, int] | None
-    ) -> list[Utterance]:
-        columns = UTTERANCES.c
-        query = select(UTTERANCES).where(columns.status == status)
-        if after is not None:
-            beyond = (columns.priority == after[0]) & (columns.id < after[1])
-            query = query.where((columns.priority < after[0]) | beyond)
-        if reviewer is not None and status == "open":  # A conflict ends when one of its reviewers changes the text.
-            done = (REVIEWS.c.utterance_id == columns.id) & (REVIEWS.c.reviewer == reviewer)
-            query = query.where(~select(REVIEWS.c.id).where(done).exists())
-        query = query.order_by(columns.priority.desc(), columns.id.desc()).limit(limit)
-        with self.database.read() as connection:
-            return [
-                self._rows.build(row, self._rows.hypotheses(connection, row.id), self._rows.reviews(connection, row.id))
-                for row in connection.execute(query).all()
-            ]
-
-    def _choose_split(self, name: str) -> SplitName:
-        """The split of a speaker, from its name alone: it never changes."""
-        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-        test, validation = self._shares
-        return "test" if place < test else "validation" if place < test + validation else "train"
+        self._keys.rotate(old, new, who)

@@ -151,6 +151,16 @@ class Versions:
             self._switch(history[-2], history[-1], who, "roll back")
             return history[-2]
 
+    def find_waiting(self) -> str | None:
+        """The newest version that passed its gate against today's champion and was never promoted; None without one."""
+        promoted, champion = {entry.subject for entry in self._store.audit_log(("promote",))}, self.champion
+        waiting = [
+            each.name
+            for each in self.all()
+            if each.gate.get("passed") and each.parent == champion and each.name not in promoted
+        ]
+        return waiting[-1] if waiting else None
+
     def history(self) -> list[str]:
         """The champions up to this one; those that were rolled back are left out."""
         names: list[str] = []

@@ -12,8 +12,10 @@ from urllib.parse import unquote
 from starlette.requests import Request
 
 from finetune.errors import UserError
-from finetune.feedback.records import NewUtterance, Receipt, Review, Utterance
+from finetune.feedback.records import NewUtterance, QueuePlace, Receipt, Review, Utterance
+from finetune.feedback.sealing import StaleKey
 from finetune.serving.keys import Key
+from finetune.serving.metrics import FeedbackFailure
 from finetune.serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -24,16 +26,15 @@ _LOGGER = logging.getLogger(__name__)
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 _MAX_NAME = 64
-Cursor = tuple[str, float, int]
-"""The status, the priority and the number of the last utterance of a page."""
 
 
 class FeedbackStore:
     """A store as routes use it; all methods raise Problem."""
 
     def __init__(self, store: Store) -> None:
-        """Take an open store."""
+        """Take an open store; `on_failure` is called with `key` or `store` when it can't be used."""
         self._store = store
+        self.on_failure: Callable[[FeedbackFailure], object] = lambda _: None
 
     @classmethod
     def open(cls, folder: Path, key_file: Path | None) -> FeedbackStore:
@@ -45,7 +46,7 @@ class FeedbackStore:
             raise UserError(
                 f"Feedback needs packages that are not here ({error}): pip install 'finetune[feedback]'."
             ) from error
-        return cls(Store(folder, read_master_key(key_file)))
+        return cls(Store(folder, read_master_key(key_file), lambda: read_master_key(key_file)))
 
     def close(self) -> None:
         """Close it."""
@@ -53,15 +54,15 @@ class FeedbackStore:
 
     async def add(self, new: NewUtterance, who: str, correction: str | None = None) -> Receipt:
         """Add an utterance as `Store.add` does; 422 for a name that can't be used."""
-        return await _call(self._store.add, new, who, correction)
+        return await self._call(self._store.add, new, who, correction)
 
     async def get(self, number: int) -> Utterance:
         """An utterance; 404 for an unknown number, 410 for one that was forgotten."""
         try:
             utterance = await asyncio.to_thread(self._store.get, number)
         except UserError as error:
-            if error.__cause__ is not None:
-                raise _unavailable(error) from error
+            if _is_failure(error):
+                raise self._unavailable(error) from error
             raise Problem(404, f"There is no utterance {number}.", "utterance_not_found", "id") from error
         if utterance.status == "forgotten":
             message = f"Utterance {number} was forgotten: its audio and texts are deleted."
@@ -70,34 +71,19 @@ class FeedbackStore:
 
     async def read_audio(self, number: int) -> bytes:
         """The bytes of an utterance's file; 503 where the store has lost it."""
-        return await _call(self._store.read_audio, number)
+        return await self._call(self._store.read_audio, number)
 
     async def review(self, number: int, review: Review) -> Receipt:
         """Add what a person says; 422 for a text without words."""
-        return await _call(self._store.review, number, review)
+        return await self._call(self._store.review, number, review)
 
-    async def queue(self, limit: int, reviewer: str, after: Cursor | None) -> list[Utterance]:
+    async def queue(self, limit: int, reviewer: str, after: QueuePlace | None) -> list[Utterance]:
         """A page of the queue for a reviewer."""
-        return await _call(self._read_queue, limit, reviewer, after)
+        return await self._call(self._store.queue, limit, reviewer, after)
 
     async def measure(self) -> dict[str, Any]:
         """What is in the store, and the agreement of reviewers."""
-        return await _call(self._measure)
-
-    def _read_queue(self, limit: int, reviewer: str, after: Cursor | None) -> list[Utterance]:
-        """`Store.queue` pages each status by itself: its first page has conflicts first, and so must the others."""
-        if after is None:
-            return self._store.queue(limit, reviewer)
-        status, place = after[0], after[1:]
-        conflicts = int(self._store.count().get("conflict", {}).get("utterances", 0))
-        found: list[Utterance] = []
-        if status == "conflict":
-            page = self._store.queue(limit, reviewer, place)
-            found = [each for each in page if each.status == "conflict"]
-            page = self._store.queue(limit + conflicts, reviewer)
-        else:
-            page = self._store.queue(limit + conflicts, reviewer, place)
-        return [*found, *(each for each in page if each.status == "open")][:limit]
+        return await self._call(self._measure)
 
     def _measure(self) -> dict[str, Any]:
         from finetune.feedback.agreement import measure_agreement
@@ -114,20 +100,28 @@ class FeedbackStore:
             },
         }
 
+    async def _call(self, function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
+        """Call the store in a thread; a failure of the store is 503, a value that it refuses 422."""
+        try:
+            return await asyncio.to_thread(function, *given, **named)
+        except UserError as error:
+            if _is_failure(error):
+                raise self._unavailable(error) from error
+            raise Problem(422, str(error), "invalid_value") from error
 
-async def _call(function: Callable[_Given, _Found], *given: _Given.args, **named: _Given.kwargs) -> _Found:
-    """Call the store in a thread; a failure of the store is 503, a value that it refuses 422."""
-    try:
-        return await asyncio.to_thread(function, *given, **named)
-    except UserError as error:
-        if error.__cause__ is not None:
-            raise _unavailable(error) from error
-        raise Problem(422, str(error), "invalid_value") from error
+    def _unavailable(self, error: UserError) -> Problem:
+        _LOGGER.error(f"the feedback store failed: {error}")  # It names folders, which are no matter of a client.
+        if isinstance(error, StaleKey):
+            self.on_failure("key")
+            message = "The feedback store has another key now, and this service the old one; nothing was changed."
+            return Problem(503, message, "store_key_changed", headers={"Retry-After": "30"})
+        self.on_failure("store")
+        return Problem(503, "The feedback store can't be used now, and nothing was changed.", "store_failed")
 
 
-def _unavailable(error: UserError) -> Problem:
-    _LOGGER.error(f"the feedback store failed: {error}")  # It names folders, which are no matter of a client.
-    return Problem(503, "The feedback store can't be used now, and nothing was changed.", "store_failed")
+def _is_failure(error: UserError) -> bool:
+    """Whether the store failed, and did not refuse what it was given."""
+    return error.__cause__ is not None or isinstance(error, StaleKey)
 
 
 def require_store(service: Service, key: Key) -> FeedbackStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -23,6 +23,8 @@ _REAL_TIME_FACTORS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2
 _LAG_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 _CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 1)
 _BLANK_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1)
+
+FeedbackFailure = Literal["key", "store"]
 
 
 class Metrics:
@@ -69,10 +71,17 @@ class Metrics:
             _BLANK_RATIOS,
             ("model",),
         )
+        self._feedback_failures = self._counter(
+            "finetune_feedback_failures_total",
+            "Requests that the feedback store failed: its key was changed, or its database or audio can't be used.",
+            ("reason",),
+        )
         self._gauge("finetune_memory_limit_bytes", "Memory that the service may use.").set(measure_memory().total)
         ProcessCollector(registry=self._registry)
         self._monitors = {model: DriftMonitor(None) for model in models}
         self._registry.register(_DriftCollector(self._monitors))
+        for reason in get_args(FeedbackFailure):
+            self._feedback_failures.labels(reason)
         for model in self._monitors:  # So that a rate is known from the first second on.
             self._sessions.labels(model)
             for kind in ("file", "live"):
@@ -128,6 +137,10 @@ class Metrics:
         if blank_ratio is not None:
             self._blank_ratio.labels(model).observe(blank_ratio)
         self._monitors[model].add(confidence, blank_ratio)
+
+    def feedback_failed(self, reason: FeedbackFailure) -> None:
+        """The feedback store could not be used for a request."""
+        self._feedback_failures.labels(reason).inc()
 
     def drifts(self, model: str) -> bool:
         """Whether the last complete window of a model's utterances differs from its validation split."""

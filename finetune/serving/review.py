@@ -8,10 +8,9 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune.feedback.records import Review, Utterance
+from finetune.feedback.records import QUEUED, QueuePlace, Review, Utterance
 from finetune.serving.feedback_forms import MEDIA_TYPES, require_letters, require_printable
 from finetune.serving.feedback_store import (
-    Cursor,
     FeedbackStore,
     describe_utterance,
     name_reviewer,
@@ -24,7 +23,6 @@ from finetune.serving.uploads import AudioLimits, read_body
 from finetune.serving.utterances import describe_receipt
 
 _MAX_BODY_BYTES = 2**16
-_STATUSES = ("conflict", "open")
 # What SQLite and PostgreSQL can count.
 _Number = Annotated[int, Path(ge=1, lt=2**63, description="The id of an utterance")]
 # Read by `name_reviewer`; here they are documented.
@@ -154,17 +152,17 @@ def _require_writable(service: Service, utterance: Utterance, text: str) -> None
 
 
 def _format_cursor(last: Utterance) -> str:
-    return f"{last.status}:{last.priority!r}:{last.id}"
+    return ":".join((last.place.status, repr(last.place.priority), str(last.place.id)))
 
 
-def _read_cursor(text: str | None) -> Cursor | None:
+def _read_cursor(text: str | None) -> QueuePlace | None:
     if not text:
         return None
     try:
-        status, priority, number = text.split(":")
-        cursor = status, float(priority), int(number)
-    except ValueError:
-        cursor = "", 0.0, 0
-    if cursor[0] not in _STATUSES or not 0 <= cursor[2] < 2**63:
+        name, priority, number = text.split(":")
+        place = QueuePlace(next(each for each in QUEUED if each == name), float(priority), int(number))
+    except (ValueError, StopIteration):
+        place = None
+    if place is None or not 0 <= place.id < 2**63:
         raise Problem(400, f"after is {text[:80]!r}; expected `after` of the page before.", "invalid_value", "after")
-    return cursor
+    return place

@@ -82,6 +82,8 @@ class Service:
         metrics = Metrics(models.names)
         for model in models.all():
             metrics.watch(model.name, model.statistics)
+        if feedback is not None:
+            feedback.on_failure = metrics.feedback_failed
         on_cpu = all(model.recogniser.device.type == "cpu" for model in models.all())
         engine = FileEngine(
             count_threads() if on_cpu else 1,

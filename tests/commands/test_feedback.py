@@ -86,7 +86,7 @@ def test_a_model_writes_the_hypothesis(run: Run, model: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["init", "new", "--reviewers", 0], "--reviewers is 0; expected 1 or more"),
+        (["init", "new", "--reviewers", 0], "The reviewers of each utterance are 0; expected 1 or more"),
         (["init", "new", "--test-share", 0.6, "--validation-share", 0.5], "The shares are 0.6 and 0.5; expected"),
         (["init", "new", "--test-share", "nan"], "The shares are nan and 0.1; expected"),
         (["init", "new", "--database", "mysql://a/b"], "The database is mysql://a/b; expected postgresql://"),

@@ -1,14 +1,19 @@
 """What is encrypted: keys, wrong keys, other keys, and files without a readable word."""
 
 import base64
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from feedback.conftest import make_audio, make_utterance, search
+from sqlalchemy import select
 
 from finetune.errors import UserError
+from finetune.feedback.audio_files import hash_audio
 from finetune.feedback.records import Review
-from finetune.feedback.sealing import KEY_VARIABLE, Seal, new_master_key, read_master_key
+from finetune.feedback.schema import HYPOTHESES
+from finetune.feedback.sealing import KEY_VARIABLE, Seal, StaleKey, new_master_key, read_master_key
 from finetune.feedback.store import Store
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -114,13 +119,54 @@ def test_the_same_text_is_sealed_otherwise_each_time() -> None:
         seal.open_text(sealed.pop(), "reason")
 
 
-@pytest.mark.xfail(strict=True, reason="an open store knows only the data keys that it began with")
-def test_a_service_that_runs_reads_what_was_added_after_another_key(tmp_path: Path) -> None:
+def test_an_open_store_goes_on_after_another_key(tmp_path: Path) -> None:
+    """It seals with the new data key from then on, and takes the new master key from where the old one was."""
+    file = tmp_path / "key"
+    file.write_text(base64.b64encode(KEY).decode())
+    running = Store.create(tmp_path / "store", master_key=KEY)
+    running.close()
+    running = Store(tmp_path / "store", KEY, lambda: read_master_key(file))
+    first = fill(running)
+    other = Store(tmp_path / "store", KEY)
+    other.rotate_key(KEY, OTHER, "ann")
+    number = other.add(make_utterance(2, "hello", speaker="speakername"), "ann").id
+    file.write_text("half a k")  # As while it is being replaced.
+    for refused in (
+        lambda: running.get(number),
+        lambda: running.read_audio(number),
+        lambda: running.add(make_utterance(3), "ann"),
+        lambda: running.review(first, Review(reviewer="eve", action="edit", text="word")),
+    ):
+        with pytest.raises(StaleKey, match=r"The key of .* was changed, and this process has the old one: put the new"):
+            refused()
+    assert running.get(first).speaker == "speakername" and running.read_audio(first) == make_audio(1)
+    assert other.count()["open"]["utterances"] == 1 and not other.audio.exists(hash_audio(make_audio(3)))
+    file.write_text(base64.b64encode(OTHER).decode())
+    assert running.get(number).hypotheses[0].text == "hello" and running.read_audio(number) == make_audio(2)
+    added = running.add(make_utterance(3, "bye", speaker="speakername"), "ann").id
+    assert other.get(added).hypotheses[0].text == "bye" and other.find_speaker("speakername") == [first, number, added]
+    with other.database.read() as connection:
+        sealed = connection.execute(select(HYPOTHESES.c.text).where(HYPOTHESES.c.utterance_id == added)).scalar_one()
+    assert base64.b64decode(sealed)[4:8] == (2).to_bytes(4, "big")
+    running.close()
+    other.close()
+
+
+def test_a_store_that_changes_its_key_goes_on(tmp_path: Path) -> None:
     running = Store.create(tmp_path / "store", master_key=KEY)
     running.rotate_key(KEY, OTHER, "ann")
     other = Store(tmp_path / "store", OTHER)
     number = other.add(make_utterance(text="hello"), "ann").id
     assert running.get(number).hypotheses[0].text == "hello"
+
+
+def test_of_two_that_change_the_key_at_once_one_is_refused(make_store: Callable[..., Store]) -> None:
+    store, others = make_store(master_key=KEY), (OTHER, bytes(range(2, 34)))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(store.rotate_key, KEY, other, "ann") for other in others]
+        errors = [each.exception() for each in done]
+    assert [type(each) for each in errors if each is not None] == [UserError]
+    Store(store.folder, others[errors.index(None)]).close()
 
 
 def test_a_plain_store_has_no_key_to_change(tmp_path: Path) -> None:

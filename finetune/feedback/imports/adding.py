@@ -170,6 +170,8 @@ def _add(
         number = store.add(new, terms.who, entry.text if reviewer == terms.who else None).id
         if reviewer == terms.who:
             return True
+    else:
+        is_new = store.renew_consent(number, entry.consent or terms.consent or "", terms.who)
     known = store.get(number)
     if hypothesis is not None and hypothesis.model not in {each.model for each in known.hypotheses}:
         store.add_hypothesis(number, hypothesis)
