@@ -129,9 +129,7 @@ def improve(
         bench = _Bench(recipe, speech)
         averaging = _average(champion, training / "model", output, bench, options.shares)
         if not (output / "model").is_dir():
-            _write_model(
-                champion, training / "model", output / "model", bench, choose_share(averaging, options.limits.margin)
-            )
+            _write_model(champion, training / "model", output / "model", bench, choose_share(averaging))
         improvement = _judge(champion, output, bench, averaging, options)
         write_text(output / "report.html", build_improvement_report(output.name, improvement, options.history))
         write_json(output / GATE, improvement.to_json())
@@ -274,7 +272,7 @@ def _judge(
         golden=changes[0],
         corrections=changes[1],
         domains=tuple(measure_domains(*corrections)),
-        share=choose_share(averaging, options.limits.margin),
+        share=choose_share(averaging),
         averaging=averaging,
         replay_share=options.replay_share,
     )

@@ -58,14 +58,15 @@ def test_an_average_is_written_with_the_candidates_other_files(champion, tmp_pat
     assert all(torch.allclose(averaged[name], weights[name] + 0.5, atol=1e-6) for name in weights)
 
 
-def test_the_best_share_on_corrections_within_the_margin_is_chosen_and_of_equal_ones_the_smallest():
+def test_the_best_share_on_corrections_that_loses_nothing_is_chosen_and_of_equal_ones_the_smallest():
     champion = ShareScores(0.0, 0.10, 0.9, 0.0)
-    rises = [ShareScores(0.25, 0.10, 0.5, 0.0), ShareScores(0.5, 0.11, 0.3, 0.02), ShareScores(1.0, 0.4, 0.1, 0.5)]
-    assert [choose_share([champion, *rises], margin) for margin in (0.0, 0.02, 0.5)] == [0.25, 0.5, 1.0]
+    scored = [champion, ShareScores(0.25, 0.10, 0.5, 0.0), ShareScores(0.5, 0.09, 0.3, 0.0)]
+    assert choose_share([*scored, ShareScores(1.0, 0.08, 0.1, 0.004)]) == 0.5
+    assert choose_share([*scored, ShareScores(1.0, 0.08, 0.1, -0.01)]) == 1.0
     equal = [champion, *(ShareScores(share, 0.1, 0.3, 0.0) for share in (1.0, 0.5, 0.75))]
-    assert choose_share(equal, 0.01) == 0.5
+    assert choose_share(equal) == 0.5
     none = [champion, ShareScores(0.5, 0.3, 0.4, 0.3), ShareScores(1.0, 0.4, 0.1, 0.2)]
-    assert choose_share(none, 0.01) == 0.5
+    assert choose_share(none) == 0.5
 
 
 def make_results(hypotheses: list[str]) -> list[Result]:
