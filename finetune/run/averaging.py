@@ -94,11 +94,11 @@ def score_shares(
 
 
 def choose_share(scored: Sequence[ShareScores]) -> float:
-    """The share with the lowest WER on the snapshot among those whose WER on old data does not rise with 95 % confidence.
+    """The share with the lowest WER on the snapshot among those whose `old_rise` is not above 0.
 
-    That is more than the gate asks on test data, whose speakers are others: with the gate's own margin here, shares that
-    just stay within it on validation data were refused by the gate. If every share may rise, it is the one with the
-    lowest WER on old data. Of equal ones it is the smallest, which has more of the champion.
+    That is more than the gate asks on test data, whose speakers are others: shares that just stayed within the gate's
+    margin on validation data were refused by the gate. If every share may rise, it is the one with the lowest WER on
+    old data. Of equal ones it is the smallest, which has more of the champion.
     """
     shares = [each for each in scored if each.share > 0]
     within = [each for each in shares if each.old_rise <= 0]
