@@ -22,7 +22,7 @@ _MOST_FILES = 1000
 
 
 def fetch_model(source: str, folder: Path, digest: str | None = None) -> Path:
-    """Copy all files at a URL into a folder, which must have a config.json; raises UserError for what cannot be used."""
+    """Copy all files at a URL into a folder, which must have a config.json; raises UserError for what can't be used."""
     if folder.is_dir():
         _require_digest(folder, digest, source)
         return folder
@@ -32,7 +32,7 @@ def fetch_model(source: str, folder: Path, digest: str | None = None) -> Path:
             raise UserError(f"There is no folder at {source}: expected the folder of a model, with a config.json.")
         root, files = found
         if len(files) > _MOST_FILES:
-            raise UserError(f"{source} has {len(files)} files; expected the folder of one model, at most {_MOST_FILES}.")
+            raise UserError(f"{source} has {len(files)} files; expected those of one model, at most {_MOST_FILES}.")
         if f"{root}/config.json" not in files:
             raise UserError(f"{source} has no config.json: expected the folder of a model.")
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,9 @@ def validate(document: dict[str, Any], version: str) -> None:
     if custom is None:
         kubernetes_validate.validate(document, version, strict=True)
     else:
-        whole = closed(["apiVersion", "kind", "metadata", "spec"], apiVersion=TEXT, kind=TEXT, metadata=ANY, spec=custom)
+        whole = closed(
+            ["apiVersion", "kind", "metadata", "spec"], apiVersion=TEXT, kind=TEXT, metadata=ANY, spec=custom
+        )
         jsonschema.validate(document, whole)
 
 
