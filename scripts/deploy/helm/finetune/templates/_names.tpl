@@ -130,13 +130,16 @@ seccompProfile: {type: RuntimeDefault}
 {{- range .Values.models }}{{ if .url }}yes{{ end }}{{ end }}
 {{- end }}
 
-{{/* Up at once, down slowly: a pod that ends takes its live sessions with it. */}}
+{{/*
+A pod helps only a minute or two after it is asked for; meanwhile the wait still grows. Twice as many pods in each step
+would be far too many (scripts/deploy/capacity.py simulates a day). Down slowly: a pod that ends takes its live sessions.
+*/}}
 {{- define "finetune.scalingBehavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 0
   policies:
-    - {type: Percent, value: 100, periodSeconds: 30}
-    - {type: Pods, value: 4, periodSeconds: 30}
+    - {type: Percent, value: 20, periodSeconds: 60}
+    - {type: Pods, value: 4, periodSeconds: 60}
   selectPolicy: Max
 scaleDown:
   stabilizationWindowSeconds: 600
