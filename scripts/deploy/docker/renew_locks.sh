@@ -14,4 +14,7 @@ options=(--extra serve --extra feedback --extra s3 --extra onnx --python-version
 uv pip compile pyproject.toml "${options[@]}" "${index[@]}" --constraint <(echo "torch==$torch+cpu") \
   -o $here/requirements.cpu.lock
 env -u UV_FIND_LINKS uv pip compile pyproject.toml "${options[@]}" -o $here/requirements.gpu.lock
+# What the image of the function has beside these.
+uv pip compile <(echo "awslambdaric>=4.2,<5") --python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade \
+  --generate-hashes --no-annotate --no-emit-find-links --quiet --no-header -o scripts/deploy/lambda/requirements.lock
 grep -c '==' $here/requirements.*.lock
