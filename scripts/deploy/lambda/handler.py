@@ -121,7 +121,7 @@ def load_transcriber() -> Transcriber:
     model = os.environ.get("FINETUNE_MODEL", "/model")
     if is_url(model):
         sys.path.append(os.environ.get("FINETUNE_DEPLOY", "/opt/deploy"))  # Where the image has fetch_model.py.
-        from fetch_model import fetch_model
+        from fetch_model import fetch_model  # type: ignore[import-not-found]
 
         model = str(
             fetch_model(

@@ -205,16 +205,21 @@ def test_rules_and_dashboard_are_those_of_this_folder(chart: Chart) -> None:
     assert find(objects, "Service")["metadata"]["labels"][label] == "finetune"  # the job of rules and dashboard
 
 
-def test_each_region_has_its_record(chart: Chart) -> None:
+def test_each_region_has_its_record_and_a_name_for_its_health(chart: Chart) -> None:
     other = ["region.name=eu-west-1", "region.role=secondary", "region.healthCheck=other"]
+    other += ["region.host=eu-west-1.speech.example.com"]
     regions = [chart.render("two-region"), chart.render("two-region", "--set", ",".join(other))]
-    notes = [find(objects, "Ingress")["metadata"]["annotations"] for objects in regions]
+    shared, alone = zip(*([each for each in objects if each["kind"] == "Ingress"] for objects in regions), strict=True)
     prefix = "external-dns.alpha.kubernetes.io/"
+    notes = [each["metadata"]["annotations"] for each in shared]
     assert [each[f"{prefix}aws-failover"] for each in notes] == ["PRIMARY", "SECONDARY"]
     for name in ("set-identifier", "aws-health-check-id"):
         assert notes[0][f"{prefix}{name}"] != notes[1][f"{prefix}{name}"]
-    hosts = [find(objects, "Ingress")["spec"]["tls"][0]["hosts"] for objects in regions]
-    assert hosts[0] == hosts[1]
+    assert len({each["spec"]["rules"][0]["host"] for each in shared}) == 1
+    assert len({each["spec"]["rules"][0]["host"] for each in alone}) == 2
+    for each in alone:
+        assert [path["path"] for path in each["spec"]["rules"][0]["http"]["paths"]] == ["/health/ready"]
+        assert "annotations" not in each["metadata"]
 
 
 def test_secret_has_the_keys_that_were_given(chart: Chart, tmp_path: Path) -> None:
@@ -238,6 +243,7 @@ def test_secret_has_the_keys_that_were_given(chart: Chart, tmp_path: Path) -> No
         ("gpu", "store.audio=", "store.audio"),
         ("gpu", "improve.recipe=", "improve.recipe"),
         ("two-region", "region.healthCheck=", "region.healthCheck"),
+        ("two-region", "region.host=", "region.host"),
         ("default", "models[0].name=a,models[0].champion=true", "a model with url or path"),
         ("gpu", "models[0].url=s3://a/b", "oneOf"),
         ("default", "models[0].name=a,models[0].path=relative", "pattern"),

@@ -50,8 +50,8 @@ topology.kubernetes.io/region: {{ . }}
 {{- if and .Values.improve.enabled (not (and .Values.store.enabled .Values.improve.recipe)) }}
 {{- fail "improve needs store.enabled and improve.recipe." }}
 {{- end }}
-{{- if and .Values.region.role (not (and .Values.region.name .Values.region.healthCheck .Values.ingress.enabled)) }}
-{{- fail "region.role needs region.name, region.healthCheck and the ingress, whose DNS record fails over." }}
+{{- if and .Values.region.role (not (and .Values.region.name .Values.region.host .Values.region.healthCheck .Values.ingress.enabled)) }}
+{{- fail "region.role needs region.name, region.host, region.healthCheck and the ingress, whose DNS record fails over." }}
 {{- end }}
 {{- $sources := 0 }}{{- $champions := 0 }}
 {{- range .Values.models }}
