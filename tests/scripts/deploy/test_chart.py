@@ -1,5 +1,6 @@
 """The Helm chart: its objects for each values file, checked as strictly as an API server, and what it refuses."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -167,6 +168,7 @@ def test_commands_and_settings_are_those_of_the_service(chart: Chart, values: st
     file.write_text(config["data"]["serve.yaml"])
     settings = load_settings({"models": options.models}, file, {"FINETUNE_SERVE_HOST": "0.0.0.0"})
     assert settings.insecure == (values == "minimal") and (settings.keys is None) == settings.insecure
+    assert (str(settings.feedback_key_file) == "/etc/finetune-store/key") == (values == "gpu")
     assert pod["terminationGracePeriodSeconds"] > settings.grace_seconds + 10  # beside preStop
     limit = container["resources"]["limits"].get("nvidia.com/gpu")
     assert (limit == 1) if values == "gpu" else limit is None
@@ -177,7 +179,7 @@ def test_improve_is_called_as_the_command_wants_it(chart: Chart) -> None:
     options = build_parser().parse_args(job["containers"][0]["args"])
     assert options.store == "/store/corrections" and options.promote and options.min_corrections == 200
     names = {each["name"] for each in job["containers"][0]["env"]}
-    assert names == {"PGPASSWORD", "FINETUNE_FEEDBACK_KEY"}
+    assert names == {"PGPASSWORD"} and options.key_file == "/etc/finetune-store/key"
 
 
 def test_probes_are_routes_of_the_service(chart: Chart) -> None:
@@ -309,11 +311,14 @@ def test_the_store_is_prepared_once(tmp_path: Path) -> None:
     (programs / "finetune").chmod(0o755)
     base = DEPLOY.parents[1] / "recipes" / "quickstart" / "base"
     command = ["sh", str(CHART / "files" / "prepare_store.sh"), str(tmp_path / "volume" / "corrections"), str(base)]
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "STORE_REVIEWERS": "2", "PYTHONPATH": str(DEPLOY.parents[1])}
+    key = tmp_path / "key"
+    key.write_text(base64.b64encode(bytes(range(32))).decode())
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "PYTHONPATH": str(DEPLOY.parents[1])}
+    environment |= {"STORE_REVIEWERS": "2", "STORE_KEY_FILE": str(key)}
     (tmp_path / "volume").mkdir()
-    for _ in range(2):
+    for number in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-    assert "is a store" not in done.stdout  # The second one made nothing.
+        assert done.stdout.count("is a store (encrypted)") == (not number)  # The second one makes nothing.
     champion = tmp_path / "volume" / "corrections" / "models" / "champion"
     assert champion.resolve().name == "first" and (champion / "config.json").is_file()

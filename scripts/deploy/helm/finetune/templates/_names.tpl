@@ -87,10 +87,11 @@ seccompProfile: {type: RuntimeDefault}
 - name: PGPASSWORD
   valueFrom: {secretKeyRef: {name: {{ .Values.store.databaseSecret }}, key: password}}
 {{- end }}
-{{- if .Values.store.encryptionSecret }}
-- name: FINETUNE_FEEDBACK_KEY
-  valueFrom: {secretKeyRef: {name: {{ .Values.store.encryptionSecret }}, key: key}}
 {{- end }}
+
+{{/* As a file, not in the environment: a service that runs takes a new key from it. */}}
+{{- define "finetune.storeKey" -}}
+{{- if and .Values.store.enabled .Values.store.encryptionSecret }}/etc/finetune-store/key{{ end }}
 {{- end }}
 
 {{- define "finetune.mounts" -}}
@@ -98,6 +99,9 @@ seccompProfile: {type: RuntimeDefault}
 - {name: models, mountPath: /models}
 {{- if .Values.store.enabled }}
 - {name: store, mountPath: /store}
+{{- end }}
+{{- if include "finetune.storeKey" . }}
+- {name: store-key, mountPath: /etc/finetune-store, readOnly: true}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
@@ -112,6 +116,10 @@ seccompProfile: {type: RuntimeDefault}
 {{- if .Values.store.enabled }}
 - name: store
   persistentVolumeClaim: {claimName: {{ include "finetune.claim" . }}}
+{{- end }}
+{{- if include "finetune.storeKey" . }}
+- name: store-key
+  secret: {secretName: {{ .Values.store.encryptionSecret }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
