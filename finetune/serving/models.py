@@ -180,5 +180,5 @@ def _name(source: str) -> str:
     path = Path(source)
     if path.exists():
         path = path.absolute() if path.is_symlink() else path.resolve()
-    name = path.parent.name if path.name == "model" else path.name
+    name = path.parent.name if path.name == "model" and path.parent.name else path.name  # /model has no run.
     return name.partition("@")[0]

@@ -14,6 +14,8 @@ import httpx2
 import pytest
 from speech_requests import make_noise, make_wav, post, run_service, wait_for
 
+from finetune.serving.models import read_sources
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
@@ -102,3 +104,10 @@ def test_what_cannot_start_says_why(tone_folder: Path, tmp_path: Path, address: 
     assert "can't listen" in fail(str(tone_folder), "--port", address.rsplit(":", 1)[1])
     assert "models" in fail()
     assert "none.yaml can't be read" in fail("keys", "list", "--keys", str(tmp_path / "none.yaml"))
+
+
+def test_a_model_without_a_name_has_that_of_its_folder_or_run(tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "model"
+    run.mkdir(parents=True)
+    assert read_sources([str(run), "/model"]) == {"mine": str(run), "model": "/model"}
+    assert list(read_sources(["facebook/wav2vec2-base@abc", "a=/model"])) == ["wav2vec2-base", "a"]
