@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tone_folders import write_tone_folder
-
 from brokers import BrokerProcess, MockCluster
+from tones import build_tone_recogniser
+
+from finetune.inference.live import LiveTranscriber
 
 
 @pytest.fixture(scope="session")
-def tone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's folder as `finetune export` writes it."""
-    return write_tone_folder(tmp_path_factory.mktemp("models") / "tones")
+def live() -> LiveTranscriber:
+    """The model of tones."""
+    return LiveTranscriber(build_tone_recogniser())
 
 
 @pytest.fixture
