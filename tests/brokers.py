@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 # Groups of tests change quickly; the defaults are for machines that are far away.
-QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
+QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300, "max.poll.interval.ms": 6000}
 Headers = list[tuple[str, bytes | str | None]]
 
 
@@ -105,7 +105,10 @@ class MockCluster(Cluster):
 
 
 class BrokerProcess(Cluster):
-    """A real broker that can be stopped, and keeps what was written."""
+    """A real broker that can be stopped, and keeps what was written.
+
+    It never takes a member that was killed for dead: give those a `group.instance.id`, which the next one takes over.
+    """
 
     def __init__(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

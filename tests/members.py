@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from brokers import QUICK, Cluster
 from tones import build_tone_recogniser
@@ -121,6 +124,9 @@ def start_process(cluster: Cluster, delay_seconds: float = 0.0, **options: Any) 
     """A member in a process of its own, which starts at once: it is forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["members"])
+    with pytest.MonkeyPatch.context() as patch:  # Before 3.13 what is preloaded is looked for without sys.path.
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
     process = context.Process(target=run_member, args=(cluster.address, options, delay_seconds), daemon=True)
     process.start()
     return process

@@ -86,7 +86,10 @@ class StreamSettings:
         } | ({"isolation.level": "read_committed"} if "isolation.level" not in self.properties else {})
 
     def producer_properties(self, transactional_id: str) -> dict[str, Any]:
-        """The properties of the producer; `transactional_id` is used with transactions if the file has none."""
+        """The properties of the producer; `transactional_id` is for a member without a name.
+
+        One with a `group.instance.id` ends the transaction that it left open when it was killed.
+        """
         properties = {
             **_PRODUCER,
             "message.timeout.ms": round(self.retry_seconds * 1000),
@@ -97,7 +100,9 @@ class StreamSettings:
         }
         if self.transactions:
             milliseconds = round(min(self.retry_seconds / 2, _TRANSACTION_TIMEOUT_SECONDS) * 1000)
-            properties["transactional.id"] = self.properties.get("transactional.id", transactional_id)
+            member = self.properties.get("group.instance.id")
+            fixed = transactional_id if member is None else f"{self.group}-{member}"
+            properties["transactional.id"] = self.properties.get("transactional.id", fixed)
             properties["transaction.timeout.ms"] = self.properties.get("transaction.timeout.ms", milliseconds)
             properties["message.timeout.ms"] = properties["transaction.timeout.ms"]
         return properties
