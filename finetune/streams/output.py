@@ -99,15 +99,14 @@ class _Producing:
         if error is None:
             self._acknowledge(delivery)
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            delivery.shrink()
-            self._send_again(delivery)
+            self._handle_large(delivery)
         elif error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             self._fail(delivery, error)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         raise NotImplementedError
 
-    def _send_again(self, delivery: Delivery) -> None:
+    def _handle_large(self, delivery: Delivery) -> None:
         raise NotImplementedError
 
     def _fail(self, delivery: Delivery, error: Any) -> None:
@@ -147,7 +146,8 @@ class PlainOutput(_Producing):
     def _acknowledge(self, delivery: Delivery) -> None:
         delivery.on_acknowledged()
 
-    def _send_again(self, delivery: Delivery) -> None:
+    def _handle_large(self, delivery: Delivery) -> None:
+        delivery.shrink()
         self._produce(delivery)
 
     def advance(self, offsets: Callable[[], Offsets], *, now: bool = False) -> None:
@@ -190,6 +190,7 @@ class TransactionalOutput(_Producing):
         super().__init__(producer, settings)
         self._consumer = consumer
         self._sent: list[Delivery] = []  # of the transaction
+        self._oversized: list[Delivery] = []
         self._attempts = 0
         self._committed: dict[Partition, tuple[int, str]] = {}
         self._next = time.monotonic()
@@ -203,17 +204,21 @@ class TransactionalOutput(_Producing):
 
     def send(self, delivery: Delivery) -> None:
         """Send a record in the transaction; what depends on it may count on it from now on."""
+        self._add(delivery)
+        delivery.on_acknowledged()
+
+    def _add(self, delivery: Delivery) -> None:
         if not self._sent:
             self._call(self._producer.begin_transaction)
         self._sent.append(delivery)
         self._produce(delivery)
-        delivery.on_acknowledged()
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Nothing: the commit of the transaction says so for all."""
 
-    def _send_again(self, delivery: Delivery) -> None:
-        """Nothing: the transaction has failed with it, and all its records are sent again."""
+    def _handle_large(self, delivery: Delivery) -> None:
+        """The transaction has failed with it: it is made smaller before all its records are sent again."""
+        self._oversized.append(delivery)
 
     def _fail(self, delivery: Delivery, error: Any) -> None:
         """Nothing: the commit of the transaction says what has failed."""
@@ -262,11 +267,12 @@ class TransactionalOutput(_Producing):
         """Abort the transaction, and send those of its records again that are kept."""
         kept, self._sent = [delivery for delivery in self._sent if keep(delivery)], []
         self._call(lambda: self._producer.abort_transaction(self._settings.retry_seconds))
-        if kept:
-            self._call(self._producer.begin_transaction)
+        oversized, self._oversized = self._oversized, []
         for delivery in kept:
-            self._sent.append(delivery)
-            self._produce(delivery)
+            if delivery in oversized:
+                delivery.shrink()
+            if delivery.value is not None:
+                self._add(delivery)
 
     def _call(self, function: Callable[[], object]) -> None:
         from confluent_kafka import KafkaException

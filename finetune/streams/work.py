@@ -188,14 +188,16 @@ class Work:
     ) -> None:
         """Write a record of a unit, and call `count` once it is acknowledged."""
         unit.unacknowledged += 1
+        waits = [True]  # In a transaction a record is acknowledged first, and may turn out to be too large later.
 
         def acknowledge() -> None:
             count()
+            waits.clear()
             unit.unacknowledged -= 1
             self._settle(place, unit)
 
         def abandon() -> None:
-            unit.unacknowledged -= 1
+            unit.unacknowledged -= len(waits)
             if give_up:
                 give_up()
             else:
