@@ -139,7 +139,7 @@ def measure_kafka(
             message = results.poll(0.1)
             if message is None or message.error():
                 continue
-            found = json.loads(message.value())
+            found = json.loads(message.value() or b"{}")
             if found["key"] == "warm-up" or found["kind"] == "end":
                 if found["key"] != "warm-up":
                     ended.set()
@@ -152,7 +152,11 @@ def measure_kafka(
     reader.start()
 
     def send(number: int, chunk: bytes, key: str = "bench", last: int = len(chunks) - 1) -> None:
-        headers = {"sampling_rate": str(_RATE), "sequence": str(number), "end": str(int(number == last))}
+        headers: dict[str, str | bytes | None] = {
+            "sampling_rate": str(_RATE),
+            "sequence": str(number),
+            "end": str(int(number == last)),
+        }
         producer.produce("bench-speech", chunk, key, headers=headers)
         producer.poll(0)
 

@@ -31,9 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 _IDLE_SECONDS, _LIVE_SECONDS = 0.1, 0.005
 # The metrics are renewed so often, and silent sessions are looked for.
 _LOOK_SECONDS = 1.0
-# Partitions that are revoked are given away after what has begun of them, but not later.
-_REVOKE_SECONDS, _FLUSH_SECONDS = 10.0, 10.0
-_ASK_SECONDS = 5.0
+_FLUSH_SECONDS, _ASK_SECONDS = 10.0, 5.0
 
 
 def check_brokers(settings: StreamSettings) -> None:
@@ -232,7 +230,7 @@ class StreamConsumer:
         gone = _names(partitions)
         if not self._failed:
             self._work.drop_waiting(gone)
-            deadline = time.monotonic() + _REVOKE_SECONDS
+            deadline = time.monotonic() + self._settings.revoke_seconds
             while not self._stopping and self._work.computes(gone) and time.monotonic() < deadline:
                 self._work.advance()
                 self._output.advance(self._work.offsets)

@@ -23,6 +23,8 @@ _LOGGER = logging.getLogger(__name__)
 # So many recordings are read ahead and share batches; the first is acknowledged when it is done.
 _TOGETHER = 32
 _WAIT_SECONDS = 0.1
+# What a held message costs beside its bytes.
+_MESSAGE_BYTES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Job:
     @property
     def num_bytes(self) -> int:
         """Bytes that are held for it."""
-        return self.recording.num_bytes
+        return self.recording.num_bytes + _MESSAGE_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,12 @@ class RecordingThread:
                 yield self._done.get_nowait()
         if self.failure:
             raise self.failure
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are held, also for recordings that nobody needs and that are still in the model's hands."""
+        with self._changed:
+            return sum(job.num_bytes for job in (*self._waiting, *self._begun))
 
     @property
     def has_outcomes(self) -> bool:

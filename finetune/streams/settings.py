@@ -36,7 +36,7 @@ _CONSUMER = {
     "fetch.queue.backoff.ms": 100,
 }
 _PRODUCER = {"linger.ms": 2, "queue.buffering.max.kbytes": 65536, "compression.type": "lz4"}
-_TRANSACTION_TIMEOUT_SECONDS = 60.0
+_TRANSACTION_TIMEOUT_SECONDS, _REVOKE_SECONDS = 60.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class StreamSettings:
         values = {**_CONSUMER, **self.properties}
         strategy = str(values["partition.assignment.strategy"])
         return strategy.startswith("cooperative") or values.get("group.protocol") == "consumer"
+
+    @property
+    def revoke_seconds(self) -> float:
+        """How long partitions are kept after they were revoked, for what has begun of them."""
+        return min(_REVOKE_SECONDS, float(self.properties.get("max.poll.interval.ms", 300_000)) / 3000)
 
     def consumer_properties(self) -> dict[str, Any]:
         """The properties of the consumer."""

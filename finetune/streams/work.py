@@ -24,8 +24,6 @@ from finetune.streams.settings import DEAD_LETTER_BYTES, StreamSettings
 _LOGGER = logging.getLogger(__name__)
 # Recordings and dead letters that are not acknowledged; each is a few bytes of a commit's metadata.
 _MAX_RECORDINGS = 128
-# What a held message costs beside its bytes.
-_MESSAGE_BYTES = 1000
 
 
 class Work:
@@ -36,7 +34,6 @@ class Work:
         self._ledgers: dict[Partition, Ledger] = {}
         self._sessions = LiveSessions(live, settings.max_live, settings.idle_seconds)
         self._recordings = RecordingThread(live.transcriber, self._sessions.give_way)
-        self._jobs: dict[Job, int] = {}  # the bytes of those without an outcome
 
     def begin_partition(self, partition: Partition, offset: int | None, metadata: str | None) -> None:
         """A partition is ours, from a committed offset on."""
@@ -49,7 +46,6 @@ class Work:
             ledger = self._ledgers.pop(partition, None)
             for unit in ledger.open.values() if ledger else ():
                 unit.dropped = True
-        self._jobs = {job: size for job, size in self._jobs.items() if not job.unit.dropped}
         return self._sessions.drop(partitions)
 
     def take(self, message: Any, place: Place) -> None:
@@ -68,9 +64,7 @@ class Work:
         elif ledger.is_done(place.offset):
             self._metrics.message("recording", "repeated")
         else:
-            job = Job(place, ledger.begin(place.offset), found, message)
-            self._jobs[job] = job.num_bytes + _MESSAGE_BYTES
-            self._recordings.submit(job)
+            self._recordings.submit(Job(place, ledger.begin(place.offset), found, message))
 
     def _take_chunk(self, ledger: Ledger, place: Place, chunk: Chunk) -> None:
         session = self._sessions.find(place)
@@ -112,7 +106,6 @@ class Work:
 
     def _write_outcome(self, outcome: Outcome) -> None:
         job, found = outcome.job, outcome.found
-        self._jobs.pop(job, None)
         if job.unit.dropped:
             return
         if isinstance(found, AudioError):
@@ -223,7 +216,7 @@ class Work:
     @property
     def held_bytes(self) -> int:
         """Bytes of messages and results that are held."""
-        return sum(self._jobs.values()) + self._sessions.num_bytes + self._output.num_bytes
+        return self._recordings.num_bytes + self._sessions.num_bytes + self._output.num_bytes
 
     @property
     def fullness(self) -> float:
