@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from brokers import MockCluster, consume, wait_for
 from speech_requests import make_wav
-from tone_folders import write_tone_folder
+from tone_model import write_tone_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
 @pytest.mark.slow
 def test_the_command_consumes_until_sigterm(mock: MockCluster, tmp_path: Path) -> None:
-    model = write_tone_folder(tmp_path / "tones")
+    model = write_tone_model(tmp_path / "tones")
     mock.write("speech", [(f"k{number}", make_wav(), []) for number in range(10)])
     with consume(mock, model, "--metrics-port", "0") as run:
         run.wait_until_ready()
