@@ -13,6 +13,7 @@ from finetune.commands import (
     compare,
     compare_runs,
     completion,
+    consume,
     env,
     evaluate,
     export,
@@ -33,7 +34,7 @@ from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
 _COMMANDS = (
-    *(train, evaluate, compare, compare_runs, transcribe, live, serve, align, export, push, check, lm),
+    *(train, evaluate, compare, compare_runs, transcribe, live, serve, consume, align, export, push, check, lm),
     *(feedback, improve, models, recipe, env, completion),
 )
 

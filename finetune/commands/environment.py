@@ -42,6 +42,7 @@ EXTRAS = {
         ("fastapi", "uvicorn", "websockets", "python-multipart", "prometheus-client"),
         "finetune serve",
     ),
+    "kafka": (("confluent-kafka", "prometheus-client"), "finetune consume"),
     "feedback": (("sqlalchemy", "alembic", "cryptography", "psycopg"), "finetune feedback, improve and models"),
     "notebook": (("ipykernel", "jupytext", "nbclient"), "the notebooks in recipes/notebooks"),
     "denoise": (("noisereduce",), "data.preprocessing with denoise"),

@@ -1,0 +1,1 @@
+"""Messages of a Kafka topic in, texts into another: exactly what `finetune consume` does."""
