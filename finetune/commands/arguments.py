@@ -95,10 +95,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def read_engine(options: argparse.Namespace, device: str = "auto") -> "ClusterOptions | None":
     """The cluster of a command's options, None without one; raises UserError for options that need one."""
+    from finetune.commands.launch import settle_cluster
     from finetune.resources.cluster import ClusterOptions
 
     if options.engine == "ray":
-        return ClusterOptions(options.address, options.actors, options.actor_cores or 1, device)
+        variables = settle_cluster()
+        return ClusterOptions(options.address, options.actors, options.actor_cores or 1, device, variables)
     if given := [f"--{name.replace('_', '-')}" for name in ("address", "actors", "actor_cores") if vars(options)[name]]:
         raise UserError(f"{' and '.join(given)} are for a cluster: add --engine ray.")
     return None

@@ -9,11 +9,11 @@ from typing import Any
 
 from finetune import __version__
 from finetune.audio.waveforms import AudioError, Recording
-from finetune.commands.launch import settle_cluster, settle_folders
+from finetune.commands.launch import settle_folders
 from finetune.commands.transcription import Formatted, Found, Job, OnProgress, transcribe_here
 from finetune.errors import UserError
 from finetune.files import hash_folder
-from finetune.resources.cluster import ClusterOptions, Lost, compute_on_cluster, join_cluster
+from finetune.resources.cluster import ClusterOptions, Lost, compute_on_cluster, join_cluster, name_for_nodes
 from finetune.resources.storage import is_url
 
 
@@ -66,11 +66,7 @@ def transcribe_on_cluster(
         raise UserError("Standard input can't be sent to a cluster: write it to a file, or leave out --engine ray.")
     how = {key: name_for_nodes(value) if key == "language_model" and value else value for key, value in how.items()}
     work = TranscriptionWork(name_for_nodes(model), how, separate_channels, str(Path.cwd()))
-    variables = settle_cluster()
-    with (
-        join_cluster(options.address),
-        closing(compute_on_cluster(work, jobs, options, variables)) as answers,
-    ):
+    with join_cluster(options.address), closing(compute_on_cluster(work, jobs, options)) as answers:
         for batch, answer in answers:
             if isinstance(answer, Lost):
                 yield from ((job, AudioError(answer.reason)) for job in batch)
@@ -79,8 +75,3 @@ def transcribe_on_cluster(
                 if isinstance(found, Formatted):
                     on_progress(found.seconds)
                 yield job, found
-
-
-def name_for_nodes(place: str) -> str:
-    """A folder here by its whole path, which it must have on each node; a name on a hub as it is."""
-    return os.path.abspath(place) if Path(place).exists() else place  # noqa: PTH100 (links stay as they are)

@@ -157,9 +157,8 @@ def keep_kernels(mixed_precision: str) -> None:
 
 
 def settle_cluster() -> tuple[str, ...]:
-    """Have Ray log errors only and report nothing to its makers; the variables that its actors are to have, too."""
+    """Have Ray report nothing to its makers; the variables that its actors are to have, too."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     return _OF_LIBRARIES
 

@@ -20,7 +20,9 @@ from finetune.errors import UserError, describe_fault, format_error
 _LOGGER = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
-Answer = TypeVar("Answer", covariant=True)
+Sent = TypeVar("Sent", contravariant=True)
+Answer = TypeVar("Answer")
+Computed = TypeVar("Computed", covariant=True)
 
 # A batch computes while the next is there already, and is read.
 _BATCHES_EACH = 2
@@ -46,13 +48,14 @@ class ClusterOptions:
 
     Without an `address` it is that of RAY_ADDRESS, else one that runs on this machine, else one is started for this
     command. `max_actors` is None for as many as fit. An actor has `cores`, and a GPU where `device` allows it and the
-    cluster has one.
+    cluster has one. `variables` of this process's environment are set in the actors, too.
     """
 
     address: str | None = None
     max_actors: int | None = None
     cores: int = 1
     device: str = "auto"
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,10 @@ class Lost:
     reason: str
 
 
-class Work(Protocol[Task, Answer]):
+class Work(Protocol[Sent, Computed]):
     """What actors compute: it is sent to each, small, and loaded there once."""
 
-    def load(self) -> tuple[Callable[[Sequence[Task]], Answer], str]:
+    def load(self) -> tuple[Callable[[Sequence[Sent]], Computed], str]:
         """What computes batches, and what identifies it: the same in each actor. Raises UserError."""
 
 
@@ -117,21 +120,26 @@ def _find_fault(host: str, port: int) -> str | None:
 
 
 def compute_on_cluster(
-    work: Work[Task, Answer], tasks: Sequence[Task], options: ClusterOptions, variables: Sequence[str] = ()
+    work: Work[Task, Answer], tasks: Sequence[Task], options: ClusterOptions
 ) -> Generator[tuple[Sequence[Task], Answer | Lost]]:
     """Batches of tasks with their answers, in the order of their ends; each task is in exactly one.
 
     Actors are started as long as the cluster has places and tasks are left, also on nodes that join later. Batches of
-    actors that end are computed by others. `variables` of this process's environment are set in the actors. Only a few
-    batches are on their way at any time.
+    actors that end are computed by others. Only a few batches are on their way at any time. Call it within
+    `join_cluster`.
 
     Raises UserError if the cluster is gone, if no node can load the work, or if two nodes load different ones.
     """
-    crew = _Crew(work, tasks, options, {name: os.environ[name] for name in variables if name in os.environ})
+    crew = _Crew(work, tasks, options)
     try:
         yield from crew.compute()
     finally:
         crew.dismiss()
+
+
+def name_for_nodes(place: str) -> str:
+    """A folder or file here by its whole path, which it must have on each node; a name on a hub or a URL as it is."""
+    return os.path.abspath(place) if os.path.exists(place) else place  # noqa: PTH100, PTH110 (links stay as they are)
 
 
 @dataclass(frozen=True)
@@ -181,12 +189,11 @@ class _Member(Generic[Task]):
 class _Crew(Generic[Task, Answer]):
     """The actors of one computation, and its tasks: those left, those on their way, and those lost with an actor."""
 
-    def __init__(
-        self, work: Work[Task, Answer], tasks: Sequence[Task], options: ClusterOptions, variables: dict[str, str]
-    ) -> None:
+    def __init__(self, work: Work[Task, Answer], tasks: Sequence[Task], options: ClusterOptions) -> None:
         import ray
 
-        self._ray, self._work, self._options, self._variables = ray, work, options, variables
+        self._ray, self._work, self._options = ray, work, options
+        self._variables = {name: os.environ[name] for name in options.variables if name in os.environ}
         self._tasks, self._next = tasks, 0
         self._lost: deque[tuple[Task, int]] = deque()  # With the number of times.
         self._starting: dict[Any, Any] = {}
