@@ -77,26 +77,28 @@ def started_nodes() -> Iterator[Nodes]:
             ray.shutdown()
             for node in (*nodes.cluster.worker_nodes, nodes.cluster.head_node):
                 if node is not None:
-                    node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+                    node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
             deadline = time.monotonic() + 30
-            while (left := _list_processes() - before) and time.monotonic() < deadline:
+            while (
+                left := {pid: said for pid, said in _list_processes().items() if pid not in before}
+            ) and time.monotonic() < deadline:
                 time.sleep(0.1)
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            assert not left, f"{len(left)} processes of Ray were left"
+            assert not left, f"processes of Ray were left: {left}"
 
 
-def _list_processes() -> set[int]:
+def _list_processes() -> dict[int, str]:
     """Ray's processes below this one, or given up by their parents."""
     own = psutil.Process()
-    found = set()
+    found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = " ".join(process.cmdline()[:3])
             mine = process.ppid() == 1 or own in process.parents()
             if mine and ("/ray/" in words or "ray::" in words) and process.status() != psutil.STATUS_ZOMBIE:
-                found.add(process.pid)
+                found[process.pid] = words
     return found
 
 

@@ -11,19 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import soundfile
 from programs import started
 from ray_nodes import Nodes, started_nodes
 
 from finetune.cli import main
-from test_transcription import write_noise  # noqa: I001
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     with started_nodes() as running:
         yield running
+
+
+def write_noise(file: Path, seconds: float = 1.0, seed: int = 0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, 0.1 * np.random.default_rng(seed).standard_normal(round(16000 * seconds)), 16000)
+    return file
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -68,7 +75,11 @@ def test_files_failures_and_exit_code_are_those_of_the_plain_command(
     assert [line for line in on_cluster[2].splitlines() if ": " in line][:-1] == listed[:-1] and len(listed) == 4
     (Path("cluster/1/7.txt")).unlink()
     code, _, said = run(capsys, *common[:2], "talks/1", *common[3:], "--output", "cluster/1", *engine, "--resume")
-    assert code == 0 and said.startswith("1 of 1 recordings") and read_folder(Path("plain")) == read_folder(Path("cluster"))
+    assert (
+        code == 0
+        and said.startswith("1 of 1 recordings")
+        and read_folder(Path("plain")) == read_folder(Path("cluster"))
+    )
     assert not find_actors()
 
 
@@ -80,13 +91,18 @@ def test_bad_input_is_one_sentence(
         monkeypatch.setattr(sys, "stdin", piped)
         for arguments, sentence in (
             ((model, talk, "--actors", 2), "finetune: --actors are for a cluster: add --engine ray.\n"),
-            ((model, "-", "--engine", "ray"), "finetune: Standard input can't be sent to a cluster: write it to a file"),
+            (
+                (model, "-", "--engine", "ray"),
+                "finetune: Standard input can't be sent to a cluster: write it to a file",
+            ),
             ((model, talk, "--engine", "ray", "--address", "127.0.0.1:1"), "finetune: There is no Ray cluster at 127"),
         ):
             code, printed, said = run(capsys, "transcribe", *arguments)
             assert code == 2 and printed == "" and said.startswith(sentence) and said.count("\n") == 1, said
     # Found on no node: each is left out by its name, and then nothing is left.
-    code, printed, said = run(capsys, "transcribe", tmp_path / "no", talk, "--engine", "ray", "--address", nodes.address)
+    code, printed, said = run(
+        capsys, "transcribe", tmp_path / "no", talk, "--engine", "ray", "--address", nodes.address
+    )
     assert code == 2 and printed == ""
     assert f"can't be used: There is no model at {tmp_path / 'no'}" in said.splitlines()[-1]
     assert said.splitlines()[-1].startswith("finetune: No node can be used; node ") and len(said.splitlines()) <= 2
@@ -132,7 +148,12 @@ def test_a_killed_command_and_a_killed_actor_leave_each_file_once(
     thread.join()
     assert code == 0 and f"{400 - len(first)} of {400 - len(first)} recordings" in said and killed
     assert {name: (output / name).stat().st_mtime_ns for name in first} == first
-    assert run(capsys, "transcribe", model, tmp_path / "clips", "--output", tmp_path / "plain", "--precision", "float32")[0] == 0
+    assert (
+        run(capsys, "transcribe", model, tmp_path / "clips", "--output", tmp_path / "plain", "--precision", "float32")[
+            0
+        ]
+        == 0
+    )
     for number in range(400):
         assert (output / f"{number:03d}.txt").read_text() == (tmp_path / f"plain/{number % 4}.txt").read_text()
     assert count() == 400 and len(list(output.iterdir())) <= 401  # The killed command may have left a part of one file.
