@@ -64,7 +64,10 @@ def transcribe_on_cluster(
     """
     if any(job.input.recording is None for job in jobs):
         raise UserError("Standard input can't be sent to a cluster: write it to a file, or leave out --engine ray.")
-    how = {key: name_for_nodes(value) if key == "language_model" and value else value for key, value in how.items()}
+    how = dict(how)
+    how["device"] = str(how["device"]).partition(":")[0]  # An actor sees its own GPU alone.
+    if how["language_model"]:
+        how["language_model"] = name_for_nodes(how["language_model"])
     work = TranscriptionWork(name_for_nodes(model), how, separate_channels, str(Path.cwd()))
     with join_cluster(options.address), closing(compute_on_cluster(work, jobs, options)) as answers:
         for batch, answer in answers:
