@@ -245,7 +245,9 @@ class _Crew(Generic[Task, Answer]):
             raise UserError("The Ray cluster is gone: its head does not answer any more.")
         if self._ready:
             self._worked = now
-        elif now - self._worked > _NOTE_SECONDS and not self._noted:
+        elif self._excluded:
+            self._require_node()
+        if now - self._worked > _NOTE_SECONDS and not self._noted:
             self._noted = True
             wanted = ", ".join(f"{count:g} {name}" for name, count in self._resources().items())
             _LOGGER.warning(f"waiting for the cluster: no actor has started, each needs {wanted} of a node")
@@ -303,12 +305,15 @@ class _Crew(Generic[Task, Answer]):
 
     def _exclude(self, loaded: _Loaded) -> None:
         if loaded.node not in self._excluded:
-            self._excluded[loaded.node] = loaded.name
-            fault = f"node {loaded.name} of the Ray cluster can't be used: {loaded.fault}"
-            alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-            if not self._ready and alive <= self._excluded.keys():
-                raise UserError(f"No node can be used; {fault}")
-            _LOGGER.warning(fault)
+            self._excluded[loaded.node] = f"node {loaded.name} of the Ray cluster can't be used: {loaded.fault}"
+            self._require_node()
+            _LOGGER.warning(self._excluded[loaded.node])
+
+    def _require_node(self) -> None:
+        """Raise UserError if no actor is ready and every node is left out."""
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        if not self._ready and alive <= self._excluded.keys():
+            raise UserError(f"No node can be used; {[*self._excluded.values()][-1]}")
 
     def _assign(self) -> None:
         """Send batches to actors that have fewer than they can take, the idle ones first."""
