@@ -38,7 +38,7 @@ _MAX_FAILED_STARTS, _MAX_ENDS = 3, 10
 # After an actor that failed to start the next waits, twice as long each time.
 _MAX_PAUSE_SECONDS = 60.0
 # How often free places are counted, how long a cluster may be out of reach, and when a wait for it is worth a note.
-_LOOK_SECONDS, _GONE_SECONDS, _NOTE_SECONDS = 1.0, 20.0, 30.0
+_LOOK_SECONDS, _GONE_SECONDS, _NOTE_SECONDS = 1.0, 20.0, 120.0
 _CONNECT_SECONDS = 5.0
 
 
@@ -250,7 +250,7 @@ class _Crew(Generic[Task, Answer]):
         if now - self._worked > _NOTE_SECONDS and not self._noted:
             self._noted = True
             wanted = ", ".join(f"{count:g} {name}" for name, count in self._resources().items())
-            _LOGGER.warning(f"waiting for the cluster: no actor has started, each needs {wanted} of a node")
+            _LOGGER.warning(f"still waiting for the cluster: an actor needs {wanted} of a node, and loads the model")
 
     def _resources(self) -> dict[str, float]:
         """What an actor needs of a node."""

@@ -163,7 +163,7 @@ def test_a_wait_for_places_is_said(
     thread = threading.Thread(target=lambda: next(answers, None), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
-    while not any("each needs 64 CPU of a node" in line for line in logged):
+    while not any("an actor needs 64 CPU of a node" in line for line in logged):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     nodes.restore()
