@@ -75,7 +75,7 @@ def run_part(options: argparse.Namespace) -> dict[str, float]:
     command = ["transcribe", str(options.folder / "model"), str(options.folder / "files"), "--precision", precision]
     command += ["--output", str(options.folder / output), "--device", "cpu", "--quiet"]
     if engine == "ray":
-        command += ["--engine", "ray", "--actors", str(options.actors)]
+        command += ["--engine", "ray", "--address", "local", "--actors", str(options.actors)]
     pages: list[tuple[float, float]] = []
     threading.Thread(target=watch, args=[pages], daemon=True).start()
     began = time.time()

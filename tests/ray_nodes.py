@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import pytest
 from finetune.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+_MARK = "FINETUNE_NODES"  # A variable that all processes of a cluster have.
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
@@ -58,11 +60,12 @@ class Nodes:
 @contextmanager
 def started_nodes() -> Iterator[Nodes]:
     """A cluster of which no process is left at the end of the `with` statement."""
-    before = _list_processes()
+    mark = secrets.token_hex(8)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "RAY_USAGE_STATS_ENABLED": "0",
+            _MARK: mark,
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             # Its default of 15 s is not enough where others use the machine.
             "RAY_agent_register_timeout_ms": "120000",
@@ -77,28 +80,23 @@ def started_nodes() -> Iterator[Nodes]:
             ray.shutdown()
             for node in (*nodes.cluster.worker_nodes, nodes.cluster.head_node):
                 if node is not None:
-                    node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
-            deadline = time.monotonic() + 30
-            while (
-                left := {pid: said for pid, said in _list_processes().items() if pid not in before}
-            ) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            for pid in left:
+                    node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+            for pid in _list_processes(mark):  # Agents, which miss their node only after a while.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            assert not left, f"processes of Ray were left: {left}"
+            deadline = time.monotonic() + 30
+            while left := _list_processes(mark):
+                assert time.monotonic() < deadline, f"processes of Ray were left: {left}"
+                time.sleep(0.1)
 
 
-def _list_processes() -> dict[int, str]:
-    """Ray's processes below this one, or given up by their parents."""
-    own = psutil.Process()
+def _list_processes(mark: str) -> dict[int, str]:
+    """The processes that a cluster has started, wherever they stand now."""
     found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words = " ".join(process.cmdline()[:3])
-            mine = process.ppid() == 1 or own in process.parents()
-            if mine and ("/ray/" in words or "ray::" in words) and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = words
+            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                found[process.pid] = " ".join(process.cmdline()[:3])
     return found
 
 

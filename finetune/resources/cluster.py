@@ -89,7 +89,8 @@ def join_cluster(address: str | None) -> Iterator[None]:
     if address and address not in ("auto", "local"):
         _require_reachable(address)
     try:
-        ray.init(address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        dashboard = False if address in (None, "local") else None
+        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
         where = f"at {address}" if address else "here"
         raise UserError(f"The Ray cluster {where} can't be joined: {format_error(error)}") from error
