@@ -106,6 +106,7 @@ class Squares:
 
     folder: str
     pause: float = 0.01
+    nodes: int = 1  # Nodes that have tried to load it before anything is computed.
     broken: str = ""  # A node on which it can't be loaded.
     other: str = ""  # A node on which it is another.
     deadly: tuple[int, ...] = ()  # Numbers that end the process.
@@ -115,10 +116,14 @@ class Squares:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
+        (Path(self.folder) / f"tried-{node}").touch()
         if self.broken in (node, "all"):
             raise UserError("there is no model at /models/talks.")
 
         def square(batch: Sequence[int]) -> list[int]:
+            deadline = time.monotonic() + 120
+            while len(list(Path(self.folder).glob("tried-*"))) < self.nodes and time.monotonic() < deadline:
+                time.sleep(0.05)
             for number in batch:
                 with (Path(self.folder) / "log").open("a") as log:
                     log.write(f"{number} {os.getpid()} {node} {os.environ.get('FINETUNE_TEST', '')}\n")

@@ -64,7 +64,7 @@ def test_all_nodes_work_and_nothing_is_left(nodes: Nodes, tmp_path: Path, monkey
             return range(300)[places]
 
     answered: list[int] = []
-    work = Squares(str(tmp_path), pause=0.02)
+    work = Squares(str(tmp_path), pause=0.02, nodes=2)
     for batch, _ in compute_on_cluster(work, Counted(), ClusterOptions(variables=("FINETUNE_TEST", "FINETUNE_NONE"))):
         answered += batch
         assert taken - len(answered) <= 3 * 2 * 8  # Three actors at most, two batches each.
@@ -139,7 +139,7 @@ def test_actors_that_all_end_are_not_started_for_ever(
 
 def test_a_node_without_the_model_is_left_out_with_its_name(nodes: Nodes, tmp_path: Path, logged: list[str]) -> None:
     (node,) = nodes.restore()
-    answered, lost = compute(Squares(str(tmp_path), broken=node.node_id), 60)
+    answered, lost = compute(Squares(str(tmp_path), pause=0.05, nodes=2, broken=node.node_id), 60)
     assert answered == list(range(60)) and not lost
     assert node.node_id not in {name for _, _, name, _ in read_log(tmp_path)}
     said = [line for line in logged if "can't be used" in line]
