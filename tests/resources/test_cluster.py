@@ -97,8 +97,7 @@ def test_an_actor_and_a_node_that_are_killed_lose_nothing(nodes: Nodes, tmp_path
     assert killed == ["actor", "node"]
     assert answered == list(range(400)) and not lost
     log = read_log(tmp_path)
-    assert len({pid for _, pid, *_ in log}) >= 3
-    assert 400 <= len(log) <= 400 + 3 * 2 * 8
+    assert 400 < len(log) <= 400 + 3 * 2 * 8
 
 
 def test_a_node_that_joins_later_is_used_and_actors_can_be_limited(nodes: Nodes, tmp_path: Path) -> None:
@@ -108,12 +107,15 @@ def test_a_node_that_joins_later_is_used_and_actors_can_be_limited(nodes: Nodes,
     one.mkdir()
     both.mkdir()
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(compute(Squares(str(both), pause=0.1), 300)))
+    thread = threading.Thread(target=lambda: found.append(compute(Squares(str(both), pause=0.05, nodes=2), 200)))
     thread.start()
-    wait_for_log(both, 10)
+    deadline = time.monotonic() + 120
+    while not list(both.glob("tried-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     nodes.add()
     thread.join()
-    assert found == [(list(range(300)), [])] and len({node for _, _, node, _ in read_log(both)}) == 2
+    assert found == [(list(range(200)), [])] and len({node for _, _, node, _ in read_log(both)}) == 2
     answered, _ = compute(Squares(str(one)), 40, max_actors=1)
     assert answered == list(range(40)) and len({pid for _, pid, *_ in read_log(one)}) == 1
 
