@@ -12,6 +12,10 @@ load weighs more than all else, which the seconds of the whole command show.
 `memory`: the texts of links to four clips of 0.5 s, by a tiny model. The pages of the command's own process are read
 ten times a second; what is printed is their mean in each tenth of the time between the first and the last text. The
 list of files itself is in memory before the first.
+
+Measured on 2 cores of an Intel Xeon (avx512_bf16, amx) with other work on the machine, whose share changed by the
+minute: `memory --files 8000` had 92 MB in the first tenth and 94 MB in the last, at 58 files a second. 100,000 files and
+the throughput on an idle machine are not measured yet.
 """
 
 from __future__ import annotations
