@@ -14,8 +14,8 @@ ten times a second; what is printed is their mean in each tenth of the time betw
 list of files itself is in memory before the first.
 
 Measured on 2 cores of an Intel Xeon (avx512_bf16, amx) with other work on the machine, whose share changed by the
-minute: `memory --files 8000` had 92 MB in the first tenth and 94 MB in the last, at 58 files a second. 100,000 files and
-the throughput on an idle machine are not measured yet.
+minute: `memory --files 8000` had 92 MB in the first tenth and 94 MB in the last, at 58 files a second. 100,000
+files and the throughput on an idle machine are not measured yet.
 """
 
 from __future__ import annotations
