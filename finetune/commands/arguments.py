@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finetune.data.corpus import SkippedUtterance
     from finetune.data.sources import Source
     from finetune.evaluation.scoring import Decoding
+    from finetune.resources.cluster import ClusterOptions
 
 BOOST = 10.0  # pyctcdecode's hotword_weight
 MODEL = "a model folder, or on a hub USER/NAME or USER/NAME@REVISION"
@@ -77,6 +78,38 @@ def add_language_model(parser: argparse.ArgumentParser) -> None:
     """Add a language model and a file of hotwords, for this call only."""
     parser.add_argument("--language-model", metavar="DIR", help="a folder of `finetune lm build`")
     parser.add_argument("--hotwords", metavar="FILE", help="a file with a hotword on each line, as --hotword takes it")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the engine and what it uses of a cluster."""
+    group = parser.add_argument_group("a cluster of machines")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster")
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="of the cluster's head (default: RAY_ADDRESS, or one on this machine)"
+    )
+    group.add_argument(
+        "--actors", type=_count, metavar="N", help="the most processes with a model (default: as many as fit)"
+    )
+    group.add_argument("--actor-cores", type=_count, metavar="N", help="cores of each of them (default: 1)")
+
+
+def read_engine(options: argparse.Namespace, device: str = "auto") -> "ClusterOptions | None":
+    """The cluster of a command's options, None without one; raises UserError for options that need one."""
+    from finetune.commands.launch import settle_cluster
+    from finetune.resources.cluster import ClusterOptions
+
+    if options.engine == "ray":
+        variables = settle_cluster()
+        return ClusterOptions(options.address, options.actors, options.actor_cores or 1, device, variables)
+    if given := [f"--{name.replace('_', '-')}" for name in ("address", "actors", "actor_cores") if vars(options)[name]]:
+        raise UserError(f"{' and '.join(given)} are for a cluster: add --engine ray.")
+    return None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return int(text)
 
 
 def add_source(parser: argparse.ArgumentParser, split: str = "test, or the only one") -> None:

@@ -2,9 +2,11 @@
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from finetune.commands import arguments
+from finetune.errors import UserError
 from finetune.files import write_json
 
 
@@ -22,6 +24,7 @@ def add_parser(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--fix", action="store_true", help="write clean manifests beside the corpus; no file of it is changed"
     )
+    arguments.add_engine(parser)
     parser.add_argument("--json", metavar="FILE", help="write the findings to this file as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a validation report with plots and audio to this file")
     parser.set_defaults(run=run)
@@ -29,18 +32,23 @@ def add_parser(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    from finetune.data.cluster_listening import listen_on_cluster
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import preview
     from finetune.run.preparation import prepare
     from finetune.run.revisions import find_commits, pin_revisions
     from finetune.run.summary import summarize_preparation
 
+    cluster = arguments.read_engine(options)
+    if cluster and not options.listen:
+        raise UserError("--engine ray is for decoding all audio: add --listen.")
     for file in (options.json, options.html):
         arguments.require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
     recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
-    report = preparation.validate(listen=options.listen)
+    listener = partial(listen_on_cluster, cluster) if cluster else None
+    report = preparation.validate(options.listen, listener)
     if options.align:
         from finetune.evaluation.mismatches import find_mismatches
         from finetune.inference.recogniser import Recogniser

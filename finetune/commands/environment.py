@@ -52,6 +52,7 @@ EXTRAS = {
     "microphone": (("sounddevice",), "finetune live --microphone"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "finetune export, and what it writes"),
     "s3": (("s3fs",), "corpora at s3:// URLs"),
+    "ray": (("ray",), "many machines: --engine ray"),
     "gcs": (("gcsfs",), "corpora at gs:// URLs"),
     "kenlm": (("kenlm",), ""),  # only for our tests
 }

@@ -31,6 +31,7 @@ def add_parser(commands: arguments.Commands) -> None:
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the N worst utterances aligned")
     arguments.add_precision(parser, "float32")
     arguments.add_language(parser)
+    arguments.add_engine(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
         decoding=arguments.read_decoding(options),
         precision=options.precision,
         language=options.language,
+        cluster=arguments.read_engine(options),
     )
     runs = (evaluate(name, sources, how) for name in options.models)
     for evaluation in itertools.chain.from_iterable(runs):

@@ -19,6 +19,12 @@ _LOGGER = logging.getLogger(__name__)
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
 
+# What the command line sets for libraries, and users for a hub; not a token, which each node has for itself.
+_OF_LIBRARIES = (
+    *("TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM", "DISABLE_SAFETENSORS_CONVERSION"),
+    *("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "HF_ENDPOINT"),
+)
+
 
 def join_processes() -> None:
     """Start again as N processes when Accelerate's launcher was asked for N and started one.
@@ -148,6 +154,13 @@ def keep_kernels(mixed_precision: str) -> None:
 
     in_bf16 = mixed_precision == "bf16" or (mixed_precision == "auto" and has_fast_bf16(torch.device("cpu")))
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000" if in_bf16 else "16")
+
+
+def settle_cluster() -> tuple[str, ...]:
+    """Have Ray report nothing to its makers; the variables that its actors are to have, too."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    return _OF_LIBRARIES
 
 
 def set_training_switches(compiled: bool) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 from finetune.commands import arguments
@@ -43,14 +44,16 @@ def add_parser(commands: arguments.Commands) -> None:
     arguments.add_language_model(parser)
     parser.add_argument("--allow-outside", action="store_true", help="also read audio outside the folder of a manifest")
     arguments.add_decoding(parser)
+    arguments.add_engine(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from finetune.commands.inputs import find_inputs
-    from finetune.commands.transcription import plan_jobs, run_jobs
+    from finetune.commands.transcription import plan_jobs, run_jobs, transcribe_here
 
+    cluster = arguments.read_engine(options, options.device)
     inputs = find_inputs(options.inputs, options.allow_outside)
     printed = options.formats is None and [each.alone for each in inputs] == [True]
     formats = tuple(dict.fromkeys(options.formats or ["text"]))
@@ -60,18 +63,21 @@ def run(options: argparse.Namespace) -> int:
     if not jobs:
         _LOGGER.info("everything is transcribed already")
         return 0
+    how = {
+        "device": options.device,
+        "language_model": options.language_model,
+        "hotwords": hotwords,
+        "decoder": options.decoder,
+        "beam_width": options.beam_width,
+        "precision": options.precision,
+        "batch_seconds": options.batch_seconds,
+        "detector": options.vad,
+        "language": options.language,
+    }
+    if cluster is not None:
+        from finetune.commands.cluster import transcribe_on_cluster
+
+        return run_jobs(partial(transcribe_on_cluster, options.model, how, options.channels, cluster), jobs)
     from finetune.inference.transcriber import Transcriber
 
-    transcriber = Transcriber(
-        options.model,
-        device=options.device,
-        language_model=options.language_model,
-        hotwords=hotwords,
-        decoder=options.decoder,
-        beam_width=options.beam_width,
-        precision=options.precision,
-        batch_seconds=options.batch_seconds,
-        detector=options.vad,
-        language=options.language,
-    )
-    return run_jobs(transcriber, jobs, options.channels)
+    return run_jobs(partial(transcribe_here, Transcriber(options.model, **how), options.channels), jobs)

@@ -5,11 +5,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tqdm import tqdm
 
@@ -101,7 +101,22 @@ def _is_written(file: Path) -> bool:
     return os.path.exists(file) and not file.is_dir()  # noqa: PTH110 (the path's own method raises for it)
 
 
-def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool = False) -> int:
+@dataclass(frozen=True)
+class Formatted:
+    """A transcript in the formats of its job, and the length of the recording in seconds."""
+
+    texts: tuple[str, ...]
+    seconds: float
+
+
+OnProgress: TypeAlias = Callable[[float], object]
+"""Is called with the seconds of audio that were transcribed since its last call."""
+Found: TypeAlias = Generator[tuple[Job, Formatted | AudioError]]
+Engine: TypeAlias = Callable[[Sequence[Job], OnProgress], Found]
+"""Transcribes jobs whose recordings can be used, in any order; one that fails does not stop the others."""
+
+
+def run_jobs(transcribe: Engine, jobs: Sequence[Job]) -> int:
     """Transcribe, then write or print; returns the exit code: 0, 2 if a recording failed, 130 after Ctrl-C.
 
     Recordings that cannot be read are listed with their reasons at the end; the others are transcribed. Raises
@@ -109,8 +124,14 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
     """
     tally = _Tally(len(jobs))
     writes, code = any(job.files for job in jobs), 0
+    usable = []
+    for job in jobs:
+        if isinstance(job.input.recording, AudioError):
+            tally.failures.append((job, str(job.input.recording)))
+        else:
+            usable.append(job)
     try:
-        with closing(_Bar(jobs)) as bar, closing(_transcribe(transcriber, jobs, separate_channels, bar)) as found:
+        with closing(_Bar(jobs, len(tally.failures))) as bar, closing(transcribe(usable, bar.advance)) as found:
             for job, transcript in found:
                 _deliver(job, transcript, tally)
                 bar.count()
@@ -120,7 +141,7 @@ def run_jobs(transcriber: "Transcriber", jobs: Sequence[Job], separate_channels:
         code = 130
     finally:
         if tally.failures:
-            _LOGGER.error("\n".join(tally.list_failures()))
+            _LOGGER.error("\n".join(tally.list_failures(jobs)))
     if writes and tally.done and not code:
         _LOGGER.info(tally.summarise())
     return code or (2 if tally.failures else 0)
@@ -133,7 +154,7 @@ class _Tally:
     total: int
     done: int = 0
     audio_seconds: float = 0.0
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[Job, str]] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
     def count_done(self) -> str:
@@ -145,26 +166,29 @@ class _Tally:
         audio, clock = _format_duration(self.audio_seconds), _format_duration(clock_seconds)
         return f"{self.count_done()}, {audio} of audio, in {clock}: real-time factor {factor:.2g}"
 
-    def list_failures(self) -> list[str]:
+    def list_failures(self, jobs: Sequence[Job]) -> list[str]:
+        """A line for each, in the order of the jobs, those that could not be used first."""
+        place = {id(job): (not isinstance(job.input.recording, AudioError), number) for number, job in enumerate(jobs)}
+        failures = sorted(self.failures, key=lambda failure: place[id(failure[0])])
         # A name may contain line ends; each recording has one line.
-        lines = [escape_controls(f"{name}: {reason}", one_line=True) for name, reason in self.failures]
+        lines = [escape_controls(f"{job.input.name}: {reason}", one_line=True) for job, reason in failures]
         if self.total == 1:
             return lines
         return [f"{len(lines)} of {self.total} recordings can't be transcribed:", *(f"  {line}" for line in lines)]
 
 
-def _transcribe(
-    transcriber: "Transcriber", jobs: Sequence[Job], separate_channels: bool, bar: "_Bar"
-) -> Generator[tuple[Job, Transcript | AudioError]]:
-    for job in jobs:
-        if isinstance(job.input.recording, AudioError):
-            yield job, job.input.recording
+def transcribe_here(
+    transcriber: "Transcriber", separate_channels: bool, jobs: Sequence[Job], on_progress: OnProgress
+) -> Found:
+    """Transcribe jobs in this process, in their order."""
     recordings: Iterator[tuple[Job, Audio]] = (
         (job, job.input.recording or _open_standard_input())
         for job in jobs
         if not isinstance(job.input.recording, AudioError)
     )
-    yield from transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=bar.advance)
+    transcripts = transcriber.transcribe_many(recordings, separate_channels=separate_channels, on_progress=on_progress)
+    for job, transcript in transcripts:
+        yield job, transcript if isinstance(transcript, AudioError) else format_job(job, transcript)
 
 
 def _open_standard_input() -> Audio:
@@ -172,18 +196,24 @@ def _open_standard_input() -> Audio:
     return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
 
 
-def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> None:
-    """Write or print a transcript, or record the failure; raises UserError for a full disk."""
+def format_job(job: Job, transcript: Transcript) -> Formatted | AudioError:
+    """A transcript in a job's formats."""
+    # A file name need not be valid Unicode.
+    name = job.input.relative.name.encode(errors="replace").decode()
     try:
-        if isinstance(transcript, AudioError):
-            raise transcript
-        # A file name need not be valid Unicode.
-        name = job.input.relative.name.encode(errors="replace").decode()
         with fault_as_reason():
-            texts = [format_transcript(transcript, form, name) for form in job.files or (job.printed,)]
+            texts = tuple(format_transcript(transcript, form, name) for form in job.files or (job.printed,))
     except AudioError as error:
-        tally.failures.append((job.input.name, str(error)))
+        return error
+    return Formatted(texts, transcript.seconds)
+
+
+def _deliver(job: Job, transcript: Formatted | AudioError, tally: _Tally) -> None:
+    """Write or print a transcript, or record the failure; raises UserError for a full disk."""
+    if isinstance(transcript, AudioError):
+        tally.failures.append((job, str(transcript)))
         return
+    texts = transcript.texts
     try:
         if not job.files:
             print(texts[0], end="", flush=True)
@@ -191,7 +221,7 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
     except ValueError as error:  # A name that no file can have.
-        tally.failures.append((job.input.name, f"can't be written: {error}"))
+        tally.failures.append((job, f"can't be written: {error}"))
     except BrokenPipeError:  # Standard output is closed: stop.
         raise
     except OSError as error:
@@ -202,7 +232,7 @@ def _deliver(job: Job, transcript: Transcript | AudioError, tally: _Tally) -> No
                 f"{tally.count_done()} are done{goes_on}."
             ) from error
         place = f": {error.filename}" if error.filename else ""
-        tally.failures.append((job.input.name, f"can't be written: {error.strerror or error}{place}"))
+        tally.failures.append((job, f"can't be written: {error.strerror or error}{place}"))
     else:
         tally.done += 1
         tally.audio_seconds += transcript.seconds
@@ -266,8 +296,8 @@ def _format_duration(seconds: float) -> str:
 class _Bar:
     """A progress bar with recordings done, real-time factor and time left; hidden without a terminal."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs, self._done, self._audio_seconds = len(jobs), 0, 0.0
+    def __init__(self, jobs: Sequence[Job], done: int) -> None:
+        self._jobs, self._done, self._audio_seconds = len(jobs), done, 0.0
         self._began = time.perf_counter()
         total = _add_up(jobs) if sys.stderr.isatty() else None
         shown = "{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left"

@@ -14,7 +14,7 @@ from finetune.audio.headers import HeaderIndex
 from finetune.audio.preprocessing import Transform as AudioTransform
 from finetune.audio.preprocessing import build_preprocessor
 from finetune.audio.recordings import require_sound
-from finetune.audio.waveforms import AudioError, Decoded, Waveform, decode, fault_as_reason, measure_seconds
+from finetune.audio.waveforms import AudioError, Decoded, Recording, Waveform, decode, fault_as_reason, measure_seconds
 from finetune.data.folders import AUDIO_FOLDERS
 from finetune.data.manifests import format_csv
 from finetune.data.sources import JoinedTables, Table
@@ -104,19 +104,29 @@ class Split:
 
     def decode(self, utterance: Utterance, sampling_rate: int) -> Decoded:
         """The utterance's audio before any preprocessing; raises AudioError as `read` does."""
-        decoded = decode(self.table.recording(utterance.row), sampling_rate)
-        if not decoded.waveform.any():
-            raise AudioError("silent audio: every sample is zero")
-        return decoded
+        return decode_sound(self.table.recording(utterance.row), sampling_rate)
 
-    @fault_as_reason()
     def preprocess(self, waveform: Waveform, sampling_rate: int) -> Waveform:
         """A decoded waveform after preprocessing; raises AudioError if preprocessing leaves no sound."""
-        preprocessed = build_preprocessor(self.preprocessing, sampling_rate)(waveform)
-        if not len(preprocessed):
-            raise AudioError("silent audio: preprocessing leaves nothing of it")
-        require_sound(preprocessed)
-        return preprocessed
+        return preprocess_sound(self.preprocessing, waveform, sampling_rate)
+
+
+def decode_sound(recording: Recording, sampling_rate: int) -> Decoded:
+    """A recording's audio at `sampling_rate`; raises AudioError, also for silence."""
+    decoded = decode(recording, sampling_rate)
+    if not decoded.waveform.any():
+        raise AudioError("silent audio: every sample is zero")
+    return decoded
+
+
+@fault_as_reason()
+def preprocess_sound(steps: Sequence[AudioTransform], waveform: Waveform, sampling_rate: int) -> Waveform:
+    """A waveform after preprocessing; raises AudioError if preprocessing leaves no sound."""
+    preprocessed = build_preprocessor(steps, sampling_rate)(waveform)
+    if not len(preprocessed):
+        raise AudioError("silent audio: preprocessing leaves nothing of it")
+    require_sound(preprocessed)
+    return preprocessed
 
 
 def frames_needed(transcript: str) -> int:

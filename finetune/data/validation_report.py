@@ -3,17 +3,18 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from finetune.audio.waveforms import AudioError, Waveform, fault_as_reason
-from finetune.data.corpus import Split, Utterance
+from finetune.audio.preprocessing import Transform as AudioTransform
+from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_reason
+from finetune.data.corpus import Split, Utterance, decode_sound, preprocess_sound
 from finetune.data.manifests import CHANNEL, CLEAN, format_csv
 from finetune.errors import UserError
 from finetune.files import write_text
@@ -92,12 +93,29 @@ class ValidationReport:
         return lines
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What decoding an utterance showed: kinds of problems, whether one makes it unusable, and its length."""
+
+    kinds: tuple[str, ...]
+    unusable: bool = False
+    seconds: float = 0.0
+
+
+Listen: TypeAlias = Callable[[Split, int], Iterable[tuple[Utterance, Heard]]]
+"""Decodes all utterances of a split at a sampling rate (Hz), in any order."""
+
+
 def validate_splits(
-    splits: Mapping[str, Split], writable: Iterable[str], sampling_rate: int | None = None
+    splits: Mapping[str, Split],
+    writable: Iterable[str],
+    sampling_rate: int | None = None,
+    listen: Listen | None = None,
 ) -> ValidationReport:
     """Validate splits by role (`train`, `validation`, `test`), from audio headers and transcripts.
 
-    `writable` are the characters in the model's vocabulary. With a sampling rate (Hz) all audio is decoded too.
+    `writable` are the characters in the model's vocabulary. With a sampling rate (Hz) all audio is decoded too, in this
+    process unless `listen` is given.
     """
     findings: list[Finding] = []
     for role, split in splits.items():
@@ -112,7 +130,7 @@ def validate_splits(
     decoded_seconds: dict[str, float] = {}
     if sampling_rate is not None:
         for role, split in splits.items():
-            found, decoded_seconds[role] = _decode_split(role, split, sampling_rate)
+            found, decoded_seconds[role] = _decode_split(role, split, sampling_rate, listen or _listen_here)
             findings += found
     summaries = {role: summarise(split) for role, split in splits.items()}
     return ValidationReport(summaries, tuple(findings), decoded_seconds)
@@ -270,37 +288,57 @@ def _find_unwritable(role: str, split: Split, writable: set[str]) -> Iterator[Fi
         yield _finding("unseen characters", role, sentence, unseen)
 
 
-def _decode_split(role: str, split: Split, sampling_rate: int) -> tuple[list[Finding], float]:
+def _decode_split(role: str, split: Split, sampling_rate: int, listen: Listen) -> tuple[list[Finding], float]:
     """Findings that need decoding: truncated, clipped or almost silent audio; and the total seconds decoded."""
+    place = {utterance.row: number for number, utterance in enumerate(split.utterances)}
+    results = listen(split, sampling_rate)
+    progress = tqdm(results, f"decoding {role}", len(split.utterances), leave=False, disable=None)
+    all_heard = sorted(progress, key=lambda pair: place[pair[0].row])
     found: dict[tuple[str, bool], list[Utterance]] = {}
-
-    def decode(utterance: Utterance) -> tuple[Utterance, list[str], bool, float]:
-        try:
-            with fault_as_reason():
-                decoded = split.decode(utterance, sampling_rate)
-                kinds = [judge(split.preprocess(decoded.waveform, sampling_rate))]
-        except AudioError as error:
-            return utterance, [str(error).partition(":")[0]], True, 0.0
-        if decoded.cancelled:
-            kinds.append("channels that cancel each other, one of which is used")
-        if abs(decoded.seconds - utterance.seconds) > _SAME_SECONDS:
-            kinds.append("another length than in the header")
-        return utterance, [kind for kind in kinds if kind is not None], False, decoded.seconds
-
-    # Decoding releases the global lock. Four threads more than cores wait for reads, as in Python's default.
-    seconds = 0.0
-    with ThreadPoolExecutor(count_threads() + 4) as pool:
-        results = pool.map(decode, split.utterances)
-        progress = tqdm(results, f"decoding {role}", len(split.utterances), leave=False, disable=None)
-        for utterance, kinds, unusable, decoded_seconds in progress:
-            seconds += decoded_seconds
-            for kind in kinds:
-                found.setdefault((kind, unusable), []).append(utterance)
+    for utterance, heard in all_heard:
+        for kind in heard.kinds:
+            found.setdefault((kind, heard.unusable), []).append(utterance)
     findings = [
         _finding(kind, role, f"{len(utterances)} utterances of {role}: {kind}", utterances, unusable)
         for (kind, unusable), utterances in sorted(found.items())
     ]
-    return findings, seconds
+    return findings, sum(heard.seconds for _, heard in all_heard)
+
+
+def _listen_here(split: Split, sampling_rate: int) -> Iterator[tuple[Utterance, Heard]]:
+    def listen(utterance: Utterance) -> tuple[Utterance, Heard]:
+        try:
+            with fault_as_reason():
+                recording = split.table.recording(utterance.row)
+        except AudioError as error:
+            return utterance, describe_unusable(error)
+        return utterance, listen_to(recording, utterance.seconds, sampling_rate, split.preprocessing)
+
+    # Decoding releases the global lock. Four threads more than cores wait for reads, as in Python's default.
+    with ThreadPoolExecutor(count_threads() + 4) as pool:
+        yield from pool.map(listen, split.utterances)
+
+
+def listen_to(
+    recording: Recording, seconds: float, sampling_rate: int, preprocessing: Sequence[AudioTransform]
+) -> Heard:
+    """Decode a recording that is to have a length, and judge it after preprocessing."""
+    try:
+        with fault_as_reason():
+            decoded = decode_sound(recording, sampling_rate)
+            kinds = [judge(preprocess_sound(preprocessing, decoded.waveform, sampling_rate))]
+    except AudioError as error:
+        return describe_unusable(error)
+    if decoded.cancelled:
+        kinds.append("channels that cancel each other, one of which is used")
+    if abs(decoded.seconds - seconds) > _SAME_SECONDS:
+        kinds.append("another length than in the header")
+    return Heard(tuple(kind for kind in kinds if kind is not None), seconds=decoded.seconds)
+
+
+def describe_unusable(error: AudioError) -> Heard:
+    """The kind of problem of an utterance that can't be decoded."""
+    return Heard((str(error).partition(":")[0],), unusable=True)
 
 
 def judge(waveform: Waveform) -> str | None:

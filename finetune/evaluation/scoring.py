@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from finetune.evaluation.scores import Counts, Scores
 from finetune.inference.recogniser import MIN_SECONDS, Recogniser
 from finetune.inference.utterance_statistics import Distribution, UtteranceStatistics
 from finetune.models.configuration import encoder_convolutions
+from finetune.resources.cluster import ClusterOptions, join_cluster
 from finetune.resources.machine import choose_device, describe_device, describe_machine, format_machine
 from finetune.resources.repositories import fetch_model
 from finetune.resources.storage import find_place, is_url
@@ -142,7 +144,8 @@ class EvaluationOptions:
     """How a model is evaluated.
 
     `split` is the test split, or the only one, unless named. References and hypotheses are normalised as saved with the
-    model unless `normalization` is given. `precision` and `language` are those of `Recogniser.load`.
+    model unless `normalization` is given. `precision` and `language` are those of `Recogniser.load`. With a `cluster`
+    its actors compute.
     """
 
     split: str | None = None
@@ -151,6 +154,7 @@ class EvaluationOptions:
     decoding: Decoding = Decoding()
     precision: str = "float32"
     language: str | None = None
+    cluster: ClusterOptions | None = None
 
 
 def evaluate(
@@ -166,9 +170,18 @@ def evaluate(
     recogniser, splits, steps = open_model(model, sources, accelerator.device, options)
     options.decoding.apply(recogniser)
     training_words = load_training_words(model)
-    for prepared in splits:
-        evaluation = evaluate_split(recogniser, prepared, options.batch_seconds, accelerator, steps, training_words)
-        yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
+    with join_cluster(options.cluster.address) if options.cluster else nullcontext():
+        for prepared in splits:
+            if options.cluster:
+                from finetune.evaluation.cluster_scoring import score_on_cluster
+
+                part = score_on_cluster(name, prepared, replace(options, normalization=steps), options.cluster)
+                evaluation = _join_parts(recogniser, prepared, [part], steps)
+            else:
+                evaluation = evaluate_split(
+                    recogniser, prepared, options.batch_seconds, accelerator, steps, training_words
+                )
+            yield replace(evaluation, rejected=[*prepared.rejected, *evaluation.rejected])
 
 
 def open_model(
@@ -221,13 +234,38 @@ def evaluate_split(
 
     Hypotheses are normalised as the split's transcripts were. Raises UserError if no utterance can be read.
     """
+    share = (accelerator.process_index, accelerator.num_processes)
+    part = score_part(recogniser, split, batch_seconds, normalization, training_words, share)
+    return _join_parts(recogniser, split, gather_object([part]), normalization)
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """What one process has scored of a split: rows with results, what it skipped, and sums over the others."""
+
+    results: list[tuple[int, Result]]
+    rejected: list[SkippedUtterance]
+    blanks: int
+    frames: int
+    compute_seconds: float
+    device: str
+
+
+def score_part(
+    recogniser: Recogniser,
+    split: Split,
+    batch_seconds: float,
+    normalization: Sequence[Transform],
+    training_words: frozenset[str] | None,
+    share: tuple[int, int] = (0, 1),
+) -> ScoredPart:
+    """Transcribe and score a share of a split: (process, number of processes)."""
     normalize = build_hypothesis_normalizer(normalization, recogniser)
     recogniser.model.eval()
     compute_seconds = 0.0
     results: list[tuple[int, Result]] = []
     rejected: list[SkippedUtterance] = []
     blanks = frames = 0
-    share = (accelerator.process_index, accelerator.num_processes)
     recognise = partial(_recognise, recogniser, build_greedy_search(recogniser.tokenizer, recogniser.num_symbols))
     for read, unreadable in read_batches(split, batch_seconds, recogniser.sampling_rate, share):
         rejected += unreadable
@@ -247,22 +285,28 @@ def evaluate_split(
                 continue
             blanks, frames = blanks + heard.blanks, frames + heard.frames
             results.append((utterance.row, result))
-    numbered = sorted(gather_object(results), key=lambda item: item[0])
+    return ScoredPart(results, rejected, blanks, frames, compute_seconds, describe_device(recogniser.device))
+
+
+def _join_parts(
+    recogniser: Recogniser, split: Split, parts: Sequence[ScoredPart], normalization: Sequence[Transform]
+) -> Evaluation:
+    """The evaluation of a split from what processes have scored of it; raises UserError if that is nothing."""
+    numbered = sorted((each for part in parts for each in part.results), key=lambda item: item[0])
     gathered = [result for _, result in numbered]
-    rejected = gather_object(rejected)
+    rejected = [each for part in parts for each in part.rejected]
     require_any(replace(split, utterances=split.utterances if gathered else (), rejected=tuple(rejected)))
     gathered_counts = count_results(gathered)
     scores = add_up(gathered, gathered_counts)
-    sums = gather_object([(blanks, frames, compute_seconds)])
-    blanks, frames, compute_seconds = (sum(values) for values in zip(*sums, strict=True))
-    speed = Speed(compute_seconds, scores.audio_seconds, accelerator.num_processes, describe_device(recogniser.device))
+    blanks, frames = sum(part.blanks for part in parts), sum(part.frames for part in parts)
+    compute_seconds = sum(part.compute_seconds for part in parts)
     return Evaluation(
         scores=scores,
         results=gathered,
         counts=gathered_counts,
         rejected=rejected,
         blank_ratio=blanks / max(frames, 1),
-        speed=speed,
+        speed=Speed(compute_seconds, scores.audio_seconds, len(parts), parts[0].device),
         normalization=tuple(normalization),
         decoder=describe_decoder(recogniser.search),
         split=split,

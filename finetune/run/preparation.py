@@ -21,7 +21,7 @@ from finetune.data.batching import (
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, hold_out, prepare_split
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
-from finetune.data.validation_report import ValidationReport, validate_splits
+from finetune.data.validation_report import Listen, ValidationReport, validate_splits
 from finetune.errors import UserError
 from finetune.models.adapters import find_language_adapter, require_peft
 from finetune.models.configuration import build_config, encoder_convolutions, load_config, load_feature_extractor
@@ -122,9 +122,10 @@ class Preparation:
         longest = max((utterance.seconds for utterance in self.train.utterances), default=0.0)
         return max(1, math.ceil(longest * self.audio_spec.sampling_rate / _COMPILED_LENGTHS))
 
-    def validate(self, listen: bool = False) -> ValidationReport:
-        """Validate the splits; `listen` also decodes all audio."""
-        return validate_splits(self.splits, self.characters, self.audio_spec.sampling_rate if listen else None)
+    def validate(self, listen: bool = False, listener: Listen | None = None) -> ValidationReport:
+        """Validate the splits; `listen` also decodes all audio, in this process or with a `listener`."""
+        rate = self.audio_spec.sampling_rate if listen else None
+        return validate_splits(self.splits, self.characters, rate, listener)
 
     @property
     def rejected(self) -> list[SkippedUtterance]:
