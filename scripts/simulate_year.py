@@ -13,7 +13,7 @@ and goes on from its own last model; `all at once` trains the first champion on 
 batches together. `--poison N` shuffles the texts of the first batch by N seeds, and counts how often the gate stops
 the candidate. Results are in OUTPUT/year.json and OUTPUT/year.md; the same command goes on after an interruption.
 
-The quickstart's own alphabet lacks j, q and z, and its 100 test sentences make wide intervals; so the champion is one of
+The quickstart's own alphabet lacks j, q and z, and 100 test sentences make wide intervals; so the champion is one of
 
     python scripts/make_quickstart_corpus.py CORPUS --validation 120 --test 300
     finetune train recipes/quickstart/recipe.yaml data.root=CORPUS "text.characters=abcdefghijklmnopqrstuvwxyz' "
