@@ -151,9 +151,7 @@ def _shift(word: Word, rows: int) -> Word:
     characters = tuple(
         replace(each, start_frame=each.start_frame + rows, end_frame=each.end_frame + rows) for each in word.characters
     )
-    return replace(
-        word, start_frame=word.start_frame + rows, end_frame=word.end_frame + rows, characters=characters
-    )
+    return replace(word, start_frame=word.start_frame + rows, end_frame=word.end_frame + rows, characters=characters)
 
 
 def _measure_cost(logits: NDArray[np.float32], word: Word, alphabet: Alphabet) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -20,7 +20,7 @@ _EDGE_SECONDS = 0.1
 # Speech in which so long nothing is recognised may hold words that the model does not hear; beside a word of the text
 # that is not found less is enough. Shorter sounds without symbols between pauses are breath or noise.
 _UNHEARD_SECONDS, _UNHEARD_BESIDE_MISSING, _NOISE_SECONDS = 1.0, 0.4, 0.5
-# Each further utterance must gain more than so many seconds of speech or of longer pauses to cut at.
+# A cut in a longer pause is worth more than none, one in a shorter pause less.
 _CUT_SECONDS = 1.0
 
 # Reasons, as they are written.
@@ -77,12 +77,16 @@ class _Phrase:
     words: list[int] = field(default_factory=list)
     heard: list[HeardSymbol] = field(default_factory=list)
     reason: str = ""
+    before: float = 0.0  # The silence that belongs to it.
+    behind: float = 0.0
 
 
-def find_speech(audio: Audio, detector: SpeechDetector, sampling_rate: int, min_pause: float) -> list[tuple[float, float]]:
-    """The stretches of speech, start and end in seconds, between silences of `min_pause` or more; the audio is streamed.
+def find_speech(
+    audio: Audio, detector: SpeechDetector, sampling_rate: int, min_pause: float
+) -> list[tuple[float, float]]:
+    """The stretches of speech, start and end in seconds, between silences of `min_pause` seconds or more.
 
-    `detector` takes `sampling_rate` Hz. Raises AudioError if the audio can't be read to its end.
+    The audio is streamed; `detector` takes `sampling_rate` Hz. Raises AudioError if the audio can't be read to its end.
     """
     state = detector.start()
     with open_stream(audio, sampling_rate) as stream:
@@ -103,6 +107,7 @@ def cut_passages(match: Match, speech: Sequence[tuple[float, float]], limits: Li
     phrases = _build_phrases(match, speech)
     for phrase in phrases:
         phrase.reason = phrase.reason or _find_fault(phrase, match, limits)
+    _add_margins(phrases, match.seconds)
     passages: list[Passage] = []
     # A run is of phrases that match and whose words follow one another in the text, or of others.
     run: list[_Phrase] = []
@@ -113,7 +118,7 @@ def cut_passages(match: Match, speech: Sequence[tuple[float, float]], limits: Li
             run = []
         run.append(phrase)
     passages += _cut_run(run, match, limits) if run else ()
-    return _add_margins(passages, match.seconds)
+    return passages
 
 
 def _build_phrases(match: Match, speech: Sequence[tuple[float, float]]) -> list[_Phrase]:
@@ -145,7 +150,7 @@ def _build_phrases(match: Match, speech: Sequence[tuple[float, float]]) -> list[
 
 
 def _add_missing(phrases: Sequence[_Phrase], match: Match) -> Iterator[_Phrase]:
-    """The phrases with the words that are not found: in the phrase of both neighbours, or where nothing else matches."""
+    """The phrases with the words that are not found: in that of both neighbours, or where nothing else matches."""
     following = 0  # The next word of the text.
     beside: list[_Phrase] = []  # The phrases without found words since the last one with.
     last: _Phrase | None = None
@@ -192,6 +197,16 @@ def _place_missing(
         yield _Phrase(place, place, list(missing), [], NOT_IN_SPEECH)
 
 
+def _add_margins(phrases: Sequence[_Phrase], seconds: float) -> None:
+    """Divide each pause between the phrases beside it, which each take up to the margin."""
+    sounds = [each for each in phrases if each.end > each.start]
+    for before, after in pairwise(sounds):
+        before.behind = after.before = min(_MARGIN_SECONDS, max(0.0, after.start - before.end) / 2)
+    if sounds:
+        sounds[0].before = min(_MARGIN_SECONDS, sounds[0].start)
+        sounds[-1].behind = min(_MARGIN_SECONDS, seconds - sounds[-1].end)
+
+
 def _find_fault(phrase: _Phrase, match: Match, limits: Limits) -> str:
     """The reason why a phrase can't be in an utterance, or ""."""
     if not phrase.words:
@@ -227,8 +242,8 @@ def _build_passage(phrases: Sequence[_Phrase], match: Match, reason: str) -> Pas
     words = [match.words[number] for phrase in phrases for number in phrase.words]
     heard = groupby((symbol for phrase in phrases for symbol in phrase.heard), key=lambda symbol: symbol.word)
     return Passage(
-        start=phrases[0].start,
-        end=phrases[-1].end,
+        start=phrases[0].start - (0.0 if reason else phrases[0].before),
+        end=phrases[-1].end + (0.0 if reason else phrases[-1].behind),
         text=join_words(word.text for word in words),
         score=_score(words),
         heard=join_words("".join(symbol.text for symbol in symbols) for _, symbols in heard),
@@ -236,47 +251,32 @@ def _build_passage(phrases: Sequence[_Phrase], match: Match, reason: str) -> Pas
     )
 
 
-def _add_margins(passages: Sequence[Passage], seconds: float) -> list[Passage]:
-    """The passages with silence on both sides of utterances, up to the middle of the pause to their neighbours."""
-    sounds = [each for each in passages if each.end > each.start]
-    ends = [0.0, *(each.end for each in sounds)]
-    starts = [*(each.start for each in sounds), seconds]
-    padded = {}
-    for number, each in enumerate(sounds):
-        before = each.start - ends[number]
-        behind = starts[number + 1] - each.end
-        start = each.start - min(_MARGIN_SECONDS, before if number == 0 else before / 2)
-        last = number == len(sounds) - 1
-        end = each.end + min(_MARGIN_SECONDS, behind if last else behind / 2)
-        if not each.reason:
-            padded[id(each)] = replace(each, start=max(0.0, start), end=min(seconds, end))
-    return [padded.get(id(each), each) for each in passages]
-
-
 def _choose_cuts(run: Sequence[_Phrase], limits: Limits) -> list[tuple[int, int, str]]:
     """Parts of a run (first phrase, the one behind its last, reason) with the most speech in utterances.
 
-    Of equal choices that with the fewest utterances and the longest pauses between them is taken; by dynamic
-    programming.
+    Of equal choices that with few utterances and long pauses between them is taken; by dynamic programming.
     """
-    best: list[tuple[float, int, str]] = [(0.0, 0, "")]  # Until before each phrase: the gain, and the last part.
+    # Until before each phrase: the speech in utterances (ms), what its cuts are worth, and the last part.
+    best: list[tuple[int, float, int, str]] = [(0, 0.0, 0, "")]
     for behind in range(1, len(run) + 1):
-        alone = run[behind - 1].end - run[behind - 1].start
-        options = [(best[behind - 1][0], behind - 1, SHORT if alone + 2 * _MARGIN_SECONDS <= limits.max_seconds else NO_PAUSE)]
+        last = run[behind - 1]
+        alone = last.before + last.end - last.start + last.behind
+        options = [(*best[behind - 1][:2], behind - 1, SHORT if alone <= limits.max_seconds else NO_PAUSE)]
+        speech = 0
         for first in range(behind - 1, -1, -1):
-            seconds = run[behind - 1].end - run[first].start + 2 * _MARGIN_SECONDS
+            speech += round(1000 * (run[first].end - run[first].start))
+            seconds = last.end + last.behind - run[first].start + run[first].before
             if seconds > limits.max_seconds:
                 break
             if seconds >= limits.min_seconds:
-                speech = sum(phrase.end - phrase.start for phrase in run[first:behind])
                 pause = run[first].start - run[first - 1].end if first else 0.0
-                gain = speech + min(pause, 2 * _CUT_SECONDS) - _CUT_SECONDS
-                options.append((best[first][0] + gain, first, ""))
-        best.append(max(options, key=lambda option: option[0]))
+                worth = best[first][1] + min(pause, 2 * _CUT_SECONDS) - _CUT_SECONDS
+                options.append((best[first][0] + speech, worth, first, ""))
+        best.append(max(options, key=lambda option: option[:2]))
     parts: list[tuple[int, int, str]] = []
     behind = len(run)
     while behind:
-        _, first, reason = best[behind]
+        _, _, first, reason = best[behind]
         parts.append((first, behind, reason))
         behind = first
     return parts[::-1]
