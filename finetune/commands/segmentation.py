@@ -18,7 +18,7 @@ from finetune.audio.stream import open_stream
 from finetune.audio.waveforms import AudioError, Recording, fault_as_reason
 from finetune.commands.segment_pairs import Pair
 from finetune.data.manifests import format_csv
-from finetune.errors import UserError
+from finetune.errors import TransformError, UserError
 from finetune.files import delete, lock_folder, new_folder, write_text
 from finetune.inference.matching import match_text
 from finetune.inference.segmentation import Limits, Passage, cut_passages, find_speech
@@ -62,7 +62,10 @@ class Segmenter:
         self._detector = build_detector(vad, self.sampling_rate)
         spoken: tuple[Transform, ...] = ({"numbers_to_words": numbers},) if numbers else ()
         self._transforms = (*spoken, *self.transcriber.recogniser.normalization)
-        build_normalizer(self._transforms)
+        try:
+            build_normalizer(self._transforms)
+        except TransformError as error:
+            raise UserError(f"--numbers {numbers} can't be used: {error}.") from error
 
     def find_passages(self, recording: Recording, text: str, bar: Any) -> list[Passage]:
         """All passages of a recording and its text; raises AudioError, and UserError for an empty text."""

@@ -31,12 +31,11 @@ _DELAY_SECONDS = 0.05
 class MatchedWord:
     """A word as it is written, and the times (s) when its symbols are heard; none where it is not in the speech.
 
-    `place` is its first time or, for a word that is not found, where it would be. `cost` is by how much the best path
+    `cost` is by how much the best path
     of any symbols is likelier than the word, a natural logarithm; `num_symbols` are those of its spoken form.
     """
 
     text: str
-    place: float
     times: tuple[float, ...]
     cost: float
     num_symbols: int
@@ -94,14 +93,13 @@ def match_text(
     matched, spans = [], []
     for word in words:
         parts = list(islice(aligned, len(word.said)))
-        found, place = all(part.characters for part in parts), parts[0].start_frame
+        found = all(part.characters for part in parts)
         symbols = [symbol for part in parts for symbol in part.characters] if found else []
         rows = [symbol.start_frame for symbol in symbols]
         times = tuple(max(0.0, float(frames[row]) * frame_seconds - _DELAY_SECONDS) for row in rows)
-        near = float(frames[min(place, len(frames) - 1)]) * frame_seconds if len(frames) else 0.0
         count = sum(map(len, word.said))
         cost = sum(_measure_cost(logits, part, alphabet) for part in parts) if found else Costs().skip * count
-        matched.append(MatchedWord(word.text, times[0] if times else near, times, cost, count))
+        matched.append(MatchedWord(word.text, times, cost, count))
         if symbols:
             spans.append((int(frames[rows[0]]), int(frames[symbols[-1].end_frame - 1])))
     return Match(tuple(matched), tuple(_place_heard(heard, spans, frame_seconds)), seconds)

@@ -107,6 +107,10 @@ def cut_passages(match: Match, speech: Sequence[tuple[float, float]], limits: Li
     phrases = _build_phrases(match, speech)
     for phrase in phrases:
         phrase.reason = phrase.reason or _find_fault(phrase, match, limits)
+    for number, phrase in enumerate(phrases):
+        beside = phrases[max(0, number - 1) : number + 2]
+        if phrase.reason == NOT_IN_SPEECH and any(each.reason == DIFFERENT for each in beside):
+            phrase.reason = DIFFERENT  # Some of its words were found by chance in other speech.
     _add_margins(phrases, match.seconds)
     passages: list[Passage] = []
     # A run is of phrases that match and whose words follow one another in the text, or of others.
@@ -163,7 +167,7 @@ def _add_missing(phrases: Sequence[_Phrase], match: Match) -> Iterator[_Phrase]:
             last.reason = DIFFERENT
         if missing and not _is_heard_from_start(phrase):
             phrase.reason = DIFFERENT
-        yield from _place_missing(missing, beside, match, phrase.start if last is None else last.end)
+        yield from _place_missing(missing, beside, 0.0 if last is None else last.end)
         yield phrase
         following, last, beside = phrase.words[-1] + 1, phrase, []
         inside = range(phrase.words[0], phrase.words[-1] + 1)
@@ -172,7 +176,7 @@ def _add_missing(phrases: Sequence[_Phrase], match: Match) -> Iterator[_Phrase]:
     missing = list(range(following, len(match.words)))
     if missing and last and not _is_heard_until_end(last):
         last.reason = DIFFERENT
-    yield from _place_missing(missing, beside, match, 0.0 if last is None else last.end)
+    yield from _place_missing(missing, beside, 0.0 if last is None else last.end)
 
 
 def _is_heard_until_end(phrase: _Phrase) -> bool:
@@ -183,9 +187,7 @@ def _is_heard_from_start(phrase: _Phrase) -> bool:
     return min((symbol.time for symbol in phrase.heard), default=phrase.end) - phrase.start < _UNHEARD_BESIDE_MISSING
 
 
-def _place_missing(
-    missing: Sequence[int], beside: Sequence[_Phrase], match: Match, otherwise: float
-) -> Iterator[_Phrase]:
+def _place_missing(missing: Sequence[int], beside: Sequence[_Phrase], place: float) -> Iterator[_Phrase]:
     """Phrases without found words, as one if words are missing there, or a phrase of missing words without speech."""
     if not missing:
         yield from (phrase for phrase in beside if len(phrase.heard) > 1 or phrase.end - phrase.start >= _NOISE_SECONDS)
@@ -193,7 +195,6 @@ def _place_missing(
         heard = [symbol for phrase in beside for symbol in phrase.heard]
         yield _Phrase(beside[0].start, beside[-1].end, list(missing), heard, DIFFERENT)
     else:
-        place = max(match.words[missing[0]].place, otherwise)
         yield _Phrase(place, place, list(missing), [], NOT_IN_SPEECH)
 
 
@@ -232,18 +233,22 @@ def _score(words: Sequence[MatchedWord]) -> float | None:
 def _cut_run(run: Sequence[_Phrase], match: Match, limits: Limits) -> Iterator[Passage]:
     """The utterances of a run of matching phrases, or one passage of a run with a reason."""
     if run[0].reason:
-        yield _build_passage(run, match, run[0].reason)
+        yield _build_passage(run, match, limits, run[0].reason)
         return
     for first, behind, reason in _choose_cuts(run, limits):
-        yield _build_passage(run[first:behind], match, reason)
+        yield _build_passage(run[first:behind], match, limits, reason)
 
 
-def _build_passage(phrases: Sequence[_Phrase], match: Match, reason: str) -> Passage:
+def _build_passage(phrases: Sequence[_Phrase], match: Match, limits: Limits, reason: str) -> Passage:
+    start, end = phrases[0].start, phrases[-1].end
+    if not reason:
+        room = max(0.0, limits.max_seconds - (end - start)) / 2
+        start, end = start - min(phrases[0].before, room), end + min(phrases[-1].behind, room)
     words = [match.words[number] for phrase in phrases for number in phrase.words]
     heard = groupby((symbol for phrase in phrases for symbol in phrase.heard), key=lambda symbol: symbol.word)
     return Passage(
-        start=phrases[0].start - (0.0 if reason else phrases[0].before),
-        end=phrases[-1].end + (0.0 if reason else phrases[-1].behind),
+        start=start,
+        end=end,
         text=join_words(word.text for word in words),
         score=_score(words),
         heard=join_words("".join(symbol.text for symbol in symbols) for _, symbols in heard),
@@ -260,15 +265,15 @@ def _choose_cuts(run: Sequence[_Phrase], limits: Limits) -> list[tuple[int, int,
     best: list[tuple[int, float, int, str]] = [(0, 0.0, 0, "")]
     for behind in range(1, len(run) + 1):
         last = run[behind - 1]
-        alone = last.before + last.end - last.start + last.behind
-        options = [(*best[behind - 1][:2], behind - 1, SHORT if alone <= limits.max_seconds else NO_PAUSE)]
+        reason = SHORT if last.end - last.start <= limits.max_seconds else NO_PAUSE
+        options = [(*best[behind - 1][:2], behind - 1, reason)]
         speech = 0
         for first in range(behind - 1, -1, -1):
             speech += round(1000 * (run[first].end - run[first].start))
-            seconds = last.end + last.behind - run[first].start + run[first].before
+            seconds = last.end - run[first].start
             if seconds > limits.max_seconds:
                 break
-            if seconds >= limits.min_seconds:
+            if run[first].before + seconds + last.behind >= limits.min_seconds:
                 pause = run[first].start - run[first - 1].end if first else 0.0
                 worth = best[first][1] + min(pause, 2 * _CUT_SECONDS) - _CUT_SECONDS
                 options.append((best[first][0] + speech, worth, first, ""))
