@@ -32,7 +32,7 @@ def add_parser(commands: arguments.Commands) -> None:
     ):
         parser.add_argument(name, type=number, default=default, metavar="N", help=f"{meaning} (default: {default:g} s)")
     parser.add_argument(
-        "--min-score", type=float, default=0.6, metavar="N", help="the least score of an utterance (default: 0.6)"
+        "--min-score", type=float, default=0.4, metavar="N", help="the least score of an utterance (default: 0.4)"
     )
     parser.add_argument("--numbers", metavar="LANGUAGE", help="digits in the text are said as words, such as en")
     parser.add_argument("--speaker", metavar="NAME", help="the speaker of all recordings without one in the table")

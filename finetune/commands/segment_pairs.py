@@ -115,7 +115,7 @@ def _read_source(source: Source, speaker: str | None, longer_than: float | None)
                 left += 1
                 continue
             name = f"{_clean(Path(table.name(row)).stem)}-{row}"
-            shown = f"{source.name}: {split}, row {row}: {table.name(row)}"
+            shown = f"{split} row {row}: {table.name(row)}"
             yield Pair(name, shown, own or speaker or name, _open_row(table, row), _row_reader(source, text), split)
     if left:
         _LOGGER.info(f"{left} rows of up to {longer_than:g} s stay as they are in {source.name}")

@@ -17,6 +17,7 @@ from finetune.audio.speech_activity import build_detector
 from finetune.audio.stream import open_stream
 from finetune.audio.waveforms import AudioError, Recording, fault_as_reason
 from finetune.commands.segment_pairs import Pair
+from finetune.commands.transcription import DISK_ERRORS
 from finetune.data.manifests import format_csv
 from finetune.errors import TransformError, UserError
 from finetune.files import delete, lock_folder, new_folder, write_text
@@ -108,15 +109,25 @@ def _segment_pair(segmenter: Segmenter, pair: Pair, output: Path, bar: Any) -> l
                 return list(csv.reader(file))
         with fault_as_reason():
             passages = segmenter.find_passages(recording, text, bar)
+            _forget(output, pair)
             folder.parent.mkdir(exist_ok=True)
             rows = list(_write_utterances(folder, pair, recording, passages, segmenter.sampling_rate))
     except AudioError as error:  # It is tried again by --resume.
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_ERRORS:
+            raise UserError(
+                f"{folder} can't be written: {error.__cause__.strerror}. Make room there; --resume goes on."
+            ) from error
+        _forget(output, pair)
         delete(folder)
         return [[_FAILED, *_leave_out(pair, Passage(0.0, 0.0, "", None, "", str(error)))[1:]]]
-    for old in (output / _DONE).glob(f"{pair.split}.{pair.name}.{'?' * 12}.csv"):
-        old.unlink()
     _write_csv(table, rows)
     return rows
+
+
+def _forget(output: Path, pair: Pair) -> None:
+    """Delete what is known of a recording, before its utterances change."""
+    for old in (output / _DONE).glob(f"{pair.split}.{pair.name}.{'?' * 12}.csv"):
+        old.unlink()
 
 
 def _identify(recording: Recording) -> str:

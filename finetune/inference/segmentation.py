@@ -39,7 +39,7 @@ class Limits:
     min_seconds: float = 1.0
     max_seconds: float = 15.0
     min_pause: float = 0.2
-    min_score: float = 0.6
+    min_score: float = 0.4
     most_foreign: int = 1
 
     def __post_init__(self) -> None:
