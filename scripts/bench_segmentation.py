@@ -105,7 +105,7 @@ def join(sources: Sequence[Source], others: Sequence[Source], rng: np.random.Gen
     length, lost = 0, ""
     for source in sources:
         kind = str(rng.choice(KINDS, p=SHARES))
-        other = others[rng.integers(len(others))]
+        other = others[int(rng.integers(len(others)))]
         if kind == "changed" and other.text == source.text:
             kind = "right"
         own = source.text.split()
