@@ -21,6 +21,7 @@ from finetune.inference.segmentation import (
     NOT_IN_SPEECH,
     NOT_IN_TEXT,
     SHORT,
+    UNHEARD,
     Limits,
     Passage,
     cut_passages,
@@ -159,6 +160,15 @@ def test_lengths_that_cannot_be_cut_are_named(transcriber: Transcriber) -> None:
     kept, lost = split(cut(transcriber, audio, written, Limits(max_seconds=2.5)))
     assert kept == ["dab dad ab cab"]
     assert [each[:2] for each in lost] == [(NO_PAUSE, "bad cab add dab bad cab add dab bad cab"), (SHORT, "ab")]
+
+
+def test_sound_in_which_nothing_is_recognised_is_named(transcriber: Transcriber) -> None:
+    """It may be speech that the model does not hear; no pause parts it from the words behind it."""
+    time = np.arange(round(1.5 * SAMPLING_RATE)) / SAMPLING_RATE
+    chord = 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in (200, 550, 1150, 2300, 5000))
+    audio = np.concatenate([say(SAID[:2]), chord.astype(np.float32), say(SAID[2:])])
+    kept, lost = split(cut(transcriber, audio, WRITTEN))
+    assert len(kept) == 5 and lost == [(UNHEARD, "“Cab” add dab;", "cab add dab")]
 
 
 def test_nothing_is_kept_of_another_text(transcriber: Transcriber) -> None:
