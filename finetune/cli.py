@@ -24,6 +24,7 @@ from finetune.commands import (
     models,
     push,
     recipe,
+    segment,
     serve,
     train,
     transcribe,
@@ -34,7 +35,8 @@ from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
 _COMMANDS = (
-    *(train, evaluate, compare, compare_runs, transcribe, live, serve, consume, align, export, push, check, lm),
+    *(train, evaluate, compare, compare_runs, transcribe, live, serve, consume),
+    *(align, segment, export, push, check, lm),
     *(feedback, improve, models, recipe, env, completion),
 )
 

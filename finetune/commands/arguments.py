@@ -120,7 +120,7 @@ def add_source(parser: argparse.ArgumentParser, split: str = "test, or the only 
             f"--{role}-column", metavar="NAME", help=f"the column of the {role}, if not found by its name"
         )
     parser.add_argument("--allow-outside", action="store_true", help="also read audio outside SOURCE")
-    parser.add_argument("--max-seconds", metavar="N", type=_seconds, help="skip longer utterances (default: 300)")
+    parser.add_argument("--max-seconds", metavar="N", type=read_seconds, help="skip longer utterances (default: 300)")
     parser.add_argument(
         "--columns", metavar="NAME", nargs="+", default=(), help="further columns to keep for each utterance"
     )
@@ -146,10 +146,10 @@ def _list_settings(prefix: str, **_: Any) -> list[str]:
 
 def read_batch_seconds(text: str) -> float | None:
     """Parse a number of seconds above zero; `auto` is None."""
-    return None if text == "auto" else _seconds(text, "auto, or ")
+    return None if text == "auto" else read_seconds(text, "auto, or ")
 
 
-def _seconds(text: str, other: str = "") -> float:
+def read_seconds(text: str, other: str = "") -> float:
     """Parse a number of seconds above zero."""
     try:
         seconds = float(text)

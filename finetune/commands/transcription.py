@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finetune.inference.transcriber import Transcriber
 
 # After these errors nothing more can be written; any other concerns one file.
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _deliver(job: Job, transcript: Formatted | AudioError, tally: _Tally) -> Non
     except BrokenPipeError:  # Standard output is closed: stop.
         raise
     except OSError as error:
-        if error.errno in _DISK_ERRORS:
+        if error.errno in DISK_ERRORS:
             goes_on = "; make room there, and the same command with --resume goes on" if job.files else ""
             raise UserError(
                 f"What {job.input.name} says can't be written: {error.strerror}. "

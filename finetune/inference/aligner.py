@@ -23,7 +23,7 @@ from finetune.text.word_units import split_timed_words
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
     """A word of the text, and the normalised words that are spoken for it."""
 
     text: str
@@ -48,16 +48,16 @@ def align_text(
     """
     recogniser = transcriber.recogniser
     alphabet = recogniser.alphabet
-    words = _spell(text, build_normalizer(recogniser.normalization), alphabet.parts_words)
+    words = spell_text(text, build_normalizer(recogniser.normalization), alphabet.parts_words)
     if not words:
         raise UserError("The text to align has no words that the model can recognise: expected the words of the audio.")
     pieces, seconds = transcriber.compute_logits(audio, sampling_rate=sampling_rate, on_progress=on_progress)
-    logits, frames = _join(pieces, len(alphabet.symbols))
+    logits, frames = join_pieces(pieces, len(alphabet.symbols))
     frame_seconds = transcriber.stride / recogniser.sampling_rate
     aligned = align(
         alphabet.fold_silent(logits),
         [said for word in words for said in word.said],
-        _list_ids(alphabet),
+        list_ids(alphabet),
         blank_id=alphabet.blank_id,
         delimiter_id=alphabet.delimiter_id,
         seconds_per_frame=frame_seconds,
@@ -76,31 +76,31 @@ def measure_mismatches(
     for a text without symbols.
     """
     alphabet = recogniser.alphabet
-    normalize, ids = build_normalizer(recogniser.normalization), _list_ids(alphabet)
+    normalize, ids = build_normalizer(recogniser.normalization), list_ids(alphabet)
     logits, num_frames = recogniser.logits(waveforms)
     mismatches: list[float | None] = []
     for row, frames, text in zip(logits, num_frames, texts, strict=True):
-        words = [said for word in _spell(text, normalize, alphabet.parts_words) for said in word.said]
+        words = [said for word in spell_text(text, normalize, alphabet.parts_words) for said in word.said]
         heard = alphabet.fold_silent(row[:frames].numpy())
         aligned = align(heard, words, ids, blank_id=alphabet.blank_id, delimiter_id=alphabet.delimiter_id)
         mismatches.append(aligned.cost / aligned.num_symbols if words else None)
     return mismatches
 
 
-def _list_ids(alphabet: Alphabet) -> dict[str, int]:
+def list_ids(alphabet: Alphabet) -> dict[str, int]:
     """The column of each letter, the first if several columns write the same letter."""
     return {text: numbers[0] for text, numbers in alphabet.letters.items()}
 
 
-def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Written]:
+def spell_text(text: str, normalize: Callable[[str], str], parted: bool) -> list[Written]:
     """The words of a text, or its characters without a word delimiter; unspoken parts go with the word before."""
-    words: list[_Written] = []
+    words: list[Written] = []
     before = ""  # The unspoken text before the next word.
     for chunk in text.split():
         space = " "
         for unit in split_timed_words(chunk) if parted else chunk:
             if said := tuple(normalize(unit).split()):
-                words.append(_Written(before + unit, said))
+                words.append(Written(before + unit, said))
                 before = ""
             elif words:
                 words[-1] = replace(words[-1], text=words[-1].text + space + unit)
@@ -110,7 +110,7 @@ def _spell(text: str, normalize: Callable[[str], str], parted: bool) -> list[_Wr
     return words
 
 
-def _join(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def join_pieces(pieces: Sequence[Piece], num_symbols: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The logits of all pieces, (frames, symbols), and for each row its frame in the recording."""
     logits = [np.empty((0, num_symbols), np.float32), *(piece.logits for piece in pieces)]
     frames = [np.empty(0, np.int64), *(np.arange(piece.first_frame, piece.end_frame) for piece in pieces)]
