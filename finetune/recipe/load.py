@@ -20,9 +20,9 @@ from finetune.recipe.schema import (
     PublishingSection,
     Section,
     TextSection,
-    TrainingSection,
     did_you_mean,
 )
+from finetune.recipe.training_section import TrainingSection
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, read_at_most
 from finetune.resources.repositories import is_hub_name, split_revision

@@ -1,0 +1,103 @@
+"""Each block of the manual that a reader can copy: commands are run, Python is run, recipes are loaded."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from manual import DOCS, PAGES, Block, find_blocks, name_of, split
+
+from finetune.cli import build_parser, main
+from finetune.recipe.load import Recipe, load_recipe
+
+BLOCKS = [block for page in PAGES for block in find_blocks(page)]
+COMMANDS = [block for block in BLOCKS if block.commands]
+# The front page and the recipes have their own tests, which run them in full.
+RUN = sorted({block.page for block in COMMANDS if DOCS in block.page.parents})
+
+
+def test_each_block_of_commands_is_run_or_says_why_not() -> None:
+    silent = [block for block in COMMANDS if DOCS not in block.page.parents and not block.reason]
+    silent = [block for block in silent if block.comment not in ("quickstart", "tests")]
+    assert not [(name_of(block.page), block.text) for block in silent]
+    assert all(len(block.reason.split()) > 2 for block in COMMANDS if block.reason is not None)
+    assert len([block for block in COMMANDS if not block.reason]) > 20
+
+
+def test_each_command_of_the_manual_has_the_options_that_it_is_shown_with() -> None:
+    parser = build_parser()
+    checked = 0
+    for block in COMMANDS:
+        for command in block.commands:
+            words = split(command)
+            if words[:1] != ["finetune"] or "..." in words or "|" in words:
+                continue
+            checked += 1
+            try:
+                options, overrides = parser.parse_known_args(words[1:])
+            except SystemExit:
+                pytest.fail(f"{name_of(block.page)}: {command}")
+            assert not overrides or (hasattr(options, "overrides") and "=" in overrides[0]), command
+    assert checked > 50
+
+
+def run(block: Block) -> None:
+    """Run a block's commands in the working directory; `finetune` in this process."""
+    for command in block.commands:
+        words = split(command)
+        if words[0] == "finetune":
+            assert main(words[1:]) == 0, command
+            continue
+        if words[0] == "accelerate":
+            words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words[1:]]
+        elif words[0] in ("python", "sphinx-build"):
+            words = [sys.executable, *(["-m", "sphinx"] if words[0] == "sphinx-build" else []), *words[1:]]
+        subprocess.run(words, check=True, timeout=600)
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_commands_of_a_page_run_in_their_order(page: Path, sandbox: Path) -> None:
+    for block in find_blocks(page):
+        if block.commands and not block.reason and block.comment != "slow":
+            run(block)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "block", [block for block in COMMANDS if block.comment == "slow"], ids=lambda block: name_of(block.page)
+)
+def test_commands_that_take_long_run(block: Block, sandbox: Path) -> None:
+    if "sphinx-build" in block.text:  # It builds this repository, not the sandbox.
+        for name in ("scripts", "recipes", "finetune", "pyproject.toml", "README.md", "SECURITY.md"):
+            shutil.rmtree(sandbox / name, ignore_errors=True)
+            (sandbox / name).symlink_to(DOCS.parents[1] / name)
+    run(block)
+
+
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in BLOCKS if block.language == "python"}), ids=lambda page: name_of(page)
+)
+def test_python_of_a_page_runs(page: Path, sandbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speech = np.load("speech.npy")
+    names: dict[str, Any] = {"chunks": np.array_split(speech, 20)}
+    for block in find_blocks(page):
+        if block.language == "python" and not block.reason:
+            exec(compile(block.text, str(page), "exec"), names)
+    assert capsys.readouterr().err == ""
+
+
+def test_recipes_of_the_manual_are_valid(sandbox: Path) -> None:
+    loaded = 0
+    for block in BLOCKS:
+        values = yaml.safe_load(block.text) if block.language == "yaml" else None
+        if not isinstance(values, dict) or not set(values) <= set(Recipe.model_fields):
+            continue
+        recipe = {"model": {"base": "facebook/wav2vec2-base"}, "data": {"root": "corpus"}} | values
+        Path("one.yaml").write_text(yaml.safe_dump(recipe))
+        load_recipe(Path("one.yaml"))
+        loaded += 1
+    assert loaded >= 4
