@@ -34,6 +34,13 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     Returns the analysis of the test split, or of the validation split without a test split. Raises UserError before
     anything is written when the recipe, the data or `output` do not allow the run, and Interrupted after a checkpoint
     when SIGINT, SIGTERM or SIGHUP asked to stop.
+
+    >>> from pathlib import Path
+    >>> from finetune.recipe.load import load_recipe
+    >>> from finetune.run.experiment import run
+    >>> analysis = run(load_recipe(Path("recipe.yaml")), Path("runs/new"))
+    >>> analysis.scores.utterances, Path("runs/new/model/config.json").is_file()
+    (6, True)
     """
     training = recipe.training
     resumes = check_output(output, recipe)

@@ -56,7 +56,9 @@ def read(site: Path, page: str) -> _Page:
 
 
 def test_each_link_within_the_site_leads_to_a_page_and_to_a_heading_of_it(site: Path) -> None:
-    pages = {file: _Page(file.read_text(encoding="utf-8")) for file in site.rglob("*.html") if "_static" not in str(file)}
+    pages = {
+        file: _Page(file.read_text(encoding="utf-8")) for file in site.rglob("*.html") if "_static" not in str(file)
+    }
     broken = []
     for file, page in pages.items():
         for link in page.links:
