@@ -67,8 +67,8 @@ class Transcriber:
         """Load a model from a folder or a hub, as `Recogniser.load` does with `device`, `precision` and `language`.
 
         `language_model` is a folder of `finetune lm build`; it replaces the one of the model and keeps its weights.
-        `decoder` is greedy or beam, `beam_width` the number of hypotheses of a beam search, and `hotwords` are words with
-        a boost each, which is added to the score (a natural logarithm): see `choose_search`. `batch_seconds` is the
+        `decoder` is greedy or beam, `beam_width` the hypotheses of a beam search, and `hotwords` are words with a boost
+        each, which is added to the score (a natural logarithm): see `choose_search`. `batch_seconds` is the
         audio in a batch, in seconds; the text does not depend on it. `detector` finds pauses: silero needs
         `finetune[silero]`.
 
