@@ -54,7 +54,7 @@ linkcheck_ignore = [r"http://127\.0\.0\.1.*", r"https://huggingface\.co/USER/.*"
 linkcheck_timeout = 20
 
 html_theme = "furo"
-html_title = f"finetune {__version__}"
+html_title = "finetune"
 html_static_path = ["static"]
 templates_path = ["templates"]
 html_css_files = ["manual.css"]

@@ -1,5 +1,6 @@
 """Each block of the manual that a reader can copy: commands are run, Python is run, recipes are loaded."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -91,10 +92,13 @@ def test_commands_of_a_page_run_in_their_order(page: Path, sandbox: Path) -> Non
     "block", [block for block in COMMANDS if block.comment == "slow"], ids=lambda block: name_of(block.page)
 )
 def test_commands_that_take_long_run(block: Block, sandbox: Path) -> None:
+    if "--output runs/mine" in block.text:
+        shutil.rmtree(sandbox / "runs/mine")
     if "sphinx-build" in block.text:  # It builds this repository, not the sandbox.
-        for name in ("scripts", "recipes", "finetune", "pyproject.toml", "README.md", "SECURITY.md"):
-            shutil.rmtree(sandbox / name, ignore_errors=True)
-            (sandbox / name).symlink_to(DOCS.parents[1] / name)
+        for name in ("scripts", "recipes", "finetune"):
+            shutil.copytree(DOCS.parents[1] / name, sandbox / name, dirs_exist_ok=True)
+        for name in ("pyproject.toml", "README.md", "SECURITY.md"):
+            shutil.copy(DOCS.parents[1] / name, sandbox)
     run(block)
 
 
@@ -121,3 +125,16 @@ def test_recipes_of_the_manual_are_valid(sandbox: Path) -> None:
         load_recipe(Path("one.yaml"))
         loaded += 1
     assert loaded >= 4
+
+
+@pytest.mark.slow
+def test_each_metric_and_each_file_of_a_run_is_described(sandbox: Path) -> None:
+    assert main(["train", "recipe.yaml", "--output", "runs/new"]) == 0
+    page = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+    names = {name for line in Path("runs/new/metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert len(names) > 8 and not [name for name in names if f"`{name}`" not in page]
+    page = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    ours = {place.name for place in Path("runs/new").iterdir()} | {"report/index.html", "report/scores.json"}
+    assert not [name for name in ours - {"model", "report", "checkpoints", ".lock"} if f"`{name}`" not in page]
+    model = {place.name for place in Path("runs/new/model").iterdir()}
+    assert not [name for name in model if f"`{name}`" not in page]
