@@ -91,7 +91,7 @@ def draw_paths() -> str:
             elif number:
                 turn = y - step + _BOX_HEIGHT + 14
                 end = (columns - 1) * (width + 64) + width / 2
-                parts.append(_arrow(f"M {end} {turn - 12} L {end} {turn} L 150 {turn} L 150 {y - 4}"))
+                parts.append(_arrow(f"M {end} {turn - 12} L {end} {turn} L 185 {turn} L 185 {y - 4}"))
         top += 48 + -(-len(stations) // columns) * step
     return _frame("".join(parts), top, "The ways of data through the packages", "right")
 

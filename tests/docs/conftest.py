@@ -1,7 +1,9 @@
-"""A folder in which the manual's commands and examples run: small files under the names that the pages use."""
+"""The site of the manual, and a folder in which its commands and examples run, with files under the names it uses."""
 
 import gzip
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,18 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import speak
+from manual import DOCS, ROOT
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as the manual tells, with warnings as errors."""
+    folder = tmp_path_factory.mktemp("manual") / "0.1.0"
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", str(DOCS)]
+    command += ["-d", str(folder.parent / "doctrees"), str(ROOT), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
 
 
 @pytest.fixture

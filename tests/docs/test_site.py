@@ -9,22 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import pytest
 from diagrams import PATHS, draw_layers, draw_paths, read_layers
 from generated import list_commands, list_keys, list_routes
 from list_versions import list_versions
-from manual import DOCS, PAGES, ROOT, name_of
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as the manual tells, with warnings as errors."""
-    folder = tmp_path_factory.mktemp("manual") / "0.1.0"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", str(DOCS)]
-    command += ["-d", str(folder.parent / "doctrees"), str(ROOT), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return folder
+from manual import DOCS, PAGES, name_of
 
 
 class _Page(HTMLParser):
