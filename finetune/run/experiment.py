@@ -53,16 +53,8 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin_revisions(recipe, commits)
     preparation = prepare(recipe)
-    trainer = Trainer(
-        recipe,
-        output,
-        preparation,
-        accelerator,
-        precision=precision,
-        resolved=resolved,
-        publisher=publisher,
-        callback=callback,
-    )
+    given = (recipe, output, preparation, accelerator)
+    trainer = Trainer(*given, precision=precision, resolved=resolved, publisher=publisher, callback=callback)
     for line in [*describe_sharding(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
