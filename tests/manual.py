@@ -71,5 +71,5 @@ def name_of(page: Path) -> str:
 
 
 def split(command: str) -> list[str]:
-    """A command's words, without a comment behind it."""
-    return shlex.split(command, comments=True)
+    """A command's words, without what is said of it behind `#` or three spaces."""
+    return shlex.split(re.split(r" {3,}", command)[0], comments=True)
