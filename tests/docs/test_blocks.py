@@ -1,6 +1,7 @@
 """Each block of the manual that a reader can copy: commands are run, Python is run, recipes are loaded."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +19,14 @@ from finetune.recipe.load import Recipe, load_recipe
 
 BLOCKS = [block for page in PAGES for block in find_blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.commands]
-# The front page and the recipes have their own tests, which run them in full.
+# Blocks outside of the manual that other tests find by their names, and those that the slow tests below run.
+OWN_TESTS = ("quickstart", "tests", "backup", "restore", "slow")
 RUN = sorted({block.page for block in COMMANDS if DOCS in block.page.parents})
 
 
 def test_each_block_of_commands_is_run_or_says_why_not() -> None:
     silent = [block for block in COMMANDS if DOCS not in block.page.parents and not block.reason]
-    silent = [block for block in silent if block.comment not in ("quickstart", "tests", "slow")]
+    silent = [block for block in silent if block.comment not in OWN_TESTS]
     assert not [(name_of(block.page), block.text) for block in silent]
     assert all(len(block.reason.split()) > 1 for block in COMMANDS if block.reason is not None)
     assert len([block for block in COMMANDS if not block.reason]) > 20
@@ -35,9 +37,10 @@ def test_each_command_of_the_manual_has_the_options_that_it_is_shown_with() -> N
     checked = 0
     for block in COMMANDS:
         for command in block.commands:
-            words = split(command)
-            if words[:1] != ["finetune"] or "..." in words or "|" in words:
+            command = re.split(r" (?:>|&&|\|) ", command)[0]
+            if not command.startswith("finetune ") or "..." in command or "$again" in command:
                 continue
+            words = split(command)
             checked += 1
             try:
                 options, overrides = parser.parse_known_args(words[1:])
