@@ -13,6 +13,14 @@ class UserError(Exception):
     """Something the user can mend; the command line prints it as one sentence and exits with code 2.
 
     The message says what was found, what was expected and what to do.
+
+    >>> from finetune.errors import UserError
+    >>> from finetune.evaluation.metrics import metric_path
+    >>> try:
+    ...     metric_path("bleu")
+    ... except UserError as error:
+    ...     print(error)
+    There is no metric 'bleu': choose one of wer, cer.
     """
 
 

@@ -25,8 +25,9 @@ and not computed, at most and at the end. A stream that cannot keep up has a lag
 window with its whole left context; at the beginning of a segment windows are shorter. `--shape base` is
 wav2vec2-base with random weights: its `stable` are times of letters that mean nothing.
 
-The results stand in scripts/docs/transcribing.md. Models: the quickstart's recipe with training.seed=0, and AN4's with
-training.max_steps=1400 training.eval_steps=700, in bf16, each also with training.right_context_seconds=[0.2,1].
+The results stand in scripts/docs/how_to/live_captions.md. Models: the quickstart's recipe with training.seed=0, and
+AN4's with training.max_steps=1400 training.eval_steps=700, in bf16, each also with
+training.right_context_seconds=[0.2,1].
 Commands, on 2 cores of an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni), with nothing else running for --streams:
 
     OMP_NUM_THREADS=1 python scripts/bench_live.py MODEL --data FOLDER --utterances 200

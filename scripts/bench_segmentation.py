@@ -35,7 +35,7 @@ All that is wrong at the defaults is a slip, but for one changed utterance of AN
 of whose speech it recognises next to nothing, the AN4 model keeps 0.6 % of the words.
 
 That AN4 model, trained on (200 steps of 12 s) with what was kept of AN4, or with utterances as they were cut by people,
-and evaluated on the 104 utterances of eight further people: see scripts/docs/own_data.md.
+and evaluated on the 104 utterances of eight further people: see scripts/docs/how_to/segment.md.
 """
 
 from __future__ import annotations

@@ -27,7 +27,15 @@ _LOUDEST = 1e10
 
 
 class AudioError(Exception):
-    """A recording that can't be used; the message is the reason in `rejected.csv`."""
+    """A recording that can't be used; the message is the reason in `rejected.csv`.
+
+    >>> from pathlib import Path
+    >>> from finetune.inference.transcriber import Transcriber
+    >>> _ = Path("damaged.wav").write_bytes(b"RIFF")
+    >>> [(name, found)] = Transcriber("runs/quickstart/model", device="cpu").transcribe_many([(1, "damaged.wav")])
+    >>> type(found).__name__
+    'AudioError'
+    """
 
 
 @contextmanager

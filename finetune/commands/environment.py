@@ -54,6 +54,7 @@ EXTRAS = {
     "s3": (("s3fs",), "corpora at s3:// URLs"),
     "ray": (("ray",), "many machines: --engine ray"),
     "gcs": (("gcsfs",), "corpora at gs:// URLs"),
+    "docs": (("sphinx", "myst-parser", "furo", "sphinx-copybutton"), ""),  # only for the manual's site
     "kenlm": (("kenlm",), ""),  # only for our tests
 }
 _PROGRAMS = {"git": "the commit in a run's recipe.yaml", "lmplz": "language models of billions of words"}

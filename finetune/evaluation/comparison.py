@@ -141,6 +141,13 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> Comparison:
     """Compare B with A; utterances are paired by name, and those with the same name by their order.
 
     Raises UserError if the utterances or references of the two differ, or if there are no reference words.
+
+    >>> from finetune.evaluation.comparison import compare
+    >>> from finetune.evaluation.results import Result
+    >>> a = [Result(f"{i}.wav", "it rained", "it rain", "It rained.", 1.0, f"speaker {i}") for i in range(9)]
+    >>> b = [Result(f"{i}.wav", "it rained", "it rained", "It rained.", 1.0, f"speaker {i}") for i in range(9)]
+    >>> compare(a, b).sentence()
+    'B is better by 50.0 points, 95 % interval 50.0 to 50.0 (WER 50.0 % of A, 0.0 % of B; 9 speakers; ...).'
     """
     a, b = _pair(a, b)
     counts_a, counts_b = count_results(a), count_results(b)

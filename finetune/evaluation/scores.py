@@ -45,7 +45,12 @@ _BLOCK = 1000
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Numbers of correct, substituted, deleted and inserted words (or characters). Counts add; rates do not."""
+    """Numbers of correct, substituted, deleted and inserted words (or characters). Counts add; rates do not.
+
+    >>> from finetune.evaluation.scores import ErrorCounts
+    >>> (ErrorCounts(8, 1, 1, 0) + ErrorCounts(9, 0, 0, 1)).rate
+    0.15789473684210525
+    """
 
     hits: int
     substitutions: int
@@ -86,6 +91,11 @@ class Scores:
     """Error counts of a set of utterances; `+` adds those of two sets, such as batches or processes.
 
     `wrong` is the number of utterances with a word error.
+
+    >>> from finetune.evaluation.scores import score
+    >>> scores = score(["it rained", "yes"], ["it rain", "yes"])
+    >>> round(scores.wer, 3), round(scores.cer, 3), scores.ser
+    (0.333, 0.167, 0.5)
     """
 
     utterances: int
@@ -164,6 +174,10 @@ def score(references: Sequence[str], hypotheses: Sequence[str], audio_seconds: f
     """Count errors as `count_errors` does, and add the counts.
 
     `audio_seconds` is the length of all utterances together. Raises ValueError when the two lists differ in length.
+
+    >>> from finetune.evaluation.scores import score
+    >>> score(["it rained"], ["it has rained"], audio_seconds=1.5).words
+    ErrorCounts(hits=2, substitutions=0, deletions=0, insertions=1)
     """
     return Scores.from_counts(count_errors(references, hypotheses), audio_seconds)
 

@@ -164,6 +164,12 @@ def evaluate(
 
     The model is a folder, or on a hub USER/NAME or USER/NAME@REVISION. Raises UserError for a model or a source that
     cannot be used.
+
+    >>> from finetune.data.sources import Source
+    >>> from finetune.evaluation.scoring import evaluate
+    >>> [evaluation] = evaluate("runs/quickstart/model", [Source("corpus")])
+    >>> evaluation.scores.utterances, evaluation.split.name
+    (6, 'test')
     """
     accelerator = Accelerator(cpu=choose_device().type == "cpu")
     model = fetch_model(name)

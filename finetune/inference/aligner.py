@@ -45,6 +45,12 @@ def align_text(
     character that the model does not have matches any sound.
 
     Raises UserError for a text without words, AudioError if the recording can't be read to its end.
+
+    >>> from finetune.inference.aligner import align_text
+    >>> from finetune.inference.transcriber import Transcriber
+    >>> transcriber = Transcriber("runs/quickstart/model", device="cpu")
+    >>> [word.text for word in align_text(transcriber, "speech.wav", "Ab cab, bad.").words]
+    ['Ab', 'cab,', 'bad.']
     """
     recogniser = transcriber.recogniser
     alphabet = recogniser.alphabet

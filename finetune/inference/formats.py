@@ -24,6 +24,13 @@ def format_transcript(transcript: Transcript, form: str, name: str = "audio") ->
 
     CTM has the `name` of the recording in each line. Subtitles, CTM and TextGrid leave out words that are not in the
     audio (`Word.found`); JSON marks them.
+
+    >>> from finetune.inference.formats import format_transcript
+    >>> from finetune.inference.transcript import Transcript, Word
+    >>> transcript = Transcript((Word("it", 0.4, 0.5, 0.98), Word("rained", 0.6, 1.1, 0.9)), seconds=1.5)
+    >>> print(format_transcript(transcript, "ctm", "morning"), end="")
+    morning 1 0.400 0.100 it 0.9800
+    morning 1 0.600 0.500 rained 0.9000
     """
     return FORMATS[form].write(transcript, name)
 

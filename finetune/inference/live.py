@@ -46,6 +46,10 @@ class LiveContext:
 
     A frame is stable when `right` seconds after it are known. Every `hop` seconds the frames that are not stable are
     computed, with `left` seconds before them.
+
+    >>> from finetune.inference.live import LiveContext
+    >>> LiveContext.of_latency(1.6)
+    LiveContext(left=6.0, right=1.28, hop=0.32)
     """
 
     left: float = 6.0
@@ -68,7 +72,14 @@ class LiveContext:
 
 
 class LiveTranscriber:
-    """Transcribes live streams; one object serves any number of sessions and threads."""
+    """Transcribes live streams; one object serves any number of sessions and threads.
+
+    >>> from finetune.inference.live import LiveTranscriber
+    >>> live = LiveTranscriber("runs/quickstart/model", device="cpu")
+    >>> session = live.session(sampling_rate=8000, encoding="mulaw")
+    >>> session.finish()
+    []
+    """
 
     def __init__(
         self,
@@ -114,6 +125,14 @@ class LiveSession:
     Each segment has one SpeechStarted, any number of Partial, one SpeechEnded and one Final. The events do not depend
     on how the stream is divided: audio is computed in blocks of a hop. All work is done in these calls. To compute
     several streams together see `finetune.inference.live_engine`.
+
+    >>> import numpy as np
+    >>> from finetune.inference.live import LiveTranscriber
+    >>> session = LiveTranscriber("runs/quickstart/model", device="cpu").session(sampling_rate=16000)
+    >>> speech = np.load("speech.npy")  # (samples,) float32
+    >>> events = [*session.feed(speech[:8000]), *session.feed(speech[8000:]), *session.finish()]
+    >>> [type(event).__name__ for event in (events[0], *events[-2:])]
+    ['SpeechStarted', 'SpeechEnded', 'Final']
     """
 
     def __init__(self, live: LiveTranscriber, sampling_rate: int, reader: SampleReader) -> None:
@@ -139,7 +158,10 @@ class LiveSession:
         return [event for block in self.take(audio) for event in self._live.compute(self.advance(block))]
 
     def finish(self) -> list[Event]:
-        """End the stream; the last segment becomes final. An incomplete last sample is logged."""
+        """End the stream and return its last events; the last segment becomes final.
+
+        An incomplete last sample is logged. A second call returns no events.
+        """
         if self._ended:
             return []
         return [event for block in self.take_rest() for event in self._live.compute(self.advance(block))] + (

@@ -30,6 +30,13 @@ class LiveEngine:
     CPU several threads, each with one thread of torch, compute more small windows in a second than one that uses all
     cores for each window (scripts/bench_live.py). If the device is too slow, all sessions fall behind evenly: see
     `EngineSession.lag_seconds`.
+
+    >>> from finetune.inference.live import LiveTranscriber
+    >>> from finetune.inference.live_engine import LiveEngine
+    >>> engine = LiveEngine(LiveTranscriber("runs/quickstart/model", device="cpu"), max_sessions=16)
+    >>> session = engine.open(16000)
+    >>> engine.num_sessions, engine.step()
+    (1, False)
     """
 
     def __init__(
@@ -123,7 +130,20 @@ class LiveEngine:
 
 
 class EngineSession:
-    """A session of an engine; `feed`, `finish`, `events` and `close` may be called from any thread."""
+    """A session of an engine; `feed`, `finish`, `events` and `close` may be called from any thread.
+
+    >>> import numpy as np
+    >>> from finetune.inference.live import LiveTranscriber
+    >>> from finetune.inference.live_engine import LiveEngine
+    >>> engine = LiveEngine(LiveTranscriber("runs/quickstart/model", device="cpu"))
+    >>> session = engine.open(16000)
+    >>> session.feed(np.load("speech.npy"))
+    >>> session.finish()
+    >>> while engine.step():
+    ...     pass
+    >>> type(session.events()[-1]).__name__, session.ended
+    ('Final', True)
+    """
 
     def __init__(self, engine: LiveEngine, session: LiveSession, on_events: Callable[[], object]) -> None:
         self._engine, self._session, self._on_events = engine, session, on_events

@@ -39,6 +39,13 @@ class Recogniser:
 
     On a CPU the logits are bit-equal, too, as waveforms are computed one by one: padded batches are not faster there
     (scripts/bench_transcription.py). It is stateless and thread-safe.
+
+    >>> import numpy as np
+    >>> from finetune.inference.recogniser import Recogniser
+    >>> recogniser = Recogniser.load("runs/quickstart/model", "cpu")
+    >>> logits, num_frames = recogniser.logits([np.zeros(16000, np.float32), np.zeros(8000, np.float32)])
+    >>> logits.shape[:2], num_frames
+    (torch.Size([2, 49]), [49, 24])
     """
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
@@ -118,7 +125,7 @@ class Recogniser:
         return int(self.model.config.vocab_size)
 
     def recognise(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """Text of each waveform, (samples,) float32 at `sampling_rate`."""
+        """Text of each waveform, (samples,) float32 at `sampling_rate` Hz; raises UserError as `logits` does."""
         return self.decode(*self.logits(waveforms))
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int], names: Sequence[str] | None = None) -> list[str]:

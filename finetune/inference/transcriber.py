@@ -40,6 +40,14 @@ class Transcriber:
 
     A recording no longer than the training utterances is computed as a whole, as in evaluation. A longer one is cut by
     `WindowCutter`; `Stitcher` joins the logits of its windows, which are decoded as one.
+
+    >>> from finetune.inference.transcriber import Transcriber
+    >>> transcriber = Transcriber("runs/quickstart/model", device="cpu")
+    >>> transcript = transcriber.transcribe("speech.wav")
+    >>> transcript.seconds
+    1.2
+    >>> [name for name, found in transcriber.transcribe_many([("a", "speech.wav"), ("b", "talk.wav")])]
+    ['a', 'b']
     """
 
     def __init__(
@@ -59,10 +67,12 @@ class Transcriber:
         """Load a model from a folder or a hub, as `Recogniser.load` does with `device`, `precision` and `language`.
 
         `language_model` is a folder of `finetune lm build`; it replaces the one of the model and keeps its weights.
-        `decoder`, `beam_width` and `hotwords` are those of `choose_search`. `batch_seconds` is the audio in a batch;
-        the text does not depend on it.
+        `decoder` is greedy or beam, `beam_width` the hypotheses of a beam search, and `hotwords` are words with a boost
+        each, which is added to the score (a natural logarithm): see `choose_search`. `batch_seconds` is the
+        audio in a batch, in seconds; the text does not depend on it. `detector` finds pauses: silero needs
+        `finetune[silero]`.
 
-        Raises UserError as these functions do.
+        Raises UserError if the model or the language model can't be used, or the device or the precision is not there.
         """
         if not isinstance(model, Recogniser):
             model = Recogniser.load(model, device, precision, language)

@@ -9,7 +9,12 @@ from finetune.text.word_units import join_words
 
 @dataclass(frozen=True)
 class Character:
-    """A character of a word, its times in seconds, and its confidence from 0 to 1."""
+    """A character of a word, its times in seconds, and its confidence from 0 to 1.
+
+    >>> from finetune.inference.transcript import Character
+    >>> Character("a", start=0.4, end=0.46, confidence=0.9).text
+    'a'
+    """
 
     text: str
     start: float
@@ -23,6 +28,10 @@ class Word:
 
     `channel` counts from 1, and is 1 if channels were mixed. `found` is false for a word of a given text that is not in
     the audio; its time is then where it would be.
+
+    >>> from finetune.inference.transcript import Word
+    >>> Word("rained", start=0.6, end=1.1, confidence=0.9).channel
+    1
     """
 
     text: str
@@ -39,6 +48,11 @@ class Transcript:
     """The words of a recording of `seconds`; those of each channel are in order.
 
     Words of a channel do not overlap, and no word ends after the audio.
+
+    >>> from finetune.inference.transcript import Transcript, Word
+    >>> words = (Word("it", 0.4, 0.5, 0.98), Word("rained", 0.6, 1.1, 0.9))
+    >>> Transcript(words, seconds=1.5).text
+    'it rained'
     """
 
     words: tuple[Word, ...]

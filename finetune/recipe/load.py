@@ -20,9 +20,9 @@ from finetune.recipe.schema import (
     PublishingSection,
     Section,
     TextSection,
-    TrainingSection,
     did_you_mean,
 )
+from finetune.recipe.training_section import TrainingSection
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES, read_at_most
 from finetune.resources.repositories import is_hub_name, split_revision
@@ -67,6 +67,12 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with `section.key=value` overrides; raises UserError that lists every problem.
 
     Paths in the file are relative to the file, paths in overrides to the working directory.
+
+    >>> from pathlib import Path
+    >>> from finetune.recipe.load import load_recipe
+    >>> recipe = load_recipe(Path("recipe.yaml"), ["training.learning_rate=1e-4", "data.max_seconds=10"])
+    >>> recipe.training.learning_rate, recipe.data.max_seconds
+    (0.0001, 10.0)
     """
     if not file.is_file():
         raise UserError(f"There is no recipe at {file}: expected a YAML file.")

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,6 @@ from finetune.text.transcripts import DEFAULT_TRANSFORMS, NAMES, Transform, buil
 _LOGGER = logging.getLogger(__name__)
 
 Range = tuple[float, float]
-RightContext = Annotated[float, Field(gt=0, le=60)]
 LoraModule = Literal[
     "q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", "feature_projection.projection"
 ]
@@ -24,46 +23,52 @@ LoraModule = Literal[
 class Section(BaseModel):
     """A group of keys; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class LoraSection(Section):
-    """Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen ones, and the head.
-
-    `rank`, `alpha`, `dropout` and `target_modules` are r, lora_alpha, lora_dropout and target_modules of peft's
-    `LoraConfig`; the modules are linear layers of `Wav2Vec2ForCTC`, by default those of the paper. The adapter is
-    `merged` into the run's model, which is then an ordinary one; `adapter` also saves it in the run's folder adapter/.
-    """
+    """Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen ones, and the head."""
 
     rank: int = Field(16, gt=0)
+    """Rank of the matrices beside each frozen layer. Source: `r` of peft's `LoraConfig`."""
     alpha: int = Field(32, gt=0)
+    """The update is scaled by alpha / rank. Source: `lora_alpha` of peft."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the matrices. Source: `lora_dropout` of peft."""
     target_modules: tuple[LoraModule, ...] = Field(("q_proj", "v_proj"), min_length=1)
+    """The linear layers of `Wav2Vec2ForCTC` that get matrices. Source: the default is that of the paper, arXiv
+    2106.09685."""
     save: Literal["merged", "adapter"] = "merged"
+    """`merged`: into the run's model, which is then an ordinary one; `adapter`: also into the run's folder adapter/."""
 
 
 class ModelSection(Section):
     """The model to start from: a pretrained checkpoint (`base`), or an `architecture` with random weights.
 
-    A base on a hub may have a `revision` (a branch, a tag or a commit), also written as `base: USER/NAME@REVISION`; the
-    keys of `architecture` are those of `Wav2Vec2Config`. All weights are trained except the feature encoder, unless
-    `lora` or `language_adapter` is set. The latter is the name of a language (ISO 639-3, as in adapter.deu.safetensors)
-    for a base with adapters such as facebook/mms-1b-all (Pratap et al. 2023, arXiv 2305.13516): only the adapters and
-    the head of that language are trained, starting from those of the base if it has them. `layer_drop` is the
-    probability to skip a layer in training (LayerDrop, Fan et al. 2020); `attention` is the name of an implementation
-    in Transformers.
+    All weights are trained except the feature encoder, unless `lora` or `language_adapter` is set.
     """
 
     base: str | None = None
+    """The pretrained checkpoint: a folder, or USER/NAME or USER/NAME@REVISION on a hub."""
     revision: str | None = None
+    """A branch, a tag or a commit of the base on its hub."""
     architecture: dict[str, Any] | None = None
-    random_weights: bool = False  # the architecture of the base with random weights: shows the effect of pretraining
+    """A model with random weights instead of a base. Source: the keys of Transformers' `Wav2Vec2Config`."""
+    random_weights: bool = False
+    """Use the architecture of the base with random weights: shows the effect of pretraining."""
     freeze_feature_encoder: bool = True
+    """Do not train the convolutions. Source: wav2vec 2.0, arXiv 2006.11477."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in the transformer. Source: `hidden_dropout` and its relatives of `Wav2Vec2Config`."""
     layer_drop: float = Field(0.0, ge=0, lt=1)
+    """Probability to skip a layer in training. Source: LayerDrop, arXiv 1909.11556."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """The implementation of attention. Source: `attn_implementation` of Transformers."""
     lora: LoraSection | None = None
+    """Train small matrices and the head instead of all weights: see model.lora. Source: LoRA, arXiv 2106.09685."""
     language_adapter: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """ISO 639-3 code: train the adapters and the head of this language of an MMS base only, starting from those of the
+    base if it has them. Source: MMS, arXiv 2305.13516."""
 
     @model_validator(mode="before")
     @classmethod
@@ -93,47 +98,58 @@ class ModelSection(Section):
 
 class _SourceKeys(Section):
     configuration: str | None = None
+    """Configuration (subset) of a data set on a hub. Source: `name` of `datasets.load_dataset`."""
     revision: str | None = None
+    """A branch, a tag or a commit of a data set on a hub."""
     train_split: str | None = None
+    """Name of the training split; without it, it is found under its usual name."""
     validation_split: str | None = None
+    """Name of the validation split; without it, it is found under its usual name."""
     test_split: str | None = None
+    """Name of the test split; without it, it is found under its usual name."""
     audio_column: str | None = None
+    """Column of the audio; without it, it is found under its usual names."""
     text_column: str | None = None
+    """Column of the transcript; without it, it is found under its usual names."""
     speaker_column: str | None = None
+    """Column of the speaker; without it, it is found under its usual names."""
     allow_outside: bool = False
+    """Also read local audio outside the folder of the corpus."""
     weight: float = Field(1.0, gt=0)
+    """How often an epoch has each training utterance, on average; with streaming, the share of rows relative to other
+    sources."""
     streaming: bool = False
+    """Read a hub's data set or Parquet files row by row in training, without a local copy. The other splits are kept in
+    memory."""
     columns: tuple[str, ...] = ()
+    """Other columns, such as gender or accent, to keep with the results."""
 
 
 class SourceSection(_SourceKeys):
-    """One source of speech: a folder, a manifest or a hub name, with its splits and columns.
-
-    A split that is not named is found under its usual name. An epoch has each training utterance `weight` times on
-    average. Local audio outside the corpus' folder is read only with `allow_outside`. With `streaming` training reads a
-    hub's data set or Parquet files row by row without a local copy, and the other splits are kept in memory. Because a
-    stream has no known length, `weight` is then relative to the rows of the other sources: with 3 and 1, three rows in
-    four are of the first source. `columns` names other columns (gender, accent) to keep with the results.
-    """
+    """One source of speech: a folder, a manifest or a hub name, with its splits and columns."""
 
     root: str
+    """A folder, a manifest, a URL, or the name of a data set on a hub."""
 
 
 class DataSection(_SourceKeys):
-    """The speech: one source (the keys of `SourceSection`), or a list of `sources` that are used together.
-
-    Without a validation split, `validation_fraction` of the training utterances is held out, by speakers if they are
-    known. `preprocessing` is applied to all audio, also when the model is used. With `allow_changes` a run is resumed
-    even if its data or its vocabulary have changed.
-    """
+    """The speech: one source (`root` and the keys of a source), or a list of `sources` that are used together."""
 
     sources: tuple[SourceSection, ...] = ()
+    """Several sources that are used together, each with the keys of data.sources."""
     root: str | None = Field(None, validate_default=True)
+    """A folder, a manifest, a URL, or the name of a data set on a hub: the only source."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training utterances that is held out if there is no validation split, by speakers if they are known.
+    """
     min_seconds: float = Field(0.1, gt=0)
+    """Shorter utterances are skipped."""
     max_seconds: float = Field(20.0, gt=0)
+    """Longer utterances are skipped in training."""
     preprocessing: tuple[AudioTransform, ...] = ()
+    """Transforms of all audio, in training and use: highpass, trim_silence, loudness, peak, denoise."""
     allow_changes: bool = False
+    """Resume a run even if its data or its vocabulary have changed."""
 
     @field_validator("preprocessing")
     @classmethod
@@ -170,17 +186,17 @@ class DataSection(_SourceKeys):
 
 
 class TextSection(Section):
-    """Text normalisation of transcripts in training and scoring (named steps or presets in order), and the vocabulary.
-
-    With `vocabulary: training` it has the characters of the training transcripts that occur at least
-    `min_character_count` times, or the given `characters`. With `base` it is the vocabulary of the pretrained
-    checkpoint, whose head is kept, and with `extended` also has the characters of the training transcripts.
-    """
+    """Text normalisation of transcripts in training and scoring, and the vocabulary."""
 
     normalization: tuple[Transform, ...] = DEFAULT_TRANSFORMS
+    """Transforms or presets, in order, for transcripts in training and scoring."""
     vocabulary: Literal["training", "base", "extended"] = "training"
+    """`training`: the characters of the training transcripts; `base`: those of the base, whose head is kept;
+    `extended`: both."""
     characters: str | None = Field(None, min_length=1)
+    """The characters of the vocabulary, instead of those of the training transcripts."""
     min_character_count: int = Field(1, gt=0)
+    """Rarer characters of the training transcripts are left out of the vocabulary."""
 
     @field_validator("normalization", mode="before")
     @classmethod
@@ -205,25 +221,31 @@ class TextSection(Section):
 
 
 class AugmentationSection(Section):
-    """Augmentation of training waveforms; ranges are [lowest, highest], and what is left out is off.
-
-    `formant_perturbation` moves each formant at random by a factor of up to exp(1.5 × its value), as if another speaker
-    had spoken.
-    Noise is generated, or taken from the recordings in `noise_folder`. Room impulse responses are generated with a
-    reverberation time (RT60) in `reverb_seconds`, or taken from the recordings in `impulse_response_folder`.
-    """
+    """Augmentation of training waveforms; ranges are [lowest, highest], and what is left out is off."""
 
     speed: Range | None = None
+    """Range of factors of the speed, and with it the pitch. Source: Ko et al. 2015, “Audio augmentation for speech
+    recognition”."""
     formant_perturbation: float | None = Field(None, gt=0, le=0.5)
+    """Each formant is moved at random by a factor of up to exp(1.5 × this value), as if another speaker had spoken."""
     reverb_probability: float = Field(0.5, ge=0, le=1)
+    """Share of the utterances that get reverberation, where it is set."""
     reverb_seconds: Range | None = None
+    """Range of reverberation times (RT60) in s of generated room impulse responses."""
     impulse_response_folder: str | None = None
+    """Recordings of room impulse responses, used instead of generated ones."""
     noise_probability: float = Field(0.5, ge=0, le=1)
+    """Share of the utterances that get noise, where it is set."""
     noise_snr_db: Range | None = None
+    """Range of signal-to-noise ratios in dB; turns noise on."""
     noise_folder: str | None = None
+    """Recordings of noise, used instead of generated noise."""
     gain_db: Range | None = None
+    """Range of gains in dB."""
     clipping_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the utterances that are clipped."""
     telephone_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the utterances that get the band and the coding of a telephone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -264,105 +286,38 @@ class AugmentationSection(Section):
         return speed
 
 
-class TrainingSection(Section):
-    """Training; a step is an optimizer step over `batch_seconds` × `accumulation` × processes seconds of audio.
-
-    `batch_seconds: auto` is as much as fits into the GPU, or into half of the CPU's free memory, up to 80 s. The
-    learning rate rises for `warmup_ratio` of the steps and then decays by its `schedule`, with `tri_stage` (Park et al.
-    2019) after a hold for `hold_ratio` of the steps. The head may have a rate of its own; with `layer_decay` the rate
-    of each layer is that of the layer above times the decay (Howard and Ruder 2018). In the first
-    `freeze_transformer_steps` only the head is trained (fairseq's freeze_finetune_updates). Masks are those of
-    SpecAugment (Park et al. 2019), over time and over features, as in wav2vec 2.0.
-
-    A run has `max_steps`, or `max_epochs`, or by default 30 epochs, but at least 1,000 and at most 80,000 steps; with a
-    stream, whose length is unknown, 1,000. It is evaluated every `eval_steps`: by default a tenth of the run, at least
-    200 and at most 2,000.
-
-    The newest `keep_checkpoints` are kept, and the `keep_best` by validation WER; the average of the `average_best`
-    becomes the model if it is no worse than the best. Training ends early after `patience` evaluations without a better
-    one, and after `max_minutes`. `num_workers` processes load audio for each training process; `auto` follows the
-    usable cores, and any number gives the same batches. `compile` uses torch.compile, with few padded lengths.
-
-    With `right_context_seconds: [0.3, 4]` half of the batches are computed in windows with a right context drawn
-    between these bounds, for live transcription (see finetune/models/windowed_encoder.py).
-
-    `mixed_precision: auto` is bf16 where the device has instructions for it, fp16 on other GPUs, and `no` (float32) on
-    other CPUs; a resumed run keeps its precision.
-    """
-
-    max_steps: int | None = Field(None, gt=0)
-    max_epochs: float | None = Field(None, gt=0)
-    max_minutes: float | None = Field(None, gt=0)
-    patience: int | None = Field(None, gt=0)
-    batch_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = 80.0
-    accumulation: int = Field(1, gt=0)
-    learning_rate: float = Field(3e-4, gt=0)
-    head_learning_rate: float | None = Field(None, gt=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    schedule: Literal["linear", "cosine", "tri_stage"] = "linear"
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    hold_ratio: float = Field(0.4, ge=0, lt=1)
-    freeze_transformer_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
-    mask_time_probability: float = Field(0.05, ge=0, lt=1)
-    mask_time_length: int = Field(10, gt=0)
-    mask_feature_probability: float = Field(0.0, ge=0, lt=1)
-    mask_feature_length: int = Field(10, gt=0)
-    right_context_seconds: tuple[RightContext, RightContext] | None = None
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    eval_steps: int | None = Field(None, gt=0)
-    log_steps: int = Field(20, gt=0)
-    keep_checkpoints: int = Field(2, gt=0)
-    keep_best: int = Field(1, gt=0)
-    average_best: int = Field(1, gt=0)
-    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    seed: int = Field(0, ge=0)
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-
-    @model_validator(mode="after")
-    def _possible(self) -> "TrainingSection":
-        if self.max_steps is not None and self.max_epochs is not None:
-            raise ValueError("expected either training.max_steps or training.max_epochs, not both")
-        if self.right_context_seconds and self.right_context_seconds[0] > self.right_context_seconds[1]:
-            raise ValueError("expected training.right_context_seconds as [smallest, largest]")
-        if self.right_context_seconds and self.compile:
-            raise ValueError(
-                "expected either training.right_context_seconds or training.compile: windows vary in length"
-            )
-        if self.average_best > self.keep_best:
-            raise ValueError("expected training.average_best to be at most training.keep_best")
-        if self.schedule == "tri_stage" and self.warmup_ratio + self.hold_ratio >= 1:
-            raise ValueError("expected training.warmup_ratio and training.hold_ratio to be less than 1 together")
-        return self
-
-
 class EvaluationSection(Section):
     """Scoring."""
 
     batch_seconds: float = Field(80.0, gt=0)
+    """Seconds of audio, with padding, in a batch of the evaluation; scores do not depend on it."""
 
 
 class PublishingSection(Section):
     """The fields of the model card that only you know, and the repository that the model is pushed to.
 
-    The finished model is pushed to `repo_id` (USER/NAME) on the hub, which is created, `private` or not, if it does not
-    exist. With `push: best` the best model so far is also pushed during training, to main, and with `every` the model
-    of every evaluation, to the branch `training`; models that come faster than they are sent are skipped for newer
-    ones. A push that fails never fails the run.
+    A push that fails never fails the run.
     """
 
     title: str | None = None
-    language: str | tuple[str, ...] | None = None  # codes of ISO 639, as en
+    """Title of the model card."""
+    language: str | tuple[str, ...] | None = None
+    """Codes of ISO 639, such as en, for the model card."""
     license: str | None = None
+    """Licence of the model. Source: the identifiers of the hub."""
     intended_use: str | None = None
+    """Intended uses, for the model card."""
     limitations: str | None = None
-    energy_kwh: float | None = Field(None, gt=0)  # for the whole training, where you measured it
+    """Limitations, for the model card."""
+    energy_kwh: float | None = Field(None, gt=0)
+    """Energy of the whole training, where you measured it."""
     repo_id: str | None = None
+    """USER/NAME on the hub to which the finished model is pushed; created if it does not exist."""
     push: Literal["end", "best", "every"] = "end"
+    """`end`: the final model; `best`: also the best one so far, during training; `every`: also every evaluated one, to
+    the branch training. Models that come faster than they are sent are skipped for newer ones."""
     private: bool = False
+    """Create the repository as a private one."""
 
     @model_validator(mode="after")
     def _has_a_place(self) -> "PublishingSection":

@@ -34,6 +34,13 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     Returns the analysis of the test split, or of the validation split without a test split. Raises UserError before
     anything is written when the recipe, the data or `output` do not allow the run, and Interrupted after a checkpoint
     when SIGINT, SIGTERM or SIGHUP asked to stop.
+
+    >>> from pathlib import Path
+    >>> from finetune.recipe.load import load_recipe
+    >>> from finetune.run.experiment import run
+    >>> analysis = run(load_recipe(Path("recipe.yaml")), Path("runs/new"))
+    >>> analysis.scores.utterances, Path("runs/new/model/config.json").is_file()
+    (6, True)
     """
     training = recipe.training
     resumes = check_output(output, recipe)
@@ -46,16 +53,8 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     commits = known if resumes else broadcast_object_list([find_commits(recipe)])[0]
     written, recipe = recipe, pin_revisions(recipe, commits)
     preparation = prepare(recipe)
-    trainer = Trainer(
-        recipe,
-        output,
-        preparation,
-        accelerator,
-        precision=precision,
-        resolved=resolved,
-        publisher=publisher,
-        callback=callback,
-    )
+    given = (recipe, output, preparation, accelerator)
+    trainer = Trainer(*given, precision=precision, resolved=resolved, publisher=publisher, callback=callback)
     for line in [*describe_sharding(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)

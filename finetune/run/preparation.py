@@ -27,7 +27,8 @@ from finetune.models.adapters import find_language_adapter, require_peft
 from finetune.models.configuration import build_config, encoder_convolutions, load_config, load_feature_extractor
 from finetune.models.vocabulary import load_base_vocabulary
 from finetune.recipe.load import Recipe
-from finetune.recipe.schema import AugmentationSection, TrainingSection
+from finetune.recipe.schema import AugmentationSection
+from finetune.recipe.training_section import TrainingSection
 from finetune.resources.limits import MAX_IMPULSE_SECONDS
 from finetune.resources.machine import choose_device, count_workers
 from finetune.text.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters

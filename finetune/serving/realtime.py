@@ -33,7 +33,7 @@ def build_router(service: Service) -> APIRouter:
 
     @router.websocket("/v1/realtime")
     async def speak(socket: WebSocket) -> None:
-        """A session for each connection."""
+        """OpenAI's realtime transcription: a session for each connection."""
         offered = [each.strip() for each in socket.headers.get("sec-websocket-protocol", "").split(",")]
         await socket.accept("realtime" if "realtime" in offered else None)
         connection = _Connection(service, socket)

@@ -31,7 +31,7 @@ def build_router(service: Service) -> APIRouter:
 
     @router.websocket("/")
     async def speak(socket: WebSocket) -> None:
-        """A session for each connection."""
+        """The protocol of vosk-server: a session for each connection."""
         await socket.accept()
         try:
             service.admit(socket, "live")

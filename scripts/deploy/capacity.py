@@ -3,8 +3,8 @@
     python scripts/deploy/capacity.py [--sessions 1000] [--hours 100000] [--core-hour 0.05]
 
 Measured (2 cores of an AMD EPYC, Zen 4: avx512_bf16, avx512_vnni, nothing else running; in bf16):
-- live sessions of a pod: the streams that keep up in the table of scripts/docs/transcribing.md, by `LiveEngine` without
-  HTTP: 20 of the small base, 4 of wav2vec2-base's shape. `HEADROOM` of them are used.
+- live sessions of a pod: the streams that keep up in the table of scripts/docs/how_to/live_captions.md, by
+  `LiveEngine` without HTTP: 20 of the small base, 4 of wav2vec2-base's shape. `HEADROOM` of them are used.
 - seconds of audio a second: 120 by the service for the small base (the least of scripts/bench_service.py), and for
   wav2vec2-base's shape 17.3 on one thread (scripts/bench_transcription.py), taken twice.
 

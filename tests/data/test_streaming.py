@@ -19,7 +19,7 @@ from finetune.data import streaming
 from finetune.data.batching import Shard
 from finetune.data.streaming import StreamedBatches
 from finetune.recipe.load import load_recipe
-from finetune.recipe.schema import TrainingSection
+from finetune.recipe.training_section import TrainingSection
 from finetune.run.experiment import run
 from finetune.run.preparation import Preparation, prepare
 
