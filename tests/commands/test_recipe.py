@@ -90,7 +90,7 @@ def run_installed(installed: Path, *arguments: str, cwd: Path) -> str:
 def test_the_wheel_holds_all_that_is_needed(installed, tmp_path):
     package, recipes = ROOT / "finetune", find_recipes()
     expected = {
-        file.relative_to(ROOT) for file in package.rglob("*") if file.suffix not in (".pyc", "") and file.is_file()
+        file.relative_to(ROOT) for file in package.rglob("*") if "__pycache__" not in file.parts and file.is_file()
     }
     expected |= {Path("finetune/recipes") / file.relative_to(recipes) for file in recipes.rglob("*") if file.is_file()}
     assert [str(name) for name in sorted(expected) if not (installed / name).is_file()] == []
