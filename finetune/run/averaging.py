@@ -97,13 +97,18 @@ def choose_share(scored: Sequence[ShareScores]) -> float:
     """The share with the lowest WER on the snapshot among those whose `old_rise` is not above 0.
 
     That is more than the gate asks on test data, whose speakers are others: shares that just stayed within the gate's
-    margin on validation data were refused by the gate. If every share may rise, it is the one with the lowest WER on
-    old data. Of equal ones it is the smallest, which has more of the champion.
+    margin on validation data were refused by the gate. On few utterances every share may rise; then it is chosen among
+    those whose old WER is not above the champion's, and if there are none it has the lowest old WER. Of equal ones it
+    is the smallest, which has more of the champion.
     """
+    champion = next(each.old_wer for each in scored if each.share == 0)
     shares = [each for each in scored if each.share > 0]
-    within = [each for each in shares if each.old_rise <= 0]
-    if within:
-        return min(within, key=lambda each: (each.snapshot_wer, each.share)).share
+    for kept in (
+        [each for each in shares if each.old_rise <= 0],
+        [each for each in shares if each.old_wer <= champion],
+    ):
+        if kept:
+            return min(kept, key=lambda each: (each.snapshot_wer, each.share)).share
     return min(shares, key=lambda each: (each.old_wer, each.share)).share
 
 

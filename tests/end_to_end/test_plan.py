@@ -34,6 +34,7 @@ def test_a_run_is_the_same_with_a_plan_and_without_one(
     del logged[:]
     recipe, plain = load_recipe(write_recipe(tmp_path, **SECTIONS)), tmp_path / "plain"
     plain.mkdir()
+    (plain / "recipe.yaml").write_text(recipe.to_yaml())
     trainer = Trainer(recipe, plain, prepare(recipe), Accelerator(mixed_precision="no", cpu=True))
     trainer.train()
     trainer.finish()

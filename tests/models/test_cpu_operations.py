@@ -25,7 +25,8 @@ def test_loss_and_gradients_do_not_change(build, make_batch, request, base, prec
     plain = CTCObjective(build(folder, freeze_feature_encoder=False))
     fast = CTCObjective(build(folder, freeze_feature_encoder=False))
     use_cpu_operations(fast.model)
-    (expected_loss, expected), (loss, gradient) = learn(plain, batch, precision), learn(fast, batch, precision)
+    # In float32, because PyTorch's own bf16 is off by 20 % on a CPU with amx_bf16.
+    (expected_loss, expected), (loss, gradient) = learn(plain, batch, "no"), learn(fast, batch, precision)
     assert loss == pytest.approx(expected_loss, rel=tolerance)
     assert float((gradient - expected).norm() / expected.norm()) < tolerance
 

@@ -65,6 +65,13 @@ def test_the_best_share_on_corrections_that_loses_nothing_is_chosen_and_of_equal
     assert choose_share([*scored, ShareScores(1.0, 0.08, 0.1, -0.01)]) == 1.0
     equal = [champion, *(ShareScores(share, 0.1, 0.3, 0.0) for share in (1.0, 0.5, 0.75))]
     assert choose_share(equal) == 0.5
+    unsure = [
+        champion,
+        ShareScores(0.25, 0.09, 0.5, 0.2),
+        ShareScores(0.5, 0.1, 0.3, 0.2),
+        ShareScores(1.0, 0.11, 0.1, 0.2),
+    ]
+    assert choose_share(unsure) == 0.5
     none = [champion, ShareScores(0.5, 0.3, 0.4, 0.3), ShareScores(1.0, 0.4, 0.1, 0.2)]
     assert choose_share(none) == 0.5
 

@@ -24,8 +24,8 @@ from finetune.run.improvement import ImproveOptions, Version, improve, read_impr
 from finetune.run.preparation import prepare
 
 # The tiny models take milliseconds, of which ratios are chance; their test sets are small.
-LIMITS = GateLimits(max_slowdown=5, margin=0.02)
-OPTIONS = ImproveOptions(limits=LIMITS)
+LIMITS = GateLimits(max_slowdown=5, margin=0.25)
+OPTIONS = ImproveOptions(replay_share=0.6, limits=LIMITS)
 SHORT = replace(OPTIONS, shares=(0.5, 1.0))
 
 
@@ -149,7 +149,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(champion, snapshot, improve
         "import sys\nfrom pathlib import Path\nfrom finetune.recipe.load import load_recipe\n"
         "from finetune.run.gate import GateLimits\nfrom finetune.run.improvement import ImproveOptions, improve\n"
         "champion, snapshot, recipe, output = map(Path, sys.argv[1:])\n"
-        "options = ImproveOptions(shares=(0.5, 1.0), limits=GateLimits(max_slowdown=5, margin=0.02))\n"
+        "options = ImproveOptions(replay_share=0.6, shares=(0.5, 1.0), limits=GateLimits(max_slowdown=5, margin=0.25))\n"
         "improve(champion, snapshot, load_recipe(recipe), output, options)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", program, champion, snapshot, tmp_path / "recipe.yaml", output]
