@@ -149,7 +149,8 @@ def test_a_killed_training_goes_on_and_ends_the_same(champion, snapshot, improve
         "import sys\nfrom pathlib import Path\nfrom finetune.recipe.load import load_recipe\n"
         "from finetune.run.gate import GateLimits\nfrom finetune.run.improvement import ImproveOptions, improve\n"
         "champion, snapshot, recipe, output = map(Path, sys.argv[1:])\n"
-        "options = ImproveOptions(replay_share=0.6, shares=(0.5, 1.0), limits=GateLimits(max_slowdown=5, margin=0.25))\n"
+        "limits = GateLimits(max_slowdown=5, margin=0.25)\n"
+        "options = ImproveOptions(replay_share=0.6, shares=(0.5, 1.0), limits=limits)\n"
         "improve(champion, snapshot, load_recipe(recipe), output, options)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", program, champion, snapshot, tmp_path / "recipe.yaml", output]
