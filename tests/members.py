@@ -69,10 +69,12 @@ class Member:
 
 @contextmanager
 def joined(cluster: Cluster, live: LiveTranscriber, **options: Any) -> Iterator[Member]:
-    """A member of the group; stopped at the end."""
+    """A member of the group; stopped at the end. Where the block fails, what the consumer has raised is told."""
     member = Member(live, make_settings(cluster.address, **options))
     try:
         yield member
+    except BaseException as error:
+        raise error from member.error
     finally:
         member.consumer.stop()
         member._thread.join(60)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import finetune.feedback
 from finetune.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -129,6 +130,7 @@ def test_what_can_not_be_done_is_one_sentence_and_changes_nothing(
 
 
 def test_without_its_packages_the_extra_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "feedback", finetune.feedback)  # Importing anew replaces it: put back afterwards.
     for name in [name for name in sys.modules if name.startswith(("finetune.feedback", "sqlalchemy"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)

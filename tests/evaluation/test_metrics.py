@@ -35,11 +35,7 @@ print(json.dumps(rates))
 
 
 def test_metrics_load_and_count_offline(tmp_path):
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     # In another folder: the script must import the installed package.
     done = subprocess.run(
         [sys.executable, "-c", LOAD_BOTH], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
