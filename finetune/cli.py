@@ -30,7 +30,7 @@ from finetune.commands import (
     transcribe,
 )
 from finetune.commands.console import add_logging, log_to_console
-from finetune.commands.launch import limit_threads
+from finetune.commands.launch import settle_threads
 from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Or Transformers would ask a service to convert a base without safetensors, and send it the user's token.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    limit_threads()
+    settle_threads()
     with log_to_console(options):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "" if sys.stderr.isatty() else "1")
         return call(options)

@@ -336,10 +336,10 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     """Run the simulation, and print its table."""
     from finetune.commands.console import log_to_console
-    from finetune.commands.launch import keep_kernels, limit_threads, set_training_switches
+    from finetune.commands.launch import keep_kernels, set_training_switches, settle_threads
 
     options = parse_options()
-    limit_threads()
+    settle_threads()
     with log_to_console(argparse.Namespace(quiet=True)):
         try:
             year = Year(options)

@@ -75,12 +75,15 @@ def _find_rank() -> int | None:
     return int(os.environ["RANK"]) if "RANK" in os.environ else None
 
 
-def limit_threads() -> None:
+def settle_threads() -> None:
     """Have torch and NumPy compute with no more threads than a cgroup's quota has cores; before either is loaded.
 
-    They follow the process's affinity but not a quota, whose cores their threads would take turns on. What
-    `OMP_NUM_THREADS` says already stands. Commands that a command starts inherit it.
+    They follow the process's affinity but not a quota, whose cores their threads would take turns on. And threads that
+    wait for each other sleep: OpenMP's own spin, which takes the core from the very thread that they wait for as soon
+    as another program has work (scripts/bench_waiting.py). What the environment says already stands. Commands that a
+    command starts inherit it.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if (threads := find_thread_limit()) is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 

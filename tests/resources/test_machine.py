@@ -13,7 +13,7 @@ import torch
 from programs import execute
 
 from finetune.commands import environment
-from finetune.commands.launch import limit_threads
+from finetune.commands.launch import settle_threads
 from finetune.errors import UserError
 from finetune.resources import machine
 
@@ -87,12 +87,15 @@ def test_cores_and_memory_respect_limits(
     limited = cores < 4
     assert machine.find_thread_limit() == (threads if limited else None)
     assert machine.find_thread_limit(2) == max(1, int(cores / 2))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    limit_threads()
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    settle_threads()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert os.environ.get("OMP_NUM_THREADS") == (str(threads) if limited else None)
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "7"
+    for name, chosen in (("OMP_NUM_THREADS", "7"), ("OMP_WAIT_POLICY", "ACTIVE")):
+        monkeypatch.setenv(name, chosen)
+        settle_threads()
+        assert os.environ[name] == chosen
 
 
 def test_workers_follow_cores(prepare: Callable[[dict[str, str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
