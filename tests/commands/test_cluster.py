@@ -161,6 +161,7 @@ def test_a_killed_command_and_a_killed_actor_leave_each_file_once(
     assert count() == 400 and len(list(output.iterdir())) <= 401  # The killed command may have left a part of one file.
 
 
+@pytest.mark.slow
 def test_scores_of_a_cluster_are_those_of_one_process(
     nodes: Nodes, model: Path, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_scores_of_a_cluster_are_those_of_one_process(
     assert plain == cluster
 
 
+@pytest.mark.slow
 def test_findings_of_a_cluster_are_those_of_one_process(
     nodes: Nodes, write_recipe: Any, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

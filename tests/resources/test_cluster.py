@@ -100,6 +100,7 @@ def test_an_actor_and_a_node_that_are_killed_lose_nothing(nodes: Nodes, tmp_path
     assert 400 < len(log) <= 400 + 3 * 2 * 8
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_later_is_used_and_actors_can_be_limited(nodes: Nodes, tmp_path: Path) -> None:
     for node in nodes.restore():
         nodes.kill(node)
@@ -120,6 +121,7 @@ def test_a_node_that_joins_later_is_used_and_actors_can_be_limited(nodes: Nodes,
     assert answered == list(range(40)) and len({pid for _, pid, *_ in read_log(one)}) == 1
 
 
+@pytest.mark.slow
 def test_a_task_that_ends_its_process_is_given_up_and_the_others_are_not(nodes: Nodes, tmp_path: Path) -> None:
     nodes.restore()
     answered, lost = compute(Squares(str(tmp_path), deadly=(7,)), 30)
@@ -129,6 +131,7 @@ def test_a_task_that_ends_its_process_is_given_up_and_the_others_are_not(nodes: 
     assert sum(number == 7 for number, *_ in read_log(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_actors_that_all_end_are_not_started_for_ever(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +160,7 @@ def test_nodes_with_different_models_are_refused(nodes: Nodes, tmp_path: Path) -
         compute(Squares(str(tmp_path), pause=0.1, other=node.node_id), 1000)
 
 
+@pytest.mark.slow
 def test_a_wait_for_places_is_said(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
