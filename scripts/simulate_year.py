@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 # An improvement is shorter and gentler than the recipe's own training; the convolutions learn real voices.
 OVERRIDES = (
-    "training.max_steps=300",
-    "training.eval_steps=150",
+    "training.max_steps=600",
+    "training.eval_steps=300",
     "training.learning_rate=1e-3",
     "model.freeze_feature_encoder=false",
 )
@@ -161,6 +161,7 @@ class Year:
 
         self.output, self.first = Path(options.output), Path(options.model)
         self.output.mkdir(parents=True, exist_ok=True)
+        self.steps_per_batch = options.steps_per_batch
         self.recipe = load_recipe(Path(options.recipe), [*OVERRIDES, *options.overrides])
         limits = GateLimits(margin=options.margin, min_utterances=options.min_utterances)
         shares = SHARES if options.average else (1.0,)
@@ -198,12 +199,20 @@ class Year:
 
         self.keep(f"WER {name}", score)
 
-    def improve(self, name: str, champion: Path, snapshot: Path, options: ImproveOptions) -> Improvement:
+    def lengthen(self, batches: int) -> Recipe:
+        """The recipe with steps for so many batches of corrections; two validations."""
+        steps = max(self.recipe.training.max_steps or 1, self.steps_per_batch * batches)
+        training = self.recipe.training.model_copy(update={"max_steps": steps, "eval_steps": steps // 2})
+        return self.recipe.model_copy(update={"training": training})
+
+    def improve(
+        self, name: str, champion: Path, snapshot: Path, options: ImproveOptions, batches: int = 1
+    ) -> Improvement:
         """`finetune.run.improvement.improve` in a folder of this simulation, with its time."""
         from finetune.run.improvement import improve
 
         began = time.monotonic()
-        improvement = improve(champion, snapshot, self.recipe, self.output / name, options)
+        improvement = improve(champion, snapshot, self.lengthen(batches), self.output / name, options)
         self.keep(f"seconds {name}", lambda: round(time.monotonic() - began, 1))
         return improvement
 
@@ -215,7 +224,7 @@ class Year:
         for batch in range(1, batches + 1):
             name = f"batch-{batch:02d}"
             snapshot = write_snapshot(self.output / "snapshots" / name, self.batches[:batch])
-            improvement = self.improve(name, champion, snapshot, options)
+            improvement = self.improve(name, champion, snapshot, options, batch)
             if improvement.passed:
                 champion = improvement.model
                 version = read_version(name, self.output / name)
@@ -234,12 +243,9 @@ class Year:
             self.measure(name, model)
 
     def all_at_once(self, batches: int) -> None:
-        """All batches in one training of the first champion, with replay, for the steps of all."""
-        steps = batches * (self.recipe.training.max_steps or 1)
-        training = self.recipe.training.model_copy(update={"max_steps": steps, "eval_steps": max(1, steps // 4)})
-        recipe = self.recipe.model_copy(update={"training": training})
+        """All batches in one training of the first champion, with replay."""
         snapshot = write_snapshot(self.output / "snapshots" / f"batch-{batches:02d}", self.batches[:batches])
-        share = self.options.replay_share
+        share, recipe = self.options.replay_share, self.lengthen(batches)
         self.measure("all at once", self.train("all-at-once", self.first, snapshot, recipe, share))
 
     def train(self, name: str, champion: Path, snapshot: Path, recipe: Recipe, replay_share: float) -> Path:
@@ -324,6 +330,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="after those of this script")
     parser.add_argument("--batches", type=int, default=10, metavar="N", help="batches in all (default: 10)")
     parser.add_argument("--stop-after", type=int, metavar="N", help="simulate the first N batches alone")
+    parser.add_argument(
+        "--steps-per-batch",
+        type=int,
+        default=200,
+        metavar="N",
+        help="of a candidate's training, for each batch until then; at least those of the recipe (default: 200)",
+    )
     parser.add_argument("--replay-share", type=float, default=0.7, help="share of old utterances (default: 0.7)")
     parser.add_argument("--average", action=argparse.BooleanOptionalAction, default=True, help="average with champion")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of wrong corrections (default: 0.05)")
