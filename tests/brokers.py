@@ -188,12 +188,14 @@ def consume(cluster: Cluster, model: Path, *options: str, quick: bool = True, **
             process.wait()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Wait until a condition holds; a broker that is away meanwhile is asked again."""
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0, state: Callable[[], object] = str) -> None:
+    """Wait until a condition holds; a broker that is away meanwhile is asked again. A failure tells the `state`."""
+    deadline, last = time.monotonic() + seconds, ""
     while True:
-        with suppress(KafkaException):
+        try:
             if condition():
                 return
-        assert time.monotonic() < deadline, "nothing came of it"
+        except KafkaException as error:
+            last = str(error)
+        assert time.monotonic() < deadline, f"nothing came of it {last} {state()}"
         time.sleep(0.05)

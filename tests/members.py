@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brokers import QUICK, Cluster
+from brokers import QUICK, Cluster, wait_for
 from tones import build_tone_recogniser
 
 from finetune.inference.events import Final
@@ -53,6 +53,36 @@ class Member:
     def count(self, name: str, **labels: str) -> float:
         """The value of a metric, 0 where it has none yet."""
         return self.metrics.registry.get_sample_value(f"finetune_stream_{name}", labels) or 0.0
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        """Wait until a condition holds; fails at once where the consumer has ended, and tells its state."""
+
+        def holds() -> bool:
+            assert self._thread.is_alive(), self.describe()
+            return bool(condition())
+
+        wait_for(holds, seconds, self.describe)
+
+    def describe(self) -> str:
+        """What the consumer holds: offsets to commit and committed, units not done, records not acknowledged."""
+        consumer, alive = self.consumer, self._thread.is_alive()
+        work, output = getattr(consumer, "_work", None), getattr(consumer, "_output", None)
+        if work is None or output is None:
+            return f"the consumer has not begun; running: {alive}, error: {self.error!r}"
+        ledgers = {name: (each.position, each.snapshot(), each.open) for name, each in work._ledgers.items()}
+        counts = [
+            f"{sample.name}{sample.labels}={sample.value}"
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name.startswith(
+                ("finetune_stream_messages_total", "finetune_stream_errors", "finetune_stream_reb")
+            )
+        ]
+        return (
+            f"running: {alive}, error: {self.error!r}, position, offset to commit, open units: {ledgers}, committed: "
+            f"{output._committed}, sent: {getattr(output, '_sent', None)}, bytes not acknowledged: {output.num_bytes}, "
+            f"{' '.join(counts)}"
+        )
 
     def stop(self, seconds: float = 60) -> None:
         """Stop as SIGTERM does; raises what the consumer has raised."""

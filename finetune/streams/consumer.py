@@ -198,11 +198,9 @@ class StreamConsumer:
         self._output.flush(_FLUSH_SECONDS)
         self._output.advance(self._work.offsets, now=True)
 
-    def _on_commit(self, error: Any, _: object) -> None:
-        if error is not None:
+    def _on_commit(self, error: Any, partitions: list[Any]) -> None:
+        if isinstance(self._output, PlainOutput) and self._output.forget_failed(error, partitions):
             self._metrics.error("commit")
-            if isinstance(self._output, PlainOutput):
-                self._output.forget()
 
     def _on_assign(self, consumer: Client, partitions: list[Any]) -> None:
         """Begin partitions where their previous owner has left them."""

@@ -17,7 +17,6 @@ _LOGGER = logging.getLogger(__name__)
 _COMMIT_SECONDS, _TRANSACTION_SECONDS = 1.0, 0.1
 _FULL_SECONDS = 0.1
 _CALL_SECONDS = 10.0
-_MAX_ATTEMPTS = 20
 
 Partition = tuple[str, int]
 Offsets = Sequence[tuple[Partition, int, str]]
@@ -164,15 +163,25 @@ class PlainOutput(_Producing):
             return
         committed = [TopicPartition(*partition, offset, metadata) for partition, offset, metadata in changed]
         try:
-            self._consumer.commit(offsets=committed, asynchronous=not now)
+            answered = self._consumer.commit(offsets=committed, asynchronous=not now)
         except KafkaException as error:  # It is tried again; what is never committed is done again.
             _LOGGER.debug(f"offsets are not committed: {describe_failure(error, self._settings)}")
             return
         self._committed.update({partition: (offset, metadata) for partition, offset, metadata in changed})
+        if now:  # Other answers come to `forget_failed`, too, by the consumer's callback.
+            self.forget_failed(None, answered)
 
-    def forget(self) -> None:
-        """Commit all offsets again: a commit has failed."""
-        self._committed.clear()
+    def forget_failed(self, error: Any, partitions: Sequence[Any]) -> bool:
+        """Commit again what the answer to a commit says has failed; returns whether something has.
+
+        librdkafka has an error for the whole answer only where all of its partitions failed.
+        """
+        failures = [error] if error is not None else [each.error for each in partitions if each.error]
+        for failure in failures:
+            _LOGGER.debug(f"offsets are not committed: {describe_failure(failure, self._settings)}")
+        if failures:
+            self._committed.clear()
+        return bool(failures)
 
     def release(self, partitions: set[Partition]) -> None:
         """Partitions belong to another consumer now."""
@@ -189,11 +198,12 @@ class TransactionalOutput(_Producing):
 
         super().__init__(producer, settings)
         self._consumer = consumer
-        self._sent: list[Delivery] = []  # of the transaction
+        self._is_open = False
+        self._sent: list[Delivery] = []  # in the open transaction
         self._oversized: list[Delivery] = []
-        self._attempts = 0
+        self._failing_since: float | None = None
         self._committed: dict[Partition, tuple[int, str]] = {}
-        self._next = time.monotonic()
+        self._next = self._next_empty = time.monotonic()
         try:
             producer.init_transactions(settings.retry_seconds)
         except KafkaException as error:
@@ -205,11 +215,16 @@ class TransactionalOutput(_Producing):
     def send(self, delivery: Delivery) -> None:
         """Send a record in the transaction; what depends on it may count on it from now on."""
         self._add(delivery)
-        delivery.on_acknowledged()
+        if delivery.value is not None:
+            delivery.on_acknowledged()
+
+    def _begin(self) -> None:
+        if not self._is_open:
+            self._call(self._producer.begin_transaction)
+            self._is_open = True
 
     def _add(self, delivery: Delivery) -> None:
-        if not self._sent:
-            self._call(self._producer.begin_transaction)
+        self._begin()
         self._sent.append(delivery)
         self._produce(delivery)
 
@@ -225,14 +240,16 @@ class TransactionalOutput(_Producing):
         _LOGGER.debug(f"a result is not written: {describe_failure(error, self._settings)}")
 
     def advance(self, offsets: Callable[[], Offsets], *, now: bool = False) -> None:
-        """Commit the transaction, if there is anything in it, ten times a second or `now`."""
+        """Commit what was sent, ten times a second or `now`; offsets without a record once a second."""
         self._producer.poll(0)
         self.raise_failure()
         if not now and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _TRANSACTION_SECONDS
         changed = [each for each in offsets() if self._committed.get(each[0]) != each[1:]]
-        if self._sent:
+        if self._sent or (changed and (now or time.monotonic() >= self._next_empty)):
+            self._next_empty = time.monotonic() + _COMMIT_SECONDS
+            self._begin()
             self._commit(changed)
 
     def release(self, partitions: set[Partition]) -> None:
@@ -252,21 +269,23 @@ class TransactionalOutput(_Producing):
                 self._producer.send_offsets_to_transaction(places, group, _CALL_SECONDS)
             self._producer.commit_transaction(self._settings.retry_seconds)
         except KafkaException as error:
-            self._attempts += 1
-            inner = error.args[0]
-            if inner.fatal() or not (inner.txn_requires_abort() or inner.retriable()) or self._attempts > _MAX_ATTEMPTS:
+            inner, now = error.args[0], time.monotonic()
+            self._failing_since = self._failing_since or now
+            is_late = now - self._failing_since > self._settings.retry_seconds
+            if inner.fatal() or not (inner.txn_requires_abort() or inner.retriable()) or is_late:
                 raise self._explain(error) from error
             _LOGGER.debug(f"the transaction is done again: {describe_failure(error, self._settings)}")
             self._abort(lambda _: True)
             return
-        self._attempts = 0
-        self._sent = []
+        self._failing_since = None
+        self._is_open, self._sent = False, []
         self._committed.update({partition: (offset, metadata) for partition, offset, metadata in changed})
 
     def _abort(self, keep: Callable[[Delivery], bool]) -> None:
         """Abort the transaction, and send those of its records again that are kept."""
         kept, self._sent = [delivery for delivery in self._sent if keep(delivery)], []
         self._call(lambda: self._producer.abort_transaction(self._settings.retry_seconds))
+        self._is_open = False
         oversized, self._oversized = self._oversized, []
         for delivery in kept:
             if delivery in oversized:
@@ -292,7 +311,7 @@ class TransactionalOutput(_Producing):
         """Abort the open transaction, so that no reader waits for it."""
         from confluent_kafka import KafkaException
 
-        if self._sent:
+        if self._is_open:
             try:
                 self._producer.abort_transaction(_CALL_SECONDS)
             except KafkaException as error:

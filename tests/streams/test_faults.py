@@ -128,14 +128,25 @@ def test_a_result_that_is_too_large_loses_its_words_first(broker: BrokerProcess,
                 transactions=transactions,
                 retry_seconds=20.0,
                 properties={"compression.type": "none"},
-            ):
-                wait_for(lambda group=group: sum(broker.committed("speech", group).values()) == 2, 60)
+            ) as member:
+                member.wait_for(lambda group=group: sum(broker.committed("speech", group).values()) == 2, 60)
             found = {each["key"]: each["words"] for each in broker.results(topic)}
             letters = {each.key(): dict(each.headers())["finetune-code"] for each in broker.read(dead)}
             if topic == "small":
                 assert found["long"] is None and len(found["short"]) == 2 and not letters
             else:
                 assert letters[b"long"] == b"result_too_large"
+
+
+@pytest.mark.parametrize("transactions", [False, True])
+def test_what_is_too_large_in_any_form_is_committed_without_a_record(
+    transactions: bool, broker: BrokerProcess, live: LiveTranscriber
+) -> None:
+    broker.make_topics("tiny", max_bytes=100)
+    broker.write("speech", [("a", b"no audio", [])])
+    with joined(broker, live, dead_letters="tiny", transactions=transactions) as member:
+        member.wait_for(lambda: sum(broker.committed("speech").values()) == 1)
+        assert not broker.read("tiny")
 
 
 def test_sigterm_finishes_what_is_begun(broker: BrokerProcess, live: LiveTranscriber) -> None:

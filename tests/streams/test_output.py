@@ -1,0 +1,95 @@
+"""Outputs and a client that is made to fail: what is committed again, and what counts as written."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from members import make_settings
+
+from finetune.streams import output
+from finetune.streams.output import Delivery, PlainOutput, TransactionalOutput
+from finetune.streams.results import Record
+
+OFFSETS = [(("speech", 0), 5, "ft1 0"), (("speech", 1), 7, "ft1 0")]
+
+
+class FakeClient:
+    """Takes all calls of a producer and of a consumer, and keeps their names; records above `limit` are refused."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.calls: list[str] = []
+        self.commits: list[list[tuple[int, int]]] = []
+        self.limit, self.failing = limit, False
+
+    def commit(self, offsets: list[Any], asynchronous: bool) -> list[Any]:
+        self.commits.append([(each.partition, each.offset) for each in offsets])
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if self.failing else None
+        return [SimpleNamespace(error=None), SimpleNamespace(error=error)]
+
+    def produce(self, topic: str, value: bytes, *_: Any, **__: Any) -> None:
+        if len(value) > self.limit:
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.calls.append(name)
+
+
+def test_a_partition_whose_commit_failed_is_committed_again() -> None:
+    client = FakeClient()
+    written = PlainOutput(client, client, make_settings("h:1"))
+    written.advance(lambda: OFFSETS, now=True)
+    written.advance(lambda: OFFSETS, now=True)
+    assert client.commits == [[(0, 5), (1, 7)]]
+    good, bad = SimpleNamespace(error=None), SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    assert not written.forget_failed(None, [good, good])
+    assert written.forget_failed(None, [good, bad])
+    client.failing = True
+    written.advance(lambda: OFFSETS, now=True)
+    written.advance(lambda: OFFSETS, now=True)
+    assert client.commits == [[(0, 5), (1, 7)]] * 3
+    assert written.forget_failed(KafkaError(KafkaError.REBALANCE_IN_PROGRESS), [])
+
+
+def test_a_failed_commit_of_one_partition_is_counted() -> None:
+    from finetune.streams.consumer import StreamConsumer
+    from finetune.streams.metrics import StreamMetrics
+
+    metrics, client = StreamMetrics(), FakeClient()
+    consumer = StreamConsumer(None, make_settings("h:1"), metrics)  # type: ignore[arg-type]
+    consumer._output = PlainOutput(client, client, make_settings("h:1"))
+    consumer._on_commit(None, [SimpleNamespace(error=None)])
+    assert metrics.registry.get_sample_value("finetune_stream_errors_total", {"reason": "commit"}) is None
+    failure = KafkaError(KafkaError.OFFSET_METADATA_TOO_LARGE)
+    consumer._on_commit(None, [SimpleNamespace(error=None), SimpleNamespace(error=failure)])
+    assert metrics.registry.get_sample_value("finetune_stream_errors_total", {"reason": "commit"}) == 1
+
+
+def test_offsets_without_a_record_are_committed_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, now = FakeClient(), 100.0
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: now))
+    written = TransactionalOutput(client, client, make_settings("h:1", transactions=True))
+
+    def count(offset: int) -> int:
+        written.advance(lambda: [(("speech", 0), offset, "")])
+        return client.calls.count("commit_transaction")
+
+    assert count(1) == 1
+    now += 0.5
+    assert count(2) == 1
+    now += 0.6
+    assert count(2) == 2
+    now += 5
+    assert count(2) == 2 and client.calls.count("begin_transaction") == 2
+
+
+@pytest.mark.parametrize("kind", [PlainOutput, TransactionalOutput])
+def test_a_record_that_the_client_refuses_is_given_up_and_not_acknowledged(kind: Any) -> None:
+    client = FakeClient(limit=10)
+    written = kind(client, client, make_settings("h:1", transactions=True))
+    said: list[str] = []
+    record = Record("texts", None, bytes(100), [], smaller=bytes(50))
+    delivery = Delivery(record, ("speech", 0), lambda: said.append("written"), lambda: said.append("too large"))
+    written.send(delivery)
+    written.advance(lambda: OFFSETS, now=True)
+    assert said == ["too large"]
