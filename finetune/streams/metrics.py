@@ -47,6 +47,7 @@ class StreamMetrics:
         self._lag = Gauge(
             "finetune_stream_lag_messages", "Messages not read yet.", ("topic", "partition"), registry=self.registry
         )
+        self._lagging: set[tuple[str, int]] = set()
         self._open = Gauge("finetune_stream_open_messages", "Recordings and sessions begun.", registry=self.registry)
         self._sessions = Gauge("finetune_stream_live_sessions", "Open live sessions.", registry=self.registry)
         self._bytes = Gauge("finetune_stream_held_bytes", "Bytes of messages and results held.", registry=self.registry)
@@ -84,9 +85,11 @@ class StreamMetrics:
 
     def lag(self, behind: Mapping[tuple[str, int], int]) -> None:
         """Messages not read yet of each partition; others are not ours any more."""
-        self._lag.clear()
         for (topic, partition), messages in behind.items():
             self._lag.labels(topic, str(partition)).set(messages)
+        for topic, partition in self._lagging - set(behind):
+            self._lag.remove(topic, str(partition))
+        self._lagging = set(behind)
 
 
 def serve_metrics(metrics: StreamMetrics, host: str, port: int) -> Callable[[], None]:

@@ -8,7 +8,7 @@ here=scripts/deploy/docker
 torch="2.13.0"  # of the image without CUDA; that with CUDA has the newest one on PyPI
 index=(--index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match)
 if [ -n "${UV_FIND_LINKS:-}" ]; then index=(); fi
-options=(--extra serve --extra feedback --extra s3 --extra onnx --python-version 3.11
+options=(--extra serve --extra feedback --extra s3 --extra onnx --extra kafka --python-version 3.11
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --quiet --upgrade
   --custom-compile-command "scripts/deploy/docker/renew_locks.sh")
 uv pip compile pyproject.toml "${options[@]}" "${index[@]}" --constraint <(echo "torch==$torch+cpu") \

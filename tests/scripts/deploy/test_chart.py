@@ -30,12 +30,21 @@ def closed(required: list[str], **properties: Any) -> dict[str, Any]:
 
 
 TEXT, NUMBER, ANY = {"type": "string"}, {"type": "integer"}, {"type": "object"}
-TRIGGER = closed(
+OF_PROMETHEUS = closed(
     ["type", "metadata"],
     type={"const": "prometheus"},
     metricType={"enum": ["Value", "AverageValue"]},
     metadata=closed(["serverAddress", "query", "threshold"], serverAddress=TEXT, query=TEXT, threshold=TEXT),
 )
+KAFKA = ("bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy", "sasl", "tls")
+OF_KAFKA = closed(
+    ["type", "metadata"],
+    type={"const": "kafka"},
+    metadata=closed(list(KAFKA), **dict.fromkeys(KAFKA, TEXT)),
+    authenticationRef=closed(["name"], name=TEXT),
+)
+SECRET_KEY = closed(["parameter", "name", "key"], parameter=TEXT, name=TEXT, key=TEXT)
+ENDPOINTS = {"type": "array", "items": closed(["port"], port=TEXT, path=TEXT, interval=TEXT)}
 FALLBACK = closed(["failureThreshold", "replicas"], failureThreshold=NUMBER, replicas=NUMBER, behavior=TEXT)
 RULE = closed(["alert", "expr"], alert=TEXT, expr=TEXT, labels=STRINGS, annotations=STRINGS, **{"for": TEXT})
 GROUP = closed(["name", "rules"], name=TEXT, rules={"type": "array", "items": RULE})
@@ -49,13 +58,22 @@ CUSTOM = {
         pollingInterval=NUMBER,
         fallback=FALLBACK,
         advanced=closed([], horizontalPodAutoscalerConfig=closed([], behavior=ANY)),
-        triggers={"type": "array", "items": TRIGGER},
+        triggers={"type": "array", "items": {"oneOf": [OF_PROMETHEUS, OF_KAFKA]}},
     ),
     ("monitoring.coreos.com/v1", "ServiceMonitor"): closed(
         ["selector", "endpoints"],
         jobLabel=TEXT,
         selector=closed(["matchLabels"], matchLabels=STRINGS),
-        endpoints={"type": "array", "items": closed(["port"], port=TEXT, path=TEXT, interval=TEXT)},
+        endpoints=ENDPOINTS,
+    ),
+    ("monitoring.coreos.com/v1", "PodMonitor"): closed(
+        ["selector", "podMetricsEndpoints"],
+        jobLabel=TEXT,
+        selector=closed(["matchLabels"], matchLabels=STRINGS),
+        podMetricsEndpoints=ENDPOINTS,
+    ),
+    ("keda.sh/v1alpha1", "TriggerAuthentication"): closed(
+        ["secretTargetRef"], secretTargetRef={"type": "array", "items": SECRET_KEY}
     ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): closed(["groups"], groups={"type": "array", "items": GROUP}),
 }
@@ -88,8 +106,13 @@ def chart(helm: Any) -> Chart:
     return Chart(helm)
 
 
-def find(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    [found] = [each for each in objects if each["kind"] == kind]
+def find(objects: list[dict[str, Any]], kind: str, part: str = "") -> dict[str, Any]:
+    """The object of a kind that belongs to the service, or to a part such as `-consume`."""
+    [found] = [
+        each
+        for each in objects
+        if each["kind"] == kind and each["metadata"]["name"].endswith("-consume") == (part == "-consume")
+    ]
     return found
 
 
@@ -113,7 +136,7 @@ def validate(document: dict[str, Any], version: str) -> None:
 
 
 def test_there_are_the_values_files_of_the_readme() -> None:
-    assert set(FILES) == {"default", "gpu", "minimal", "two-region"}
+    assert set(FILES) == {"default", "gpu", "minimal", "streams", "two-region"}
 
 
 @pytest.mark.parametrize("values", FILES)
@@ -180,6 +203,49 @@ def test_improve_is_called_as_the_command_wants_it(chart: Chart) -> None:
     assert options.store == "/store/corrections" and options.promote and options.min_corrections == 200
     names = {each["name"] for each in job["containers"][0]["env"]}
     assert names == {"PGPASSWORD"} and options.key_file == "/etc/finetune-store/key"
+
+
+def test_consumers_are_called_as_the_command_wants_it(chart: Chart) -> None:
+    objects = chart.render("streams")
+    pod = find(objects, "Deployment", "-consume")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    options = build_parser().parse_args(container["args"])
+    assert (options.model, options.topic, options.to, options.group) == (
+        *("/models/speech", ["speech"], "texts", "transcribers"),
+    )
+    assert options.transactions and options.dead_letter == "unusable"
+    assert pod["initContainers"][0]["args"] == ["s3://finetune-models/speech", options.model]
+    assert pod["terminationGracePeriodSeconds"] >= options.grace_seconds + 50  # beside revoking and leaving
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/metrics", "port": "metrics"}
+    assert container["ports"] == [{"name": "metrics", "containerPort": options.metrics_port}]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "kafka"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "kafka"]
+    assert f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}" == options.config
+
+
+def test_consumers_are_watched_and_scaled_by_their_group(chart: Chart) -> None:
+    objects = chart.render("streams")
+    labels = find(objects, "Deployment", "-consume")["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "finetune-consume"  # the job of the rules
+    for kind in ("PodDisruptionBudget", "PodMonitor", "Deployment"):
+        selector = find(objects, kind, "-consume")["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= labels.items()
+        of_service = find(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        assert not selector.items() <= of_service.items()
+    scaled = find(objects, "ScaledObject", "-consume")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == find(objects, "Deployment", "-consume")["metadata"]["name"]
+    assert "replicas" not in find(objects, "Deployment", "-consume")["spec"]
+    [trigger] = scaled["triggers"]
+    assert (trigger["metadata"]["consumerGroup"], trigger["metadata"]["topic"]) == ("transcribers", "speech")
+    assert trigger["metadata"]["sasl"] == "scram_sha512" and trigger["metadata"]["tls"] == "enable"
+    access = find(objects, "TriggerAuthentication", "-consume")
+    assert trigger["authenticationRef"]["name"] == access["metadata"]["name"]
+    assert {each["name"] for each in access["spec"]["secretTargetRef"]} == {"finetune-kafka"}
+    policy = find(objects, "NetworkPolicy")["spec"]
+    assert {"port": 9093, "protocol": "TCP"} in [each for rule in policy["egress"] for each in rule["ports"]]
+    assert {"port": 9100, "protocol": "TCP"} in policy["ingress"][0]["ports"]
+    assert not [each for each in chart.render("default") if each["metadata"]["name"].endswith("-consume")]
 
 
 def test_probes_are_routes_of_the_service(chart: Chart) -> None:
@@ -253,6 +319,11 @@ def test_secret_has_the_keys_that_were_given(chart: Chart, tmp_path: Path) -> No
         ("default", "replica=3", "replica"),
         ("default", "store.database=postgresql://me:secret@host/a", "pattern"),
         ("default", "autoscaling.kind=both", "kind"),
+        ("streams", "consume.group=", "consume.group"),
+        ("streams", "consume.brokers=broker", "pattern"),
+        ("streams", "consume.model=other", "consume.model is not the name"),
+        ("streams", "consume.secret=", "consume.secret"),
+        ("streams", "consume.autoscaling.secretKeys=null", "needs consume.autoscaling.secretKeys"),
     ],
 )
 def test_what_does_not_fit_is_refused(chart: Chart, values: str, change: str, sentence: str) -> None:

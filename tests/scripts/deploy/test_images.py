@@ -20,7 +20,7 @@ from finetune.files import hash_folder
 DEPLOY = Path(__file__).parents[3] / "scripts" / "deploy"
 IMAGES = DEPLOY / "docker"
 DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
-EXTRAS = ("serve", "feedback", "s3", "onnx")
+EXTRAS = ("serve", "feedback", "s3", "onnx", "kafka")
 
 
 def read_lock(file: Path) -> dict[str, Version]:
@@ -75,10 +75,10 @@ def test_locks_have_what_the_package_wants(kind: str) -> None:
 def test_compose_opens_nothing_and_gives_each_container_a_limit() -> None:
     whole = yaml.safe_load((IMAGES / "compose.yaml").read_text())
     assert set(yaml.safe_load((IMAGES / "compose.gpu.yaml").read_text())["services"]) == {"finetune"}
-    assert set(whole["services"]) == {"finetune", "prometheus", "grafana"}
+    assert set(whole["services"]) == {"finetune", "consume", "prometheus", "grafana"}
     for service in whole["services"].values():
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["mem_limit"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for volume in service.get("volumes", []):
             if volume["type"] == "bind" and volume["source"].startswith("."):
                 assert (IMAGES / volume["source"]).is_file() and volume["read_only"]
@@ -91,7 +91,7 @@ def test_prometheus_takes_its_configuration_with_our_rules(promtool: Any, tmp_pa
     for file in (IMAGES / "prometheus.yaml", DEPLOY / "alerts.yaml"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = promtool("check", "config", tmp_path / "prometheus.yaml")
-    assert done.returncode == 0 and "7 rules" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "10 rules" in done.stdout, done.stdout + done.stderr
     source = yaml.safe_load((IMAGES / "grafana" / "datasources.yaml").read_text())["datasources"][0]
     assert source["type"] == "prometheus" and source["isDefault"]
 

@@ -7,8 +7,22 @@ app.kubernetes.io/name: finetune
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "finetune.consumeSelector" -}}
+app.kubernetes.io/name: finetune-consume
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "finetune.labels" -}}
 {{ include "finetune.selector" . }}
+{{ include "finetune.commonLabels" . }}
+{{- end }}
+
+{{- define "finetune.consumeLabels" -}}
+{{ include "finetune.consumeSelector" . }}
+{{ include "finetune.commonLabels" . }}
+{{- end }}
+
+{{- define "finetune.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -50,6 +64,17 @@ topology.kubernetes.io/region: {{ . }}
 {{- if and .Values.improve.enabled (not (and .Values.store.enabled .Values.improve.recipe)) }}
 {{- fail "improve needs store.enabled and improve.recipe." }}
 {{- end }}
+{{- if .Values.consume.enabled }}
+{{- if not (and .Values.consume.brokers .Values.consume.topics .Values.consume.results .Values.consume.group) }}
+{{- fail "consume needs consume.brokers, consume.topics, consume.results and consume.group." }}
+{{- end }}
+{{- if and .Values.consume.autoscaling.secretKeys (not .Values.consume.secret) }}
+{{- fail "consume.autoscaling.secretKeys are keys of consume.secret, which is not given." }}
+{{- end }}
+{{- if and (ne .Values.consume.autoscaling.sasl "none") (ne .Values.consume.autoscaling.kind "none") (not .Values.consume.autoscaling.secretKeys) }}
+{{- fail "consume.autoscaling.sasl needs consume.autoscaling.secretKeys: [username, password] of consume.secret." }}
+{{- end }}
+{{- end }}
 {{- if and .Values.region.role (not (and .Values.region.name .Values.region.host .Values.region.healthCheck .Values.ingress.enabled)) }}
 {{- fail "region.role needs region.name, region.host, region.healthCheck and the ingress, whose DNS record fails over." }}
 {{- end }}
@@ -60,6 +85,18 @@ topology.kubernetes.io/region: {{ . }}
 {{- if and $champions (not (and .Values.store.enabled $sources)) }}
 {{- fail "A model with champion: true needs store.enabled, and a model with url or path that becomes the store's first version." }}
 {{- end }}
+{{- end }}
+
+{{/* The model of the consumers, of `models`. */}}
+{{- define "finetune.consumeModel" -}}
+{{- $wanted := .Values.consume.model }}{{ $found := dict }}
+{{- range .Values.models }}
+{{- if and (not $found) (not .champion) (or (not $wanted) (eq .name $wanted)) }}{{ $found = . }}{{ end }}
+{{- end }}
+{{- if not $found }}
+{{- fail "consume.model is not the name of one of `models` with hub, url or path." }}
+{{- end }}
+{{- toJson $found }}
 {{- end }}
 
 {{- define "finetune.place" -}}
