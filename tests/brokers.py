@@ -5,9 +5,12 @@ import json
 import os
 import signal
 import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -146,6 +149,55 @@ class BrokerProcess(Cluster):
         wanted = [NewTopic(topic, partitions, 1, config={"max.message.bytes": str(max_bytes)}) for topic in topics]
         for made in client.create_topics(wanted).values():
             made.result(20)
+
+
+class RefusingBroker(socketserver.ThreadingTCPServer):
+    """Speaks as much of Kafka's protocol as comes before a refusal by SASL; keeps the credentials that it was sent."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, mechanism: str, message: str) -> None:
+        super().__init__(("127.0.0.1", 0), _RefusingHandler)
+        self.mechanism, self.message = mechanism, message
+        self.address = "{}:{}".format(*self.server_address)
+        self.credentials: list[bytes] = []
+
+
+class _RefusingHandler(socketserver.StreamRequestHandler):
+    server: RefusingBroker
+
+    def handle(self) -> None:
+        while size := self.rfile.read(4):
+            request = self.rfile.read(int.from_bytes(size))
+            interface, version, correlation, name_bytes = struct.unpack(">hhih", request[:10])
+            answer = struct.pack(">i", correlation) + self._answer(interface, version, request[10 + name_bytes :])
+            self.wfile.write(struct.pack(">i", len(answer)) + answer)
+
+    def _answer(self, interface: int, version: int, body: bytes) -> bytes:
+        if interface == 18:  # ApiVersions: its oldest version, SaslHandshake and SaslAuthenticate.
+            error = 35 if version else 0  # UNSUPPORTED_VERSION
+            return struct.pack(">hi9h", error, 3, *(18, 0, 0), *(17, 0, 1), *(36, 0, 0))
+        if interface == 17:
+            known = self.server.mechanism.encode()
+            error = 0 if body[2:] == known else 33  # UNSUPPORTED_SASL_MECHANISM
+            return struct.pack(">hih", error, 1, len(known)) + known
+        assert interface == 36, interface
+        self.server.credentials.append(body[4:])
+        message = self.server.message.encode()
+        return struct.pack(">hh", 58, len(message)) + message + struct.pack(">i", 0)  # SASL_AUTHENTICATION_FAILED
+
+
+@contextmanager
+def refusing_broker(mechanism: str, message: str) -> Iterator[RefusingBroker]:
+    """A broker that demands SASL by a mechanism and refuses everybody with a message."""
+    with RefusingBroker(mechanism, message) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Run:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brokers import BrokerProcess, MockCluster, wait_for
+from brokers import BrokerProcess, MockCluster, refusing_broker, wait_for
 from members import joined, make_chunks
 from speech_requests import make_noise, make_wav
 
@@ -22,10 +22,20 @@ def consume(brokers: str, model: str, capsys: pytest.CaptureFixture[str], *optio
     """The one sentence with which `finetune consume` ends."""
     command = ["consume", model, "--brokers", brokers, "--topic", topic, "--to", "texts", "--group", "g"]
     assert main([*command, "--retry-seconds", "2", *options]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "ResourceWarning" not in line]
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if "ResourceWarning" not in line]
     assert "--verbose" in options or len(lines) == 1, lines
-    assert not any("hunter2" in line for line in lines)
+    assert "hunter2" not in printed.err + printed.out
     return lines[-1]
+
+
+def write_credentials(folder: Path) -> Path:
+    """A file for --config with a user and a password."""
+    file = folder / "config.yaml"
+    file.write_text(
+        "security.protocol: SASL_PLAINTEXT\nsasl.mechanism: PLAIN\nsasl.username: anna\nsasl.password: hunter2\n"
+    )
+    return file
 
 
 def test_brokers_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,14 +62,33 @@ def test_brokers_that_refuse_us(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
         thread = threading.Thread(target=refuse)
         thread.start()
-        config = tmp_path / "config.yaml"
-        config.write_text(
-            "security.protocol: SASL_PLAINTEXT\nsasl.mechanism: PLAIN\nsasl.username: anna\nsasl.password: hunter2\n"
-        )
+        config = write_credentials(tmp_path)
         said = consume(f"127.0.0.1:{server.getsockname()[1]}", "no-model", capsys, "--config", str(config), "--verbose")
         stopped.set()
         thread.join()
     assert "can't be used" in said
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_credentials_that_are_refused(verbose: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The broker's own reason is told, without the password that this one repeats in it."""
+    config = write_credentials(tmp_path)
+    options = ["--config", str(config), *(["--verbose"] if verbose else [])]
+    with refusing_broker("PLAIN", "no user anna with hunter2") as broker:
+        began = time.monotonic()
+        said = consume(broker.address, "no-model", capsys, *options)
+        assert time.monotonic() - began < 10
+        assert set(broker.credentials) == {b"\0anna\0hunter2"}
+    assert f"The brokers {broker.address} can't be used" in said and "no user anna with ***" in said
+    assert said.endswith("check the user, the password and TLS of --config.")
+
+
+def test_a_mechanism_that_the_broker_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_credentials(tmp_path)
+    with refusing_broker("SCRAM-SHA-512", "") as broker:
+        said = consume(broker.address, "no-model", capsys, "--config", str(config))
+        assert not broker.credentials
+    assert "Unsupported SASL mechanism" in said and "SCRAM-SHA-512" in said
 
 
 def test_a_topic_that_is_not_there(mock: MockCluster, capsys: pytest.CaptureFixture[str]) -> None:
