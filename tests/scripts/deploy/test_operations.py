@@ -1,7 +1,6 @@
 """OPERATIONS.md: a section for each alert, its tables from capacity.py, and its commands, which are run."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,11 +8,11 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from deploy import capacity
+from operations import Shell, block, make_shell
 
 from finetune.errors import UserError
 from finetune.feedback.records import NewUtterance
@@ -24,13 +23,6 @@ DEPLOY = ROOT / "scripts" / "deploy"
 TEXT = (DEPLOY / "OPERATIONS.md").read_text()
 GROUPS = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
 ALERTS = [rule["alert"] for group in GROUPS for rule in group["rules"]]
-
-
-def block(name: str) -> str:
-    """The commands under a marker."""
-    found = re.search(rf"<!-- {name} -->\n```\n(.*?)\n```\n<!-- end -->", TEXT, re.DOTALL)
-    assert found, name
-    return found[1]
 
 
 def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
@@ -95,25 +87,9 @@ def test_the_simulated_autoscaler_is_that_of_the_chart() -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Any:
+def shell(tmp_path: Path) -> Shell:
     """`shell(commands)` runs a block with STORE, BACKUP and AUDIT, and finetune on its path."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "finetune").write_text(f'#!/bin/sh\nexec {sys.executable} -m finetune "$@"\n')
-    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    places = {"STORE": tmp_path / "store", "BACKUP": tmp_path / "backup", "AUDIT": tmp_path / "newest.jsonl"}
-    environment = {name: str(place) for name, place in places.items()}
-    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-
-    def run(commands: str) -> str:
-        command = ["bash", "-eu", "-c", commands]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+    return make_shell(tmp_path)
 
 
 def add(store: Store, number: int) -> int:
@@ -123,7 +99,7 @@ def add(store: Store, number: int) -> int:
     return store.add(new, "tester", f"text {number}").id
 
 
-def test_a_backup_beside_a_writer_comes_back_without_what_was_forgotten(tmp_path: Path, shell: Any) -> None:
+def test_a_backup_beside_a_writer_comes_back_without_what_was_forgotten(tmp_path: Path, shell: Shell) -> None:
     with closing(Store.create(tmp_path / "store")) as store:
         first, second = add(store, 1), add(store, 2)
         stopped, added = threading.Event(), list[int]()
