@@ -199,6 +199,7 @@ class TransactionalOutput(_Producing):
         super().__init__(producer, settings)
         self._consumer = consumer
         self._is_open = False
+        self._broken: Exception | None = None
         self._sent: list[Delivery] = []  # in the open transaction
         self._oversized: list[Delivery] = []
         self._failing_since: float | None = None
@@ -224,9 +225,16 @@ class TransactionalOutput(_Producing):
             self._is_open = True
 
     def _add(self, delivery: Delivery) -> None:
+        from confluent_kafka import KafkaError, KafkaException
+
         self._begin()
         self._sent.append(delivery)
-        self._produce(delivery)
+        try:
+            self._produce(delivery)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            self._broken = error  # A record before it was refused, and the transaction takes no more.
 
     def _acknowledge(self, delivery: Delivery) -> None:
         """Nothing: the commit of the transaction says so for all."""
@@ -250,7 +258,10 @@ class TransactionalOutput(_Producing):
         if self._sent or (changed and (now or time.monotonic() >= self._next_empty)):
             self._next_empty = time.monotonic() + _COMMIT_SECONDS
             self._begin()
-            self._commit(changed)
+            if self._broken:
+                self._try_again(self._broken)
+            else:
+                self._commit(changed)
 
     def release(self, partitions: set[Partition]) -> None:
         """Partitions belong to another consumer now: what they have in the open transaction is given up."""
@@ -269,23 +280,29 @@ class TransactionalOutput(_Producing):
                 self._producer.send_offsets_to_transaction(places, group, _CALL_SECONDS)
             self._producer.commit_transaction(self._settings.retry_seconds)
         except KafkaException as error:
-            inner, now = error.args[0], time.monotonic()
-            self._failing_since = self._failing_since or now
-            is_late = now - self._failing_since > self._settings.retry_seconds
-            if inner.fatal() or not (inner.txn_requires_abort() or inner.retriable()) or is_late:
+            inner = error.args[0]
+            if inner.fatal() or not (inner.txn_requires_abort() or inner.retriable()):
                 raise self._explain(error) from error
-            _LOGGER.debug(f"the transaction is done again: {describe_failure(error, self._settings)}")
-            self._abort(lambda _: True)
+            self._try_again(error)
             return
         self._failing_since = None
         self._is_open, self._sent = False, []
         self._committed.update({partition: (offset, metadata) for partition, offset, metadata in changed})
 
+    def _try_again(self, error: Exception) -> None:
+        """Abort the transaction and send all its records again, for `retry_seconds`."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > self._settings.retry_seconds:
+            raise self._explain(error) from error
+        _LOGGER.debug(f"the transaction is done again: {describe_failure(error, self._settings)}")
+        self._abort(lambda _: True)
+
     def _abort(self, keep: Callable[[Delivery], bool]) -> None:
         """Abort the transaction, and send those of its records again that are kept."""
         kept, self._sent = [delivery for delivery in self._sent if keep(delivery)], []
         self._call(lambda: self._producer.abort_transaction(self._settings.retry_seconds))
-        self._is_open = False
+        self._is_open, self._broken = False, None
         oversized, self._oversized = self._oversized, []
         for delivery in kept:
             if delivery in oversized:

@@ -16,6 +16,7 @@ from speech_requests import make_noise, make_wav
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.inference.live import LiveTranscriber
+from finetune.streams import output
 
 
 def consume(brokers: str, model: str, capsys: pytest.CaptureFixture[str], *options: str, topic: str = "speech") -> str:
@@ -166,6 +167,22 @@ def test_a_result_that_is_too_large_loses_its_words_first(broker: BrokerProcess,
                 assert found["long"] is None and len(found["short"]) == 2 and not letters
             else:
                 assert letters[b"long"] == b"result_too_large"
+
+
+def test_a_result_may_follow_a_refused_one_in_its_transaction(
+    broker: BrokerProcess, live: LiveTranscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_TRANSACTION_SECONDS", 2.0)
+    broker.make_topics("small", max_bytes=2000)
+    with joined(broker, live, results="small", transactions=True, properties={"compression.type": "none"}) as member:
+        for number, audio in enumerate((make_noise(30), make_wav())):
+            broker.write("speech", [(str(number), audio, [])])
+            member.wait_for(
+                lambda number=number: member.count("messages_total", kind="recording", outcome="result") > number
+            )
+            time.sleep(0.3)
+        member.wait_for(lambda: sum(broker.committed("speech").values()) == 2)
+    assert {each["key"]: each["words"] is None for each in broker.results("small")} == {"0": True, "1": False}
 
 
 @pytest.mark.parametrize("transactions", [False, True])

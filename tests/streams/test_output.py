@@ -20,7 +20,7 @@ class FakeClient:
     def __init__(self, limit: int = 1000) -> None:
         self.calls: list[str] = []
         self.commits: list[list[tuple[int, int]]] = []
-        self.limit, self.failing = limit, False
+        self.limit, self.failing, self.aborting = limit, False, False
 
     def commit(self, offsets: list[Any], asynchronous: bool) -> list[Any]:
         self.commits.append([(each.partition, each.offset) for each in offsets])
@@ -28,6 +28,9 @@ class FakeClient:
         return [SimpleNamespace(error=None), SimpleNamespace(error=error)]
 
     def produce(self, topic: str, value: bytes, *_: Any, **__: Any) -> None:
+        if self.aborting:
+            raise KafkaException(KafkaError(KafkaError._STATE))
+        self.calls.append("produce")
         if len(value) > self.limit:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
 
@@ -93,3 +96,19 @@ def test_a_record_that_the_client_refuses_is_given_up_and_not_acknowledged(kind:
     written.send(delivery)
     written.advance(lambda: OFFSETS, now=True)
     assert said == ["too large"]
+
+
+def test_records_behind_a_refused_one_are_sent_again_in_the_next_transaction() -> None:
+    client = FakeClient()
+    written = TransactionalOutput(client, client, make_settings("h:1", transactions=True))
+    for number in range(2):
+        client.aborting = number == 1  # librdkafka takes no more from when the broker has refused the first.
+        written.send(Delivery(Record("texts", None, b"a", []), ("speech", number), lambda: None, lambda: None))
+    client.aborting = False
+    written.advance(lambda: OFFSETS, now=True)
+    written.advance(lambda: OFFSETS, now=True)
+    assert client.calls[1:] == [
+        *("begin_transaction", "produce", "poll", "abort_transaction"),
+        *("begin_transaction", "produce", "produce", "poll"),
+        *("consumer_group_metadata", "send_offsets_to_transaction", "commit_transaction"),
+    ]
