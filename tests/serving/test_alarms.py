@@ -59,6 +59,7 @@ class Load:
     real_time_factor: float = 0.2
     less_confidence: float = 0.0  # than on the validation split
     memory: float = 0.5  # of the limit
+    feedback_failures: float = 0.0
     up: bool = True
 
 
@@ -96,6 +97,8 @@ class Service:
         status = 500 if rng.random() < load.errors else int(rng.choice([200, 200, 200, 200, 400, 401, 429]))
         seconds, wait = rng.exponential(6.0), rng.exponential(load.wait_seconds)
         metrics.request("POST", ROUTE, status, wait + seconds * load.real_time_factor)
+        if rng.random() < load.feedback_failures:
+            metrics.feedback_failed("key")
         if status != 200:
             return
         metrics.queued(rng.poisson(1))
@@ -180,6 +183,7 @@ TROUBLES = {
     "FinetuneLiveLag": ({"lag_seconds": 3.0}, 60),
     "FinetuneSlow": ({"real_time_factor": 1.5}, 60),
     "FinetuneMemory": ({"memory": 0.95}, 30),
+    "FinetuneFeedback": ({"feedback_failures": 0.1}, 60),
     "FinetuneDrift": ({"less_confidence": 0.07}, 8 * 60),
 }
 
