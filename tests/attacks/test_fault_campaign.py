@@ -85,6 +85,7 @@ def try_points(
     return tried
 
 
+@pytest.mark.slow
 def test_some_points_of_building_a_language_model_and_of_training(before: Path, hub: Hub) -> None:
     build = (BUILD[0], None, BUILD[2])
     assert try_points(before, hub, [build, TRAIN], 1, "lm build", "train") == {"lm build": 2, "train": 2}

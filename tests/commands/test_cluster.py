@@ -82,6 +82,7 @@ def test_files_failures_and_exit_code_are_those_of_the_plain_command(
         and said.startswith("1 of 1 recordings")
         and read_folder(Path("plain")) == read_folder(Path("cluster"))
     )
+    psutil.wait_procs(find_actors(), 30)  # They end after the command.
     assert not find_actors()
 
 

@@ -142,6 +142,7 @@ def test_what_was_interrupted_before_a_stage_ends_the_same(stage, champion, snap
     assert_same(improve(champion, snapshot, recipe, output, SHORT), whole)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_the_same(champion, snapshot, improve_recipe, tmp_path):
     recipe, output = improve_recipe(60, training={"log_steps": 5, "eval_steps": 10}), tmp_path / "output"
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())

@@ -91,7 +91,7 @@ def test_prometheus_takes_its_configuration_with_our_rules(promtool: Any, tmp_pa
     for file in (IMAGES / "prometheus.yaml", DEPLOY / "alerts.yaml"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = promtool("check", "config", tmp_path / "prometheus.yaml")
-    assert done.returncode == 0 and "10 rules" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "11 rules" in done.stdout, done.stdout + done.stderr
     source = yaml.safe_load((IMAGES / "grafana" / "datasources.yaml").read_text())["datasources"][0]
     assert source["type"] == "prometheus" and source["isDefault"]
 
