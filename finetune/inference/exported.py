@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune.errors import UserError, format_error
 from finetune.inference.onnx_graph import list_operators
+from finetune.models.relatives import get_relative
 from finetune.resources.machine import list_instruction_sets
 
 FILE = "model.onnx"
@@ -90,9 +91,10 @@ class ExportedModel:
         return self
 
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        from transformers import Wav2Vec2PreTrainedModel
+        from transformers import MODEL_FOR_CTC_MAPPING
 
-        return Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
+        architecture: Any = MODEL_FOR_CTC_MAPPING[type(self.config)]
+        return architecture._get_feat_extract_output_lengths(self, lengths)
 
 
 def _require_no_loop(file: Path) -> None:
@@ -112,7 +114,8 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     whose weights do not change. With `int8` each column of a weight and each activation has its own scale,
     that of activations is dynamic. Convolutions stay in float32, as they lose accuracy in 8 bits. Weights are from -64
     to 64: x86 CPUs without VNNI add two products with activations of 0 to 255 in 16 bits, which saturates with larger
-    weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing.
+    weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing, and for
+    architectures that can't be exported.
 
     On 2 cores of an AMD EPYC (Zen 4: avx512_vnni) capped to AVX2, 12 utterances of 1.5 to 8.3 s, medians: with the
     shape of wav2vec2-base `int8` computes 14.3 s of audio a second, 1.31 times ONNX Runtime's float32 and 1.50 times
@@ -124,6 +127,12 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     convolutions only they are 1.43 and 1.63 at the same WER, but the logits of random models are off by up to 0.052 of
     their norm, not 0.03.
     """
+    config: Any = model.config
+    if not get_relative(config).exports:
+        raise UserError(
+            f"A {config.model_type} model can't be exported: its ONNX graph is only right for audio of one length; "
+            "use the model as it is."
+        )
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -14,7 +14,7 @@ from finetune.errors import PICKLED, UserError, format_error
 from finetune.models.adapters import freeze_all_but_adapters, start_language_adapter
 from finetune.models.relatives import get_relative, list_layers
 from finetune.models.replacement import replace_submodule
-from finetune.models.weights import ADAPTER, HEAD, load_ctc_model
+from finetune.models.weights import ADAPTER, HEAD, MASK, load_ctc_model
 
 
 def build_model(
@@ -60,8 +60,9 @@ def build_model(
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
     ignore_padding(model)
-    if (unused := get_relative(config).unused) is not None:  # DDP would wait for their gradients.
-        model.base_model.get_submodule(unused).requires_grad_(False)
+    for name, parameter in model.base_model.named_parameters():  # Distributed training would wait for their gradients.
+        if name.startswith(get_relative(config).unused) or (name == MASK and mask_time_probability == 0):
+            parameter.requires_grad_(False)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
     if language_adapter:

@@ -15,12 +15,13 @@ def drop_layers(model: Any, probability: float) -> None:
     """Skip each transformer layer of a model with a CTC head in a training step with this probability.
 
     With Transformers' own `layerdrop` the parameters of a skipped layer have no gradient, for which distributed
-    training waits forever; here the gradient is zero. Raises UserError for WavLM.
+    training waits forever; here the gradient is zero. Raises UserError for
+    architectures whose layers share more than their input.
     """
-    if model.config.model_type == "wavlm":
+    if get_relative(model.config).own_attention:
         raise UserError(
-            "model.layer_drop: the layers of a wavlm model hand positions on to each other, so that none can be "
-            "skipped; leave it out."
+            f"model.layer_drop: the layers of a {model.config.model_type} model share their positions, and none can "
+            "be skipped; leave it out."
         )
     for number, layer in enumerate(list_layers(model)):
         kind = type(f"Dropped{type(layer).__name__}", (_LayerDrop, type(layer)), {})

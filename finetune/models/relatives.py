@@ -16,9 +16,10 @@ class Relative:
     `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
     convolution, `folds_positions` whether that convolution is wav2vec2's. With `one_by_one` Transformers' encoder lets
     padding change the valid frames, so that each utterance is encoded by itself. `own_attention` is computed by the
-    architecture's own code only. `layers` is the place of the transformer layers, `unused` that of weights which no
-    output depends on, and `linear_names` are the other names of linear layers. `without_lora` are those that can't have
-    matrices of LoRA, for a reason.
+    architecture's own code only, and its layers share positions. `layers` is the place of the transformer layers,
+    `unused` are the prefixes of weights that no output depends on. `exports` says whether torch exports the code to
+    ONNX for any length of audio. `linear_names` are the other names of linear layers, and `without_lora` those that
+    can't have LoRA, for a `reason`.
     """
 
     packs_frames: bool = False
@@ -26,7 +27,8 @@ class Relative:
     one_by_one: bool = False
     own_attention: bool = False
     layers: str = "encoder.layers"
-    unused: str | None = None
+    unused: tuple[str, ...] = ()
+    exports: bool = True
     linear_names: tuple[tuple[str, str], ...] = ()
     without_lora: tuple[str, ...] = ()
     reason: str = ""
@@ -53,6 +55,7 @@ RELATIVES = {
         one_by_one=True,
         own_attention=True,
         layers="encoder.encoder.layer",
+        exports=False,
         linear_names=(
             _PROJECTION,
             ("q_proj", "query_proj"),
@@ -66,7 +69,8 @@ RELATIVES = {
     ),
     "wav2vec2-conformer": Relative(
         one_by_one=True,
-        unused="encoder.pos_conv_embed",
+        unused=("encoder.pos_conv_embed.",),
+        exports=False,
         linear_names=(
             ("q_proj", "linear_q"),
             ("k_proj", "linear_k"),

@@ -34,7 +34,7 @@ _SPARE = re.compile(
 )
 # Weights that checkpoints may lack: the embedding of masked frames, which only training uses. It is missing in
 # facebook/wav2vec2-base-960h, and in models without time masks.
-_OPTIONAL = ".masked_spec_embed"
+MASK = "masked_spec_embed"
 
 _MOST_NAMES = 3
 # More than the largest known heads and adapters have: 1920 weights for each of 20,000 tokens.
@@ -85,7 +85,7 @@ def load_ctc_model(
     missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
     _require_none(
         label,
-        missing={name for name in missing if not _is_one_of(name, new) and not name.endswith(_OPTIONAL)},
+        missing={name for name in missing if not _is_one_of(name, new) and not name.endswith(f".{MASK}")},
         unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
         shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
         infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
