@@ -107,6 +107,15 @@ def _require_no_loop(file: Path) -> None:
         raise UserError(f"{file} has loops ({', '.join(sorted(loops))}): expected a model that finetune export wrote.")
 
 
+def require_exportable(config: Any) -> None:
+    """Raise UserError for an architecture that torch doesn't export for any length of audio."""
+    if not get_relative(config).exports:
+        raise UserError(
+            f"A {config.model_type} model can't be exported: its ONNX graph is only right for audio of one length; "
+            "use the model as it is."
+        )
+
+
 def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     """Export a model with a CTC head in float32 on a CPU into a folder, with `int8` with 8-bit matrix products.
 
@@ -114,8 +123,7 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     whose weights do not change. With `int8` each column of a weight and each activation has its own scale,
     that of activations is dynamic. Convolutions stay in float32, as they lose accuracy in 8 bits. Weights are from -64
     to 64: x86 CPUs without VNNI add two products with activations of 0 to 255 in 16 bits, which saturates with larger
-    weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing, and for
-    architectures that can't be exported.
+    weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing.
 
     On 2 cores of an AMD EPYC (Zen 4: avx512_vnni) capped to AVX2, 12 utterances of 1.5 to 8.3 s, medians: with the
     shape of wav2vec2-base `int8` computes 14.3 s of audio a second, 1.31 times ONNX Runtime's float32 and 1.50 times
@@ -127,12 +135,6 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
     convolutions only they are 1.43 and 1.63 at the same WER, but the logits of random models are off by up to 0.052 of
     their norm, not 0.03.
     """
-    config: Any = model.config
-    if not get_relative(config).exports:
-        raise UserError(
-            f"A {config.model_type} model can't be exported: its ONNX graph is only right for audio of one length; "
-            "use the model as it is."
-        )
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
