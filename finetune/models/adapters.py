@@ -75,7 +75,7 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
     """
     if getattr(config, "adapter_attn_dim", None) is None:
         raise UserError(
-            f"model.language_adapter: {base} has no adapters (no adapter_attn_dim); expected a base such as "
+            f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."
         )
     if len(language) == 2:  # Otherwise new adapters would be initialised for a language that has some.

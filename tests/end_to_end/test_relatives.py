@@ -143,6 +143,14 @@ def test_batches_and_plain_transformers_give_the_same_texts(model: Path, corpus_
     assert len(set(texts)) > len(texts) // 2
 
 
+def test_shards_of_an_encoder_that_takes_utterances_one_by_one_are_refused(
+    write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("finetune.run.components.is_sharded", lambda accelerator: True)
+    recipe = write_recipe(tmp_path, model={"base": write_relative(tmp_path / "base", CHOSEN["sew"])})
+    refused(capsys, ["train", recipe, "--output", tmp_path / "run"], "a sew model encodes utterances one by one")
+
+
 @pytest.mark.slow
 def test_layer_drop_and_lora(
     says: Callable[[str], bool], kind: str, base: str, write_recipe: Any, tmp_path: Path, capsys: Any
