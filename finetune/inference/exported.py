@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune.errors import UserError, format_error
 from finetune.inference.onnx_graph import list_operators
+from finetune.models.relatives import get_relative
 from finetune.resources.machine import list_instruction_sets
 
 FILE = "model.onnx"
@@ -28,7 +29,7 @@ _MOST_BYTES = 1.5e9
 
 
 class ExportedModel:
-    """A model of `write_model`, called like a `Wav2Vec2ForCTC`; thread-safe."""
+    """A model of `write_model`, called like one of torch; thread-safe."""
 
     def __init__(self, folder: Path, config: Any) -> None:
         """Raises UserError without ONNX Runtime, and for a file that is damaged, of another kind or unsafe on this CPU.
@@ -90,9 +91,10 @@ class ExportedModel:
         return self
 
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        from transformers import Wav2Vec2PreTrainedModel
+        from transformers import MODEL_FOR_CTC_MAPPING
 
-        return Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths(self, lengths)
+        architecture: Any = MODEL_FOR_CTC_MAPPING[type(self.config)]
+        return architecture._get_feat_extract_output_lengths(self, lengths)
 
 
 def _require_no_loop(file: Path) -> None:
@@ -105,11 +107,20 @@ def _require_no_loop(file: Path) -> None:
         raise UserError(f"{file} has loops ({', '.join(sorted(loops))}): expected a model that finetune export wrote.")
 
 
-def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
-    """Export a `Wav2Vec2ForCTC` in float32 on a CPU into a folder, with `int8` with 8-bit matrix products.
+def require_exportable(config: Any) -> None:
+    """Raise UserError for an architecture that torch doesn't export for any length of audio."""
+    if not get_relative(config).exports:
+        raise UserError(
+            f"A {config.model_type} model can't be exported: its ONNX graph is only right for audio of one length; "
+            "use the model as it is."
+        )
 
-    The input is one waveform, (1, samples), without padding. Weight norm is removed from the positional convolution of
-    `model`, whose weight does not change. With `int8` each column of a weight and each activation has its own scale,
+
+def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
+    """Export a model with a CTC head in float32 on a CPU into a folder, with `int8` with 8-bit matrix products.
+
+    The input is one waveform, (1, samples), without padding. Weight norm is removed from the convolutions of `model`,
+    whose weights do not change. With `int8` each column of a weight and each activation has its own scale,
     that of activations is dynamic. Convolutions stay in float32, as they lose accuracy in 8 bits. Weights are from -64
     to 64: x86 CPUs without VNNI add two products with activations of 0 to 255 in 16 bits, which saturates with larger
     weights (255 * 2 * 64 is 32640, and the limit 32767). Raises UserError if packages are missing.
@@ -130,9 +141,9 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise UserError(f"Exporting needs the package {error.name}: pip install 'finetune[onnx]'.") from error
-    positions: Any = model.get_submodule("wav2vec2.encoder.pos_conv_embed.conv")
-    if nn.utils.parametrize.is_parametrized(positions):
-        nn.utils.parametrize.remove_parametrizations(positions, "weight")
+    for module in list(model.modules()):
+        if nn.utils.parametrize.is_parametrized(module):
+            nn.utils.parametrize.remove_parametrizations(module, "weight")
     large = sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES
     exact = folder / ("float32.onnx" if int8 else FILE)
     with torch.no_grad():

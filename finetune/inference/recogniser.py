@@ -49,11 +49,11 @@ class Recogniser:
     """
 
     def __init__(self, model: Any, feature_extractor: Any, tokenizer: Any, device: torch.device) -> None:
-        """Group norm in `model` is changed to use valid frames only."""
+        """`model` is changed so that padding has no effect."""
         if isinstance(model, torch.nn.Module):  # An export was changed before.
-            from finetune.models.group_norm import normalize_valid_frames
+            from finetune.models.padding import ignore_padding
 
-            normalize_valid_frames(model)
+            ignore_padding(model)
         self.model = model
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from finetune.errors import UserError
 from finetune.models.language_adapters import load_language_adapter, name_file
 from finetune.models.languages import suggest_language
+from finetune.models.relatives import name_linear_layers
 from finetune.resources.storage import find_model_file
 
 
@@ -29,13 +30,14 @@ def add_lora(
     """Add LoRA (Hu et al. 2021, arXiv 2106.09685) to the named linear layers; only LoRA and the head are trained.
 
     The model is changed in place. Returns the model of peft that contains it: `save_lora` saves the adapter, and
-    `merge_and_unload()` returns an ordinary model.
+    `merge_and_unload()` returns an ordinary model. Raises UserError where LoRA would have no effect.
     """
     from peft import LoraConfig, get_peft_model
 
+    names = name_linear_layers(model.config, target_modules)
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules), modules_to_save=["lm_head"]
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, modules_to_save=["lm_head"]
     )
     with warnings.catch_warnings():  # Peft 0.21 uses what Transformers 5 deprecates.
         warnings.simplefilter("ignore", FutureWarning)
@@ -71,7 +73,7 @@ def find_language_adapter(base: str, config: Any, language: str, revision: str |
 
     Raises UserError for a model without language adapters, and if the hub can't be reached.
     """
-    if config.adapter_attn_dim is None:
+    if getattr(config, "adapter_attn_dim", None) is None:
         raise UserError(
             f"model.language_adapter: {base} has no adapters (its adapter_attn_dim is null); expected a base such as "
             "facebook/mms-1b-all, or use model.lora."

@@ -1,4 +1,4 @@
-"""A pretrained wav2vec2 encoder with a new CTC head, and its training loss."""
+"""A pretrained encoder with a new CTC head, and its training loss."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ from torch.distributed.tensor import DTensor
 from finetune.data.batching import Batch
 from finetune.errors import PICKLED, UserError, format_error
 from finetune.models.adapters import freeze_all_but_adapters, start_language_adapter
-from finetune.models.weights import ADAPTER, HEAD, load_ctc_model
+from finetune.models.relatives import get_relative, list_layers
+from finetune.models.replacement import replace_submodule
+from finetune.models.weights import ADAPTER, HEAD, MASK, load_ctc_model
 
 
 def build_model(
@@ -32,21 +34,21 @@ def build_model(
     gradient_checkpointing: bool = False,
     language_adapter: str | None = None,
 ) -> nn.Module:
-    """`Wav2Vec2ForCTC` with the encoder of the checkpoint `base` (random weights if it is None) and a new head.
+    """A model with the encoder of the checkpoint `base` (random weights if it is None) and a new CTC head.
 
     The head has one output for each token of the vocabulary and is initialised from `seed`, even if the checkpoint has
     a head of the same size, whose outputs have other meanings. With `head_rows` the output of a token is copied from
     the row of the checkpoint's head that is given for it. Weights are read from safetensors or, if there are none, from
-    a pytorch_model.bin by PyTorch's restricted unpickler: no code of a repository runs. Group norm uses valid frames
-    only. `attention` is the name of one of Transformers' implementations, `layer_drop` a probability (see
+    a pytorch_model.bin by PyTorch's restricted unpickler: no code of a repository runs. Padding changes nothing (see
+    `ignore_padding`). `attention` is the name of one of Transformers' implementations, `layer_drop` a probability (see
     `drop_layers`). With `gradient_checkpointing` activations are recomputed instead of stored (Chen et al. 2016). With
     a `language_adapter` only the adapters of that language and the head are trained.
 
-    Raises UserError if the checkpoint lacks any other weight, has weights that do not belong to wav2vec2, or has no
+    Raises UserError if the checkpoint lacks any other weight, has weights that do not belong to it, or has no
     head to copy from.
     """
-    from finetune.models.group_norm import normalize_valid_frames
     from finetune.models.layer_drop import drop_layers
+    from finetune.models.padding import ignore_padding
 
     torch.manual_seed(seed)
     # A head whose rows are copied is loaded with its own size: with another size its weights would not be loaded.
@@ -57,7 +59,10 @@ def build_model(
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
     config.vocab_size = model.config.vocab_size = len(vocabulary)
-    normalize_valid_frames(model)
+    ignore_padding(model)
+    for name, parameter in model.base_model.named_parameters():  # Distributed training would wait for their gradients.
+        if name.startswith(get_relative(config).unused) or (name == MASK and mask_time_probability == 0):
+            parameter.requires_grad_(False)
     if freeze_feature_encoder:
         model.freeze_feature_encoder()
     if language_adapter:
@@ -71,9 +76,12 @@ def build_model(
 
 def _configure_training(config: Any, dropout: float, mask_time_probability: float) -> None:
     """Set dropout, masking and the loss in a configuration."""
-    config.bos_token_id = config.eos_token_id = None
+    if config.model_type != "unispeech-sat":  # It takes numbers only.
+        config.bos_token_id = config.eos_token_id = None
     config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
     config.feat_proj_dropout = config.final_dropout = dropout
+    if hasattr(config, "conformer_conv_dropout"):
+        config.conformer_conv_dropout = dropout
     config.layerdrop = 0.0  # `drop_layers` does it.
     # Batches carry their masks; masks drawn by the model would depend on the order of the batches.
     config.apply_spec_augment = mask_time_probability > 0
@@ -112,7 +120,9 @@ def _load(
     """The model of a configuration, and which of its `new` weights the checkpoint lacks."""
     from transformers import AutoModelForCTC
 
-    options = {"attn_implementation": attention}
+    # Architectures with an attention of their own have no other.
+    fixed = attention == "sdpa" and get_relative(config).own_attention
+    options = {"attn_implementation": None if fixed else attention}
     try:
         if base is None:
             return AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options), set()
@@ -144,7 +154,7 @@ def _build_head(old: nn.Linear, tokens: int, deviation: float, rows: Sequence[in
 
 
 class CTCObjective(nn.Module):
-    """A `Wav2Vec2ForCTC` whose forward pass gives the summed loss, so that it can be divided by a global count."""
+    """A model whose forward pass gives the summed loss, so that it can be divided by a global count."""
 
     def __init__(self, model: Any, *, compiled: bool = False, autocast: torch.autocast | None = None) -> None:
         """With `compiled`, `torch.compile` compiles the encoder: a few times, until lengths are dynamic.
@@ -154,10 +164,10 @@ class CTCObjective(nn.Module):
         super().__init__()
         self.model = model
         # FSDP gathers the weights of one such module at a time.
-        self._no_split_modules = [type(layer).__name__ for layer in model.wav2vec2.encoder.layers[:1]]
+        self._no_split_modules = [type(layer).__name__ for layer in list_layers(model)[:1]]
         self._encode: Any = torch.compile(self._run_encoder) if compiled else self._run_encoder
         self._autocast: Any = autocast or contextlib.nullcontext()
-        model.wav2vec2.encoder.register_forward_pre_hook(_mask_features, with_kwargs=True)
+        _mask_as_told(model)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """The negative log likelihood of the labels, summed over the batch, and which utterances have none, (batch,).
@@ -187,7 +197,7 @@ class CTCObjective(nn.Module):
         labelled = batch.label_lengths > 0
         total: torch.Tensor = losses[labelled].sum()
         if frozen:
-            total = total + zero_gradient(model.wav2vec2)
+            total = total + zero_gradient(model.base_model)
         # Zero stands for an infinite loss. The loss of a memorised utterance is zero, too, but it has enough frames.
         crowded = batch.num_frames < 2 * batch.label_lengths
         return total, labelled & (~losses.isfinite() | ((losses == 0) & crowded))
@@ -199,21 +209,26 @@ class CTCObjective(nn.Module):
         mask_time_indices: torch.Tensor | None,
         mask_feature_indices: torch.Tensor | None,
     ) -> torch.Tensor:
-        masks = {"mask_feature_indices": mask_feature_indices} if self.training else {}
-        return self.model.wav2vec2(
-            input_values, attention_mask=attention_mask, mask_time_indices=mask_time_indices, **masks
+        masks = (mask_time_indices, mask_feature_indices if self.training else None)
+        return self.model.base_model(
+            input_values, attention_mask=attention_mask, mask_time_indices=masks
         ).last_hidden_state
 
 
-def _mask_features(
-    _: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Apply the feature mask before the encoder, where Transformers draws one of its own.
+def _mask_as_told(model: Any) -> None:
+    """Let an encoder apply the masks of a batch, where Transformers draws the mask over features itself."""
+    kind = type(model.base_model)
+    if not isinstance(model.base_model, _MaskedBase):
+        replace_submodule(model, model.base_model_prefix, type(f"Masked{kind.__name__}", (_MaskedBase, kind), {}))
 
-    `Wav2Vec2Model` passes unknown keyword arguments on to its encoder.
-    """
-    mask = options.pop("mask_feature_indices", None)
-    if mask is None:
-        return arguments, options
-    hidden, *others = arguments
-    return (hidden.masked_fill(mask[:, None, :], 0.0), *others), options
+
+class _MaskedBase(nn.Module):
+    config: Any
+    masked_spec_embed: nn.Parameter
+
+    def _mask_hidden_states(self, hidden: torch.Tensor, mask_time_indices: Any = None, **_: Any) -> torch.Tensor:
+        """Mask (batch, frames, hidden) by the masks over time and over features, each may be None."""
+        over_time, over_features = mask_time_indices or (None, None)
+        if over_time is not None and self.config.apply_spec_augment:
+            hidden[over_time] = self.masked_spec_embed.to(hidden.dtype)
+        return hidden if over_features is None else hidden.masked_fill(over_features[:, None, :], 0.0)

@@ -1,9 +1,10 @@
-"""The configuration and the feature extractor of a wav2vec2, read and checked."""
+"""The configuration and the feature extractor of a wav2vec2 or a relative, read and checked."""
 
 from typing import Any
 
 from finetune.errors import UserError, format_error
 from finetune.models.foreign_models import find_file, require_no_override, require_plain_model
+from finetune.models.relatives import RELATIVES, get_norm, refuse_kind
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import name_model
 
@@ -23,7 +24,7 @@ _SAMPLING_RATES = (1000, 768_000)
 
 
 def load_config(base: str, revision: str | None = None) -> Any:
-    """The configuration of a wav2vec2 in a folder or on a hub.
+    """The configuration of a wav2vec2 or a relative in a folder or on a hub.
 
     Raises UserError if there is none, and if it is of another kind of model, asks for code or has values out of range.
     """
@@ -43,29 +44,30 @@ def load_config(base: str, revision: str | None = None) -> Any:
             f"{name_model(base)} is neither a model folder (with a config.json) nor a model that can be loaded from "
             f"the hub: {format_error(error)}"
         ) from error
-    if config.model_type != "wav2vec2":
-        raise _refuse_kind(base, config.model_type)
+    if config.model_type not in RELATIVES:
+        raise refuse_kind(name_model(base), config.model_type)
     return config
 
 
 def _require_sensible(base: str, revision: str | None) -> None:
     """Raise UserError for a config.json of another kind of model, or with values out of range."""
-    from transformers import CONFIG_MAPPING, Wav2Vec2Config
+    from transformers import CONFIG_MAPPING
 
     file = find_file(base, "config.json", revision)
     if file is None:
         return
     values = read_object(file)
     kind = str(values.get("model_type", "wav2vec2"))
-    if kind != "wav2vec2" and kind in CONFIG_MAPPING:
-        raise _refuse_kind(base, kind)
-    require_no_override(base, "config.json", values, Wav2Vec2Config)
+    if kind not in RELATIVES and kind in CONFIG_MAPPING:
+        raise refuse_kind(name_model(base), kind)
+    expected = CONFIG_MAPPING[kind if kind in RELATIVES else "wav2vec2"]
+    require_no_override(base, "config.json", values, expected)
     architectures = values.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise UserError(
             f"The config.json of {name_model(base)} is damaged: expected names of classes as architectures."
         )
-    for key in sorted((vars(Wav2Vec2Config()).keys() | _RANGES.keys()) & values.keys()):
+    for key in sorted((vars(expected()).keys() | _RANGES.keys()) & values.keys()):
         listed = values[key] if isinstance(values[key], list) else [values[key]]
         numbers = [number for number in listed if isinstance(number, int | float) and not isinstance(number, bool)]
         least, most = _RANGES.get(key, (-1 if key.endswith("_id") else 0, _MOST_OTHERWISE))
@@ -76,10 +78,6 @@ def _require_sensible(base: str, revision: str | None) -> None:
                 f"The config.json of {name_model(base)} is damaged: found {found} for {key}, expected numbers from "
                 f"{least} to {most}, and at most {_MOST_LISTED} of them."
             )
-
-
-def _refuse_kind(base: str, kind: str) -> UserError:
-    return UserError(f"{name_model(base)} is a {kind} model; expected a wav2vec2.")
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
@@ -104,7 +102,7 @@ def load_feature_extractor(base: str | None, config: Any, revision: str | None =
 
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True) if base is None else read_feature_extractor(base, revision)
     # For plain Transformers, where a mask does not help a model with group norm.
-    extractor.return_attention_mask = config.feat_extract_norm == "layer"
+    extractor.return_attention_mask = get_norm(config) == "layer"
     return extractor
 
 

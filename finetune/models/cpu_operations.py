@@ -1,4 +1,4 @@
-"""CPU operations: three parts of wav2vec2 in forms that are faster on CPUs, with the same weights and results.
+"""CPU operations: three parts of wav2vec2 and its relatives in forms that are faster, with the same results.
 
 scripts/bench_training.py lists the time that each saves. They were not measured on GPUs and are not used there.
 """
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune.models.relatives import get_norm, get_relative
 from finetune.models.replacement import replace_submodule
 from finetune.resources.machine import length_step
 
@@ -26,7 +27,7 @@ _ALIGNED = 16
 
 
 def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
-    """Replace modules of a `Wav2Vec2ForCTC` by those below; its parameters keep their names and values.
+    """Replace modules of a CTC model by those below if its architecture has them; parameters keep names and values.
 
     For `frozen` parameters, in inference, what depends on the parameters alone is computed once. That saves a third of
     the time of the small base on utterances of 3.5 s, in bf16 on an AMD EPYC (Zen 4: avx512_bf16, avx512_vnni;
@@ -35,17 +36,19 @@ def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register("by_utterance", attend_by_utterance)
-    encoder = model.wav2vec2
-    if encoder.config._attn_implementation in ("sdpa", "by_utterance"):
+    encoder, relative = model.base_model, get_relative(model.config)
+    if relative.packs_frames and encoder.config._attn_implementation in ("sdpa", "by_utterance"):
         encoder.config._attn_implementation = "by_utterance"
         replace_submodule(encoder, "encoder", _PackedEncoder)
-    if encoder.config.feat_extract_norm == "layer":
+    if get_norm(encoder.config) == "layer":
         for number, layer in enumerate(encoder.feature_extractor.conv_layers):
             kept = _to_channels_last(layer.conv) if frozen else None
             replace_submodule(encoder, f"feature_extractor.conv_layers.{number}", _ChannelsLastConvolution, kept=kept)
-    conv = encoder.encoder.pos_conv_embed.conv
-    folded = _fold(conv, conv.weight) if frozen else None
-    replace_submodule(encoder, "encoder.pos_conv_embed", _FoldedPositions, kept=folded)
+    # Some checkpoints of HuBERT have batch norm before the positional convolution.
+    if relative.folds_positions and not getattr(encoder.config, "conv_pos_batch_norm", False):
+        conv = encoder.encoder.pos_conv_embed.conv
+        folded = _fold(conv, conv.weight) if frozen else None
+        replace_submodule(encoder, "encoder.pos_conv_embed", _FoldedPositions, kept=folded)
 
 
 class _ChannelsLastConvolution(nn.Module):

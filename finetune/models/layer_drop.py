@@ -4,21 +4,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm
 
+from finetune.errors import UserError
 from finetune.models.build import zero_gradient
+from finetune.models.relatives import get_relative, list_layers
 from finetune.models.replacement import replace_submodule
 
 
 def drop_layers(model: Any, probability: float) -> None:
-    """Skip each transformer layer of a `Wav2Vec2ForCTC` in a training step with this probability.
+    """Skip each transformer layer of a model with a CTC head in a training step with this probability.
 
     With Transformers' own `layerdrop` the parameters of a skipped layer have no gradient, for which distributed
-    training waits forever; here the gradient is zero.
+    training waits forever; here the gradient is zero. Raises UserError for
+    architectures whose layers share more than their input.
     """
-    kind = _StableLayer if model.config.do_stable_layer_norm else _Layer
-    for number in range(len(model.wav2vec2.encoder.layers)):
-        replace_submodule(model, f"wav2vec2.encoder.layers.{number}", kind, drop_probability=probability)
+    if get_relative(model.config).own_attention:
+        raise UserError(
+            f"model.layer_drop: the layers of a {model.config.model_type} model share their positions, and none can "
+            "be skipped; leave it out."
+        )
+    for number, layer in enumerate(list_layers(model)):
+        kind = type(f"Dropped{type(layer).__name__}", (_LayerDrop, type(layer)), {})
+        place = f"{get_relative(model.config).layers}.{number}"
+        replace_submodule(model.base_model, place, kind, drop_probability=probability)
 
 
 class _LayerDrop(nn.Module):
@@ -29,11 +37,3 @@ class _LayerDrop(nn.Module):
         if not self.training or torch.rand(()) >= self.drop_probability:
             return super().forward(hidden_states, *arguments, **options)
         return hidden_states + zero_gradient(self)
-
-
-class _Layer(_LayerDrop, Wav2Vec2EncoderLayer):
-    pass
-
-
-class _StableLayer(_LayerDrop, Wav2Vec2EncoderLayerStableLayerNorm):
-    pass

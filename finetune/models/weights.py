@@ -23,16 +23,18 @@ HEAD, ADAPTER = "lm_head.", "adapter_layer."
 # Prefixes that wrappers add to names: DataParallel, torch.compile, and trainers with an attribute `model`.
 _WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
 
-# Weights of checkpoints that Wav2Vec2ForCTC does not have. Pretrained ones have the quantizer and the two projections
-# of the contrastive loss (Wav2Vec2ForPreTraining in Transformers: facebook/wav2vec2-base, -large, -xls-r-300m).
+# Weights of checkpoints that CTC models do not have. Pretrained ones have the quantizer and the two projections of the
+# contrastive loss (Wav2Vec2ForPreTraining in Transformers: facebook/wav2vec2-base, -large, -xls-r-300m); those of
+# UniSpeech and UniSpeech-SAT also have the heads of their other losses.
 # mask_time_emb_vector is the old name of masked_spec_embed in facebook/wav2vec2-base-100h (transformers issue 27605).
 _SPARE = re.compile(
-    r"(wav2vec2\.)?(quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
+    r"(\w+\.)?(quantizer\.(codevectors|weight_proj\.(weight|bias))|project_(hid|q)\.(weight|bias)"
+    r"|(ctc_proj|speaker_proj|layer_norm_for_extract)\.(weight|bias)|label_embeddings_concat"
     r"|masked_spec_embed|mask_time_emb_vector)"
 )
 # Weights that checkpoints may lack: the embedding of masked frames, which only training uses. It is missing in
 # facebook/wav2vec2-base-960h, and in models without time masks.
-_OPTIONAL = {"wav2vec2.masked_spec_embed"}
+MASK = "masked_spec_embed"
 
 _MOST_NAMES = 3
 # More than the largest known heads and adapters have: 1920 weights for each of 20,000 tokens.
@@ -44,7 +46,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 def load_ctc_model(
     place: Any, label: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
 ) -> tuple[Any, set[str]]:
-    """Load a `Wav2Vec2ForCTC` in float32 from a folder or a hub; also returns which `new` weights the files lack.
+    """Load a model with a CTC head in float32 from a folder or a hub; also returns which `new` weights the files lack.
 
     Weights whose name begins with an entry of `new`, or contains it after a dot, are replaced later: they may be
     missing or have any shape. `options` are those of `from_pretrained`. The old names of weight norm (`weight_g`,
@@ -75,7 +77,7 @@ def load_ctc_model(
 
     model, loading = load()
     wanted = loading["missing_keys"]
-    if any({name, f"wav2vec2.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
+    if any({name, f"{model.base_model_prefix}.{name}"} & wanted for name in map(_unwrap, loading["unexpected_keys"])):
         _note_wrappers(label, loading["unexpected_keys"])
         model, loading = load(key_mapping=_WRAPPERS)
     # Otherwise `save_pretrained` would write the names of the file, or apply the patterns in reverse.
@@ -83,7 +85,7 @@ def load_ctc_model(
     missing, shapes = set(loading["missing_keys"]), {name: rest for name, *rest in loading["mismatched_keys"]}
     _require_none(
         label,
-        missing={name for name in missing if not _is_one_of(name, new)} - _OPTIONAL,
+        missing={name for name in missing if not _is_one_of(name, new) and not name.endswith(f".{MASK}")},
         unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
         shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
         infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
@@ -131,17 +133,21 @@ def _require_stored(file: Path) -> None:
 def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
     """The number of weights that a configuration needs without biases and norms, and that of the new weights.
 
-    The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py.
+    The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py; relatives have no less.
     """
     width, layers, channels = config.hidden_size, config.num_hidden_layers, list(config.conv_dim)
-    out = config.output_hidden_size if config.add_adapter else width
+    adapted = getattr(config, "add_adapter", False)
+    out = config.output_hidden_size if adapted else width
     encoder = layers * (4 * width * width + 2 * width * config.intermediate_size)
     encoder += sum(a * b * k for a, b, k in zip([1, *channels], channels, config.conv_kernel, strict=False))
     encoder += sum(channels[-1:]) * width
     encoder += width * width // max(1, config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
-    if config.add_adapter:
+    if adapted:
         encoder += config.num_adapter_layers * 2 * out * out * config.adapter_kernel_size
-    parts = {HEAD: (config.vocab_size or 0) * out, ADAPTER: layers * 2 * width * (config.adapter_attn_dim or 0)}
+    parts = {
+        HEAD: (config.vocab_size or 0) * out,
+        ADAPTER: layers * 2 * width * (getattr(config, "adapter_attn_dim", None) or 0),
+    }
     added = sum(size for name, size in parts.items() if name in new)
     return encoder + sum(parts.values()) - added, added
 

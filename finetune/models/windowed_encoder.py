@@ -33,14 +33,14 @@ class WindowContext:
 
 
 def encode_in_windows(model: Any, context: WindowContext) -> None:
-    """Let the transformer of a `Wav2Vec2ForCTC` compute half of the training batches in windows.
+    """Let the transformer of a model with a CTC head compute half of the training batches in windows.
 
     For each such batch a right context is drawn, log-uniformly. Parameters keep their names, and nothing changes in
     evaluation. To be called after `use_cpu_operations`.
     """
-    kind = type(model.wav2vec2.encoder)
+    kind = type(model.base_model.encoder)
     windowed = type(f"Windowed{kind.__name__}", (_WindowedEncoder, kind), {})
-    replace_submodule(model, "wav2vec2.encoder", windowed, context=context)
+    replace_submodule(model.base_model, "encoder", windowed, context=context)
 
 
 class _WindowedEncoder(nn.Module):

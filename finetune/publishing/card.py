@@ -143,7 +143,7 @@ def _metadata(record: Mapping[str, Any]) -> ModelCardData:
         datasets=list(dict.fromkeys(data)) or None,
         library_name="peft" if alone else "transformers",
         pipeline_tag=TASK,
-        tags=[TASK, "speech", "audio", "wav2vec2", "ctc", *(["lora"] if alone else [])],
+        tags=[TASK, "speech", "audio", record.get("model_type", "wav2vec2"), "ctc", *(["lora"] if alone else [])],
         metrics=["wer", "cer"],
         model_name=record["title"],
         eval_results=[result for scores in record["results"] for result in build_results(scores)] or None,

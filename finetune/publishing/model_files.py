@@ -16,6 +16,7 @@ from finetune.errors import UserError
 from finetune.inference.utterance_statistics import STATISTICS_FILE
 from finetune.inference.windows import LENGTHS_FILE
 from finetune.models.foreign_models import require_inside, require_plain_model
+from finetune.models.relatives import RELATIVES, refuse_kind
 from finetune.publishing.record import FILE as RECORD
 from finetune.resources.model_json import read_object
 from finetune.text.transcripts import NORMALIZATION_FILE
@@ -80,7 +81,7 @@ class ModelFile:
 def list_model_files(folder: Path) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
     """The files of a model's folder to publish, and the names of its other files.
 
-    Raises UserError unless it is a wav2vec2 that plain Transformers loads, and for pickles or remote code.
+    Raises UserError unless it is a wav2vec2 or a relative that Transformers loads, and for pickles or remote code.
     """
     _require_model(folder)
     places = [place for place in (folder, folder / LANGUAGE_MODEL) if place.is_dir()]
@@ -130,8 +131,8 @@ def _require_model(folder: Path) -> None:
             f"{folder} is not a model: expected a run, or a folder with a config.json and model.safetensors."
         )
     config = read_object(folder / "config.json")
-    if config.get("model_type") != "wav2vec2":
-        raise UserError(f"{folder} is a {config.get('model_type')} model; expected a wav2vec2.")
+    if config.get("model_type") not in RELATIVES:
+        raise refuse_kind(str(folder), config.get("model_type"))
     require_plain_model(folder)
 
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from finetune.errors import UserError
+from finetune.models.relatives import RELATIVES
 from finetune.publishing.connection import WAITS, hide_tokens, requests_to_hub
 from finetune.publishing.model_files import CARD, ModelFile, format_size, list_model_files, list_outdated
 from finetune.resources.repositories import is_hub_name
@@ -259,7 +260,7 @@ class Push:
             kind = answer.json().get("model_type")
         except (ValueError, AttributeError):
             kind = "damaged"
-        if kind != "wav2vec2":
+        if kind not in RELATIVES:
             raise UserError(f"{repo_id} has another kind of model ({kind}): choose another name.")
 
     def _require_valid_card(self) -> list[str]:

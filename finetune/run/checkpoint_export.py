@@ -60,7 +60,7 @@ def export_checkpoint(
     else:
         link_file(checkpoint / "model.safetensors", partial / "model.safetensors")
     config = copy.deepcopy(model.config)
-    config.architectures, config.dtype = ["Wav2Vec2ForCTC"], torch.float32
+    config.architectures, config.dtype = [type(model).__name__], torch.float32
     config.save_pretrained(partial)
     if recipe.model.language_adapter:
         save_language_adapter(model, partial, recipe.model.language_adapter)

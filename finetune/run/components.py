@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finetune.errors import UserError
 from finetune.inference.live import LiveContext
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import add_lora
 from finetune.models.build import CTCObjective, build_model
 from finetune.models.cpu_operations import use_cpu_operations
+from finetune.models.relatives import get_relative
 from finetune.models.windowed_encoder import WindowContext, encode_in_windows
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision
@@ -62,6 +64,11 @@ def build_components(
 ) -> Components:
     """Build what a run needs on the accelerator's device; raises UserError where the base does not allow it."""
     training, device = recipe.training, accelerator.device
+    if get_relative(preparation.config).one_by_one and (is_sharded(accelerator) or uses_zero(accelerator)):
+        raise UserError(
+            f"model.base: a {preparation.config.model_type} model encodes utterances one by one, for which processes "
+            "with shards of its weights would wait for each other; train it without FSDP and DeepSpeed."
+        )
     model, lora = _build_model(recipe, preparation, device)
     trained = _build_model(recipe, preparation, device)[0] if is_sharded(accelerator) else model
     tokenizer = build_tokenizer(preparation.vocabulary, recipe.model.language_adapter)

@@ -14,7 +14,7 @@ from finetune.errors import UserError
 from finetune.evaluation.scores import Scores, percent
 from finetune.evaluation.scoring import BATCH_SECONDS, Evaluation, evaluate_split
 from finetune.files import new_folder, write_json
-from finetune.inference.exported import write_model
+from finetune.inference.exported import require_exportable, write_model
 from finetune.inference.recogniser import Recogniser
 from finetune.models.foreign_models import require_inside
 from finetune.models.processors import keep_language
@@ -88,6 +88,7 @@ def _write(
     original, split, steps = open_validation(model, run, data, torch.device("cpu"), language)
     if not isinstance(original.model, torch.nn.Module):
         raise UserError(f"{model} is an export already: export the model that it was made of.")
+    require_exportable(original.model.config)
     accelerator = Accelerator(cpu=True)
 
     def measure(recogniser: Recogniser) -> Evaluation:

@@ -91,6 +91,7 @@ def complete_model(
         "adapter_alone": (partial / "adapter_config.json").exists(),
         "characters": [token for token in tokenizer.get_vocab() if len(token) == 1 and token != "|"],
         "sampling_rate": feature_extractor.sampling_rate,
+        "model_type": config["model_type"],
         "group_norm": config.get("feat_extract_norm") == "group",
         "versions": describe_provenance(),
         "results": [describe_scores(scores) for scores in results],

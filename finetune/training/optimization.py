@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)encoder\.layers?\.(\d+)\.")
 # Where tri-stage decay ends, relative to the peak: the value of wav2vec 2.0's fine-tuning recipes in fairseq.
 _TRI_STAGE_END = 0.05
 

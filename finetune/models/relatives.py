@@ -1,0 +1,124 @@
+"""wav2vec2 and its relatives: the architectures that a base may have, and how they differ from wav2vec2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relative:
+    """An architecture whose input is a waveform.
+
+    `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
+    convolution, `folds_positions` whether that convolution is wav2vec2's. With `one_by_one` Transformers' encoder lets
+    padding change the valid frames, so that each utterance is encoded by itself. `own_attention` is computed by the
+    architecture's own code only, and its layers share positions. `layers` is the place of the transformer layers,
+    `unused` are the prefixes of weights that no output depends on. `exports` says whether torch exports the code to
+    ONNX for any length of audio. `linear_names` are the other names of linear layers, and `without_lora` those that
+    can't have LoRA, for a `reason`.
+    """
+
+    packs_frames: bool = False
+    folds_positions: bool = False
+    one_by_one: bool = False
+    own_attention: bool = False
+    layers: str = "encoder.layers"
+    unused: tuple[str, ...] = ()
+    exports: bool = True
+    linear_names: tuple[tuple[str, str], ...] = ()
+    without_lora: tuple[str, ...] = ()
+    reason: str = ""
+
+
+_LIKE_WAV2VEC2 = Relative(packs_frames=True, folds_positions=True)
+_PROJECTION = ("feature_projection.projection", "feature_projection")
+
+# By the model_type of config.json.
+RELATIVES = {
+    "wav2vec2": _LIKE_WAV2VEC2,
+    "hubert": _LIKE_WAV2VEC2,
+    "wavlm": Relative(
+        folds_positions=True,
+        own_attention=True,
+        without_lora=("q_proj", "k_proj", "v_proj", "out_proj"),
+        reason="whose attention reads their weights without calling them, so that it would have no effect",
+    ),
+    "data2vec-audio": Relative(one_by_one=True),
+    "unispeech": _LIKE_WAV2VEC2,
+    "unispeech-sat": _LIKE_WAV2VEC2,
+    "sew": Relative(one_by_one=True, linear_names=(_PROJECTION,)),
+    "sew-d": Relative(
+        one_by_one=True,
+        own_attention=True,
+        layers="encoder.encoder.layer",
+        exports=False,
+        linear_names=(
+            _PROJECTION,
+            ("q_proj", "query_proj"),
+            ("k_proj", "key_proj"),
+            ("v_proj", "value_proj"),
+            ("out_proj", "attention.output.dense"),
+            ("intermediate_dense", "intermediate.dense"),
+        ),
+        without_lora=("output_dense",),
+        reason="whose layers of that place share their name with others",
+    ),
+    "wav2vec2-conformer": Relative(
+        one_by_one=True,
+        unused=("encoder.pos_conv_embed.",),
+        exports=False,
+        linear_names=(
+            ("q_proj", "linear_q"),
+            ("k_proj", "linear_k"),
+            ("v_proj", "linear_v"),
+            ("out_proj", "linear_out"),
+        ),
+    ),
+}
+# Speech encoders with other input.
+_LOG_MEL = ("wav2vec2-bert", "parakeet_ctc", "parakeet_encoder")
+# The linear layers of wav2vec2, as recipes name them.
+_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", _PROJECTION[0])
+
+
+def get_relative(config: Any) -> Relative:
+    """The architecture of a configuration that `load_config` accepted."""
+    return RELATIVES[config.model_type]
+
+
+def refuse_kind(label: str, kind: Any) -> UserError:
+    """The error for a model of another architecture."""
+    shown, others = str(kind)[:100], ", ".join(list(RELATIVES)[1:])
+    if kind in _LOG_MEL:
+        return UserError(
+            f"{label} is a {shown} model, which reads log-mel features, and models are trained on waveforms here: "
+            f"expected a wav2vec2 or one of its relatives ({others})."
+        )
+    return UserError(f"{label} is a {shown} model; expected a wav2vec2 or one of its relatives ({others}).")
+
+
+def get_norm(config: Any) -> str:
+    """The norm of the feature encoder: `layer`, or `group` in its first convolution; data2vec has no key for it."""
+    return str(getattr(config, "feat_extract_norm", "layer"))
+
+
+def list_layers(model: Any) -> nn.ModuleList:
+    """The transformer layers of a model with a CTC head."""
+    layers: nn.ModuleList = model.base_model.get_submodule(get_relative(model.config).layers)
+    return layers
+
+
+def name_linear_layers(config: Any, names: Sequence[str]) -> list[str]:
+    """The names that an architecture gives to wav2vec2's linear layers; raises UserError for those without LoRA."""
+    relative = get_relative(config)
+    if found := [name for name in names if name in relative.without_lora]:
+        others = ", ".join(name for name in _LINEAR if name not in relative.without_lora)
+        raise UserError(
+            f"model.lora.target_modules: LoRA can't be beside {', '.join(found)} of a {config.model_type} model, "
+            f"{relative.reason}: choose from {others}."
+        )
+    return [dict(relative.linear_names).get(name, name) for name in names]
