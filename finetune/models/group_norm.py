@@ -23,8 +23,9 @@ def normalize_valid_frames(model: Any) -> None:
     Plain Transformers includes padding in the statistics, with or without a mask; SpeechBrain's table for the base
     model reports a WER of 1.95 at batch size 1 and 2.12 at 8.
     """
-    base = model.base_model
-    if get_norm(model.config) == "group" and not isinstance(base.feature_extractor, _FeatureEncoder):
+    if get_norm(model.config) == "group" and not isinstance(
+        (base := model.base_model).feature_extractor, _FeatureEncoder
+    ):
         replace_submodule(base, "feature_extractor", _FeatureEncoder)
         replace_submodule(base, "feature_extractor.conv_layers.0", _FirstLayer)
         base.register_forward_pre_hook(_join_lengths, with_kwargs=True)

@@ -18,8 +18,7 @@ def ignore_padding(model: Any) -> None:
     pretrained statistics, which training leaves as they are.
     """
     normalize_valid_frames(model)
-    base = model.base_model
-    if get_relative(model.config).one_by_one and not isinstance(base.encoder, _OneByOne):
+    if get_relative(model.config).one_by_one and not isinstance((base := model.base_model).encoder, _OneByOne):
         kind = type(base.encoder)
         replace_submodule(base, "encoder", type(f"OneByOne{kind.__name__}", (_OneByOne, kind), {}))
     for name, module in list(model.named_modules()):

@@ -21,7 +21,12 @@ class ToneModel(nn.Module):
         self.wav2vec2 = nn.Module()
         self.wav2vec2.feature_extractor = nn.Identity()
         self.config = SimpleNamespace(
-            feat_extract_norm="layer", vocab_size=7, conv_kernel=(400,), conv_stride=(320,), pad_token_id=0
+            model_type="wav2vec2",
+            feat_extract_norm="layer",
+            vocab_size=7,
+            conv_kernel=(400,),
+            conv_stride=(320,),
+            pad_token_id=0,
         )
 
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
