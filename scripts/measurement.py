@@ -20,7 +20,7 @@ class Meter:
         self.warm_up, self.forwards, self.padded_samples, self.started = warm_up, 0, 0, 0.0
         self.peak_memory = watch_memory()
         # Before all other hooks: the one for group norm takes the arguments apart.
-        model.wav2vec2.register_forward_pre_hook(self._count, prepend=True)
+        model.base_model.register_forward_pre_hook(self._count, prepend=True)
 
     def _count(self, module: object, arguments: tuple[Any, ...]) -> None:
         if self.forwards == self.warm_up:
