@@ -79,7 +79,8 @@ class FileEngine:
 
     The next window is of the key with the least work so far, and of its recordings the one with the least: a short
     recording does not wait for a long one, and many recordings of one key do not delay another's (least attained
-    service, Kleinrock 1976, within fair queueing by key). So that live sessions go first, the threads have a lower
+    service, Kleinrock 1976, within fair queueing by key). The seconds that a recording has been here are taken from its
+    work, so that new ones do not keep it waiting for ever. So that live sessions go first, the threads have a lower
     priority than others of the process (on Linux), and no computation begins while `must_wait` says that they wait.
     """
 
@@ -164,7 +165,7 @@ class FileEngine:
 
     def _choose(self) -> list[Job]:
         """Take the jobs of the next step out of those that wait: one, or on a GPU several of the same model."""
-        order = sorted(self._waiting, key=lambda job: (self._work[job.key], job.computed_seconds, job.arrived))
+        order = sorted(self._waiting, key=lambda job: (self._work[job.key], job.computed_seconds + job.arrived))
         first = order[0].recogniser
         most = 1 if first.device.type == "cpu" else _GPU_RECORDINGS
         chosen = [job for job in order if job.recogniser is first][:most]
@@ -181,6 +182,8 @@ class FileEngine:
             seconds = sum(map(len, job.windows)) / job.recogniser.sampling_rate
             job.computed_seconds += seconds
             audio_seconds += seconds
+            with self._changed:
+                self._work[job.key] += seconds
         if audio_seconds:
             self._on_step(Step(audio_seconds, time.monotonic() - began))
         for job, rows in computed.items():
@@ -223,7 +226,6 @@ class FileEngine:
 
     def _decode(self, job: Job, rows: Sequence[NDArray[np.float32]]) -> None:
         """Decode logits, and read on: a recording without further windows ends now, and waits for no other."""
-        seconds = sum(map(len, job.windows)) / job.recogniser.sampling_rate
         try:
             words = job.transcription.take(rows)
             if words:
@@ -233,7 +235,6 @@ class FileEngine:
             return
         if self._read(job):
             with self._changed:
-                self._work[job.key] += seconds
                 self._waiting.append(job)
                 self._changed.notify()
 

@@ -1,5 +1,7 @@
 """Commands on a Ray cluster of two nodes: the files, texts, scores and exit codes of the plain command."""
 
+import functools
+import http.server
 import json
 import os
 import shutil
@@ -86,6 +88,33 @@ def test_files_failures_and_exit_code_are_those_of_the_plain_command(
     assert not find_actors()
 
 
+def test_recordings_at_urls_are_fetched_where_they_are_computed(
+    nodes: Nodes, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: Any) -> None:
+            asked.append(format % arguments)
+
+    for number in range(3):
+        write_noise(tmp_path / "web" / f"{number}.wav", 1 + number, number)
+    handler = functools.partial(Handler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        urls = [f"{root}/{name}" for name in ("0.wav", "gone.wav", "1.wav", "2.wav")]
+        common = ("transcribe", model, *urls, "--precision", "float32", "--output")
+        plain = run(capsys, *common, tmp_path / "plain")
+        on_cluster = run(capsys, *common, tmp_path / "cluster", "--engine", "ray", "--address", nodes.address)
+        server.shutdown()
+    assert plain[0] == on_cluster[0] == 2 and len(read_folder(tmp_path / "plain")) == 3
+    assert read_folder(tmp_path / "plain") == read_folder(tmp_path / "cluster")
+    missing = [[line for line in said.splitlines() if "gone.wav" in line] for _, _, said in (plain, on_cluster)]
+    assert missing[0] == missing[1] and len(missing[0]) == 1
+    assert len([line for line in asked if "/2.wav" in line and "GET" in line]) >= 2
+
+
 def test_bad_input_is_one_sentence(
     nodes: Nodes, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +189,38 @@ def test_a_killed_command_and_a_killed_actor_leave_each_file_once(
     for number in range(400):
         assert (output / f"{number:03d}.txt").read_text() == (tmp_path / f"plain/{number % 4}.txt").read_text()
     assert count() == 400 and len(list(output.iterdir())) <= 401  # The killed command may have left a part of one file.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["Ctrl-C", "head"])
+def test_an_interruption_and_the_end_of_the_head_are_a_sentence_and_lose_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ends: str
+) -> None:
+    talk = write_noise(tmp_path / "talk.wav", 2)
+    (tmp_path / "talks").mkdir()
+    for number in range(400):
+        os.link(talk, tmp_path / "talks" / f"{number:03d}.wav")
+    output = tmp_path / "out"
+    common = ["transcribe", model, tmp_path / "talks", "--output", output, "--precision", "float32"]
+    command = [sys.executable, "-m", "finetune", *common, "--engine", "ray", "--address"]
+    with started_nodes() as own:
+        with started([*command, own.address], PYTHONPATH=os.environ["PYTHONPATH"]) as program:
+            program.wait_for(lambda: len(list(output.glob("*.txt"))) >= 20)
+            if ends == "head":
+                own.kill(own.cluster.head_node)
+            else:
+                program.process.send_signal(signal.SIGINT)
+            said = program.wait(120)
+        texts = read_folder(output)
+        assert 20 <= len(texts) < 400 and "Traceback" not in said
+        assert said.splitlines()[-1].startswith(
+            "finetune: The Ray cluster is gone" if ends == "head" else "finetune: interrupted"
+        )
+        assert program.process.returncode == (2 if ends == "head" else 130)
+    # The plain command goes on where the cluster ended, and all texts are equal.
+    assert run(capsys, *common, "--resume")[0] == 0
+    found = read_folder(output)
+    assert len(found) == 400 and texts.items() <= found.items() and len(set(found.values())) == 1
 
 
 @pytest.mark.slow

@@ -7,16 +7,19 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from finetune.inference.utterance_statistics import Distribution, UtteranceStatistics
 from finetune.serving.metrics import Metrics
+from finetune.streams.metrics import StreamMetrics
 
 DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
 RULES, DASHBOARD = DEPLOY / "alerts.yaml", DEPLOY / "dashboard.json"
@@ -241,8 +244,18 @@ def list_expressions() -> list[str]:
     return [*(rule["expr"] for rule in ALERTS), *targets, *variables]
 
 
+def render_streams() -> str:
+    """What a consumer renders that has done a message."""
+    metrics = StreamMetrics()
+    metrics.message("recording", "result")
+    metrics.error("unreadable")
+    metrics.lag({("speech", 0): 1})
+    return generate_latest(metrics.registry).decode()
+
+
 def test_rules_and_dashboard_use_metrics_and_labels_that_there_are(rendered: str) -> None:
-    samples = [sample for family in text_string_to_metric_families(rendered) for sample in family.samples]
+    both = chain(text_string_to_metric_families(rendered), text_string_to_metric_families(render_streams()))
+    samples = [sample for family in both for sample in family.samples]
     known = {sample.name for sample in samples} | {"up"}
     used = [list_names(expression) for expression in list_expressions()]
     assert all(used) and set().union(*used) <= known

@@ -1,6 +1,7 @@
 """The engine: who is computed next, what a full queue says, and what ends a recording."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ def test_many_recordings_of_one_key_do_not_delay_another_key(engine: FileEngine,
     assert len(slow.lengths) <= 6 + 6 + 8
     for job in many:
         job.done.result(30)
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_long_recording_ends_although_short_ones_never_do(transcriber: Transcriber, key: str) -> None:
+    """Of the same key it gets a window for each that it has waited as long as, of another one half of the work."""
+    engine, slow = FileEngine(1, 8), SlowRecogniser(transcriber.recogniser)
+    long = make_job(transcriber, key, talk(3, 0)[0], slow)
+    short, shorts = talk(1, 1)[0], deque[Job]()
+
+    def submit_short() -> None:
+        shorts.append(make_job(transcriber, "a", short, slow))
+        engine.submit(shorts[-1])
+
+    for _ in range(4):
+        submit_short()
+    engine.submit(long)
+    for _ in range(400):
+        shorts.popleft().done.result(30)
+        if long.done.done():
+            break
+        submit_short()
+    assert long.done.done()
+    engine.close(5)
 
 
 def test_a_full_engine_refuses_and_says_when_to_come_back(transcriber: Transcriber) -> None:
