@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from finetune.commands import arguments
 from finetune.errors import UserError
+
+_MIN_SCORE, _MIN_CONFIDENCE = 0.4, 0.8
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -32,7 +35,10 @@ def add_parser(commands: arguments.Commands) -> None:
     ):
         parser.add_argument(name, type=number, default=default, metavar="N", help=f"{meaning} (default: {default:g} s)")
     parser.add_argument(
-        "--min-score", type=float, default=0.4, metavar="N", help="the least score of an utterance (default: 0.4)"
+        "--min-score",
+        type=float,
+        metavar="N",
+        help=f"the least score of an utterance (default: {_MIN_SCORE}; with --transcribe {_MIN_CONFIDENCE})",
     )
     parser.add_argument("--numbers", metavar="LANGUAGE", help="digits in the text are said as words, such as en")
     parser.add_argument("--speaker", metavar="NAME", help="the speaker of all recordings without one in the table")
@@ -41,26 +47,56 @@ def add_parser(commands: arguments.Commands) -> None:
     arguments.add_recognition(parser)
     arguments.add_precision(parser, "auto")
     arguments.add_language(parser)
+    parser.add_argument(
+        "--transcribe",
+        action="store_true",
+        help="without texts: they are what MODEL transcribes (pseudo-labels), and the score is its confidence",
+    )
+    arguments.add_language_model(parser)
+    arguments.add_decoding(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from finetune.commands.segment_pairs import find_long_rows, find_pairs
+    from finetune.commands.segment_pairs import find_long_rows, find_pairs, find_untranscribed
     from finetune.commands.segmentation import Segmenter, segment_pairs
     from finetune.inference.segmentation import Limits
 
-    limits = Limits(options.min_seconds, options.max_seconds, options.min_pause, options.min_score)
+    min_score = options.min_score
+    if min_score is None:
+        min_score = _MIN_CONFIDENCE if options.transcribe else _MIN_SCORE
+    limits = Limits(options.min_seconds, options.max_seconds, options.min_pause, min_score)
+    decoding = _read_decoding(options)
     if (options.corpus is None) == (options.audio is None):
         raise UserError("Expected either AUDIO with its TEXT or --corpus DATA, and found neither or both.")
     output = Path(options.output)
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not options.resume)):
         raise UserError(f"{output} is there already, and nothing is overwritten: --resume goes on in a folder.")
-    if options.corpus is None:
+    if options.transcribe:
+        pairs = find_untranscribed(options.audio, options.speaker, options.allow_outside)
+    elif options.corpus is None:
         pairs = find_pairs(options.audio, options.text, options.speaker, options.allow_outside)
     else:
         pairs = find_long_rows(options.corpus, options.longer_than, options.speaker, options.allow_outside)
     if not pairs:
         raise UserError(f"No row of {options.corpus or options.audio} is to be cut: --longer-than sets another limit.")
     how = {name: getattr(options, name) for name in ("device", "precision", "vad", "language", "numbers")}
-    return segment_pairs(Segmenter(options.model, limits, **how), pairs, output)
+    return segment_pairs(Segmenter(options.model, limits, **how, decoding=decoding), pairs, output)
+
+
+def _read_decoding(options: argparse.Namespace) -> dict[str, Any] | None:
+    """How the model transcribes, None where there are texts; raises UserError for options that exclude each other."""
+    given = {
+        "language_model": options.language_model,
+        "hotwords": {**arguments.read_hotwords(options.hotwords), **dict(options.hotword)},
+        "decoder": options.decoder,
+        "beam_width": options.beam_width,
+    }
+    if not options.transcribe:
+        if any(given.values()):
+            raise UserError("A decoder, a language model and hotwords are for transcribing: add --transcribe.")
+        return None
+    if options.text or options.corpus or options.numbers:
+        raise UserError("--transcribe takes no texts: leave out TEXT, --corpus and --numbers, or --transcribe.")
+    return given

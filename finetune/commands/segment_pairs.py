@@ -57,6 +57,11 @@ def find_pairs(audio: str, text: str | None, speaker: str | None, allow_outside:
     return [_pair(inputs[0], lambda: read_text_file(text), speaker)]
 
 
+def find_untranscribed(audio: str, speaker: str | None, allow_outside: bool) -> list[Pair]:
+    """The recordings at a place, each with an empty text; raises UserError if there are none."""
+    return _name_apart(_pair(each, lambda: "", speaker) for each in find_inputs([audio], allow_outside))
+
+
 def find_long_rows(corpus: str, longer_than: float, speaker: str | None, allow_outside: bool) -> list[Pair]:
     """The rows of all splits of a corpus that are longer than so many seconds, and those that can't be read.
 

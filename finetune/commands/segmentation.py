@@ -6,7 +6,7 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from finetune.data.manifests import format_csv
 from finetune.errors import TransformError, UserError
 from finetune.files import delete, lock_folder, new_folder, write_text
 from finetune.inference.matching import match_text
+from finetune.inference.pseudo_labels import cut_transcript
 from finetune.inference.segmentation import Limits, Passage, cut_passages, find_speech
 from finetune.inference.transcriber import Transcriber
 from finetune.resources.terminal import escape_controls
@@ -39,10 +40,10 @@ _LOST = ("recording", "start", "end", "reason", "text", "heard", "score", "split
 
 
 class Segmenter:
-    """A model and the limits with which recordings are cut; the model is loaded for the first one.
+    """A model and the limits with which recordings are cut.
 
-    `numbers` is the language in which digits of the text are said as words; the other options are those of
-    `Transcriber`.
+    `numbers` is the language in which digits of the text are said as words. With `decoding`, which are more options of
+    `Transcriber`, texts are what the model transcribes (see `cut_transcript`). The others are those of `Transcriber`.
     """
 
     def __init__(
@@ -55,10 +56,14 @@ class Segmenter:
         vad: Literal["energy", "silero"] = "energy",
         language: str | None = None,
         numbers: str | None = None,
+        decoding: Mapping[str, Any] | None = None,
     ) -> None:
         self.limits = limits
-        self.description = repr((model, limits, precision, vad, language, numbers))
-        self.transcriber = Transcriber(model, device=device, precision=precision, detector=vad, language=language)
+        self.description = repr((model, limits, precision, vad, language, numbers, *sorted((decoding or {}).items())))
+        self.transcribes = decoding is not None
+        self.transcriber = Transcriber(
+            model, device=device, precision=precision, detector=vad, language=language, **(decoding or {})
+        )
         self.sampling_rate = self.transcriber.recogniser.sampling_rate
         self._detector = build_detector(vad, self.sampling_rate)
         spoken: tuple[Transform, ...] = ({"numbers_to_words": numbers},) if numbers else ()
@@ -70,8 +75,12 @@ class Segmenter:
 
     def find_passages(self, recording: Recording, text: str, bar: Any) -> list[Passage]:
         """All passages of a recording and its text; raises AudioError, and UserError for an empty text."""
-        match = match_text(self.transcriber, recording, text, self._transforms, on_progress=bar.update)
         speech = find_speech(recording, self._detector, self.sampling_rate, self.limits.min_pause)
+        if self.transcribes:
+            transcript = self.transcriber.transcribe(recording)
+            bar.update(transcript.seconds)
+            return cut_transcript(transcript, speech, self.limits)
+        match = match_text(self.transcriber, recording, text, self._transforms, on_progress=bar.update)
         return cut_passages(match, speech, self.limits)
 
 

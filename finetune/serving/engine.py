@@ -64,6 +64,7 @@ class Job:
     windows: list[Waveform] = field(default_factory=list)  # that are read and not computed
     started: float | None = None
     computed_seconds: float = 0.0  # of audio
+    start: float = 0.0  # the engine's virtual time when it came
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ class FileEngine:
 
     The next window is of the key with the least work so far, and of its recordings the one with the least: a short
     recording does not wait for a long one, and many recordings of one key do not delay another's (least attained
-    service, Kleinrock 1976, within fair queueing by key). The seconds that a recording has been here are taken from its
-    work, so that new ones do not keep it waiting for ever. So that live sessions go first, the threads have a lower
-    priority than others of the process (on Linux), and no computation begins while `must_wait` says that they wait.
+    service, Kleinrock 1976, within fair queueing by key). New ones do not keep it waiting for ever: it is before them
+    as long as it has had less than half of its fair share (as in start-time fair queueing, Goyal 1996). So
+    that live sessions go first, the threads have a lower priority than others of the process (on Linux), and no
+    computation begins while `must_wait` says that they wait.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class FileEngine:
         self._waiting: list[Job] = []
         self._open: set[Job] = set()
         self._work: dict[str, float] = {}  # of each key with jobs, relative to the others
+        self._share = 0.0  # seconds of audio that each recording would have had with half of its fair share
         self._pace = _Pace()
         self._stopped = False
         self._threads = [
@@ -125,6 +128,7 @@ class FileEngine:
                 self._work[job.key] = min(self._work.values(), default=0.0)
             job.done.set_running_or_notify_cancel()  # From here on only the engine ends it.
             self._open.add(job)
+            job.start = self._share
             self._waiting.append(job)
             self._changed.notify()
 
@@ -165,7 +169,9 @@ class FileEngine:
 
     def _choose(self) -> list[Job]:
         """Take the jobs of the next step out of those that wait: one, or on a GPU several of the same model."""
-        order = sorted(self._waiting, key=lambda job: (self._work[job.key], job.computed_seconds + job.arrived))
+        order = sorted(
+            self._waiting, key=lambda job: (self._work[job.key], job.computed_seconds + job.start, job.arrived)
+        )
         first = order[0].recogniser
         most = 1 if first.device.type == "cpu" else _GPU_RECORDINGS
         chosen = [job for job in order if job.recogniser is first][:most]
@@ -184,6 +190,7 @@ class FileEngine:
             audio_seconds += seconds
             with self._changed:
                 self._work[job.key] += seconds
+                self._share += seconds / (2 * len(self._open))
         if audio_seconds:
             self._on_step(Step(audio_seconds, time.monotonic() - began))
         for job, rows in computed.items():

@@ -14,7 +14,7 @@ from finetune.streams.results import Record
 from finetune.streams.settings import StreamSettings
 
 _LOGGER = logging.getLogger(__name__)
-_COMMIT_SECONDS, _TRANSACTION_SECONDS = 1.0, 0.1
+_COMMIT_SECONDS, _TRANSACTION_SECONDS = 1.0, 0.05
 _FULL_SECONDS = 0.1
 _CALL_SECONDS = 10.0
 
@@ -248,7 +248,7 @@ class TransactionalOutput(_Producing):
         _LOGGER.debug(f"a result is not written: {describe_failure(error, self._settings)}")
 
     def advance(self, offsets: Callable[[], Offsets], *, now: bool = False) -> None:
-        """Commit what was sent, ten times a second or `now`; offsets without a record once a second."""
+        """Commit what was sent, twenty times a second or `now`; offsets without a record once a second."""
         self._producer.poll(0)
         self.raise_failure()
         if not now and time.monotonic() < self._next:

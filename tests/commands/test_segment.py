@@ -148,6 +148,36 @@ from finetune.commands import segmentation
 from finetune.inference.recogniser import Recogniser
 Recogniser.load = lambda *_, **__: build_tone_recogniser()
 calls, write = [], segmentation._write_csv
+def test_without_texts_the_models_own_are_kept_where_it_is_sure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_talk(tmp_path / "talks/one.wav", SAID)
+    write_talk(tmp_path / "talks/more/two.wav", SAID[:2], seed=1)
+    (tmp_path / "talks/broken.wav").write_bytes(b"RIFF and no more")
+    corpus = tmp_path / "corpus"
+    common = (tmp_path / "talks", "-o", corpus, "--transcribe")
+    assert segment(*common) == 2
+    rows = read(corpus / "train/metadata.csv")
+    assert sorted(row["text"] for row in rows) == sorted([*SAID, *SAID[:2]])
+    assert {row["speaker"] for row in rows} == {row["file_name"].partition("/")[0] for row in rows}
+    assert all(0.8 <= float(row["score"]) <= 1 for row in rows)
+    [left] = read(corpus / "left_out.csv")
+    assert left["recording"].endswith("broken.wav") and left["reason"].startswith("unreadable audio")
+    table = select_table(load_splits(Source(str(corpus))), "train", Source(str(corpus)))
+    assert len(prepare_split("train", table, DEFAULT_TRANSFORMS, AudioSpec(SAMPLING_RATE, ())).utterances) == 5
+    before = read_all(corpus)
+    assert segment(*common, "--resume") == 2 and read_all(corpus) == before
+    capsys.readouterr()
+    for wrong, sentence in (
+        (("--numbers", "en"), "--transcribe takes no texts"),
+        (("--corpus", corpus), "Expected either AUDIO"),
+    ):
+        assert segment(tmp_path / "talks", "-o", tmp_path / "no", "--transcribe", *wrong) == 2
+        assert sentence in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert segment(tmp_path / "talks", "-o", tmp_path / "no", "--decoder", "beam") == 2
+    assert "add --transcribe" in capsys.readouterr().err
+
+
 def write_once(*arguments):
     calls.append(1)
     if len(calls) == 2:
