@@ -8,14 +8,15 @@ first page is read ten times, as the page of the service and by a reviewer who s
 of 32 kB each; these are exported by a second store, whose speed is compared with a copy of its audio on the same disk.
 Peak memory is that of this process's own pages.
 
-Measured on 2 cores of an AMD EPYC (Zen 4), 100,000 records, 1000 audio files, SQLite, other work on the machine:
+Measured with 1,000,000 records and 2000 audio files, SQLite, on one thread of 2 cores of an Intel Xeon (avx512_bf16,
+amx_bf16) that ten other processes shared, so each time is several times that of an idle machine:
 
-    filling                       20,000 records a second
-    queue, first page             5 to 13 ms (longest 30 ms), of a reviewer 5 to 9 ms (longest 16 ms)
-    reading all corrections       67,000 in 5 s, 133,000 (of 200,000 records) in 13 s: more than proportional
-    counting                      0.5 s
-    peak memory                   347 MB, as before reading
-    copy of the audio             7 MB/s in files of 32 kB, each synced; an export is not measured yet
+    filling                       572 s
+    queue, first page             77 ms (longest 97 ms), of a reviewer 84 ms (longest 101 ms)
+    reading all corrections       666,667 in 184 s, 3,600 a second; no more memory
+    counting                      9.1 s
+    export                        110 % of the speed of a copy of the same audio, synced (4.2 MB/s in files of 32 kB)
+    peak memory                   350 MB, 2 MB more after the export
 """
 
 from __future__ import annotations
