@@ -4,8 +4,9 @@
 
 MODEL is the first champion, RECIPE the quickstart's with its corpus, and AN4 a folder with the audio of CMU AN4 and its
 `metadata.csv`. The tenth of AN4 whose speakers `recipes/an4` holds out is only read for the final table; the
-others arrive in batches, by speaker. Of each batch one speaker is the snapshot's validation split and one its test
-split, by a hash of the name. `--wrong` of the corrections have the text of another utterance, in every split.
+others arrive in batches, by speaker. Of each batch one speaker is the snapshot's validation split and
+`--test-speakers` are its test split, by a hash of the name. `--wrong` of the corrections have the text of another
+utterance, in every split.
 
 After each batch the snapshot has all until then, `improve` makes a candidate of the current champion, and it is
 promoted if the gate passes. Beside it: `naive` trains on the newest batch alone, without replay, averaging or a gate,
@@ -116,14 +117,14 @@ def shuffle_texts(batch: Sequence[Correction], seed: int) -> list[Correction]:
     return [replace(each, text=batch[place].text) for each, place in zip(batch, order, strict=True)]
 
 
-def write_snapshot(folder: Path, batches: Sequence[Sequence[Correction]]) -> Path:
-    """The folder that a feedback store exports; of each batch a speaker is for validation and one for the test."""
+def write_snapshot(folder: Path, batches: Sequence[Sequence[Correction]], test_speakers: int = 1) -> Path:
+    """The folder that a feedback store exports; of each batch a speaker is for validation and some for the test."""
     if folder.exists():
         return folder
     splits: dict[str, list[Correction]] = {"train": [], "validation": [], "test": []}
     for batch in batches:
-        validation, test, *_ = sorted({each.speaker for each in batch}, key=hash_name)
-        roles = {validation: "validation", test: "test"}
+        validation, *others = sorted({each.speaker for each in batch}, key=hash_name)
+        roles = {validation: "validation", **dict.fromkeys(others[:test_speakers], "test")}
         for each in batch:
             splits[roles.get(each.speaker, "train")].append(each)
     with new_folder(folder) as partial:
@@ -163,7 +164,7 @@ class Year:
 
         self.output, self.first = Path(options.output), Path(options.model)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.steps_per_batch = options.steps_per_batch
+        self.steps_per_batch, self.test_speakers = options.steps_per_batch, options.test_speakers
         self.recipe = load_recipe(Path(options.recipe), [*OVERRIDES, *options.overrides])
         limits = GateLimits(margin=options.margin, min_utterances=options.min_utterances)
         shares = SHARES if options.average else (1.0,)
@@ -174,6 +175,10 @@ class Year:
         self.batches = make_batches(arriving, options.batches, options.wrong)
         self.file = self.output / "year.json"
         self.results: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def snapshot(self, name: str, batches: Sequence[Sequence[Correction]]) -> Path:
+        """A snapshot of batches in the folder of this simulation."""
+        return write_snapshot(self.output / "snapshots" / name, batches, self.test_speakers)
 
     def keep(self, key: str, measure: Callable[[], Any]) -> Any:
         """The result of a name, measured unless it is known."""
@@ -225,7 +230,7 @@ class Year:
         champion, options = self.first, self.options
         for batch in range(1, batches + 1):
             name = f"batch-{batch:02d}"
-            snapshot = write_snapshot(self.output / "snapshots" / name, self.batches[:batch])
+            snapshot = self.snapshot(name, self.batches[:batch])
             improvement = self.improve(name, champion, snapshot, options, batch)
             if improvement.passed:
                 champion = improvement.model
@@ -240,13 +245,13 @@ class Year:
         model = self.first
         for batch in range(1, batches + 1):
             name = f"naive-{batch:02d}"
-            snapshot = write_snapshot(self.output / "snapshots" / name, self.batches[batch - 1 : batch])
+            snapshot = self.snapshot(name, self.batches[batch - 1 : batch])
             model = self.train(name, model, snapshot, self.recipe, 0.0)
             self.measure(name, model)
 
     def all_at_once(self, batches: int) -> None:
         """All batches in one training of the first champion, with replay."""
-        snapshot = write_snapshot(self.output / "snapshots" / f"batch-{batches:02d}", self.batches[:batches])
+        snapshot = self.snapshot(f"batch-{batches:02d}", self.batches[:batches])
         share, recipe = self.options.replay_share, self.lengthen(batches)
         self.measure("all at once", self.train("all-at-once", self.first, snapshot, recipe, share))
 
@@ -268,7 +273,7 @@ class Year:
         """Candidates of the first batch by share of replay, each averaged with the first champion by its own share."""
         from finetune.run.averaging import write_average
 
-        snapshot = write_snapshot(self.output / "snapshots" / "batch-01", self.batches[:1])
+        snapshot = self.snapshot("batch-01", self.batches[:1])
         for replay in REPLAY_SHARES:
             candidate = self.train(f"replay-{replay:g}", self.first, snapshot, self.recipe, replay)
             for share in SHARES:
@@ -280,7 +285,7 @@ class Year:
         """Candidates of the first batch with shuffled texts: whether the gate stops each."""
         for seed in range(seeds):
             name = f"poison-{seed:02d}"
-            snapshot = write_snapshot(self.output / "snapshots" / name, [shuffle_texts(self.batches[0], seed)])
+            snapshot = self.snapshot(name, [shuffle_texts(self.batches[0], seed)])
             improvement = self.improve(name, self.first, snapshot, self.options)
             verdict = {"passed": improvement.passed, "reasons": improvement.refusals}
             self.keep(f"gate {name}", verdict.copy)
@@ -341,6 +346,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--replay-share", type=float, default=0.7, help="share of old utterances (default: 0.7)")
     parser.add_argument("--average", action=argparse.BooleanOptionalAction, default=True, help="average with champion")
+    parser.add_argument("--test-speakers", type=int, default=1, metavar="N", help="of each batch (default: 1)")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of wrong corrections (default: 0.05)")
     parser.add_argument("--margin", type=float, default=0.01, help="the gate's margin on the golden set, a fraction")
     parser.add_argument("--min-utterances", type=int, default=10, help="that the gate requires of each test set")

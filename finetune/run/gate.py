@@ -164,7 +164,18 @@ def check_snapshot(change: WerChange, limits: GateLimits) -> Check:
     enough = change.utterances >= limits.min_utterances and change.interval is not None
     passed = enough and change.interval is not None and change.interval.high < 0
     expected = "the whole 95 % interval of the WER difference is below 0"
-    return Check("corrections better", passed, _describe_change(change, limits), expected)
+    found = _describe_change(change, limits)
+    if enough and not passed and (needed := _count_needed(change)):
+        found += f"; with some {needed} utterances, of as many more speakers, such a difference would be certain"
+    return Check("corrections better", passed, found, expected)
+
+
+def _count_needed(change: WerChange) -> int | None:
+    """How many utterances would make an improvement certain, as an interval's width falls with their root."""
+    if change.difference is None or change.interval is None or change.difference >= 0:
+        return None
+    needed = change.utterances * ((change.interval.high - change.difference) / change.difference) ** 2
+    return math.ceil(needed / 10) * 10
 
 
 def check_parity(problem: str | None, utterances: int) -> Check:

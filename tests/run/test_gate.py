@@ -38,6 +38,15 @@ def test_the_corrections_must_be_better(high, passed):
     assert check_snapshot(replace(CHANGE, interval=Interval(-0.3, high)), LIMITS).passed is passed
 
 
+def test_an_uncertain_improvement_says_how_many_utterances_it_needs():
+    uncertain = replace(CHANGE, utterances=120, difference=-0.04, interval=Interval(-0.08, 0.02))
+    found = check_snapshot(uncertain, LIMITS).found
+    # The upper half of the interval is 6 points wide, and has to be 4: (6 / 4)² times as many.
+    assert found.endswith("; with some 270 utterances, of as many more speakers, such a difference would be certain")
+    for other in (replace(uncertain, difference=0.01), replace(uncertain, interval=Interval(-0.08, -0.01))):
+        assert "certain" not in check_snapshot(other, LIMITS).found
+
+
 @pytest.mark.parametrize("check", [check_golden, check_snapshot])
 def test_too_few_utterances_are_a_refusal_that_says_so(check):
     few = check(replace(CHANGE, utterances=19), LIMITS)
