@@ -11,18 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 
 from finetune.audio.waveforms import Waveform
 from finetune.evaluation.comparison import Comparison, compare
 from finetune.evaluation.intervals import Interval, bootstrap
 from finetune.evaluation.results import Result, count_results
-from finetune.evaluation.scores import count, count_reference_words, percent
+from finetune.evaluation.scores import Scores, count, count_errors, count_reference_words, percent
 from finetune.inference.recogniser import Recogniser
 from finetune.run.averaging import WEIGHTS
 from finetune.run.candidate import DOMAIN
 
 _UNKNOWN_DOMAIN = "unknown"
+_SHUFFLES = 99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,28 @@ def _count_needed(change: WerChange) -> int | None:
         return None
     needed = change.utterances * ((change.interval.high - change.difference) / change.difference) ** 2
     return math.ceil(needed / 10) * 10
+
+
+def check_texts(after: Sequence[Result]) -> Check:
+    """Whether a candidate fits each recording's own text better than those of others: shuffled texts it can't.
+
+    A permutation test with 99 shuffles: of corrections whose texts are not of their recordings one in a hundred passes.
+    Without it a model that only learns which words are frequent may be better than one that does not know the domain.
+    """
+    references, hypotheses = [each.reference for each in after], [each.hypothesis for each in after]
+    own, rng = _character_error_rate(references, hypotheses), np.random.default_rng(0)
+    shuffled = [
+        _character_error_rate([references[place] for place in rng.permutation(len(references))], hypotheses)
+        for _ in range(_SHUFFLES if own is not None else 0)
+    ]
+    lowest = min((each for each in shuffled if each is not None), default=None)
+    found = f"CER {percent(own)} with their own texts, {percent(lowest)} or more with those of others"
+    passed = own is not None and lowest is not None and (own < lowest or len(set(references)) == 1)
+    return Check("texts belong to the recordings", passed, found, "fewer errors with their own texts, in 99 shuffles")
+
+
+def _character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    return Scores.from_counts(count_errors(references, hypotheses), 0.0).cer
 
 
 def check_parity(problem: str | None, utterances: int) -> Check:

@@ -8,6 +8,7 @@ import numpy as np
 from finetune.audio.waveforms import AudioError, Waveform
 from finetune.data.corpus import Split
 from finetune.errors import UserError
+from finetune.evaluation.results import Result
 from finetune.inference.recogniser import Recogniser
 from finetune.publishing.parity import require_parity
 from finetune.run.candidate import Speech
@@ -20,6 +21,7 @@ from finetune.run.gate import (
     check_size,
     check_snapshot,
     check_speed,
+    check_texts,
     measure_size,
     measure_speeds,
 )
@@ -35,19 +37,21 @@ def check_models(
     before: Recogniser,
     after: Recogniser,
     changes: tuple[WerChange, WerChange],
+    corrections_after: Sequence[Result],
     speech: Speech,
     limits: GateLimits,
 ) -> list[Check]:
     """All checks of a model and its champion, with their recognisers `after` and `before`.
 
-    `changes` are those of the golden set and of the snapshot's test split. The recogniser `after` decodes greedily
-    afterwards.
+    `changes` are those of the golden set and of the snapshot's test split, of which the model has the results
+    `corrections_after`. The recogniser `after` decodes greedily afterwards.
     """
     golden, corrections = changes
     speeds = measure_speeds(before, after, read_some(speech.golden, before.sampling_rate))
     return [
         check_golden(golden, limits),
         check_snapshot(corrections, limits),
+        check_texts(corrections_after),
         _measure_parity(model, after, speech.old.validation),
         check_size(measure_size(champion), measure_size(model), limits),
         check_speed(speeds, limits),

@@ -265,7 +265,7 @@ def _judge(
     corrections = [each.results for each in tests] or [[], []]
     changes = measure_change(GOLDEN, *(each.results for each in golden)), measure_change("corrections", *corrections)
     _write_scores(model, [golden[-1], *tests[1:]])
-    checks = check_models(champion, model, before, after, changes, speech, options.limits)
+    checks = check_models(champion, model, before, after, changes, corrections[-1], speech, options.limits)
     improvement = Improvement(
         model=model,
         checks=tuple(checks),

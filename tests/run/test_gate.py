@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from finetune.evaluation.intervals import Interval
@@ -16,6 +17,7 @@ from finetune.run.gate import (
     check_size,
     check_snapshot,
     check_speed,
+    check_texts,
     measure_change,
     measure_domains,
 )
@@ -54,6 +56,23 @@ def test_too_few_utterances_are_a_refusal_that_says_so(check):
     assert few.found == "too few utterances: 19 utterances, expected at least 20"
     assert not check(replace(CHANGE, interval=None), LIMITS).passed
     assert check(replace(CHANGE, utterances=20), LIMITS).passed
+
+
+def test_texts_of_other_recordings_are_refused_though_the_model_knows_which_words_are_frequent():
+    rng = np.random.default_rng(0)
+    spoken = [" ".join(rng.choice(["one", "two", "three", "four"], size=4)) for _ in range(40)]
+
+    def judge(references, hypotheses):
+        named = enumerate(zip(references, hypotheses, strict=True))
+        return check_texts([replace(result(str(n), heard), reference=text) for n, (text, heard) in named])
+
+    assert judge(spoken, spoken).passed
+    half = [text[: len(text) // 2] for text in spoken]
+    assert judge(spoken, half).passed
+    assert not judge([spoken[place] for place in rng.permutation(40)], spoken).passed
+    assert not judge(spoken, ["two"] * 40).passed
+    assert judge(["yes"] * 40, ["yes"] * 40).passed  # There is nothing to shuffle.
+    assert not judge([], []).passed
 
 
 def test_another_text_of_transformers_is_refused():

@@ -50,7 +50,8 @@ def test_a_real_improvement_passes(improved, champion):
     found, output = improved
     assert found.passed, found.refusals
     assert [check.name for check in found.checks] == [
-        "golden set no worse", "corrections better", "parity with Transformers", "size", "speed",
+        "golden set no worse", "corrections better", "texts belong to the recordings", "parity with Transformers",
+        "size", "speed",
     ]  # fmt: skip
     assert found.corrections.after < found.corrections.before - 0.3
     assert [each.name for each in found.domains] == ["phone0", "phone1"]
@@ -206,7 +207,7 @@ def test_a_missing_test_split_of_the_snapshot_is_a_refusal(champion, write_snaps
     found = improve(champion, small, improve_recipe(4), tmp_path / "output", SHORT)
     assert not found.passed
     assert any("too few utterances: 0 utterances" in reason for reason in found.refusals)
-    assert len(found.checks) == 5
+    assert len(found.checks) == 6
 
 
 def test_what_cannot_be_used_is_one_sentence(
