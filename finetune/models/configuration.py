@@ -97,10 +97,10 @@ def build_config(architecture: dict[str, Any]) -> Any:
     kind: Any = Wav2Vec2Config
     known = list(vars(Wav2Vec2Config()))
     if "type" in values:
-        name = values.pop("type")
+        name = str(values.pop("type"))
         if name not in CONFIGS:
             raise UserError(
-                f"model.architecture: unknown type {name}{did_you_mean(str(name), CONFIGS)} expected "
+                f"model.architecture: unknown type {name[:40]}{did_you_mean(name, CONFIGS)} expected "
                 f"{' or '.join(CONFIGS)}, or no type for a wav2vec2."
             )
         kind, known = CONFIGS[name], list_keys(CONFIGS[name])

@@ -99,6 +99,11 @@ def get_relative(config: Any) -> Relative:
     return RELATIVES[config.model_type]
 
 
+def is_baseline(kind: Any) -> bool:
+    """Whether a model_type is that of a baseline, which Transformers knows only after `finetune.models.baselines`."""
+    return kind in RELATIVES and RELATIVES[kind].baseline
+
+
 def refuse_kind(label: str, kind: Any) -> UserError:
     """The error for a model of another architecture."""
     shown, others = str(kind)[:100], ", ".join(list(RELATIVES)[1:])
