@@ -107,7 +107,6 @@ class LSTMConfig(BaselineConfig):
 
     model_type = "finetune_lstm"
 
-    hidden_size: int = 320
     num_hidden_layers: int = 3
 
     @property
@@ -128,7 +127,6 @@ class CNNConfig(BaselineConfig):
 
     model_type = "finetune_cnn"
 
-    hidden_size: int = 256
     num_hidden_layers: int = 8
     kernel_size: int = 9
 

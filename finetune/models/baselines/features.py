@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,10 +41,7 @@ class SpectralFeatures(nn.Module):
 
         Without lengths all samples are valid. Computed in float32.
         """
-        kind = waveforms.device.type
-        # Exported graphs have no such context, which is only entered where it is needed.
-        exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
-        with exact:
+        with without_autocast(waveforms.device.type):
             windows = self._transform(waveforms.float()[:, None])
         num_windows = windows.shape[-1]
         if lengths is None:
@@ -67,6 +65,11 @@ class SpectralFeatures(nn.Module):
         if self.cosines is None:
             return energies
         return nn.functional.conv1d(energies, self.cosines.to(waveforms.device))
+
+
+def without_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
+    """A context without autocast on a kind of device; exported graphs do not have it."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def _build_filters(config: BaselineConfig) -> tuple[np.ndarray, np.ndarray]:

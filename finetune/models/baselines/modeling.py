@@ -9,14 +9,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from finetune.models.baselines.configuration import BaselineConfig, CNNConfig, LSTMConfig
-from finetune.models.baselines.features import SpectralFeatures
+from finetune.models.baselines.features import SpectralFeatures, without_autocast
 
 
 class LSTMLayer(GradientCheckpointingLayer):
     """One layer in both directions (Graves and Schmidhuber 2005), layer norm and dropout.
 
     Each utterance is reversed by itself, so that its padding comes last in both directions and changes nothing. Packed
-    sequences do the same, and are several times slower on a CPU (recipes/baselines).
+    sequences do the same, and are slower on a CPU, where autocast to bf16 is slower, too (recipes/baselines).
     """
 
     def __init__(self, config: LSTMConfig, input_size: int) -> None:
@@ -28,8 +28,9 @@ class LSTMLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden: torch.Tensor, reverse: torch.Tensor | None) -> torch.Tensor:
         """(batch, frames, input) to (batch, frames, output); `reverse` is that of `LSTMEncoder`."""
-        ahead, _ = self.ahead(hidden)
-        back, _ = self.back(_reverse(hidden, reverse))
+        with without_autocast("cpu"):
+            ahead, _ = self.ahead(hidden)
+            back, _ = self.back(_reverse(hidden, reverse))
         return self.dropout(self.norm(torch.cat([ahead, _reverse(back, reverse)], -1)))
 
 
