@@ -86,6 +86,13 @@ def test_features_are_float32_in_models_of_16_bits():
         assert torch.equal(build().baseline.feature_extractor(waveform, None), expected)
 
 
+def test_an_lstm_computes_in_float32_on_a_cpu():
+    model, waveform = build("lstm").baseline, draw(8000)[None]
+    expected = model(waveform).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(waveform).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("values", [{}, {"sampling_rate": 8000}, {"stacked_frames": 3, "hop_seconds": 0.0125}])
 @pytest.mark.parametrize("kind", ["lstm", "cnn"])
 def test_there_are_as_many_frames_as_promised(kind, values):
