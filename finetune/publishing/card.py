@@ -113,7 +113,7 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         machine=format_machine(machine) if machine else None,
         versions=_list_versions(versions),
         command=_build_command(record),
-        architecture=_ARCHITECTURES.get(record.get("model_type"), "a wav2vec2 model"),
+        architecture=_ARCHITECTURES.get(str(record.get("model_type")), "a wav2vec2 model"),
         baseline=is_baseline(record.get("model_type")),
         local=record["local_keys"] or any(source["local"] for source in record["sources"]),
         count=count,
