@@ -1,6 +1,8 @@
 """What a user can mend, and how a fault of the package itself is named."""
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -43,6 +45,12 @@ def format_error(error: Exception) -> str:
     if not lines:
         return kind
     return f"{kind} {lines[0][:300]}" if isinstance(error, KeyError) else lines[0][:300]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The text after "unknown NAME" in an error, with the most similar of the known names if one is similar."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ";"
 
 
 def describe_fault(error: Exception) -> str:

@@ -1,4 +1,7 @@
-"""Bases of each architecture: random weights, and the published configuration except for widths and depths."""
+"""Bases of each architecture: random weights, and the published configuration except for widths and depths.
+
+The baselines, which nobody published, are among them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ LARGE: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": T
 CONFORMER: dict[str, Any] = {"feat_extract_norm": "layer", "conv_bias": True, "hidden_act": "swish"}
 _SEW_CHANNELS = [8, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24]
 _SMALL_MODEL: dict[str, Any] = {"conv_dim": [16] * 7}
+
+# For the tones of the tests, a few bins.
+_BASELINE: dict[str, Any] = {"num_mel_bins": 32, "num_coefficients": 20}
 
 # The published checkpoint whose configuration it is, its model_type, and what differs from the class's defaults.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,6 +42,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "wav2vec2-conformer",
         _SMALL_MODEL | CONFORMER | {"position_embeddings_type": "rotary"},
     ),
+    "type: lstm": ("finetune_lstm", _BASELINE),
+    "type: lstm, features: mfcc": ("finetune_lstm", _BASELINE | {"features": "mfcc"}),
+    "type: cnn": ("finetune_cnn", _BASELINE),
 }
 # One for each architecture.
 CHOSEN = {kind: name for name, (kind, _) in reversed(PUBLISHED.items())}
@@ -45,8 +54,11 @@ def write_relative(folder: Path, name: str) -> str:
     """Write a base with the configuration of a published checkpoint; returns its folder."""
     from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
+    import finetune.models.baselines  # noqa: F401  # Registers them.
+
     kind, values = PUBLISHED[name]
-    config = AutoConfig.for_model(kind, **NARROW, **values)
+    narrow = {key: NARROW[key] for key in ("hidden_size", "num_hidden_layers")} if name.startswith("type") else NARROW
+    config = AutoConfig.for_model(kind, **narrow, **values)
     torch.manual_seed(0)
     model = AutoModel.from_config(config)
     for module in model.modules():

@@ -137,7 +137,8 @@ def test_what_a_recipe_asks_for_is_not_there(
     [
         ({"conv_dim": [16, 16]}, "`len(config.conv_dim)` == `len(config.conv_stride)`"),
         ({"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
-        ({"hiden_size": 32}, "unknown keys hiden_size"),
+        ({"hiden_size": 32}, "unknown keys hiden_size; did you mean hidden_size?"),
+        ({"type": "lstm", "feature": "mfcc"}, "unknown keys feature; did you mean features?"),
     ],
 )
 def test_an_architecture_that_cant_be(

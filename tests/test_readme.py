@@ -60,6 +60,14 @@ def test_each_recipe_has_a_page_with_its_command(recipe: str) -> None:
     assert f"(recipes/{recipe})" in README
 
 
+def test_the_page_of_the_baselines_has_the_command_of_each() -> None:
+    folder = ROOT / "recipes" / "baselines"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    recipes = sorted(folder.glob("*.yaml"))
+    assert recipes and all(f"finetune train recipes/baselines/{file.name}\n" in page for file in recipes)
+    assert re.search(r"\d %", page) and "(recipes/baselines)" in README
+
+
 def test_no_placeholder_is_left() -> None:
     pages = [ROOT / "README.md", *(ROOT / "recipes").rglob("README.md"), *(ROOT / "scripts" / "docs").rglob("*.md")]
     placeholder = re.compile(r"\b(?!HF_|RAY_)[A-Z0-9]+_[A-Z]+\b")

@@ -13,7 +13,12 @@ from finetune.data.batching import Batch, BatchOptions, Masking, SpeechBatches
 from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.models.build import build_model
-from finetune.models.configuration import encoder_convolutions, load_config, load_feature_extractor
+from finetune.models.configuration import (
+    count_features,
+    encoder_convolutions,
+    load_config,
+    load_feature_extractor,
+)
 from finetune.text.transcripts import DEFAULT_TRANSFORMS
 from finetune.text.vocabulary import PAD, build_vocabulary
 
@@ -45,20 +50,22 @@ def build(base_folder: Path) -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def make_batch(base_folder: Path, corpus_folder: Path) -> Callable[..., Batch]:
-    """`make_batch(0, 2, mask_time=(0.3, 4), epoch=0)` collates the training utterances 0 and 2."""
+    """`make_batch(0, 2, mask_time=(0.3, 4), epoch=0)` collates the training utterances 0 and 2, for a `base`."""
     source = Source(str(corpus_folder))
-    config = load_config(str(base_folder))
-    extractor = load_feature_extractor(str(base_folder), config)
-    audio_spec = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
-    split = prepare_split("train", select_table(load_splits(source), "train", source), DEFAULT_TRANSFORMS, audio_spec)
 
     def make(
         *indices: int,
+        base: str = str(base_folder),
         mask_time: tuple[float, int] = (0.0, 1),
         mask_feature: tuple[float, int] = (0.0, 1),
         epoch: int = 0,
     ) -> Batch:
-        masking = Masking(*mask_time, *mask_feature, num_features=config.hidden_size)
+        config = load_config(base)
+        extractor = load_feature_extractor(base, config)
+        audio_spec = AudioSpec(extractor.sampling_rate, encoder_convolutions(config))
+        table = select_table(load_splits(source), "train", source)
+        split = prepare_split("train", table, DEFAULT_TRANSFORMS, audio_spec)
+        masking = Masking(*mask_time, *mask_feature, num_features=count_features(config))
         data = SpeechBatches(split, BatchOptions(VOCABULARY, extractor, audio_spec, Augmentation(), masking, seed=0))
         return data.collate([data[(epoch, index, 0)] for index in indices])
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune.errors import UserError, format_error
 from finetune.inference.onnx_graph import list_operators
+from finetune.inference.onnx_lstm import onnx_lstm
 from finetune.models.relatives import get_relative
 from finetune.resources.machine import list_instruction_sets
 
@@ -146,7 +147,7 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
             nn.utils.parametrize.remove_parametrizations(module, "weight")
     large = sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES
     exact = folder / ("float32.onnx" if int8 else FILE)
-    with torch.no_grad():
+    with torch.no_grad(), onnx_lstm(model):
         program = torch.onnx.export(
             _Logits(model).eval(),
             (torch.zeros(1, 16000),),

@@ -78,17 +78,19 @@ def _configure_training(config: Any, dropout: float, mask_time_probability: floa
     """Set dropout, masking and the loss in a configuration."""
     if config.model_type != "unispeech-sat":  # It takes numbers only.
         config.bos_token_id = config.eos_token_id = None
-    config.hidden_dropout = config.attention_dropout = config.activation_dropout = dropout
-    config.feat_proj_dropout = config.final_dropout = dropout
+    config.hidden_dropout = config.final_dropout = dropout
+    config.ctc_zero_infinity = True
+    config.ctc_loss_reduction = "mean"
+    # Batches carry their masks; masks drawn by the model would depend on the order of the batches.
+    config.apply_spec_augment = mask_time_probability > 0
+    if get_relative(config).baseline:
+        return
+    config.attention_dropout = config.activation_dropout = config.feat_proj_dropout = dropout
     if hasattr(config, "conformer_conv_dropout"):
         config.conformer_conv_dropout = dropout
     config.layerdrop = 0.0  # `drop_layers` does it.
-    # Batches carry their masks; masks drawn by the model would depend on the order of the batches.
-    config.apply_spec_augment = mask_time_probability > 0
     config.mask_time_prob = mask_time_probability
     config.mask_feature_prob = 0.0
-    config.ctc_zero_infinity = True
-    config.ctc_loss_reduction = "mean"
 
 
 def _load_encoder(
@@ -121,7 +123,8 @@ def _load(
     from transformers import AutoModelForCTC
 
     # Architectures with an attention of their own have no other.
-    fixed = attention == "sdpa" and get_relative(config).own_attention
+    relative = get_relative(config)
+    fixed = attention == "sdpa" and (relative.own_attention or relative.baseline)
     options = {"attn_implementation": None if fixed else attention}
     try:
         if base is None:
@@ -227,8 +230,10 @@ class _MaskedBase(nn.Module):
     masked_spec_embed: nn.Parameter
 
     def _mask_hidden_states(self, hidden: torch.Tensor, mask_time_indices: Any = None, **_: Any) -> torch.Tensor:
-        """Mask (batch, frames, hidden) by the masks over time and over features, each may be None."""
+        """Mask (batch, frames, ..., hidden) by the masks over time and over features, each may be None."""
         over_time, over_features = mask_time_indices or (None, None)
         if over_time is not None and self.config.apply_spec_augment:
             hidden[over_time] = self.masked_spec_embed.to(hidden.dtype)
-        return hidden if over_features is None else hidden.masked_fill(over_features[:, None, :], 0.0)
+        if over_features is None:
+            return hidden
+        return hidden.masked_fill(over_features.reshape(len(hidden), *[1] * (hidden.ndim - 2), -1), 0.0)

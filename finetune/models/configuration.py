@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from finetune.errors import UserError, format_error
+from finetune.errors import UserError, did_you_mean, format_error
 from finetune.models.foreign_models import find_file, require_no_override, require_plain_model
-from finetune.models.relatives import RELATIVES, get_norm, refuse_kind
+from finetune.models.relatives import RELATIVES, get_norm, get_relative, refuse_kind
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import name_model
 
@@ -30,6 +30,8 @@ def load_config(base: str, revision: str | None = None) -> Any:
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
+
+    import finetune.models.baselines  # noqa: F401  # Registers its model types.
 
     try:
         require_plain_model(base, revision)
@@ -81,26 +83,51 @@ def _require_sensible(base: str, revision: str | None) -> None:
 
 
 def build_config(architecture: dict[str, Any]) -> Any:
-    """A `Wav2Vec2Config` with the given values; raises UserError for unknown keys and inconsistent values."""
+    """A `Wav2Vec2Config`, or the configuration of a baseline if there is a `type`, with the given values.
+
+    Raises UserError for unknown keys and inconsistent values.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import Wav2Vec2Config
 
-    if unknown := sorted(set(architecture) - set(vars(Wav2Vec2Config()))):
-        raise UserError(f"model.architecture: unknown keys {', '.join(unknown)}; expected those of Wav2Vec2Config.")
+    from finetune.models.baselines import CONFIGS
+    from finetune.models.baselines.configuration import list_keys
+
+    values = dict(architecture)
+    kind: Any = Wav2Vec2Config
+    known = list(vars(Wav2Vec2Config()))
+    if "type" in values:
+        name = str(values.pop("type"))
+        if name not in CONFIGS:
+            raise UserError(
+                f"model.architecture: unknown type {name[:40]}{did_you_mean(name, CONFIGS)} expected "
+                f"{' or '.join(CONFIGS)}, or no type for a wav2vec2."
+            )
+        kind, known = CONFIGS[name], list_keys(CONFIGS[name])
+    if unknown := sorted(set(values) - set(known)):
+        shown = ", ".join(known) if kind in CONFIGS.values() else f"those of {kind.__name__}"
+        raise UserError(
+            f"model.architecture: unknown keys {', '.join(unknown)}{did_you_mean(unknown[0], known)} expected {shown}."
+        )
     try:
-        return Wav2Vec2Config(**architecture)
+        return kind(**values)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"model.architecture: {_last_line(error)}") from error
 
 
 def load_feature_extractor(base: str | None, config: Any, revision: str | None = None) -> Any:
-    """The feature extractor of a checkpoint, or wav2vec2's default (16 kHz, zero mean and unit variance).
+    """The feature extractor of a checkpoint, or wav2vec2's default (zero mean and unit variance).
 
-    Raises UserError as `read_feature_extractor` does.
+    The default sampling rate is 16 kHz, or that of a baseline's configuration. Raises UserError as
+    `read_feature_extractor` does.
     """
     from transformers import Wav2Vec2FeatureExtractor
 
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=True) if base is None else read_feature_extractor(base, revision)
+    if base is None:
+        rate = getattr(config, "sampling_rate", 16000)
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=rate)
+    else:
+        extractor = read_feature_extractor(base, revision)
     # For plain Transformers, where a mask does not help a model with group norm.
     extractor.return_attention_mask = get_norm(config) == "layer"
     return extractor
@@ -136,6 +163,11 @@ def read_feature_extractor(base: str, revision: str | None = None) -> Any:
             f"feature_size of 1, of {_SAMPLING_RATES[0]} to {_SAMPLING_RATES[1]} Hz."
         )
     return extractor
+
+
+def count_features(config: Any) -> int:
+    """The features of a frame, over which masks are drawn: a baseline's mel bins or coefficients, or the width."""
+    return int(config.num_features if get_relative(config).baseline else config.hidden_size)
 
 
 def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:

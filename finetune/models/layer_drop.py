@@ -16,12 +16,12 @@ def drop_layers(model: Any, probability: float) -> None:
 
     With Transformers' own `layerdrop` the parameters of a skipped layer have no gradient, for which distributed
     training waits forever; here the gradient is zero. Raises UserError for
-    architectures whose layers share more than their input.
+    architectures whose layers can't be skipped.
     """
-    if get_relative(model.config).own_attention:
+    if reason := get_relative(model.config).kept_layers:
         raise UserError(
-            f"model.layer_drop: the layers of a {model.config.model_type} model share their positions, and none can "
-            "be skipped; leave it out."
+            f"model.layer_drop: the layers of a {model.config.model_type} model {reason}, and none can be skipped; "
+            "leave it out."
         )
     for number, layer in enumerate(list_layers(model)):
         kind = type(f"Dropped{type(layer).__name__}", (_LayerDrop, type(layer)), {})

@@ -1,7 +1,7 @@
 """wav2vec2 and its relatives: the architectures that a base may have, and how they differ from wav2vec2."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,16 +16,19 @@ class Relative:
     `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
     convolution, `folds_positions` whether that convolution is wav2vec2's. With `one_by_one` Transformers' encoder lets
     padding change the valid frames, so that each utterance is encoded by itself. `own_attention` is computed by the
-    architecture's own code only, and its layers share positions. `layers` is the place of the transformer layers,
-    `unused` are the prefixes of weights that no output depends on. `exports` says whether torch exports the code to
-    ONNX for any length of audio. `linear_names` are the other names of linear layers, and `without_lora` those that
-    can't have LoRA, for a `reason`.
+    architecture's own code only. `layers` is the place of the transformer layers, and `kept_layers` the reason why none
+    of them can be skipped in training, if there is one. `unused` are the prefixes of weights that no output depends on.
+    `exports` says whether torch exports the code to ONNX for any length of audio. `linear_names` are the other names of
+    linear layers, and `without_lora` those that can't have LoRA, for a `reason`. A `baseline` is treated as a relative:
+    its features are fixed filters, and it has no attention (`finetune.models.baselines`).
     """
 
     packs_frames: bool = False
     folds_positions: bool = False
     one_by_one: bool = False
     own_attention: bool = False
+    kept_layers: str = ""
+    baseline: bool = False
     layers: str = "encoder.layers"
     unused: tuple[str, ...] = ()
     exports: bool = True
@@ -36,6 +39,10 @@ class Relative:
 
 _LIKE_WAV2VEC2 = Relative(packs_frames=True, folds_positions=True)
 _PROJECTION = ("feature_projection.projection", "feature_projection")
+_SHARED = "share their positions"
+# The linear layers of wav2vec2, as recipes name them.
+_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", _PROJECTION[0])
+_BASELINE = Relative(baseline=True)
 
 # By the model_type of config.json.
 RELATIVES = {
@@ -44,6 +51,7 @@ RELATIVES = {
     "wavlm": Relative(
         folds_positions=True,
         own_attention=True,
+        kept_layers=_SHARED,
         without_lora=("q_proj", "k_proj", "v_proj", "out_proj"),
         reason="whose attention reads their weights without calling them, so that it would have no effect",
     ),
@@ -54,6 +62,7 @@ RELATIVES = {
     "sew-d": Relative(
         one_by_one=True,
         own_attention=True,
+        kept_layers=_SHARED,
         layers="encoder.encoder.layer",
         exports=False,
         linear_names=(
@@ -78,16 +87,21 @@ RELATIVES = {
             ("out_proj", "linear_out"),
         ),
     ),
+    "finetune_lstm": replace(_BASELINE, kept_layers="have no path around them"),
+    "finetune_cnn": _BASELINE,
 }
 # Speech encoders with other input.
 _LOG_MEL = ("wav2vec2-bert", "parakeet_ctc", "parakeet_encoder")
-# The linear layers of wav2vec2, as recipes name them.
-_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", _PROJECTION[0])
 
 
 def get_relative(config: Any) -> Relative:
     """The architecture of a configuration that `load_config` accepted."""
     return RELATIVES[config.model_type]
+
+
+def is_baseline(kind: Any) -> bool:
+    """Whether a model_type is that of a baseline, which Transformers knows only after `finetune.models.baselines`."""
+    return kind in RELATIVES and RELATIVES[kind].baseline
 
 
 def refuse_kind(label: str, kind: Any) -> UserError:
@@ -115,6 +129,11 @@ def list_layers(model: Any) -> nn.ModuleList:
 def name_linear_layers(config: Any, names: Sequence[str]) -> list[str]:
     """The names that an architecture gives to wav2vec2's linear layers; raises UserError for those without LoRA."""
     relative = get_relative(config)
+    if relative.baseline:
+        raise UserError(
+            f"model.lora: a {config.model_type} model has none of the layers that LoRA is for, and is small: leave "
+            "model.lora out, which trains all of its weights."
+        )
     if found := [name for name in names if name in relative.without_lora]:
         others = ", ".join(name for name in _LINEAR if name not in relative.without_lora)
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 
 from finetune.errors import UserError
 from finetune.models.foreign_models import find_file, list_shards, require_plain_model
+from finetune.models.relatives import get_relative
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -135,6 +136,9 @@ def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
 
     The shapes are those of Wav2Vec2ForCTC in Transformers' modeling_wav2vec2.py; relatives have no less.
     """
+    if get_relative(config).baseline:
+        head = (config.vocab_size or 0) * config.output_size
+        return (config.num_weights, head) if HEAD in new else (config.num_weights + head, 0)
     width, layers, channels = config.hidden_size, config.num_hidden_layers, list(config.conv_dim)
     adapted = getattr(config, "add_adapter", False)
     out = config.output_hidden_size if adapted else width

@@ -15,6 +15,7 @@ from finetune.decoding.decoder import SETTINGS, format_decoder
 from finetune.errors import UserError, format_error
 from finetune.evaluation.scores import count, percent
 from finetune.files import write_json, write_text
+from finetune.models.relatives import is_baseline
 from finetune.publishing.licences import describe_licence
 from finetune.publishing.markup import escape, quote_code, render_markdown
 from finetune.publishing.model_files import CARD
@@ -32,6 +33,11 @@ _BEST, _WORST = 3, 3
 # Below these the card warns: round numbers, not measured.
 _FEW_SECONDS, _FEW_SPEAKERS = 36_000, 20
 _TELEPHONE_HERTZ = 8000
+# What a model without a base is, by its model_type.
+_ARCHITECTURES = {
+    "finetune_lstm": "a bidirectional LSTM over log-mel energies or MFCC,",
+    "finetune_cnn": "residual convolutions over log-mel energies or MFCC,",
+}
 _HOUSEKEEPING = {"eval_steps", "log_steps", "keep_checkpoints", "keep_best", "num_workers", "trackers", "max_minutes"}
 _ERRORS = {
     "substitutions": "Substituted words",
@@ -107,6 +113,8 @@ def build_card(folder: Path, record: Mapping[str, Any]) -> str:
         machine=format_machine(machine) if machine else None,
         versions=_list_versions(versions),
         command=_build_command(record),
+        architecture=_ARCHITECTURES.get(str(record.get("model_type")), "a wav2vec2 model"),
+        baseline=is_baseline(record.get("model_type")),
         local=record["local_keys"] or any(source["local"] for source in record["sources"]),
         count=count,
         percent=percent,

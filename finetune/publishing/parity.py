@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from finetune.audio.waveforms import Waveform
 from finetune.errors import UserError
 from finetune.files import write_json
+from finetune.models.relatives import is_baseline
+from finetune.resources.model_json import read_object
 
 SHOWN = 5  # Utterances with different texts that a refusal lists.
 
@@ -22,6 +24,7 @@ SHOWN = 5  # Utterances with different texts that a refusal lists.
 Spoken = tuple[str, Waveform, str]
 
 _PROGRAM = Path(__file__).with_name("plain_pipeline.py")
+_ROOT = Path(__file__).parents[2]  # of this package
 _WAVEFORMS, _TEXTS = "waveforms.safetensors", "texts.json"
 
 
@@ -29,7 +32,8 @@ def require_parity(model: Path, utterances: Sequence[Spoken]) -> None:
     """Raise UserError unless plain Transformers recognises exactly these texts.
 
     A separate process, which cannot import this package and uses no network, loads the folder with Transformers'
-    pipeline, on a GPU if there is one. Both sides compute in float32: on a GPU the evaluator must use `full_precision`.
+    pipeline, on a GPU if there is one. For a baseline it imports `finetune.models.baselines`, and nothing else. Both
+    sides compute in float32: on a GPU the evaluator must use `full_precision`.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_utterances(Path(folder), utterances)
@@ -81,6 +85,8 @@ def _recognise(model: Path, waveforms: Path, number: int) -> list[str]:
     """Plain Transformers' text of each waveform, from a separate process; raises UserError if it fails."""
     # Isolated (-I): without PYTHONPATH, user packages and the current folder.
     command = [sys.executable, "-I", str(_PROGRAM), str(model.resolve()), str(waveforms)]
+    if is_baseline(read_object(model / "config.json").get("model_type")):
+        command.append(str(_ROOT))
     with tempfile.TemporaryFile("w+", errors="replace") as errors:  # An unread pipe would fill up and block.
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
             assert process.stdout is not None

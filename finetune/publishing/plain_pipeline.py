@@ -1,13 +1,15 @@
 """A separate program: recognise waveforms with plain Transformers, without this package.
 
-    python -I plain_pipeline.py MODEL WAVEFORMS.safetensors
+    python -I plain_pipeline.py MODEL WAVEFORMS.safetensors [ROOT]
 
 writes the text of each waveform ("0", "1" …; float32 at the model's sampling rate), as JSON, to a line of its standard
-output. It must not import this package: `finetune.publishing.parity` runs it and compares the texts.
+output. It must not import this package: `finetune.publishing.parity` runs it and compares the texts. Only with ROOT,
+the folder of this package, it imports `finetune.models.baselines`, as the card of a baseline says.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 # With the last two Transformers would decode with a language model; the comparison is greedy.
 HIDDEN = ("finetune", "kenlm", "pyctcdecode")
+BASELINES = "finetune.models.baselines"
 
 
 class Hider:
@@ -60,11 +63,24 @@ def load_recogniser(folder: Path, device: str) -> Any:
     )
 
 
-def main(folder: str, waveforms: str) -> None:
+def register_baselines(root: str) -> None:
+    """Import the package that registers the baselines, which must need no other part of finetune."""
+    sys.path.insert(0, root)
+    importlib.import_module(BASELINES)
+    sys.path.remove(root)
+    needed = {"finetune", "finetune.models", BASELINES}
+    others = [name for name in sys.modules if name.startswith("finetune.") and name not in needed]
+    if found := [name for name in others if not name.startswith(f"{BASELINES}.")]:
+        raise ImportError(f"{BASELINES} needs {', '.join(found)}")
+
+
+def main(folder: str, waveforms: str, root: str | None = None) -> None:
     """Run the command line."""
-    sys.meta_path.insert(0, Hider())
     # The libraries read these when they are imported. Only the folder, and an adapter's base, may be needed.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if root is not None:
+        register_baselines(root)
+    sys.meta_path.insert(0, Hider())
     # Output of libraries goes to standard error, so that standard output has only texts.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
         os.dup2(2, 1)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from finetune.errors import UserError
+from finetune.errors import UserError, did_you_mean
 from finetune.files import expand_home
 from finetune.recipe.schema import (
     AugmentationSection,
@@ -20,7 +20,6 @@ from finetune.recipe.schema import (
     PublishingSection,
     Section,
     TextSection,
-    did_you_mean,
 )
 from finetune.recipe.training_section import TrainingSection
 from finetune.resources.addresses import public_address

@@ -1,6 +1,5 @@
 """The sections of a recipe, their keys, and the checks of their values."""
 
-import difflib
 import logging
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from finetune.audio.preprocessing import Transform as AudioTransform
 from finetune.audio.preprocessing import build_preprocessor
+from finetune.errors import did_you_mean
 from finetune.resources.repositories import split_revision
 from finetune.text.transcripts import DEFAULT_TRANSFORMS, NAMES, Transform, build_normalizer, expand
 
@@ -53,7 +53,8 @@ class ModelSection(Section):
     revision: str | None = None
     """A branch, a tag or a commit of the base on its hub."""
     architecture: dict[str, Any] | None = None
-    """A model with random weights instead of a base. Source: the keys of Transformers' `Wav2Vec2Config`."""
+    """A model with random weights instead of a base: a wav2vec2, or with `type: lstm` or `type: cnn` a baseline, whose
+    keys recipes/baselines lists. Source: the keys of Transformers' `Wav2Vec2Config`."""
     random_weights: bool = False
     """Use the architecture of the base with random weights: shows the effect of pretraining."""
     freeze_feature_encoder: bool = True
@@ -324,9 +325,3 @@ class PublishingSection(Section):
         if self.repo_id is None and (self.push != "end" or self.private):
             raise ValueError("expected publishing.repo_id, a repository on the hub, beside push and private")
         return self
-
-
-def did_you_mean(name: str, known: Any) -> str:
-    """The text after "unknown NAME" in an error, with the most similar of the known names if one is similar."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ";"

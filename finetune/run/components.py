@@ -64,11 +64,8 @@ def build_components(
 ) -> Components:
     """Build what a run needs on the accelerator's device; raises UserError where the base does not allow it."""
     training, device = recipe.training, accelerator.device
-    if get_relative(preparation.config).one_by_one and (is_sharded(accelerator) or uses_zero(accelerator)):
-        raise UserError(
-            f"model.base: a {preparation.config.model_type} model encodes utterances one by one, for which processes "
-            "with shards of its weights would wait for each other; train it without FSDP and DeepSpeed."
-        )
+    if is_sharded(accelerator) or uses_zero(accelerator):
+        _require_shards(preparation.config)
     model, lora = _build_model(recipe, preparation, device)
     trained = _build_model(recipe, preparation, device)[0] if is_sharded(accelerator) else model
     tokenizer = build_tokenizer(preparation.vocabulary, recipe.model.language_adapter)
@@ -87,6 +84,21 @@ def build_components(
         saved_optimizer=ZeroState(objective) if uses_zero(accelerator) else optimizer,
         recogniser=Recogniser(model, preparation.feature_extractor, tokenizer, device),
     )
+
+
+def _require_shards(config: Any) -> None:
+    """Raise UserError for an architecture that isn't trained in shards."""
+    relative = get_relative(config)
+    if relative.baseline:
+        raise UserError(
+            f"model.architecture: a {config.model_type} model is small enough for each process, and was never tried in "
+            "shards; train it without FSDP and DeepSpeed."
+        )
+    if relative.one_by_one:
+        raise UserError(
+            f"model.base: a {config.model_type} model encodes utterances one by one, for which processes with shards "
+            "of its weights would wait for each other; train it without FSDP and DeepSpeed."
+        )
 
 
 def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device) -> tuple[Any, Any]:

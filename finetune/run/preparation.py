@@ -24,7 +24,13 @@ from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_mem
 from finetune.data.validation_report import Listen, ValidationReport, validate_splits
 from finetune.errors import UserError
 from finetune.models.adapters import find_language_adapter, require_peft
-from finetune.models.configuration import build_config, encoder_convolutions, load_config, load_feature_extractor
+from finetune.models.configuration import (
+    build_config,
+    count_features,
+    encoder_convolutions,
+    load_config,
+    load_feature_extractor,
+)
 from finetune.models.vocabulary import load_base_vocabulary
 from finetune.recipe.load import Recipe
 from finetune.recipe.schema import AugmentationSection
@@ -81,7 +87,7 @@ class Preparation:
             time_length=training.mask_time_length,
             feature_probability=training.mask_feature_probability,
             feature_length=training.mask_feature_length,
-            num_features=self.config.hidden_size,
+            num_features=count_features(self.config),
         )
         options = BatchOptions(
             vocabulary=self.vocabulary,

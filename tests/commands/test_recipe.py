@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 def test_all_recipes_are_listed_with_their_purpose(capsys):
     assert main(["recipe", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0::2] == sorted(file.parent.name for file in (ROOT / "recipes").glob("*/recipe.yaml"))
+    single = {file.parent.name for file in (ROOT / "recipes").glob("*/recipe.yaml")}
+    assert lines[0::2] == sorted({*single, *(f"baselines/{name}" for name in ("base", "cnn", "lstm", "random"))})
     assert all(line.startswith("    ") and line.endswith(".") for line in lines[1::2])
 
 
@@ -31,6 +32,17 @@ def test_a_copied_recipe_has_what_it_refers_to(tmp_path, capsys):
     assert main(["recipe", str(tmp_path / "an4" / "recipe.yaml"), "data.root=x"]) == 0
     assert f"base: {tmp_path / 'quickstart' / 'base'}" in capsys.readouterr().out
     assert main(["recipe", "prompts", "--copy", str(tmp_path)]) == 0  # Its base is there already.
+
+
+def test_one_of_several_recipes_is_copied_with_the_others(tmp_path, capsys):
+    assert main(["recipe", "baselines/lstm", "--copy", str(tmp_path)]) == 0
+    assert f"finetune train {tmp_path / 'baselines' / 'lstm.yaml'}" in capsys.readouterr().out
+    for name in ("lstm", "cnn", "random", "base"):
+        assert main(["recipe", str(tmp_path / "baselines" / f"{name}.yaml")]) == 0
+        assert f"root: {tmp_path / 'quickstart' / 'corpus'}" in capsys.readouterr().out
+    assert (tmp_path / "quickstart/base/model.safetensors").is_file()
+    assert main(["recipe", "baselines/cnn", "--copy", str(tmp_path)]) == 2
+    assert "baselines exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

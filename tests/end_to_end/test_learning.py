@@ -147,6 +147,16 @@ def test_run_can_start_from_an_architecture_without_a_base(finetune_run, base_fo
     assert json.loads((folder / "model/config.json").read_text())["hidden_size"] == config["hidden_size"]
 
 
+@pytest.mark.parametrize("kind", ["lstm", "cnn"])
+def test_a_baseline_learns_from_nothing(kind, finetune_run):
+    narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_mel_bins": 32}
+    training = {"max_steps": 120, "eval_steps": 120, "log_steps": 60, "learning_rate": 1e-2, "warmup_ratio": 0.05}
+    model = {"base": None, "architecture": {"type": kind, **narrow}, "dropout": 0.0}
+    folder = finetune_run("nothing", model=model, training=training)
+    assert json.loads((folder / "report/scores.json").read_text())["cer"] < 0.4
+    assert "finetune.models.baselines" in (folder / "model/README.md").read_text()
+
+
 def test_random_weights_change_what_is_trained(finetune_run, read_lines):
     training = {"max_steps": 1, "seed": 1}  # The tiny base itself is what seed 0 draws.
     pretrained = finetune_run("pretrained", training=training)

@@ -110,7 +110,7 @@ def test_the_manual_has_each_architecture_and_column() -> None:
 
 
 def test_it_trains_and_resumes_bit_equally(
-    says: Callable[[str], bool], base: str, run: Path, finetune_run: Callable[..., Path], interrupt_run: Any
+    says: Callable[[str], bool], kind: str, base: str, run: Path, finetune_run: Any, interrupt_run: Any
 ) -> None:
     assert says("training")
     sections = {"model": {"base": base}, "training": TRAINING}
@@ -120,7 +120,7 @@ def test_it_trains_and_resumes_bit_equally(
         assert (resumed / name).read_bytes() == (run / name).read_bytes()
     before, after = load_file(Path(base) / "model.safetensors"), load_file(run / "model/model.safetensors")
     moved = [name for name in after if not np.array_equal(after[name], before.get(name.partition(".")[2], 0))]
-    assert len(moved) > 20
+    assert len(moved) > (10 if RELATIVES[kind].baseline else 20)
     assert not any("running_" in name or "num_batches" in name for name in moved)
 
 
@@ -136,19 +136,24 @@ def test_batches_and_plain_transformers_give_the_same_texts(model: Path, corpus_
         logits = recogniser.model(**padded).logits
     alone, num_frames = recogniser.logits(waveforms)
     for row, frames in enumerate(num_frames):
-        assert torch.allclose(logits[row, :frames], alone[row, :frames], atol=1e-4)
-    recognise = pipeline("automatic-speech-recognition", model=str(model))
+        error = (logits[row, :frames] - alone[row, :frames]).norm() / alone[row, :frames].norm()
+        assert error < 2e-5
+    recognise = pipeline("automatic-speech-recognition", model=str(model))  # The baselines are registered by now.
     plain = [recognise({"raw": each, "sampling_rate": SAMPLING_RATE})["text"] for each in waveforms]
     assert [" ".join(text.split()) for text in plain] == texts
     assert len(set(texts)) > len(texts) // 2
 
 
-def test_shards_of_an_encoder_that_takes_utterances_one_by_one_are_refused(
-    write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("sew", "encodes utterances one by one"), ("finetune_lstm", "is small enough for each process")],
+)
+def test_shards_of_some_architectures_are_refused(
+    kind: str, reason: str, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("finetune.run.components.is_sharded", lambda accelerator: True)
-    recipe = write_recipe(tmp_path, model={"base": write_relative(tmp_path / "base", CHOSEN["sew"])})
-    refused(capsys, ["train", recipe, "--output", tmp_path / "run"], "a sew model encodes utterances one by one")
+    recipe = write_recipe(tmp_path, model={"base": write_relative(tmp_path / "base", CHOSEN[kind])})
+    refused(capsys, ["train", recipe, "--output", tmp_path / "run"], f"a {kind} model {reason}")
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_a_padded_utterance_has_the_logits_of_transformers_for_it_alone(build, b
     plain = AutoModelForCTC.from_pretrained(tmp_path).eval()
     if operations:
         use_cpu_operations(model)
-    batch = make_batch(*UTTERANCES)
+    batch = make_batch(*UTTERANCES, base=base)
     logits = compute(model, batch)
     for row, frames in enumerate(batch.num_frames.tolist()):
         waveform = batch.input_values[row : row + 1, : int(batch.attention_mask[row].sum())]
@@ -69,10 +69,10 @@ def test_each_trained_weight_has_a_gradient_that_padding_and_operations_do_not_c
 
     masks = {"mask_time": (0.3, 4), "mask_feature": (0.2, 4)}
     options = {"base": base, "freeze_feature_encoder": False, "mask_time_probability": 0.3}
-    together = gradients(build(**options), [make_batch(*UTTERANCES, **masks)])
+    together = gradients(build(**options), [make_batch(*UTTERANCES, base=base, **masks)])
     fast = build(**options)
     use_cpu_operations(fast)
-    singly = gradients(fast, [make_batch(each, **masks) for each in UTTERANCES])
+    singly = gradients(fast, [make_batch(each, base=base, **masks) for each in UTTERANCES])
     assert not [name for name, gradient in together.items() if gradient is None]
     for name, gradient in together.items():
         assert torch.allclose(gradient, singly[name], atol=1e-4 + 1e-3 * gradient.abs().max()), name
@@ -82,7 +82,7 @@ def test_masks_over_time_and_features_are_used(build, one_base, make_batch):
     model = build(base=one_base, mask_time_probability=0.3)
     objective = CTCObjective(model.train())
     losses = [
-        objective(make_batch(0, 1, **masks))[0].item()
+        objective(make_batch(0, 1, base=one_base, **masks))[0].item()
         for masks in ({}, {"mask_time": (0.5, 4)}, {"mask_feature": (0.5, 4)})
     ]
     assert len(set(losses)) == 3
@@ -90,16 +90,17 @@ def test_masks_over_time_and_features_are_used(build, one_base, make_batch):
 
 def test_windows_layer_drop_and_checkpointing_compute_a_loss(build, one_base, make_batch, monkeypatch):
     monkeypatch.setattr("finetune.models.windowed_encoder._SHARE", 1.0)
-    drop = 0.0 if RELATIVES[load_config(one_base).model_type].own_attention else 0.5
+    drop = 0.0 if RELATIVES[load_config(one_base).model_type].kept_layers else 0.5
     model = build(base=one_base, layer_drop=drop, gradient_checkpointing=True)
     encode_in_windows(model, WindowContext(left=9, right=(4, 4), chunk=7))
-    CTCObjective(model.train())(make_batch(*UTTERANCES))[0].backward()
+    CTCObjective(model.train())(make_batch(*UTTERANCES, base=one_base))[0].backward()
     assert not [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
 
 
-@pytest.mark.parametrize("kind", [kind for kind, relative in RELATIVES.items() if relative.own_attention])
-def test_layers_that_share_positions_are_not_dropped(build, tmp_path, kind):
-    with pytest.raises(UserError, match=f"model.layer_drop: the layers of a {kind} model share their positions"):
+@pytest.mark.parametrize("kind", [kind for kind, relative in RELATIVES.items() if relative.kept_layers])
+def test_layers_that_depend_on_each_other_are_not_dropped(build, tmp_path, kind):
+    reason = RELATIVES[kind].kept_layers
+    with pytest.raises(UserError, match=f"model.layer_drop: the layers of a {kind} model {reason}"):
         build(base=write_relative(tmp_path, CHOSEN[kind]), layer_drop=0.1)
 
 
@@ -110,13 +111,17 @@ MODULES = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "outp
 def test_lora_beside_a_layer_learns_or_is_refused(build, one_base, make_batch, module):
     kind = load_config(one_base).model_type
     model, options = build(base=one_base), {"rank": 2, "alpha": 4, "dropout": 0.0, "revision": None, "seed": 0}
+    if RELATIVES[kind].baseline:
+        with pytest.raises(UserError, match=f"a {kind} model has none of the layers that LoRA is for"):
+            add_lora(model, target_modules=[module], **options)
+        return
     if module in RELATIVES[kind].without_lora:
         with pytest.raises(UserError, match=f"LoRA can't be beside {module} of a {kind} model, whose .*: choose from"):
             add_lora(model, target_modules=[module], **options)
         return
     before = copy.deepcopy(model.state_dict())
     lora = add_lora(model, target_modules=[module], **options)
-    CTCObjective(model.train())(make_batch(*UTTERANCES))[0].backward()
+    CTCObjective(model.train())(make_batch(*UTTERANCES, base=one_base))[0].backward()
     trained = {name: each.grad for name, each in model.named_parameters() if "lora_B" in name}
     assert trained and all(gradient.abs().max() > 0 for gradient in trained.values())
     merged = lora.merge_and_unload().state_dict()

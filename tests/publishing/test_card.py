@@ -119,6 +119,15 @@ def test_metadata_for_the_hub(tmp_path):
     assert {"automatic-speech-recognition", "wav2vec2", "ctc"} <= set(data.tags)
 
 
+def test_the_card_of_a_baseline_says_what_to_import(tmp_path):
+    text = write(tmp_path, base=None, base_on_hub=False, model_type="finetune_lstm").text
+    assert "a bidirectional LSTM over log-mel energies or MFCC, trained with CTC from random weights on" in text
+    assert "`import finetune.models.baselines` registers it" in text
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code.startswith("import finetune.models.baselines\nimport soundfile\n") and ast.parse(code)
+    assert "import finetune" not in write(tmp_path, base=None, model_type="wav2vec2").text
+
+
 def test_the_hub_accepts_the_metadata(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     write(tmp_path, license="Ours", languages=["de", "English"]).validate()

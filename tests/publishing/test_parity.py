@@ -67,6 +67,28 @@ def test_ordinary_models_pass(norm: str, evaluate: Evaluate, tmp_path: Path) -> 
         require_parity(folder, [*right, (name, waveform, text + "b")])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "cnn"])
+def test_a_baseline_passes_with_the_package_that_registers_it(kind: str, evaluate: Evaluate, tmp_path: Path) -> None:
+    import torch
+    from transformers import Wav2Vec2Processor
+
+    from finetune.models.build import build_model
+    from finetune.models.configuration import build_config, load_feature_extractor
+    from finetune.text.vocabulary import PAD, build_tokenizer, build_vocabulary
+
+    vocabulary = build_vocabulary("abcd")
+    config = build_config({"type": kind, "hidden_size": 32, "num_hidden_layers": 2})
+    options: dict[str, Any] = {"dropout": 0.0, "mask_time_probability": 0.0, "seed": 0}
+    model: Any = build_model(config, None, vocabulary=vocabulary, blank=PAD, **options)
+    torch.nn.init.normal_(model.lm_head.weight)
+    model.save_pretrained(tmp_path)
+    Wav2Vec2Processor(load_feature_extractor(None, config), build_tokenizer(vocabulary)).save_pretrained(tmp_path)
+    require_parity(tmp_path, evaluate(tmp_path))
+    with pytest.raises(UserError, match="plain Transformers can't use it"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.publishing.parity.is_baseline", lambda kind: False)
+        require_parity(tmp_path, evaluate(tmp_path))
+
+
 def test_tampered_tokenizer_is_refused_with_the_lines_that_differ(
     model: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
@@ -123,6 +145,18 @@ main(".", "none")
     assert done.stdout == ""  # That is for texts alone.
     refused = [f"No module named '{name}'" for name in ("finetune", "kenlm", "pyctcdecode")]
     assert sorted(done.stderr.splitlines()) == sorted([*refused, "reached"])
+
+
+def test_the_package_of_the_baselines_must_need_no_other_part(tmp_path: Path) -> None:
+    package = tmp_path / "finetune" / "models"
+    package.mkdir(parents=True)
+    for file, text in (("baselines.py", "import finetune.models.weights"), ("weights.py", ""), ("__init__.py", "")):
+        (package / file).write_text(text)
+    (tmp_path / "finetune" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-I", plain_pipeline.__file__, ".", "none", str(tmp_path)], capture_output=True, text=True
+    )
+    assert "finetune.models.baselines needs finetune.models.weights" in done.stderr
 
 
 def test_utterances_are_saved_and_loaded_unchanged(tmp_path: Path) -> None:

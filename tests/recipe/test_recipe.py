@@ -10,7 +10,8 @@ from finetune.errors import UserError
 from finetune.recipe.load import load_recipe
 from finetune.text.transcripts import DEFAULT_TRANSFORMS, PRESETS
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/recipe.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted([*FOLDER.glob("*/recipe.yaml"), *FOLDER.glob("baselines/*.yaml")])
 SMALLEST = "model: {base: some/model}\ndata: {root: some/speech}\n"
 
 
@@ -300,7 +301,7 @@ def test_windows_have_a_smallest_and_a_largest_right_context(tmp_path: Path) -> 
         load_recipe(file, ["training.compile=true"])
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_recipe_that_ships_loads(file: Path, corpus_folder: Path) -> None:
     recipe = load_recipe(file, [f"data.root={corpus_folder}"])
     assert recipe.data.root == str(corpus_folder)
