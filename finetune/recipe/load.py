@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from finetune.errors import UserError
 from finetune.files import expand_home
+from finetune.recipe.pretraining_section import PretrainingSection
 from finetune.recipe.schema import (
     AugmentationSection,
     DataSection,
@@ -38,6 +39,7 @@ class Recipe(Section):
     augmentation: AugmentationSection = AugmentationSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    pretraining: PretrainingSection | None = None
     publishing: PublishingSection = PublishingSection()
     provenance: dict[str, Any] | None = None
 
