@@ -77,4 +77,6 @@ def list_without_effect(recipe: Any) -> list[str]:
                 if unused and getattr(each, key) != field.get_default(call_default_factory=True):
                     instead = _INSTEAD.get(f"{place}.{key}", "leave it out")
                     found.append(f"{place}.{key}: it has no effect in pre-training: {instead}")
+    if recipe.training.batch_seconds == "auto":
+        found.append("training.batch_seconds: it can't be found for pre-training: give a number of seconds")
     return found

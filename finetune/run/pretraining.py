@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 
 from finetune.audio.augmentation import Augmentation
 from finetune.data.batching import BatchOptions, Key, begin
@@ -21,7 +21,14 @@ from finetune.data.masked_batches import MaskedBatches
 from finetune.errors import UserError
 from finetune.files import new_folder, replace_folder, write_json, write_text
 from finetune.models.cpu_operations import use_cpu_operations
-from finetune.models.pretraining import CodeCounts, PretrainingObjective, build_pretraining_model, measure_perplexity
+from finetune.models.pretraining import (
+    QUANTIZER,
+    CodeCounts,
+    PretrainingObjective,
+    build_pretraining_model,
+    measure_perplexity,
+    spread_codes,
+)
 from finetune.recipe.load import Recipe
 from finetune.recipe.pretraining_section import PretrainingSection, list_without_effect
 from finetune.resources.machine import Precision, count_workers
@@ -35,13 +42,15 @@ from finetune.run.run_report import build_run_report, read_run
 from finetune.run.training_run import TrainingRun
 from finetune.training.checkpoints import prune_checkpoints
 from finetune.training.deepspeed import uses_zero
-from finetune.training.loop import Validation
+from finetune.training.loop import StepResult, Validation
 from finetune.training.optimization import build_optimizer
 from finetune.training.pretraining_health import Codes, judge_pretraining
 from finetune.training.sharding import is_sharded
 
 _LOGGER = logging.getLogger(__name__)
 
+# The batches whose frames a new quantizer is fitted to.
+_FITTED_BATCHES = 10
 # The validation split is read, masked and compared as in this epoch each time.
 _EPOCH = 0
 
@@ -126,6 +135,18 @@ class Pretrainer(TrainingRun):
             done_steps=self._done_steps,
         )
         return [*new, *plan.summary()]
+
+    def _restore(self) -> tuple[int, list[StepResult]]:
+        """Go on from the newest checkpoint; without one spread the frames over the codes of a new quantizer."""
+        step, results = super()._restore()
+        if step == 0 and QUANTIZER in self.new_parts:
+            data = self.preparation.batches(self.recipe.training)
+            epoch = self.preparation.list_epoch(self.batch_seconds, self.recipe.training.seed)[:_FITTED_BATCHES]
+            model, device = self.components.model.eval(), self.accelerator.device
+            spread_codes(model, (data.collate([data[key] for key in keys]).to(device) for keys in epoch))
+            for parameter in model.quantizer.weight_proj.parameters():  # The same on every process, bit for bit.
+                broadcast(parameter.data)
+        return step, results
 
     def begin_step(self, step: int) -> None:
         """Set the temperature of the choice of codes."""
