@@ -121,7 +121,7 @@ def test_it_learns_to_tell_frames_apart(recipe_of, read_lines, tmp_path):
     recipe = recipe_of(tmp_path, **quiet, pretraining={"diversity_weight": 0.0}, training=training)
     assert main(["pretrain", str(recipe), "--output", str(tmp_path / "r")]) == 0
     validations = [line for line in read_lines(tmp_path / "r/metrics.jsonl") if "validation_loss" in line]
-    assert validations[-1]["validation_loss"] < 2.6 < 3.04 == pytest.approx(math.log(21), abs=0.01)
+    assert validations[-1]["validation_loss"] < 2.85 < 3.04 == pytest.approx(math.log(21), abs=0.01)
     assert validations[-1]["validation_contrastive_accuracy"] > 5 / 21
 
 
