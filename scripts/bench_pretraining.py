@@ -13,8 +13,8 @@ of a number of utterances at random, padded to the longest; masks and negatives 
 training process; every frame quantized; gradients divided by the masked frames after the backward pass; float32, which
 is what it computes in unless Accelerate is configured. `input_values` are written by `datasets.map` before the clock
 starts.
-`example in bf16`: the same with Accelerate's mixed precision, as `accelerate launch --mixed_precision bf16` sets it; only
-where bf16 is benchmarked.
+`example in bf16`: the same with Accelerate's mixed precision, as `accelerate launch --mixed_precision bf16` sets it;
+only where bf16 is benchmarked.
 
 The example's batches have so many utterances that its steps hold as much speech as ours on average. Speed is seconds of
 speech, padding left out, a second, loading included; memory the process's own pages on a CPU.

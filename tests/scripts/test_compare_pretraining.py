@@ -32,5 +32,5 @@ def test_the_row_of_a_table_has_each_seed_and_an_interval_over_speakers():
         return Result(f"{number}.wav", "it rained", hypothesis, "It rained.", 1.0, f"speaker {number}")
 
     seeds = [[result(i, "it rained") for i in range(8)], [result(i, "it rain") for i in range(8)]]
-    assert describe("both", seeds) == "| both | 0.0, 50.0 | 25.0 % (25.0 to 25.0) | 16.7 % |"
+    assert describe("both", seeds) == "| both | 0.0, 50.0 | 25.0 % (25.0 to 25.0) | 11.1 % |"
     assert len({each.name for each in join(seeds)}) == 16
