@@ -45,6 +45,7 @@ from finetune.training.deepspeed import uses_zero
 from finetune.training.loop import StepResult, Validation
 from finetune.training.optimization import build_optimizer
 from finetune.training.pretraining_health import Codes, judge_pretraining
+from finetune.training.processes import decide
 from finetune.training.sharding import is_sharded
 
 _LOGGER = logging.getLogger(__name__)
@@ -110,7 +111,6 @@ class Pretrainer(TrainingRun):
         self.section = recipe.pretraining or PretrainingSection()
         self.codes = Codes(entries, self.section.num_negatives)
         self._collapsed = False
-        self._measured: dict[str, float] = {}
 
     @property
     def objective(self) -> PretrainingObjective:
@@ -121,7 +121,7 @@ class Pretrainer(TrainingRun):
     def plan(self) -> list[str]:
         """What is new in the model, and what the run takes on this device, as lines for people; changes nothing."""
         base, seed = self.recipe.model.base, self.recipe.training.seed
-        new = [f"{base} has no {part}: a new one is made from seed {seed}" for part in self.new_parts]
+        new = [] if self._done_steps else list(self.new_parts)
         plan = plan_run(
             self.recipe,
             self.preparation,
@@ -134,7 +134,7 @@ class Pretrainer(TrainingRun):
             evaluate=self._measure_some,
             done_steps=self._done_steps,
         )
-        return [*new, *plan.summary()]
+        return [*(f"{base} has no {part}: a new one is made from seed {seed}" for part in new), *plan.summary()]
 
     def _restore(self) -> tuple[int, list[StepResult]]:
         """Go on from the newest checkpoint; without one spread the frames over the codes of a new quantizer."""
@@ -154,13 +154,12 @@ class Pretrainer(TrainingRun):
 
     def validate(self, step: int) -> Validation:
         """Log what the model makes of the validation split; all weights are kept, and training goes on."""
-        self._measured = self._measure()
-        self._log(step, {f"validation_{name}": value for name, value in self._measured.items()})
+        measured = self._measure()
+        self._log(step, {f"validation_{name}": value for name, value in measured.items()})
         if self.accelerator.is_main_process:
             with self._saving():
                 self.log.plot()
                 verdict = judge_pretraining(self.log.read(), self.length.max_steps, self.codes)
-            measured = self._measured
             level = logging.INFO if verdict == "learning" else logging.WARNING
             _LOGGER.log(
                 level,
@@ -174,17 +173,16 @@ class Pretrainer(TrainingRun):
         """Write the model of the last step, the list of rejected utterances and the report."""
         accelerator, output = self.accelerator, self.output
         minutes = self._seconds_trained() / 60
-        measured = self._measured or self._measure()  # Resumed after the last step.
         rejected = list(dict.fromkeys([*self.preparation.rejected, *gather_object(self.rejected)]))
-        history = self.log.read() if accelerator.is_main_process else []
-        verdict = judge_pretraining(history, self.length.max_steps, self.codes) if history else ""
+        history = decide(self.log.read)
+        last = [line for line in history if "validation_loss" in line][-1]
         result = PretrainingResult(
-            steps=self._done_steps,
-            contrastive_loss=measured["loss"],
-            contrastive_accuracy=measured["contrastive_accuracy"],
-            codebook_perplexity=measured["codebook_perplexity"],
+            steps=last["step"],
+            contrastive_loss=last["validation_loss"],
+            contrastive_accuracy=last["validation_contrastive_accuracy"],
+            codebook_perplexity=last["validation_codebook_perplexity"],
             codes=self.codes.entries,
-            verdict=verdict,
+            verdict=judge_pretraining(history, self.length.max_steps, self.codes),
             minutes=minutes,
         )
         if accelerator.is_main_process:
