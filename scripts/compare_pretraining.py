@@ -10,6 +10,8 @@ The same fine-tuning (`recipes/an4` with `--steps` steps, scored once, at its en
 pre-training started from, and from its result, with each seed: of the head, the batches, masks and augmentation. Errors
 are added up over the seeds; intervals are over speakers (95 %, paired for the difference).
 
+It was not run to its end yet; what was tried is in scripts/docs/how_to/pretraining.md.
+
 Everything is written below OUTPUT, the table as OUTPUT/table.md; the same command goes on after an interruption.
 """
 
