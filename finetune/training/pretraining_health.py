@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 Line = Mapping[str, float]
 
-# Below this share of the codes they have collapsed: a run on AN4 that did fell from 9 to 4 %, one that learned had 36 %.
+# Below this share of the codes they have collapsed: on AN4 a run that did had 4 %, and one that learned 36 %.
 _COLLAPSED_SHARE = 0.05
 # Telling the right frame from the wrong ones so many times as often as by chance is more than luck.
 _LEARNED = 3.0
