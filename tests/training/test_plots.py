@@ -64,7 +64,7 @@ def test_pre_training_has_accuracy_and_perplexity_instead_of_error_rates():
         {"step": 1, "validation_contrastive_accuracy": 0.2, "validation_codebook_perplexity": 200.0},
     ]
     figure = build_figure(lines)
-    assert figure.axes[LOSS].get_title(loc="left").endswith("for each masked frame")
+    assert figure.axes[LOSS].get_title().endswith("for each masked frame")
     curves = [[float(line.get_ydata()[0]) for line in figure.axes[panel].lines] for panel in (ERRORS, BLANKS)]
     assert curves == [[pytest.approx(10), pytest.approx(20)], [300, 200]]
 
