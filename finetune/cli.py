@@ -22,6 +22,7 @@ from finetune.commands import (
     live,
     lm,
     models,
+    pretrain,
     push,
     recipe,
     segment,
@@ -35,7 +36,7 @@ from finetune.commands.outcome import call
 from finetune.resources.terminal import safe_terminal
 
 _COMMANDS = (
-    *(train, evaluate, compare, compare_runs, transcribe, live, serve, consume),
+    *(train, pretrain, evaluate, compare, compare_runs, transcribe, live, serve, consume),
     *(align, segment, export, push, check, lm),
     *(feedback, improve, models, recipe, env, completion),
 )

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from finetune.errors import UserError
 from finetune.resources.terminal import escape_controls
@@ -139,8 +139,13 @@ def _list_settings(prefix: str, **_: Any) -> list[str]:
     """The recipe's keys that begin with a prefix, as section.key=."""
     from finetune.recipe.load import Recipe
 
-    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    keys = [f"{name}.{key}=" for name, each in sections.items() for key in getattr(each, "model_fields", {})]
+    # A section that may be missing is a union with None.
+    sections = {name: (field.annotation, *get_args(field.annotation)) for name, field in Recipe.model_fields.items()}
+    keys = [
+        f"{name}.{key}="
+        for name, kinds in sections.items()
+        for key in next((each.model_fields for each in kinds if hasattr(each, "model_fields")), ())
+    ]
     return [key for key in keys if key.startswith(prefix)]
 
 

@@ -45,6 +45,11 @@ def run(options: argparse.Namespace) -> None:
     for file in (options.json, options.html):
         arguments.require_writable(file)
     recipe = load_recipe(Path(options.recipe), options.overrides)
+    if recipe.pretraining:
+        raise UserError(
+            "The recipe has a section `pretraining`: `finetune pretrain` says what it takes before it trains, and "
+            "`finetune check` is for recipes of `finetune train`."
+        )
     recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     listener = partial(listen_on_cluster, cluster) if cluster else None

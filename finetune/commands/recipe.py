@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import yaml
+
 from finetune.commands import arguments
 from finetune.errors import UserError
 
@@ -30,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("Expected a recipe's YAML file, or --list for the recipes that come with finetune.")
     elif options.copy is not None:
         file = copy_recipe(options.recipe, Path(options.copy))
-        print(f"{file} is yours to change. Train with: finetune train {file}")
+        command = "pretrain" if "pretraining" in yaml.safe_load(file.read_text(encoding="utf-8")) else "train"
+        print(f"{file} is yours to change. Train with: finetune {command} {file}")
     else:
         print(load_recipe(Path(options.recipe), options.overrides).to_yaml(), end="")

@@ -16,7 +16,7 @@ from finetune.resources.machine import choose_device, length_step
 from finetune.text.vocabulary import encode
 
 # Streams of random numbers, one for each purpose.
-ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES = range(6)
+ORDER, _WAVEFORM, _MASK, _COPIES, ROWS, SHARES, CONTRAST = range(7)
 
 _WITHOUT_LOSS = AudioError("no finite loss: the logits are not finite, or there are more labels than frames")
 
@@ -31,7 +31,8 @@ class Batch:
     without padding; num_frames (batch,) valid encoder frames; mask_time_indices (batch, frames) or None;
     mask_feature_indices (batch, features) or None; labels, concatenated; label_lengths (batch,). `unreadable` are the
     utterances whose audio failed, which are silence without labels here. `without_loss` has an entry for each
-    utterance, to be reported if its loss is not finite.
+    utterance, to be reported if its loss is not finite. `seeds` (batch,) are of what an objective draws at random for
+    each utterance, or None.
     """
 
     input_values: torch.Tensor
@@ -44,6 +45,7 @@ class Batch:
     label_lengths: torch.Tensor
     unreadable: tuple[SkippedUtterance, ...]
     without_loss: tuple[SkippedUtterance, ...] = ()
+    seeds: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on a device."""
@@ -161,6 +163,7 @@ class BatchOptions:
     masking: Masking
     seed: int
     padding_samples: int | None = None
+    num_negatives: int = 0  # of each masked frame, in pre-training
 
 
 class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtterance | None]]):
@@ -195,8 +198,8 @@ class SpeechBatches(torch.utils.data.Dataset[tuple[Key, Waveform, SkippedUtteran
             return_attention_mask=True,
             return_tensors="pt",
         )
-        spoken = zip(utterances, rejections, strict=True)
-        labels = [[] if rejection else encode(each.transcript, options.vocabulary) for each, rejection in spoken]
+        spoken = ["" if rejection else each.transcript for each, rejection in zip(utterances, rejections, strict=True)]
+        labels = [encode(transcript, options.vocabulary) if transcript else [] for transcript in spoken]
         num_frames = [audio_spec.num_frames(length) for length in lengths]
         padded_frames = audio_spec.num_frames(features["input_values"].shape[1])
         mask_time, mask_feature = self._draw_masks([key for key, _, _ in examples], num_frames, padded_frames)

@@ -16,6 +16,7 @@ from finetune.data.layouts import read_layout
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, CLEAN, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
 from finetune.data.own_files import lies_in, own_places, undecoded
 from finetune.data.rows import build_dataset
+from finetune.data.untranscribed import read_recordings
 from finetune.errors import UserError
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_UTTERANCE_SECONDS
@@ -35,7 +36,8 @@ class Source:
     Audio is read only from inside the corpus (its folder, the manifest's folder, the repository), unless
     `allow_outside` is set. `max_seconds` limits utterances in evaluation; in training the recipe does.
     An epoch has every training utterance `weight` times on average; with a `streaming` source, whose size is unknown,
-    `weight` is a share of the rows. `columns` are further columns that are kept with each utterance.
+    `weight` is a share of the rows. `columns` are further columns that are kept with each utterance. Without
+    `transcribed` no transcript is read, and a folder of audio files is a data set, too.
     """
 
     root: str
@@ -49,6 +51,7 @@ class Source:
     streaming: bool = False
     columns: tuple[str, ...] = ()
     max_seconds: float = MAX_UTTERANCE_SECONDS
+    transcribed: bool = True
 
     @property
     def name(self) -> str:
@@ -60,14 +63,14 @@ class Source:
 class Table:
     """One split of one source, and the columns with each utterance's audio, transcript, speaker and times.
 
-    `inside` are the folders and URLs that audio must be in, or None. `places` are the rows' numbers in their split
-    unless they are 0, 1, 2 ….
+    `text` is None where transcripts are not read. `inside` are the folders and URLs that audio must be in, or None.
+    `places` are the rows' numbers in their split unless they are 0, 1, 2 ….
     """
 
     source: Source
     rows: Any
     audio: str
-    text: str
+    text: str | None
     speaker: str | None
     start: str | None = None
     end: str | None = None
@@ -78,7 +81,9 @@ class Table:
         return len(self.rows)
 
     def texts(self) -> list[str | None]:
-        """Each row's transcript; None is a missing one, "" an empty one."""
+        """Each row's transcript; None is a missing one, "" an empty one, and each where transcripts are not read."""
+        if self.text is None:
+            return [""] * len(self)
         return [None if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
@@ -226,7 +231,7 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
     if rows.column_names == [PROBLEM]:
         raise UserError(f"No row of the split '{split}' of {source.name} can be used: {rows[0][PROBLEM]}.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
-    text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source)
+    text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source) if source.transcribed else None
     speaker = source.speaker_column or next((c for c in SPEAKER_COLUMNS if c in rows.column_names), None)
     if speaker is not None:
         speaker = _find_column(rows, speaker, (), "speaker", source)
@@ -252,7 +257,7 @@ def load_audio(file: Path, allow_outside: bool = False) -> Table:
     return _build_table(source, rows, audio, audio, None)
 
 
-def _build_table(source: Source, rows: Any, audio: str, text: str, speaker: str | None) -> Table:
+def _build_table(source: Source, rows: Any, audio: str, text: str | None, speaker: str | None) -> Table:
     inside = None if source.allow_outside else own_places(source.root)
     start, end = ("start", "end") if {"start", "end"} <= set(rows.column_names) else (None, None)
     return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
@@ -272,6 +277,8 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
         if found:
             return next(iter(found.values()))
         folders = [below for folder in folders for below in sorted(folder.iterdir()) if below.is_dir()]
+    if not source.transcribed and (recordings := read_recordings(root)):
+        return {split: build_dataset(rows) for split, rows in recordings.items()}
     raise UserError(describe_missing(root))
 
 

@@ -63,8 +63,16 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
     Every process reads the whole stream and collates its own batches. A resumed run also reads it from the beginning.
     """
 
-    def __init__(self, stream: Stream, options: BatchOptions, batch_seconds: float, shard: Shard) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        options: BatchOptions,
+        batch_seconds: float,
+        shard: Shard,
+        kind: type[SpeechBatches] = SpeechBatches,
+    ) -> None:
         self.stream, self.options, self.batch_seconds, self.shard = stream, options, batch_seconds, shard
+        self.kind = kind
 
     def __iter__(self) -> Iterator[Batch]:
         missing: list[SkippedUtterance] = []
@@ -72,7 +80,7 @@ class StreamedBatches(torch.utils.data.IterableDataset[Batch]):
         for period, split in self._windows():
             if self.shard.rank == 0:
                 missing += _select_new(split.rejected)
-            data = SpeechBatches(split, self.options)
+            data = self.kind(split, self.options)
             seconds = [utterance.seconds for utterance in split.utterances]
             for indices in bucket(seconds, self.batch_seconds, generator(self.options.seed, period, 0, ORDER)):
                 if self.shard.holds(position):

@@ -1,7 +1,7 @@
 """A pretrained encoder with a new CTC head, and its training loss."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pickle import UnpicklingError
 from typing import Any
 
@@ -54,7 +54,7 @@ def build_model(
     # A head whose rows are copied is loaded with its own size: with another size its weights would not be loaded.
     config.vocab_size = config.vocab_size if head_rows else len(vocabulary)
     config.pad_token_id = vocabulary[blank]
-    _configure_training(config, dropout, mask_time_probability)
+    configure_training(config, dropout, mask_time_probability)
     model = _load_encoder(config, base, revision, attention, language_adapter, head_rows or ())
     torch.manual_seed(seed)
     model.lm_head = _build_head(model.lm_head, len(vocabulary), config.initializer_range, head_rows or ())
@@ -74,7 +74,7 @@ def build_model(
     return model
 
 
-def _configure_training(config: Any, dropout: float, mask_time_probability: float) -> None:
+def configure_training(config: Any, dropout: float, mask_time_probability: float) -> None:
     """Set dropout, masking and the loss in a configuration."""
     if config.model_type != "unispeech-sat":  # It takes numbers only.
         config.bos_token_id = config.eos_token_id = None
@@ -126,10 +126,17 @@ def _load(
     relative = get_relative(config)
     fixed = attention == "sdpa" and (relative.own_attention or relative.baseline)
     options = {"attn_implementation": None if fixed else attention}
-    try:
+    with loading(base):
         if base is None:
             return AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options), set()
         return load_ctc_model(base, base, new=new, revision=revision, config=config, **options)
+
+
+@contextlib.contextmanager
+def loading(base: str | None) -> Iterator[None]:
+    """Raise UserError for what libraries raise where a base, or without one an architecture, can't be loaded."""
+    try:
+        yield
     except UserError:
         raise
     except UnpicklingError as error:
@@ -170,7 +177,7 @@ class CTCObjective(nn.Module):
         self._no_split_modules = [type(layer).__name__ for layer in list_layers(model)[:1]]
         self._encode: Any = torch.compile(self._run_encoder) if compiled else self._run_encoder
         self._autocast: Any = autocast or contextlib.nullcontext()
-        _mask_as_told(model)
+        mask_as_told(model)
 
     def forward(self, batch: Batch, frozen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """The negative log likelihood of the labels, summed over the batch, and which utterances have none, (batch,).
@@ -218,7 +225,7 @@ class CTCObjective(nn.Module):
         ).last_hidden_state
 
 
-def _mask_as_told(model: Any) -> None:
+def mask_as_told(model: Any) -> None:
     """Let an encoder apply the masks of a batch, where Transformers draws the mask over features itself."""
     kind = type(model.base_model)
     if not isinstance(model.base_model, _MaskedBase):

@@ -21,6 +21,9 @@ _LOGGER = logging.getLogger(__name__)
 # Prefixes of weights that a pretrained checkpoint may lack: the CTC head, and the language adapters of MMS models.
 HEAD, ADAPTER = "lm_head.", "adapter_layer."
 
+# Prefixes of weights that a checkpoint may lack where it is pre-trained further: what chooses and compares codes.
+CODES = ("quantizer.", "project_hid.", "project_q.")
+
 # Prefixes that wrappers add to names: DataParallel, torch.compile, and trainers with an attribute `model`.
 _WRAPPERS = {r"^((module|model)\.)+(?=\w)": "", r"(^|\.)_orig_mod\.": r"\1"}
 
@@ -33,6 +36,8 @@ _SPARE = re.compile(
     r"|(ctc_proj|speaker_proj|layer_norm_for_extract)\.(weight|bias)|label_embeddings_concat"
     r"|masked_spec_embed|mask_time_emb_vector)"
 )
+# Weights of checkpoints that models in pre-training do not have: a CTC head.
+_SPARE_IN_PRETRAINING = re.compile(r"(\w+\.)?(lm_head\.(weight|bias)|masked_spec_embed|mask_time_emb_vector)")
 # Weights that checkpoints may lack: the embedding of masked frames, which only training uses. It is missing in
 # facebook/wav2vec2-base-960h, and in models without time masks.
 MASK = "masked_spec_embed"
@@ -47,25 +52,48 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 def load_ctc_model(
     place: Any, label: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
 ) -> tuple[Any, set[str]]:
-    """Load a model with a CTC head in float32 from a folder or a hub; also returns which `new` weights the files lack.
+    """Load a model with a CTC head: see `_load`."""
+    from transformers import AutoModelForCTC
 
-    Weights whose name begins with an entry of `new`, or contains it after a dot, are replaced later: they may be
-    missing or have any shape. `options` are those of `from_pretrained`. The old names of weight norm (`weight_g`,
-    `weight_v`) are read, and prefixes of wrappers are removed with a warning.
+    return _load(AutoModelForCTC, _SPARE, place, label, new, revision, options)
+
+
+def load_pretraining_model(
+    place: Any, label: str, *, revision: str | None = None, **options: Any
+) -> tuple[Any, set[str]]:
+    """Load a `Wav2Vec2ForPreTraining`, whose `CODES` and mask may be missing: see `_load`."""
+    from transformers import AutoModelForPreTraining
+
+    return _load(AutoModelForPreTraining, _SPARE_IN_PRETRAINING, place, label, (*CODES, MASK), revision, options)
+
+
+def _load(
+    kind: Any,
+    spare: re.Pattern[str],
+    place: Any,
+    label: str,
+    new: Sequence[str],
+    revision: str | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, set[str]]:
+    """Load a model in float32 from a folder or a hub by a class of Transformers; also which `new` weights it lacks.
+
+    Weights of the files whose name matches `spare` are left out. Weights whose name begins with an entry of `new`, or
+    contains it after a dot, are replaced later: they may be missing or have any shape. `options` are those of
+    `from_pretrained`. The old names of weight norm (`weight_g`, `weight_v`) are read, and prefixes of wrappers are
+    removed with a warning.
 
     Raises UserError, which calls the model `label`, if another weight is missing, unexpected, of another shape or not
     finite, or if the files ask for code or for files elsewhere; ValueError if the configuration in `options` needs more
     weights than the files can hold; and what `from_pretrained` raises.
     """
-    from transformers import AutoModelForCTC
-
     require_plain_model(place, revision)
     if find_file(place, "adapter_config.json", revision) is not None:  # Transformers would load its base instead.
         raise UserError(f"{label} is an adapter: expected a model with all of its weights.")
     _require_enough(place, options["config"], new, revision)
 
     def load(**more: Any) -> tuple[Any, Mapping[str, Any]]:
-        return AutoModelForCTC.from_pretrained(
+        return kind.from_pretrained(
             place,
             revision=revision,
             dtype=torch.float32,
@@ -87,7 +115,7 @@ def load_ctc_model(
     _require_none(
         label,
         missing={name for name in missing if not _is_one_of(name, new) and not name.endswith(f".{MASK}")},
-        unexpected={name for name in loading["unexpected_keys"] if not _SPARE.fullmatch(name)},
+        unexpected={name for name in loading["unexpected_keys"] if not spare.fullmatch(name)},
         shapes={name: each for name, each in shapes.items() if not _is_one_of(name, new)},
         infinite=_find_infinite({n: p for n, p in model.named_parameters() if not _is_one_of(n, new)}),
     )

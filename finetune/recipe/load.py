@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from finetune.errors import UserError, did_you_mean
 from finetune.files import expand_home
+from finetune.recipe.pretraining_section import PretrainingSection
 from finetune.recipe.schema import (
     AugmentationSection,
     DataSection,
@@ -37,6 +38,7 @@ class Recipe(Section):
     augmentation: AugmentationSection = AugmentationSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    pretraining: PretrainingSection | None = None
     publishing: PublishingSection = PublishingSection()
     provenance: dict[str, Any] | None = None
 

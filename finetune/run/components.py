@@ -31,17 +31,15 @@ class Components:
     """What is trained, and what trains and scores it.
 
     `model` is the whole model, which is evaluated and saved. `trained` is the same object, except with FSDP, where it
-    is a second model in shards. `lora` is peft's model around `model`, or None. `objective` and `optimizer` are as
-    Accelerate prepared them; the state of `saved_optimizer` is that of AdamW without FSDP or DeepSpeed.
+    is a second model in shards. `objective` and `optimizer` are as Accelerate prepared them; the state of
+    `saved_optimizer` is that of AdamW without FSDP or DeepSpeed.
     """
 
     model: Any
     trained: Any
-    lora: Any
     objective: nn.Module
     optimizer: Any
     saved_optimizer: Any
-    recogniser: Recogniser
 
     @property
     def is_sharded(self) -> bool:
@@ -59,9 +57,17 @@ class Components:
             scatter_weights(self.model, self.trained)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecogniserComponents(Components):
+    """What trains a recogniser; `lora` is peft's model around `model`, or None."""
+
+    lora: Any
+    recogniser: Recogniser
+
+
 def build_components(
     recipe: Recipe, preparation: Preparation, accelerator: Accelerator, precision: Precision
-) -> Components:
+) -> RecogniserComponents:
     """Build what a run needs on the accelerator's device; raises UserError where the base does not allow it."""
     training, device = recipe.training, accelerator.device
     if is_sharded(accelerator) or uses_zero(accelerator):
@@ -75,7 +81,7 @@ def build_components(
     cast = build_autocast(accelerator, precision)
     objective: Any = CTCObjective(trained, compiled=training.compile, autocast=cast)
     objective, prepared_optimizer = accelerator.prepare(objective, optimizer)
-    return Components(
+    return RecogniserComponents(
         model=model,
         trained=trained,
         lora=lora,

@@ -1,7 +1,7 @@
 """One recipe to one run directory: prepare the data, lock and begin the folder, train, and finish."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from finetune.run.revisions import find_commits, pin_revisions
 from finetune.run.run_directory import begin_run, check_output, read_beginning, read_precision
 from finetune.run.summary import summarize_preparation
 from finetune.run.trainer import Trainer
+from finetune.run.training_run import TrainingRun
 from finetune.training.checkpoints import saving
 from finetune.training.interruption import StopSignals
 from finetune.training.processes import build_accelerator, describe_sharding, settle_precision
@@ -42,6 +43,16 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     >>> analysis.scores.utterances, Path("runs/new/model/config.json").is_file()
     (6, True)
     """
+    if recipe.pretraining:
+        raise UserError("The recipe has a section `pretraining`, which is of `finetune pretrain`: leave it out.")
+    analysis: Analysis = carry_out(recipe, output, Trainer, callback)
+    return analysis
+
+
+def carry_out(
+    recipe: Recipe, output: Path, build: Callable[..., TrainingRun], callback: TrainerCallback | None = None
+) -> Any:
+    """Prepare and begin a run, or go on with it, train what `build` builds, and return what its `finish` returns."""
     training = recipe.training
     resumes = check_output(output, recipe)
     precision = settle_precision(training.mixed_precision, read_precision(output) if resumes else None)
@@ -54,7 +65,7 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
     written, recipe = recipe, pin_revisions(recipe, commits)
     preparation = prepare(recipe)
     given = (recipe, output, preparation, accelerator)
-    trainer = Trainer(*given, precision=precision, resolved=resolved, publisher=publisher, callback=callback)
+    trainer = build(*given, precision=precision, resolved=resolved, publisher=publisher, callback=callback)
     for line in [*describe_sharding(accelerator), *summarize_preparation(preparation, recipe), *trainer.plan()]:
         note = line.removeprefix("note: ")
         _LOGGER.log(logging.INFO if note == line else logging.WARNING, note)
@@ -67,11 +78,8 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
                 if check_output(output, written) != resumes:
                     raise UserError(f"Another process has just begun a run in {output}: start this one again.")
                 if not resumes:
-                    transcripts = [utterance.transcript for utterance in preparation.train.utterances]
-                    # Only the beginning of a stream is known.
-                    known_words = None if preparation.stream else transcripts
                     begun = (commits, precision, trainer.resolved)
-                    begin_run(output, written, preparation.rejected, known_words, *begun)
+                    begin_run(output, written, preparation.rejected, preparation.training_transcripts, *begun)
         if publisher:
             held.enter_context(closing(publisher))
         accelerator.wait_for_everyone()
@@ -80,13 +88,13 @@ def run(recipe: Recipe, output: Path, callback: TrainerCallback | None = None) -
             accelerator.init_trackers("finetune", config=flatten(values))
         with StopSignals(announce=accelerator.is_main_process) as signals:
             trainer.train(signals.asked)
-        analysis = trainer.finish()
+        result = trainer.finish()
         if publisher:
             publisher.finish(output)
     # `end_training` would also end the process group: see `commands.launch.run`.
     for tracker in accelerator.trackers:
         tracker.finish()
-    return analysis
+    return result
 
 
 def preview(recipe: Recipe, output: Path, preparation: Preparation) -> list[str]:

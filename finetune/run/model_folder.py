@@ -82,7 +82,7 @@ def complete_model(
     Lengths(mean=train["seconds"] / train["utterances"], longest=train["longest_seconds"]).save(partial)
     if statistics:
         statistics.save(partial)
-    write_text(partial / "recipe.yaml", _publish_recipe(recipe).to_yaml())
+    write_text(partial / "recipe.yaml", publish_recipe(recipe).to_yaml())
     config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
     record = {
         **_describe_author(recipe, run),
@@ -135,7 +135,7 @@ def _describe_origins(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _publish_recipe(recipe: Recipe) -> Recipe:
+def publish_recipe(recipe: Recipe) -> Recipe:
     """The recipe as it is published: local folders without their path, and no other absolute path.
 
     The steps of text normalisation stay as they are. Revisions on a hub are pinned to commits already.

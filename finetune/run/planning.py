@@ -1,6 +1,6 @@
 """A recipe and its data to the length of the run, and what that takes on this device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,14 @@ def plan_run(
     batch_seconds: float,
     output: Path,
     precision: str,
+    evaluate: Callable[[], float],
     done_steps: int = 0,
 ) -> Plan:
     """Estimate what a run, or the rest of it, takes on this device, by timing a few real steps that change nothing.
 
-    Each process times its own steps and waits for no other. Nothing is timed where processes exchange shards of weights
-    or gradients in each pass, or where the model has to be compiled first.
+    `evaluate` computes what an evaluation does with some audio, and returns its seconds. Each process times its own
+    steps and waits for no other. Nothing is timed where processes exchange shards of weights or gradients in each pass,
+    or where the model has to be compiled first.
     """
     training, processes = recipe.training, accelerator.num_processes
     epoch = preparation.list_epoch(batch_seconds, training.seed)
@@ -85,7 +87,7 @@ def plan_run(
             training.accumulation * sum(sizes) / len(sizes),
             num_workers=count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers,
             device=accelerator.device,
-            evaluate=partial(_score_some, preparation, components.recogniser, recipe.evaluation.batch_seconds),
+            evaluate=evaluate,
         )
     return Plan(
         length=length,
@@ -118,7 +120,7 @@ def _load(data: SpeechBatches, keys: list[Key]) -> Any:
     return data.collate([data[key] for key in keys])
 
 
-def _score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds: float) -> float:
+def score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds: float) -> float:
     """Score a median validation utterance, on a GPU a batch of it; returns the seconds, 0 if it cannot be read."""
     split = preparation.validation
     utterance = sorted(split.utterances, key=lambda each: each.seconds)[len(split.utterances) // 2]

@@ -19,6 +19,7 @@ from finetune.data.batching import (
     shard_batches,
 )
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, hold_out, prepare_split
+from finetune.data.masked_batches import MaskedBatches
 from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Listen, ValidationReport, validate_splits
@@ -33,6 +34,7 @@ from finetune.models.configuration import (
 )
 from finetune.models.vocabulary import load_base_vocabulary
 from finetune.recipe.load import Recipe
+from finetune.recipe.pretraining_section import PretrainingSection
 from finetune.recipe.schema import AugmentationSection
 from finetune.recipe.training_section import TrainingSection
 from finetune.resources.limits import MAX_IMPULSE_SECONDS
@@ -54,7 +56,8 @@ class Preparation:
 
     `head_rows` has, for each token of the vocabulary, the row of the pretrained head that it starts from, or None. With
     a `stream`, training reads the stream, and `train` holds its first rows. `continues_language` says whether the
-    pretrained checkpoint has adapters for the recipe's language.
+    pretrained checkpoint has adapters for the recipe's language. With `pretraining` utterances have no transcripts, and
+    the vocabulary is empty.
     """
 
     config: Any
@@ -68,6 +71,7 @@ class Preparation:
     test: Split | None
     stream: Stream | None = None
     continues_language: bool = False
+    pretraining: PretrainingSection | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -80,6 +84,13 @@ class Preparation:
         """The characters that the model can write, without the space."""
         return [token for token in self.vocabulary if len(token) == 1 and token != WORD_DELIMITER]
 
+    @property
+    def training_transcripts(self) -> list[str] | None:
+        """The transcripts of the training split; None of a stream, whose beginning alone is known, and without any."""
+        if self.stream or self.pretraining:
+            return None
+        return [utterance.transcript for utterance in self.train.utterances]
+
     def batches(self, training: TrainingSection) -> SpeechBatches:
         """The training utterances as a data set of batches, with the recipe's masks, padding and seed."""
         masking = Masking(
@@ -89,6 +100,8 @@ class Preparation:
             feature_length=training.mask_feature_length,
             num_features=count_features(self.config),
         )
+        if self.pretraining:
+            masking = Masking(self.pretraining.mask_probability, self.pretraining.mask_length)
         options = BatchOptions(
             vocabulary=self.vocabulary,
             feature_extractor=self.feature_extractor,
@@ -97,8 +110,14 @@ class Preparation:
             masking=masking,
             seed=training.seed,
             padding_samples=self._padding_samples(training.compile),
+            num_negatives=self.pretraining.num_negatives if self.pretraining else 0,
         )
-        return SpeechBatches(self.train, options)
+        return self.batch_kind(self.train, options)
+
+    @property
+    def batch_kind(self) -> type[SpeechBatches]:
+        """What makes batches of utterances."""
+        return MaskedBatches if self.pretraining else SpeechBatches
 
     def order(self, batch_seconds: float, seed: int) -> Iterator[list[Key]]:
         """The training utterances in batches, epoch after epoch without end; of a stream its first rows."""
@@ -118,7 +137,7 @@ class Preparation:
         processes = accelerator.num_processes
         shard = Shard(first_step, training.accumulation * processes, accelerator.process_index, processes)
         if self.stream:
-            return StreamedBatches(self.stream, data.options, batch_seconds, shard).loader()
+            return StreamedBatches(self.stream, data.options, batch_seconds, shard, self.batch_kind).loader()
         workers = count_workers(accelerator.device) if training.num_workers == "auto" else training.num_workers
         return data.loader(shard_batches(self.order(batch_seconds, training.seed), shard), workers)
 
@@ -161,7 +180,9 @@ def prepare(recipe: Recipe) -> Preparation:
         fastest=augmentation.fastest,
     )
     tables = _Tables(recipe, audio_spec)
-    train, validation, test = tables.split("train", training=True), tables.split("validation"), tables.split("test")
+    pretraining = recipe.pretraining
+    train, validation = tables.split("train", training=True), tables.split("validation")
+    test = None if pretraining else tables.split("test")
     assert train is not None
     if validation is None:
         if tables.streamed:
@@ -170,9 +191,10 @@ def prepare(recipe: Recipe) -> Preparation:
                 "data.validation_split, or add a source that has one to data.sources."
             )
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
-    elif not any(utterance.transcript for utterance in validation.utterances):
+    elif not pretraining and not any(utterance.transcript for utterance in validation.utterances):
         raise UserError(f"No transcript of the split '{validation.name}' has a word: expected speech to validate on.")
-    vocabulary, head_rows = choose_vocabulary(recipe, [utterance.transcript for utterance in train.utterances])
+    transcripts = [utterance.transcript for utterance in train.utterances]
+    vocabulary, head_rows = ({}, None) if pretraining else choose_vocabulary(recipe, transcripts)
     return Preparation(
         config,
         feature_extractor,
@@ -185,6 +207,7 @@ def prepare(recipe: Recipe) -> Preparation:
         test,
         build_stream(tables.trained, train.name, recipe, audio_spec) if tables.streamed else None,
         continues_language,
+        pretraining,
     )
 
 
@@ -210,7 +233,10 @@ class _Tables:
 
     def __init__(self, recipe: Recipe, audio_spec: AudioSpec) -> None:
         self.recipe, self.audio_spec = recipe, audio_spec
-        self.sources = [Source(**each.model_dump(exclude=_SPLIT_KEYS)) for each in recipe.data.all_sources]
+        transcribed = recipe.pretraining is None
+        self.sources = [
+            Source(**each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed) for each in recipe.data.all_sources
+        ]
         self.splits = [load_splits(source) for source in self.sources]
         self.streamed = any(source.streaming for source in self.sources)
         self.trained: list[Table] = []
@@ -235,7 +261,8 @@ class _Tables:
             return None
         name = names[0] if len(joined) == 1 and names[0] else role
         steps = self.recipe.text.normalization
-        return prepare_split(name, JoinedTables(joined), steps, self.audio_spec, training, data.preprocessing)
+        transcribed = training and self.recipe.pretraining is None
+        return prepare_split(name, JoinedTables(joined), steps, self.audio_spec, transcribed, data.preprocessing)
 
 
 def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, audio_spec: AudioSpec) -> Stream:
@@ -245,7 +272,7 @@ def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, audio_spec:
         name,
         steps=recipe.text.normalization,
         audio_spec=audio_spec,
-        training=True,
+        training=recipe.pretraining is None,
         preprocessing=recipe.data.preprocessing,
         require=False,
     )

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -45,10 +46,18 @@ class RunLog:
             line = f"step {step}/{max_steps}: {format_values(values)}, {minutes:.1f} min left"
             _LOGGER.info(line, extra={"values": {"step": step, **values}})
 
+    def read(self) -> list[dict[str, Any]]:
+        """The lines of the log so far; raises OSError."""
+        return [json.loads(line) for line in self._file.read_text().splitlines()]
+
+    def plot(self) -> None:
+        """Plot the log so far; raises OSError."""
+        plot_run(self._curves, self.read())
+
     def judge(self, max_steps: int) -> str:
         """Plot the log so far, and return the verdict on it in words; raises OSError."""
-        history = [json.loads(line) for line in self._file.read_text().splitlines()]
-        plot_run(self._curves, history)
+        history = self.read()
+        self.plot()
         impossible = sum(int(line.get("impossible", 0)) for line in history)
         utterances = sum(int(line.get("utterances", 0)) for line in history)
         return judge_run(history, max_steps, impossible, utterances)

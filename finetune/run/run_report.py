@@ -28,10 +28,15 @@ _WIDTH, _HEIGHT = 400, 140
 _MOST_POINTS = 200  # Of one curve.
 _COLOURS = 6  # Of report.css.
 _CURVES = (
-    ("Training loss, nats for each label", "loss", 1.0),
+    ("Training loss, nats for each label or masked frame", "loss", 1.0),
     ("Validation WER, %", "validation_wer", 100.0),
     ("Validation CER, %", "validation_cer", 100.0),
     ("Validation blank ratio, % of frames", "blank_ratio", 100.0),
+    ("Validation loss, nats for each masked frame", "validation_loss", 1.0),
+    ("Contrastive accuracy, %", "contrastive_accuracy", 100.0),
+    ("Validation contrastive accuracy, %", "validation_contrastive_accuracy", 100.0),
+    ("Codebook perplexity", "codebook_perplexity", 1.0),
+    ("Validation codebook perplexity", "validation_codebook_perplexity", 1.0),
     ("Learning rate", "learning_rate", 1.0),
     ("Seconds of audio a second", "audio_seconds_per_second", 1.0),
 )
@@ -70,6 +75,7 @@ class RunRecord:
             f"WER, {split}": scores and _format_rate(scores, "wer"),
             f"CER, {split}": scores and _format_rate(scores, "cer"),
             "best validation WER": best and f"{percent(best['validation_wer'])} at step {best['step']:,}",
+            **self._describe_pretraining(),
             "steps": f"{self.history[-1]['step']:,}" if self.history else None,
             "training time": hardware and f"{hardware['training_seconds'] / 60:,.1f} min",
             "memory": memory and f"{memory:.1f} GiB",
@@ -77,6 +83,17 @@ class RunRecord:
             "processes": hardware and str(hardware["processes"]),
         }
         return {name: str(value) for name, value in found.items() if value}
+
+    def _describe_pretraining(self) -> dict[str, str]:
+        """The last validation of a run of `finetune pretrain`; {} of other runs."""
+        last = next((line for line in reversed(self.history) if "validation_contrastive_accuracy" in line), None)
+        if last is None:
+            return {}
+        return {
+            "contrastive accuracy, validation": percent(last["validation_contrastive_accuracy"]),
+            "contrastive loss, validation": f"{last['validation_loss']:.3f}",
+            "codebook perplexity, validation": f"{last['validation_codebook_perplexity']:.0f}",
+        }
 
     def _repr_html_(self) -> str:
         """For notebooks: the page of the run, in a frame of its own."""
@@ -99,7 +116,8 @@ def read_run(folder: Path) -> RunRecord:
     """Read the folder of a run; raises UserError if it is none, or if a file of it is damaged."""
     if not (folder / "recipe.yaml").is_file() or not (folder / "metrics.jsonl").is_file():
         raise UserError(
-            f"{folder} is no run: expected a folder of `finetune train`, with recipe.yaml and metrics.jsonl."
+            f"{folder} is no run: expected a folder of `finetune train` or `finetune pretrain`, with recipe.yaml and "
+            "metrics.jsonl."
         )
     history = []
     for number, line in enumerate((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(), 1):

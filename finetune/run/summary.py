@@ -21,10 +21,13 @@ def summarize_preparation(
         voices = f", {len(speakers)} speakers" if speakers else ""
         streamed = "streamed, of the first rows " if role == "train" and preparation.stream else ""
         lines.append(f"{role}: {streamed}{len(split.utterances)} utterances, {split.seconds / 60:.1f} minutes{voices}")
-        if wordless := sum(not utterance.transcript for utterance in split.utterances):
+        wordless = sum(not utterance.transcript for utterance in split.utterances)
+        if wordless and not preparation.pretraining:
             lines.append(f"{role}: {wordless} utterances without words, whose recognised words all count as insertions")
     reasons = Counter((rejection.split, rejection.reason) for rejection in preparation.rejected)
     lines += [f"left out of {split}: {count} × {reason}" for (split, reason), count in sorted(reasons.items())]
+    if preparation.pretraining:  # No transcript was read.
+        return lines
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
     lines += _describe_adapter(preparation, recipe)

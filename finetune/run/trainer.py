@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from finetune.data.batching import begin
 from finetune.data.corpus import SkippedUtterance, Split, write_rejected
-from finetune.data.fingerprint import list_changes, take_fingerprint
-from finetune.errors import UserError
 from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import percent
@@ -26,29 +20,15 @@ from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.models.adapters import save_lora
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision, describe_device
-from finetune.run.best_checkpoints import BestCheckpoints, rank
+from finetune.run.best_checkpoints import rank
 from finetune.run.callbacks import TrainerCallback
-from finetune.run.components import build_components
-from finetune.run.planning import plan_run, resolve_length, state_length
+from finetune.run.components import RecogniserComponents, build_components
+from finetune.run.planning import plan_run, score_some
 from finetune.run.preparation import Preparation
-from finetune.run.run_log import RunLog
-from finetune.text.training_words import load_training_words, save_training_words
-from finetune.training.checkpoints import (
-    choose_checkpoint,
-    list_checkpoints,
-    load_model,
-    prune_checkpoints,
-    read_progress,
-    restore_checkpoint,
-    save_checkpoint,
-    saving,
-    step_of,
-)
-from finetune.training.loop import Hooks, Schedule, StepResult, Validation, train
-from finetune.training.memory import find_batch_seconds
-from finetune.training.optimization import learning_rate_factor
-from finetune.training.processes import decide
-from finetune.training.sharding import gather_optimizer
+from finetune.run.training_run import TrainingRun
+from finetune.text.training_words import load_training_words
+from finetune.training.checkpoints import load_model, prune_checkpoints
+from finetune.training.loop import Validation
 
 if TYPE_CHECKING:  # The publishing room is imported where a card is written or a model is pushed.
     from finetune.publishing.background import Publisher
@@ -58,11 +38,13 @@ _LOGGER = logging.getLogger(__name__)
 EXAMPLES = 3  # utterances shown at each validation
 
 
-class Trainer:
+class Trainer(TrainingRun):
     """One run in steps: the constructor builds it, `train` trains, validates and saves, and `finish` scores the best.
 
     `plan` says beforehand what training takes.
     """
+
+    components: RecogniserComponents
 
     def __init__(
         self,
@@ -77,50 +59,21 @@ class Trainer:
         callback: TrainerCallback | None = None,
     ) -> None:
         """Build the model and all that trains it; `resolved` is the property of that name when the run was begun."""
-        self.recipe, self.output, self.preparation = recipe, output, preparation
-        self.accelerator, self.precision = accelerator, precision
-        self.publisher, self.callback = publisher, callback or TrainerCallback()
-        self.components = build_components(recipe, preparation, accelerator, precision)
-        self.checkpoints = output / "checkpoints"
-        self.best = BestCheckpoints(self.checkpoints, recipe.training.keep_best)
-        self.log = RunLog(output, accelerator)
-        self.begun = dict(resolved or {})
-        self.batch_seconds: float = self.begun.get("batch_seconds") or self._find_batch_seconds()
-        self.length = resolve_length(recipe, preparation, self.batch_seconds, accelerator.num_processes, resolved)
-        self.started = time.monotonic()  # less the seconds that earlier starts of this run trained
-        self.rejected: list[SkippedUtterance] = []
-
-    def _find_batch_seconds(self) -> float:
-        """The recipe's value, or as many seconds as fit into memory."""
-        seconds, spec = self.recipe.training.batch_seconds, self.preparation.audio_spec
-        if seconds != "auto":
-            return seconds
-        found = find_batch_seconds(
-            self.accelerator, self.components.objective, spec.max_seconds, spec.sampling_rate, spec.num_frames
+        components = build_components(recipe, preparation, accelerator, precision)
+        super().__init__(
+            recipe,
+            output,
+            preparation,
+            accelerator,
+            components,
+            precision=precision,
+            resolved=resolved,
+            publisher=publisher,
+            callback=callback,
         )
-        _LOGGER.info(f"training.batch_seconds: {found:g} s at a time")
-        return found
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """What depends on the data, the device and the number of processes; a resumed run must keep it."""
-        return {**vars(self.length), "batch_seconds": self.batch_seconds, "data": self.fingerprint}
-
-    @property
-    def resolved_recipe(self) -> Recipe:
-        """The recipe with the run's length in steps, as it is saved with checkpoints and models."""
-        return state_length(self.recipe, self.length)
-
-    @cached_property
-    def fingerprint(self) -> dict[str, tuple[str, str]]:
-        """A few figures that identify the training split, the validation split and the vocabulary."""
-        preparation = self.preparation
-        splits = {"training": preparation.train, "validation": preparation.validation}
-        return take_fingerprint(splits, preparation.vocabulary)
 
     def plan(self) -> list[str]:
         """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
-        checkpoints = list_checkpoints(self.checkpoints)
         return plan_run(
             self.recipe,
             self.preparation,
@@ -130,47 +83,11 @@ class Trainer:
             batch_seconds=self.batch_seconds,
             output=self.output,
             precision=self.precision,
-            done_steps=step_of(checkpoints[-1]) if checkpoints else 0,
+            done_steps=self._done_steps,
+            evaluate=partial(
+                score_some, self.preparation, self.components.recogniser, self.recipe.evaluation.batch_seconds
+            ),
         ).summary()
-
-    def train(self, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last step, from the newest checkpoint if there is one; raises Interrupted when asked to."""
-        training = self.recipe.training
-        first_step, results = self._restore()
-        max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self._seconds_trained()
-        # A run whose time was over when a signal stopped it, and that has no best weights, makes one more step.
-        if self._is_stale(first_step) or (max_seconds <= 0 and self.best.best):
-            return
-        schedule = Schedule(
-            max_steps=self.length.max_steps,
-            learning_rate=self._learning_rate,
-            max_gradient_norm=training.max_gradient_norm,
-            micro_batches=training.accumulation,
-            eval_steps=self.length.eval_steps,
-            log_steps=training.log_steps,
-            seed=training.seed,
-            sampling_rate=self.preparation.audio_spec.sampling_rate,
-            frozen_steps=training.freeze_transformer_steps,
-            max_seconds=max_seconds,
-        )
-        hooks = Hooks(
-            log=self._log, evaluate=self.validate, save=self.save, reject=self.rejected.append, interrupted=interrupted
-        )
-        objective, optimizer = self.components.objective, self.components.optimizer
-        self.callback.on_train_begin(first_step)
-        # The loader draws a random number when it is begun: not in the first step.
-        loader = self.preparation.loader(training, self.batch_seconds, self.accelerator, first_step)
-        with closing(begin(loader)) as batches:
-            train(
-                self.accelerator, objective, optimizer, batches, schedule, hooks, first_step=first_step, results=results
-            )
-        self.callback.on_train_end()
-
-    def _learning_rate(self, step: int) -> float:
-        training = self.recipe.training
-        return training.learning_rate * learning_rate_factor(
-            step, self.length.max_steps, training.warmup_ratio, training.schedule, training.hold_ratio
-        )
 
     def validate(self, step: int) -> Validation:
         """Score the validation split, and keep the weights when they are among the best by WER, then CER.
@@ -201,43 +118,10 @@ class Trainer:
             _LOGGER.info(f"no better validation WER in {training.patience} evaluations: training ends here")
         return Validation(goes_on=not stale, published=evaluation if pushed else None)
 
-    def save(self, step: int, results: list[StepResult], validation: Validation | None) -> None:
-        """Write a checkpoint, and offer its weights to the publisher where their validation is to be published."""
-        self.components.gather()
-        optimizer_state = gather_optimizer(self.components.saved_optimizer)
-        # What is found in training alone (audio that can't be decoded), perhaps not again after an interruption.
-        rejected = list(dict.fromkeys(gather_object(self.rejected)))
-        if self.accelerator.is_main_process:
-            progress = {
-                "best": self.best.best,
-                "statistics": self.best.describe_statistics(),
-                "data": self.fingerprint,
-                "batch_seconds": self.batch_seconds,
-                "seconds": self._seconds_trained(),
-                "processes": self.accelerator.num_processes,
-                "recipe": self.resolved_recipe.to_yaml(),
-                "rejected": [vars(rejection) for rejection in rejected],
-                "results": [vars(result) for result in results],
-            }
-            with self._saving():
-                save_checkpoint(
-                    self.checkpoints,
-                    step,
-                    self.components.model,
-                    optimizer_state=optimizer_state,
-                    scaler=self.accelerator.scaler,
-                    progress=progress,
-                    keep=self.recipe.training.keep_checkpoints,
-                    best=self.best.list_digests(),
-                )
-                write_rejected(self.output / "rejected.csv", [*self.preparation.rejected, *rejected])
-            if self.publisher and validation and validation.published:
-                self._offer(self.publisher, step, validation.published)
-        self.accelerator.wait_for_everyone()
-        self.callback.on_save(step)
-
-    def _offer(self, publisher: Publisher, step: int, evaluation: Evaluation) -> None:
-        """Have the weights of the checkpoint that was just written pushed."""
+    def publish(self, step: int, validation: Validation | None) -> None:
+        """Have the weights of the checkpoint that was just written pushed, where `validation` is to be published."""
+        if not (self.publisher and validation and validation.published):
+            return
         from finetune.run.checkpoint_export import export_checkpoint
 
         write = partial(
@@ -246,10 +130,10 @@ class Trainer:
             recogniser=self.components.recogniser,
             recipe=self.resolved_recipe,
             run=self.output.name,
-            evaluation=evaluation,
+            evaluation=validation.published,
             training=self._describe_training([*self.preparation.rejected, *self.rejected], self._seconds_trained()),
         )
-        publisher.offer(step, write)
+        self.publisher.offer(step, write)
 
     def finish(self) -> Analysis:
         """Score the best weights, and write the model, the list of rejected utterances and the report."""
@@ -325,52 +209,6 @@ class Trainer:
             seconds=seconds,
         )
 
-    def _restore(self) -> tuple[int, list[StepResult]]:
-        """The step to go on from, and the results of earlier steps that are not logged yet."""
-        checkpoint = decide(partial(choose_checkpoint, self.checkpoints))
-        step, results, seconds = 0, [], 0.0
-        if checkpoint is None:
-            self._require_same_data(self.begun)
-        else:
-            self._require_same_data(read_progress(checkpoint))
-            components = self.components
-            progress = restore_checkpoint(
-                checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler
-            )
-            components.scatter()
-            step, seconds = progress["step"], progress["seconds"]
-            self.best.restore(checkpoint, progress["best"], progress.get("statistics", {}))
-            self.batch_seconds = progress["batch_seconds"]
-            self.rejected = [SkippedUtterance(**rejection) for rejection in progress["rejected"]]
-            results = [StepResult(**result) for result in progress["results"]]
-            _LOGGER.info(f"going on from step {step}")
-            if (processes := progress["processes"]) != self.accelerator.num_processes:
-                _LOGGER.warning(f"this run was begun on {processes} processes, so its steps now hold other batches")
-        self.started = time.monotonic() - seconds
-        self.log.cut(step)
-        return step, results
-
-    def _require_same_data(self, before: Mapping[str, Any]) -> None:
-        """Raise UserError where the data or the vocabulary have changed, unless the recipe allows it."""
-        changes = list_changes(before.get("data") or {}, self.fingerprint)
-        if changes and not self.recipe.data.allow_changes:
-            raise UserError(
-                f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}). Put them back, train "
-                "with another --output, or go on with what there is now by data.allow_changes=true."
-            )
-        for change in changes:
-            _LOGGER.warning(f"going on with other data: {change}")
-        if changes and self.preparation.stream is None and self.accelerator.is_main_process:
-            with self._saving():
-                save_training_words(self.output, [each.transcript for each in self.preparation.train.utterances])
-
-    def _log(self, step: int, values: dict[str, float], examples: Sequence[tuple[str, str]] = ()) -> None:
-        with self._saving():
-            self.log.add(step, values, self.length.max_steps, examples)
-        if self.publisher:
-            self.publisher.poll()
-        self.callback.on_log(step, values)
-
     def _evaluate(self, split: Split, training_words: frozenset[str] | None = None) -> Evaluation:
         model, recipe = self.components.model, self.recipe
         model.to(self.accelerator.device)
@@ -385,16 +223,3 @@ class Trainer:
         if self.components.is_sharded:
             model.cpu()  # Its memory on the GPU is needed in training.
         return evaluation
-
-    def _is_stale(self, step: int) -> bool:
-        """Whether so many evaluations have brought nothing better that training ends."""
-        training = self.recipe.training
-        return self.best.is_stale(step, training.patience and training.patience * self.length.eval_steps)
-
-    def _seconds_trained(self) -> float:
-        return time.monotonic() - self.started
-
-    def _saving(self) -> AbstractContextManager[None]:
-        checkpoints = list_checkpoints(self.checkpoints)
-        good = f"The last checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
-        return saving(str(self.output), good)

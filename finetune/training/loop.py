@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class StepResult:
     """Counts of one step over all processes: the summed loss, the number of labels, and the gradient's norm.
 
     `impossible` of the `utterances` had no finite loss. The batches of this process held `samples` of speech and were
-    `padded_samples` long.
+    `padded_samples` long. `sums` are what else the objective sums up over the labels, by the names to log them by.
     """
 
     loss_sum: float
@@ -59,6 +59,7 @@ class StepResult:
     impossible: int
     samples: int
     padded_samples: int
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Hooks:
 
     `results` are those of the steps since the last logged line, and `validation` is that of the same step, if there was
     one. `reject` gets each utterance that is left out, and `interrupted()` says whether training was asked to stop.
+    `begin(step)` is called before a step, the first being 0.
     """
 
     log: Callable[[int, dict[str, float]], None]
@@ -82,6 +84,7 @@ class Hooks:
     save: Callable[[int, list[StepResult], Validation | None], None]
     reject: Callable[[SkippedUtterance], None]
     interrupted: Callable[[], bool]
+    begin: Callable[[int], None] = lambda _: None
 
 
 class _Window:
@@ -128,6 +131,7 @@ def train(
         done, rate = step + 1, schedule.learning_rate(step)
         set_learning_rate(optimizer, rate)
         seed_step(schedule.seed, step, accelerator.process_index)
+        hooks.begin(step)
         result = train_step(
             accelerator,
             objective,
@@ -186,6 +190,7 @@ def summarize(results: list[StepResult]) -> dict[str, float]:
         labels = sum(result.labels for result in finite)
         values["loss"] = sum(result.loss_sum for result in finite) / max(labels, 1)
         values["gradient_norm"] = finite[-1].gradient_norm
+        values |= {name: sum(each.sums[name] for each in finite) / max(labels, 1) for name in finite[-1].sums}
     if len(finite) < len(results):
         values["skipped_steps"] = len(results) - len(finite)
     values["utterances"] = sum(result.utterances for result in results)
@@ -199,6 +204,9 @@ def format_values(values: dict[str, float]) -> str:
     loss = (
         f"loss {values['loss']:.3f}, gradient {values['gradient_norm']:.2g}" if "loss" in values else "no finite loss"
     )
+    if "codebook_perplexity" in values:
+        accuracy, perplexity = values["contrastive_accuracy"], values["codebook_perplexity"]
+        loss += f", contrastive accuracy {100 * accuracy:.0f} %, codebook perplexity {perplexity:.0f}"
     return (
         f"{loss}, rate {values['learning_rate']:.2g}, {values['audio_seconds_per_second']:.0f} s of audio a second, "
         f"{100 * values['padding']:.1f} % padding, {values['memory_gib']:.1f} GiB"
@@ -246,16 +254,17 @@ def train_step(
         norm = take_zero_step(objective, frozen)
     else:
         norm = _take_step(accelerator, objective, optimizer, max_gradient_norm, frozen)
-    loss, without_loss = done
-    sums = torch.stack([loss, torch.cat(without_loss).sum()])
-    loss_sum, impossible = accelerator.reduce(sums, "sum").tolist()
+    loss, without_loss, named = done
+    sums = torch.stack([loss, torch.cat(without_loss).sum(), *named.values()])
+    loss_sum, impossible, *others = accelerator.reduce(sums, "sum").tolist()
     if impossible:
         for batch, mask in zip(batches, without_loss, strict=True):
             for i in mask.nonzero().flatten().tolist():
                 reject(batch.without_loss[i])
     samples = sum(batch.samples for batch in micro_batches)
     padded_samples = sum(batch.input_values.numel() for batch in micro_batches)
-    return StepResult(loss_sum, labels, norm, utterances, int(impossible), samples, padded_samples)
+    logged = dict(zip(named, others, strict=True))
+    return StepResult(loss_sum, labels, norm, utterances, int(impossible), samples, padded_samples, logged)
 
 
 def _take_step(
@@ -274,18 +283,19 @@ def _take_step(
 
 def _accumulate(
     accelerator: Accelerator, objective: nn.Module, batches: Sequence[Batch], labels: int, frozen: bool
-) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-    """Add the gradients of all batches; returns the summed loss, and a mask of utterances without a loss per batch.
+) -> tuple[torch.Tensor, list[torch.Tensor], dict[str, torch.Tensor]] | None:
+    """Add the gradients of all batches: the summed loss, a mask of utterances without a loss per batch, other sums.
 
     None when memory was too small; the gradients are then those of some of the batches.
     """
     total, without_loss = torch.zeros((), device=accelerator.device), []
+    named: dict[str, torch.Tensor] = {}
     zero = uses_zero(accelerator)
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
         try:
             with contextlib.nullcontext() if last or zero else accelerator.no_sync(objective):
-                loss, mask = objective(batch.to(accelerator.device), frozen)
+                loss, mask, *more = objective(batch.to(accelerator.device), frozen)
                 # Gradients are averaged over processes; the count is already over all of them.
                 scaled = loss * (accelerator.num_processes / labels)
                 try:
@@ -310,7 +320,9 @@ def _accumulate(
             return None
         total += loss.detach()
         without_loss.append(mask)
-    return total, without_loss
+        for name, value in (more[0] if more else {}).items():
+            named[name] = named.get(name, 0) + value
+    return total, without_loss, named
 
 
 def _agree(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -51,10 +51,11 @@ def build_figure(history: Lines) -> Figure:
     """Four panels over one axis of steps; a dashed line marks the evaluation whose weights are the best."""
     training = [line for line in history if "learning_rate" in line]
     evaluations = [line for line in history if "validation_wer" in line]
+    validations = [line for line in history if "validation_contrastive_accuracy" in line]
     figure = Figure(figsize=(8, 9), layout="constrained")
     loss, rate, errors, blanks = figure.subplots(4, 1, sharex=True)
 
-    loss.set_title("Training loss, nats for each label")
+    loss.set_title(f"Training loss, nats for each {'masked frame' if validations else 'label'}")
     values = _draw(loss, training, "loss")
     if len(values) and 0 < 10 * values.min() < values.max():
         loss.set_yscale("log")
@@ -68,16 +69,10 @@ def build_figure(history: Lines) -> Figure:
     rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter("{x:g}")
 
-    errors.set_title("Validation error rates, %")
-    values = _draw(errors, evaluations, "validation_wer", _BLUE, 100, "WER")
-    _draw(errors, evaluations, "validation_cer", _ORANGE, 100, "CER")
-    if len(values):  # A first evaluation of several hundred percent would flatten the others.
-        top = min(values.max(), max(values.min(), 100))
-        errors.set_ylim(-0.03 * top, 1.05 * top)
-
-    blanks.set_title("Validation blank ratio, % of frames")
-    _draw(blanks, evaluations, "blank_ratio", scale=100)
-    blanks.set_ylim(-3, 105)
+    if validations:
+        _draw_pretraining(errors, blanks, training, validations)
+    else:
+        _draw_evaluations(errors, blanks, evaluations)
     blanks.set_xlabel("step")
     blanks.set_xlim(left=0)
     blanks.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -90,6 +85,33 @@ def build_figure(history: Lines) -> Figure:
         errors.plot(best["step"], 100 * best["validation_wer"], "o", color=_RED, label=label)
         _add_legend(errors)
     return figure
+
+
+def _draw_pretraining(accuracies: Axes, codes: Axes, training: Lines, validations: Lines) -> None:
+    """Draw contrastive accuracy and codebook perplexity, in training and on the validation split."""
+    for axes, title, key, scale in (
+        (accuracies, "Contrastive accuracy, %", "contrastive_accuracy", 100.0),
+        (codes, "Codebook perplexity", "codebook_perplexity", 1.0),
+    ):
+        axes.set_title(title)
+        _draw(axes, training, key, _BLUE, scale, "training")
+        _draw(axes, validations, f"validation_{key}", _ORANGE, scale, "validation")
+        axes.set_ylim(bottom=0)
+        _add_legend(axes)
+
+
+def _draw_evaluations(errors: Axes, blanks: Axes, evaluations: Lines) -> None:
+    """Draw error rates and the blank ratio of the validation split."""
+    errors.set_title("Validation error rates, %")
+    values = _draw(errors, evaluations, "validation_wer", _BLUE, 100, "WER")
+    _draw(errors, evaluations, "validation_cer", _ORANGE, 100, "CER")
+    if len(values):  # A first evaluation of several hundred percent would flatten the others.
+        top = min(values.max(), max(values.min(), 100))
+        errors.set_ylim(-0.03 * top, 1.05 * top)
+
+    blanks.set_title("Validation blank ratio, % of frames")
+    _draw(blanks, evaluations, "blank_ratio", scale=100)
+    blanks.set_ylim(-3, 105)
 
 
 def _draw(

@@ -163,7 +163,7 @@ def _time_twice(objective: nn.Module, batch: Batch, device: torch.device, reside
 
 def _time_once(objective: nn.Module, batch: Batch, device: torch.device, resident: int) -> _Pass:
     start = _read_clock(device)
-    loss, _ = objective(batch.to(device), False)
+    loss, *_ = objective(batch.to(device), False)
     middle, activations = _read_clock(device), _measure_memory(device) - resident
     (loss / max(len(batch.labels), 1)).backward()
     end = _read_clock(device)

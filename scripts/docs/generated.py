@@ -62,7 +62,9 @@ def list_keys() -> Iterator[tuple[str, Any, Any]]:
     for name, field in Recipe.model_fields.items():
         if name == "provenance":
             continue
-        kind: Any = field.annotation
+        kind: Any = next(
+            each for each in (field.annotation, *get_args(field.annotation)) if hasattr(each, "model_fields")
+        )
         yield name, kind, kind.model_fields
         if name == "model":
             yield "model.lora", LoraSection, LoraSection.model_fields

@@ -17,6 +17,7 @@ LINES = [
         {"training.max_steps=", "training.max_epochs=", "training.max_minutes=", "training.max_gradient_norm="},
     ),
     ("finetune compare-runs --ht", {"--html"}),
+    ("finetune pretrain recipe.yaml pretraining.mask_p", {"pretraining.mask_probability="}),
 ]
 REQUIRED = os.environ.get("FINETUNE_SHELLS") == "required"
 

@@ -32,6 +32,8 @@ def test_a_copied_recipe_has_what_it_refers_to(tmp_path, capsys):
     assert main(["recipe", str(tmp_path / "an4" / "recipe.yaml"), "data.root=x"]) == 0
     assert f"base: {tmp_path / 'quickstart' / 'base'}" in capsys.readouterr().out
     assert main(["recipe", "prompts", "--copy", str(tmp_path)]) == 0  # Its base is there already.
+    assert main(["recipe", "pretraining", "--copy", str(tmp_path)]) == 0
+    assert f"finetune pretrain {tmp_path / 'pretraining' / 'recipe.yaml'}" in capsys.readouterr().out
 
 
 def test_one_of_several_recipes_is_copied_with_the_others(tmp_path, capsys):

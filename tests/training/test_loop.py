@@ -9,7 +9,7 @@ import torch
 
 from finetune.errors import Interrupted, UserError
 from finetune.models.build import CTCObjective
-from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, Validation, train, train_step
+from finetune.training.loop import MAX_SKIPPED_STEPS, Hooks, Schedule, Validation, summarize, train, train_step
 from finetune.training.optimization import build_optimizer, learning_rate_factor
 
 
@@ -315,3 +315,25 @@ def test_memory_too_small_for_one_utterance_is_one_error(accelerator, build, mak
     optimizer = build_optimizer(model, 1e-3, 0.0)
     with pytest.raises(UserError, match=r"too small for a single utterance: lower data\.max_seconds"):
         train_step(accelerator, SmallMemory(CTCObjective(model), 0), optimizer, [make_batch(0, 1)], 1.0)
+
+
+class Counting(CTCObjective):
+    """An objective with another sum to log: the utterances."""
+
+    def forward(self, batch, frozen=False):
+        loss, without_loss = super().forward(batch, frozen)
+        return loss, without_loss, {"utterances_for_each_label": torch.tensor(float(len(batch.num_frames)))}
+
+
+def test_other_sums_of_an_objective_are_added_up_and_divided_by_the_labels(accelerator, build, make_batch):
+    model, batches = build(), [make_batch(0, 2), make_batch(1)]
+    result = train_step(accelerator, Counting(model), build_optimizer(model, 1e-3, 0.0), batches, 1.0)
+    assert result.sums == {"utterances_for_each_label": 3}
+    assert summarize([result, result])["utterances_for_each_label"] == pytest.approx(3 / result.labels)
+
+
+def test_what_begins_a_step_is_called_before_it(accelerator, build, make_batch):
+    recorder, begun = Recorder(), []
+    recorder.hooks = replace(recorder.hooks, begin=begun.append)
+    run_loop(accelerator, build(), [make_batch(0)] * 3, first_step=2, recorder=recorder)
+    assert begun == [2, 3, 4]

@@ -58,6 +58,17 @@ def test_a_value_that_is_not_finite_is_a_gap(value):
     assert build_figure(history).axes[LOSS].get_yscale() == "linear"
 
 
+def test_pre_training_has_accuracy_and_perplexity_instead_of_error_rates():
+    lines = [
+        training(1, 4.0, contrastive_accuracy=0.1, codebook_perplexity=300.0),
+        {"step": 1, "validation_contrastive_accuracy": 0.2, "validation_codebook_perplexity": 200.0},
+    ]
+    figure = build_figure(lines)
+    assert figure.axes[LOSS].get_title().endswith("for each masked frame")
+    curves = [[float(line.get_ydata()[0]) for line in figure.axes[panel].lines] for panel in (ERRORS, BLANKS)]
+    assert curves == [[pytest.approx(10), pytest.approx(20)], [300, 200]]
+
+
 def test_long_history_is_thinned_to_means_within_a_band():
     lines = [training(step, 3.0 + (-1) ** step) for step in range(1, 100_001)]
     figure = build_figure(lines)
