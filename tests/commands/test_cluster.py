@@ -97,10 +97,14 @@ def test_recordings_at_urls_are_fetched_where_they_are_computed(
         def log_message(self, format: str, *arguments: Any) -> None:
             asked.append(format % arguments)
 
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client that has what it wants closes the connection, which would be written to standard error."""
+
     for number in range(3):
         write_noise(tmp_path / "web" / f"{number}.wav", 1 + number, number)
     handler = functools.partial(Handler, directory=str(tmp_path / "web"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{server.server_port}"
         urls = [f"{root}/{name}" for name in ("0.wav", "gone.wav", "1.wav", "2.wav")]
