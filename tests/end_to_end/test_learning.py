@@ -147,7 +147,7 @@ def test_run_can_start_from_an_architecture_without_a_base(finetune_run, base_fo
     assert json.loads((folder / "model/config.json").read_text())["hidden_size"] == config["hidden_size"]
 
 
-@pytest.mark.parametrize("kind", ["lstm", "cnn"])
+@pytest.mark.parametrize("kind", [pytest.param("lstm", marks=pytest.mark.slow), "cnn"])
 def test_a_baseline_learns_from_nothing(kind, finetune_run):
     narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_mel_bins": 32}
     training = {"max_steps": 120, "eval_steps": 120, "log_steps": 60, "learning_rate": 1e-2, "warmup_ratio": 0.05}

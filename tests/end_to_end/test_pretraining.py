@@ -105,6 +105,7 @@ def test_its_result_is_fine_tuned_without_complaint(whole, finetune_run, capsys)
     assert not any(name.startswith(("quantizer", "project_")) for name in weights)
 
 
+@pytest.mark.slow
 def test_pre_training_goes_on_from_its_own_result_with_the_same_codes(whole, recipe_of, tmp_path, capsys):
     recipe = recipe_of(tmp_path, model={"base": str(whole / "model")}, training={"max_steps": 1, "eval_steps": 1})
     assert main(["pretrain", str(recipe), "training.learning_rate=1e-9", "--output", str(tmp_path / "run")]) == 0
@@ -114,6 +115,7 @@ def test_pre_training_goes_on_from_its_own_result_with_the_same_codes(whole, rec
     assert weights[0].allclose(weights[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_frames_apart(recipe_of, read_lines, tmp_path):
     """Without the loss for diversity, which a hundred steps on 24 tones can lower by noise alone."""
     quiet = {"model": {"dropout": 0.0, "layer_drop": 0.0}, "augmentation": {"speed": None, "noise_snr_db": None}}
@@ -137,6 +139,7 @@ def test_what_is_new_and_what_is_left_out_is_said(recipe_of, speech, tmp_path, c
     assert captured.out.startswith("pre-trained 1 steps in ") and "codebook perplexity" in captured.out
 
 
+@pytest.mark.slow
 def test_a_collapse_is_said_while_it_happens(recipe_of, tmp_path, capsys):
     recipe = recipe_of(tmp_path, training={"learning_rate": 1.0, "max_steps": 12, "eval_steps": 12})
     assert main(["pretrain", str(recipe), "pretraining.diversity_weight=0", "--output", str(tmp_path / "run")]) == 0
@@ -171,6 +174,7 @@ def test_commands_of_fine_tuning_refuse_the_section(recipe_of, tmp_path, capsys,
     assert "`finetune pretrain`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_architecture_without_a_base_is_pre_trained(recipe_of, base_folder, tmp_path):
     config = json.loads((base_folder / "config.json").read_text())
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_dim")
