@@ -24,9 +24,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from finetune.commands.console import TextFormatter
 from finetune.resources.machine import count_threads, has_fast_bf16
+
+# A machine that others use may take any time for an example.
+settings.register_profile("finetune", deadline=None)
+settings.load_profile("finetune")
 
 torch.set_num_threads(1)
 

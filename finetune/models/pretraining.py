@@ -80,8 +80,9 @@ def build_pretraining_model(
     torch.manual_seed(seed)
     with loading(base):
         if base is None:
-            options = {"dtype": torch.float32, "attn_implementation": attention, "trust_remote_code": False}
-            model, lacking = AutoModelForPreTraining.from_config(config, **options), set[str]()
+            options = {"dtype": torch.float32, "attn_implementation": attention}
+            model = AutoModelForPreTraining.from_config(config, trust_remote_code=False, **options)
+            lacking = set[str]()
         else:
             options = {"config": config, "attn_implementation": attention}
             model, lacking = load_pretraining_model(base, base, revision=revision, **options)

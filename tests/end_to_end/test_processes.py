@@ -21,6 +21,7 @@ def logged(key, folder, read_lines):
     return {line["step"]: line[key] for line in read_lines(folder / "metrics.jsonl") if key in line}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
     write_recipe, finetune_run, read_lines, corpus_folder, tmp_path
 ):
