@@ -163,6 +163,7 @@ class Year:
         self.output, self.first = Path(options.output), Path(options.model)
         self.output.mkdir(parents=True, exist_ok=True)
         self.steps_per_batch, self.test_speakers = options.steps_per_batch, options.test_speakers
+        self.steps_at_once: int | None = options.steps_at_once
         self.recipe = load_recipe(Path(options.recipe), [*OVERRIDES, *options.overrides])
         limits = GateLimits(margin=options.margin, min_utterances=options.min_utterances)
         shares = SHARES if options.average else (1.0,)
@@ -204,9 +205,9 @@ class Year:
 
         self.keep(f"WER {name}", score)
 
-    def lengthen(self, batches: int) -> Recipe:
-        """The recipe with steps for so many batches of corrections; two validations."""
-        steps = max(self.recipe.training.max_steps or 1, self.steps_per_batch * batches)
+    def lengthen(self, batches: int, steps: int | None = None) -> Recipe:
+        """The recipe with `steps`, or those for so many batches of corrections; two validations."""
+        steps = steps or max(self.recipe.training.max_steps or 1, self.steps_per_batch * batches)
         training = self.recipe.training.model_copy(update={"max_steps": steps, "eval_steps": steps // 2})
         return self.recipe.model_copy(update={"training": training})
 
@@ -250,7 +251,7 @@ class Year:
     def all_at_once(self, batches: int) -> None:
         """All batches in one training of the first champion, with replay."""
         snapshot = self.snapshot(f"batch-{batches:02d}", self.batches[:batches])
-        share, recipe = self.options.replay_share, self.lengthen(batches)
+        share, recipe = self.options.replay_share, self.lengthen(batches, self.steps_at_once)
         self.measure("all at once", self.train("all-at-once", self.first, snapshot, recipe, share))
 
     def train(self, name: str, champion: Path, snapshot: Path, recipe: Recipe, replay_share: float) -> Path:
@@ -342,6 +343,7 @@ def parse_options() -> argparse.Namespace:
         metavar="N",
         help="of a candidate's training, for each batch until then; at least those of the recipe (default: 200)",
     )
+    parser.add_argument("--steps-at-once", type=int, metavar="N", help="of all at once (default: as of the last batch)")
     parser.add_argument("--replay-share", type=float, default=0.7, help="share of old utterances (default: 0.7)")
     parser.add_argument("--average", action=argparse.BooleanOptionalAction, default=True, help="average with champion")
     parser.add_argument("--test-speakers", type=int, default=1, metavar="N", help="of each batch (default: 1)")
