@@ -69,7 +69,7 @@ def whole(finetune_run_in, tmp_path_factory):
     return finetune_run_in(tmp_path_factory.mktemp("whole"), "whole", **SECTIONS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_checkpoint_and_the_run_is_resumed(
     number, write_recipe, finetune_run, whole, read_lines, tmp_path
 ):

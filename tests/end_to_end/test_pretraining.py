@@ -83,6 +83,7 @@ def test_plain_transformers_goes_on_with_the_result(whole):
     assert model.config.num_codevectors_per_group == 320
 
 
+@pytest.mark.slow
 def test_a_killed_run_equals_the_uninterrupted_one(recipe_of, whole, read_lines, tmp_path):
     run = tmp_path / "run"
     command = ["pretrain", str(recipe_of(tmp_path)), "--output", str(run)]

@@ -61,6 +61,7 @@ def test_two_processes_make_the_steps_of_one_with_two_micro_batches(
         assert {key: found[key] for key in reported} == reported
 
 
+@pytest.mark.slow
 def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(write_recipe, finetune_run, tmp_path):
     """Each process drops other layers: none may wait for a gradient that another does not make."""
     sections = {

@@ -180,6 +180,7 @@ def test_interrupted_training_ends_its_push_and_the_same_command_takes_it_up(
     assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == ["run", "step-000002"]
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_pushes(hub: Hub, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "train.py").write_text(PATCHED)
@@ -228,6 +229,7 @@ def test_kill_in_mid_upload_and_a_hub_that_goes_away_do_not_harm_the_run_which_i
     assert len(set(expected.values())) > 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_on_the_hub_already_are_not_sent_again_at_the_end(
     hub: Hub, finetune_run: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,7 +127,15 @@ def test_however_a_stream_is_divided_its_events_are_the_same(
         assert live.transcriber.transcribe(piece, sampling_rate=SAMPLING_RATE).text == final.text
 
 
-@pytest.mark.parametrize(("longest", "utterances"), [(5.0, 60), (20.0, 53), (20.0, 55), (20.0, 60)])
+@pytest.mark.parametrize(
+    ("longest", "utterances"),
+    [
+        (5.0, 60),
+        pytest.param(20.0, 53, marks=pytest.mark.slow),
+        pytest.param(20.0, 55, marks=pytest.mark.slow),
+        (20.0, 60),
+    ],
+)
 def test_speech_that_never_pauses_is_cut_between_words(
     live: LiveTranscriber, monkeypatch: pytest.MonkeyPatch, longest: float, utterances: int
 ) -> None:

@@ -67,7 +67,7 @@ def test_ordinary_models_pass(norm: str, evaluate: Evaluate, tmp_path: Path) -> 
         require_parity(folder, [*right, (name, waveform, text + "b")])
 
 
-@pytest.mark.parametrize("kind", ["lstm", "cnn"])
+@pytest.mark.parametrize("kind", ["lstm", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_a_baseline_passes_with_the_package_that_registers_it(kind: str, evaluate: Evaluate, tmp_path: Path) -> None:
     import torch
     from transformers import Wav2Vec2Processor

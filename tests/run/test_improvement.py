@@ -128,7 +128,14 @@ def whole(champion, snapshot, improve_recipe, tmp_path_factory):
     return improve(champion, snapshot, improve_recipe(20), tmp_path_factory.mktemp("whole") / "output", SHORT)
 
 
-@pytest.mark.parametrize("stage", ["run", "_average", "_write_model", "_judge", "build_improvement_report"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "_write_model",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("run", "_average", "_judge")),
+        pytest.param("build_improvement_report", marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_interrupted_before_a_stage_ends_the_same(stage, champion, snapshot, improve_recipe, whole, tmp_path):
     recipe, output = improve_recipe(20), tmp_path / "output"
     with pytest.MonkeyPatch.context() as patched:

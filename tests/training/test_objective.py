@@ -89,6 +89,7 @@ def test_mixed_precision_of_its_own_is_that_of_an_autocast_around_it(build, make
     assert "forward" not in vars(cast)
 
 
+@pytest.mark.slow
 def test_compiled_encoder_gives_the_same_and_is_compiled_a_few_times(build, make_batch, monkeypatch):
     """Only the front end of the compiler runs: the back end needs a C++ compiler or a GPU."""
     counter = CompileCounter()
