@@ -1,6 +1,7 @@
-"""Does pre-training on speech without transcripts help where few are transcribed? AN4, with 5 minutes of transcripts.
+"""Does speech without transcripts help where few are transcribed? AN4, with 5 minutes of transcripts.
 
     python scripts/compare_pretraining.py AN4 OUTPUT [section.key=value ...] [--minutes 5] [--seeds 3] [--steps 600]
+        [--variants base pretrained student] [--min-score 0.8]
 
 AN4 is a folder with the audio of CMU AN4 and its `metadata.csv`. The tenth of its speakers that `recipes/an4` holds out
 is only read to score. Of the other speakers all speech is used without transcripts, by `recipes/pretraining` with the
@@ -9,6 +10,10 @@ overrides given; and the speakers whose names' hashes are smallest keep their tr
 The same fine-tuning (`recipes/an4` with `--steps` steps, scored once, at its end) then starts from the base that
 pre-training started from, and from its result, with each seed: of the head, the batches, masks and augmentation. Errors
 are added up over the seeds; intervals are over speakers (95 %, paired for the difference).
+
+A `student` learns from pseudo-labels: the model of `base` with the same seed transcribes the speech of the others with
+a language model of the transcripts that there are, what has a confidence of `--min-score` stays, and the same
+fine-tuning starts from the same base with both.
 
 It was not run to its end yet; what was tried is in scripts/docs/how_to/pretraining.md.
 
@@ -20,6 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import itertools
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,11 +39,15 @@ if TYPE_CHECKING:
     from finetune.evaluation.results import Result
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-VARIANTS = ("base", "pretrained")
+VARIANTS = {
+    "base": "the transcripts alone",
+    "pretrained": "with pre-training on all speech",
+    "student": "with pseudo-labels of the rest",
+}
 
 
 def write_tables(an4: Path, folder: Path, minutes: float) -> dict[str, float]:
-    """Write unlabelled.csv, train.csv and validation.csv; returns the minutes of each."""
+    """Write unlabelled.csv, rest.csv, train.csv and validation.csv; returns the minutes of each."""
     from finetune.recipe.load import load_recipe
     from finetune.run.preparation import prepare
 
@@ -51,11 +61,12 @@ def write_tables(an4: Path, folder: Path, minutes: float) -> dict[str, float]:
         chosen.add(speaker)
     transcribed = [u for u in kept if u.speaker in chosen]
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {"unlabelled": kept, "train": transcribed, "validation": held}
+    rest = [u for u in kept if u.speaker not in chosen]
+    tables = {"unlabelled": kept, "rest": rest, "train": transcribed, "validation": held}
     for name, utterances in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            columns = ("file_name", "speaker") if name == "unlabelled" else ("file_name", "speaker", "text")
+            columns = ("file_name", "speaker", *(["text"] if name in ("train", "validation") else []))
             writer.writerow(columns)
             for each in utterances:
                 row = (str((an4 / each.name).resolve()), each.speaker, each.raw_transcript)
@@ -78,15 +89,28 @@ def run_once(command: str, recipe: str, output: Path, overrides: Iterable[str]) 
     return output / "model"
 
 
-def fine_tune(base: Path, data: Path, output: Path, seed: int, steps: int) -> list[Result]:
-    """Fine-tune a base by the recipe of AN4; returns what it makes of the held-out speakers."""
+def fine_tune(base: Path, sources: str, output: Path, seed: int, steps: int) -> list[Result]:
+    """Fine-tune a base by the recipe of AN4 on `data.sources`; returns what it makes of the held-out speakers."""
     from finetune.evaluation.results import read_results
 
-    overrides = [f"model.base={base}", f"data.root={data}", "data.allow_outside=true", f"training.seed={seed}"]
+    overrides = [f"model.base={base}", f"data.sources=[{sources}]", f"training.seed={seed}"]
     # One evaluation, at the end: no checkpoint is chosen on the speakers that are scored.
     overrides += [f"training.max_steps={steps}", f"training.eval_steps={steps}"]
     run_once("train", "an4", output, overrides)
     return read_results(output)
+
+
+def write_pseudo_labels(teacher: Path, data: Path, output: Path, min_score: float) -> Path:
+    """A corpus of what a model is sure of in rest.csv; taken up again where it was interrupted."""
+    texts = output.parent / "transcripts.txt"
+    with (data / "transcribed" / "train.csv").open(encoding="utf-8", newline="") as file:
+        texts.write_text("".join(f"{row['text']}\n" for row in csv.DictReader(file)), encoding="utf-8")
+    language_model = output.parent / "language_model"
+    if not language_model.exists():
+        call("lm", "build", texts, "--model", teacher, "-o", language_model)
+    options = ("--min-score", min_score, "--language-model", language_model)
+    call("segment", teacher, data / "rest.csv", "--transcribe", "--allow-outside", "--resume", *options, "-o", output)
+    return output
 
 
 def describe(name: str, results: Sequence[Sequence[Result]]) -> str:
@@ -120,28 +144,41 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="compared with the first"
+    )
+    parser.add_argument("--min-score", type=float, default=0.8, help="the least confidence of a pseudo-label")
+    parser.add_argument("--weight", type=float, default=2, help="of the transcripts, where that of pseudo-labels is 1")
     options = parser.parse_args(arguments)
     report_machine("auto")
     from finetune.evaluation.comparison import compare
     from finetune.files import write_text
 
     output, data = options.output, options.output / "data"
-    lengths = write_tables(options.an4, data / "transcribed", options.minutes)
-    unlabelled = data / "unlabelled.csv"
-    (data / "transcribed" / "unlabelled.csv").replace(unlabelled)
-    where = [f"data.root={unlabelled}", "data.allow_outside=true"]
-    pretrained = run_once("pretrain", "pretraining", output / "pretraining", [*where, *options.overrides])
-    bases = {"base": RECIPES / "quickstart" / "base", "pretrained": pretrained}
-    found: dict[str, list[Any]] = {variant: [] for variant in VARIANTS}
-    for seed in range(options.seeds):
-        for variant in VARIANTS:
-            folder = output / f"{variant}-{seed}"
-            found[variant].append(fine_tune(bases[variant], data / "transcribed", folder, seed, options.steps))
-    names = {"base": "without pre-training", "pretrained": "with pre-training"}
+    transcribed, base = data / "transcribed", RECIPES / "quickstart" / "base"
+    lengths = write_tables(options.an4, transcribed, options.minutes)
+    for name in ("unlabelled", "rest"):
+        (transcribed / f"{name}.csv").replace(data / f"{name}.csv")
+    found: dict[str, list[Any]] = {variant: [] for variant in options.variants}
+    for seed, variant in itertools.product(range(options.seeds), options.variants):
+        start, folder = base, output / f"{variant}-{seed}"
+        sources = f"{{root: {transcribed}, allow_outside: true, weight: {options.weight}}}"
+        if variant == "pretrained":
+            where = [f"data.root={data / 'unlabelled.csv'}", "data.allow_outside=true"]
+            start = run_once("pretrain", "pretraining", output / "pretraining", [*where, *options.overrides])
+        elif variant == "student" and not (folder / "report").exists():
+            teacher = output / f"base-{seed}" / "model"
+            labels = write_pseudo_labels(teacher, data, output / f"pseudo_labels-{seed}", options.min_score)
+            sources += f", {labels}"
+        found[variant].append(fine_tune(start, sources, folder, seed, options.steps))
     lines = ["| | WER of each seed, % | WER | CER |", "|---|---|---|---|"]
-    lines += [describe(names[variant], found[variant]) for variant in VARIANTS]
+    lines += [describe(VARIANTS[variant], results) for variant, results in found.items()]
+    first, *others = options.variants
+    for variant in others:
+        difference = compare(join(found[first]), join(found[variant])).sentence()
+        lines += ["", f"{VARIANTS[variant].capitalize()}: {difference}"]
     minutes = ", ".join(f"{name} {length:.1f} minutes" for name, length in lengths.items())
-    lines += ["", compare(*(join(found[variant]) for variant in VARIANTS)).sentence(), f"Speech: {minutes}."]
+    lines += ["", f"Speech: {minutes}."]
     write_text(output / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -158,6 +158,10 @@ def test_without_texts_the_models_own_are_kept_where_it_is_sure(
     assert len(prepare_split("train", table, DEFAULT_TRANSFORMS, AudioSpec(SAMPLING_RATE, ())).utterances) == 5
     before = read_all(corpus)
     assert segment(*common, "--resume") == 2 and read_all(corpus) == before
+    (names := tmp_path / "talks/names.csv").write_text("file_name,speaker\none.wav,ann\nmore/two.wav,ben\n")
+    assert segment(names, "-o", tmp_path / "named", "--transcribe") == 0
+    named = [(row["text"], row["speaker"]) for row in read(tmp_path / "named/train/metadata.csv")]
+    assert named == [(text, "ann") for text in SAID] + [(text, "ben") for text in SAID[:2]]
     capsys.readouterr()
     for wrong, sentence in (
         (("--numbers", "en"), "--transcribe takes no texts"),
