@@ -58,7 +58,7 @@ def find_pairs(audio: str, text: str | None, speaker: str | None, allow_outside:
 
 
 def find_untranscribed(audio: str, speaker: str | None, allow_outside: bool) -> list[Pair]:
-    """The recordings at a place, or the rows of a table, each with an empty text; raises UserError if there are none."""
+    """The recordings at a place or the rows of a table, each with an empty text; raises UserError if there are none."""
     if expand_home(audio).suffix.lower() in TABLE_SUFFIXES:
         return _name_apart(_read_source(Source(audio, allow_outside=allow_outside, transcribed=False), speaker, None))
     return _name_apart(_pair(each, lambda: "", speaker) for each in find_inputs([audio], allow_outside))
