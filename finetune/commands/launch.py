@@ -1,5 +1,8 @@
 """What must be settled before torch computes and when all is over: processes, threads, kernels, their end."""
 
+from __future__ import annotations
+
+import argparse
 import atexit
 import logging
 import os
@@ -10,9 +13,12 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune.resources.machine import find_thread_limit
+
+if TYPE_CHECKING:
+    from finetune.recipe.load import Recipe
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -178,6 +184,21 @@ def set_training_switches(compiled: bool) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if compiled:
         torch._dynamo.config.recompile_limit = 64
+
+
+def load_run(options: argparse.Namespace) -> tuple[Recipe, Path]:
+    """Join the processes of a launcher, load the recipe that a command names, and set what its training needs.
+
+    Returns the recipe and the run directory.
+    """
+    join_processes()
+    from finetune.commands.arguments import find_run_folder
+    from finetune.recipe.load import load_recipe
+
+    recipe = load_recipe(Path(options.recipe), options.overrides)
+    keep_kernels(recipe.training.mixed_precision)
+    set_training_switches(recipe.training.compile)
+    return recipe, Path(options.output) if options.output else find_run_folder(options.recipe)
 
 
 def quiet_exporter() -> None:

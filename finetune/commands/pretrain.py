@@ -1,10 +1,9 @@
 """finetune pretrain: pre-train a base further on speech without transcripts."""
 
 import argparse
-from pathlib import Path
 
 from finetune.commands import arguments
-from finetune.commands.launch import is_main_process
+from finetune.commands.launch import load_run, is_main_process
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -17,17 +16,9 @@ def add_parser(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    from finetune.commands.launch import join_processes, keep_kernels, set_training_switches
-
-    join_processes()
-    from finetune.recipe.load import load_recipe
-
-    recipe = load_recipe(Path(options.recipe), options.overrides)
-    keep_kernels(recipe.training.mixed_precision)
-    set_training_switches(compiled=False)
+    recipe, output = load_run(options)
     from finetune.run.pretraining import pretrain
 
-    output = Path(options.output) if options.output else arguments.find_run_folder(options.recipe)
     result = pretrain(recipe, output)
     if is_main_process():
         print(result.summary())

@@ -36,7 +36,6 @@ from finetune.run.callbacks import TrainerCallback
 from finetune.run.components import Components
 from finetune.run.experiment import carry_out
 from finetune.run.model_folder import publish_recipe
-from finetune.run.planning import plan_run
 from finetune.run.preparation import Preparation
 from finetune.run.run_report import build_run_report, read_run
 from finetune.run.training_run import TrainingRun
@@ -122,19 +121,7 @@ class Pretrainer(TrainingRun):
         """What is new in the model, and what the run takes on this device, as lines for people; changes nothing."""
         base, seed = self.recipe.model.base, self.recipe.training.seed
         new = [] if self._done_steps else list(self.new_parts)
-        plan = plan_run(
-            self.recipe,
-            self.preparation,
-            self.components,
-            accelerator=self.accelerator,
-            length=self.length,
-            batch_seconds=self.batch_seconds,
-            output=self.output,
-            precision=self.precision,
-            evaluate=self._measure_some,
-            done_steps=self._done_steps,
-        )
-        return [*(f"{base} has no {part}: a new one is made from seed {seed}" for part in new), *plan.summary()]
+        return [*(f"{base} has no {part}: a new one is made from seed {seed}" for part in new), *super().plan()]
 
     def _restore(self) -> tuple[int, list[StepResult]]:
         """Go on from the newest checkpoint; without one spread the frames over the codes of a new quantizer."""
@@ -233,7 +220,7 @@ class Pretrainer(TrainingRun):
             "masked_frames": frames,
         }
 
-    def _measure_some(self) -> float:
+    def evaluate_some(self) -> float:
         """Measure a batch of the validation split; returns its seconds."""
         data, keys = self._validation_data(), self._validation_batches()[0]
         batch = data.collate([data[key] for key in keys])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,8 @@ from finetune.models.adapters import save_lora
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import Precision, describe_device
 from finetune.run.best_checkpoints import rank
-from finetune.run.callbacks import TrainerCallback
 from finetune.run.components import RecogniserComponents, build_components
-from finetune.run.planning import plan_run, score_some
+from finetune.run.planning import score_some
 from finetune.run.preparation import Preparation
 from finetune.run.training_run import TrainingRun
 from finetune.text.training_words import load_training_words
@@ -31,7 +30,7 @@ from finetune.training.checkpoints import load_model, prune_checkpoints
 from finetune.training.loop import Validation
 
 if TYPE_CHECKING:  # The publishing room is imported where a card is written or a model is pushed.
-    from finetune.publishing.background import Publisher
+    pass
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -54,40 +53,15 @@ class Trainer(TrainingRun):
         accelerator: Accelerator,
         *,
         precision: Precision = "float32",
-        resolved: Mapping[str, Any] | None = None,
-        publisher: Publisher | None = None,
-        callback: TrainerCallback | None = None,
+        **others: Any,
     ) -> None:
-        """Build the model and all that trains it; `resolved` is the property of that name when the run was begun."""
+        """Build the model and all that trains it; for `others` see `TrainingRun`."""
         components = build_components(recipe, preparation, accelerator, precision)
-        super().__init__(
-            recipe,
-            output,
-            preparation,
-            accelerator,
-            components,
-            precision=precision,
-            resolved=resolved,
-            publisher=publisher,
-            callback=callback,
-        )
+        super().__init__(recipe, output, preparation, accelerator, components, precision=precision, **others)
 
-    def plan(self) -> list[str]:
-        """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
-        return plan_run(
-            self.recipe,
-            self.preparation,
-            self.components,
-            accelerator=self.accelerator,
-            length=self.length,
-            batch_seconds=self.batch_seconds,
-            output=self.output,
-            precision=self.precision,
-            done_steps=self._done_steps,
-            evaluate=partial(
-                score_some, self.preparation, self.components.recogniser, self.recipe.evaluation.batch_seconds
-            ),
-        ).summary()
+    def evaluate_some(self) -> float:
+        """Score a few validation utterances; returns their seconds."""
+        return score_some(self.preparation, self.components.recogniser, self.recipe.evaluation.batch_seconds)
 
     def validate(self, step: int) -> Validation:
         """Score the validation split, and keep the weights when they are among the best by WER, then CER.

@@ -23,7 +23,7 @@ from finetune.resources.machine import Precision
 from finetune.run.best_checkpoints import BestCheckpoints
 from finetune.run.callbacks import TrainerCallback
 from finetune.run.components import Components
-from finetune.run.planning import resolve_length, state_length
+from finetune.run.planning import plan_run, resolve_length, state_length
 from finetune.run.preparation import Preparation
 from finetune.run.run_log import RunLog
 from finetune.text.training_words import save_training_words
@@ -80,6 +80,21 @@ class TrainingRun:
 
     def plan(self) -> list[str]:
         """What the run, or the rest of it, takes on this device, as lines for people; changes nothing."""
+        return plan_run(
+            self.recipe,
+            self.preparation,
+            self.components,
+            accelerator=self.accelerator,
+            length=self.length,
+            batch_seconds=self.batch_seconds,
+            output=self.output,
+            precision=self.precision,
+            done_steps=self._done_steps,
+            evaluate=self.evaluate_some,
+        ).summary()
+
+    def evaluate_some(self) -> float:
+        """Do with some of the validation split what an evaluation does; returns its seconds of audio."""
         raise NotImplementedError
 
     def finish(self) -> Any:
