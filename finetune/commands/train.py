@@ -3,7 +3,7 @@
 import argparse
 
 from finetune.commands import arguments
-from finetune.commands.launch import load_run, is_main_process
+from finetune.commands.launch import is_main_process, load_run
 
 
 def add_parser(commands: arguments.Commands) -> None:
