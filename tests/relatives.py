@@ -42,6 +42,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "wav2vec2-conformer",
         _SMALL_MODEL | CONFORMER | {"position_embeddings_type": "rotary"},
     ),
+    "facebook/w2v-bert-2.0": ("wav2vec2-bert", {"hidden_act": "swish", "layerdrop": 0.1}),
     "type: lstm": ("finetune_lstm", _BASELINE),
     "type: lstm, features: mfcc": ("finetune_lstm", _BASELINE | {"features": "mfcc"}),
     "type: cnn": ("finetune_cnn", _BASELINE),
@@ -52,7 +53,7 @@ CHOSEN = {kind: name for name, (kind, _) in reversed(PUBLISHED.items())}
 
 def write_relative(folder: Path, name: str) -> str:
     """Write a base with the configuration of a published checkpoint; returns its folder."""
-    from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+    from transformers import AutoConfig, AutoModel, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
     import finetune.models.baselines  # noqa: F401  # Registers them.
 
@@ -66,6 +67,9 @@ def write_relative(folder: Path, name: str) -> str:
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     model.save_pretrained(folder)
+    if kind == "wav2vec2-bert":
+        SeamlessM4TFeatureExtractor(padding_value=1).save_pretrained(folder)
+        return str(folder)
     norm = getattr(config, "feat_extract_norm", "layer")
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer").save_pretrained(folder)
     return str(folder)

@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from finetune.errors import UserError
+from finetune.models.configuration import load_config
 from finetune.models.processors import choose_language, load_processor
 from finetune.resources.repositories import fetch_model, name_model
 
@@ -14,7 +15,7 @@ def load_letters(model: str | Path) -> frozenset[str]:
     """The characters of a model's vocabulary, casefolded; raises UserError if there is no such model."""
     folder = fetch_model(model, weights=False)
     try:
-        _, tokenizer = load_processor(folder, choose_language(folder, None))
+        _, tokenizer = load_processor(folder, load_config(str(folder)), choose_language(folder, None))
     except UserError:
         raise
     except Exception as error:  # The errors of libraries for invalid files have no common class.

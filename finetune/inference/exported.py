@@ -10,6 +10,7 @@ from torch import nn
 from finetune.errors import UserError, format_error
 from finetune.inference.onnx_graph import list_operators
 from finetune.inference.onnx_lstm import onnx_lstm
+from finetune.models.log_mel import count_frames
 from finetune.models.relatives import get_relative
 from finetune.resources.machine import list_instruction_sets
 
@@ -94,6 +95,8 @@ class ExportedModel:
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         from transformers import MODEL_FOR_CTC_MAPPING
 
+        if get_relative(self.config).log_mel:
+            return count_frames(lengths)
         architecture: Any = MODEL_FOR_CTC_MAPPING[type(self.config)]
         return architecture._get_feat_extract_output_lengths(self, lengths)
 
@@ -147,6 +150,9 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
             nn.utils.parametrize.remove_parametrizations(module, "weight")
     large = sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES
     exact = folder / ("float32.onnx" if int8 else FILE)
+    # For a named dimension torch proves that all lengths are right, which it can't for pairs of windows.
+    pairs, limits = get_relative(model.config).log_mel, {"min": 800, "max": _LONGEST}
+    samples = torch.export.Dim.DYNAMIC(**limits) if pairs else torch.export.Dim("samples", **limits | {"min": 400})
     with torch.no_grad(), onnx_lstm(model):
         program = torch.onnx.export(
             _Logits(model).eval(),
@@ -154,7 +160,7 @@ def write_model(model: nn.Module, folder: Path, *, int8: bool) -> None:
             dynamo=True,
             input_names=[_INPUT],
             output_names=[_OUTPUT],
-            dynamic_shapes={_INPUT: {1: torch.export.Dim("samples", min=400, max=_LONGEST)}},
+            dynamic_shapes={_INPUT: {1: samples}},
             verbose=False,
         )
         assert program is not None

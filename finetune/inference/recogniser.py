@@ -20,6 +20,7 @@ from finetune.inference.windows import Lengths
 from finetune.models.configuration import load_config
 from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.processors import choose_language, load_processor
+from finetune.models.relatives import get_relative
 from finetune.resources.machine import choose_precision, length_step
 from finetune.resources.repositories import fetch_model, name_model
 from finetune.text import transcripts
@@ -94,7 +95,7 @@ class Recogniser:
             )
         try:
             language = choose_language(folder, language)
-            extractor, tokenizer = load_processor(folder, language)
+            extractor, tokenizer = load_processor(folder, config, language)
             model = load_model(folder, config, precision, language)
         except UserError:
             raise
@@ -165,7 +166,10 @@ class Recogniser:
             return_tensors="pt",
         )
         try:
-            return list(self.model(**features.to(self.device, self.dtype)).logits.float().cpu())
+            # The energies of a waveform are computed from what was recorded, in any precision.
+            exact = get_relative(self.model.config).has_fixed_features
+            features = features.to(self.device, torch.float32 if exact else self.dtype)
+            return list(self.model(**features).logits.float().cpu())
         except torch.OutOfMemoryError as error:
             if len(waveforms) == 1:
                 seconds = longest / self.sampling_rate

@@ -122,13 +122,17 @@ def _load(
     """The model of a configuration, and which of its `new` weights the checkpoint lacks."""
     from transformers import AutoModelForCTC
 
+    from finetune.models.log_mel import hear_waveforms
+
     # Architectures with an attention of their own have no other.
     relative = get_relative(config)
     fixed = attention == "sdpa" and (relative.own_attention or relative.baseline)
     options = {"attn_implementation": None if fixed else attention}
     with loading(base):
         if base is None:
-            return AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options), set()
+            model = AutoModelForCTC.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+            hear_waveforms(model)
+            return model, set()
         return load_ctc_model(base, base, new=new, revision=revision, config=config, **options)
 
 

@@ -48,6 +48,11 @@ def load_config(base: str, revision: str | None = None) -> Any:
         ) from error
     if config.model_type not in RELATIVES:
         raise refuse_kind(name_model(base), config.model_type)
+    if get_relative(config).log_mel and config.add_adapter:
+        raise UserError(
+            f"{name_model(base)} has add_adapter in its config.json, layers whose convolutions see the padding of a "
+            "batch: expected a model without them."
+        )
     return config
 
 
@@ -127,19 +132,21 @@ def load_feature_extractor(base: str | None, config: Any, revision: str | None =
         rate = getattr(config, "sampling_rate", 16000)
         extractor = Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=rate)
     else:
-        extractor = read_feature_extractor(base, revision)
+        extractor = read_feature_extractor(base, config, revision)
     # For plain Transformers, where a mask does not help a model with group norm.
     extractor.return_attention_mask = get_norm(config) == "layer"
     return extractor
 
 
-def read_feature_extractor(base: str, revision: str | None = None) -> Any:
-    """The feature extractor of a model in a folder or on a hub.
+def read_feature_extractor(base: str, config: Any, revision: str | None = None) -> Any:
+    """The feature extractor of a model in a folder or on a hub, for waveforms.
 
     Raises UserError for a model without one, for one that asks for code, and for values out of range.
     """
     from transformers import Wav2Vec2FeatureExtractor
 
+    if config is not None and get_relative(config).log_mel:
+        return _read_log_mel(base, config, revision)
     try:
         require_plain_model(base, revision)
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(base, revision=revision, trust_remote_code=False)
@@ -153,10 +160,7 @@ def read_feature_extractor(base: str, revision: str | None = None) -> Any:
     except UserError:
         raise
     except Exception as error:  # What libraries raise for a foreign file has no class in common.
-        raise UserError(
-            f"{name_model(base)} has no usable preprocessor_config.json, which says how audio is fed: "
-            f"{format_error(error)}"
-        ) from error
+        raise _refuse_extractor(base, error) from error
     if wrong := [problem[:100] for problem, right in problems.items() if not right]:
         raise UserError(
             f"The preprocessor_config.json of {name_model(base)} has {' and '.join(wrong)}: expected waveforms, a "
@@ -165,13 +169,44 @@ def read_feature_extractor(base: str, revision: str | None = None) -> Any:
     return extractor
 
 
+def _read_log_mel(base: str, config: Any, revision: str | None) -> Any:
+    """What pads waveforms for a model of log-mel energies; raises UserError as `read_feature_extractor` does."""
+    from transformers import SeamlessM4TFeatureExtractor
+
+    from finetune.models.log_mel import STACKED, LogMelExtractor
+
+    extractor = LogMelExtractor(config.feature_projection_input_dim // STACKED)
+    try:
+        require_plain_model(base, revision)
+        found, _ = SeamlessM4TFeatureExtractor.get_feature_extractor_dict(base, revision=revision)
+    except UserError:
+        raise
+    except Exception as error:  # What libraries raise for a foreign file has no class in common.
+        raise _refuse_extractor(base, error) from error
+    own = extractor.to_dict()
+    needed = ("feature_extractor_type", "sampling_rate", "num_mel_bins", "stride")
+    if wrong := [f"{key} {str(found.get(key))[:40]}, not {own[key]}" for key in needed if found.get(key) != own[key]]:
+        raise UserError(f"The preprocessor_config.json of {name_model(base)} has {'; '.join(wrong)}.")
+    return extractor
+
+
+def _refuse_extractor(base: str, error: Exception) -> UserError:
+    return UserError(
+        f"{name_model(base)} has no usable preprocessor_config.json, which says how audio is fed: {format_error(error)}"
+    )
+
+
 def count_features(config: Any) -> int:
     """The features of a frame, over which masks are drawn: a baseline's mel bins or coefficients, or the width."""
     return int(config.num_features if get_relative(config).baseline else config.hidden_size)
 
 
 def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
-    """(kernel, stride) of each convolution of the feature encoder."""
+    """(kernel, stride) of each convolution of the feature encoder, or of what has as many frames."""
+    if get_relative(config).log_mel:
+        from finetune.models.log_mel import HOP_SAMPLES, STACKED, WINDOW_SAMPLES
+
+        return (WINDOW_SAMPLES, HOP_SAMPLES), (1, STACKED)
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 

@@ -40,7 +40,7 @@ def use_cpu_operations(model: Any, *, frozen: bool = False) -> None:
     if relative.packs_frames and encoder.config._attn_implementation in ("sdpa", "by_utterance"):
         encoder.config._attn_implementation = "by_utterance"
         replace_submodule(encoder, "encoder", _PackedEncoder)
-    if get_norm(encoder.config) == "layer" and not relative.baseline:
+    if get_norm(encoder.config) == "layer" and not relative.has_fixed_features:
         for number, layer in enumerate(encoder.feature_extractor.conv_layers):
             kept = _to_channels_last(layer.conv) if frozen else None
             replace_submodule(encoder, f"feature_extractor.conv_layers.{number}", _ChannelsLastConvolution, kept=kept)

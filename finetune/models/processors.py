@@ -11,17 +11,18 @@ from finetune.models.languages import suggest_language
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import name_model
 
+_PROCESSORS = ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "Wav2Vec2BertProcessor")
 # The classes of Transformers that are accepted, by file and key; others expect other input or output.
 _CLASSES = {
     ("tokenizer_config.json", "tokenizer_class"): ("Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"),
-    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor",),
-    ("preprocessor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
-    ("processor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor", "SeamlessM4TFeatureExtractor"),
+    ("preprocessor_config.json", "processor_class"): _PROCESSORS,
+    ("processor_config.json", "processor_class"): _PROCESSORS,
 }
 _MOST_LANGUAGES = 12
 
 
-def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]:
+def load_processor(folder: Path, config: Any, language: str | None = None) -> tuple[Any, Any]:
     """The feature extractor and the tokenizer in the folder of a model, for a language if it has several.
 
     No code of the model runs. Raises UserError for a model with its own code or other classes, and what Transformers
@@ -33,7 +34,7 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
     _require_known_classes(folder)
     if (folder / "vocab.json").is_file():
         read_vocabulary(folder / "vocab.json")
-    extractor = read_feature_extractor(str(folder))
+    extractor = read_feature_extractor(str(folder), config)
     target = {} if language is None else {"target_lang": language}
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **target)
     expected = _CLASSES["tokenizer_config.json", "tokenizer_class"]
@@ -42,6 +43,16 @@ def load_processor(folder: Path, language: str | None = None) -> tuple[Any, Any]
     if tokenizer.pad_token_id is None:
         raise UserError(f"{name_model(folder)} has a vocab.json without the pad token, which is the CTC blank.")
     return extractor, tokenizer
+
+
+def save_processor(folder: Path, feature_extractor: Any, tokenizer: Any) -> None:
+    """Write the feature extractor and the tokenizer into the folder of a model, as plain Transformers reads them."""
+    from transformers import Wav2Vec2BertProcessor, Wav2Vec2Processor
+
+    from finetune.models.log_mel import LogMelExtractor
+
+    kind = Wav2Vec2BertProcessor if isinstance(feature_extractor, LogMelExtractor) else Wav2Vec2Processor
+    kind(feature_extractor, tokenizer).save_pretrained(folder)
 
 
 def choose_language(folder: Path, language: str | None) -> str | None:

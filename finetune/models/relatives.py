@@ -11,7 +11,7 @@ from finetune.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Relative:
-    """An architecture whose input is a waveform.
+    """An architecture, and what its code can do.
 
     `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
     convolution, `folds_positions` whether that convolution is wav2vec2's. With `one_by_one` Transformers' encoder lets
@@ -20,7 +20,8 @@ class Relative:
     of them can be skipped in training, if there is one. `unused` are the prefixes of weights that no output depends on.
     `exports` says whether torch exports the code to ONNX for any length of audio. `linear_names` are the other names of
     linear layers, and `without_lora` those that can't have LoRA, for a `reason`. A `baseline` is treated as a relative:
-    its features are fixed filters, and it has no attention (`finetune.models.baselines`).
+    its features are fixed filters, and it has no attention (`finetune.models.baselines`). The input of plain
+    Transformers is a waveform, or with `log_mel` its energies (`finetune.models.log_mel`).
     """
 
     packs_frames: bool = False
@@ -29,6 +30,7 @@ class Relative:
     own_attention: bool = False
     kept_layers: str = ""
     baseline: bool = False
+    log_mel: bool = False
     layers: str = "encoder.layers"
     unused: tuple[str, ...] = ()
     exports: bool = True
@@ -36,10 +38,21 @@ class Relative:
     without_lora: tuple[str, ...] = ()
     reason: str = ""
 
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the features of a waveform have no weights."""
+        return self.baseline or self.log_mel
+
 
 _LIKE_WAV2VEC2 = Relative(packs_frames=True, folds_positions=True)
 _PROJECTION = ("feature_projection.projection", "feature_projection")
 _SHARED = "share their positions"
+_CONFORMER_NAMES = (
+    ("q_proj", "linear_q"),
+    ("k_proj", "linear_k"),
+    ("v_proj", "linear_v"),
+    ("out_proj", "linear_out"),
+)
 # The linear layers of wav2vec2, as recipes name them.
 _LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", _PROJECTION[0])
 _BASELINE = Relative(baseline=True)
@@ -80,18 +93,14 @@ RELATIVES = {
         one_by_one=True,
         unused=("encoder.pos_conv_embed.",),
         exports=False,
-        linear_names=(
-            ("q_proj", "linear_q"),
-            ("k_proj", "linear_k"),
-            ("v_proj", "linear_v"),
-            ("out_proj", "linear_out"),
-        ),
+        linear_names=_CONFORMER_NAMES,
     ),
+    "wav2vec2-bert": Relative(log_mel=True, linear_names=_CONFORMER_NAMES),
     "finetune_lstm": replace(_BASELINE, kept_layers="have no path around them"),
     "finetune_cnn": _BASELINE,
 }
-# Speech encoders with other input.
-_LOG_MEL = ("wav2vec2-bert", "parakeet_ctc", "parakeet_encoder")
+# Encoders whose frames are too long for letters.
+_SUBWORDS = ("parakeet_ctc", "parakeet_encoder")
 
 
 def get_relative(config: Any) -> Relative:
@@ -107,10 +116,10 @@ def is_baseline(kind: Any) -> bool:
 def refuse_kind(label: str, kind: Any) -> UserError:
     """The error for a model of another architecture."""
     shown, others = str(kind)[:100], ", ".join(list(RELATIVES)[1:])
-    if kind in _LOG_MEL:
+    if kind in _SUBWORDS:
         return UserError(
-            f"{label} is a {shown} model, which reads log-mel features, and models are trained on waveforms here: "
-            f"expected a wav2vec2 or one of its relatives ({others})."
+            f"{label} is a {shown} model, whose frames of 80 ms are for parts of words, and models write letters here, "
+            f"of which more are said in a second: expected a wav2vec2 or one of its relatives ({others})."
         )
     return UserError(f"{label} is a {shown} model; expected a wav2vec2 or one of its relatives ({others}).")
 

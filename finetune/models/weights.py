@@ -52,10 +52,14 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 def load_ctc_model(
     place: Any, label: str, *, new: Sequence[str] = (), revision: str | None = None, **options: Any
 ) -> tuple[Any, set[str]]:
-    """Load a model with a CTC head: see `_load`."""
+    """Load a model with a CTC head, whose input are waveforms: see `_load`."""
     from transformers import AutoModelForCTC
 
-    return _load(AutoModelForCTC, _SPARE, place, label, new, revision, options)
+    from finetune.models.log_mel import hear_waveforms
+
+    model, lacking = _load(AutoModelForCTC, _SPARE, place, label, new, revision, options)
+    hear_waveforms(model)
+    return model, lacking
 
 
 def load_pretraining_model(
@@ -167,10 +171,16 @@ def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
     if get_relative(config).baseline:
         head = (config.vocab_size or 0) * config.output_size
         return (config.num_weights, head) if HEAD in new else (config.num_weights + head, 0)
-    width, layers, channels = config.hidden_size, config.num_hidden_layers, list(config.conv_dim)
+    width, layers = config.hidden_size, config.num_hidden_layers
     adapted = getattr(config, "add_adapter", False)
     out = config.output_hidden_size if adapted else width
     encoder = layers * (4 * width * width + 2 * width * config.intermediate_size)
+    if get_relative(config).log_mel:
+        encoder += layers * (3 * width * width + 2 * width * config.intermediate_size)
+        encoder += width * config.feature_projection_input_dim
+        head = (config.vocab_size or 0) * width
+        return (encoder, head) if HEAD in new else (encoder + head, 0)
+    channels = list(config.conv_dim)
     encoder += sum(a * b * k for a, b, k in zip([1, *channels], channels, config.conv_kernel, strict=False))
     encoder += sum(channels[-1:]) * width
     encoder += width * width // max(1, config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings

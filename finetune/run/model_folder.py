@@ -12,6 +12,7 @@ from finetune.inference.recogniser import Recogniser
 from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.inference.windows import Lengths
 from finetune.models.adapters import save_language_adapter
+from finetune.models.processors import save_processor
 from finetune.publishing.card import write_card
 from finetune.publishing.local_paths import public_name, public_place, scrub_value
 from finetune.publishing.record import describe_scores
@@ -71,10 +72,8 @@ def complete_model(
     `training` is the result of `describe_training`, `statistics` are those of the validation split with these weights,
     and `run` is the run's name.
     """
-    from transformers import Wav2Vec2Processor
-
     recipe, feature_extractor, tokenizer = recipe.without_secrets(), recogniser.feature_extractor, recogniser.tokenizer
-    Wav2Vec2Processor(feature_extractor, tokenizer).save_pretrained(partial)
+    save_processor(partial, feature_extractor, tokenizer)
     save_normalization(partial, recipe.text.normalization)
     if recipe.data.preprocessing:
         save_preprocessing(partial, recipe.data.preprocessing)
