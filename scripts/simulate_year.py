@@ -21,11 +21,9 @@ The quickstart's own alphabet lacks j, q and z, and 100 test sentences make wide
 
 and the simulation gets `data.root=CORPUS` too.
 
-The tables are in scripts/docs/how_to/corrections.md. They were made in parts, with a replay share of 0.7: 600 steps for
-batches 1 to 6, 200 for each batch until then for 7 to 9, 3000 for the tenth and for all at once, and 300 for the naive
-model and for the table of shares. The champion ended at 29.2 % against 24.0 % all at once (1.22 times; 1.15 were the
-aim), since the gate refused the last candidate, which has 21.1 %: one test speaker of each batch proves too little.
-The next run should have `--test-speakers 2 --steps-per-batch 300`.
+The tables are in scripts/docs/how_to/corrections.md. That of the year was made with `--test-speakers 2 --steps-per-batch
+150 --steps-at-once 3000`, those of the naive model and of shares with 300 steps, and the poisoned batches with
+`training.max_steps=200 training.eval_steps=100 --poison 20`. Together they take some seven hours of one core.
 """
 
 from __future__ import annotations
