@@ -21,9 +21,10 @@ The quickstart's own alphabet lacks j, q and z, and 100 test sentences make wide
 
 and the simulation gets `data.root=CORPUS` too.
 
-The tables are in scripts/docs/how_to/corrections.md. That of the year was made with `--test-speakers 2 --steps-per-batch
-150 --steps-at-once 3000`, those of the naive model and of shares with 300 steps, and the poisoned batches with
-`training.max_steps=200 training.eval_steps=100 --poison 20`. Together they take some seven hours of one core.
+The tables are in scripts/docs/how_to/corrections.md. That of the year was made with `--test-speakers 2
+--steps-per-batch 150 --steps-at-once 3000`, those of the naive model and of shares with 300 steps, and the poisoned
+batches with `training.max_steps=200 training.eval_steps=100 --poison 20`. Together they take some seven hours of one
+core.
 """
 
 from __future__ import annotations
