@@ -1,5 +1,6 @@
 """The tokenizer and the feature extractor in the folder of a model, and its languages."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,22 @@ from finetune.files import write_json
 from finetune.models.configuration import read_feature_extractor
 from finetune.models.foreign_models import read_vocabulary, require_plain_model
 from finetune.models.languages import suggest_language
+from finetune.models.relatives import get_relative
 from finetune.resources.model_json import read_object
 from finetune.resources.repositories import name_model
 
-_PROCESSORS = ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "Wav2Vec2BertProcessor")
 # The classes of Transformers that are accepted, by file and key; others expect other input or output.
 _CLASSES = {
     ("tokenizer_config.json", "tokenizer_class"): ("Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"),
-    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor", "SeamlessM4TFeatureExtractor"),
-    ("preprocessor_config.json", "processor_class"): _PROCESSORS,
-    ("processor_config.json", "processor_class"): _PROCESSORS,
+    ("preprocessor_config.json", "feature_extractor_type"): ("Wav2Vec2FeatureExtractor",),
+    ("preprocessor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+    ("processor_config.json", "processor_class"): ("Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM"),
+}
+# Those of models whose input are log-mel energies, where they differ.
+_LOG_MEL_CLASSES = {
+    ("preprocessor_config.json", "feature_extractor_type"): ("SeamlessM4TFeatureExtractor",),
+    ("preprocessor_config.json", "processor_class"): ("Wav2Vec2BertProcessor", "Wav2Vec2Processor"),
+    ("processor_config.json", "processor_class"): ("Wav2Vec2BertProcessor", "Wav2Vec2Processor"),
 }
 _MOST_LANGUAGES = 12
 
@@ -31,7 +38,7 @@ def load_processor(folder: Path, config: Any, language: str | None = None) -> tu
     from transformers import AutoTokenizer
 
     require_plain_model(folder)
-    _require_known_classes(folder)
+    _require_known_classes(folder, _CLASSES | (_LOG_MEL_CLASSES if get_relative(config).log_mel else {}))
     if (folder / "vocab.json").is_file():
         read_vocabulary(folder / "vocab.json")
     extractor = read_feature_extractor(str(folder), config)
@@ -104,8 +111,8 @@ def get_own_language(folder: Path) -> str | None:
     return _read(folder / "tokenizer_config.json").get("target_lang")
 
 
-def _require_known_classes(folder: Path) -> None:
-    for (file, key), expected in _CLASSES.items():
+def _require_known_classes(folder: Path, classes: Mapping[tuple[str, str], tuple[str, ...]]) -> None:
+    for (file, key), expected in classes.items():
         named = _read(folder / file).get(key)
         if named is not None and named not in expected:
             raise UserError(_format_class(folder, key.split("_class")[0].split("_type")[0], named, expected))
