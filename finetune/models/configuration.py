@@ -173,9 +173,16 @@ def _read_log_mel(base: str, config: Any, revision: str | None) -> Any:
     """What pads waveforms for a model of log-mel energies; raises UserError as `read_feature_extractor` does."""
     from transformers import SeamlessM4TFeatureExtractor
 
-    from finetune.models.log_mel import STACKED, LogMelExtractor
+    from finetune.models.log_mel import MOST_MEL_BINS, STACKED, LogMelExtractor
 
-    extractor = LogMelExtractor(config.feature_projection_input_dim // STACKED)
+    bins = config.feature_projection_input_dim // STACKED
+    if not 1 <= bins <= MOST_MEL_BINS:
+        raise UserError(
+            f"The config.json of {name_model(base)} has a feature_projection_input_dim of "
+            f"{config.feature_projection_input_dim}: expected {STACKED} to {STACKED * MOST_MEL_BINS}, as 160 of the "
+            "published model."
+        )
+    extractor = LogMelExtractor(bins)
     try:
         require_plain_model(base, revision)
         found, _ = SeamlessM4TFeatureExtractor.get_feature_extractor_dict(base, revision=revision)
@@ -186,7 +193,10 @@ def _read_log_mel(base: str, config: Any, revision: str | None) -> Any:
     own = extractor.to_dict()
     needed = ("feature_extractor_type", "sampling_rate", "num_mel_bins", "stride")
     if wrong := [f"{key} {str(found.get(key))[:40]}, not {own[key]}" for key in needed if found.get(key) != own[key]]:
-        raise UserError(f"The preprocessor_config.json of {name_model(base)} has {'; '.join(wrong)}.")
+        raise UserError(
+            f"The preprocessor_config.json of {name_model(base)} has {'; '.join(wrong)}: expected the one that belongs "
+            "to its config.json."
+        )
     return extractor
 
 

@@ -17,6 +17,7 @@ from finetune.models.replacement import replace_submodule
 # All that follows is Transformers' SeamlessM4TFeatureExtractor (feature_extraction_seamless_m4t.py), as Kaldi's fbank.
 WINDOW_SAMPLES, HOP_SAMPLES, STACKED = 400, 160, 2
 _TRANSFORM_SIZE, _LOWEST_HERTZ = 512, 20
+MOST_MEL_BINS = _TRANSFORM_SIZE // 2  # More would have no frequency each.
 _SCALE = 2.0**15  # waveforms as whole numbers of 16 bits
 _PREEMPHASIS = 0.97
 _FLOOR = 1.192092955078125e-07

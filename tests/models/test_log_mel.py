@@ -77,6 +77,10 @@ def test_what_would_be_fed_otherwise_is_refused(base: Path) -> None:
     file.unlink()
     with pytest.raises(UserError, match=r"has no usable preprocessor_config\.json, which says how audio is fed"):
         load_feature_extractor(str(base), config)
+    for dimension in (1, 10_000_000):  # Features that could not be held in memory, before they are built.
+        config.feature_projection_input_dim = dimension
+        with pytest.raises(UserError, match=f"has a feature_projection_input_dim of {dimension}: expected 2 to 512"):
+            load_feature_extractor(str(base), config)
     change(base / "config.json", add_adapter=True)
     with pytest.raises(UserError, match="has add_adapter in its config"):
         load_config(str(base))
