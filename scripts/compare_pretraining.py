@@ -167,8 +167,9 @@ def main(arguments: Sequence[str]) -> None:
             where = [f"data.root={data / 'unlabelled.csv'}", "data.allow_outside=true"]
             start = run_once("pretrain", "pretraining", output / "pretraining", [*where, *options.overrides])
         elif variant == "student" and not (folder / "report").exists():
-            teacher = output / f"base-{seed}" / "model"
-            labels = write_pseudo_labels(teacher, data, output / f"pseudo_labels-{seed}", options.min_score)
+            teacher = output / f"base-{seed}"
+            fine_tune(base, sources, teacher, seed, options.steps)  # Done already where `base` is compared.
+            labels = write_pseudo_labels(teacher / "model", data, output / f"pseudo_labels-{seed}", options.min_score)
             sources += f", {labels}"
         found[variant].append(fine_tune(start, sources, folder, seed, options.steps))
     lines = ["| | WER of each seed, % | WER | CER |", "|---|---|---|---|"]
