@@ -14,10 +14,10 @@ ten times a second; what is printed is their mean in each tenth of the time betw
 list of files itself is in memory before the first.
 
 Measured on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16: `throughput` with a quickstart model and 500 links
-to 300 recordings of AN4, other tests beside the first two of three rounds: 30.1 files a second by the plain command and
-66.6 by two actors in the third, 1.79 times over all (0.97 to 2.22): two processes with one thread each use two cores
-better than one with two threads of torch, for a model as small as this. The whole commands took 25.8 and 26.7 s, as a
-cluster and its actors need 10 s to begin. `memory --files 8000` with other work on the machine had 92 MB in the first
+to recordings of AN4, nothing beside it: 27.6 files a second by the plain command and 43.2 by two actors (medians), 1.53
+times (1.39 to 1.77): two processes with one thread each use two cores better than one with two threads of torch, for a
+model as small as this. The whole commands took 28.1 and 27.0 s, as a cluster and its actors need 10 s to begin.
+`memory --files 8000` with other work on the machine had 92 MB in the first
 tenth and 94 MB in the last, at 58 files a second.
 """
 

@@ -23,6 +23,7 @@ _SMALL_MODEL: dict[str, Any] = {"conv_dim": [16] * 7}
 # For the tones of the tests, a few bins.
 _BASELINE: dict[str, Any] = {"num_mel_bins": 32, "num_coefficients": 20}
 
+ADAPTED = "facebook/w2v-bert-2.0 with add_adapter"
 # The published checkpoint whose configuration it is, its model_type, and what differs from the class's defaults.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "facebook/hubert-base-ls960": ("hubert", _SMALL_MODEL),
@@ -43,6 +44,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         _SMALL_MODEL | CONFORMER | {"position_embeddings_type": "rotary"},
     ),
     "facebook/w2v-bert-2.0": ("wav2vec2-bert", {"hidden_act": "swish", "layerdrop": 0.1}),
+    ADAPTED: (
+        "wav2vec2-bert",
+        {"hidden_act": "swish", "layerdrop": 0.1, "add_adapter": True, "output_hidden_size": 32},
+    ),
     "type: lstm": ("finetune_lstm", _BASELINE),
     "type: lstm, features: mfcc": ("finetune_lstm", _BASELINE | {"features": "mfcc"}),
     "type: cnn": ("finetune_cnn", _BASELINE),

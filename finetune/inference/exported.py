@@ -96,7 +96,7 @@ class ExportedModel:
         from transformers import MODEL_FOR_CTC_MAPPING
 
         if get_relative(self.config).log_mel:
-            return count_frames(lengths)
+            return count_frames(lengths, self.config)
         architecture: Any = MODEL_FOR_CTC_MAPPING[type(self.config)]
         return architecture._get_feat_extract_output_lengths(self, lengths)
 

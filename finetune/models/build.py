@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from finetune.data.batching import Batch
 from finetune.errors import PICKLED, UserError, format_error
 from finetune.models.adapters import freeze_all_but_adapters, start_language_adapter
+from finetune.models.configuration import adapter_stride
 from finetune.models.relatives import get_relative, list_layers
 from finetune.models.replacement import replace_submodule
 from finetune.models.weights import ADAPTER, HEAD, MASK, load_ctc_model
@@ -244,6 +245,8 @@ class _MaskedBase(nn.Module):
         """Mask (batch, frames, ..., hidden) by the masks over time and over features, each may be None."""
         over_time, over_features = mask_time_indices or (None, None)
         if over_time is not None and self.config.apply_spec_augment:
+            if (stride := adapter_stride(self.config)) > 1:
+                over_time = over_time.repeat_interleave(stride, 1)[:, : hidden.shape[1]]
             hidden[over_time] = self.masked_spec_embed.to(hidden.dtype)
         if over_features is None:
             return hidden

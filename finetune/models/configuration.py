@@ -48,12 +48,25 @@ def load_config(base: str, revision: str | None = None) -> Any:
         ) from error
     if config.model_type not in RELATIVES:
         raise refuse_kind(name_model(base), config.model_type)
-    if get_relative(config).log_mel and config.add_adapter:
+    _require_usable_adapter(base, config)
+    return config
+
+
+def _require_usable_adapter(base: str, config: Any) -> None:
+    """Raise UserError for layers of `add_adapter` that would give other frames, or other ones in a batch."""
+    if not getattr(config, "add_adapter", False):
+        return
+    if not get_relative(config).log_mel:
         raise UserError(
             f"{name_model(base)} has add_adapter in its config.json, layers whose convolutions see the padding of a "
-            "batch: expected a model without them."
+            f"batch in a {config.model_type} model: expected a model without them, or a wav2vec2-bert."
         )
-    return config
+    kernel, stride, layers = config.adapter_kernel_size, config.adapter_stride, config.num_adapter_layers
+    if not 1 <= stride <= 3 or kernel % 2 == 0 or kernel // 2 != stride // 2 or not 1 <= layers <= 3:
+        raise UserError(
+            f"{name_model(base)} has {layers} layers of add_adapter with an adapter_kernel_size of {kernel} and an "
+            f"adapter_stride of {stride}: expected 1 to 3 layers, as published models 3 and 2."
+        )
 
 
 def _require_sensible(base: str, revision: str | None) -> None:
@@ -212,12 +225,17 @@ def count_features(config: Any) -> int:
 
 
 def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
-    """(kernel, stride) of each convolution of the feature encoder, or of what has as many frames."""
+    """(kernel, stride) of each convolution from samples to frames of the output, or of what has as many frames."""
     if get_relative(config).log_mel:
         from finetune.models.log_mel import HOP_SAMPLES, STACKED, WINDOW_SAMPLES
 
-        return (WINDOW_SAMPLES, HOP_SAMPLES), (1, STACKED)
+        return (WINDOW_SAMPLES, HOP_SAMPLES), (1, STACKED), (1, adapter_stride(config))
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def adapter_stride(config: Any) -> int:
+    """How many frames of the transformer are one of the output: 1 without `add_adapter`."""
+    return int(config.adapter_stride**config.num_adapter_layers) if getattr(config, "add_adapter", False) else 1
 
 
 def _last_line(error: Exception) -> str:

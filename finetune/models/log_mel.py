@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Wav2Vec2FeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 
+from finetune.models.configuration import adapter_stride
 from finetune.models.relatives import get_relative
 from finetune.models.replacement import replace_submodule
 
@@ -51,16 +52,25 @@ def hear_waveforms(model: Any) -> None:
     hearing = type(base.__name__, (_WaveformBase, base), {"__module__": base.__module__})
     features = LogMelFeatures(model.config.feature_projection_input_dim // STACKED)
     replace_submodule(model, model.base_model_prefix, hearing, log_mel=features)
+    if model.config.add_adapter:
+        adapter = type(model.base_model.adapter)
+        replace_submodule(model.base_model, "adapter", type(adapter.__name__, (_OneByOneAdapter, adapter), {}))
     model.__class__ = type(kind.__name__, (_HearsWaveforms, kind), {"__module__": kind.__module__})
 
 
-def count_frames(samples: Any) -> Any:
-    """The frames of waveforms with so many samples; the last may have a single window, and is then not attended to."""
-    return ((samples - WINDOW_SAMPLES) // HOP_SAMPLES + STACKED) // STACKED
+def count_frames(samples: Any, config: Any = None) -> Any:
+    """The transformer's frames of waveforms with so many samples, or with a configuration those of the output.
+
+    The last may have a single window, and is then not attended to.
+    """
+    frames = ((samples - WINDOW_SAMPLES) // HOP_SAMPLES + STACKED) // STACKED
+    return frames if config is None else (frames - 1) // adapter_stride(config) + 1
 
 
 class _HearsWaveforms(nn.Module):
     """The model with its head."""
+
+    config: Any
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **details: Any) -> Any:
         """Logits of waveforms (batch, samples) with their mask (batch, samples)."""
@@ -70,7 +80,7 @@ class _HearsWaveforms(nn.Module):
         """Do nothing: the features have no weights."""
 
     def _get_feat_extract_output_lengths(self, lengths: Any, *_: Any) -> Any:
-        return count_frames(lengths)
+        return count_frames(lengths, self.config)
 
 
 class _WaveformBase(nn.Module):
@@ -78,12 +88,36 @@ class _WaveformBase(nn.Module):
 
     log_mel: "LogMelFeatures"
     feature_projection: nn.Module
+    adapter: nn.Module | None
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **details: Any) -> Any:
         """States of waveforms (batch, samples) with their mask (batch, samples)."""
-        features, valid = self.log_mel(input_values, None if attention_mask is None else attention_mask.sum(-1))
+        lengths = None if attention_mask is None else attention_mask.sum(-1)
+        features, valid = self.log_mel(input_values, lengths)
         dtype = next(self.feature_projection.parameters()).dtype
+        if self.adapter is not None and lengths is not None:
+            details["adapted_frames"] = count_frames(lengths).tolist()
         return super().forward(features.to(dtype), attention_mask=valid, **details)
+
+
+class _OneByOneAdapter(nn.Module):
+    """The layers of `add_adapter`, whose convolutions would see the padding of a batch."""
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        adapted_frames: list[int] | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """(batch, frames, hidden) to fewer frames, those of `adapted_frames` for each utterance by itself."""
+        if adapted_frames is None or attention_mask is None:
+            adapted: torch.Tensor = super().forward(hidden, attention_mask=attention_mask)
+            return adapted
+        rows = []
+        for row, mask, frames in zip(hidden, attention_mask, adapted_frames, strict=True):
+            rows.append(super().forward(row[None, :frames], attention_mask=mask[None, :frames])[0])
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 class LogMelFeatures:

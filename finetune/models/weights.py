@@ -178,7 +178,10 @@ def _count_weights(config: Any, new: Sequence[str]) -> tuple[int, int]:
     if get_relative(config).log_mel:
         encoder += layers * (3 * width * width + 2 * width * config.intermediate_size)
         encoder += width * config.feature_projection_input_dim
-        head = (config.vocab_size or 0) * width
+        if adapted:
+            weights = 4 * config.adapter_kernel_size * out * out + 4 * out * out + 2 * out * config.intermediate_size
+            encoder += config.num_adapter_layers * weights
+        head = (config.vocab_size or 0) * out
         return (encoder, head) if HEAD in new else (encoder + head, 0)
     channels = list(config.conv_dim)
     encoder += sum(a * b * k for a, b, k in zip([1, *channels], channels, config.conv_kernel, strict=False))

@@ -14,6 +14,7 @@ from finetune.inference.live import LiveContext
 from finetune.inference.recogniser import Recogniser
 from finetune.models.adapters import add_lora
 from finetune.models.build import CTCObjective, build_model
+from finetune.models.configuration import adapter_stride, encoder_convolutions
 from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.relatives import get_relative
 from finetune.models.windowed_encoder import WindowContext, encode_in_windows
@@ -105,6 +106,11 @@ def _require_shards(config: Any) -> None:
             f"model.base: a {config.model_type} model encodes utterances one by one, for which processes with shards "
             "of its weights would wait for each other; train it without FSDP and DeepSpeed."
         )
+    if adapter_stride(config) > 1:
+        raise UserError(
+            "model.base: its layers of add_adapter compute utterances one by one, for which processes with shards of "
+            "its weights would wait for each other; train it without FSDP and DeepSpeed."
+        )
 
 
 def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device) -> tuple[Any, Any]:
@@ -138,7 +144,8 @@ def _build_model(recipe: Recipe, preparation: Preparation, device: torch.device)
 
 def _window_context(recipe: Recipe, preparation: Preparation) -> WindowContext:
     """The left context and hop of a live session, and the right contexts of the recipe, in frames."""
-    stride = math.prod(preparation.config.conv_stride)
+    config = preparation.config
+    stride = math.prod(stride for _, stride in encoder_convolutions(config)) // adapter_stride(config)
     rate = preparation.feature_extractor.sampling_rate / stride
     low, high = recipe.training.right_context_seconds or (0.0, 0.0)
     right = max(1, round(low * rate)), max(1, round(high * rate))

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from conftest import SAMPLING_RATE, WORDS, speak
 from hub import Hub
-from relatives import CHOSEN, write_relative
+from relatives import ADAPTED, CHOSEN, PUBLISHED, write_relative
 from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
@@ -42,18 +42,26 @@ _QUICK = ("wavlm", "sew")
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(each, marks=() if each in _QUICK else pytest.mark.slow) for each in CHOSEN],
-    ids=list(CHOSEN),
+    params=[
+        pytest.param(name, id=name if name == ADAPTED else kind, marks=() if kind in _QUICK else pytest.mark.slow)
+        for kind, name in [*CHOSEN.items(), (PUBLISHED[ADAPTED][0], ADAPTED)]
+    ],
 )
-def kind(request: pytest.FixtureRequest) -> str:
-    """An architecture."""
+def published(request: pytest.FixtureRequest) -> str:
+    """A published checkpoint of each architecture."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def base(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def kind(published: str) -> str:
+    """Its architecture."""
+    return PUBLISHED[published][0]
+
+
+@pytest.fixture(scope="module")
+def base(published: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a base of this architecture."""
-    return write_relative(tmp_path_factory.mktemp("base"), CHOSEN[kind])
+    return write_relative(tmp_path_factory.mktemp("base"), published)
 
 
 @pytest.fixture(scope="module")

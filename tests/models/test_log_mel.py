@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from relatives import CHOSEN, write_relative
+from relatives import ADAPTED, CHOSEN, write_relative
 from transformers import AutoFeatureExtractor, AutoProcessor, SeamlessM4TFeatureExtractor
 
 from finetune.errors import UserError
@@ -47,12 +47,14 @@ def test_features_and_their_mask_are_those_of_plain_transformers_in_any_batch() 
         assert torch.equal(mask[0], valid) and torch.allclose(alone[0], features[row, :frames], atol=1e-6)
 
 
-def test_frames_are_counted_as_for_convolutions(base: Path) -> None:
+@pytest.mark.parametrize("name", [CHOSEN["wav2vec2-bert"], ADAPTED])
+def test_frames_are_counted_as_for_convolutions(tmp_path: Path, name: str) -> None:
+    config = load_config(write_relative(tmp_path, name))
     for samples in (800, 801, 16000, 16160, 16319):
         frames = samples
-        for kernel, stride in encoder_convolutions(load_config(str(base))):
+        for kernel, stride in encoder_convolutions(config):
             frames = (frames - kernel) // stride + 1
-        assert frames == count_frames(samples)
+        assert frames == count_frames(samples, config)
 
 
 def test_what_is_saved_is_what_plain_transformers_reads(base: Path, tmp_path: Path) -> None:
@@ -81,6 +83,20 @@ def test_what_would_be_fed_otherwise_is_refused(base: Path) -> None:
         config.feature_projection_input_dim = dimension
         with pytest.raises(UserError, match=f"has a feature_projection_input_dim of {dimension}: expected 2 to 512"):
             load_feature_extractor(str(base), config)
-    change(base / "config.json", add_adapter=True)
-    with pytest.raises(UserError, match="has add_adapter in its config"):
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "sentence"),
+    [
+        ("wav2vec2-bert", {"adapter_kernel_size": 5}, "has 1 layers of add_adapter .* of 5 and an adapter_stride of 2"),
+        ("wav2vec2-bert", {"num_adapter_layers": 9}, "has 9 layers of add_adapter .*: expected 1 to 3 layers"),
+        ("wav2vec2-conformer", {}, "see the padding of a batch in a wav2vec2-conformer model: expected a model without"),
+    ],
+)
+def test_an_adapter_that_would_be_computed_otherwise_is_refused(
+    tmp_path: Path, kind: str, values: dict[str, int], sentence: str
+) -> None:
+    base = Path(write_relative(tmp_path / "base", CHOSEN[kind]))
+    change(base / "config.json", add_adapter=True, **values)
+    with pytest.raises(UserError, match=sentence):
         load_config(str(base))
