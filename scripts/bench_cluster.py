@@ -18,9 +18,9 @@ to recordings of AN4, nothing beside it: 27.6 files a second by the plain comman
 times (1.39 to 1.77): two processes with one thread each use two cores better than one with two threads of torch, for a
 model as small as this. The whole commands took 28.1 and 27.0 s, as a cluster and its actors need 10 s to begin.
 
-`memory` over 100,000 files on the same machine, training beside it: 263 MB in the first tenth of the time and 278 in the
-last, at 90 files a second. The list of files takes most of it (92 MB with 8,000 files); what grows are 150 bytes a file, as
-a path keeps its text once that was asked for.
+`memory` over 100,000 files on the same machine, training beside it: 263 MB in the first tenth of the time and 278 in
+the last, at 90 files a second. The list of files takes most of it (92 MB with 8,000 files); what grows are 150 bytes a
+file, as a path keeps its text once that was asked for.
 """
 
 from __future__ import annotations

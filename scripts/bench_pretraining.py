@@ -23,9 +23,9 @@ The limit is the matrix-product peak: the FLOP/s of one large product in the pre
 the same run. A step needs three times the operations of a forward pass (scripts/measurement.py), for the speech alone;
 the quantizer and the comparison are left out.
 
-Measured with one round on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, nothing else running: `finetune` 61.5
-s of speech a second and 2.1 GB, the example 5.1 and 7.8 GB, in bf16 6.0 and 6.8 GB: 12.1 and 10.3 times as fast. Padding is
-20 % of the example's batches and 9.7 % of ours.
+Measured with one round on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, nothing else running: `finetune`
+61.5 s of speech a second and 2.1 GB, the example 5.1 and 7.8 GB, in bf16 6.0 and 6.8 GB: 12.1 and 10.3 times as fast.
+Padding is 20 % of the example's batches and 9.7 % of ours.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def _require_usable_adapter(base: str, config: Any) -> None:
     kernel, stride, layers = config.adapter_kernel_size, config.adapter_stride, config.num_adapter_layers
     if not 1 <= stride <= 3 or kernel % 2 == 0 or kernel // 2 != stride // 2 or not 1 <= layers <= 3:
         raise UserError(
-            f"{name_model(base)} has {layers} layers of add_adapter with an adapter_kernel_size of {kernel} and an "
-            f"adapter_stride of {stride}: expected 1 to 3 layers, as published models 3 and 2."
+            f"{name_model(base)} has add_adapter with num_adapter_layers {layers}, adapter_kernel_size {kernel} and "
+            f"adapter_stride {stride}: expected 1 to 3 layers with 3 and 2, as in published models."
         )
 
 

@@ -145,7 +145,7 @@ class _PackedEncoder(nn.Module):
         total = sum(lengths)
         # Without padding the sequence is a view.
         packed = hidden.reshape(1, -1, channels) if total == batch * frames else _pack(hidden, lengths)
-        stable = self.config.do_stable_layer_norm
+        stable = getattr(self.config, "do_stable_layer_norm", False)  # data2vec has no key for it.
         packed = self.dropout(packed if stable else self.layer_norm(packed))
         for layer in self.layers:
             packed = layer(packed, attention_mask=lengths, **details)

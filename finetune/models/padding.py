@@ -13,17 +13,33 @@ from finetune.models.replacement import replace_submodule
 def ignore_padding(model: Any) -> None:
     """Let no padding change the output of a model with a CTC head; parameters keep their names.
 
-    Group norm uses valid frames only. Encoders in which padding changes valid frames (convolutions of data2vec and of
-    the conformer that see it, pairs of frames in SEW) compute utterances one by one. Batch norm always uses the
-    pretrained statistics, which training leaves as they are.
+    Group norm uses valid frames only. Padding stays zero between the positional convolutions of data2vec. Encoders in
+    which it changes valid frames (convolutions of the conformer that see it, pairs of frames in SEW) compute utterances
+    one by one. Batch norm always uses the pretrained statistics, which training leaves as they are.
     """
     normalize_valid_frames(model)
-    if get_relative(model.config).one_by_one and not isinstance((base := model.base_model).encoder, _OneByOne):
+    relative, base = get_relative(model.config), model.base_model
+    if relative.layered_positions:
+        replace_submodule(base, "encoder.pos_conv_embed", _LayeredPositions)
+    if relative.one_by_one and not isinstance(base.encoder, _OneByOne):
         kind = type(base.encoder)
         replace_submodule(base, "encoder", type(f"OneByOne{kind.__name__}", (_OneByOne, kind), {}))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm1d) and not isinstance(module, _FixedBatchNorm):
             replace_submodule(model, name, _FixedBatchNorm)
+
+
+class _LayeredPositions(nn.Module):
+    """The positional convolutions of data2vec, in place of `Data2VecAudioPositionalConvEmbedding`."""
+
+    layers: nn.ModuleList
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, hidden) to the same; padding is what is zero, as encoders make it before."""
+        valid, positions = hidden.ne(0).any(-1)[:, None], hidden.transpose(1, 2)
+        for layer in self.layers:
+            positions = layer(positions) * valid
+        return positions.transpose(1, 2)
 
 
 class _OneByOne(nn.Module):

@@ -14,7 +14,8 @@ class Relative:
     """An architecture, and what its code can do.
 
     `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
-    convolution, `folds_positions` whether that convolution is wav2vec2's. With `one_by_one` Transformers' encoder lets
+    convolution, `folds_positions` whether that convolution is wav2vec2's, and `layered_positions` whether it is a stack
+    of convolutions, which would see padding from the second on. With `one_by_one` Transformers' encoder lets
     padding change the valid frames, so that each utterance is encoded by itself. `own_attention` is computed by the
     architecture's own code only. `layers` is the place of the transformer layers, and `kept_layers` the reason why none
     of them can be skipped in training, if there is one. `unused` are the prefixes of weights that no output depends on.
@@ -26,6 +27,7 @@ class Relative:
 
     packs_frames: bool = False
     folds_positions: bool = False
+    layered_positions: bool = False
     one_by_one: bool = False
     own_attention: bool = False
     kept_layers: str = ""
@@ -68,7 +70,7 @@ RELATIVES = {
         without_lora=("q_proj", "k_proj", "v_proj", "out_proj"),
         reason="whose attention reads their weights without calling them, so that it would have no effect",
     ),
-    "data2vec-audio": Relative(one_by_one=True),
+    "data2vec-audio": Relative(packs_frames=True, layered_positions=True),
     "unispeech": _LIKE_WAV2VEC2,
     "unispeech-sat": _LIKE_WAV2VEC2,
     "sew": Relative(one_by_one=True, linear_names=(_PROJECTION,)),
