@@ -22,7 +22,10 @@ from finetune.inference.recogniser import Recogniser
 from finetune.models.relatives import RELATIVES
 
 PAGE = Path(__file__).parents[2] / "scripts/docs/get_started/choose_base.md"
-TRAINING = {"max_steps": 4, "mask_time_probability": 0.2, "mask_feature_probability": 0.1, "learning_rate": 3e-3}
+TRAINING = {
+    **{"max_steps": 4, "mask_time_probability": 0.2, "mask_feature_probability": 0.1, "learning_rate": 3e-3},
+    "right_context_seconds": [0.1, 0.5],
+}
 COLUMNS = ("training", "LoRA", "layer drop", "long recordings", "live", "language model", "ONNX", "push")
 WORKS = "yes"
 
