@@ -52,6 +52,7 @@ class StreamConsumer:
         self._watch = Watch(settings)
         self._stopping = self._failed = self._paused = False
         self._caught_up: set[Partition] = set()
+        self._begun: dict[Partition, int] = {}  # Where partitions begin of which nothing was read yet.
         self._next_look = 0.0
 
     def stop(self) -> None:
@@ -118,7 +119,10 @@ class StreamConsumer:
         error = message.error()
         if error is None:
             self._watch.is_well()
-            self._caught_up.discard((message.topic(), message.partition()))
+            partition = (message.topic(), message.partition())
+            self._caught_up.discard(partition)
+            if message.offset() > self._begun.pop(partition, message.offset()):
+                self._tell_deleted(partition)
             assert self._work
             self._work.take(message, locate(message))
         elif error.code() == KafkaError._PARTITION_EOF:
@@ -136,6 +140,24 @@ class StreamConsumer:
                 raise UserError(
                     f"The brokers {self._settings.brokers} refuse the consumer ({reason}): check its rights."
                 )
+
+    def _tell_deleted(self, partition: Partition) -> None:
+        """Say where the broker has deleted messages that were not done; gaps may also be marks of transactions."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        assert self._work
+        first = self._work.positions()[partition]
+        try:
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_ASK_SECONDS)
+        except KafkaException as error:
+            _LOGGER.debug(f"the first offset is not known: {describe_failure(error, self._settings)}")
+            return
+        if first is not None and low > first:
+            self._metrics.error("deleted")
+            _LOGGER.warning(
+                f"{'/'.join(map(str, partition))}: the broker has deleted the messages {first} to {low - 1}, of which "
+                "not all were done: its retention is too short for how far this group is behind."
+            )
 
     def _hold_back(self) -> None:
         """Read no further while too much is held, until half of it is done."""
@@ -213,6 +235,8 @@ class StreamConsumer:
                 )
             known = each.offset if each.offset >= 0 else None
             self._work.begin_partition((each.topic, each.partition), known, each.metadata)
+            if known is not None:
+                self._begun[each.topic, each.partition] = known
         if self._settings.is_cooperative:
             consumer.incremental_assign(committed)
         else:
@@ -245,6 +269,8 @@ class StreamConsumer:
         self._metrics.rebalance(change, len(gone))
         sessions = self._work.end_partitions(gone)
         self._caught_up -= gone
+        for partition in gone:
+            self._begun.pop(partition, None)
         if not self._failed:
             self._output.release(gone)
         _LOGGER.debug(f"{len(gone)} partitions are {change}, with {sessions} live sessions")

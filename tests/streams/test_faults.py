@@ -209,6 +209,23 @@ def test_what_is_too_large_in_any_form_is_committed_without_a_record(
         assert not broker.read("tiny")
 
 
+def test_messages_that_are_deleted_before_they_were_done_are_told(
+    mock: MockCluster, live: LiveTranscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock.write("speech", [("a", make_wav(), [])], partition=0)
+    with joined(mock, live) as member:
+        member.wait_for(lambda: mock.committed("speech") == {0: 1})
+    assert not member.count("errors_total", reason="deleted")
+    large = [(str(number), bytes(900_000), []) for number in range(8)]  # The mock cluster keeps 5 MB.
+    mock.write("speech", large, partition=0)
+    with joined(mock, live) as member:
+        member.wait_for(lambda: mock.committed("speech") == {0: 9})
+    assert member.count("errors_total", reason="deleted") == 1
+    told = next(each for each in caplog.messages if "deleted" in each)
+    left = {each.key() for each in mock.read("texts.dead")}
+    assert told.startswith(f"speech/0: the broker has deleted the messages 1 to {8 - len(left)}, of which not all")
+
+
 def test_sigterm_finishes_what_is_begun(broker: BrokerProcess, live: LiveTranscriber) -> None:
     broker.write("speech", [(str(number), make_wav(), []) for number in range(300)])
     with joined(broker, live) as member:

@@ -25,9 +25,10 @@ RATE = ("sampling_rate", "16000")
 
 
 def make_short(transcript: str) -> bytes:
-    """A recording of a few bytes: the mock cluster forgets the oldest of 5 MB in a partition."""
+    """A recording of 2 kB at most: the mock cluster forgets what is older than 5 MB in a partition."""
     file = io.BytesIO()
-    soundfile.write(file, speak(transcript, np.random.default_rng(0)), 16000, format="OGG", subtype="OPUS")
+    speech = speak(transcript, np.random.default_rng(0))
+    soundfile.write(file, speech, 16000, format="OGG", subtype="OPUS", compression_level=1.0)
     return file.getvalue()
 
 
