@@ -106,7 +106,7 @@ def _require_shards(config: Any) -> None:
             f"model.base: a {config.model_type} model encodes utterances one by one, for which processes with shards "
             "of its weights would wait for each other; train it without FSDP and DeepSpeed."
         )
-    if adapter_stride(config) > 1:
+    if getattr(config, "add_adapter", False):
         raise UserError(
             "model.base: its layers of add_adapter compute utterances one by one, for which processes with shards of "
             "its weights would wait for each other; train it without FSDP and DeepSpeed."
