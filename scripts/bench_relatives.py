@@ -11,8 +11,8 @@ The operations of a step are counted by torch's `FlopCounterMode` in steps of on
 padding are not among them. The limit is the matrix peak: the FLOP/s of one large product in the same precision,
 measured in the same run. The last column is the share divided by that of wav2vec2.
 
-Measured on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, nothing else running; the peak was 0.63 TFLOP/s then
-(0.6 to 1.9 at other times: the machine is shared), so that the last column says more than the one before:
+Measured on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, nothing else running; the peak was 0.63 TFLOP/s
+then (0.6 to 1.9 at other times: the machine is shared), so that the last column says more than the one before:
 
     | architecture | TFLOP | seconds of a step | share of the peak | of wav2vec2's |
     |---|---|---|---|---|
@@ -26,10 +26,11 @@ Measured on 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, nothing el
     | wav2vec2-conformer | 3.37 | 12.67 (12.62 to 12.98) | 42 % | 0.83 |
     | wav2vec2-bert | 5.26 | 25.55 (24.69 to 26.74) | 33 % | 0.64 |
 
-DATA2VEC
-What lies below 0.85 has work that is not in matrix products: a bias for each pair of frames in the attention (WavLM, SEW-D,
-conformer, Wav2Vec2-BERT, where looking it up from products took 5 to 10 % off a step of two layers), depthwise convolutions
-(conformer, Wav2Vec2-BERT), and utterances one by one (SEW, SEW-D, conformer).
+In a run with wav2vec2 alone (4.37 s, 52 %) data2vec-audio took 4.42 s (4.13 to 4.52) for 1.59 TFLOP: 48 %, 0.93.
+
+What lies below 0.85 has work that is not in matrix products: a bias for each pair of frames in the attention (WavLM,
+SEW-D, conformer, Wav2Vec2-BERT, where looking it up from products took 5 to 10 % off a step of two layers), depthwise
+convolutions (conformer, Wav2Vec2-BERT), and utterances one by one (SEW, SEW-D, conformer).
 """
 
 from __future__ import annotations
