@@ -20,7 +20,7 @@ model as small as this. The whole commands took 28.1 and 27.0 s, as a cluster an
 
 `memory` over 100,000 files on the same machine, training beside it: 263 MB in the first tenth of the time and 278 in
 the last, at 90 files a second. The list of files takes most of it (92 MB with 8,000 files); what grows are 150 bytes a
-file, as a path keeps its text once that was asked for.
+file, most of it probably the text that a path keeps once it was asked for.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ then (0.6 to 1.9 at other times: the machine is shared), so that the last column
 In a run with wav2vec2 alone (4.37 s, 52 %) data2vec-audio took 4.42 s (4.13 to 4.52) for 1.59 TFLOP: 48 %, 0.93.
 
 What lies below 0.85 has work that is not in matrix products: a bias for each pair of frames in the attention (WavLM,
-SEW-D, conformer, Wav2Vec2-BERT, where looking it up from products took 5 to 10 % off a step of two layers), depthwise
-convolutions (conformer, Wav2Vec2-BERT), and utterances one by one (SEW, SEW-D, conformer).
+SEW-D, conformer, Wav2Vec2-BERT, where looking it up from products took 5 to 10 % off a step of two layers on one
+thread, beside other work), depthwise convolutions (conformer, Wav2Vec2-BERT), and utterances one by one (SEW, SEW-D,
+conformer).
 """
 
 from __future__ import annotations

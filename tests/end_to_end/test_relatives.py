@@ -156,15 +156,19 @@ def test_batches_and_plain_transformers_give_the_same_texts(model: Path, corpus_
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"),
-    [("sew", "encodes utterances one by one"), ("finetune_lstm", "is small enough for each process")],
+    ("name", "reason"),
+    [
+        (CHOSEN["sew"], "a sew model encodes utterances one by one"),
+        (CHOSEN["finetune_lstm"], "a finetune_lstm model is small enough for each process"),
+        (ADAPTED, "its layers of add_adapter compute utterances one by one"),
+    ],
 )
 def test_shards_of_some_architectures_are_refused(
-    kind: str, reason: str, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    name: str, reason: str, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("finetune.run.components.is_sharded", lambda accelerator: True)
-    recipe = write_recipe(tmp_path, model={"base": write_relative(tmp_path / "base", CHOSEN[kind])})
-    refused(capsys, ["train", recipe, "--output", tmp_path / "run"], f"a {kind} model {reason}")
+    recipe = write_recipe(tmp_path, model={"base": write_relative(tmp_path / "base", name)})
+    refused(capsys, ["train", recipe, "--output", tmp_path / "run"], reason)
 
 
 @pytest.mark.slow
