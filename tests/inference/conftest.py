@@ -29,6 +29,10 @@ class ToneModel(nn.Module):
             pad_token_id=0,
         )
 
+    @property
+    def base_model(self) -> nn.Module:
+        return self.wav2vec2
+
     def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         return (lengths - 400) // 320 + 1
 
