@@ -15,8 +15,9 @@ class Relative:
 
     `packs_frames` says whether only attention of Transformers' common form combines frames after the positional
     convolution, `folds_positions` whether that convolution is wav2vec2's, and `layered_positions` whether it is a stack
-    of convolutions, which would see padding from the second on. With `one_by_one` Transformers' encoder lets
-    padding change the valid frames, so that each utterance is encoded by itself. `own_attention` is computed by the
+    of convolutions, which would see padding from the second on. `squeezes_frames` is for encoders of several frames at
+    once (SEW). With `one_by_one` Transformers' encoder lets padding change the valid frames, so that each utterance is
+    encoded by itself. `own_attention` is computed by the
     architecture's own code only. `layers` is the place of the transformer layers, and `kept_layers` the reason why none
     of them can be skipped in training, if there is one. `unused` are the prefixes of weights that no output depends on.
     `exports` says whether torch exports the code to ONNX for any length of audio. `linear_names` are the other names of
@@ -28,6 +29,7 @@ class Relative:
     packs_frames: bool = False
     folds_positions: bool = False
     layered_positions: bool = False
+    squeezes_frames: bool = False
     one_by_one: bool = False
     own_attention: bool = False
     kept_layers: str = ""
@@ -73,9 +75,9 @@ RELATIVES = {
     "data2vec-audio": Relative(packs_frames=True, layered_positions=True),
     "unispeech": _LIKE_WAV2VEC2,
     "unispeech-sat": _LIKE_WAV2VEC2,
-    "sew": Relative(one_by_one=True, linear_names=(_PROJECTION,)),
+    "sew": Relative(squeezes_frames=True, linear_names=(_PROJECTION,)),
     "sew-d": Relative(
-        one_by_one=True,
+        squeezes_frames=True,
         own_attention=True,
         kept_layers=_SHARED,
         layers="encoder.encoder.layer",

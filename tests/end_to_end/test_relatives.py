@@ -158,7 +158,7 @@ def test_batches_and_plain_transformers_give_the_same_texts(model: Path, corpus_
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        (CHOSEN["sew"], "a sew model encodes utterances one by one"),
+        (CHOSEN["wav2vec2-conformer"], "a wav2vec2-conformer model encodes utterances one by one"),
         (CHOSEN["finetune_lstm"], "a finetune_lstm model is small enough for each process"),
         (ADAPTED, "its layers of add_adapter compute utterances one by one"),
     ],

@@ -74,7 +74,7 @@ def test_each_formant_moves_by_itself() -> None:
     hertz = np.fft.rfftfreq(len(speech), 1 / SAMPLING_RATE)
     inside = [(low <= hertz) & (hertz < high) for low, high in ((0, 2500), (2500, 6000))]
     peaks = [hertz[band][np.argmax(power[band])] for band in inside]
-    assert peaks[0] == pytest.approx(RESONANCE, rel=0.1)
+    assert peaks[0] == pytest.approx(RESONANCE, abs=200), "a harmonic near it"
     assert peaks[1] == pytest.approx(4000, rel=0.08), (
         "between 2,700 Hz, which stays, and 4,000 Hz, which moves by a fifth"
     )
