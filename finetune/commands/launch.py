@@ -86,13 +86,10 @@ def settle_threads() -> None:
 
     They follow the process's affinity but not a quota, whose cores their threads would take turns on. And threads that
     wait for each other sleep: OpenMP's own spin, which takes the core from the very thread that they wait for as soon
-    as another program has work. Theirs spin for less than a millisecond before, which is how long most waits are, and
-    waking up takes longer (scripts/bench_waiting.py). What the environment says already stands. Commands that a command
-    starts inherit it.
+    as another program has work (scripts/bench_waiting.py). What the environment says already stands. Commands that a
+    command starts inherit it.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # for libgomp, which torch has on Linux
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if (threads := find_thread_limit()) is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
