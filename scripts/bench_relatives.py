@@ -21,17 +21,21 @@ then (0.6 to 1.9 at other times: the machine is shared), so that the last column
     | wavlm | 1.68 | 7.28 (7.19 to 8.41) | 37 % | 0.72 |
     | unispeech | 1.68 | 4.77 (4.69 to 5.58) | 56 % | 1.10 |
     | unispeech-sat | 1.68 | 4.77 (3.25 to 5.95) | 56 % | 1.10 |
-    | sew | 0.72 | 3.06 (3.03 to 4.92) | 37 % | 0.73 |
-    | sew-d | 0.98 | 4.87 (4.82 to 5.27) | 32 % | 0.63 |
     | wav2vec2-conformer | 3.37 | 12.67 (12.62 to 12.98) | 42 % | 0.83 |
     | wav2vec2-bert | 5.26 | 25.55 (24.69 to 26.74) | 33 % | 0.64 |
 
-In a run with wav2vec2 alone (4.37 s, 52 %) data2vec-audio took 4.42 s (4.13 to 4.52) for 1.59 TFLOP: 48 %, 0.93.
+In runs with wav2vec2 alone data2vec-audio took 4.42 s (4.13 to 4.52) for 1.59 TFLOP, 0.93 of its share, and, since
+they compute padded batches at once:
 
-What lies below 0.85 has work that is not in matrix products: a bias for each pair of frames in the attention (WavLM,
-SEW-D, conformer, Wav2Vec2-BERT, where looking it up from products took 5 to 10 % off a step of two layers on one
-thread, beside other work), depthwise convolutions (conformer, Wav2Vec2-BERT), and utterances one by one (SEW, SEW-D,
-conformer).
+    | wav2vec2 | 1.68 | 5.16 (4.61 to 5.18) | 51 % | 1.00 |
+    | sew | 0.72 | 3.07 (2.86 to 3.24) | 36 % | 0.72 |
+    | sew-d | 0.98 | 4.33 (4.21 to 4.86) | 35 % | 0.69 |
+
+What lies below 0.85 has work that is not in large products. By torch's profiler (4 layers, same machine) products and
+convolutions take 65 % of the time of wav2vec2, 50 % of WavLM's and SEW-D's and 58 % of Wav2Vec2-BERT's: the rest is
+biases for each pair of frames in the attention and their copies. Were their products as fast as wav2vec2's, and nothing
+else faster, they could reach 0.77, 0.77 and 0.89 of it. SEW (70 %) and the conformer (67 %) lose it within products:
+narrow convolutions over 16 kHz in the one, depthwise ones in the other, and utterances one by one.
 """
 
 from __future__ import annotations
