@@ -34,8 +34,8 @@ they compute padded batches at once:
 What lies below 0.85 has work that is not in large products. By torch's profiler (4 layers, same machine) products and
 convolutions take 65 % of the time of wav2vec2, 50 % of WavLM's and SEW-D's and 58 % of Wav2Vec2-BERT's: the rest is
 biases for each pair of frames in the attention and their copies. Were their products as fast as wav2vec2's, and nothing
-else faster, they could reach 0.77, 0.77 and 0.89 of it. SEW (70 %) and the conformer (67 %) lose it within products:
-narrow convolutions over 16 kHz in the one, depthwise ones in the other, and utterances one by one.
+else faster, they could reach 0.77, 0.77 and 0.89 of it. SEW (70 %) and the conformer (67 %) lose it within products
+and convolutions: perhaps in narrow ones over the waveform, and in depthwise ones and utterances one by one.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ Told are seconds of speech a second, the median of the rounds, without the first
 The limit beside N busy programs on C cores, where the scheduler shares evenly: C threads get C / (C + N) of the cores,
 one thread C / (N + 1) of a core, but not more than a whole one.
 
-On 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, alone (`--busy 0 --rounds 1`): spins 32.6 seconds of speech
-a second, sleeps 34.9, one thread 41.4. So the process that reads and augments speech has the second core there, and a
-second thread only disturbs it. Rounds before sleeping (`GOMP_SPINCOUNT=3000`) gained nothing in training (34.9), though
-a step of the small base by itself took 0.23 to 0.25 s instead of 0.28; in float32, capped to AVX2, they made no
-difference to a step (0.52 and 0.51 s), and beside two busy programs a step took a tenth longer with them.
+On 2 cores of an Intel Xeon (avx512_bf16, amx_bf16) in bf16, alone, two runs of `--busy 0 --rounds 1`: spins 32.6 and
+32.0 seconds of speech a second, sleeps 34.9 and 39.2, one thread 41.4 and 45.1. So the process that reads and augments
+speech needs the second core there, and a second thread disturbs it. A few rounds before sleeping
+(`GOMP_SPINCOUNT=3000`) gained nothing in training (34.9 in the first run), though a step of the small base by itself
+took 0.23 to 0.25 s instead of 0.28; in float32, capped to AVX2, they made no difference to a step (0.52 and 0.51 s).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Other throats for a synthesiser that predicts spectra: pitch, formants, breath and rhythm of a voice that nobody has.
 
-The voice heart of hibari is one model's copy of one of Kokoro's voices, at more than 50 times the speed. It predicts,
+The voice heart of hibari is a small model's copy of one of Kokoro's voices, at some 30 times the speed. It predicts,
 for frames of 12.5 ms, the magnitudes of a harmonic source and of noise, and a pitch curve. Here these are moved before
 they become sound, so that one voice becomes as many as are wanted.
 """

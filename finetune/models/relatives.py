@@ -17,13 +17,13 @@ class Relative:
     convolution, `folds_positions` whether that convolution is wav2vec2's, and `layered_positions` whether it is a stack
     of convolutions, which would see padding from the second on. `squeezes_frames` is for encoders of several frames at
     once (SEW). With `one_by_one` Transformers' encoder lets padding change the valid frames, so that each utterance is
-    encoded by itself. `own_attention` is computed by the
-    architecture's own code only. `layers` is the place of the transformer layers, and `kept_layers` the reason why none
-    of them can be skipped in training, if there is one. `unused` are the prefixes of weights that no output depends on.
-    `exports` says whether torch exports the code to ONNX for any length of audio. `linear_names` are the other names of
-    linear layers, and `without_lora` those that can't have LoRA, for a `reason`. A `baseline` is treated as a relative:
-    its features are fixed filters, and it has no attention (`finetune.models.baselines`). The input of plain
-    Transformers is a waveform, or with `log_mel` its energies (`finetune.models.log_mel`).
+    encoded by itself. `own_attention` is computed by the architecture's own code only. `layers` is the place of the
+    transformer layers, and `kept_layers` the reason why none of them can be skipped in training, if there is one.
+    `unused` are the prefixes of weights that no output depends on. `exports` says whether torch exports the code to
+    ONNX for any length of audio. `linear_names` are the other names of linear layers, and `without_lora` those that
+    can't have LoRA, for a `reason`. A `baseline` is treated as a relative: its features are fixed filters, and it has
+    no attention (`finetune.models.baselines`). The input of plain Transformers is a waveform, or with `log_mel` its
+    energies (`finetune.models.log_mel`).
     """
 
     packs_frames: bool = False

@@ -74,12 +74,13 @@ def run(base: str, finetune_run_in: Callable[..., Path], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def model(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(run: Path, kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of the run with a random head, which writes another letter in each frame."""
     folder = shutil.copytree(run / "model", tmp_path_factory.mktemp("nonsense") / "model")
     weights = load_file(folder / "model.safetensors")
     head = weights["lm_head.weight"]
-    weights["lm_head.weight"] = np.random.default_rng(0).standard_normal(head.shape).astype(np.float32)
+    rng = np.random.default_rng(1 if kind == "sew" else 0)  # The other one writes few letters with this encoder.
+    weights["lm_head.weight"] = rng.standard_normal(head.shape).astype(np.float32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -152,7 +153,7 @@ def test_batches_and_plain_transformers_give_the_same_texts(model: Path, corpus_
     recognise = pipeline("automatic-speech-recognition", model=str(model))  # The baselines are registered by now.
     plain = [recognise({"raw": each, "sampling_rate": SAMPLING_RATE})["text"] for each in waveforms]
     assert [" ".join(text.split()) for text in plain] == texts
-    assert len(set(texts)) >= len(texts) // 2
+    assert len(set(texts)) > len(texts) // 2
 
 
 @pytest.mark.parametrize(
@@ -200,12 +201,12 @@ def test_long_and_live_recordings_and_a_language_model(
         capsys.readouterr()
         assert main([str(each) for each in arguments]) == 0
         outputs.append(capsys.readouterr().out.strip())
-    assert len(outputs[0]) > 100  # Letters of nonsense, in words of any length.
+    assert len(outputs[0]) > 200  # Letters of nonsense, in words of any length.
     assert outputs[1] and outputs[1] != outputs[0]
     capsys.readouterr()
     assert main(["live", str(model), str(talk), "--format", "json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sum(len(event["text"]) for event in events if event["type"] == "final") > 100
+    assert sum(len(event["text"]) for event in events if event["type"] == "final") > 200
 
 
 @pytest.mark.slow
