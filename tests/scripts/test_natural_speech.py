@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import sentences
 import soundfile
+import write_phonemes
 from neural_voices import NeuralVoice, draw_kokoro_voice, spell_for_kokoro
-from synthesis import SynthesisError
+from synthesis import SynthesisError, respell_letters
 
 USES = {
     "base": neural_voices.BASE_VOICES + neural_voices.BASE_ACCENTS,
@@ -129,3 +130,25 @@ def test_the_base_corpus_takes_utterances_from_shards(
         speakers = {row["speaker"] for row in csv.DictReader(file)}
     assert {each.speaker for each in made} <= speakers
     assert all(soundfile.info(tmp_path / "train" / each.file_name).samplerate == 16000 for each in made)
+
+
+def test_a_corpus_gets_a_column_of_phonemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "espeak-ng"
+    program.parent.mkdir()
+    # Says its last argument back, with the marks that espeak-ng writes and a clause on a line of its own.
+    program.write_text('#!/bin/sh\nfor text; do :; done\nprintf "ˈ%s\\n (en)n̩ː\\n" "$text"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    table = tmp_path / "train" / "metadata.csv"
+    table.parent.mkdir()
+    table.write_text('file_name,text,source\na.flac,"a b",spelling\nb.flac,a bee,sentence\n', encoding="utf-8")
+    for _ in range(2):  # a second run changes nothing
+        write_phonemes.add_phonemes(tmp_path, 1)
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["text"] for row in rows] == ["a b", "a bee"]
+        # A spelled letter is said by its name; the article is not.
+        assert [row["phonemes"] for row in rows] == [f"{respell_letters('A')} B n", "a bee n"]
+    assert [path.name for path in table.parent.iterdir()] == ["metadata.csv"]
+    with pytest.raises(SynthesisError, match="make a corpus with"):
+        write_phonemes.add_phonemes(tmp_path / "none", 1)
