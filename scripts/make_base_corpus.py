@@ -1,13 +1,13 @@
 """Make a large, varied corpus of synthesised English to train a small wav2vec2 from nothing.
 
-    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--invented-voices 0] [--natural DIR]
+    python scripts/make_base_corpus.py OUTPUT_DIR [--utterances 24000] [--invented-voices 0] [--natural DIR ...]
         [--natural-share 0.6] [--seed 0] [--processes 2]
 
-Needs the programs espeak-ng and flite, and WordNet's texts (Debian: espeak-ng flite wordnet-base); DIR is what
-make_natural_speech.py made. The result is a Hugging Face `audiofolder`: train/ and validation/ (voices that train/
-never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and source. Each utterance follows from the seed
-and its number alone, so any number of processes makes the same corpus; the sentences come from WordNet and from the
-documentation of the Python that runs this, so another version makes others.
+Needs the programs espeak-ng and flite, and WordNet's texts (Debian: espeak-ng flite wordnet-base); each DIR is
+what make_natural_speech.py made (the first one's validation/ is used). The result is a Hugging Face `audiofolder`:
+train/ and validation/ (voices that train/ never uses), 16 kHz FLAC, metadata.csv with file_name, text, speaker and
+source. Each utterance follows from the seed and its number alone, so any number of processes makes the same corpus; the
+sentences come from WordNet and from the documentation of the Python that runs this, so another version makes others.
 """
 
 from __future__ import annotations
@@ -98,6 +98,12 @@ class Studio:
 
 
 _studio: Studio | None = None
+
+
+def read_natural_speech(folders: list[Path], share: float) -> NaturalSpeech:
+    """Return the train/ of all folders and the validation/ of the first."""
+    train = [each for folder in folders for each in read_shards(folder / "train")]
+    return NaturalSpeech({"train": train, "validation": read_shards(folders[0] / "validation")}, share)
 
 
 def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invented: InventedVoices | None) -> Voice:
@@ -250,7 +256,7 @@ def main() -> int:
     parser.add_argument(
         "--invented-voices", type=int, default=0, help="espeak-ng voices of random formants in train/ (default: 0)"
     )
-    parser.add_argument("--natural", type=Path, metavar="DIR", help="speech of neural voices to take utterances from")
+    parser.add_argument("--natural", type=Path, metavar="DIR", nargs="+", help="speech of neural voices to draw from")
     parser.add_argument("--natural-share", type=float, default=0.6, help="share of such utterances (default: 0.6)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
@@ -261,10 +267,7 @@ def main() -> int:
         parser.error(f"--natural-share is {options.natural_share}; expected 0 to 1")
 
     def make() -> str:
-        natural = None
-        if options.natural:
-            shards = {split: read_shards(options.natural / split) for split in ("train", "validation")}
-            natural = NaturalSpeech(shards, options.natural_share)
+        natural = read_natural_speech(options.natural, options.natural_share) if options.natural else None
         numbers = options.utterances, options.invented_voices
         return make_corpus(options.output, *numbers, natural, options.seed, options.processes)
 

