@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from finetune.cli import main
+from finetune.resources.machine import Memory
 
 Refusal = Callable[..., str]
 
@@ -60,20 +61,32 @@ def write_tone(file: Path, seconds: float = 1.0) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("precision", "asked", "kept"), [("bf16", None, "4000"), ("no", None, "16"), ("bf16", "99", "99")]
+    ("precision", "asked", "gibibytes", "processes", "kept"),
+    [
+        ("bf16", None, 24, 1, "4000"),
+        ("bf16", None, 2, 1, "671"),  # a quarter of the memory, 0.8 MB each
+        ("bf16", None, 2, 2, "335"),
+        ("no", None, 24, 1, "16"),
+        ("bf16", "99", 24, 1, "99"),
+    ],
 )
-def test_training_keeps_the_kernels_of_many_shapes_in_bf16_unless_told_otherwise(
+def test_training_keeps_the_kernels_of_as_many_shapes_in_bf16_as_fit_unless_told_otherwise(
     refuse: Refusal,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     write_recipe: Callable[..., Path],
     precision: str,
     asked: str | None,
+    gibibytes: int,
+    processes: int,
     kept: str,
 ) -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     recipe = write_recipe(tmp_path, training={"mixed_precision": precision}, data={"root": "nowhere/at/all"})
     environment = {key: value for key, value in os.environ.items() if key != name}
+    environment["LOCAL_WORLD_SIZE"] = str(processes)
+    memory = Memory(total=gibibytes * 2**30, available=2**30, limited=True)
+    monkeypatch.setattr("finetune.resources.machine.measure_memory", lambda: memory)
     monkeypatch.setattr(os, "environ", environment if asked is None else {**environment, name: asked})
     monkeypatch.setattr("finetune.resources.machine.has_fast_bf16", lambda device: True)
     refuse("train", recipe)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_KERNEL_BYTES = 800_000  # at most, of oneDNN for one shape
+
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
 
@@ -155,14 +157,17 @@ def keep_kernels(mixed_precision: str) -> None:
     lengths of a batch, where training meets 50 to 100. In bf16 all products are oneDNN's, and keeping them gains a
     fifth of the time (scripts/bench_shapes.py). In float32 it computes convolutions alone: kernels are soon made
     again, and those that were kept are what memory grew by (AN4 in float32: from 1.9 GiB at step 20 to 2.7 at 80; with
-    16 of them 1.6 at step 100 and at 160, as fast).
+    16 of them 1.6 at step 100 and at 160, as fast). In bf16 it grows from 1.7 GiB to 4.1 over AN4's 2,800 steps, so the
+    kernels of all processes may take a quarter of the memory at most: 4,000 are kept from 12 GiB on.
     """
     import torch
 
-    from finetune.resources.machine import has_fast_bf16
+    from finetune.resources.machine import count_local_processes, has_fast_bf16, measure_memory
 
     in_bf16 = mixed_precision == "bf16" or (mixed_precision == "auto" and has_fast_bf16(torch.device("cpu")))
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4000" if in_bf16 else "16")
+    fitting = measure_memory().total // (4 * count_local_processes() * _KERNEL_BYTES)
+    kept = min(4000, max(16, fitting)) if in_bf16 else 16
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kept))
 
 
 def settle_cluster() -> tuple[str, ...]:
