@@ -64,7 +64,7 @@ class Studio:
 _studio: Studio | None = None
 
 
-def draw_voice(split: str, rng: np.random.Generator, hibari_share: float = HIBARI_SHARE) -> NeuralVoice:
+def draw_voice(split: str, rng: np.random.Generator, hibari_share: float) -> NeuralVoice:
     """Return a random voice of a split; no voice stands in two."""
     if split == "validation":
         return draw_kokoro_voice(rng, BASE_VALIDATION_VOICES)
@@ -152,7 +152,7 @@ def make_speech(
     seed: int,
     num_processes: int,
     deadline: float,
-    hibari_share: float = HIBARI_SHARE,
+    hibari_share: float,
 ) -> str:
     """Make the missing shards of a split, with progress on a terminal, and return a summary."""
     require_program("espeak-ng")

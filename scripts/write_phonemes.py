@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import multiprocessing
 import re
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from neural_voices import read_phonemes
 from synthesis import SynthesisError, report, require_program, respell_letters
+
+from finetune.files import write_text
 
 # Stress, length, a syllabic consonant, and the joints of clauses.
 _MARKS = re.compile("[ˈˌː\u0329\u0303ʲ,]|\\(\\w\\w\\)")
@@ -43,12 +46,11 @@ def add_phonemes(corpus: Path, num_processes: int) -> str:
             rows = list(csv.DictReader(file))
         with multiprocessing.Pool(num_processes) as pool:
             phonemes = pool.map(pronounce, [(row["text"], row["source"]) for row in rows], chunksize=64)
-        partial = table.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*(name for name in rows[0] if name != "phonemes"), "phonemes"])
-            writer.writeheader()
-            writer.writerows(dict(row, phonemes=each) for row, each in zip(rows, phonemes, strict=True))
-        partial.replace(table)
+        lines = io.StringIO(newline="")
+        writer = csv.DictWriter(lines, [*(name for name in rows[0] if name != "phonemes"), "phonemes"])
+        writer.writeheader()
+        writer.writerows(dict(row, phonemes=each) for row, each in zip(rows, phonemes, strict=True))
+        write_text(table, lines.getvalue())
         symbols.update(*phonemes)
     return f"{len(tables)} tables; symbols: {''.join(sorted(symbols))}"
 
