@@ -32,6 +32,7 @@ def add_parser(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    from finetune.commands.launch import keep_kernels, set_training_switches
     from finetune.data.cluster_listening import listen_on_cluster
     from finetune.recipe.load import load_recipe
     from finetune.run.experiment import preview
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> None:
             "The recipe has a section `pretraining`: `finetune pretrain` says what it takes before it trains, and "
             "`finetune check` is for recipes of `finetune train`."
         )
+    keep_kernels(recipe.training.mixed_precision)
+    set_training_switches(recipe.training.compile)
     recipe = pin_revisions(recipe, find_commits(recipe))
     preparation = prepare(recipe)
     listener = partial(listen_on_cluster, cluster) if cluster else None

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_KERNEL_BYTES = 800_000  # at most, of oneDNN for one shape
 
 # What names Accelerate's launcher in a command: its options follow.
 _LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")
@@ -162,10 +161,10 @@ def keep_kernels(mixed_precision: str) -> None:
     """
     import torch
 
-    from finetune.resources.machine import count_local_processes, has_fast_bf16, measure_memory
+    from finetune.resources.machine import KERNEL_BYTES, count_local_processes, has_fast_bf16, measure_memory
 
     in_bf16 = mixed_precision == "bf16" or (mixed_precision == "auto" and has_fast_bf16(torch.device("cpu")))
-    fitting = measure_memory().total // (4 * count_local_processes() * _KERNEL_BYTES)
+    fitting = measure_memory().total // (4 * count_local_processes() * KERNEL_BYTES)
     kept = min(4000, max(16, fitting)) if in_bf16 else 16
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kept))
 

@@ -44,6 +44,8 @@ _ONEDNN_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX1
 _ONEDNN_VNNI = (*_ONEDNN_BF16, "AVX512_CORE_VNNI", "AVX2_VNNI")
 
 
+KERNEL_BYTES = 800_000  # at most, of oneDNN for one shape
+_KERNELS = 1024  # that oneDNN keeps unless told
 _MAX_WORKERS = 8
 # A driver with a hanging GPU may not answer.
 _PROGRAM_SECONDS = 2.0
@@ -197,6 +199,16 @@ def measure_memory() -> Memory:
         if limit is not None:
             available = min(available, max(limit - used, 0))
     return Memory(total=total, available=available, limited=limited)
+
+
+def limit_kernels(device: "torch.device", precision: Precision) -> int:
+    """The bytes that training's kernels may take in this process besides a step: in bf16 on a CPU, as many as are kept.
+
+    See `finetune.commands.launch.keep_kernels`.
+    """
+    if device.type != "cpu" or precision != "bf16":
+        return 0
+    return int(os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)) * KERNEL_BYTES
 
 
 def measure_growth(work: Callable[[], object]) -> int:

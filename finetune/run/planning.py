@@ -13,7 +13,14 @@ from finetune.audio.waveforms import AudioError
 from finetune.data.batching import Key, SpeechBatches
 from finetune.inference.recogniser import Recogniser
 from finetune.recipe.load import Recipe
-from finetune.resources.machine import count_workers, describe_device, measure_disk, measure_memory
+from finetune.resources.machine import (
+    Precision,
+    count_workers,
+    describe_device,
+    limit_kernels,
+    measure_disk,
+    measure_memory,
+)
 from finetune.run.components import Components
 from finetune.run.preparation import Preparation
 from finetune.training.deepspeed import uses_zero
@@ -62,7 +69,7 @@ def plan_run(
     length: Length,
     batch_seconds: float,
     output: Path,
-    precision: str,
+    precision: Precision,
     evaluate: Callable[[], float],
     done_steps: int = 0,
 ) -> Plan:
@@ -101,7 +108,7 @@ def plan_run(
         max_minutes=training.max_minutes,
         keep_checkpoints=training.keep_checkpoints,
         keep_best=training.keep_best,
-        room=_measure_room(components.model, output, accelerator.device),
+        room=_measure_room(components.model, output, accelerator.device, precision),
         device_type=accelerator.device.type,
         device=f"{describe_device(accelerator.device)} in {precision}",
         timing=timing,
@@ -133,7 +140,7 @@ def score_some(preparation: Preparation, recogniser: Recogniser, batch_seconds: 
     return count * utterance.seconds
 
 
-def _measure_room(model: nn.Module, output: Path, device: torch.device) -> Room:
+def _measure_room(model: nn.Module, output: Path, device: torch.device, precision: Precision) -> Room:
     """The memory and disk space that there is, and what a run of this model takes."""
     weights = [*model.parameters(), *model.buffers()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -147,6 +154,7 @@ def _measure_room(model: nn.Module, output: Path, device: torch.device) -> Room:
         free=measure_disk(folder),
         written=written,
         memory=torch.cuda.get_device_properties(device).total_memory if gpu else measure_memory().total,
+        kernels=limit_kernels(device, precision),
     )
 
 

@@ -64,7 +64,10 @@ def choose_length(
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of all weights, of trained weights, free on the disk of `folder`, written there already, and of memory."""
+    """Bytes of all weights, of trained weights, free on the disk of `folder`, written there already, and of memory.
+
+    `kernels` are bytes that a process takes at most besides a step, for kernels that are kept (oneDNN's in bf16).
+    """
 
     weights: int
     trained: int
@@ -72,6 +75,7 @@ class Room:
     free: int
     written: int
     memory: int
+    kernels: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,18 @@ class Plan:
             f"evaluated every {length.eval_steps} steps"
         ]
         training, memory = self.training_seconds, self.memory_bytes
+        disk = f"up to {format_bytes(self.disk_bytes)} on the disk"
         if training is not None and self.timing is not None and memory is not None:
             evaluation = self.evaluation_seconds or 0.0
             lines.append(
                 f"time: about {format_duration(training + evaluation)} on {self.device}: "
                 f"{self.timing.step_seconds:.2g} s a step, {format_duration(evaluation)} for evaluations"
             )
-            lines.append(
-                f"space: about {format_bytes(memory)} of memory, up to {format_bytes(self.disk_bytes)} on the disk"
-            )
+            largest = format_bytes(memory + self.room.kernels)
+            growing = f", growing to at most {largest} with oneDNN's kernels" if self.room.kernels else ""
+            lines.append(f"space: about {format_bytes(memory)} of memory{growing}, {disk}")
         else:
-            lines.append(f"space: up to {format_bytes(self.disk_bytes)} on the disk")
+            lines.append(f"space: {disk}")
         return lines + [f"note: {sentence}" for sentence in self._list_excesses()]
 
     def _list_excesses(self) -> Iterator[str]:

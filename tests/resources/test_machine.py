@@ -161,6 +161,24 @@ def test_precision_of_a_gpu_follows_its_compute_capability(
         machine.choose_precision("int3", gpu)
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "kept", "expected"),
+    [
+        ("cpu", "bf16", "600", 600 * machine.KERNEL_BYTES),
+        ("cpu", "bf16", None, 1024 * machine.KERNEL_BYTES),
+        ("cpu", "float32", "600", 0),
+        ("cuda", "bf16", "600", 0),
+    ],
+)
+def test_kernels_take_memory_in_bf16_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: machine.Precision, kept: str | None, expected: int
+) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    if kept:
+        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", kept)
+    assert machine.limit_kernels(torch.device(device), precision) == expected
+
+
 def test_gpus_that_torch_cannot_use_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))

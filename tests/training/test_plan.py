@@ -67,6 +67,13 @@ def test_a_plan_has_length_time_and_space() -> None:
     ]
 
 
+def test_kernels_that_are_kept_are_told_beside_the_memory_of_a_step() -> None:
+    room = dataclasses.replace(plan().room, kernels=2 * GB)
+    assert plan(room=room).summary()[2] == (
+        "space: about 3.0 GB of memory, growing to at most 5.0 GB with oneDNN's kernels, up to 30.0 GB on the disk"
+    )
+
+
 def test_a_plan_of_a_resumed_run_has_the_remaining_steps() -> None:
     half = plan(done_steps=600)
     assert (
