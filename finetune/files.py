@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from finetune.errors import UserError
 
 LOCK = ".lock"
+_PRIVATE = (
+    ".safetensors"  # Files that safetensors from 0.8 on writes for their owner alone, which a service may not be.
+)
 
 
 @contextmanager
@@ -27,8 +31,11 @@ def new_file(path: Path) -> Iterator[Path]:
     short = path.name.encode(errors="ignore")[:200].decode(errors="ignore")  # File systems allow 255 bytes.
     partial = path.with_name(f".{short}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = stat.S_IMODE(partial.stat().st_mode)
     try:
         yield partial
+        if path.suffix == _PRIVATE:
+            partial.chmod(mode)
         _sync(partial)
         partial.replace(path)
     except BaseException:
@@ -99,6 +106,8 @@ def replace_folder(partial: Path, path: Path, beside: Sequence[str] = (), *, is_
     is as before; after a kill `path` is the old one, the new one or absent, and then `restore_folder` brings back the
     old one. Raises OSError.
     """
+    for file in partial.rglob(f"*{_PRIVATE}"):
+        file.chmod(stat.S_IMODE(partial.stat().st_mode) & 0o666)
     if not is_synced:
         sync_folder(partial)
     places = [path, *map(path.with_name, beside)]

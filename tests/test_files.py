@@ -7,7 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import finetune
 from finetune.files import lock_folder, new_file, new_folder, restore_folder, write_json, write_text
@@ -31,6 +33,20 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
     write_json(file, {"half a character": "\ud800"})
     assert file.read_text() == '{\n  "half a character": "\\ud800"\n}\n'
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_weights_can_be_read_by_whoever_can_read_other_files(tmp_path: Path) -> None:
+    """A service may be another user than who trained: safetensors writes files for their owner alone."""
+    tensors = {"a": np.zeros(3, np.float32)}
+    with new_file(tmp_path / "one.safetensors") as partial:
+        save_file(tensors, partial)
+    with new_folder(tmp_path / "model") as partial:
+        save_file(tensors, partial / "two.safetensors")
+        (partial / "inner").mkdir()
+        save_file(tensors, partial / "inner" / "three.safetensors")
+    os.umask(mask := os.umask(0))
+    found = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.rglob("*.safetensors")}
+    assert found == dict.fromkeys(("one.safetensors", "two.safetensors", "three.safetensors"), 0o666 & ~mask)
 
 
 def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:

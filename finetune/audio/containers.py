@@ -7,6 +7,7 @@ demuxers listed here, none of which follows playlists.
 import io
 import itertools
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -24,15 +25,16 @@ _FORMATS = (
 _CODECS = (
     *("aac", "aac_latm", "ac3", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "adpcm_yamaha", "alac", "amrnb", "amrwb"),
     *("ape", "dca", "dsd_lsbf", "dsd_lsbf_planar", "dsd_msbf", "dsd_msbf_planar", "eac3", "flac", "g722", "g726"),
-    *("gsm", "gsm_ms", "libopencore_amrnb", "libopencore_amrwb", "libopus", "mp1float", "mp2float", "mp3float"),
+    *("gsm", "gsm_ms", "libopencore_amrnb", "libopencore_amrwb", "libopus", "mp1", "mp1float", "mp2"),
+    *("mp2float", "mp3float"),
     *("mpc7", "mpc8", "opus", "shorten", "speex", "tak", "truespeech", "tta", "vorbis", "wavpack", "wmalossless"),
     *("wmapro", "wmav1", "wmav2", "wmavoice"),
 )
 # The length of these is the sum of their packets' lengths, without decoding.
 _COUNTED_BY_PACKETS = frozenset({"mp3", "flac"})
 # The length of these is known only after reading: FFmpeg's is a guess from the bit rate, missing, or for an Ogg of
-# several streams (others are read by libsndfile) that of the first.
-_SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "eac3", "flac", "mp3", "mpeg", "mpegts", "ogg", "wav"})
+# several streams (others are read by libsndfile) that of the first; of an AVI it is rounded up to whole blocks.
+_SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "avi", "eac3", "flac", "mp3", "mpeg", "mpegts", "ogg", "wav"})
 # A header's length is rounded to packets and may include the encoder's padding.
 _ROUNDING_SECONDS = 0.25
 # MP3 frames use data of earlier frames (the bit reservoir), so decoding begins this much before a segment.
@@ -71,7 +73,9 @@ class ContainerSound:
                 raise AudioError("audio of zero length") from None
             except (av.error.FFmpegError, ValueError) as error:
                 _raise_reason(error)
-        self._counted = self._format in _COUNTED_BY_PACKETS or codec.startswith("pcm_")
+            # Other containers round the length of each packet, most to milliseconds.
+            exact = codec.startswith("pcm_") and stream.time_base == Fraction(1, stream.sample_rate)
+        self._counted = self._format in _COUNTED_BY_PACKETS or exact
         self.sampling_rate, self.channels = int(first.sample_rate), int(first.layout.nb_channels)
         self.said = None if seconds is None else round(seconds * self.sampling_rate)
         if self._format == "mp3":
@@ -146,6 +150,8 @@ class ContainerSound:
                 skipped = work = 0
                 for packet in container.demux(stream):
                     steady.go_on()
+                    if self._format == "mp3" and packet.size and not _is_mp3_frame(packet):
+                        continue
                     length = round((packet.duration or 0) * packet.time_base * self.sampling_rate) if packet.size else 0
                     work += max(length if self._counted else 0, MAX_SAMPLES_PER_BYTE)  # A packet has a byte or more.
                     self._require_bytes(work)
@@ -191,10 +197,11 @@ class ContainerSound:
         if self._format in _SAYS_NOTHING:
             return None
         if stream.duration is not None:
-            return float(stream.duration * stream.time_base)
+            late = stream.start_time or 0 if self._format == "asf" else 0
+            return float((stream.duration - late) * stream.time_base)
         if container.duration is None or len(container.streams) > 1:  # It is that of the longest track.
             return None
-        return float(container.duration / 1e6)
+        return (container.duration - max(0, container.start_time or 0)) / 1e6  # The sound may begin late.
 
 
 class _Steady:
@@ -240,6 +247,12 @@ def to_samples(frame: Any, channels: int) -> Waveform:
     """A PyAV frame as float32, (samples, channels)."""
     values = frame.to_ndarray()
     return scale(values.T if frame.format.is_planar else values.reshape(-1, channels))
+
+
+def _is_mp3_frame(packet: Any) -> bool:
+    """Whether a packet begins like a frame: FFmpeg also gives tags and zeros between or after joined files."""
+    head = bytes(packet)[:2]
+    return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
 
 
 def _find_skipped(packet: Any) -> tuple[int, int]:

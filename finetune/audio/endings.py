@@ -16,6 +16,7 @@ _AU_UNKNOWN = 0xFFFFFFFF
 _OGG_PAGE_BYTES = 65307  # The largest.
 _FLAC_FRAME_BYTES = 32768  # More than encoders write; used where a file has no maximum.
 _ID3V1_BYTES = 128
+_BLOCK_BYTES = 2**20
 
 
 def refuse_joined(file: BinaryIO) -> None:
@@ -71,7 +72,13 @@ def _is_stale(file: BinaryIO) -> bool:
             if kind == b"RIFF" and size > _WAV_BYTES:
                 return True
             # Padding of other programs is short.
-            if size - behind <= PAST_THE_END_SECONDS * bytes_a_second or _holds_chunks(file, behind, size, order):
+            if size - behind <= PAST_THE_END_SECONDS * bytes_a_second:
+                return False
+            begin = _skip_zeros(file, behind)
+            # Without any sound before them, zeros are the sound; else other programs' padding.
+            if begin == size and length > 0:
+                return False
+            if begin < size and _holds_chunks(file, begin + behind % 2 * (begin == behind), size, order):
                 return False
             if kind == b"FORM":
                 raise AudioError("more sound than its header says: convert it with a program that reads all of it")
@@ -81,12 +88,10 @@ def _is_stale(file: BinaryIO) -> bool:
 
 
 def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
-    """Whether the rest of a file is chunks, a tag or zeros, not sound; raises AudioError where another file begins."""
+    """Whether the rest of a file is chunks or a tag, not sound; raises AudioError where another file begins."""
     file.seek(place)
-    head = file.read(4096)
-    if head.lstrip(b"\0").startswith(_TAGS) or not any(head):
+    if file.read(8).startswith(_TAGS):
         return True
-    place += place % 2
     for _ in range(MAX_CHUNKS):
         if place + 8 > size:
             return place <= size + 1
@@ -98,6 +103,16 @@ def _holds_chunks(file: BinaryIO, place: int, size: int, order: str) -> bool:
         length = int.from_bytes(name[4:], order)  # type: ignore[arg-type]
         place += 8 + length + length % 2
     return True
+
+
+def _skip_zeros(file: BinaryIO, place: int) -> int:
+    """The place of the first byte from `place` on that is not zero, or the end of the file."""
+    file.seek(place)
+    while block := file.read(_BLOCK_BYTES):
+        if rest := block.lstrip(b"\0"):
+            return place + len(block) - len(rest)
+        place += len(block)
+    return place
 
 
 def _refuse_second(found: bool) -> None:

@@ -73,10 +73,13 @@ class _SndfileSound:
 
     def blocks(self, first: int, last: int | None) -> Iterator[Waveform]:
         promised = int((self.count(whole=True) if last is None else last) - first)
-        if first:
-            self._file.seek(first)
-        left = promised
         size = max(1, min(self.sampling_rate * BLOCK_SECONDS, MAX_BLOCK_VALUES // self.channels))
+        try:
+            self._file.seek(first)
+        except soundfile.SoundFileError:  # Some encodings are read from the beginning only, as GSM 6.10.
+            for skipped in range(0, first, size):
+                self._file.read(min(size, first - skipped))
+        left = promised
         while left > 0:
             block = self._file.read(min(left, size), dtype="float32", always_2d=True)
             if len(block) == 0:
@@ -106,7 +109,8 @@ def _open_any(source: str | BinaryIO, opened: ExitStack, here: bool) -> Sound:
             return _open_container(source, opened)
         except AudioError as other:
             _raise_known(error, other)
-    if file.subtype.startswith("MPEG_LAYER") or file.frames == _UNKNOWN_SAMPLES:
+    # libsndfile reads the headers of a VOC's blocks as sound.
+    if file.subtype.startswith("MPEG_LAYER") or file.format == "VOC" or file.frames == _UNKNOWN_SAMPLES:
         return _open_container(source, opened)
     if here or file.format != "FLAC":
         with ExitStack() as looked_at:

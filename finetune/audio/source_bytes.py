@@ -31,8 +31,9 @@ class WatchedFile:
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position, which may be after the end."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        """Set the position, which may be after the end; it stays where it is instead of before the beginning."""
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        self._place = place if place >= 0 else self._place
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:

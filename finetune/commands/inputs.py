@@ -49,7 +49,7 @@ def find_inputs(places: Sequence[str], allow_outside: bool = False) -> list[Inpu
 def _find(place: str, allow_outside: bool) -> Iterator[Input]:
     if not place:  # Path("") is the current folder.
         raise UserError("An input is empty, as of a shell's variable that isn't set: expected a recording or a folder.")
-    path = expand_home(place)
+    path = Path(place) if os.path.lexists(place) else expand_home(place)  # A name may begin with ~.
     if place == STANDARD_INPUT:
         if sys.stdin is None or sys.stdin.isatty():
             raise UserError("Standard input is closed or a terminal: expected a recording that is piped in.")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import time
-import wave
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -151,6 +150,9 @@ def _cut(blocks: Iterator[Any], track: int, rate: int, pace: bool) -> Iterator[A
 def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -> "tuple[LiveSession, Iterator[bytes]]":
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("Standard input is closed or a terminal: expected audio that is piped in.")
+    from finetune.audio.recordings import AudioError
+    from finetune.audio.wav_pipe import read_wav_header
+
     stdin: Any = sys.stdin.buffer
     rest = iter(lambda: stdin.read1(2**16), b"")
     if options.rate is not None:
@@ -161,18 +163,21 @@ def _open_standard_input(options: argparse.Namespace, live: "LiveTranscriber") -
         }
         return live.session(options.rate, **how), rest
     try:
-        file = wave.open(stdin)  # noqa: SIM115 (it ends with the process)
-        if file.getsampwidth() != 2:
-            raise wave.Error("not 16 bits")
-    except (wave.Error, EOFError) as error:
+        header = read_wav_header(stdin)
+    except AudioError as error:
         raise UserError(
-            "Standard input is not a WAV file of 16 bits: expected one, or raw audio with --rate HZ and --encoding."
+            f"Standard input is {error}: expected a WAV file of 16 bits, 32-bit floats, A-law or mu-law, or raw audio "
+            "with --rate HZ and --encoding."
         ) from error
-    how = {"channels": file.getnchannels(), "channel": options.channel}
-    frames = round(_CHUNK_SECONDS * file.getframerate())
-    # Programs that write a stream of unknown length may leave the length at 0.
-    chunks = iter(lambda: file.readframes(frames), b"") if file.getnframes() else rest
-    return live.session(file.getframerate(), **how), chunks
+    how = {"encoding": header.encoding, "channels": header.channels, "channel": options.channel}
+    return live.session(header.rate, **how), rest if header.size is None else _take(rest, header.size)
+
+
+def _take(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes."""
+    while size > 0 and (chunk := next(chunks, b"")):
+        yield chunk[:size]
+        size -= len(chunk)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The format is described in SRILM's manual page ngram-format(5); where it is ambi
 them.
 """
 
+import codecs
 import gzip
 import logging
 import re
@@ -155,7 +156,7 @@ def _skip_preface(lines: _Lines) -> None:
         if line is None:
             break
         lines.skip()
-        if line == b"\\data\\":
+        if line.removeprefix(codecs.BOM_UTF8) == b"\\data\\":
             if skipped and first:
                 lines.note(
                     rf"skipped the text before \data\, which begins with {first[:40].decode('utf-8', 'replace')!r}"

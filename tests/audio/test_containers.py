@@ -15,6 +15,7 @@ KINDS = {
     "m4a": ("ipod", "aac"),
     "mov": ("mov", "pcm_s16le"),
     "mka": ("matroska", "aac"),
+    "mkv": ("matroska", "pcm_s16le"),
     "webm": ("webm", "libopus"),
     "aac": ("adts", "aac"),
     "wma": ("asf", "wmav2"),

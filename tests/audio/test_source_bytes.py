@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from finetune.audio.source_bytes import WatchedFile
 from finetune.audio.stream import open_stream
 from finetune.audio.waveforms import AudioError, Recording
 from finetune.data.archives import read_archive
@@ -113,6 +114,13 @@ def test_a_file_within_a_tar_is_read_in_place(folder: Path, tmp_path: Path) -> N
     assert len(rows) == len(FORMATS)
     for row in rows:
         np.testing.assert_array_equal(read(Recording.from_cell(row["audio"])), read(folder / f"noise.{row['id']}"))
+
+
+def test_a_seek_before_the_beginning_stays_where_it_was() -> None:
+    """As libsndfile does in a W64 without a length; the read after it would fail."""
+    file = WatchedFile(io.BytesIO(b"abcdef"))
+    assert file.seek(2) == file.seek(-3, io.SEEK_CUR) == 2
+    assert file.read(2) == b"cd"
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -45,6 +46,7 @@ def mp3(samples: np.ndarray, **options: object) -> bytes:
 
 WAV = write(SWEEP, "WAV", "PCM_16")
 HALVES = np.split(SWEEP, 2)
+WITH_PAUSE = np.concatenate([SWEEP[: 4 * RATE], np.zeros((4 * RATE, 1), np.float32), SWEEP[8 * RATE :]])
 
 
 def flac(lengths: list[int]) -> bytes:
@@ -103,6 +105,14 @@ FILES: dict[str, Callable[[], bytes]] = {
     "wav with a chunk behind": lambda: WAV + b"LIST\x04\0\0\0INFO",
     "wav with a tag behind": lambda: WAV + tag(20_000),
     "wav with zeros behind": lambda: WAV + bytes(20_000),
+    "wav with zeros and a chunk behind": lambda: WAV + bytes(20_000) + b"LIST\x04\0\0\0INFO",
+    "wav of length 0, quiet first": lambda: stale(write(QUIET_THEN_LOUD, "WAV", "PCM_16"), 0),
+    "wav of length 4 s, with a pause there": lambda: stale(write(WITH_PAUSE, "WAV", "PCM_16"), 8 * RATE),
+    "gsm in wav": lambda: write(SWEEP, "WAV", "GSM610"),
+    "mp3 files in one": lambda: mp3(HALVES[0]) + tag(2000) + mp3(HALVES[1]),
+    "mp3 with zeros behind": lambda: mp3(SWEEP) + bytes(5000),
+    "mp2": lambda: encode(SWEEP, RATE, "mp2", "mp2"),
+    "mp2 in wav": lambda: encode(SWEEP, RATE, "wav", "mp2"),
     "opus": lambda: write(SWEEP, "OGG", "OPUS"),
     "vorbis": lambda: write(SWEEP, "OGG", "VORBIS"),
     "aiff": lambda: write(SWEEP, "AIFF", "PCM_16"),
@@ -135,6 +145,32 @@ def test_all_audio_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, 
         np.testing.assert_allclose(
             read_waveform(segment, RATE)[2000:-100], decoded.waveform[3 * RATE + 2000 : 72_000 - 100], atol=0.02
         )
+
+
+def test_an_avi_is_read_although_its_header_rounds_up(tmp_path: Path) -> None:
+    long = np.tile(SWEEP, (5, 1))
+    assert decode(Recording(None, encode(long, RATE, "avi", "pcm_s16le")), RATE).seconds == 80
+
+
+@pytest.mark.parametrize(("container", "codec", "rate"), [("webm", "libopus", 48000), ("asf", "wmav2", 48000)])
+def test_sound_that_begins_late_in_its_container_is_read(container: str, codec: str, rate: int) -> None:
+    content, late = encode(SWEEP, rate, container, codec, bit_rate=96_000), io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(late, "w", format=container) as target:
+        track = source.streams.audio[0]
+        copied = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.pts is not None:
+                packet.pts, packet.dts = packet.pts + 2000, packet.dts + 2000  # Milliseconds.
+                packet.stream = copied
+                target.mux(packet)
+    recordings = [Recording(None, each) for each in (content, late.getvalue())]
+    assert read_seconds(recordings[1]) == read_seconds(recordings[0])
+
+
+def test_a_voc_is_its_sound_without_the_headers_of_its_blocks() -> None:
+    waveform = decode(Recording(None, encode(SWEEP, RATE, "voc", "pcm_s16le")), RATE).waveform
+    assert len(waveform) == len(SWEEP)
+    assert np.corrcoef(waveform, SWEEP[:, 0])[0, 1] > 0.99
 
 
 def test_a_tiny_mp3_gives_a_waveform_or_a_reason_and_the_next_is_read(tmp_path: Path) -> None:

@@ -46,8 +46,10 @@ def test_a_file_that_is_named_is_taken_whatever_its_name(folder: Path) -> None:
         "talks/notes.txt", Recording("talks/notes.txt", None), Path("notes"), Path("talks"), alone=True
     )
     (folder / "what[1]?.wav").touch()  # No pattern, for there is such a file.
-    assert places(find_inputs(["what[1]?.wav", str(folder / "odd.raw")])) == [
+    (folder / "~tilde.wav").touch()
+    assert places(find_inputs(["what[1]?.wav", "~tilde.wav", str(folder / "odd.raw")])) == [
         ("what[1]?.wav", "what[1]?"),
+        ("~tilde.wav", "~tilde"),
         (f"{folder}/odd.raw", "odd"),
     ]
 

@@ -84,6 +84,18 @@ def test_pipes_give_what_files_give(live: Live, speech: Path) -> None:
     place = header.index(b"data") + 4
     header[place : place + 4] = bytes(4)
     assert live("-", "--channel", 1, stdin=bytes(header)) == expected, "a length of 0 is an unknown one"
+    cut = header + bytes(4000)
+    cut[place : place + 4] = (len(header) - place - 4).to_bytes(4, "little")
+    assert live("-", "--channel", 1, stdin=bytes(cut)) == expected, "what is behind the length is no sound"
+    for container, subtype in (("WAVEX", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "FLOAT")):
+        written = io.BytesIO()
+        values = (samples / 2**15).astype(np.float32)
+        soundfile.write(written, samples if subtype == "PCM_16" else values, RATE, format=container, subtype=subtype)
+        assert live("-", "--channel", 1, stdin=written.getvalue()) == expected
+    for subtype in ("ULAW", "ALAW"):
+        written = io.BytesIO()
+        soundfile.write(written, samples, RATE, format="WAV", subtype=subtype)
+        assert live("-", "--channel", 1, stdin=written.getvalue())[:1] == (0,)
     code, text, said = live(*raw, stdin=samples.tobytes() + b"\0")
     assert (code, text) == expected[:2] and said == "note: the stream ends within a sample: 1 bytes are left out\n"
     code, _, said = live(*raw, "--encoding", "f32le", stdin=np.full(20, np.nan, "<f4").tobytes())
@@ -107,7 +119,7 @@ def test_a_file_can_be_read_at_the_speed_of_a_clock(live: Live, speech: Path) ->
         (("-", "--rate", "8000", "--channel", "0"), "Standard input: channel 0 of 1"),
         (("SPEECH", "--channel", "0"), "has 2 channels, and no channel 0"),
         (("SPEECH", "--rate", "8000"), "describe raw audio on standard input: give - as FILE"),
-        (("-",), "Standard input is not a WAV file of 16 bits: expected one, or raw audio with --rate HZ"),
+        (("-",), "Standard input is not a WAV file: expected a WAV file of 16 bits"),
         (("-", "--rate", "8000", "--channel", "2"), "Standard input: channel 2 of 1"),
         (("SPEECH", "--channel", "3"), "has 2 channels, and no channel 3"),
         (("SPEECH", "--latency", "0.01"), "--latency is 0.01 s: expected 0.16 to 10"),

@@ -88,6 +88,7 @@ def test_scores_by_the_definition_of_the_format(read: Callable[..., NGramModel])
         lambda text: text.replace("-1\t</s>", "-1.000000000000000000000000\t</s>\t0"),
         lambda text: text.replace("-1\t</s>", "-10000000000000000000000000e-25\t</s>\t-0.0"),
         lambda text: gzip.compress(text.encode()),
+        lambda text: text.encode("utf-8-sig"),
     ],
 )
 def test_files_with_unusual_formatting_are_read(
