@@ -233,7 +233,9 @@ def train_step(
     for rejection in itertools.chain.from_iterable(batch.unreadable for batch in micro_batches):
         reject(rejection)
     device = accelerator.device
-    own = [(int(batch.label_lengths.sum()), len(batch.num_frames)) for batch in micro_batches]
+    # Labels for which there are too few frames have no loss, and count for nothing.
+    possible = [batch.label_lengths[batch.label_lengths <= batch.num_frames] for batch in micro_batches]
+    own = [(int(lengths.sum()), len(batch.num_frames)) for lengths, batch in zip(possible, micro_batches, strict=True)]
     counts = accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=device).sum(0), "sum")
     labels, utterances = (int(count) for count in counts.tolist())
     batches = micro_batches

@@ -12,6 +12,7 @@ from torch import nn
 from finetune.data.batching import Batch
 from finetune.errors import UserError
 from finetune.resources.machine import count_local_processes, measure_growth, measure_memory
+from finetune.training.timing import training_unchanged
 
 # Kept free for fragmentation of the allocator, and for what else is on the GPU.
 MARGIN = 0.1
@@ -37,6 +38,18 @@ def find_batch_seconds(
     On a CPU, where Linux kills a process that takes too much, the memory of one utterance is measured and multiplied.
     Raises UserError where a single utterance does not fit into a GPU.
     """
+    # Loaded models are in evaluation mode, which has no dropout and no gradient checkpointing.
+    with training_unchanged(objective, accelerator.device):
+        return _find_batch_seconds(accelerator, objective, max_seconds, sampling_rate, num_frames)
+
+
+def _find_batch_seconds(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    max_seconds: float,
+    sampling_rate: int,
+    num_frames: Callable[[int], int],
+) -> float:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adam = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
 

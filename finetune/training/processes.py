@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 
 from finetune.errors import UserError
 from finetune.resources.machine import Precision, choose_device, choose_precision, has_fast_bf16
@@ -46,6 +46,8 @@ def build_accelerator(
         cpu=not torch.cuda.is_available(),
         log_with=require_trackers(trackers) or None,
         project_dir=folder if trackers else None,
+        # Otherwise it divides gradients by what the environment says, which the loop has divided already.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
     set_up_sharding(accelerator, batch_seconds, compiled)
     set_up_zero(accelerator, max_gradient_norm, batch_seconds, compiled, precision, layer_drop)

@@ -101,7 +101,7 @@ def time_step(
     Weights, gradients, the optimizer and all random generators are not changed. `evaluate` scores some audio and
     returns its seconds. None where memory is too small for the samples.
     """
-    with _unchanged(objective, device):
+    with training_unchanged(objective, device):
         try:
             passes, loading = _time_passes(objective, samples, device)
             rate = _time_evaluation(evaluate, objective) if evaluate else None
@@ -200,8 +200,8 @@ def _time_evaluation(evaluate: Callable[[], float], objective: nn.Module) -> flo
 
 
 @contextmanager
-def _unchanged(objective: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore random generators and the mode of each module, and leave no gradient."""
+def training_unchanged(objective: nn.Module, device: torch.device) -> Iterator[None]:
+    """Training mode inside; afterwards the modes of modules and random generators are as before, without gradients."""
     modes = [(module, module.training) for module in objective.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []

@@ -1,5 +1,7 @@
 """The model has a new head of the right size; its output depends on the batch and the seed only."""
 
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from transformers import Wav2Vec2ForCTC
 from finetune.errors import UserError
 from finetune.models.build import CTCObjective
 from finetune.models.configuration import load_config
+from finetune.models.cpu_operations import use_cpu_operations
 from finetune.training.loop import train_step
 from finetune.training.optimization import build_optimizer
 
@@ -202,3 +205,18 @@ def test_attention_can_be_chosen(build, make_batch):
     assert build(attention="eager").config._attn_implementation == "eager"
     with pytest.raises(UserError, match="can't be loaded as a model"):
         build(attention="flash_attention_2")
+
+
+def test_what_a_config_asks_of_other_programs_is_left_out(base_folder, tmp_path, build, make_batch):
+    """As the one of facebook/wav2vec2-base, which has `gradient_checkpointing`."""
+    asked = {"gradient_checkpointing": True, "output_attentions": True, "output_hidden_states": True}
+    base = shutil.copytree(base_folder, tmp_path / "base")
+    values = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**values, **asked, "return_dict": False}))
+    model = build(str(base)).train()
+    use_cpu_operations(model)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    CTCObjective(model)(make_batch(0, 2))[0].backward()
+    model.save_pretrained(tmp_path / "model")
+    written = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert not any(written.get(key) for key in asked)

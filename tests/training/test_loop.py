@@ -251,6 +251,19 @@ def test_utterance_without_a_finite_loss_is_rejected(accelerator, build, make_ba
     assert [[each.name for each in half] for half in halves] == [["00.wav"], ["02.wav", "05.wav"]]
 
 
+def test_labels_that_no_frames_are_left_for_do_not_make_the_gradient_smaller(accelerator, build, make_batch):
+    good, model = make_batch(0, 2), build()
+    frames = int(make_batch(5).num_frames[0])
+    many = replace(make_batch(5), labels=torch.full((frames + 1,), 2), label_lengths=torch.tensor([frames + 1]))
+    found = []
+    for batches in ([good], [good, many]):
+        trained = deepcopy(model)
+        found.append(train_step(accelerator, CTCObjective(trained), build_optimizer(trained, 0.0, 0.0), batches, 1.0))
+    alone, together = found
+    assert together.impossible == 1 and together.labels == alone.labels
+    assert together.gradient_norm == pytest.approx(alone.gradient_norm, rel=1e-4)
+
+
 def test_too_many_steps_in_a_row_without_a_finite_gradient_end_the_run(accelerator, build, make_batch):
     broken = replace(make_batch(0), input_values=torch.full_like(make_batch(0).input_values, math.nan))
     count = MAX_SKIPPED_STEPS

@@ -73,7 +73,7 @@ def test_a_cpu_takes_half_of_the_free_memory(accelerator, monkeypatch, max_secon
             self.weight = weight
 
         def forward(self, batch, _):
-            tried.append(tuple(batch.input_values.shape))
+            tried.append((*batch.input_values.shape, self.training))
             return self.weight.sum() + batch.input_values.sum(), None
 
     def grow(work):
@@ -85,7 +85,9 @@ def test_a_cpu_takes_half_of_the_free_memory(accelerator, monkeypatch, max_secon
     monkeypatch.setattr(
         "finetune.training.memory.measure_memory", lambda: Memory(1 << 33, (free_mib << 20), limited=True)
     )
-    found = find_batch_seconds(accelerator, Objective(), max_seconds, 16000, lambda samples: samples // 320)
+    objective = Objective().eval()  # As models are that were loaded.
+    found = find_batch_seconds(accelerator, objective, max_seconds, 16000, lambda samples: samples // 320)
     assert found == seconds
-    assert tried == [(1, round(max_seconds * 16000))]
+    assert tried == [(1, round(max_seconds * 16000), True)]
+    assert not objective.training
     assert weight.grad is None
