@@ -1,6 +1,7 @@
 """Data after the length in a file's header, which libsndfile does not read."""
 
 import io
+import re
 from typing import BinaryIO
 
 from finetune.audio.recordings import PAST_THE_END_SECONDS, AudioError
@@ -16,6 +17,7 @@ _AU_UNKNOWN = 0xFFFFFFFF
 _OGG_PAGE_BYTES = 65307  # The largest.
 _FLAC_FRAME_BYTES = 32768  # More than encoders write; used where a file has no maximum.
 _ID3V1_BYTES = 128
+_SPHERE_HEAD_BYTES = 1024
 _BLOCK_BYTES = 2**20
 
 
@@ -40,6 +42,8 @@ def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int) -> bool:
             return _is_stale(file)
         if kind == "AU":
             return _refuse_stale_au(file, rate)
+        if kind == "NIST":
+            return _refuse_cut_sphere(file, samples, rate)
         if kind == "OGG":
             return _is_chained(file)
         return kind == "FLAC" and _ends_later(file, samples)
@@ -129,6 +133,15 @@ def _refuse_stale_au(file: BinaryIO, rate: int) -> bool:
     size = file.seek(0, io.SEEK_END)
     if length != _AU_UNKNOWN and size - first - length > PAST_THE_END_SECONDS * rate:  # A sample has at least one byte.
         raise AudioError("more sound than its header says: convert it with a program that reads all of it")
+    return False
+
+
+def _refuse_cut_sphere(file: BinaryIO, samples: int, rate: int) -> bool:
+    """Raise AudioError for a NIST SPHERE with fewer samples than its header says, which libsndfile does not tell."""
+    file.seek(0)
+    said = re.search(rb"\nsample_count -i (\d+)\s", file.read(_SPHERE_HEAD_BYTES))
+    if said and int(said[1]) - samples > PAST_THE_END_SECONDS * rate:
+        raise AudioError(f"truncated audio: {samples} of {int(said[1])} samples could be decoded")
     return False
 
 

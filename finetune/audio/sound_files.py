@@ -17,7 +17,8 @@ BLOCK_SECONDS = 10
 
 # libsndfile's log of a file with fewer bytes of sound than its header says. A program that writes into a pipe does not
 # know the number and writes about the largest possible (sox 0x7ffff000, FFmpeg 0xffffffff).
-_SHORTER_THAN_SAID = re.compile(r"^ ?(?:data|SSND|  Data Size  ) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORTER_THAN_SAID = re.compile(r"^ ?(?:data|SSND|riff|  Data Size  ) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORTER_THAN_DS64 = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
 _WRITTEN_TO_A_PIPE = 0x7FFF0000
 # libsndfile's length of a FLAC that was written into a pipe, whose header has no length.
 _UNKNOWN_SAMPLES = 2**63 - 1
@@ -132,11 +133,16 @@ def _raise_known(error: BaseException, other: AudioError) -> NoReturn:
     """Raise the more informative of two errors."""
     if "Invalid data" not in str(other) and "End of file" not in str(other):
         raise other
-    raise AudioError(f"unreadable audio: {find_reason(error)}") from error
+    reason = find_reason(error)
+    if reason.startswith("File does not exist"):  # libsndfile's words for an empty or a foreign file named .mp3.
+        reason = "Format not recognised"
+    raise AudioError(f"unreadable audio: {reason}") from error
 
 
 def _find_promised_samples(file: SequentialFile) -> int:
-    """The number of samples in the header of a WAV, AIFF or AU; libsndfile's count is that of the present samples."""
+    """The samples in the header of a WAV, RF64, W64, AIFF or AU; libsndfile's count is that of the present samples."""
+    if found := _SHORTER_THAN_DS64.search(file.extra_info):
+        return int(found[1])
     said = _SHORTER_THAN_SAID.search(file.extra_info)
     if said is None or int(said[1]) >= _WRITTEN_TO_A_PIPE or int(said[2]) == 0:
         return int(file.frames)

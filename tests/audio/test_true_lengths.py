@@ -109,7 +109,6 @@ FILES: dict[str, Callable[[], bytes]] = {
     "wav of length 0, quiet first": lambda: stale(write(QUIET_THEN_LOUD, "WAV", "PCM_16"), 0),
     "wav of length 4 s, with a pause there": lambda: stale(write(WITH_PAUSE, "WAV", "PCM_16"), 8 * RATE),
     "gsm in wav": lambda: write(SWEEP, "WAV", "GSM610"),
-    "mp3 files in one": lambda: mp3(HALVES[0]) + tag(2000) + mp3(HALVES[1]),
     "mp3 with zeros behind": lambda: mp3(SWEEP) + bytes(5000),
     "mp2": lambda: encode(SWEEP, RATE, "mp2", "mp2"),
     "mp2 in wav": lambda: encode(SWEEP, RATE, "wav", "mp2"),
@@ -147,6 +146,13 @@ def test_all_audio_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, 
         )
 
 
+def test_mp3_files_that_were_joined_are_read_to_their_end() -> None:
+    joined = Recording(None, mp3(HALVES[0]) + tag(2000) + mp3(HALVES[1]))
+    decoded = decode(joined, RATE)
+    assert decoded.seconds == read_seconds(joined) == pytest.approx(16, abs=0.2)
+    assert np.corrcoef(decoded.waveform[: 7 * RATE], SWEEP[: 7 * RATE, 0])[0, 1] > 0.99
+
+
 def test_an_avi_is_read_although_its_header_rounds_up(tmp_path: Path) -> None:
     long = np.tile(SWEEP, (5, 1))
     assert decode(Recording(None, encode(long, RATE, "avi", "pcm_s16le")), RATE).seconds == 80
@@ -180,6 +186,22 @@ def test_a_tiny_mp3_gives_a_waveform_or_a_reason_and_the_next_is_read(tmp_path: 
         assert read_seconds(recording) == decode(recording, RATE).seconds < 1
     except AudioError as error:
         assert "audio" in str(error)
+
+
+@pytest.mark.parametrize("container", ["RF64", "W64", "NIST"])
+def test_half_a_file_of_these_is_truncated(container: str) -> None:
+    content = write(SWEEP, container, "PCM_16")
+    assert decode(Recording(None, content), RATE).seconds == 16
+    half = Recording(None, content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"truncated audio: 12\d{4} of 25\d{4} samples could be decoded"):
+        decode(half, RATE)
+
+
+def test_what_is_no_mp3_is_called_so(tmp_path: Path) -> None:
+    for content in (b"", b"x", b"<html>404</html>" * 50):
+        (tmp_path / "a.mp3").write_bytes(content)
+        with pytest.raises(AudioError, match=r"^unreadable audio: Format not recognised$"):
+            read_waveform(Recording(str(tmp_path / "a.mp3"), None), RATE)
 
 
 def test_half_an_mp3_with_a_length_in_its_header_is_truncated(tmp_path: Path) -> None:
