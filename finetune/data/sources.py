@@ -87,10 +87,11 @@ class Table:
         return [None if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
-        """Each row's speaker, None if unknown."""
+        """Each row's speaker, None if unknown: an empty cell is not the name of a speaker that rows share."""
         if self.speaker is None:
             return [None] * len(self)
-        return [None if speaker is None else str(speaker) for speaker in self.rows[self.speaker][:]]
+        cells = self.rows[self.speaker][:]
+        return [None if cell is None or not str(cell).strip() else str(cell) for cell in cells]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""

@@ -105,6 +105,11 @@ def test_audio_outside_the_corpus_is_read_only_if_allowed(tmp_path: Path, path: 
         assert allowed == (path if path.startswith("/") else str(tmp_path / "corpus" / path))
 
 
+def test_an_empty_speaker_cell_is_an_unknown_speaker(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,text,speaker\na.wav,one,\nb.wav,two,  \nc.wav,three,ann\n")
+    assert table_of(tmp_path).speakers() == [None, None, "ann"]
+
+
 def test_a_missing_column_is_reported_with_the_available_ones(tmp_path: Path) -> None:
     file = write_manifest(tmp_path / "list.csv", ("file_name", "words"))
     with pytest.raises(UserError, match=r"no column text or .* for the text; it has file_name, words: .*text_column"):
