@@ -47,7 +47,10 @@ class Utterance:
 
 @dataclass(frozen=True)
 class SkippedUtterance:
-    """An utterance that is not used: its row in its source's split (the first is 0), its file's name, the reason."""
+    """An utterance that is not used: its row in its source's split (the first is 0), its file's name, the reason.
+
+    `source_number` is the place of its source in data.sources, the first is 0: sources may differ in their split alone.
+    """
 
     split: str
     row: int
@@ -55,6 +58,7 @@ class SkippedUtterance:
     reason: str
     detail: str = ""
     source: str = ""
+    source_number: int = 0
 
 
 @dataclass(frozen=True)
@@ -283,8 +287,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def write_rejected(file: Path, rejected: Sequence[SkippedUtterance]) -> None:
-    """Write `rejected.csv`: split, row, name, reason, detail and source of each skipped utterance."""
-    columns = ("split", "row", "name", "reason", "detail", "source")
+    """Write `rejected.csv`: split, row, name, reason, detail, source and its number of each skipped utterance."""
+    columns = ("split", "row", "name", "reason", "detail", "source", "source_number")
     rows = ([escape_controls(str(getattr(each, column)), one_line=True) for column in columns] for each in rejected)
     write_text(file, format_csv([columns, *rows]))
 
@@ -293,5 +297,11 @@ def _skip(split: str, table: Table | JoinedTables, row: int, error: AudioError) 
     reason, _, detail = public_address(str(error)).partition(": ")
     source, local = table.origin(row)
     return SkippedUtterance(
-        split=split, row=local, name=table.name(row), reason=reason, detail=detail, source=source.name
+        split=split,
+        row=local,
+        name=table.name(row),
+        reason=reason,
+        detail=detail,
+        source=source.name,
+        source_number=source.number,
     )

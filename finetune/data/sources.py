@@ -37,7 +37,8 @@ class Source:
     `allow_outside` is set. `max_seconds` limits utterances in evaluation; in training the recipe does.
     An epoch has every training utterance `weight` times on average; with a `streaming` source, whose size is unknown,
     `weight` is a share of the rows. `columns` are further columns that are kept with each utterance. Without
-    `transcribed` no transcript is read, and a folder of audio files is a data set, too.
+    `transcribed` no transcript is read, and a folder of audio files is a data set, too. `number` is its place among
+    several sources, the first is 0.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Source:
     columns: tuple[str, ...] = ()
     max_seconds: float = MAX_UTTERANCE_SECONDS
     transcribed: bool = True
+    number: int = 0
 
     @property
     def name(self) -> str:

@@ -235,7 +235,8 @@ class _Tables:
         self.recipe, self.audio_spec = recipe, audio_spec
         transcribed = recipe.pretraining is None
         self.sources = [
-            Source(**each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed) for each in recipe.data.all_sources
+            Source(**each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed, number=number)
+            for number, each in enumerate(recipe.data.all_sources)
         ]
         self.splits = [load_splits(source) for source in self.sources]
         self.streamed = any(source.streaming for source in self.sources)

@@ -160,7 +160,7 @@ class Pretrainer(TrainingRun):
         """Write the model of the last step, the list of rejected utterances and the report."""
         accelerator, output = self.accelerator, self.output
         minutes = self._seconds_trained() / 60
-        rejected = list(dict.fromkeys([*self.preparation.rejected, *gather_object(self.rejected)]))
+        rejected = self._list_rejected(gather_object(self.rejected))
         history = decide(self.log.read)
         last = [line for line in history if "validation_loss" in line][-1]
         result = PretrainingResult(

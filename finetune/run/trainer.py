@@ -105,7 +105,7 @@ class Trainer(TrainingRun):
             recipe=self.resolved_recipe,
             run=self.output.name,
             evaluation=validation.published,
-            training=self._describe_training([*self.preparation.rejected, *self.rejected], self._seconds_trained()),
+            training=self._describe_training(self._list_rejected(self.rejected), self._seconds_trained()),
         )
         self.publisher.offer(step, write)
 
@@ -126,8 +126,7 @@ class Trainer(TrainingRun):
         role, split = ("test", preparation.test) if preparation.test else ("validation", preparation.validation)
         evaluation = self._evaluate(split, load_training_words(self.output / "model"))
         analysis = analyse(evaluation.results, evaluation.counts)
-        found = [*preparation.rejected, *gather_object(self.rejected), *evaluation.rejected]
-        rejected = list(dict.fromkeys(found))
+        rejected = self._list_rejected([*gather_object(self.rejected), *evaluation.rejected])
         if accelerator.is_main_process:
             title = f"{self.output.name}: {role}"
             evaluated = evaluation.evaluated() | ({"chose_weights": True} if role == "validation" else {})

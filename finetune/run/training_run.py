@@ -218,7 +218,7 @@ class TrainingRun:
                     keep=self.recipe.training.keep_checkpoints,
                     best=self.best.list_digests(),
                 )
-                write_rejected(self.output / "rejected.csv", [*self.preparation.rejected, *rejected])
+                write_rejected(self.output / "rejected.csv", self._list_rejected(rejected))
             self.publish(step, validation)
         self.accelerator.wait_for_everyone()
         self.callback.on_save(step)
@@ -269,6 +269,10 @@ class TrainingRun:
         if self.publisher:
             self.publisher.poll()
         self.callback.on_log(step, values)
+
+    def _list_rejected(self, found: Sequence[SkippedUtterance]) -> list[SkippedUtterance]:
+        """All utterances left out: those of the preparation, and once each those that training found."""
+        return [*self.preparation.rejected, *dict.fromkeys(found)]
 
     def _is_stale(self, step: int) -> bool:
         """Whether so many evaluations have brought nothing better that training ends."""

@@ -154,7 +154,7 @@ def test_the_list_of_skipped_utterances_is_csv(tmp_path: Path) -> None:
     )
     with (tmp_path / "rejected.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["split", "row", "name", "reason", "detail", "source"],
-            ["train", "3", 'a, "b".wav', "too short", "0.01 s", "speech"],
+            ["split", "row", "name", "reason", "detail", "source", "source_number"],
+            ["train", "3", 'a, "b".wav', "too short", "0.01 s", "speech", "0"],
         ]
     assert [file.name for file in tmp_path.iterdir()] == ["rejected.csv"]

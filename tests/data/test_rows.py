@@ -417,7 +417,7 @@ def test_formulas_are_escaped_when_written_and_read_back_unchanged(tmp_path: Pat
     rejected = [SkippedUtterance("train", 1, "=evil()", "-1", "@a\x1b]52;c;\x07\nb", "+c")]
     write_rejected(tmp_path / "rejected.csv", rejected)
     assert (tmp_path / "rejected.csv").read_text().splitlines()[1:] == [
-        r"train,1,'=evil(),'-1,'@a\x1b]52;c;\x07\nb,'+c"
+        r"train,1,'=evil(),'-1,'@a\x1b]52;c;\x07\nb,'+c,0"
     ]
 
 

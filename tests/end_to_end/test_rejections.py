@@ -91,3 +91,17 @@ def test_utterance_without_a_finite_loss_is_listed_and_in_the_verdict(corpus, fi
     assert [(row["name"], row["reason"]) for row in read_rejected(folder)] == [("03.wav", "no finite loss")]
     said = capsys.readouterr().err
     assert re.search(r"loss is not finite in \d+ of \d+ utterances: see rejected\.csv", said)
+
+
+def test_rows_of_two_splits_of_one_corpus_are_listed_one_by_one(make_corpus, finetune_run, tmp_path):
+    """Row 1 of both has no file, row 0 of both is truncated: the source's number tells them apart."""
+    root = tmp_path / "corpus"
+    for seed, split in enumerate(("train", "validation", "test")):
+        make_corpus(root / split, ["ab", "cab", "bad", "dab"], seed=seed)
+        truncate(root, split, 0)
+        (root / split / "01.wav").unlink()
+    sources = [{"root": str(root), "train_split": split} for split in ("train", "test")]
+    data = {"root": None, "sources": sources}
+    rejected = read_rejected(finetune_run("run", data=data, training={"batch_seconds": 3, "max_steps": 4}))
+    trained = sorted((row["source_number"], row["row"]) for row in rejected if row["split"] == "train")
+    assert trained == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
