@@ -263,8 +263,9 @@ def _require_kept_words(split: Split) -> None:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Divide a split in two (kept, held out), by speaker where speakers are known, else by utterance.
 
-    The held-out part has about `fraction` of the utterances and no speaker of the kept part. Raises UserError if there
-    are too few.
+    The held-out part has about `fraction` of the utterances and no speaker of the kept part. A speaker with whom it
+    would have more than twice as many is kept; if that leaves none, the one with the fewest utterances is held out.
+    Raises UserError if there are too few.
     """
     groups: dict[str, list[Utterance]] = {}
     for utterance in split.utterances:
@@ -275,11 +276,14 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
             "name a validation split with data.validation_split."
         )
     order = np.random.default_rng(seed).permutation(sorted(groups))
+    wanted = fraction * len(split.utterances)
     held: list[Utterance] = []
     for speaker in order[:-1]:
-        if held and len(held) >= fraction * len(split.utterances):
+        if held and len(held) >= wanted:
             break
-        held += groups[speaker]
+        if len(held) + len(groups[speaker]) <= max(1, 2 * wanted):
+            held += groups[speaker]
+    held = held or min((groups[speaker] for speaker in order), key=len)
     rows = {u.row for u in held}
     kept = tuple(u for u in split.utterances if u.row not in rows)
     out = tuple(u for u in split.utterances if u.row in rows)

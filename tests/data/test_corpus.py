@@ -136,6 +136,16 @@ def test_holding_out_depends_only_on_the_seed(split: Split) -> None:
     assert len({hold_out(split, 0.25, seed)[1].utterances[0].speaker for seed in range(8)}) > 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("speakers", "held"), [("n" * 16 + "abcd", {2}), ("n" * 19 + "a", {1})])
+def test_a_dominant_speaker_is_kept(
+    tmp_path: Path, make_corpus: Callable[..., Path], speakers: str, held: set[int], seed: int
+) -> None:
+    split = prepare_split("train", read_table(make_corpus(tmp_path, ["ab"] * 20, list(speakers))), (), LIMITS)
+    kept, out = hold_out(split, 0.1, seed)
+    assert "n" in {u.speaker for u in kept.utterances} and {len(out.utterances)} == held
+
+
 def test_without_speakers_utterances_are_held_out(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {f"{i}.wav": (0.5, "a") for i in range(10)})
     kept, held = hold_out(prepare_split("train", table, (), LIMITS), 0.2, 0)
