@@ -76,7 +76,8 @@ class _SndfileSound:
         promised = int((self.count(whole=True) if last is None else last) - first)
         size = max(1, min(self.sampling_rate * BLOCK_SECONDS, MAX_BLOCK_VALUES // self.channels))
         try:
-            self._file.seek(first)
+            if first:
+                self._file.seek(first)
         except soundfile.SoundFileError:  # Some encodings are read from the beginning only, as GSM 6.10.
             for skipped in range(0, first, size):
                 self._file.read(min(size, first - skipped))
