@@ -124,7 +124,7 @@ def test_head_vocabulary_and_blank_of_the_saved_model_agree(learned_run):
 
 def test_nothing_was_left_out(learned_run):
     assert list(csv.reader((learned_run / "rejected.csv").open())) == [
-        ["split", "row", "name", "reason", "detail", "source"]
+        ["split", "row", "name", "reason", "detail", "source", "source_number"]
     ]
 
 
