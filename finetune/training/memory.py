@@ -38,18 +38,6 @@ def find_batch_seconds(
     On a CPU, where Linux kills a process that takes too much, the memory of one utterance is measured and multiplied.
     Raises UserError where a single utterance does not fit into a GPU.
     """
-    # Loaded models are in evaluation mode, which has no dropout and no gradient checkpointing.
-    with training_unchanged(objective, accelerator.device):
-        return _find_batch_seconds(accelerator, objective, max_seconds, sampling_rate, num_frames)
-
-
-def _find_batch_seconds(
-    accelerator: Accelerator,
-    objective: nn.Module,
-    max_seconds: float,
-    sampling_rate: int,
-    num_frames: Callable[[int], int],
-) -> float:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     adam = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
 
@@ -64,11 +52,29 @@ def _find_batch_seconds(
                 parameter.grad = None
             gc.collect()
 
-    if accelerator.device.type != "cuda":
-        free = measure_memory().available / count_local_processes()
-        needed = measure_growth(lambda: compute(1))
-        fitting = _least(accelerator, math.floor((CPU_MEMORY_SHARE * free - adam) / needed))
-        return max(1, min(fitting, math.floor(MAX_CPU_BATCH_SECONDS / max_seconds))) * max_seconds
+    # Loaded models are in evaluation mode, which has no dropout and no gradient checkpointing.
+    with training_unchanged(objective, accelerator.device):
+        if accelerator.device.type == "cuda":
+            count = _least(accelerator, _count_on_gpu(compute, adam))
+        else:
+            count = _least(accelerator, _count_on_cpu(compute, adam))
+            count = max(1, min(count, math.floor(MAX_CPU_BATCH_SECONDS / max_seconds)))
+    if count == 0:
+        raise UserError(
+            f"An utterance of {max_seconds:g} s does not fit into this GPU's memory: lower data.max_seconds, or set "
+            "training.gradient_checkpointing=true."
+        )
+    return count * max_seconds
+
+
+def _count_on_cpu(compute: Callable[[int], None], adam: int) -> int:
+    """The utterances of a step whose memory is the share of the free memory, from what one of them needs."""
+    free = measure_memory().available / count_local_processes()
+    return math.floor((CPU_MEMORY_SHARE * free - adam) / measure_growth(lambda: compute(1)))
+
+
+def _count_on_gpu(compute: Callable[[int], None], adam: int) -> int:
+    """The most utterances of a step that fit into the GPU's free memory without the margin."""
 
     def peak_bytes(count: int) -> int | None:
         """The peak memory of a step of so many utterances, or None when memory ran out."""
@@ -82,13 +88,7 @@ def _find_batch_seconds(
             torch.cuda.empty_cache()
 
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    fitting = _least(accelerator, largest_count(peak_bytes, round((1 - MARGIN) * free)))
-    if fitting == 0:
-        raise UserError(
-            f"An utterance of {max_seconds:g} s does not fit into this GPU's memory: lower data.max_seconds, or set "
-            "training.gradient_checkpointing=true."
-        )
-    return fitting * max_seconds
+    return largest_count(peak_bytes, round((1 - MARGIN) * free))
 
 
 def largest_count(peak_bytes: Callable[[int], int | None], limit: int) -> int:
