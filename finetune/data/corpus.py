@@ -65,7 +65,8 @@ class SkippedUtterance:
 class AudioSpec:
     """The audio that a model takes; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
 
-    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames.
+    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames. `longer_by` says what to do
+    to use utterances longer than `max_seconds`.
     """
 
     sampling_rate: int
@@ -73,6 +74,7 @@ class AudioSpec:
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
     fastest: float = 1.0
+    longer_by: str = "raise --max-seconds"
 
     def num_frames(self, samples: int) -> int:
         """Frames that the convolutional encoder computes from a number of samples."""
@@ -179,7 +181,7 @@ def prepare_split(
         normalization=tuple(steps),
     )
     if require:
-        require_any(split)
+        require_any(split, audio_spec.longer_by)
         _require_kept_words(split)
     return split
 
@@ -233,8 +235,8 @@ def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool)
         raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
 
 
-def require_any(split: Split) -> None:
-    """Raise UserError with counts by reason if every utterance of a split was skipped."""
+def require_any(split: Split, longer_by: str | None = None) -> None:
+    """Raise UserError with counts by reason if every utterance of a split was skipped; see AudioSpec for `longer_by`."""
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
@@ -245,8 +247,8 @@ def require_any(split: Split) -> None:
                 f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
                 "there, or name the column with its paths with data.audio_column (--audio-column)."
             )
-        if "too long" in counts:
-            places += " data.max_seconds (--max-seconds) allows longer ones."
+        if longer_by and "too long" in counts:
+            places += f" To use longer ones, {longer_by}."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
 
 

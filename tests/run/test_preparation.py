@@ -148,3 +148,48 @@ def test_batches_are_rounded_to_few_lengths_where_each_costs(
     assert preparation.batches(recipe.training).options.padding_samples == 1600
     compiled = recipe.training.model_copy(update={"compile": True})
     assert preparation.batches(compiled).options.padding_samples == -(-longest // 10)
+
+
+def test_limits_of_training_are_those_of_the_training_split_alone(
+    tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]
+) -> None:
+    transcripts = ["a", "ab", "abcd abcd"]  # 0.3, 0.4 and 1.1 s
+    for split in ("train", "validation", "test"):
+        make_corpus(tmp_path / "corpus" / split, transcripts)
+    data = {"root": str(tmp_path / "corpus"), "min_seconds": 0.35, "max_seconds": 1.0}
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data=data)))
+    counts = {role: len(split.utterances) for role, split in preparation.splits.items()}
+    assert counts == {"train": 1, "validation": 3, "test": 3}
+    assert [(each.split, each.reason) for each in preparation.rejected] == [
+        ("train", "too short"),
+        ("train", "too long"),
+    ]
+    assert preparation.audio_spec.max_seconds == 1.0  # What memory is planned for.
+    # Pre-training measures its validation split on batches like those of training.
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data=data, pretraining={})))
+    assert len(preparation.validation.utterances) == 1
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "batch_seconds", "advice"),
+    [
+        (0.2, 8, "raise data.max_seconds"),
+        (0.2, "auto", "raise data.max_seconds"),
+        (20, 0.2, "raise training.batch_seconds"),
+        (0.2, 0.2, "raise data.max_seconds and training.batch_seconds"),
+    ],
+)
+def test_the_limit_that_left_all_out_is_named(
+    tmp_path: Path, write_recipe: Write, max_seconds: float, batch_seconds: float | str, advice: str
+) -> None:
+    recipe = write_recipe(tmp_path, data={"max_seconds": max_seconds}, training={"batch_seconds": batch_seconds})
+    with pytest.raises(UserError, match=rf"'train' was left out: 24 × too long\. To use longer ones, {advice}\.$"):
+        prepare(load_recipe(recipe))
+
+
+def test_a_validation_split_too_long_for_evaluation_is_to_be_cut(
+    tmp_path: Path, write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.run.preparation.MAX_UTTERANCE_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"'validation' was .* 6 × too long\. To use longer ones, cut them with"):
+        prepare(load_recipe(write_recipe(tmp_path)))
