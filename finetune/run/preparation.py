@@ -20,7 +20,7 @@ from finetune.data.batching import (
 )
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, hold_out, prepare_split
 from finetune.data.masked_batches import MaskedBatches
-from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, Table, load_splits, prefix_speakers, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Listen, ValidationReport, validate_splits
 from finetune.errors import UserError
@@ -258,9 +258,13 @@ class _Tables:
     def __init__(self, recipe: Recipe, audio_spec: AudioSpec) -> None:
         self.recipe, self.audio_spec = recipe, audio_spec
         transcribed = recipe.pretraining is None
+        sections = recipe.data.all_sources
+        prefixes = prefix_speakers([each.root for each in sections])
         self.sources = [
-            Source(**each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed, number=number)
-            for number, each in enumerate(recipe.data.all_sources)
+            Source(
+                **each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed, number=number, speaker_prefix=prefix
+            )
+            for number, (each, prefix) in enumerate(zip(sections, prefixes, strict=True))
         ]
         self.splits = [load_splits(source) for source in self.sources]
         self.streamed = any(source.streaming for source in self.sources)

@@ -1,5 +1,6 @@
 """The vocabulary that a recipe asks for, and what is said about the characters."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hub import COMMIT, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from finetune.data.validation_report import write_clean_manifests
 from finetune.errors import UserError
 from finetune.recipe.load import Recipe, load_recipe
 from finetune.run.preparation import Preparation, prepare
@@ -56,6 +58,34 @@ def test_sources_are_used_together(tmp_path: Path, write_recipe: Write, make_cor
     assert preparation.test is not None and len(preparation.test.utterances) == 1
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_a_speaker_has_one_name_in_all_splits_of_several_sources(
+    tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]
+) -> None:
+    """Two corpora in folders of one name: their speakers differ, and who is in train and test is found."""
+    one, other = tmp_path / "one" / "speech", tmp_path / "other" / "speech"
+    make_corpus(one / "train", ["abc", "cab"], ["1", "2"])
+    make_corpus(other / "train", ["dad"], ["1"])
+    make_corpus(other / "validation", ["bb"], ["2"])
+    make_corpus(one / "test", ["bac"], ["1"])
+    file = write_recipe(tmp_path, data={"root": None, "sources": [str(one), str(other)]})
+    preparation = prepare(load_recipe(file))
+    speakers = {role: [each.speaker for each in split.utterances] for role, split in preparation.splits.items()}
+    assert speakers == {
+        "train": ["one/speech/1", "one/speech/2", "other/speech/1"],
+        "validation": ["other/speech/2"],
+        "test": ["one/speech/1"],
+    }
+    leaks = [(each.split, len(each.utterances)) for each in preparation.validate().findings if "speakers" in each.kind]
+    assert leaks == [("test", 1)]
+    # A table that is written for a source has the names that the source has.
+    write_clean_manifests(preparation.splits, [])
+    assert [row["speaker"] for row in csv.DictReader((one / "train.clean.csv").open())] == ["1", "2"]
+    # Splits of one corpus have the same people.
+    twice = [{"root": str(one), "train_split": "train"}, {"root": str(one), "train_split": "test"}]
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data={"root": None, "sources": twice})))
+    assert {each.speaker for each in (*preparation.train.utterances, *preparation.validation.utterances)} == {"1", "2"}
 
 
 def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, write_recipe: Write) -> None:
