@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from tqdm.auto import tqdm
 
 from finetune.audio.headers import HeaderIndex
@@ -29,7 +30,8 @@ from finetune.text.transcripts import Transform, build_normalizer
 class Utterance:
     """A piece of speech with its transcript; `row` is its row in the split's table, `weight` its source's weight.
 
-    `columns` are further cells of its row that the recipe names.
+    `recording` identifies what it is a part of: a file, or the bytes in a data set. `columns` are further cells of its
+    row that the recipe names.
     """
 
     row: int
@@ -42,6 +44,7 @@ class Utterance:
     weight: float = 1.0
     sampling_rate: int = 0
     audio_key: tuple[str, float, float | None, int | None] | None = None  # Equal for the same segment of a file.
+    recording: tuple[str | None, tuple[int, int] | None] | None = None
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -217,8 +220,14 @@ def _read_utterance(table: Table | JoinedTables, row: _Row, transcript: str, hea
         weight=source.weight,
         sampling_rate=header.sampling_rate,
         audio_key=(str(recording.path), recording.start, recording.end, recording.channel) if is_file else None,
+        recording=_identify(recording),
         columns={key: str(row.values[key]) for key in source.columns if row.values.get(key) is not None},
     )
+
+
+def _identify(recording: Recording) -> tuple[str | None, tuple[int, int] | None]:
+    """Equal for segments of the same file, member of a tar, or bytes in a data set."""
+    return (xxhash.xxh3_128_hexdigest(recording.data) if recording.data else recording.path), recording.piece
 
 
 def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool) -> None:
@@ -263,29 +272,31 @@ def _require_kept_words(split: Split) -> None:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split in two (kept, held out), by speaker where speakers are known, else by utterance.
+    """Divide a split in two (kept, held out), by speaker where speakers are known, else by recording.
 
     The held-out part has about `fraction` of the utterances and no speaker of the kept part. A speaker with whom it
     would have more than twice as many is kept; if that leaves none, the one with the fewest utterances is held out.
     Raises UserError if there are too few.
     """
-    groups: dict[str, list[Utterance]] = {}
+    by_voice: dict[Any, list[Utterance]] = {}
     for utterance in split.utterances:
-        groups.setdefault(utterance.speaker or utterance.name, []).append(utterance)
+        by_voice.setdefault(utterance.speaker or utterance.recording, []).append(utterance)
+    # Not by where a recording is, so that the same are held out when a corpus is moved.
+    groups = sorted(by_voice.values(), key=lambda group: group[0].speaker or group[0].name)
     if len(groups) < 2:
         raise UserError(
-            f"The split '{split.name}' has {len(groups)} speaker(s), so none can be held out for validation: "
+            f"The split '{split.name}' has {len(groups)} speaker or recording, so none can be held out for validation: "
             "name a validation split with data.validation_split."
         )
-    order = np.random.default_rng(seed).permutation(sorted(groups))
+    order = np.random.default_rng(seed).permutation(len(groups))
     wanted = fraction * len(split.utterances)
     held: list[Utterance] = []
-    for speaker in order[:-1]:
+    for place in order[:-1]:
         if held and len(held) >= wanted:
             break
-        if len(held) + len(groups[speaker]) <= max(1, 2 * wanted):
-            held += groups[speaker]
-    held = held or min((groups[speaker] for speaker in order), key=len)
+        if len(held) + len(groups[place]) <= max(1, 2 * wanted):
+            held += groups[place]
+    held = held or min((groups[place] for place in order), key=len)
     rows = {u.row for u in held}
     kept = tuple(u for u in split.utterances if u.row not in rows)
     out = tuple(u for u in split.utterances if u.row in rows)
