@@ -150,7 +150,7 @@ class DataSection(_SourceKeys):
     preprocessing: tuple[AudioTransform, ...] = ()
     """Transforms of all audio, in training and use: highpass, trim_silence, loudness, peak, denoise."""
     allow_changes: bool = False
-    """Resume a run even if its data or its vocabulary have changed."""
+    """Resume a run even if its data or its vocabulary have changed; not with a vocabulary of another size."""
 
     @field_validator("preprocessing")
     @classmethod

@@ -29,6 +29,7 @@ from finetune.run.run_log import RunLog
 from finetune.text.training_words import save_training_words
 from finetune.training.checkpoints import (
     choose_checkpoint,
+    has_shapes_of,
     list_checkpoints,
     read_progress,
     restore_checkpoint,
@@ -228,9 +229,9 @@ class TrainingRun:
         checkpoint = decide(partial(choose_checkpoint, self.checkpoints))
         step, results, seconds = 0, [], 0.0
         if checkpoint is None:
-            self._require_same_data(self.begun)
+            self._require_same_data(self.begun, None)
         else:
-            self._require_same_data(read_progress(checkpoint))
+            self._require_same_data(read_progress(checkpoint), checkpoint)
             components = self.components
             progress = restore_checkpoint(
                 checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler
@@ -248,9 +249,18 @@ class TrainingRun:
         self.log.cut(step)
         return step, results
 
-    def _require_same_data(self, before: Mapping[str, Any]) -> None:
-        """Raise UserError where the data or the vocabulary have changed, unless the recipe allows it."""
+    def _require_same_data(self, before: Mapping[str, Any], checkpoint: Path | None) -> None:
+        """Raise UserError where the data or the vocabulary have changed, unless the recipe allows it.
+
+        Weights of a checkpoint can't go on with a vocabulary of another size.
+        """
         changes = list_changes(before.get("data") or {}, self.fingerprint)
+        if changes and checkpoint and not has_shapes_of(checkpoint, self.components.model):
+            raise UserError(
+                f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}), and the weights of "
+                f"{checkpoint.name} do not fit the vocabulary that they have now. Put them back, or train with another "
+                "--output."
+            )
         if changes and not self.recipe.data.allow_changes:
             raise UserError(
                 f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}). Put them back, train "
