@@ -109,6 +109,10 @@ class TrainingRun:
         """Validate the weights after a step; called on every process."""
         raise NotImplementedError
 
+    def is_validated(self, step: int) -> bool:
+        """Whether there is a validation to finish with after a step; called on the main process."""
+        return bool(self.best.best)
+
     def publish(self, step: int, validation: Validation | None) -> None:
         """Called when the checkpoint of a step is complete, on the main process."""
 
@@ -151,8 +155,8 @@ class TrainingRun:
         training = self.recipe.training
         first_step, results = self._restore()
         max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self._seconds_trained()
-        # A run whose time was over when a signal stopped it, and that has no best weights, makes one more step.
-        if self._is_stale(first_step) or (max_seconds <= 0 and self.best.best):
+        # A run whose time was over when a signal stopped it may lack a validation: it makes one more step.
+        if self._is_stale(first_step) or decide(lambda: max_seconds <= 0 and self.is_validated(first_step)):
             return
         schedule = Schedule(
             max_steps=self.length.max_steps,
