@@ -68,7 +68,7 @@ class SkippedUtterance:
 class AudioSpec:
     """The audio that a model takes; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
 
-    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames. `longer_by` says what to do
+    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames. `longer_by` is what to do
     to use utterances longer than `max_seconds`.
     """
 
@@ -245,7 +245,7 @@ def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool)
 
 
 def require_any(split: Split, longer_by: str | None = None) -> None:
-    """Raise UserError with counts by reason if every utterance of a split was skipped; see AudioSpec for `longer_by`."""
+    """Raise UserError with counts by reason if every utterance of a split was skipped; `longer_by` is in AudioSpec."""
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())

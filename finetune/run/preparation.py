@@ -292,9 +292,7 @@ class _Tables:
         steps, pretraining = self.recipe.text.normalization, self.recipe.pretraining is not None
         # Pre-training validates on batches like those that it trains on.
         spec = self.audio_spec if training or pretraining else _limit_scoring(self.audio_spec)
-        return prepare_split(
-            name, JoinedTables(joined), steps, spec, training and not pretraining, data.preprocessing
-        )
+        return prepare_split(name, JoinedTables(joined), steps, spec, training and not pretraining, data.preprocessing)
 
 
 def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, audio_spec: AudioSpec) -> Stream:

@@ -132,7 +132,7 @@ def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tm
 def test_a_vocabulary_of_another_size_is_not_to_be_allowed_after_a_checkpoint(
     finetune_run, interrupt_run, tmp_path, corpus_folder
 ):
-    """Its weights fit no other head, so only advice that works is given; before a checkpoint any data can be allowed."""
+    """Its weights fit no other head, so that is not advised; before a checkpoint all data can be allowed."""
     data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
     for name, step in (("early", 1), ("late", 6)):
         interrupt_run(name, step, **SECTIONS, data=data)
