@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from tqdm.auto import tqdm
 
 from finetune.audio.headers import HeaderIndex
@@ -29,7 +30,8 @@ from finetune.text.transcripts import Transform, build_normalizer
 class Utterance:
     """A piece of speech with its transcript; `row` is its row in the split's table, `weight` its source's weight.
 
-    `columns` are further cells of its row that the recipe names.
+    `recording` identifies what it is a part of: a file, or the bytes in a data set. `columns` are further cells of its
+    row that the recipe names.
     """
 
     row: int
@@ -42,6 +44,7 @@ class Utterance:
     weight: float = 1.0
     sampling_rate: int = 0
     audio_key: tuple[str, float, float | None, int | None] | None = None  # Equal for the same segment of a file.
+    recording: tuple[str | None, tuple[int, int] | None] | None = None
     columns: dict[str, str] = field(default_factory=dict)
 
 
@@ -65,7 +68,8 @@ class SkippedUtterance:
 class AudioSpec:
     """The audio that a model takes; `encoder` is (kernel, stride) of each convolution, at `sampling_rate` Hz.
 
-    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames.
+    `fastest` is the largest speed factor of the augmentation, which leaves the fewest frames. `longer_by` is what to do
+    to use utterances longer than `max_seconds`.
     """
 
     sampling_rate: int
@@ -73,6 +77,7 @@ class AudioSpec:
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
     fastest: float = 1.0
+    longer_by: str = "raise --max-seconds"
 
     def num_frames(self, samples: int) -> int:
         """Frames that the convolutional encoder computes from a number of samples."""
@@ -179,7 +184,7 @@ def prepare_split(
         normalization=tuple(steps),
     )
     if require:
-        require_any(split)
+        require_any(split, audio_spec.longer_by)
         _require_kept_words(split)
     return split
 
@@ -215,8 +220,14 @@ def _read_utterance(table: Table | JoinedTables, row: _Row, transcript: str, hea
         weight=source.weight,
         sampling_rate=header.sampling_rate,
         audio_key=(str(recording.path), recording.start, recording.end, recording.channel) if is_file else None,
+        recording=_identify(recording),
         columns={key: str(row.values[key]) for key in source.columns if row.values.get(key) is not None},
     )
+
+
+def _identify(recording: Recording) -> tuple[str | None, tuple[int, int] | None]:
+    """Equal for segments of the same file, member of a tar, or bytes in a data set."""
+    return (xxhash.xxh3_128_hexdigest(recording.data) if recording.data else recording.path), recording.piece
 
 
 def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool) -> None:
@@ -233,8 +244,8 @@ def _require_usable(utterance: Utterance, audio_spec: AudioSpec, training: bool)
         raise AudioError(f"too short for its transcript: {frames} frames, CTC needs {needed}")
 
 
-def require_any(split: Split) -> None:
-    """Raise UserError with counts by reason if every utterance of a split was skipped."""
+def require_any(split: Split, longer_by: str | None = None) -> None:
+    """Raise UserError with counts by reason if every utterance of a split was skipped; `longer_by` is in AudioSpec."""
     if not split.utterances:
         counts = Counter(r.reason for r in split.rejected)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
@@ -245,8 +256,8 @@ def require_any(split: Split) -> None:
                 f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
                 "there, or name the column with its paths with data.audio_column (--audio-column)."
             )
-        if "too long" in counts:
-            places += " data.max_seconds (--max-seconds) allows longer ones."
+        if longer_by and "too long" in counts:
+            places += f" To use longer ones, {longer_by}."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")
 
 
@@ -261,29 +272,31 @@ def _require_kept_words(split: Split) -> None:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split in two (kept, held out), by speaker where speakers are known, else by utterance.
+    """Divide a split in two (kept, held out), by speaker where speakers are known, else by recording.
 
     The held-out part has about `fraction` of the utterances and no speaker of the kept part. A speaker with whom it
     would have more than twice as many is kept; if that leaves none, the one with the fewest utterances is held out.
     Raises UserError if there are too few.
     """
-    groups: dict[str, list[Utterance]] = {}
+    by_voice: dict[Any, list[Utterance]] = {}
     for utterance in split.utterances:
-        groups.setdefault(utterance.speaker or utterance.name, []).append(utterance)
+        by_voice.setdefault(utterance.speaker or utterance.recording, []).append(utterance)
+    # Not by where a recording is, so that the same are held out when a corpus is moved.
+    groups = sorted(by_voice.values(), key=lambda group: group[0].speaker or group[0].name)
     if len(groups) < 2:
         raise UserError(
-            f"The split '{split.name}' has {len(groups)} speaker(s), so none can be held out for validation: "
+            f"The split '{split.name}' has {len(groups)} speaker or recording, so none can be held out for validation: "
             "name a validation split with data.validation_split."
         )
-    order = np.random.default_rng(seed).permutation(sorted(groups))
+    order = np.random.default_rng(seed).permutation(len(groups))
     wanted = fraction * len(split.utterances)
     held: list[Utterance] = []
-    for speaker in order[:-1]:
+    for place in order[:-1]:
         if held and len(held) >= wanted:
             break
-        if len(held) + len(groups[speaker]) <= max(1, 2 * wanted):
-            held += groups[speaker]
-    held = held or min((groups[speaker] for speaker in order), key=len)
+        if len(held) + len(groups[place]) <= max(1, 2 * wanted):
+            held += groups[place]
+    held = held or min((groups[place] for place in order), key=len)
     rows = {u.row for u in held}
     kept = tuple(u for u in split.utterances if u.row not in rows)
     out = tuple(u for u in split.utterances if u.row in rows)

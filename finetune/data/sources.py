@@ -38,7 +38,7 @@ class Source:
     An epoch has every training utterance `weight` times on average; with a `streaming` source, whose size is unknown,
     `weight` is a share of the rows. `columns` are further columns that are kept with each utterance. Without
     `transcribed` no transcript is read, and a folder of audio files is a data set, too. `number` is its place among
-    several sources, the first is 0.
+    several sources, the first is 0. `speaker_prefix` stands before its speakers' names (see `prefix_speakers`).
     """
 
     root: str
@@ -54,6 +54,7 @@ class Source:
     max_seconds: float = MAX_UTTERANCE_SECONDS
     transcribed: bool = True
     number: int = 0
+    speaker_prefix: str = ""
 
     @property
     def name(self) -> str:
@@ -89,11 +90,11 @@ class Table:
         return [None if text is None else str(text) for text in self.rows[self.text][:]]
 
     def speakers(self) -> list[str | None]:
-        """Each row's speaker, None if unknown: an empty cell is not the name of a speaker that rows share."""
+        """Each row's speaker with the source's prefix, None if unknown: an empty cell is no name that rows share."""
         if self.speaker is None:
             return [None] * len(self)
-        cells = self.rows[self.speaker][:]
-        return [None if cell is None or not str(cell).strip() else str(cell) for cell in cells]
+        cells, prefix = self.rows[self.speaker][:], self.source.speaker_prefix
+        return [None if cell is None or not str(cell).strip() else f"{prefix}{cell}" for cell in cells]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
@@ -143,12 +144,8 @@ class JoinedTables:
         return [text for table in self.tables for text in table.texts()]
 
     def speakers(self) -> list[str | None]:
-        """Each row's speaker; speakers of two sources are different even if their names are equal."""
-        return [
-            speaker if speaker is None or len(self.tables) == 1 else f"{Path(table.source.name).name}/{speaker}"
-            for table in self.tables
-            for speaker in table.speakers()
-        ]
+        """Each row's speaker."""
+        return [speaker for table in self.tables for speaker in table.speakers()]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
@@ -172,6 +169,24 @@ class JoinedTables:
     def _find(self, row: int) -> tuple[Table, int]:
         place = bisect.bisect_right(self._ends, row)
         return self.tables[place], row - (self._ends[place - 1] if place else 0)
+
+
+def prefix_speakers(roots: Sequence[str]) -> list[str]:
+    """A prefix of the speakers' names for the root of each source: the end of its path that no other root has.
+
+    Speakers of two roots are different even if their names are equal, and those of one root are the same in all its
+    splits. A single root has no prefix.
+    """
+    parts = {root: Path(public_address(root)).parts for root in roots}
+    if len(parts) == 1:
+        return [""] * len(roots)
+    for length in range(1, max(map(len, parts.values())) + 1):
+        prefixes = {root: "/".join(path[-length:]) for root, path in parts.items()}
+        if len(set(prefixes.values())) == len(prefixes):
+            break
+    else:  # They differ in what a public address leaves out.
+        prefixes = {root: f"{path[-1]} {number}" for number, (root, path) in enumerate(parts.items(), 1)}
+    return [f"{prefixes[root]}/" for root in roots]
 
 
 def load_splits(source: Source) -> dict[str, Any]:

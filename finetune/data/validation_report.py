@@ -374,7 +374,8 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
             name = os.path.relpath(path, folder)
             segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
             rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
-            cells = [utterance.speaker or "", *segment, "" if channel is None else channel]
+            speaker = (utterance.speaker or "").removeprefix(split.table.origin(utterance.row)[0].speaker_prefix)
+            cells = [speaker, *segment, "" if channel is None else channel]
             # A table has one row per line, so a line end in a text (possible in JSON) becomes a space.
             rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
     if not manifests:

@@ -196,6 +196,8 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
     values[path[-1]] = value
     if tuple(path) in (*_PLACES, *_FOLDERS) and value is not None:
         values[path[-1]] = _resolve_place(str(text), Path.cwd(), on_hub=tuple(path) in _PLACES)
+    if path == ["data", "sources"]:
+        _resolve_sources(value, Path.cwd())
 
 
 def _resolve_places(values: dict[str, Any], folder: Path) -> None:
@@ -204,7 +206,10 @@ def _resolve_places(values: dict[str, Any], folder: Path) -> None:
         if isinstance(place, str):
             values[section][key] = _resolve_place(place, folder, on_hub=(section, key) in _PLACES)
     data = values.get("data")
-    sources = data.get("sources") if isinstance(data, dict) else None
+    _resolve_sources(data.get("sources") if isinstance(data, dict) else None, folder)
+
+
+def _resolve_sources(sources: Any, folder: Path) -> None:
     if not isinstance(sources, list):
         return
     for number, source in enumerate(sources):

@@ -144,13 +144,13 @@ class DataSection(_SourceKeys):
     """Share of the training utterances that is held out if there is no validation split, by speakers if they are known.
     """
     min_seconds: float = Field(0.1, gt=0)
-    """Shorter utterances are skipped."""
+    """Shorter utterances are skipped in training."""
     max_seconds: float = Field(20.0, gt=0)
     """Longer utterances are skipped in training."""
     preprocessing: tuple[AudioTransform, ...] = ()
     """Transforms of all audio, in training and use: highpass, trim_silence, loudness, peak, denoise."""
     allow_changes: bool = False
-    """Resume a run even if its data or its vocabulary have changed."""
+    """Resume a run even if its data or its vocabulary have changed; not with a vocabulary of another size."""
 
     @field_validator("preprocessing")
     @classmethod

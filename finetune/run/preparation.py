@@ -20,10 +20,11 @@ from finetune.data.batching import (
 )
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, hold_out, prepare_split
 from finetune.data.masked_batches import MaskedBatches
-from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, Table, load_splits, prefix_speakers, select_table
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Listen, ValidationReport, validate_splits
 from finetune.errors import UserError
+from finetune.inference.recogniser import MIN_SECONDS
 from finetune.models.adapters import find_language_adapter, require_peft
 from finetune.models.configuration import (
     build_config,
@@ -37,7 +38,7 @@ from finetune.recipe.load import Recipe
 from finetune.recipe.pretraining_section import PretrainingSection
 from finetune.recipe.schema import AugmentationSection
 from finetune.recipe.training_section import TrainingSection
-from finetune.resources.limits import MAX_IMPULSE_SECONDS
+from finetune.resources.limits import MAX_IMPULSE_SECONDS, MAX_UTTERANCE_SECONDS
 from finetune.resources.machine import choose_device, count_workers
 from finetune.text.vocabulary import WORD_DELIMITER, build_vocabulary, count_characters
 
@@ -54,6 +55,7 @@ _COMPILED_LENGTHS = 10
 class Preparation:
     """What a run trains on; `test` is None where the data have no test split.
 
+    `audio_spec` is that of training, for whose longest utterance memory is planned.
     `head_rows` has, for each token of the vocabulary, the row of the pretrained head that it starts from, or None. With
     a `stream`, training reads the stream, and `train` holds its first rows. `continues_language` says whether the
     pretrained checkpoint has adapters for the recipe's language. With `pretraining` utterances have no transcripts, and
@@ -165,20 +167,14 @@ def prepare(recipe: Recipe) -> Preparation:
 
     Raises UserError for any problem that would stop the run later.
     """
-    model, data, batch_seconds = recipe.model, recipe.data, recipe.training.batch_seconds
+    model, data = recipe.model, recipe.data
     config = build_config(model.architecture or {}) if model.base is None else load_config(model.base, model.revision)
     feature_extractor = load_feature_extractor(model.base, config, model.revision)
     if model.lora:
         require_peft()
     continues_language = _continues_language(recipe, config)
     augmentation = build_augmentation(recipe.augmentation, feature_extractor.sampling_rate)
-    audio_spec = AudioSpec(
-        sampling_rate=feature_extractor.sampling_rate,
-        encoder=encoder_convolutions(config),
-        min_seconds=data.min_seconds,
-        max_seconds=data.max_seconds if batch_seconds == "auto" else min(data.max_seconds, batch_seconds),
-        fastest=augmentation.fastest,
-    )
+    audio_spec = _build_spec(recipe, feature_extractor.sampling_rate, encoder_convolutions(config), augmentation)
     tables = _Tables(recipe, audio_spec)
     pretraining = recipe.pretraining
     train, validation = tables.split("train", training=True), tables.split("validation")
@@ -211,6 +207,34 @@ def prepare(recipe: Recipe) -> Preparation:
     )
 
 
+def _build_spec(
+    recipe: Recipe, sampling_rate: int, encoder: tuple[tuple[int, int], ...], augmentation: Augmentation
+) -> AudioSpec:
+    """The audio that training takes: an utterance must fit into a batch."""
+    limits = {"data.max_seconds": recipe.data.max_seconds}
+    if recipe.training.batch_seconds != "auto":
+        limits["training.batch_seconds"] = recipe.training.batch_seconds
+    max_seconds = min(limits.values())
+    return AudioSpec(
+        sampling_rate=sampling_rate,
+        encoder=encoder,
+        min_seconds=recipe.data.min_seconds,
+        max_seconds=max_seconds,
+        fastest=augmentation.fastest,
+        longer_by="raise " + " and ".join(key for key, limit in limits.items() if limit == max_seconds),
+    )
+
+
+def _limit_scoring(audio_spec: AudioSpec) -> AudioSpec:
+    """The audio that is scored, with the limits of `finetune evaluate`."""
+    return replace(
+        audio_spec,
+        min_seconds=MIN_SECONDS,
+        max_seconds=MAX_UTTERANCE_SECONDS,
+        longer_by="cut them with `finetune segment --corpus`",
+    )
+
+
 def _continues_language(recipe: Recipe, config: Any) -> bool:
     """Whether the pretrained checkpoint has adapters for the recipe's language."""
     base, language, vocabulary = recipe.model.base, recipe.model.language_adapter, recipe.text.vocabulary
@@ -234,9 +258,13 @@ class _Tables:
     def __init__(self, recipe: Recipe, audio_spec: AudioSpec) -> None:
         self.recipe, self.audio_spec = recipe, audio_spec
         transcribed = recipe.pretraining is None
+        sections = recipe.data.all_sources
+        prefixes = prefix_speakers([each.root for each in sections])
         self.sources = [
-            Source(**each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed, number=number)
-            for number, each in enumerate(recipe.data.all_sources)
+            Source(
+                **each.model_dump(exclude=_SPLIT_KEYS), transcribed=transcribed, number=number, speaker_prefix=prefix
+            )
+            for number, (each, prefix) in enumerate(zip(sections, prefixes, strict=True))
         ]
         self.splits = [load_splits(source) for source in self.sources]
         self.streamed = any(source.streaming for source in self.sources)
@@ -261,9 +289,10 @@ class _Tables:
         if not joined:
             return None
         name = names[0] if len(joined) == 1 and names[0] else role
-        steps = self.recipe.text.normalization
-        transcribed = training and self.recipe.pretraining is None
-        return prepare_split(name, JoinedTables(joined), steps, self.audio_spec, transcribed, data.preprocessing)
+        steps, pretraining = self.recipe.text.normalization, self.recipe.pretraining is not None
+        # Pre-training validates on batches like those that it trains on.
+        spec = self.audio_spec if training or pretraining else _limit_scoring(self.audio_spec)
+        return prepare_split(name, JoinedTables(joined), steps, spec, training and not pretraining, data.preprocessing)
 
 
 def build_stream(tables: Sequence[Table], name: str, recipe: Recipe, audio_spec: AudioSpec) -> Stream:

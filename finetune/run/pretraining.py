@@ -156,6 +156,10 @@ class Pretrainer(TrainingRun):
             )
         return Validation(goes_on=True)
 
+    def is_validated(self, step: int) -> bool:
+        """Whether the weights of this step, which are the result, have been validated."""
+        return any(line["step"] == step and "validation_loss" in line for line in self.log.read())
+
     def finish(self) -> PretrainingResult:
         """Write the model of the last step, the list of rejected utterances and the report."""
         accelerator, output = self.accelerator, self.output

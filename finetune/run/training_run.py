@@ -29,6 +29,7 @@ from finetune.run.run_log import RunLog
 from finetune.text.training_words import save_training_words
 from finetune.training.checkpoints import (
     choose_checkpoint,
+    has_shapes_of,
     list_checkpoints,
     read_progress,
     restore_checkpoint,
@@ -108,6 +109,10 @@ class TrainingRun:
         """Validate the weights after a step; called on every process."""
         raise NotImplementedError
 
+    def is_validated(self, step: int) -> bool:
+        """Whether there is a validation to finish with after a step; called on the main process."""
+        return bool(self.best.best)
+
     def publish(self, step: int, validation: Validation | None) -> None:
         """Called when the checkpoint of a step is complete, on the main process."""
 
@@ -150,8 +155,8 @@ class TrainingRun:
         training = self.recipe.training
         first_step, results = self._restore()
         max_seconds = math.inf if training.max_minutes is None else 60 * training.max_minutes - self._seconds_trained()
-        # A run whose time was over when a signal stopped it, and that has no best weights, makes one more step.
-        if self._is_stale(first_step) or (max_seconds <= 0 and self.best.best):
+        # A run whose time was over when a signal stopped it may lack a validation: it makes one more step.
+        if self._is_stale(first_step) or decide(lambda: max_seconds <= 0 and self.is_validated(first_step)):
             return
         schedule = Schedule(
             max_steps=self.length.max_steps,
@@ -228,9 +233,9 @@ class TrainingRun:
         checkpoint = decide(partial(choose_checkpoint, self.checkpoints))
         step, results, seconds = 0, [], 0.0
         if checkpoint is None:
-            self._require_same_data(self.begun)
+            self._require_same_data(self.begun, None)
         else:
-            self._require_same_data(read_progress(checkpoint))
+            self._require_same_data(read_progress(checkpoint), checkpoint)
             components = self.components
             progress = restore_checkpoint(
                 checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler
@@ -248,9 +253,18 @@ class TrainingRun:
         self.log.cut(step)
         return step, results
 
-    def _require_same_data(self, before: Mapping[str, Any]) -> None:
-        """Raise UserError where the data or the vocabulary have changed, unless the recipe allows it."""
+    def _require_same_data(self, before: Mapping[str, Any], checkpoint: Path | None) -> None:
+        """Raise UserError where the data or the vocabulary have changed, unless the recipe allows it.
+
+        Weights of a checkpoint can't go on with a vocabulary of another size.
+        """
         changes = list_changes(before.get("data") or {}, self.fingerprint)
+        if changes and checkpoint and not has_shapes_of(checkpoint, self.components.model):
+            raise UserError(
+                f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}), and the weights of "
+                f"{checkpoint.name} do not fit the vocabulary that they have now. Put them back, or train with another "
+                "--output."
+            )
         if changes and not self.recipe.data.allow_changes:
             raise UserError(
                 f"{self.output} can't go on: its data have changed since ({'; '.join(changes)}). Put them back, train "

@@ -168,6 +168,17 @@ def read_digests(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: manifest.measure_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
+def has_shapes_of(checkpoint: Path, model: nn.Module) -> bool:
+    """Whether a checkpoint's weights have the shapes of a model's; raises UserError for a damaged file."""
+    expected = model.state_dict()
+    try:
+        with safe_open(checkpoint / _WEIGHTS, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except _UNREADABLE as error:
+        raise _damaged(checkpoint, error) from error
+    return all(list(expected[name].shape) == shape for name, shape in shapes.items() if name in expected)
+
+
 def restore_checkpoint(checkpoint: Path, model: nn.Module, optimizer: Any, scaler: Any) -> dict[str, Any]:
     """Load the state of a checkpoint into the given objects; returns its progress with the key `step`.
 

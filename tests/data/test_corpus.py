@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 
@@ -17,7 +19,7 @@ from finetune.data.corpus import (
     prepare_split,
     write_rejected,
 )
-from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.data.sources import JoinedTables, Source, Table, load_splits, select_table
 from finetune.errors import UserError
 from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
@@ -150,6 +152,47 @@ def test_without_speakers_utterances_are_held_out(tmp_path: Path) -> None:
     table = write_utterances(tmp_path, {f"{i}.wav": (0.5, "a") for i in range(10)})
     kept, held = hold_out(prepare_split("train", table, (), LIMITS), 0.2, 0)
     assert (len(kept.utterances), len(held.utterances)) == (8, 2)
+
+
+def hold_out_of(table: Table | JoinedTables, fraction: float = 0.25) -> tuple[list[int], list[int]]:
+    """The rows that are kept, and those that are held out."""
+    kept, held = hold_out(prepare_split("train", table, (), LIMITS), fraction, 0)
+    return [each.row for each in kept.utterances], [each.row for each in held.utterances]
+
+
+def test_files_of_one_name_in_several_folders_are_held_out_one_by_one(tmp_path: Path) -> None:
+    """As in FOLDER/talk1/0.wav and FOLDER/talk2/0.wav: all of one name would be too many."""
+    for folder in "abcd":
+        (tmp_path / folder).mkdir()
+        write_utterances(tmp_path / folder, {"0.wav": (0.5, "a"), "1.wav": (0.5, "a")})
+        (tmp_path / folder / "metadata.csv").unlink()
+    names = [f"{folder}/{number}.wav" for folder in "abcd" for number in range(2)]
+    rows = [["file_name", "text"], *([name, "a"] for name in names)]
+    (tmp_path / "metadata.csv").write_text("\n".join(map(",".join, rows)))
+    kept, held = hold_out_of(read_table(tmp_path), 0.125)
+    assert (len(kept), len(held)) == (7, 1)
+
+
+def test_segments_of_one_recording_are_not_parted(tmp_path: Path) -> None:
+    write_utterances(tmp_path, {f"{i}.wav": (1.0, "a") for i in range(4)})
+    rows = [f"{i // 2}.wav,a,{i % 2 / 2},{i % 2 / 2 + 0.5}" for i in range(8)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text,start,end", *rows]))
+    _, held = hold_out_of(read_table(tmp_path))
+    assert held[1] == held[0] + 1 and held[0] % 2 == 0 and len(held) == 2
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_recordings_in_parquet_are_told_apart_by_their_bytes(tmp_path: Path, named: bool) -> None:
+    """Their names may be those of files in several folders, or be missing in each of several sources."""
+    write_utterances(tmp_path, {f"{i}.wav": (0.5 + i / 8, "a") for i in range(4)})
+    for part in range(2):
+        data = [(tmp_path / f"{2 * part + i // 2}.wav").read_bytes() for i in range(4)]
+        cells = [{"bytes": each, "path": f"{i}.wav" if named else None} for i, each in enumerate(data)]
+        table = pyarrow.table({"audio": cells, "text": ["a"] * 4})
+        (tmp_path / f"{part}").mkdir()
+        pyarrow.parquet.write_table(table, tmp_path / f"{part}" / "train.parquet")
+    _, held = hold_out_of(JoinedTables([read_table(tmp_path / "0"), read_table(tmp_path / "1")]))
+    assert held[1] == held[0] + 1 and held[0] % 2 == 0 and len(held) == 2
 
 
 def test_one_speaker_cant_be_held_out(tmp_path: Path, make_corpus: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune.audio.waveforms import AudioError, Recording, read_seconds
-from finetune.data.sources import Source, Table, load_splits, select_table
+from finetune.data.sources import Source, Table, load_splits, prefix_speakers, select_table
 from finetune.errors import UserError
 
 ROWS = [("one.wav", "NA"), ("two.wav", "null"), ("three.wav", "007"), ("four.wav", ""), ("five.wav", 'a, "b" c')]
@@ -248,3 +248,18 @@ def test_a_file_with_only_the_suffix_of_parquet_is_refused(tmp_path: Path, monke
     (tmp_path / "train.parquet").write_text("file_name,text\n")
     with pytest.raises(UserError, match=r"train\.parquet can't be read as Parquet"):
         load_splits(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("roots", "prefixes"),
+    [
+        (["/data/a"], [""]),
+        (["/data/a", "/data/a"], ["", ""]),
+        (["/data/a", "/data/b", "/data/a"], ["a/", "b/", "a/"]),
+        (["/x/a", "/y/a", "/y/b"], ["x/a/", "y/a/", "y/b/"]),
+        (["team/speech", "s3://bucket/speech/"], ["team/speech/", "bucket/speech/"]),
+        (["https://h/a.csv?id=1", "https://h/a.csv?id=2"], ["a.csv 1/", "a.csv 2/"]),
+    ],
+)
+def test_each_root_has_a_prefix_of_its_own(roots: list[str], prefixes: list[str]) -> None:
+    assert prefix_speakers(roots) == prefixes

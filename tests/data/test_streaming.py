@@ -167,3 +167,18 @@ def test_a_stream_is_mixed_with_local_data_by_weight(
     whole = list(itertools.islice(streamed(preparation).loader(), 12))
     resumed = list(itertools.islice(streamed(preparation, first_step=3).loader(), 6))
     assert all(map(same, whole[6:], resumed))
+
+
+def test_a_streamed_speaker_has_the_same_name_in_all_splits(
+    shards: Path, tmp_path: Path, write_recipe: Callable[..., Path], make_corpus: Callable[..., Path]
+) -> None:
+    make_corpus(tmp_path / "short" / "train", ["dad"] * 4)
+    sources = [{"root": str(shards), "streaming": True}, str(tmp_path / "short")]
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data={"root": None, "sources": sources})))
+    assert {utterance.speaker for utterance in preparation.validation.utterances} == {
+        f"shards/validation-{number}" for number in range(3)
+    }
+    _, window = next(streamed(preparation)._windows())
+    known = {utterance.speaker for utterance in preparation.train.utterances}
+    assert {utterance.speaker for utterance in window.utterances} <= known
+    assert {str(speaker).split("/")[0] for speaker in known} == {"shards", "short"}

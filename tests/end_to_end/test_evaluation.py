@@ -104,6 +104,23 @@ def test_a_run_reports_noise_and_new_words(learned_run):
     assert {"substitutions", "worst", "characters"} <= set(scores["errors"])
 
 
+def test_a_run_scores_its_own_splits_as_evaluate_does(finetune_run, make_corpus, tmp_path):
+    """Longer and shorter utterances than training takes, and longer than a batch of the evaluation."""
+    corpus = tmp_path / "corpus"
+    make_corpus(corpus / "train", ["ab", "bad dad", "cab", "add", "dab"] * 2)
+    for split in ("validation", "test"):
+        make_corpus(corpus / split, ["a", "ab cab", " ".join(["bad"] * 10)], seed=1)
+    data = {"root": str(corpus), "min_seconds": 0.35, "max_seconds": 1.2}
+    run = finetune_run("run", data=data, training={"max_steps": 2}, evaluation={"batch_seconds": 1})
+    scores = json.loads((run / "report" / "scores.json").read_text())
+    [alone] = evaluate(str(run / "model"), [Source(str(corpus))])
+    assert (scores["utterances"], scores["words"], scores["wer"]) == (3, 13, alone.scores.wer)
+    with (run / "rejected.csv").open() as file:
+        assert list(csv.DictReader(file)) == []
+    training = json.loads((run / "model" / "training.json").read_text())
+    assert training["data"]["splits"]["validation"]["utterances"] == 3
+
+
 def test_texts_and_counts_do_not_depend_on_the_batch(learned_run, corpus_folder):
     found = [
         next(

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from programs import execute, started
 from safetensors.torch import load_file
 
 from finetune.cli import main
+from finetune.errors import Interrupted
+from finetune.recipe.load import load_recipe
+from finetune.run.callbacks import TrainerCallback
+from finetune.run.pretraining import pretrain
+from finetune.run.training_run import TrainingRun
 
 # All that is random is switched on: dropout, layer drop, masks, negatives, noise of codes, speed, noise.
 SECTIONS = {
@@ -94,6 +100,38 @@ def test_a_killed_run_equals_the_uninterrupted_one(recipe_of, whole, read_lines,
     assert lines_of(run, read_lines) == lines_of(whole, read_lines)
     for file in ("model/model.safetensors", "checkpoints/step-000040/optimizer.pt", "rejected.csv"):
         assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+class Stop(TrainerCallback):
+    """Ends a run at its checkpoint, or asks it to stop when a step is logged."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def on_log(self, step, values):
+        if self._at == "step":
+            signal.raise_signal(signal.SIGINT)
+
+    def on_save(self, step):
+        if self._at == "checkpoint":
+            raise KeyboardInterrupt
+
+
+def test_a_run_whose_time_is_over_makes_no_further_step(recipe_of, tmp_path):
+    recipe = load_recipe(recipe_of(tmp_path, training={"max_minutes": 1e-4}))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, tmp_path / "run", Stop("checkpoint"))
+    for _ in range(2):  # The second time it is killed before it has written the report.
+        assert pretrain(recipe, tmp_path / "run").steps == 1
+        shutil.rmtree(tmp_path / "run" / "report")
+
+
+def test_a_run_that_was_stopped_without_a_validation_makes_one_for_its_result(recipe_of, tmp_path, monkeypatch):
+    recipe = load_recipe(recipe_of(tmp_path, training={"max_minutes": 60.0}))
+    with pytest.raises(Interrupted):
+        pretrain(recipe, tmp_path / "run", Stop("step"))
+    monkeypatch.setattr(TrainingRun, "_seconds_trained", lambda _: 3601.0)
+    assert pretrain(recipe, tmp_path / "run").steps == 5  # Asked at the log of step 3, it stopped after step 4.
 
 
 def test_its_result_is_fine_tuned_without_complaint(whole, finetune_run, capsys):

@@ -127,3 +127,21 @@ def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tm
     assert "note: going on with other data: vocabulary: was" in capsys.readouterr().err
     words = load_training_words(tmp_path / "run" / "model")
     assert words and "ebe" in words and "dad" not in words
+
+
+def test_a_vocabulary_of_another_size_is_not_to_be_allowed_after_a_checkpoint(
+    finetune_run, interrupt_run, tmp_path, corpus_folder
+):
+    """Its weights fit no other head, so that is not advised; before a checkpoint all data can be allowed."""
+    data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
+    for name, step in (("early", 1), ("late", 6)):
+        interrupt_run(name, step, **SECTIONS, data=data)
+    table = tmp_path / "corpus" / "train" / "metadata.csv"
+    table.write_text(table.read_text().replace(",dad", ",ead", 1))
+    expected = r"late can't go on: .*a b c d e \[UNK\].*fit .*Put them back, or train with another --output\.$"
+    for allow_changes in (False, True):
+        with pytest.raises(UserError, match=expected):
+            finetune_run("late", **SECTIONS, data={**data, "allow_changes": allow_changes})
+    with pytest.raises(UserError, match=r"data\.allow_changes=true\.$"):
+        finetune_run("early", **SECTIONS, data=data)
+    finetune_run("early", **SECTIONS, data={**data, "allow_changes": True})

@@ -237,6 +237,20 @@ def test_paths_are_relative_to_the_recipe_or_for_overrides_to_here(
     assert load_recipe(file, ["data.root=../speech"]).data.root == str(tmp_path / "speech")
 
 
+def test_sources_in_an_override_are_relative_to_here_and_stay_so_in_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed compares the recipe with the one in its folder, whose paths are relative to it."""
+    (tmp_path / "here" / "speech").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    file = write(tmp_path, "model: {base: some/model}\ndata: {}\n")
+    recipe = load_recipe(file, ["data.sources=[speech, {root: ../other, weight: 2}, user/there]"])
+    roots = [str(tmp_path / "here" / "speech"), str(tmp_path / "other"), "user/there"]
+    assert [source.root for source in recipe.data.sources] == roots
+    assert load_recipe(write(tmp_path / "run", recipe.to_yaml())) == recipe
+
+
 def test_a_name_that_is_no_path_stays_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path, SMALLEST)

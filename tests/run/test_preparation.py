@@ -1,5 +1,6 @@
 """The vocabulary that a recipe asks for, and what is said about the characters."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hub import COMMIT, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from finetune.data.validation_report import write_clean_manifests
 from finetune.errors import UserError
 from finetune.recipe.load import Recipe, load_recipe
 from finetune.run.preparation import Preparation, prepare
@@ -56,6 +58,34 @@ def test_sources_are_used_together(tmp_path: Path, write_recipe: Write, make_cor
     assert preparation.test is not None and len(preparation.test.utterances) == 1
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_a_speaker_has_one_name_in_all_splits_of_several_sources(
+    tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]
+) -> None:
+    """Two corpora in folders of one name: their speakers differ, and who is in train and test is found."""
+    one, other = tmp_path / "one" / "speech", tmp_path / "other" / "speech"
+    make_corpus(one / "train", ["abc", "cab"], ["1", "2"])
+    make_corpus(other / "train", ["dad"], ["1"])
+    make_corpus(other / "validation", ["bb"], ["2"])
+    make_corpus(one / "test", ["bac"], ["1"])
+    file = write_recipe(tmp_path, data={"root": None, "sources": [str(one), str(other)]})
+    preparation = prepare(load_recipe(file))
+    speakers = {role: [each.speaker for each in split.utterances] for role, split in preparation.splits.items()}
+    assert speakers == {
+        "train": ["one/speech/1", "one/speech/2", "other/speech/1"],
+        "validation": ["other/speech/2"],
+        "test": ["one/speech/1"],
+    }
+    leaks = [(each.split, len(each.utterances)) for each in preparation.validate().findings if "speakers" in each.kind]
+    assert leaks == [("test", 1)]
+    # A table that is written for a source has the names that the source has.
+    write_clean_manifests(preparation.splits, [])
+    assert [row["speaker"] for row in csv.DictReader((one / "train.clean.csv").open())] == ["1", "2"]
+    # Splits of one corpus have the same people.
+    twice = [{"root": str(one), "train_split": "train"}, {"root": str(one), "train_split": "test"}]
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data={"root": None, "sources": twice})))
+    assert {each.speaker for each in (*preparation.train.utterances, *preparation.validation.utterances)} == {"1", "2"}
 
 
 def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, write_recipe: Write) -> None:
@@ -148,3 +178,48 @@ def test_batches_are_rounded_to_few_lengths_where_each_costs(
     assert preparation.batches(recipe.training).options.padding_samples == 1600
     compiled = recipe.training.model_copy(update={"compile": True})
     assert preparation.batches(compiled).options.padding_samples == -(-longest // 10)
+
+
+def test_limits_of_training_are_those_of_the_training_split_alone(
+    tmp_path: Path, write_recipe: Write, make_corpus: Callable[..., Path]
+) -> None:
+    transcripts = ["a", "ab", "abcd abcd"]  # 0.3, 0.4 and 1.1 s
+    for split in ("train", "validation", "test"):
+        make_corpus(tmp_path / "corpus" / split, transcripts)
+    data = {"root": str(tmp_path / "corpus"), "min_seconds": 0.35, "max_seconds": 1.0}
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data=data)))
+    counts = {role: len(split.utterances) for role, split in preparation.splits.items()}
+    assert counts == {"train": 1, "validation": 3, "test": 3}
+    assert [(each.split, each.reason) for each in preparation.rejected] == [
+        ("train", "too short"),
+        ("train", "too long"),
+    ]
+    assert preparation.audio_spec.max_seconds == 1.0  # What memory is planned for.
+    # Pre-training measures its validation split on batches like those of training.
+    preparation = prepare(load_recipe(write_recipe(tmp_path, data=data, pretraining={})))
+    assert len(preparation.validation.utterances) == 1
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "batch_seconds", "advice"),
+    [
+        (0.2, 8, "raise data.max_seconds"),
+        (0.2, "auto", "raise data.max_seconds"),
+        (20, 0.2, "raise training.batch_seconds"),
+        (0.2, 0.2, "raise data.max_seconds and training.batch_seconds"),
+    ],
+)
+def test_the_limit_that_left_all_out_is_named(
+    tmp_path: Path, write_recipe: Write, max_seconds: float, batch_seconds: float | str, advice: str
+) -> None:
+    recipe = write_recipe(tmp_path, data={"max_seconds": max_seconds}, training={"batch_seconds": batch_seconds})
+    with pytest.raises(UserError, match=rf"'train' was left out: 24 × too long\. To use longer ones, {advice}\.$"):
+        prepare(load_recipe(recipe))
+
+
+def test_a_validation_split_too_long_for_evaluation_is_to_be_cut(
+    tmp_path: Path, write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.run.preparation.MAX_UTTERANCE_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"'validation' was .* 6 × too long\. To use longer ones, cut them with"):
+        prepare(load_recipe(write_recipe(tmp_path)))
