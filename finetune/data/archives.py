@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -18,12 +19,17 @@ from finetune.text.lines import decode_text
 _MAX_HEADER_BYTES = 2**20
 
 
-def read_archives(root: Path) -> Splits | None:
-    """The rows of a folder's tars by split, or None if there are no tars; raises UserError for an unreadable tar."""
+def find_archives(root: Path) -> list[Path]:
+    """A folder's tars, in the folder or one level below."""
+    return list(filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]))
+
+
+def read_archives(root: Path, files: Iterable[Path]) -> Splits:
+    """The rows of a folder's tars by split; raises UserError for an unreadable tar."""
     splits: Splits = {}
-    for file in filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]):
+    for file in files:
         splits.setdefault(split_of(file, root), []).extend(read_archive(file))
-    return splits or None
+    return splits
 
 
 def split_of(file: Path, root: Path) -> str:

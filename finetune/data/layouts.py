@@ -5,8 +5,9 @@ the utterance is a segment of a longer recording.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
@@ -48,9 +49,20 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     return splits
 
 
-def read_layout(root: Path) -> Splits | None:
+class Layout(NamedTuple):
+    """A corpus in a known layout: the layout's name, the rows by split, and the tables among its files."""
+
+    name: str
+    splits: Splits
+    tables: frozenset[Path]
+
+
+def read_layout(root: Path) -> Layout | None:
     """The rows of a corpus in a known layout, or None; raises UserError for a damaged one."""
-    return next((splits for read in _READERS if (splits := read(root)) is not None), None)
+    for name, read, tables in _READERS:
+        if (splits := read(root)) is not None:
+            return Layout(name, splits, frozenset(root / table for table in tables))
+    return None
 
 
 def read_kaldi(root: Path) -> Splits | None:
@@ -188,12 +200,14 @@ def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     return row | {"text": texts[-1]}
 
 
+_COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")
+
+
 def read_common_voice(root: Path) -> Splits | None:
     """A Common Voice release: train.tsv, dev.tsv and test.tsv (path, sentence, client_id and more), and clips/."""
     if not (root / "clips").is_dir():
         return None
-    names = ("train", "dev", "test", "validated", "other", "invalidated")
-    files = {split_name(name): root / f"{name}.tsv" for name in names if (root / f"{name}.tsv").is_file()}
+    files = {split_name(name): root / f"{name}.tsv" for name in _COMMON_VOICE if (root / f"{name}.tsv").is_file()}
     splits = {split: read_manifest(file) for split, file in files.items()}
     if any({"path", "sentence"} - row.keys() for rows in splits.values() for row in rows if PROBLEM not in row):
         return None
@@ -206,4 +220,9 @@ def _clip_row(clips: Path, row: Row) -> Row:
     return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
-_READERS: tuple[Callable[[Path], Splits | None], ...] = (read_kaldi, read_ljspeech, read_common_voice, read_librispeech)
+_READERS: tuple[tuple[str, Callable[[Path], Splits | None], Sequence[str]], ...] = (
+    ("Kaldi", read_kaldi, ()),
+    ("LJSpeech", read_ljspeech, ("metadata.csv",)),
+    ("Common Voice", read_common_voice, [f"{name}.tsv" for name in _COMMON_VOICE]),
+    ("LibriSpeech", read_librispeech, ()),
+)

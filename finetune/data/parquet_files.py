@@ -1,0 +1,34 @@
+"""Parquet files of a folder by split, and their rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.archives import split_of
+from finetune.errors import UserError, format_error
+from finetune.resources.addresses import public_address
+from finetune.resources.storage import is_plain
+
+
+def find_parquet(root: Path) -> dict[str, list[Path]]:
+    """A folder's Parquet files by split, in the folder or one level below (`data`, splits)."""
+    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, sorted(root.glob(pattern)))]
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(split_of(file, root), []).append(file)
+    return splits
+
+
+def load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) -> dict[str, Any]:
+    """The rows of Parquet files by split, as `datasets` reads them; raises UserError for a file that is not Parquet."""
+    import datasets
+
+    try:
+        # Unless streamed it is copied to a memory-mapped file in the cache of `datasets`, since Parquet has no random
+        # access to rows.
+        names = {split: [str(file) for file in places] for split, places in files.items()}
+        loaded = datasets.load_dataset("parquet", data_files=names, streaming=streaming)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = public_address(format_error(error))
+        raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {reason}") from error
+    return dict(loaded)
