@@ -4,6 +4,7 @@ Each reader returns None for a folder with another layout. A row's `audio` is a 
 the utterance is a segment of a longer recording.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from finetune.errors import UserError
 from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
+
+# Rows of a table, and characters of their texts, that show whether its last column repeats the one before.
+_LOOKED_AT, _COMPARED = 100, 200
 
 # Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
 _NAMES = {
@@ -187,14 +191,37 @@ def read_ljspeech(root: Path) -> Splits | None:
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
     lines = split_lines(read_text(file, of_rows=True))
-    if not lines or lines[0].count("|") not in (1, 2) or is_header(lines[0].split("|")):
+    if not lines or not _is_ljspeech(root, [line.split("|") for line in lines[:_LOOKED_AT]]):
         return None
     return {"train": [_ljspeech_row(root, number, line) for number, line in enumerate(lines, 1) if line.strip(" ")]}
 
 
+def _is_ljspeech(root: Path, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first rows have the cells of LJSpeech; others, such as FILE|TEXT|SPEAKER, are a table's."""
+    first = rows[0]
+    if len(first) not in (2, 3) or is_header(first):
+        return False
+    if "/" in first[0] and not _wav(root, first[0]).is_file():  # The path of a file, not an id.
+        return False
+    pairs = [cells[1:] for cells in rows if len(cells) == 3]
+    return len(first) == 2 or 2 * sum(_are_similar(*pair) for pair in pairs) >= len(pairs)
+
+
+def _are_similar(text: str, normalised: str) -> bool:
+    """Whether a text may be another with numbers and abbreviations in words: it has a word or most letters of it."""
+    text, normalised = text.casefold()[:_COMPARED], normalised.casefold()[:_COMPARED]
+    if set(text.split()) & set(normalised.split()):
+        return True
+    return difflib.SequenceMatcher(None, text, normalised, autojunk=False).ratio() >= 0.6
+
+
+def _wav(root: Path, name: str) -> Path:
+    return root / "wavs" / f"{name.removesuffix('.wav')}.wav"
+
+
 def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     name, *texts = line.split("|")
-    row: Row = {"id": name, "audio": str(root / "wavs" / f"{name.removesuffix('.wav')}.wav")}
+    row: Row = {"id": name, "audio": str(_wav(root, name))}
     if len(texts) not in (1, 2):
         return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
     return row | {"text": texts[-1]}
