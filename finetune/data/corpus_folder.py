@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from finetune.data.manifests import CLEAN
 from finetune.data.parquet_files import find_parquet, load_parquet
 from finetune.data.rows import build_dataset
 from finetune.errors import UserError
+from finetune.resources.storage import is_url
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3
@@ -44,8 +46,16 @@ def load_corpus(root: Path, columns: Columns) -> dict[str, Any]:
         if rows or loaded:
             known = "train.csv, test.csv …, or metadata.csv"
             _note_unread(root, find_unread_tables(root), f"tables of the corpus are {known}, or named by data.root")
-    clean = {file.stem: read_table(file, columns) for file in sorted(root.glob(f"*{CLEAN}.csv"))}
-    return loaded | {split: build_dataset(found) for split, found in (rows | clean).items()}
+    return loaded | {split: build_dataset(found) for split, found in rows.items()}
+
+
+def read_clean(place: Path, columns: Columns) -> dict[str, Any]:
+    """The splits that `finetune check --fix` wrote for a folder or a table: ROLE.clean.csv, TABLE.ROLE.clean.csv."""
+    folder, start = (place, "") if place.is_dir() else (place.parent, f"{place.name}.")
+    if start and is_url(str(place)):  # A web server has no list of files.
+        return {}
+    files = sorted(folder.glob(f"{escape(start)}*{CLEAN}.csv"))
+    return {file.stem.removeprefix(start): build_dataset(read_table(file, columns)) for file in files}
 
 
 def _find_corpora_below(root: Path) -> list[Path]:

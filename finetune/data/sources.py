@@ -11,8 +11,8 @@ from typing import Any
 
 from finetune.audio.waveforms import AudioError, Recording
 from finetune.data.archives import read_archive
-from finetune.data.corpus_folder import load_corpus
-from finetune.data.folders import describe_missing, read_table, read_whole
+from finetune.data.corpus_folder import load_corpus, read_clean
+from finetune.data.folders import Columns, describe_missing, read_table, read_whole
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
 from finetune.data.own_files import lies_in, own_places, undecoded
 from finetune.data.parquet_files import find_parquet, load_parquet
@@ -96,6 +96,10 @@ class Table:
         cells = self.rows[self.speaker][:]
         return [None if cell is None or not str(cell).strip() else str(cell) for cell in cells]
 
+    def table_of(self, row: int) -> "Table":
+        """The table of a row: this one."""
+        return self
+
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
         return self.source, row if self.places is None else self.places[row]
@@ -150,6 +154,10 @@ class JoinedTables:
             for table in self.tables
             for speaker in table.speakers()
         ]
+
+    def table_of(self, row: int) -> Table:
+        """The table of a row."""
+        return self._find(row)[0]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
@@ -267,10 +275,14 @@ def _build_table(source: Source, rows: Any, audio: str, text: str | None, speake
     return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
 
 
+def _columns(source: Source) -> Columns:
+    return source.audio_column, source.text_column
+
+
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:
     if source.streaming:
         return load_parquet(_require_parquet(find_parquet(root), source), streaming=True)
-    folders, columns = [root], (source.audio_column, source.text_column)
+    folders, columns = [root], _columns(source)
     for _ in range(_DEEPEST + 1):
         found = {folder: splits for folder in folders if (splits := load_corpus(folder, columns))}
         if len(found) > 1:
@@ -279,10 +291,13 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
                 f"data.root={next(iter(found))}, or list them as data.sources."
             )
         if found:
-            return next(iter(found.values()))
+            folder, splits = next(iter(found.items()))
+            return splits | read_clean(folder, columns) | (read_clean(root, columns) if folder != root else {})
         folders = [below for folder in folders for below in sorted(folder.iterdir()) if below.is_dir()]
     if not source.transcribed and (recordings := read_recordings(root)):
         return {split: build_dataset(rows) for split, rows in recordings.items()}
+    if clean := read_clean(root, columns):
+        return clean
     raise UserError(describe_missing(root))
 
 
@@ -303,8 +318,8 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
         return {"train": build_dataset(read_archive(file))}
     if file.suffix == ".parquet":
         return load_parquet({"train": [file]})
-    splits = read_whole(file, (source.audio_column, source.text_column))
-    return {split: build_dataset(rows) for split, rows in splits.items()}
+    splits = read_whole(file, _columns(source))
+    return {split: build_dataset(rows) for split, rows in splits.items()} | read_clean(file, _columns(source))
 
 
 def _read_channel(cell: object) -> int | None:
