@@ -1,6 +1,8 @@
 """Parquet files of a folder by split, and their rows."""
 
+import re
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from finetune.data.archives import split_of
 from finetune.errors import UserError, format_error
 from finetune.resources.addresses import public_address
 from finetune.resources.storage import is_plain
+
+_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 def find_parquet(root: Path) -> dict[str, list[Path]]:
@@ -23,12 +27,20 @@ def load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) -
     """The rows of Parquet files by split, as `datasets` reads them; raises UserError for a file that is not Parquet."""
     import datasets
 
+    # `datasets` refuses other names of splits, and `all` is its name of their union.
+    fit = all(_NAME.fullmatch(split) and split != "all" for split in files)
+    names = {split: split if fit else f"split_{number}" for number, split in enumerate(files)}
     try:
         # Unless streamed it is copied to a memory-mapped file in the cache of `datasets`, since Parquet has no random
         # access to rows.
-        names = {split: [str(file) for file in places] for split, places in files.items()}
-        loaded = datasets.load_dataset("parquet", data_files=names, streaming=streaming)
+        places = {names[split]: [_as_pattern(file) for file in found] for split, found in files.items()}
+        loaded = datasets.load_dataset("parquet", data_files=places, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = public_address(format_error(error))
         raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {reason}") from error
-    return dict(loaded)
+    return {split: loaded[name] for split, name in names.items()}
+
+
+def _as_pattern(file: Path) -> str:
+    """A file as a pattern of `datasets` that matches it alone; at a web server there are no patterns."""
+    return str(file) if str(file).startswith(("http://", "https://")) else escape(str(file))
