@@ -69,6 +69,10 @@ def read_layout(root: Path) -> Layout | None:
     return None
 
 
+# The end of a segment that goes on to the recording's, as Kaldi's extract-segments reads it.
+_TO_THE_END = re.compile(r"-1(\.0*)?")
+
+
 def read_kaldi(root: Path) -> Splits | None:
     """Kaldi: `wav.scp`, `text`, optional `segments` and `utt2spk`, in the folder or in a folder for each split."""
     if (root / "wav.scp").is_file():
@@ -105,7 +109,8 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
             recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment without a known recording or without times is an unusable row, and is listed as such.
             file = recordings.get(recording)
-            row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
+            row |= {"audio": str(folder / file) if file else None, "start": start}
+            row["end"] = "" if _TO_THE_END.fullmatch(end) else end
             if channel and not channel.startswith("-"):  # -1 is all channels.
                 row[CHANNEL] = channel
         yield row

@@ -52,6 +52,15 @@ def test_kaldi_segments(tmp_path: Path) -> None:
     assert read_seconds(table.recording(0)) == 0.75
 
 
+def test_a_kaldi_segment_to_minus_one_goes_on_to_the_end(tmp_path: Path) -> None:
+    make_kaldi(tmp_path)
+    write(tmp_path / "segments", "u1 r1 0.5 -1\nu2 r1 1 -1.00 0\nu3 r1 1 -2\n")
+    table = table_of(tmp_path)
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [2.5, 2.0]
+    with pytest.raises(AudioError, match="impossible segment: from 1 to -2 s"):
+        read_seconds(table.recording(2))
+
+
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_a_duplicate_kaldi_id_is_reported(tmp_path: Path, with_segments: bool) -> None:
     for name in ("a", "b"):
