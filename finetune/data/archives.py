@@ -12,7 +12,7 @@ from finetune.data.manifests import PROBLEM, Row
 from finetune.data.rows import ArchivePiece
 from finetune.errors import UserError
 from finetune.resources.limits import MAX_LINE
-from finetune.resources.storage import is_plain, open_file
+from finetune.resources.storage import is_plain, list_visible, open_file
 from finetune.text.lines import decode_text
 
 # The largest extended header of a member (such as a long name), which tarfile reads at once.
@@ -21,7 +21,7 @@ _MAX_HEADER_BYTES = 2**20
 
 def find_archives(root: Path) -> list[Path]:
     """A folder's tars, in the folder or one level below."""
-    return list(filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]))
+    return list(filter(is_plain, [*list_visible(root, "*.tar"), *list_visible(root, "*/*.tar")]))
 
 
 def read_archives(root: Path, files: Iterable[Path]) -> Splits:

@@ -13,7 +13,7 @@ from finetune.data.manifests import CLEAN
 from finetune.data.parquet_files import find_parquet, load_parquet
 from finetune.data.rows import build_dataset
 from finetune.errors import UserError
-from finetune.resources.storage import is_url
+from finetune.resources.storage import is_url, list_visible
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3
@@ -54,12 +54,12 @@ def read_clean(place: Path, columns: Columns) -> dict[str, Any]:
     folder, start = (place, "") if place.is_dir() else (place.parent, f"{place.name}.")
     if start and is_url(str(place)):  # A web server has no list of files.
         return {}
-    files = sorted(folder.glob(f"{escape(start)}*{CLEAN}.csv"))
+    files = list_visible(folder, f"{escape(start)}*{CLEAN}.csv")
     return {file.stem.removeprefix(start): build_dataset(read_table(file, columns)) for file in files}
 
 
 def _find_corpora_below(root: Path) -> list[Path]:
-    folders = [below for below in sorted(root.iterdir()) if below.is_dir()]
+    folders = [below for below in list_visible(root) if below.is_dir()]
     return [below for below in folders if find_split_tables(below) or read_layout(below)]
 
 

@@ -11,7 +11,7 @@ from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
 from finetune.errors import UserError, describe_fault
-from finetune.resources.storage import is_url
+from finetune.resources.storage import is_url, list_visible
 from finetune.text.lines import read_text
 
 # Folders beside a table in which audio is searched if its cells contain only file names.
@@ -183,7 +183,7 @@ def find_split_tables(root: Path) -> list[Path]:
     here = _find_tables(root)
     named = [file for file in here if is_split(file.stem)]
     whole = [file for file in here if _is_whole(file, root)]
-    below = [file for file in sorted(root.glob("*/metadata.*")) if file.suffix in TABLE_SUFFIXES]
+    below = [file for file in list_visible(root, "*/metadata.*") if file.suffix in TABLE_SUFFIXES]
     if not named and not any(is_split(file.parent.name) for file in below) and len(below) < 2 and not whole:
         below = []
     if len(whole) + len(named) + len(below) > 1:
@@ -194,7 +194,7 @@ def find_split_tables(root: Path) -> list[Path]:
 
 def find_unread_tables(root: Path) -> list[Path]:
     """The tables of a folder whose names say of no split that it is theirs: extra.csv, and train/train.csv."""
-    below = (file for file in sorted(root.glob("*/*")) if file.suffix in TABLE_SUFFIXES and is_split(file.stem))
+    below = (file for file in list_visible(root, "*/*") if file.suffix in TABLE_SUFFIXES and is_split(file.stem))
     others = [*_find_tables(root), *(file for file in below if file.is_file())]
     read = {*find_split_tables(root)}
     return [file for file in others if file not in read and not file.stem.endswith(CLEAN) and not _is_description(file)]
@@ -205,7 +205,7 @@ def _is_whole(file: Path, root: Path) -> bool:
 
 
 def _find_tables(root: Path) -> list[Path]:
-    return sorted(file for file in root.glob("*") if file.suffix in TABLE_SUFFIXES and file.is_file())
+    return [file for file in list_visible(root) if file.suffix in TABLE_SUFFIXES and file.is_file()]
 
 
 def _is_description(file: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
+from finetune.resources.storage import list_visible
 from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
@@ -77,7 +78,7 @@ def read_kaldi(root: Path) -> Splits | None:
     """Kaldi: `wav.scp`, `text`, optional `segments` and `utt2spk`, in the folder or in a folder for each split."""
     if (root / "wav.scp").is_file():
         return {"train": list(_kaldi_rows(root))}
-    folders = {file.parent.name: file.parent for file in sorted(root.glob("*/wav.scp"))}
+    folders = {file.parent.name: file.parent for file in list_visible(root, "*/wav.scp")}
     return {split: list(_kaldi_rows(folders[name])) for name, split in name_splits(folders).items()} or None
 
 
@@ -154,7 +155,7 @@ def _find_repeated(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def read_librispeech(root: Path) -> Splits | None:
     """LibriSpeech: SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with FLAC files; all train-* are `train`."""
-    subsets = {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
+    subsets = {folder.name: folder for folder in list_visible(root) if folder.is_dir()}
     if not any(_transcripts(folder) for folder in subsets.values()):
         # The folder may also be a subset, or contain the folder that the archives are unpacked to.
         if rows := _subset_rows(root):
@@ -180,7 +181,7 @@ def _subset_rows(folder: Path) -> list[Row]:
 
 
 def _transcripts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/*/*.trans.txt"))
+    return list_visible(folder, "*/*/*.trans.txt")
 
 
 def _chapter_rows(file: Path) -> Iterator[Row]:

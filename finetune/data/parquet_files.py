@@ -9,14 +9,14 @@ from typing import Any
 from finetune.data.archives import split_of
 from finetune.errors import UserError, format_error
 from finetune.resources.addresses import public_address
-from finetune.resources.storage import is_plain
+from finetune.resources.storage import is_plain, list_visible
 
 _NAME = re.compile(r"\w+(\.\w+)*")
 
 
 def find_parquet(root: Path) -> dict[str, list[Path]]:
     """A folder's Parquet files by split, in the folder or one level below (`data`, splits)."""
-    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, sorted(root.glob(pattern)))]
+    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, list_visible(root, pattern))]
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(split_of(file, root), []).append(file)

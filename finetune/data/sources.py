@@ -22,7 +22,7 @@ from finetune.errors import UserError, format_error
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_UTTERANCE_SECONDS
 from finetune.resources.repositories import is_hub_name
-from finetune.resources.storage import StorageError, find_place, reporting
+from finetune.resources.storage import StorageError, find_place, list_visible, reporting
 
 # Levels of folders that are searched for a corpus: Common Voice's archives unpack to two.
 _DEEPEST = 2
@@ -293,7 +293,7 @@ def _load_folder(root: Path, source: Source) -> dict[str, Any]:
         if found:
             folder, splits = next(iter(found.items()))
             return splits | read_clean(folder, columns) | (read_clean(root, columns) if folder != root else {})
-        folders = [below for folder in folders for below in sorted(folder.iterdir()) if below.is_dir()]
+        folders = [below for folder in folders for below in list_visible(folder) if below.is_dir()]
     if not source.transcribed and (recordings := read_recordings(root)):
         return {split: build_dataset(rows) for split, rows in recordings.items()}
     if clean := read_clean(root, columns):

@@ -153,6 +153,20 @@ def test_files_that_are_not_read_are_named(
     assert [f"not read in {tmp_path}: {unread}" in message for message in noted] == ([True] if unread else [])
 
 
+def test_hidden_files_and_folders_are_no_splits_and_no_other_corpora(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = [".trash/metadata.csv", "._metadata.csv", "._x.tar", ".cache/x.parquet", "x/.y/train.csv", ".z/train.csv"]
+    make(tmp_path / ".here", {name: "\0" if name.startswith("._") else ROWS for name in hidden})
+    for corpus in ({"metadata.csv": ROWS}, {"a/wav.scp": "a a.wav\n", ".b/wav.scp": "a a.wav\n", "a/text": "a one\n"}):
+        make(tmp_path / ".here", corpus)
+        assert list(read(tmp_path / ".here").values()) == [[(f"{'a/' * ('a/text' in corpus)}a.wav", "one")]]
+        (tmp_path / ".here" / next(iter(corpus))).unlink()
+    make(tmp_path / ".here", {"own/train.csv": ROWS, ".own/train.csv": ROWS, "own/._train.clean.csv": "\0"})
+    assert read(tmp_path / ".here") == {"train": [("own/a.wav", "one")]}
+    assert not caplog.records
+
+
 def test_other_names_in_a_split_column_are_splits_too(tmp_path: Path) -> None:
     rows = "file_name,text,split\na.wav,one,TRAIN\nb.wav,two, test\nc.wav,three,unlabeled\n"
     make(tmp_path, {"metadata.csv": rows})
