@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.audio.waveforms import CONTAINERS, SUFFIXES
+from finetune.data.file_names import find_file, spell, use_slashes
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
@@ -35,9 +36,12 @@ class AudioFiles:
 
     def find(self, name: str) -> list[str]:
         """The paths of all files that a cell can refer to; an exact path is the only one."""
-        exact = str(self.table.parent / name)
         if not self.folders or name.startswith("/"):
-            return [exact]
+            return [find_file(self.table.parent, name)]
+        return next(filter(None, map(self._find, spell(name))), [])
+
+    def _find(self, name: str) -> list[str]:
+        exact = str(self.table.parent / name)
         below, _, last = name.rpartition("/")
         folders = [f"{folder}/{below}".rstrip("/") for folder in self.folders]
         if last in self._list(folders[0]).names:
@@ -138,7 +142,7 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     found = files.find(str(place))
     if len(found) > 1:
         row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
-    row[column] = found[0] if found else str(files.table.parent / str(place))
+    row[column] = found[0] if found else str(files.table.parent / use_slashes(str(place)))
 
 
 def _place_in_time(row: Row) -> None:

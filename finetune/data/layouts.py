@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune.data.file_names import find_file, use_slashes
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
 from finetune.resources.storage import list_visible
@@ -105,12 +106,12 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
             row[PROBLEM] = f"duplicate id: {utterance}"
         seen.add(utterance)
         if segment_lines is None:
-            row["audio"] = str(folder / place)
+            row["audio"] = find_file(folder, place)
         else:
             recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment without a known recording or without times is an unusable row, and is listed as such.
             file = recordings.get(recording)
-            row |= {"audio": str(folder / file) if file else None, "start": start}
+            row |= {"audio": find_file(folder, file) if file else None, "start": start}
             row["end"] = "" if _TO_THE_END.fullmatch(end) else end
             if channel and not channel.startswith("-"):  # -1 is all channels.
                 row[CHANNEL] = channel
@@ -207,7 +208,7 @@ def _is_ljspeech(root: Path, rows: Sequence[Sequence[str]]) -> bool:
     first = rows[0]
     if len(first) not in (2, 3) or is_header(first):
         return False
-    if "/" in first[0] and not _wav(root, first[0]).is_file():  # The path of a file, not an id.
+    if "/" in use_slashes(first[0]) and not Path(_wav(root, first[0])).is_file():  # The path of a file, not an id.
         return False
     pairs = [cells[1:] for cells in rows if len(cells) == 3]
     return len(first) == 2 or 2 * sum(_are_similar(*pair) for pair in pairs) >= len(pairs)
@@ -221,13 +222,13 @@ def _are_similar(text: str, normalised: str) -> bool:
     return difflib.SequenceMatcher(None, text, normalised, autojunk=False).ratio() >= 0.6
 
 
-def _wav(root: Path, name: str) -> Path:
-    return root / "wavs" / f"{name.removesuffix('.wav')}.wav"
+def _wav(root: Path, name: str) -> str:
+    return find_file(root / "wavs", f"{name.removesuffix('.wav')}.wav")
 
 
 def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     name, *texts = line.split("|")
-    row: Row = {"id": name, "audio": str(_wav(root, name))}
+    row: Row = {"id": name, "audio": _wav(root, name)}
     if len(texts) not in (1, 2):
         return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
     return row | {"text": texts[-1]}
@@ -249,7 +250,7 @@ def read_common_voice(root: Path) -> Splits | None:
 
 def _clip_row(clips: Path, row: Row) -> Row:
     clip = row.pop("path", None)
-    audio = str(clips / (clip if Path(clip).suffix else f"{clip}.mp3")) if clip else None
+    audio = find_file(clips, clip if Path(clip).suffix else f"{clip}.mp3") if clip else None
     return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
