@@ -13,6 +13,7 @@ import torch
 from finetune.audio.resampling import resample
 from finetune.audio.waveforms import SUFFIXES, AudioError, Recording, Waveform, read_seconds, read_waveform
 from finetune.errors import UserError
+from finetune.resources.storage import list_visible
 
 Range = tuple[float, float]
 
@@ -122,7 +123,7 @@ def list_recordings(folder: str, key: str, max_seconds: float = math.inf) -> tup
     Raises UserError when there are none, and for a file that can't be read or is longer than `max_seconds`.
     """
     root = Path(folder)
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES) if root.is_dir() else []
+    files = [file for file in list_visible(root, "**/*") if file.suffix.lower() in SUFFIXES]
     if not files:
         raise UserError(f"{key}: {folder} holds no audio; expected a folder with {', '.join(sorted(SUFFIXES))} files.")
     for file in files:

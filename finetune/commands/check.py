@@ -69,11 +69,16 @@ def run(options: argparse.Namespace) -> None:
         rejected = [vars(rejection) for rejection in preparation.rejected]
         write_json(Path(options.json), {**report.to_json(), "rejected": rejected})
     if options.fix:
-        from finetune.data.validation_report import write_clean_manifests
+        from finetune.data.clean_manifests import write_clean_manifests
 
-        for file, rows in write_clean_manifests(preparation.splits, report.findings):
-            role = file.name.split(".")[0]
-            print(f"{file}: {rows} utterances; use it with data.{role}_split={file.stem}")
+        written, num_embedded = write_clean_manifests(preparation.splits, report.findings)
+        for each in written:
+            key = f"data.{each.role}_split={each.split}"
+            if recipe.data.sources:
+                key = f"{each.role}_split: {each.split} beside root: {each.source.name} in data.sources"
+            print(f"{each.file}: {len(each.rows)} utterances; use it with {key}")
+        if num_embedded:
+            print(f"{num_embedded} utterances are in Parquet files, tars or at URLs, and in no clean manifest")
     if options.html:
         from finetune.data.html_report import write_html_report
 

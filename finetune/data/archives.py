@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -11,19 +12,24 @@ from finetune.data.manifests import PROBLEM, Row
 from finetune.data.rows import ArchivePiece
 from finetune.errors import UserError
 from finetune.resources.limits import MAX_LINE
-from finetune.resources.storage import is_plain, open_file
+from finetune.resources.storage import is_plain, list_visible, open_file
 from finetune.text.lines import decode_text
 
 # The largest extended header of a member (such as a long name), which tarfile reads at once.
 _MAX_HEADER_BYTES = 2**20
 
 
-def read_archives(root: Path) -> Splits | None:
-    """The rows of a folder's tars by split, or None if there are no tars; raises UserError for an unreadable tar."""
+def find_archives(root: Path) -> list[Path]:
+    """A folder's tars, in the folder or one level below."""
+    return list(filter(is_plain, [*list_visible(root, "*.tar"), *list_visible(root, "*/*.tar")]))
+
+
+def read_archives(root: Path, files: Iterable[Path]) -> Splits:
+    """The rows of a folder's tars by split; raises UserError for an unreadable tar."""
     splits: Splits = {}
-    for file in filter(is_plain, [*sorted(root.glob("*.tar")), *sorted(root.glob("*/*.tar"))]):
+    for file in files:
         splits.setdefault(split_of(file, root), []).extend(read_archive(file))
-    return splits or None
+    return splits
 
 
 def split_of(file: Path, root: Path) -> str:

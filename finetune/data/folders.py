@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.audio.waveforms import CONTAINERS, SUFFIXES
+from finetune.data.file_names import find_file, spell, use_slashes
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
-from finetune.data.manifests import AUDIO_COLUMNS, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
+from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
 from finetune.errors import UserError, describe_fault
-from finetune.resources.storage import is_url
+from finetune.resources.storage import is_url, list_visible
 from finetune.text.lines import read_text
 
 # Folders beside a table in which audio is searched if its cells contain only file names.
@@ -35,9 +36,12 @@ class AudioFiles:
 
     def find(self, name: str) -> list[str]:
         """The paths of all files that a cell can refer to; an exact path is the only one."""
-        exact = str(self.table.parent / name)
         if not self.folders or name.startswith("/"):
-            return [exact]
+            return [find_file(self.table.parent, name)]
+        return next(filter(None, map(self._find, spell(name))), [])
+
+    def _find(self, name: str) -> list[str]:
+        exact = str(self.table.parent / name)
         below, _, last = name.rpartition("/")
         folders = [f"{folder}/{below}".rstrip("/") for folder in self.folders]
         if last in self._list(folders[0]).names:
@@ -138,7 +142,7 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     found = files.find(str(place))
     if len(found) > 1:
         row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
-    row[column] = found[0] if found else str(files.table.parent / str(place))
+    row[column] = found[0] if found else str(files.table.parent / use_slashes(str(place)))
 
 
 def _place_in_time(row: Row) -> None:
@@ -156,25 +160,56 @@ def _place_in_time(row: Row) -> None:
 def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
     """A folder's tables: train.csv …, train/metadata.csv … or one metadata.csv for all splits; {} if there are none.
 
-    Raises UserError for a split with two tables.
+    Raises UserError for a split with two tables, and for a metadata.csv beside tables of splits.
     """
-    files = _find_tables(root)
-    named = [file for file in files if is_split(file.stem)]
-    below = [file for file in sorted(root.glob("*/metadata.*")) if file.suffix in TABLE_SUFFIXES]
-    whole = [file for file in files if file.stem == "metadata"]
-    if not named and not any(is_split(file.parent.name) for file in below):
-        if whole:
-            return read_whole(_require_one(whole), columns)
-        if len(below) < 2:  # The folder may be a corpus itself.
-            return {}
+    files = find_split_tables(root)
+    whole = [file for file in files if _is_whole(file, root)]
     tables: dict[str, list[Path]] = {}
-    for file in (*named, *below):
-        tables.setdefault(file.stem if file in named else file.parent.name, []).append(file)
-    return {split: read_table(_require_one(tables[name]), columns) for name, split in name_splits(tables).items()}
+    for file in files:
+        if file not in whole:
+            tables.setdefault(file.parent.name if file.stem == "metadata" else file.stem, []).append(file)
+    if not whole:
+        return {split: read_table(_require_one(tables[name]), columns) for name, split in name_splits(tables).items()}
+    table = _require_one(whole)
+    if tables:
+        raise UserError(
+            f"{table} would be ignored, because {next(iter(tables.values()))[0]} is the table of a split: expected "
+            f"one table, or one for each split; move one of them to another folder, or name it (data.root={table})."
+        )
+    return read_whole(table, columns)
+
+
+def find_split_tables(root: Path) -> list[Path]:
+    """A folder's tables: those with the name of a split, metadata.csv …, and those in folders, if they are splits.
+
+    A single table in a folder that is no split belongs to the folder, which may be a corpus itself.
+    """
+    here = _find_tables(root)
+    named = [file for file in here if is_split(file.stem)]
+    whole = [file for file in here if _is_whole(file, root)]
+    below = [file for file in list_visible(root, "*/metadata.*") if file.suffix in TABLE_SUFFIXES]
+    if not named and not any(is_split(file.parent.name) for file in below) and len(below) < 2 and not whole:
+        below = []
+    if len(whole) + len(named) + len(below) > 1:
+        whole = [file for file in whole if not _is_description(file)] or whole
+        below = [file for file in below if not _is_description(file)] or below
+    return [*named, *below, *whole]
+
+
+def find_unread_tables(root: Path) -> list[Path]:
+    """The tables of a folder whose names say of no split that it is theirs: extra.csv, and train/train.csv."""
+    below = (file for file in list_visible(root, "*/*") if file.suffix in TABLE_SUFFIXES and is_split(file.stem))
+    others = [*_find_tables(root), *(file for file in below if file.is_file())]
+    read = {*find_split_tables(root)}
+    return [file for file in others if file not in read and not file.stem.endswith(CLEAN) and not _is_description(file)]
+
+
+def _is_whole(file: Path, root: Path) -> bool:
+    return file.stem == "metadata" and file.parent == root
 
 
 def _find_tables(root: Path) -> list[Path]:
-    return sorted(file for file in root.glob("*") if file.suffix in TABLE_SUFFIXES and file.is_file())
+    return [file for file in list_visible(root) if file.suffix in TABLE_SUFFIXES and file.is_file()]
 
 
 def _is_description(file: Path) -> bool:

@@ -4,15 +4,22 @@ Each reader returns None for a folder with another layout. A row's `audio` is a 
 the utterance is a segment of a longer recording.
 """
 
+import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from finetune.data.file_names import find_file, use_slashes
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
+from finetune.resources.storage import list_visible
 from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
+
+# Rows of a table, and characters of their texts, that show whether its last column repeats the one before.
+_LOOKED_AT, _COMPARED = 100, 200
 
 # Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
 _NAMES = {
@@ -48,16 +55,31 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     return splits
 
 
-def read_layout(root: Path) -> Splits | None:
+class Layout(NamedTuple):
+    """A corpus in a known layout: the layout's name, the rows by split, and the tables among its files."""
+
+    name: str
+    splits: Splits
+    tables: frozenset[Path]
+
+
+def read_layout(root: Path) -> Layout | None:
     """The rows of a corpus in a known layout, or None; raises UserError for a damaged one."""
-    return next((splits for read in _READERS if (splits := read(root)) is not None), None)
+    for name, read, tables in _READERS:
+        if (splits := read(root)) is not None:
+            return Layout(name, splits, frozenset(root / table for table in tables))
+    return None
+
+
+# The end of a segment that goes on to the recording's, as Kaldi's extract-segments reads it.
+_TO_THE_END = re.compile(r"-1(\.0*)?")
 
 
 def read_kaldi(root: Path) -> Splits | None:
     """Kaldi: `wav.scp`, `text`, optional `segments` and `utt2spk`, in the folder or in a folder for each split."""
     if (root / "wav.scp").is_file():
         return {"train": list(_kaldi_rows(root))}
-    folders = {file.parent.name: file.parent for file in sorted(root.glob("*/wav.scp"))}
+    folders = {file.parent.name: file.parent for file in list_visible(root, "*/wav.scp")}
     return {split: list(_kaldi_rows(folders[name])) for name, split in name_splits(folders).items()} or None
 
 
@@ -84,12 +106,13 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
             row[PROBLEM] = f"duplicate id: {utterance}"
         seen.add(utterance)
         if segment_lines is None:
-            row["audio"] = str(folder / place)
+            row["audio"] = find_file(folder, place)
         else:
             recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment without a known recording or without times is an unusable row, and is listed as such.
             file = recordings.get(recording)
-            row |= {"audio": str(folder / file) if file else None, "start": start, "end": end}
+            row |= {"audio": find_file(folder, file) if file else None, "start": start}
+            row["end"] = "" if _TO_THE_END.fullmatch(end) else end
             if channel and not channel.startswith("-"):  # -1 is all channels.
                 row[CHANNEL] = channel
         yield row
@@ -133,7 +156,7 @@ def _find_repeated(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def read_librispeech(root: Path) -> Splits | None:
     """LibriSpeech: SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with FLAC files; all train-* are `train`."""
-    subsets = {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
+    subsets = {folder.name: folder for folder in list_visible(root) if folder.is_dir()}
     if not any(_transcripts(folder) for folder in subsets.values()):
         # The folder may also be a subset, or contain the folder that the archives are unpacked to.
         if rows := _subset_rows(root):
@@ -159,7 +182,7 @@ def _subset_rows(folder: Path) -> list[Row]:
 
 
 def _transcripts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/*/*.trans.txt"))
+    return list_visible(folder, "*/*/*.trans.txt")
 
 
 def _chapter_rows(file: Path) -> Iterator[Row]:
@@ -175,25 +198,50 @@ def read_ljspeech(root: Path) -> Splits | None:
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
     lines = split_lines(read_text(file, of_rows=True))
-    if not lines or lines[0].count("|") not in (1, 2) or is_header(lines[0].split("|")):
+    if not lines or not _is_ljspeech(root, [line.split("|") for line in lines[:_LOOKED_AT]]):
         return None
     return {"train": [_ljspeech_row(root, number, line) for number, line in enumerate(lines, 1) if line.strip(" ")]}
 
 
+def _is_ljspeech(root: Path, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first rows have the cells of LJSpeech; others, such as FILE|TEXT|SPEAKER, are a table's."""
+    first = rows[0]
+    if len(first) not in (2, 3) or is_header(first):
+        return False
+    if "/" in use_slashes(first[0]) and not Path(_wav(root, first[0])).is_file():  # The path of a file, not an id.
+        return False
+    pairs = [cells[1:] for cells in rows if len(cells) == 3]
+    return len(first) == 2 or 2 * sum(_are_similar(*pair) for pair in pairs) >= len(pairs)
+
+
+def _are_similar(text: str, normalised: str) -> bool:
+    """Whether a text may be another with numbers and abbreviations in words: it has a word or most letters of it."""
+    text, normalised = text.casefold()[:_COMPARED], normalised.casefold()[:_COMPARED]
+    if set(text.split()) & set(normalised.split()):
+        return True
+    return difflib.SequenceMatcher(None, text, normalised, autojunk=False).ratio() >= 0.6
+
+
+def _wav(root: Path, name: str) -> str:
+    return find_file(root / "wavs", f"{name.removesuffix('.wav')}.wav")
+
+
 def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     name, *texts = line.split("|")
-    row: Row = {"id": name, "audio": str(root / "wavs" / f"{name.removesuffix('.wav')}.wav")}
+    row: Row = {"id": name, "audio": _wav(root, name)}
     if len(texts) not in (1, 2):
         return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
     return row | {"text": texts[-1]}
+
+
+_COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")
 
 
 def read_common_voice(root: Path) -> Splits | None:
     """A Common Voice release: train.tsv, dev.tsv and test.tsv (path, sentence, client_id and more), and clips/."""
     if not (root / "clips").is_dir():
         return None
-    names = ("train", "dev", "test", "validated", "other", "invalidated")
-    files = {split_name(name): root / f"{name}.tsv" for name in names if (root / f"{name}.tsv").is_file()}
+    files = {split_name(name): root / f"{name}.tsv" for name in _COMMON_VOICE if (root / f"{name}.tsv").is_file()}
     splits = {split: read_manifest(file) for split, file in files.items()}
     if any({"path", "sentence"} - row.keys() for rows in splits.values() for row in rows if PROBLEM not in row):
         return None
@@ -202,8 +250,13 @@ def read_common_voice(root: Path) -> Splits | None:
 
 def _clip_row(clips: Path, row: Row) -> Row:
     clip = row.pop("path", None)
-    audio = str(clips / (clip if Path(clip).suffix else f"{clip}.mp3")) if clip else None
+    audio = find_file(clips, clip if Path(clip).suffix else f"{clip}.mp3") if clip else None
     return row | {"audio": audio, "text": row.pop("sentence", None), "speaker": row.pop("client_id", None)}
 
 
-_READERS: tuple[Callable[[Path], Splits | None], ...] = (read_kaldi, read_ljspeech, read_common_voice, read_librispeech)
+_READERS: tuple[tuple[str, Callable[[Path], Splits | None], Sequence[str]], ...] = (
+    ("Kaldi", read_kaldi, ()),
+    ("LJSpeech", read_ljspeech, ("metadata.csv",)),
+    ("Common Voice", read_common_voice, [f"{name}.tsv" for name in _COMMON_VOICE]),
+    ("LibriSpeech", read_librispeech, ()),
+)

@@ -4,24 +4,25 @@ import bisect
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.audio.waveforms import AudioError, Recording
-from finetune.data.archives import read_archive, read_archives, split_of
-from finetune.data.folders import describe_missing, read_table, read_tables, read_whole
-from finetune.data.layouts import read_layout
-from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, CLEAN, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
+from finetune.data.archives import read_archive
+from finetune.data.corpus_folder import load_corpus, read_clean
+from finetune.data.folders import Columns, describe_missing, read_table, read_whole
+from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
 from finetune.data.own_files import lies_in, own_places, undecoded
+from finetune.data.parquet_files import find_parquet, load_parquet
 from finetune.data.rows import build_dataset
 from finetune.data.untranscribed import read_recordings
-from finetune.errors import UserError
+from finetune.errors import UserError, format_error
 from finetune.resources.addresses import public_address
 from finetune.resources.limits import MAX_UTTERANCE_SECONDS
 from finetune.resources.repositories import is_hub_name
-from finetune.resources.storage import StorageError, find_place, is_plain, reporting
+from finetune.resources.storage import StorageError, find_place, list_visible, reporting
 
 # Levels of folders that are searched for a corpus: Common Voice's archives unpack to two.
 _DEEPEST = 2
@@ -96,6 +97,10 @@ class Table:
         cells, prefix = self.rows[self.speaker][:], self.source.speaker_prefix
         return [None if cell is None or not str(cell).strip() else f"{prefix}{cell}" for cell in cells]
 
+    def table_of(self, row: int) -> "Table":
+        """The table of a row: this one."""
+        return self
+
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
         return self.source, row if self.places is None else self.places[row]
@@ -146,6 +151,10 @@ class JoinedTables:
     def speakers(self) -> list[str | None]:
         """Each row's speaker."""
         return [speaker for table in self.tables for speaker in table.speakers()]
+
+    def table_of(self, row: int) -> Table:
+        """The table of a row."""
+        return self._find(row)[0]
 
     def origin(self, row: int) -> tuple[Source, int]:
         """The source of a row, and its number in the source's split."""
@@ -218,7 +227,7 @@ def load_splits(source: Source) -> dict[str, Any]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{source.name} is neither a folder or file here nor a data set that can be loaded from the hub: "
-            f"{_first_line(error)}"
+            f"{public_address(format_error(error))}"
         ) from error
     if not source.streaming:
         _require_commit(loaded, source)
@@ -281,38 +290,33 @@ def _build_table(source: Source, rows: Any, audio: str, text: str | None, speake
     return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
 
 
+def _columns(source: Source) -> Columns:
+    return source.audio_column, source.text_column
+
+
 def _load_folder(root: Path, source: Source) -> dict[str, Any]:
     if source.streaming:
-        return _load_parquet(_require_parquet(find_parquet(root), source), streaming=True)
-    folders = [root]
+        return load_parquet(_require_parquet(find_parquet(root), source), streaming=True)
+    folders, columns = [root], _columns(source)
     for _ in range(_DEEPEST + 1):
-        found = {folder: splits for folder in folders if (splits := _load_corpus(folder, source))}
+        found = {folder: splits for folder in folders if (splits := load_corpus(folder, columns))}
         if len(found) > 1:
             raise UserError(
                 f"{root} contains several corpora: {', '.join(map(str, found))}; name one of them, such as "
                 f"data.root={next(iter(found))}, or list them as data.sources."
             )
         if found:
-            return next(iter(found.values()))
-        folders = [below for folder in folders for below in sorted(folder.iterdir()) if below.is_dir()]
+            folder, splits = next(iter(found.items()))
+            return splits | read_clean(folder, columns) | (read_clean(root, columns) if folder != root else {})
+        folders = [below for folder in folders for below in list_visible(folder) if below.is_dir()]
     if not source.transcribed and (recordings := read_recordings(root)):
         return {split: build_dataset(rows) for split, rows in recordings.items()}
+    if clean := read_clean(root, columns):
+        return clean
     raise UserError(describe_missing(root))
 
 
-def _load_corpus(root: Path, source: Source) -> dict[str, Any]:
-    """The splits of a folder that is a corpus itself; {} if it is not."""
-    columns = (source.audio_column, source.text_column)
-    layout = read_layout(root) or read_archives(root)
-    parquet = find_parquet(root) if layout is None else None
-    if layout is None and parquet is None:
-        layout = read_tables(root, columns)
-    clean = {file.stem: read_table(file, columns) for file in sorted(root.glob(f"*{CLEAN}.csv"))}
-    splits = {split: build_dataset(rows) for split, rows in ((layout or {}) | clean).items()}
-    return (_load_parquet(parquet) if parquet else {}) | splits
-
-
-def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dict[str, list[Path]]:
+def _require_parquet(files: dict[str, list[Path]], source: Source) -> dict[str, list[Path]]:
     if files:
         return files
     raise UserError(
@@ -323,36 +327,14 @@ def _require_parquet(files: dict[str, list[Path]] | None, source: Source) -> dic
 
 def _load_file(file: Path, source: Source) -> dict[str, Any]:
     if source.streaming:
-        found = {"train": [file]} if file.suffix == ".parquet" else None
-        return _load_parquet(_require_parquet(found, source), streaming=True)
+        found = {"train": [file]} if file.suffix == ".parquet" else {}
+        return load_parquet(_require_parquet(found, source), streaming=True)
     if file.suffix == ".tar":
         return {"train": build_dataset(read_archive(file))}
     if file.suffix == ".parquet":
-        return _load_parquet({"train": [file]})
-    splits = read_whole(file, (source.audio_column, source.text_column))
-    return {split: build_dataset(rows) for split, rows in splits.items()}
-
-
-def find_parquet(root: Path) -> dict[str, list[Path]] | None:
-    """A folder's Parquet files by split, in the folder or one level below (`data`, splits); None if there are none."""
-    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in filter(is_plain, sorted(root.glob(pattern)))]
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        splits.setdefault(split_of(file, root), []).append(file)
-    return splits or None
-
-
-def _load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) -> dict[str, Any]:
-    import datasets
-
-    try:
-        # Unless streamed it is copied to a memory-mapped file in the cache of `datasets`, since Parquet has no random
-        # access to rows.
-        names = {split: [str(file) for file in places] for split, places in files.items()}
-        loaded = datasets.load_dataset("parquet", data_files=names, streaming=streaming)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {_first_line(error)}") from error
-    return dict(loaded)
+        return load_parquet({"train": [file]})
+    splits = read_whole(file, _columns(source))
+    return {split: build_dataset(rows) for split, rows in splits.items()} | read_clean(file, _columns(source))
 
 
 def _read_channel(cell: object) -> int | None:
@@ -384,7 +366,3 @@ def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: st
             f"name the right one with data.{role}_column=NAME, or --{role}-column NAME in `finetune evaluate`."
         )
     return column
-
-
-def _first_line(error: Exception) -> str:
-    return public_address((str(error).strip().splitlines() or [type(error).__name__])[0])

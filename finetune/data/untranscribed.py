@@ -4,7 +4,7 @@ from pathlib import Path
 
 from finetune.audio.waveforms import CONTAINERS, SUFFIXES
 from finetune.data.layouts import Splits, is_split, name_splits
-from finetune.resources.storage import is_plain
+from finetune.resources.storage import is_plain, list_visible
 
 
 def read_recordings(root: Path) -> Splits:
@@ -13,7 +13,8 @@ def read_recordings(root: Path) -> Splits:
     Where folders right below it have usual names of splits (train, dev, test …), the files of each are a split, and
     other files belong to the training split.
     """
-    files = sorted(file for file in filter(is_plain, root.rglob("*")) if file.suffix.lower() in SUFFIXES | CONTAINERS)
+    found = filter(is_plain, list_visible(root, "**/*"))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES | CONTAINERS]
     folders = {file.relative_to(root).parts[0] for file in files if len(file.relative_to(root).parts) > 1}
     names = name_splits(folder for folder in folders if is_split(folder))
     splits: Splits = {}

@@ -1,12 +1,9 @@
 """Data validation: counts and distributions of a corpus, outliers, duplicates, and leaks between splits."""
 
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +12,6 @@ from tqdm.auto import tqdm
 from finetune.audio.preprocessing import Transform as AudioTransform
 from finetune.audio.waveforms import AudioError, Recording, Waveform, fault_as_reason
 from finetune.data.corpus import Split, Utterance, decode_sound, preprocess_sound
-from finetune.data.manifests import CHANNEL, CLEAN, format_csv
-from finetune.errors import UserError
-from finetune.files import write_text
 from finetune.resources.machine import count_threads
 from finetune.text.numbers import count_number_words
 from finetune.text.tags import find_parentheses, find_tags
@@ -355,37 +349,6 @@ def judge(waveform: Waveform) -> str | None:
 
 def _finding(kind: str, role: str, sentence: str, utterances: Sequence[Utterance], unusable: bool = False) -> Finding:
     return Finding(kind, role, sentence, tuple((u.row, u.name) for u in utterances), unusable)
-
-
-def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Finding]) -> list[tuple[Path, int]]:
-    """Write ROLE.clean.csv into each local source's folder: its usable rows with their unnormalised transcripts.
-
-    Returns each file and its number of rows. Raises UserError if one of the files exists; nothing else is changed.
-    """
-    unusable = {(finding.split, row) for finding in findings if finding.unusable for row, _ in finding.utterances}
-    manifests: dict[Path, list[list[object]]] = {}
-    for role, split in splits.items():
-        for utterance in split.utterances:
-            root = Path(utterance.source)
-            if (role, utterance.row) in unusable or utterance.audio_key is None or not root.exists():
-                continue
-            folder = root if root.is_dir() else root.parent
-            path, start, end, channel = utterance.audio_key
-            name = os.path.relpath(path, folder)
-            segment = [start, "" if end is None else end] if start or end is not None else ["", ""]
-            rows = manifests.setdefault(folder / f"{role}{CLEAN}.csv", [])
-            speaker = (utterance.speaker or "").removeprefix(split.table.origin(utterance.row)[0].speaker_prefix)
-            cells = [speaker, *segment, "" if channel is None else channel]
-            # A table has one row per line, so a line end in a text (possible in JSON) becomes a space.
-            rows.append([name, re.sub(r"[\r\n]+", " ", utterance.raw_transcript), *cells])
-    if not manifests:
-        raise UserError("There is no local corpus, so there is no folder for a clean manifest.")
-    for file in manifests:
-        if file.exists():
-            raise UserError(f"{file} exists already: remove it, or rename it.")
-    for file, rows in manifests.items():
-        write_text(file, format_csv([["file_name", "text", "speaker", "start", "end", CHANNEL], *rows]))
-    return [(file, len(rows)) for file, rows in manifests.items()]
 
 
 def _quantiles(values: Iterable[float]) -> tuple[float, ...]:

@@ -41,6 +41,19 @@ def is_plain(place: str | Path) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
+def is_visible(file: Path, root: Path) -> bool:
+    """Whether neither a file nor a folder of it below a root begins with a dot.
+
+    Such are not a person's: `._a.wav` (macOS), `.ipynb_checkpoints`, `.DS_Store`, `.cache`.
+    """
+    return not any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def list_visible(root: Path, pattern: str = "*") -> list[Path]:
+    """The files and folders below a root that match a pattern, sorted, without hidden ones."""
+    return sorted(file for file in root.glob(pattern) if is_visible(file, root))
+
+
 def find_place(place: str) -> Path:
     """A path, or for a URL a path of universal_pathlib; raises UserError if a package for the protocol is missing."""
     if not is_url(place):

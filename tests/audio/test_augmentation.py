@@ -208,6 +208,7 @@ def noise_folder(tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "a.wav", np.full(800, 0.25), 8000)  # 0.1 s, looped
     soundfile.write(tmp_path / "deep" / "b.flac", np.full(16000, -0.25), 16000)
     (tmp_path / "notes.txt").write_text("no audio")
+    (tmp_path / "._a.wav").write_text("what macOS writes beside a file")
     return tmp_path
 
 

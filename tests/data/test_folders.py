@@ -103,6 +103,70 @@ def test_two_tables_of_one_split_are_refused(tmp_path: Path, names: tuple[str, s
         read(tmp_path)
 
 
+ROWS = "file_name,text\na.wav,one\n"
+
+
+@pytest.mark.parametrize("other", ["train.csv", "train/metadata.csv", "clips/metadata.csv"])
+def test_a_table_for_all_splits_beside_a_table_of_one_is_refused(tmp_path: Path, other: str) -> None:
+    make(tmp_path, {"metadata.csv": ROWS, other: ROWS, "test/metadata.json": '{"licence": "CC0"}'})
+    with pytest.raises(UserError, match=rf"metadata\.csv would be ignored, because .*{other} .*data\.root=.*metadata"):
+        read(tmp_path)
+    assert read(tmp_path / "metadata.csv") == {"train": [("a.wav", "one")]}
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["train.csv", "old.tar"], r"tables \(train\.csv\) and tars \(old\.tar\): .*data\.root=.*train\.csv"),
+        (["metadata.csv", "x/old.parquet"], r"tables \(metadata\.csv\) and Parquet files \(x/old\.parquet\)"),
+        (["a.tar", "b.tar", "c.tar", "d.tar", "e.parquet"], r"tars \(a\.tar, b\.tar, c\.tar and 1 more\) and Parquet"),
+        (["speech.tar", "speech/metadata.csv"], r"corpora in folders \(speech\) and tars .*data\.root=.*/speech\."),
+        (["wav.scp", "text", "train.csv"], r"layout of Kaldi and has tables \(train\.csv\): .*data\.root=.*train\.csv"),
+        (["clips/", "train.tsv", "dev.csv"], r"layout of Common Voice and has tables \(dev\.csv\)"),
+    ],
+)
+def test_transcripts_of_two_kinds_in_one_folder_are_refused(tmp_path: Path, files: list[str], sentence: str) -> None:
+    (tmp_path / "clips").mkdir()
+    make(tmp_path, {file: ROWS for file in files if file[-1] != "/"})
+    if "wav.scp" in files:
+        make(tmp_path, {"wav.scp": "a a.wav\n", "text": "a one\n"})
+    if "train.tsv" in files:
+        make(tmp_path, {"train.tsv": "path\tsentence\na.wav\tone\n"})
+    with pytest.raises(UserError, match=sentence):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "unread"),
+    [
+        ({"train.csv": ROWS, "extra.csv": ROWS, "about.json": "{}", "train.clean.csv": ROWS}, "extra.csv"),
+        ({"train/metadata.csv": ROWS, "test/test.csv": ROWS}, "test/test.csv"),
+        ({"wav.scp": "a a.wav\n", "text": "a one\n", "old.tar": "", "x/y.parquet": ""}, "old.tar, x/y.parquet"),
+        ({"metadata.csv": ROWS, "about.json": "{}"}, None),
+    ],
+)
+def test_files_that_are_not_read_are_named(
+    tmp_path: Path, files: dict[str, str], unread: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "train" in read(make(tmp_path, files))
+    noted = [record.getMessage() for record in caplog.records]
+    assert [f"not read in {tmp_path}: {unread}" in message for message in noted] == ([True] if unread else [])
+
+
+def test_hidden_files_and_folders_are_no_splits_and_no_other_corpora(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = [".trash/metadata.csv", "._metadata.csv", "._x.tar", ".cache/x.parquet", "x/.y/train.csv", ".z/train.csv"]
+    make(tmp_path / ".here", {name: "\0" if name.startswith("._") else ROWS for name in hidden})
+    for corpus in ({"metadata.csv": ROWS}, {"a/wav.scp": "a a.wav\n", ".b/wav.scp": "a a.wav\n", "a/text": "a one\n"}):
+        make(tmp_path / ".here", corpus)
+        assert list(read(tmp_path / ".here").values()) == [[(f"{'a/' * ('a/text' in corpus)}a.wav", "one")]]
+        (tmp_path / ".here" / next(iter(corpus))).unlink()
+    make(tmp_path / ".here", {"own/train.csv": ROWS, ".own/train.csv": ROWS, "own/._train.clean.csv": "\0"})
+    assert read(tmp_path / ".here") == {"train": [("own/a.wav", "one")]}
+    assert not caplog.records
+
+
 def test_other_names_in_a_split_column_are_splits_too(tmp_path: Path) -> None:
     rows = "file_name,text,split\na.wav,one,TRAIN\nb.wav,two, test\nc.wav,three,unlabeled\n"
     make(tmp_path, {"metadata.csv": rows})

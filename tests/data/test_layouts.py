@@ -52,6 +52,15 @@ def test_kaldi_segments(tmp_path: Path) -> None:
     assert read_seconds(table.recording(0)) == 0.75
 
 
+def test_a_kaldi_segment_to_minus_one_goes_on_to_the_end(tmp_path: Path) -> None:
+    make_kaldi(tmp_path)
+    write(tmp_path / "segments", "u1 r1 0.5 -1\nu2 r1 1 -1.00 0\nu3 r1 1 -2\n")
+    table = table_of(tmp_path)
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [2.5, 2.0]
+    with pytest.raises(AudioError, match="impossible segment: from 1 to -2 s"):
+        read_seconds(table.recording(2))
+
+
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_a_duplicate_kaldi_id_is_reported(tmp_path: Path, with_segments: bool) -> None:
     for name in ("a", "b"):
@@ -153,6 +162,44 @@ def test_a_metadata_file_with_a_wavs_folder_is_not_ljspeech(tmp_path: Path) -> N
     write_tone(tmp_path / "wavs" / "a.wav")
     write(tmp_path / "metadata.csv", "file_name,text\nwavs/a.wav,one\n")
     assert rows_of(table_of(tmp_path)) == [("a.wav", "one", None)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "columns"),
+    [
+        ("a.wav|one two|ann\nb.wav|three four|ben\n", {"text_column": "column2", "speaker_column": "column3"}),
+        ("wavs/a.wav|one two|1\nwavs/b.wav|three four|2\n", {"text_column": "column2", "speaker_column": "column3"}),
+        ("a|ann|one two\nb|ben|three four\n", {"text_column": "column3", "speaker_column": "column2"}),
+        ("name|words|who\na|one two|ann\nb|three four|ben\n", {"text_column": "words", "speaker_column": "who"}),
+    ],
+)
+def test_bars_and_a_wavs_folder_alone_do_not_make_speakers_transcripts(
+    tmp_path: Path, lines: str, columns: dict[str, str]
+) -> None:
+    for name in ("a", "b"):
+        write_tone(tmp_path / "wavs" / f"{name}.wav")
+    write(tmp_path / "metadata.csv", lines)
+    with pytest.raises(UserError, match=rf"no column text .* it has .*{columns['text_column']}.*data\.text_column"):
+        table_of(tmp_path)
+    table = table_of(tmp_path, **columns)
+    assert rows_of(table) == [("a.wav", "one two", "ann"), ("b.wav", "three four", "ben")] or "|1" in lines
+    assert table.texts() == ["one two", "three four"] and read_seconds(table.recording(1)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "line", ["a|我有3本书|我有三本书", "a|Dr. X|doctor x", "a.wav|12|twelve\nb|in 2 days|in two days"]
+)
+def test_normalised_texts_that_differ_are_ljspeech(tmp_path: Path, line: str) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    write(tmp_path / "metadata.csv", f"{line}\n")
+    assert table_of(tmp_path).texts() == [each.rpartition("|")[2] for each in line.split("\n")]
+
+
+def test_paths_of_files_and_texts_with_bars_are_a_table(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    write(tmp_path / "metadata.csv", "wavs/a.wav|one\n")
+    assert rows_of(table_of(tmp_path)) == [("a.wav", "one", None)]
+    assert read_seconds(table_of(tmp_path).recording(0)) == 1.0
 
 
 def test_common_voice(tmp_path: Path) -> None:

@@ -229,6 +229,33 @@ def test_parquet_with_audio_bytes(
     assert table.name(2) == ("2.wav" if audio == "struct" else "row 2")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("[de] a*b?", ["data/train-[0].parquet"]),
+        ("-x", ["-train.parquet", "dev/-0.parquet"]),
+        ("c", ["train/0.parquet", "train-clean-100/0.parquet", "-x y/0.parquet", "[z]/0.parquet", "all/0.parquet"]),
+    ],
+)
+def test_parquet_files_and_splits_can_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, names: list[str], streaming: bool
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in names:
+        file = tmp_path / folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"audio": [b"x"], "text": [name]}), file)
+    splits = load_splits(Source(str(tmp_path / folder), streaming=streaming))
+    assert sorted(row["text"] for rows in splits.values() for row in rows) == sorted(names)
+    if folder == "c":
+        found = {split: [row["text"] for row in rows] for split, rows in splits.items()}
+        assert found == {name.partition("/")[0]: [name] for name in names}
+
+
 def test_parquet_reads_no_file_outside_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
     import pyarrow.parquet

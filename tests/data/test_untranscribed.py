@@ -36,6 +36,12 @@ def test_a_folder_of_audio_is_one_split(tmp_path):
     assert names(tmp_path) == {"train": ["c.flac", "d.wav", "b.wav"]}
 
 
+def test_hidden_files_and_folders_are_no_utterances(tmp_path):
+    for name in ("a.wav", "._a.wav", ".ipynb_checkpoints/a.wav", "b/.trash/c.wav", "b/d.wav"):
+        write(tmp_path / ".corpora" / name)
+    assert names(tmp_path / ".corpora") == {"train": ["a.wav", "d.wav"]}
+
+
 def test_folders_with_usual_names_are_splits_and_others_are_not(tmp_path):
     for name in ("train/a.wav", "dev/b.wav", "speaker7/c.wav"):
         write(tmp_path / name)

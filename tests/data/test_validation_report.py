@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 from finetune.cli import main
+from finetune.data.clean_manifests import write_clean_manifests
 from finetune.data.corpus import AudioSpec, Split, prepare_split
 from finetune.data.html_report import Bar, build_histogram, write_html_report
 from finetune.data.sources import Source, load_splits, select_table
-from finetune.data.validation_report import ValidationReport, judge, validate_splits, write_clean_manifests
+from finetune.data.validation_report import ValidationReport, judge, validate_splits
 
 LIMITS = AudioSpec(16000, ((10, 5), (3, 2)))
 Row = tuple[str, float, str, str]
