@@ -183,9 +183,10 @@ class JoinedTables:
 def prefix_speakers(roots: Sequence[str]) -> list[str]:
     """A prefix of the speakers' names for the root of each source: the end of its path that no other root has.
 
-    Speakers of two roots are different even if their names are equal, and those of one root are the same in all its
-    splits. A single root has no prefix.
+    Speakers of two corpora are different even if their names are equal, and those of one are the same in all its splits.
+    Local tables in one folder are of one corpus. A single corpus has no prefix.
     """
+    roots = [str(place.parent) if (place := find_place(root)).is_file() else root for root in roots]
     parts = {root: Path(public_address(root)).parts for root in roots}
     if len(parts) == 1:
         return [""] * len(roots)

@@ -290,3 +290,12 @@ def test_a_file_with_only_the_suffix_of_parquet_is_refused(tmp_path: Path, monke
 )
 def test_each_root_has_a_prefix_of_its_own(roots: list[str], prefixes: list[str]) -> None:
     assert prefix_speakers(roots) == prefixes
+
+
+def test_tables_in_one_folder_have_the_same_speakers(tmp_path: Path) -> None:
+    for name in ("a/train.csv", "a/test.csv", "b/train.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("file_name,text\n", encoding="utf-8")
+    tables = [str(tmp_path / name) for name in ("a/train.csv", "a/test.csv", "b/train.csv", "a")]
+    assert prefix_speakers(tables) == ["a/", "a/", "b/", "a/"]
+    assert prefix_speakers(tables[:2]) == ["", ""]
