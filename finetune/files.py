@@ -145,6 +145,11 @@ def _aside(place: Path) -> Path:
     return place.with_name(f".{place.name}.old.partial")
 
 
+def name_folder(path: Path) -> str:
+    """The name of a folder, also where its path is `.` or ends in `..`."""
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
 def expand_home(place: str) -> Path:
     """A path, with the home that a `~` at its beginning stands for; raises UserError where there is no such home."""
     try:

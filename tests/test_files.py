@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import finetune
-from finetune.files import lock_folder, new_file, new_folder, restore_folder, write_json, write_text
+from finetune.files import lock_folder, name_folder, new_file, new_folder, restore_folder, write_json, write_text
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
@@ -85,6 +85,15 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
             raise OSError("full")
         assert [file.name for file in folder.iterdir()] == [name]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_has_a_name_however_its_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "latest").symlink_to("run")
+    monkeypatch.chdir(tmp_path / "run")
+    for path in (".", "./", "model/..", "../run/", "../run/.", str(tmp_path / "run" / "model" / "..")):
+        assert name_folder(Path(path)) == "run"
+    assert name_folder(Path("../latest")) == "latest"
 
 
 def test_no_other_module_renames() -> None:

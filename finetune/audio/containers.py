@@ -37,6 +37,9 @@ _COUNTED_BY_PACKETS = frozenset({"mp3", "flac"})
 _SAYS_NOTHING = frozenset({"aac", "ac3", "amr", "avi", "eac3", "flac", "mp3", "mpeg", "mpegts", "ogg", "wav"})
 # A header's length is rounded to packets and may include the encoder's padding.
 _ROUNDING_SECONDS = 0.25
+# In these the time of each block is that of its sound: where there is none, as for silence that was not sent (DTX),
+# blocks are missing. Their times are rounded to milliseconds, and recorders' clocks jitter.
+_TIMED, _LEAST_GAP_SECONDS = "matroska,webm", 0.1
 # MP3 frames use data of earlier frames (the bit reservoir), so decoding begins this much before a segment.
 _RUN_UP_SECONDS = 1.0
 _ENDLESS = 2**63 - 1
@@ -75,6 +78,7 @@ class ContainerSound:
                 _raise_reason(error)
             # Other containers round the length of each packet, most to milliseconds.
             exact = codec.startswith("pcm_") and stream.time_base == Fraction(1, stream.sample_rate)
+            exact &= self._format != "caf"  # There the last packet has the length of the others.
         self._counted = self._format in _COUNTED_BY_PACKETS or exact
         self.sampling_rate, self.channels = int(first.sample_rate), int(first.layout.nb_channels)
         self.said = None if seconds is None else round(seconds * self.sampling_rate)
@@ -120,6 +124,7 @@ class ContainerSound:
         run_up = first - round(_RUN_UP_SECONDS * self.sampling_rate)
         run_up = run_up if self._counted and run_up > self.sampling_rate else 0
         passed, decoded = 0, 0
+        timeline = _Timeline(self.sampling_rate) if self._format == _TIMED else None
         for packet, place, length in self._packets():
             if passed + length < run_up:
                 passed += length
@@ -136,6 +141,8 @@ class ContainerSound:
                     )
                 if frame.samples * self.channels > MAX_BLOCK_VALUES:
                     raise AudioError(f"damaged audio: a frame of {frame.samples} samples, which no encoder writes")
+                for silent in timeline.fill(frame) if timeline else ():
+                    yield np.zeros((silent, self.channels), np.float32)
                 yield to_samples(frame, self.channels)
             decoded = passed
 
@@ -202,6 +209,27 @@ class ContainerSound:
         if container.duration is None or len(container.streams) > 1:  # It is that of the longest track.
             return None
         return (container.duration - max(0, container.start_time or 0)) / 1e6  # The sound may begin late.
+
+
+class _Timeline:
+    """Finds the silence that is missing between frames, by their times from that of the first one on."""
+
+    def __init__(self, sampling_rate: int) -> None:
+        self._rate = sampling_rate
+        self._start: Fraction | None = None
+        self._passed = 0
+
+    def fill(self, frame: Any) -> Iterator[int]:
+        """The lengths of blocks of silence, in samples and each up to a second, before a frame."""
+        if frame.pts is not None:
+            place = frame.pts * frame.time_base
+            self._start = place if self._start is None else self._start
+            missing = round((place - self._start) * self._rate) - self._passed
+            if missing > _LEAST_GAP_SECONDS * self._rate:
+                self._passed += missing
+                for first in range(0, missing, self._rate):
+                    yield min(self._rate, missing - first)
+        self._passed += frame.samples
 
 
 class _Steady:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from finetune.audio.recordings import PAST_THE_END_SECONDS, AudioError
@@ -15,25 +16,35 @@ _TAGS = (b"ID3", b"TAG", b"APETAG")
 _BEGINNINGS = {b"RIFF": b"data", b"FORM": b"SSND"}
 _AU_UNKNOWN = 0xFFFFFFFF
 _OGG_PAGE_BYTES = 65307  # The largest.
+_OGG_HEAD_BYTES = 36  # Of a page that begins a stream, with the name of the codec.
 _FLAC_FRAME_BYTES = 32768  # More than encoders write; used where a file has no maximum.
 _ID3V1_BYTES = 128
 _SPHERE_HEAD_BYTES = 1024
 _BLOCK_BYTES = 2**20
+_FEW_BYTES = round(PAST_THE_END_SECONDS * 8000)  # Of any sound: one channel at 8 kHz is a lower bound.
+_MORE = "more sound than its header says: convert it with a program that reads all of it"
 
 
-def refuse_joined(file: BinaryIO) -> None:
-    """Raise AudioError for a WAV or AIFF that is followed by another one in the same file."""
+def refuse_unread(file: BinaryIO) -> None:
+    """Raise AudioError for a file of which FFmpeg would leave out sound without telling.
+
+    It is a WAV or AIFF that is followed by another one, or a CAF whose sound is longer or shorter than its header says.
+    """
     place = file.tell()
     file.seek(0)
-    if file.read(4) in _BEGINNINGS:
+    kind = file.read(4)
+    if kind in _BEGINNINGS:
         _is_stale(file)
+    elif kind == b"caff":
+        _refuse_cut_caf(file)
     file.seek(place)
 
 
-def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int) -> bool:
+def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int, here: bool = True) -> bool:
     """Whether a file that libsndfile opened has sound that it would not read, and FFmpeg does.
 
-    `kind` is soundfile's format, `samples` libsndfile's length at `rate` Hz. The file's position is restored. Raises
+    `kind` is soundfile's format, `samples` libsndfile's length at `rate` Hz. A file that is not `here` (local) is not
+    read from its beginning to its end. The file's position is restored. Raises
     AudioError where neither reads the sound: after some wrong headers, and where a second file follows the first.
     """
     place = file.tell()
@@ -42,10 +53,12 @@ def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int) -> bool:
             return _is_stale(file)
         if kind == "AU":
             return _refuse_stale_au(file, rate)
+        if kind == "CAF":
+            return _refuse_cut_caf(file)
         if kind == "NIST":
             return _refuse_cut_sphere(file, samples, rate)
         if kind == "OGG":
-            return _is_chained(file)
+            return _is_chained(file) or (here and _begins_again(file))
         return kind == "FLAC" and _ends_later(file, samples)
     finally:
         file.seek(place)
@@ -85,7 +98,7 @@ def _is_stale(file: BinaryIO) -> bool:
             if begin < size and _holds_chunks(file, begin + behind % 2 * (begin == behind), size, order):
                 return False
             if kind == b"FORM":
-                raise AudioError("more sound than its header says: convert it with a program that reads all of it")
+                raise AudioError(_MORE)
             return True
         place += 8 + length + length % 2
     return False
@@ -132,8 +145,41 @@ def _refuse_stale_au(file: BinaryIO, rate: int) -> bool:
     first, length = (int.from_bytes(head[at : at + 4], "big") for at in (0, 4))
     size = file.seek(0, io.SEEK_END)
     if length != _AU_UNKNOWN and size - first - length > PAST_THE_END_SECONDS * rate:  # A sample has at least one byte.
-        raise AudioError("more sound than its header says: convert it with a program that reads all of it")
+        raise AudioError(_MORE)
     return False
+
+
+def _refuse_cut_caf(file: BinaryIO) -> bool:
+    """Raise AudioError for a CAF with more or less sound than its header says; its chunks have no padding.
+
+    Where the length is unknown (-1, or 0 after an interruption) FFmpeg reads to the end of the file.
+    """
+    size = file.seek(0, io.SEEK_END)
+    end = None
+    for name, first, length in _list_caf_chunks(file, size):
+        if name == b"data" and length <= 0:
+            return False
+        if name == b"data" and first + length - size > _FEW_BYTES:
+            raise AudioError(f"truncated audio: {size - first} of {length} bytes of its sound are there")
+        end = first + length if end is not None or name == b"data" else None
+    if end is not None and size - end > _FEW_BYTES and _skip_zeros(file, end) < size:
+        raise AudioError(_MORE)
+    return False
+
+
+def _list_caf_chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """The name of each chunk of a CAF, the place of its content, and its length, up to what is no chunk."""
+    place = 8
+    for _ in range(MAX_CHUNKS):
+        file.seek(place)
+        head = file.read(12)
+        name, length = head[:4], int.from_bytes(head[4:], "big", signed=True)
+        if len(head) < 12 or not all(32 <= byte < 127 for byte in name):
+            return
+        if name != b"data" and not 0 <= length <= size - place - 12:
+            return
+        yield name, place + 12, length
+        place += 12 + max(length, 0)
 
 
 def _refuse_cut_sphere(file: BinaryIO, samples: int, rate: int) -> bool:
@@ -154,6 +200,21 @@ def _is_chained(file: BinaryIO) -> bool:
     end = file.read(_OGG_PAGE_BYTES)
     last = end.rfind(b"OggS\0")
     return last >= 0 and end[last + 14 : last + 18] != first[14:18]
+
+
+def _begins_again(file: BinaryIO) -> bool:
+    """Whether an Ogg's first stream begins a second time: chained streams with equal serial numbers."""
+    file.seek(0)
+    head = file.read(_OGG_HEAD_BYTES)
+    # A page's mark and version, its flags with that of a beginning, its place in the sound, and its serial number; the
+    # codec's name, which stands behind these and a table of one entry, is found ten times faster.
+    beginning, name = re.compile(rb"OggS\0[\x02\x03\x06\x07].{8}" + re.escape(head[14:18]), re.DOTALL), head[28:]
+    kept = head[4:]
+    while block := file.read(_BLOCK_BYTES):
+        if name in (searched := kept + block) and beginning.search(searched):
+            return True
+        kept = searched[-(len(head) - 1) :]
+    return False
 
 
 def _ends_later(file: BinaryIO, samples: int) -> bool:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NoReturn, Protocol
 import soundfile
 
 from finetune.audio.containers import ContainerSound
-from finetune.audio.endings import needs_ffmpeg, refuse_joined
+from finetune.audio.endings import needs_ffmpeg, refuse_unread
 from finetune.audio.recordings import PAST_THE_END_SECONDS, AudioError, Waveform, find_reason
 from finetune.resources.limits import MAX_BLOCK_VALUES, MAX_CHANNELS
 
@@ -107,7 +107,7 @@ def _open_any(source: str | BinaryIO, opened: ExitStack, here: bool) -> Sound:
         file = opened.enter_context(SequentialFile(source))
     except UNREADABLE as error:
         try:
-            refuse_joined(_open_file(source, opened))
+            refuse_unread(_open_file(source, opened))
             return _open_container(source, opened)
         except AudioError as other:
             _raise_known(error, other)
@@ -117,7 +117,7 @@ def _open_any(source: str | BinaryIO, opened: ExitStack, here: bool) -> Sound:
     if here or file.format != "FLAC":
         with ExitStack() as looked_at:
             content = _open_file(source, looked_at)
-            if needs_ffmpeg(content, file.format, file.frames, file.samplerate):
+            if needs_ffmpeg(content, file.format, file.frames, file.samplerate, here):
                 return _open_container(source, opened)
     return _SndfileSound(file)
 

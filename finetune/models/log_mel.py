@@ -152,8 +152,8 @@ class LogMelFeatures:
         count = (lengths[:, None] - WINDOW_SAMPLES) // HOP_SAMPLES + 1
         valid = torch.arange(bins.shape[1], device=waveforms.device) < count
         mask, total = valid[..., None], count[..., None]
-        mean = (bins * mask).sum(1, keepdim=True) / total
-        variance = ((bins - mean).square() * mask).sum(1, keepdim=True) / (total - 1)
+        mean = (bins * mask).sum(1, keepdim=True) / total.clamp(min=1)
+        variance = ((bins - mean).square() * mask).sum(1, keepdim=True) / (total - 1).clamp(min=1)  # Of one window 0.
         normed = (bins - mean) * (variance + _LEAST_VARIANCE).rsqrt() * mask
         # Pairs of windows; the last one may be without its second. By slices, which torch exports for any length.
         second, attended = (nn.functional.pad(each, (0, 0, 0, 1))[:, 1::STACKED] for each in (normed, mask))

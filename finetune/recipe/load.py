@@ -1,9 +1,10 @@
 """Load a recipe: a YAML file with differences from the defaults, overrides, and all problems reported at once."""
 
 import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,6 +63,10 @@ _PLACES = (("model", "base"), ("data", "root"))
 _FOLDERS = (("augmentation", "noise_folder"), ("augmentation", "impulse_response_folder"))
 # A long text counts as several values.
 _VALUE_CHARACTERS = 100
+# Random generators, tensors and files take whole numbers of 64 bits.
+_INTEGER_LIMIT = 2**63
+# How YAML spells "no value".
+_NULLS = ("", "~", "null", "Null", "NULL")
 
 
 def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -89,10 +94,14 @@ def load_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     _resolve_places(values, file.parent)
     for override in overrides:
         _apply_override(values, override, problems)
+    unusable = dict(_list_unusable(values))
+    problems += [f"{key}: {problem}" for key, problem in unusable.items()]
+    told = tuple(f"{key}." for key in unusable)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(problem) for problem in error.errors()]
+        others = [each for each in error.errors() if not f"{_join(each['loc'])}.".startswith(told)]
+        problems += [_describe(problem) for problem in others]
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(f"{file} has {len(problems)} problem{'s' * (len(problems) > 1)}:{lines}")
@@ -141,6 +150,8 @@ def _parse(text: str) -> Any:
         raise
     except ValueError as error:  # A number with more digits than Python reads, or an invalid date.
         raise yaml.MarkedYAMLError(problem=str(error)) from error
+    except (LookupError, AttributeError) as error:
+        raise yaml.MarkedYAMLError(problem="a value does not fit the tag before it, such as !!int") from error
     finally:
         loader.dispose()
 
@@ -185,10 +196,7 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
     if not equals or not all(path) or len(path) < 2:
         problems.append(f"{override}: expected an override like training.max_steps=100")
         return
-    try:
-        value = _parse(text)
-    except yaml.YAMLError:
-        value = text
+    value = _read_override(text)
     for name in path[:-1]:
         nested = values.get(name)
         values[name] = dict(nested) if isinstance(nested, dict) else {}
@@ -198,6 +206,44 @@ def _apply_override(values: dict[str, Any], override: str, problems: list[str]) 
         values[path[-1]] = _resolve_place(str(text), Path.cwd(), on_hub=tuple(path) in _PLACES)
     if path == ["data", "sources"]:
         _resolve_sources(value, Path.cwd())
+
+
+def _read_override(text: str) -> Any:
+    """The value of an override; what is not YAML, or has what YAML takes for a comment, is text."""
+    try:
+        value = _parse(text)
+        ends = [token.end_mark.index for token in yaml.scan(text) if token.end_mark.index > token.start_mark.index]
+    except yaml.YAMLError:
+        return text
+    has_comment = bool(text[max(ends, default=0) :].strip())
+    return text if has_comment or (value is None and text.strip() not in _NULLS) else value
+
+
+def _list_unusable(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The key of each value that no setting can have, and what is wrong with it."""
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, each in named:
+            yield from _list_unusable(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str):
+        if "\0" in value or not _is_unicode(value):
+            yield key, f"found {value!r}; expected text in UTF-8 without NUL characters"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield key, f"found {value}; expected a finite number"
+    elif isinstance(value, int):
+        if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+            yield key, f"found {value}; expected a whole number of 64 bits, below {_INTEGER_LIMIT}"
+    elif value is not None:
+        yield key, f"found a {type(value).__name__}; expected text, a number, true, false or a list: put text in quotes"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _resolve_places(values: dict[str, Any], folder: Path) -> None:
@@ -223,14 +269,17 @@ def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
     if is_url(place):
         return place
     path = folder / expand_home(place)
-    if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
-        return str(path.resolve())
+    try:
+        if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
+            return str(path.resolve())
+    except ValueError:  # NUL or half a character: see `_list_unusable`.
+        pass
     return place
 
 
 def _describe(problem: Any) -> str:
     """One line for a problem that pydantic found: the key, what was found, what was expected."""
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _join(problem["loc"])
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in problem["loc"][:-1]:
@@ -242,6 +291,10 @@ def _describe(problem: Any) -> str:
         return f"{key}: missing; put it into the recipe or give {key}=… on the command line"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: found {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _join(parts: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in parts)
 
 
 def _section_type(section: Any, name: str) -> Any:

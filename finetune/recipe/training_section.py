@@ -15,7 +15,7 @@ class TrainingSection(Section):
     max_steps: int | None = Field(None, gt=0)
     """Length of the run in optimizer steps. By default 30 epochs, at least 1,000 and at most 80,000 steps; 1,000 with a
     stream."""
-    max_epochs: float | None = Field(None, gt=0)
+    max_epochs: float | None = Field(None, gt=0, le=1e9)
     """Length of the run in epochs."""
     max_minutes: float | None = Field(None, gt=0)
     """Training ends after this time."""

@@ -189,8 +189,11 @@ def measure_memory() -> Memory:
 
         found = psutil.virtual_memory()
         return Memory(total=found.total, available=found.available, limited=False)
-    total = 1024 * int(_read_field(information, "MemTotal:").split()[0])
-    available = 1024 * int((_read_field(information, "MemAvailable:") or "0").split()[0])
+    # In a sandbox the file may be empty; then the system is asked, as psutil reads the same file.
+    total, available = _read_kib(information, "MemTotal:"), _read_kib(information, "MemAvailable:")
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES") if total is None else total
+    available = min(total, page * os.sysconf("SC_AVPHYS_PAGES")) if available is None else available
     limited = False
     for folder in _list_cgroups(root, "memory"):
         limit, used = _read_memory(folder)
@@ -319,10 +322,10 @@ def _root() -> Path:
 
 def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of the cgroups of this process for a controller, innermost first (versions 1 and 2)."""
-    membership = root / "proc/self/cgroup"
-    lines = membership.read_text().splitlines() if membership.is_file() else []
     mounts = root / "sys/fs/cgroup"
-    for line in lines:
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -343,24 +346,34 @@ def _list_cgroups(root: Path, controller: str) -> Iterator[Path]:
 def _read_quota(folder: Path) -> tuple[float, float]:
     """The CPU time of a cgroup and the period for it, in microseconds; zero without a limit."""
     both = _read(folder / "cpu.max").split()
-    if len(both) == 2:
-        return (0.0 if both[0] == "max" else float(both[0])), float(both[1])
-    return float(_read(folder / "cpu.cfs_quota_us") or 0), float(_read(folder / "cpu.cfs_period_us") or 0)
+    if len(both) != 2:
+        both = [_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")]
+    quota, period = (float(_read_count(each) or 0) for each in both)  # Without a limit it is "max", or -1.
+    return quota, period
 
 
 def _read_memory(folder: Path) -> tuple[int | None, int]:
     """The memory limit of a cgroup and its usage in bytes, without reclaimable file cache."""
     limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
-    if not limit.isdigit():
-        return None, 0
-    used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes") or "0"
-    cached = _read_field(folder / "memory.stat", "inactive_file") or "0"
-    return int(limit), max(int(used) - int(cached), 0)
+    used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+    cached = _read_field(folder / "memory.stat", "inactive_file")
+    return _read_count(limit), max((_read_count(used) or 0) - (_read_count(cached) or 0), 0)
+
+
+def _read_kib(file: Path, name: str) -> int | None:
+    """The bytes of a field in KiB; None where there is no such number."""
+    count = _read_count(_read_field(file, name).partition(" ")[0])
+    return None if count is None else 1024 * count
+
+
+def _read_count(text: str) -> int | None:
+    """A number of digits, and None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(errors="replace").strip()
     except OSError:
         return ""  # No such limit, or not readable for this process.
 

@@ -18,7 +18,7 @@ from finetune.evaluation.analysis import analyse
 from finetune.evaluation.results import Result
 from finetune.evaluation.scores import percent
 from finetune.evaluation.scoring import Evaluation, evaluate_split
-from finetune.files import lock_folder, new_folder, write_json, write_text
+from finetune.files import lock_folder, name_folder, new_folder, write_json, write_text
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.utterance_statistics import Distribution, UtteranceStatistics
 from finetune.publishing.card import write_card
@@ -131,7 +131,7 @@ def improve(
         if not (output / "model").is_dir():
             _write_model(champion, training / "model", output / "model", bench, choose_share(averaging))
         improvement = _judge(champion, output, bench, averaging, options)
-        write_text(output / "report.html", build_improvement_report(output.name, improvement, options.history))
+        write_text(output / "report.html", build_improvement_report(name_folder(output), improvement, options.history))
         write_json(output / GATE, improvement.to_json())
     return improvement
 

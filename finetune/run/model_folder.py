@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.audio.preprocessing import save_preprocessing
-from finetune.files import replace_folder, write_text
+from finetune.files import name_folder, replace_folder, write_text
 from finetune.inference.recogniser import Recogniser
 from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.inference.windows import Lengths
@@ -51,7 +51,7 @@ def write_models(
             results=results,
             training=training,
             statistics=statistics,
-            run=output.name,
+            run=name_folder(output),
         )
 
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 _SPLIT_KEYS = {"train_split", "validation_split", "test_split"}
 
+# Utterances of an epoch, whose order is in memory: some GB.
+_MAX_EPOCH = 10**8
+
 # With this many padded lengths a mean batch is padded by a twentieth of the longest utterance.
 _COMPILED_LENGTHS = 10
 
@@ -122,14 +125,15 @@ class Preparation:
         return MaskedBatches if self.pretraining else SpeechBatches
 
     def order(self, batch_seconds: float, seed: int) -> Iterator[list[Key]]:
-        """The training utterances in batches, epoch after epoch without end; of a stream its first rows."""
+        """The training utterances in batches, epoch after epoch without end; of a stream its first rows, once each."""
         seconds = [utterance.seconds for utterance in self.train.utterances]
-        weights = [utterance.weight for utterance in self.train.utterances]
+        weights = [1.0 if self.stream else utterance.weight for utterance in self.train.utterances]
         return batch_order(seconds, batch_seconds, seed, weights if set(weights) != {1.0} else None)
 
     def list_epoch(self, batch_seconds: float, seed: int) -> list[list[Key]]:
-        """The batches of the first epoch."""
-        return list(itertools.takewhile(lambda batch: batch[0][0] == 0, self.order(batch_seconds, seed)))
+        """The batches of the first epoch that has any: with small weights one may be empty by chance."""
+        _, batches = next(itertools.groupby(self.order(batch_seconds, seed), key=lambda batch: batch[0][0]))
+        return list(batches)
 
     def loader(
         self, training: TrainingSection, batch_seconds: float, accelerator: "Accelerator", first_step: int
@@ -189,6 +193,8 @@ def prepare(recipe: Recipe) -> Preparation:
         train, validation = hold_out(train, data.validation_fraction, recipe.training.seed)
     elif not pretraining and not any(utterance.transcript for utterance in validation.utterances):
         raise UserError(f"No transcript of the split '{validation.name}' has a word: expected speech to validate on.")
+    if not tables.streamed:
+        _require_epoch(train)
     transcripts = [utterance.transcript for utterance in train.utterances]
     vocabulary, head_rows = ({}, None) if pretraining else choose_vocabulary(recipe, transcripts)
     return Preparation(
@@ -233,6 +239,16 @@ def _limit_scoring(audio_spec: AudioSpec) -> AudioSpec:
         max_seconds=MAX_UTTERANCE_SECONDS,
         longer_by="cut them with `finetune segment --corpus`",
     )
+
+
+def _require_epoch(train: Split) -> None:
+    """Raise UserError where the weights of sources make an epoch of less than one utterance, or of far too many."""
+    expected = sum(utterance.weight for utterance in train.utterances)
+    if not 1 <= expected <= _MAX_EPOCH:
+        raise UserError(
+            f"By data.weight an epoch has {expected:g} of the {len(train.utterances)} training utterances on average; "
+            f"expected 1 to {_MAX_EPOCH:,}: set another weight."
+        )
 
 
 def _continues_language(recipe: Recipe, config: Any) -> bool:

@@ -15,6 +15,7 @@ from finetune.data.split_reader import compute_each, read_batches
 from finetune.errors import UserError
 from finetune.evaluation.report import SCORES
 from finetune.evaluation.scoring import BATCH_SECONDS, EvaluationOptions, open_model
+from finetune.files import name_folder
 from finetune.inference.recogniser import Recogniser
 from finetune.models.processors import require_one_language
 from finetune.publishing.card_scores import push_scores
@@ -57,7 +58,7 @@ def publish(source: Path, destination: Destination, *, data: str | None = None, 
             f"{model} belongs to no run here, so there is nothing to check it on before others load it: name speech "
             "with --data SOURCE."
         )
-    message = f"The model of the run {run.name}" if run else "A fine-tuned model"
+    message = f"The model of the run {name_folder(run)}" if run else "A fine-tuned model"
     return release(Push(model, destination), lambda: recognise(model, run, data), message, dry_run)
 
 

@@ -16,6 +16,7 @@ from finetune.evaluation.analysis import Analysis, analyse
 from finetune.evaluation.report import write_report
 from finetune.evaluation.scores import percent
 from finetune.evaluation.scoring import Evaluation, evaluate_split
+from finetune.files import name_folder
 from finetune.inference.utterance_statistics import UtteranceStatistics
 from finetune.models.adapters import save_lora
 from finetune.recipe.load import Recipe
@@ -103,7 +104,7 @@ class Trainer(TrainingRun):
             checkpoint=self.checkpoints / f"step-{step:06d}",
             recogniser=self.components.recogniser,
             recipe=self.resolved_recipe,
-            run=self.output.name,
+            run=name_folder(self.output),
             evaluation=validation.published,
             training=self._describe_training(self._list_rejected(self.rejected), self._seconds_trained()),
         )
@@ -128,7 +129,7 @@ class Trainer(TrainingRun):
         analysis = analyse(evaluation.results, evaluation.counts)
         rejected = self._list_rejected([*gather_object(self.rejected), *evaluation.rejected])
         if accelerator.is_main_process:
-            title = f"{self.output.name}: {role}"
+            title = f"{name_folder(self.output)}: {role}"
             evaluated = evaluation.evaluated() | ({"chose_weights": True} if role == "validation" else {})
             with self._saving():
                 write_rejected(self.output / "rejected.csv", rejected)

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -82,6 +83,41 @@ def chained_vorbis() -> bytes:
     return first + second
 
 
+def renumber(content: bytes, serial: int) -> bytes:
+    """An Ogg with another serial number, and so other checksums, in its pages (RFC 3533)."""
+    pages, place = [], 0
+    while place < len(content):
+        segments = content[place + 26]
+        end = place + 27 + segments + sum(content[place + 27 : place + 27 + segments])
+        page = bytearray(content[place:end])
+        page[14:18], page[22:26], crc = serial.to_bytes(4, "little"), bytes(4), 0
+        for byte in page:
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+        page[22:26] = crc.to_bytes(4, "little")
+        pages.append(bytes(page))
+        place = end
+    return b"".join(pages)
+
+
+def caf(subtype: str = "PCM_16", said: int | None = None, before: bytes = b"", seconds: int = 16) -> bytes:
+    """A CAF of `said` bytes of sound by its header, with chunks before the sound, and nothing behind it."""
+    content = write(SWEEP[: seconds * RATE], "CAF", subtype)
+    place = content.index(b"data") + 4
+    length = int.from_bytes(content[place : place + 8], "big")
+    sound = content[place + 8 : place + 8 + length]
+    return (
+        content[: place - 4]
+        + before
+        + b"data"
+        + (length if said is None else said).to_bytes(8, "big", signed=True)
+        + sound
+    )
+
+
+ODD_CHUNK = b"info" + (7).to_bytes(8, "big") + bytes(7)
+
 # The length in seconds, where the format has one.
 FILES: dict[str, Callable[[], bytes]] = {
     "mp3": lambda: mp3(SWEEP),
@@ -119,6 +155,17 @@ FILES: dict[str, Callable[[], bytes]] = {
     "chained opus": lambda: b"".join(
         encode(half, 48000, "ogg", "libopus") for half in np.split(np.repeat(SWEEP, 3, 0), 2)
     ),
+    "chained vorbis of one serial number": lambda: b"".join(
+        renumber(write(half, "OGG", "VORBIS"), 7) for half in HALVES
+    ),
+    "chained opus of one serial number": lambda: b"".join(renumber(write(half, "OGG", "OPUS"), 7) for half in HALVES),
+    "caf": caf,
+    "caf with a chunk behind": lambda: caf() + ODD_CHUNK,
+    "caf of unknown length": lambda: caf(said=-1),
+    "caf of length 0": lambda: caf(said=0),
+    "24-bit caf of unknown length, with an odd chunk": lambda: caf("PCM_24", said=-1, before=ODD_CHUNK),
+    "float caf of unknown length, with an odd chunk": lambda: caf("FLOAT", said=-1, before=ODD_CHUNK),
+    "alac in caf": lambda: caf("ALAC_16", before=ODD_CHUNK),
     "flac of frames of different lengths": lambda: flac([100, 65535, 60000, 65535, 64830]),
     "m4a": lambda: encode(SWEEP, RATE, "ipod", "aac"),
     "webm": lambda: encode(SWEEP, 48000, "webm", "libopus"),
@@ -171,6 +218,55 @@ def test_sound_that_begins_late_in_its_container_is_read(container: str, codec: 
                 target.mux(packet)
     recordings = [Recording(None, each) for each in (content, late.getvalue())]
     assert read_seconds(recordings[1]) == read_seconds(recordings[0])
+
+
+def interrupt(content: bytes, container: str, milliseconds: int, pipe: bool = False) -> bytes:
+    """A Matroska whose blocks are later after 8 s, and before it every second tenth of a second by 20 ms (jitter)."""
+    written = io.BytesIO()
+
+    class Pipe:
+        write = written.write
+
+    target: Any = Pipe() if pipe else written
+    with av.open(io.BytesIO(content)) as source, av.open(target, "w", format=container) as file:
+        track = source.streams.audio[0]
+        copied = file.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.pts is not None:
+                seconds = float(packet.pts * packet.time_base)
+                packet.pts += milliseconds if seconds > 8 else 20 * (int(seconds * 10) % 2)
+                packet.dts = packet.pts
+                packet.stream = copied
+                file.mux(packet)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [("webm", "libopus", 48000), ("matroska", "pcm_s16le", 16000), ("matroska", "aac", 48000)],
+)
+def test_missing_blocks_are_silence(container: str, codec: str, rate: int, pipe: bool) -> None:
+    content = encode(np.repeat(SWEEP, rate // RATE, 0), rate, container, codec)
+    before, after = Recording(None, content), Recording(None, interrupt(content, container, 3000, pipe))
+    whole, gap = decode(before, rate).waveform, decode(after, rate).waveform
+    moved = len(gap) - len(whole)
+    assert len(gap) == read_seconds(after) * rate
+    assert moved / rate == pytest.approx(3, abs=0.02)
+    np.testing.assert_array_equal(gap[: round(7.9 * rate)], whole[: round(7.9 * rate)])
+    assert not gap[round(8.2 * rate) : round(10.9 * rate)].any()
+    np.testing.assert_array_equal(gap[moved + 9 * rate :], whole[9 * rate :])
+    with open_stream(io.BytesIO(interrupt(content, container, 3000, pipe)), rate) as stream:
+        np.testing.assert_array_equal(np.concatenate(list(stream.blocks()), axis=1)[0], gap)
+
+
+def test_a_gap_that_is_too_long_for_its_file_is_damage() -> None:
+    content = encode(SWEEP[: 9 * RATE], RATE, "matroska", "libopus", bit_rate=6000)
+    longer = Recording(None, interrupt(content, "matroska", 10**9))
+    with pytest.raises(AudioError, match="its index promises more than its bytes can hold"):
+        read_seconds(longer)
+    with pytest.raises(AudioError, match="too long"):
+        decode(longer, RATE)
 
 
 def test_a_voc_is_its_sound_without_the_headers_of_its_blocks() -> None:
@@ -229,6 +325,8 @@ def test_a_damaged_packet_is_reported_with_its_time(tmp_path: Path) -> None:
         ("flac behind a flac", "a second recording after the first in one file"),
         ("aiff of length 100", "more sound than its header says"),
         ("au of length 100", "more sound than its header says"),
+        ("caf of length 100", "more sound than its header says"),
+        ("caf of more than its size", "truncated audio: 128004 of 130000 bytes of its sound are there"),
     ],
 )
 def test_sound_that_no_decoder_reads_is_reported(tmp_path: Path, kind: str, said: str) -> None:
@@ -240,6 +338,8 @@ def test_sound_that_no_decoder_reads_is_reported(tmp_path: Path, kind: str, said
         whole = write(first, "AIFF", "PCM_16")
         content = whole.replace((8 + 8 * RATE).to_bytes(4, "big"), (108).to_bytes(4, "big"))
         assert content != whole
+    elif kind.startswith("caf"):
+        content = caf(said=100 if "100" in kind else 130_000, seconds=4)
     else:
         whole = write(first, "AU", "PCM_16")
         content = whole[:8] + (100).to_bytes(4, "big") + whole[12:]

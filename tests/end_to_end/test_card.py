@@ -160,3 +160,13 @@ def test_a_later_report_s_scores_fit_into_the_card(learned_run, corpus_folder, t
     both = ModelCard(insert(text, "validation"))
     assert [each.dataset_split for each in both.data.eval_results] == ["test", "test", "validation", "validation"]
     assert both.text == card.text
+
+
+def test_a_run_in_the_current_folder_has_a_name(write_recipe, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tones").mkdir()
+    monkeypatch.chdir(tmp_path / "tones")
+    recipe = write_recipe(tmp_path, training={"max_steps": 1})
+    assert main(["train", str(recipe), "--output", "."]) == 0, capsys.readouterr().err
+    card = ModelCard.load("model/README.md")
+    assert card.data.to_dict()["model-index"][0]["name"] == "tones"
+    assert "<title>tones: test</title>" in (tmp_path / "tones" / "report" / "index.html").read_text(encoding="utf-8")

@@ -47,6 +47,16 @@ def test_features_and_their_mask_are_those_of_plain_transformers_in_any_batch() 
         assert torch.equal(mask[0], valid) and torch.allclose(alone[0], features[row, :frames], atol=1e-6)
 
 
+def test_features_of_a_single_window_are_zero_and_not_attended_to() -> None:
+    waveforms = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 1000)).astype(np.float32))
+    lengths = torch.tensor([399, 400, 559, 1000])  # Without a window, with one, and with four.
+    features, attended = LogMelFeatures(80)(waveforms, lengths)
+    assert not features[:3].any() and not attended[:3].any()
+    assert features[3].isfinite().all() and features[3].any() and attended[3].all()
+    alone, mask = LogMelFeatures(80)(waveforms[:1, :400], None)
+    assert torch.equal(alone, torch.zeros(1, 1, 160)) and not mask.any()
+
+
 @pytest.mark.parametrize("name", [CHOSEN["wav2vec2-bert"], ADAPTED])
 def test_frames_are_counted_as_for_convolutions(tmp_path: Path, name: str) -> None:
     config = load_config(write_relative(tmp_path, name))

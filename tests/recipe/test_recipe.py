@@ -144,6 +144,41 @@ def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, content: bytes, 
         load_recipe(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {seed: 100000000000000000000}", "training.seed: found 1.*0; expected a whole number of 64 bits"),
+        ("training: {learning_rate: .inf}", "training.learning_rate: found inf; expected a finite number"),
+        ("training: {max_epochs: 1e308}", r"training.max_epochs: found 1e\+308; input should be less than"),
+        ("training: {batch_seconds: .nan}", "training.batch_seconds: found nan; expected a finite number"),
+        ("augmentation: {gain_db: [0, 1e999]}", "augmentation.gain_db.1: found inf; expected a finite number"),
+        ('text: {normalization: [{replace: ["\\ud800", b]}]}', "text.normalization.0.replace.0: .*text in UTF-8"),
+        ("publishing: {title: !!timestamp 2026-11-01}", "publishing.title: found a date; .*put text in quotes"),
+        ('publishing: {limitations: "a\\0"}', "publishing.limitations: .*without NUL characters"),
+    ],
+)
+def test_values_that_no_key_can_have_are_refused_once(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=rf"has 1 problem:\n  {words}"):
+        load_recipe(write(tmp_path, f"{SMALLEST}{text}\n"))
+
+
+@pytest.mark.parametrize("text", ["!!timestamp then", "!!int ''", "!!bool perhaps"])
+def test_a_value_that_does_not_fit_its_tag_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="is not valid YAML: a value does not fit the tag before it"):
+        load_recipe(write(tmp_path, f"{SMALLEST}publishing: {{title: {text}}}\n"))
+
+
+@pytest.mark.parametrize("place", ["some/sp\\0eech", "some/sp\\ud800eech"])
+def test_a_path_that_no_system_has_is_refused(tmp_path: Path, place: str) -> None:
+    for data, key in (
+        (f'root: "{place}"', "data.root"),
+        (f'sources: ["{place}"]', "data.sources.0"),
+        (f'sources: [{{root: "{place}"}}]', "data.sources.0.root"),
+    ):
+        with pytest.raises(UserError, match=rf"has 1 problem:\n  {key}: .*expected text in UTF-8"):
+            load_recipe(write(tmp_path, f"model: {{base: a/b}}\ndata: {{{data}}}\n"))
+
+
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no recipe at"):
         load_recipe(tmp_path / "recipe.yaml")
@@ -204,6 +239,15 @@ def test_overrides_are_typed_and_win(tmp_path: Path) -> None:
     assert recipe.model.freeze_feature_encoder is False
     assert recipe.data.test_split == "dev=2"
     assert (recipe.model.revision, recipe.model.base, recipe.model.architecture) == (None, None, {"hidden_size": 32})
+
+
+@pytest.mark.parametrize("text", ["#text", "a #text", "[a] # b", "&co", "---"])
+def test_an_override_has_no_comments_and_loses_nothing(tmp_path: Path, text: str) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST), [f"publishing.title={text}", "data.root=#1"])
+    assert recipe.publishing.title == text
+    assert recipe.data.root == str(Path.cwd() / "#1")
+    for empty in ("", "null", "~"):
+        assert load_recipe(write(tmp_path, SMALLEST), [f"publishing.title={empty}"]).publishing.title is None
 
 
 def test_an_override_reaches_inside_the_architecture(tmp_path: Path) -> None:

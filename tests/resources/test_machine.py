@@ -98,6 +98,27 @@ def test_cores_and_memory_respect_limits(
         assert os.environ[name] == chosen
 
 
+@pytest.mark.parametrize("meminfo", ["", "MemTotal:\n", "MemTotal: many kB\n"])
+def test_memory_is_known_without_a_readable_meminfo(prepare: Callable[[dict[str, str]], None], meminfo: str) -> None:
+    prepare({"proc/meminfo": meminfo})
+    found = machine.measure_memory()
+    assert found.total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < found.available <= found.total and not found.limited
+
+
+def test_odd_lines_of_cgroups_set_no_limit(prepare: Callable[[dict[str, str]], None]) -> None:
+    odd = {
+        "proc/self/cgroup": "\nno group\n0:\n0::/job\n",
+        "sys/fs/cgroup/job/cpu.max": "some 100000",
+        "sys/fs/cgroup/job/memory.max": "²",
+    }
+    prepare(odd)
+    assert (machine.count_cores(), machine.measure_memory().total) == (4, 24 * GIB)
+    odd |= {"sys/fs/cgroup/job/memory.max": str(GIB), "sys/fs/cgroup/job/memory.current": "?"}
+    prepare({**odd, "sys/fs/cgroup/job/memory.stat": "inactive_file\n"})
+    assert machine.measure_memory() == machine.Memory(GIB, GIB, True)
+
+
 def test_workers_follow_cores(prepare: Callable[[dict[str, str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU none with one core, else one; with a GPU all cores of a process but one."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")

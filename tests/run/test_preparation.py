@@ -8,9 +8,10 @@ import pytest
 from hub import COMMIT, TOKEN, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from finetune.data.validation_report import write_clean_manifests
+from finetune.data.clean_manifests import write_clean_manifests
 from finetune.errors import UserError
 from finetune.recipe.load import Recipe, load_recipe
+from finetune.run.planning import resolve_length
 from finetune.run.preparation import Preparation, prepare
 from finetune.run.revisions import find_commits, pin_revisions
 from finetune.run.summary import summarize_preparation
@@ -86,6 +87,24 @@ def test_a_speaker_has_one_name_in_all_splits_of_several_sources(
     twice = [{"root": str(one), "train_split": "train"}, {"root": str(one), "train_split": "test"}]
     preparation = prepare(load_recipe(write_recipe(tmp_path, data={"root": None, "sources": twice})))
     assert {each.speaker for each in (*preparation.train.utterances, *preparation.validation.utterances)} == {"1", "2"}
+
+
+@pytest.mark.parametrize(("weight", "words"), [(0.04, "has 0.96 of the 24"), (1e-320, "has 2.*e-319"), (1e9, "2.4e")])
+def test_weights_that_make_no_epoch_are_refused(tmp_path: Path, write_recipe: Write, weight: float, words: str) -> None:
+    with pytest.raises(UserError, match=f"By data.weight an epoch .*{words}"):
+        prepare(load_recipe(write_recipe(tmp_path, data={"weight": weight})))
+
+
+def test_an_epoch_that_is_empty_by_chance_is_not_the_measure(tmp_path: Path, write_recipe: Write) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, data={"weight": 0.05}))
+    preparation = prepare(recipe)
+    firsts = [next(preparation.order(8, seed))[0][0] for seed in range(20)]
+    assert any(firsts)  # Some seeds have an empty first epoch.
+    epochs = [preparation.list_epoch(8, seed) for seed in range(20)]
+    assert [{key[0] for batch in epoch for key in batch} for epoch in epochs] == [{first} for first in firsts]
+    for seed in range(20):
+        training = recipe.training.model_copy(update={"seed": seed, "max_steps": None, "max_epochs": 2.0})
+        assert resolve_length(recipe.model_copy(update={"training": training}), preparation, 8, 1).max_steps >= 1
 
 
 def test_a_recipes_repositories_are_pinned_to_commits(hub: Hub, tmp_path: Path, write_recipe: Write) -> None:
