@@ -183,7 +183,7 @@ class JoinedTables:
 def prefix_speakers(roots: Sequence[str]) -> list[str]:
     """A prefix of the speakers' names for the root of each source: the end of its path that no other root has.
 
-    Speakers of two corpora are different even if their names are equal, and those of one are the same in all its splits.
+    Speakers of two corpora are different even if their names are equal, and those of one are the same in its splits.
     Local tables in one folder are of one corpus. A single corpus has no prefix.
     """
     roots = [str(place.parent) if (place := find_place(root)).is_file() else root for root in roots]
