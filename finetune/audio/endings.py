@@ -1,6 +1,7 @@
 """Data after the length in a file's header, which libsndfile does not read."""
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -22,6 +23,7 @@ _ID3V1_BYTES = 128
 _SPHERE_HEAD_BYTES = 1024
 _BLOCK_BYTES = 2**20
 _FEW_BYTES = round(PAST_THE_END_SECONDS * 8000)  # Of any sound: one channel at 8 kHz is a lower bound.
+_BEGINS_AGAIN: dict[tuple[int, ...], bool] = {}  # Of long files, by their identity.
 _MORE = "more sound than its header says: convert it with a program that reads all of it"
 
 
@@ -204,6 +206,18 @@ def _is_chained(file: BinaryIO) -> bool:
 
 def _begins_again(file: BinaryIO) -> bool:
     """Whether an Ogg's first stream begins a second time: chained streams with equal serial numbers."""
+    size = file.seek(0, io.SEEK_END)
+    if size <= _BLOCK_BYTES or not isinstance(file, io.BufferedReader):
+        return _find_beginning(file)
+    # Segments of a long recording are read one by one.
+    status = os.fstat(file.fileno())
+    known = (status.st_dev, status.st_ino, size, status.st_mtime_ns)
+    if known not in _BEGINS_AGAIN:
+        _BEGINS_AGAIN[known] = _find_beginning(file)
+    return _BEGINS_AGAIN[known]
+
+
+def _find_beginning(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(_OGG_HEAD_BYTES)
     # A page's mark and version, its flags with that of a beginning, its place in the sound, and its serial number; the

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 from encoding import encode
 
+from finetune.audio import endings
 from finetune.audio.stream import open_stream
 from finetune.audio.waveforms import AudioError, Recording, decode, read_seconds, read_waveform
 from finetune.data.sources import Source, load_splits, select_table
@@ -191,6 +193,19 @@ def test_all_audio_in_a_file_is_decoded_and_its_length_is_known(tmp_path: Path, 
         np.testing.assert_allclose(
             read_waveform(segment, RATE)[2000:-100], decoded.waveform[3 * RATE + 2000 : 72_000 - 100], atol=0.02
         )
+
+
+def test_a_long_ogg_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known by its identity, so another file in its place is looked through, too."""
+    monkeypatch.setattr(endings, "_BLOCK_BYTES", 4000)
+    looked_through = Mock(side_effect=endings._find_beginning)
+    monkeypatch.setattr(endings, "_find_beginning", looked_through)
+    file, twice = tmp_path / "long.ogg", FILES["chained vorbis of one serial number"]()
+    for number, (content, seconds) in enumerate([(write(SWEEP[: 8 * RATE], "OGG", "VORBIS"), 8), (twice, 16)], 1):
+        file.write_bytes(content)
+        assert read_seconds(Recording(str(file), None)) == pytest.approx(seconds, abs=0.13)
+        assert read_seconds(Recording(str(file), None, start=3.0, end=4.0)) == 1.0
+        assert looked_through.call_count == number
 
 
 def test_mp3_files_that_were_joined_are_read_to_their_end() -> None:
