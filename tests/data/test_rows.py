@@ -13,11 +13,11 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.data.clean_manifests import write_clean_manifests
 from finetune.data.corpus import AudioSpec, SkippedUtterance, Split, prepare_split, write_rejected
 from finetune.data.manifests import format_csv
 from finetune.data.rows import build_typed_dataset
 from finetune.data.sources import Source, Table, load_splits, select_table
-from finetune.data.validation_report import write_clean_manifests
 from finetune.errors import UserError
 
 LIMITS = AudioSpec(16000, ((10, 5),))
