@@ -97,6 +97,8 @@ def fine_tune(base: Path, sources: str, output: Path, seed: int, steps: int) -> 
     overrides = [f"model.base={base}", f"data.sources=[{sources}]", f"training.seed={seed}"]
     # One evaluation, at the end: no checkpoint is chosen on the speakers that are scored.
     overrides += [f"training.max_steps={steps}", f"training.eval_steps={steps}"]
+    if not (base / "vocab.json").exists():  # Pre-training leaves no head.
+        overrides.append("text.vocabulary=training")
     run_once("train", "an4", output, overrides)
     return read_results(output)
 

@@ -1,4 +1,4 @@
-"""Take the head off a run's model: what is left is a base for other runs.
+"""Make a run's model a base for other runs: its weights, its feature extractor and its vocabulary.
 
 python scripts/export_base.py runs/base/model recipes/quickstart/base
 """
@@ -10,21 +10,17 @@ from pathlib import Path
 
 
 def export_base(model: Path, output: Path) -> None:
-    """Write the encoder of a `Wav2Vec2ForCTC` and its feature extractor, without head or tokenizer.
+    """Write a `Wav2Vec2ForCTC` and its processor in float32, without what belongs to the run alone.
 
     A README.md that stands in `output` is kept; anything else there is replaced.
     """
     import torch
-    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+    from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
-    encoder = Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32).wav2vec2
-    # The head's size and special tokens are those of the vocabulary that a run brings.
-    for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"):
-        delattr(encoder.config, name)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    encoder.save_pretrained(partial)
-    Wav2Vec2FeatureExtractor.from_pretrained(model).save_pretrained(partial)
+    Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32).save_pretrained(partial)
+    Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
     if (output / "README.md").is_file():
         shutil.copy(output / "README.md", partial)
     shutil.rmtree(output, ignore_errors=True)

@@ -30,9 +30,22 @@ def summarize_preparation(
         return lines
     lines.append(f"vocabulary: {len(preparation.characters)} characters: {' '.join(preparation.characters)}")
     lines += _describe_characters(preparation)
+    lines += _describe_head(preparation, recipe)
     lines += _describe_adapter(preparation, recipe)
     lines += [f"note: {finding.sentence}" for finding in (report or preparation.validate()).findings]
     return lines
+
+
+def _describe_head(preparation: Preparation, recipe: Recipe) -> list[str]:
+    """What becomes of the base's CTC head, which knows letters."""
+    rows, model = preparation.head_rows, recipe.model
+    if rows is not None:
+        new = " ".join(token for token, row in zip(preparation.vocabulary, rows, strict=True) if row is None)
+        return [f"head: the base's goes on{f', with new characters: {new}' if new else ''}"]
+    tuned = any(name.endswith("ForCTC") for name in preparation.config.architectures or ())
+    if model.base is None or model.random_weights or model.language_adapter or not tuned:
+        return []
+    return ["note: the base's head is not used: text.vocabulary=extended goes on from it, if it writes your language"]
 
 
 def _describe_adapter(preparation: Preparation, recipe: Recipe) -> list[str]:

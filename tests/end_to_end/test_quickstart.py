@@ -11,11 +11,13 @@ from finetune.run.experiment import run
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
 
-def test_base_is_an_ordinary_wav2vec2_without_a_head() -> None:
-    from transformers import AutoModel
+def test_base_is_an_ordinary_wav2vec2_with_a_head_for_letters() -> None:
+    from transformers import AutoModel, AutoProcessor
 
     config = json.loads((QUICKSTART / "base" / "config.json").read_text())
-    assert config["architectures"] == ["Wav2Vec2Model"]
+    assert config["architectures"] == ["Wav2Vec2ForCTC"]
+    letters = AutoProcessor.from_pretrained(QUICKSTART / "base").tokenizer.get_vocab()
+    assert set("abcdefghijklmnopqrstuvwxyz'|") == {token for token in letters if len(token) == 1}
     assert (QUICKSTART / "base" / "model.safetensors").stat().st_size <= 25e6
     model = AutoModel.from_pretrained(QUICKSTART / "base")
     # 20 ms a frame: the published models' stride of 320 samples, and their receptive field of 400.

@@ -164,6 +164,19 @@ def test_a_bases_vocabulary_is_extended_by_what_training_adds(
     preparation = prepare(recipe)
     assert tokens(preparation) == "abcde"
     assert preparation.head_rows == (0, 1, 2, 3, 4, 5, None, 6)
+    assert "head: the base's goes on, with new characters: e" in summarize_preparation(preparation, recipe)
+
+
+def test_a_head_that_is_not_used_is_named(written: Callable[..., Recipe], model_folder: Path) -> None:
+    """Where few transcripts are there, what it knows is worth much; a pretrained base has none."""
+    for model, named in (
+        ({"base": str(model_folder)}, 1),
+        ({"base": str(model_folder), "random_weights": True}, 0),
+        ({}, 0),
+    ):
+        recipe = written(["abe", "ebab"], model=model)
+        said = summarize_preparation(prepare(recipe), recipe)
+        assert sum("text.vocabulary=extended" in line for line in said) == named
 
 
 def test_a_base_without_a_vocabulary_is_refused(written: Callable[..., Recipe]) -> None:
