@@ -226,7 +226,7 @@ def _list_unusable(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         for name, each in named:
             yield from _list_unusable(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str):
-        if "\0" in value or not _is_unicode(value):
+        if not _is_text(value):
             yield key, f"found {value!r}; expected text in UTF-8 without NUL characters"
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -238,12 +238,12 @@ def _list_unusable(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, f"found a {type(value).__name__}; expected text, a number, true, false or a list: put text in quotes"
 
 
-def _is_unicode(text: str) -> bool:
+def _is_text(value: str) -> bool:
+    """Whether all of it can stand in a file and in a path: no NUL, and no half of a character."""
     try:
-        text.encode()
+        return b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _resolve_places(values: dict[str, Any], folder: Path) -> None:
@@ -266,14 +266,11 @@ def _resolve_sources(sources: Any, folder: Path) -> None:
 
 
 def _resolve_place(place: str, folder: Path, on_hub: bool) -> str:
-    if is_url(place):
+    if is_url(place) or not _is_text(place):  # `_list_unusable` tells what is no text.
         return place
     path = folder / expand_home(place)
-    try:
-        if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
-            return str(path.resolve())
-    except ValueError:  # NUL or half a character: see `_list_unusable`.
-        pass
+    if path.exists() or not on_hub or not is_hub_name(split_revision(place)[0]):
+        return str(path.resolve())
     return place
 
 
