@@ -46,7 +46,7 @@ def needs_ffmpeg(file: BinaryIO, kind: str, samples: int, rate: int, here: bool 
     """Whether a file that libsndfile opened has sound that it would not read, and FFmpeg does.
 
     `kind` is soundfile's format, `samples` libsndfile's length at `rate` Hz. A file that is not `here` (local) is not
-    read from its beginning to its end. The file's position is restored. Raises AudioError where neither reads the sound:
+    read from its beginning to its end. The file's position is restored. Raises AudioError where neither reads it:
     after some wrong headers, and where a second file follows the first.
     """
     place = file.tell()
