@@ -103,15 +103,23 @@ def begin_run(
 def describe_provenance() -> dict[str, Any]:
     """The versions, the commit and the machine of this run."""
     packages = ("torch", "transformers", "datasets", "accelerate", "jiwer", "numpy", "scipy", "soundfile", "av")
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "finetune": __version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": _find_commit(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
         "machine": describe_machine(),
     }
+
+
+def _find_commit() -> str | None:
+    """The commit of this package's checkout; None without a checkout, and where git is not installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def cut_metrics(file: Path, step: int) -> None:
