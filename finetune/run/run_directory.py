@@ -113,13 +113,17 @@ def describe_provenance() -> dict[str, Any]:
 
 
 def _find_commit() -> str | None:
-    """The commit of this package's checkout; None without a checkout, and where git is not installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this package's checkout; None without one, and where git is not installed."""
+    # A virtual environment may be in another repository, which does not track it.
+    return _ask_git("rev-parse", "HEAD") if _ask_git("ls-files", Path(__file__).name) else None
+
+
+def _ask_git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:
         return None
-    return found.stdout.strip() or None
 
 
 def cut_metrics(file: Path, step: int) -> None:
