@@ -378,12 +378,12 @@ def build_hypothesis_normalizer(steps: Sequence[Transform], recogniser: Recognis
 
     def normalize_around(text: str) -> str:
         # Normalisation would remove their brackets as punctuation, and one wrong character would become three words.
-        # Private-use characters stay as they are.
+        # Private-use characters stay as they are; `numbers_to_words` uses one of those from 0xE000 on itself.
         for number, mark in enumerate(marks):
-            text = text.replace(mark, chr(0xE000 + number))
+            text = text.replace(mark, chr(0xF0000 + number))
         text = normalize(text)
         for number, mark in enumerate(marks):
-            text = text.replace(chr(0xE000 + number), mark)
+            text = text.replace(chr(0xF0000 + number), mark)
         return text
 
     return normalize_around

@@ -163,6 +163,14 @@ def test_the_unknown_token_is_scored_as_a_character_of_a_word(make: Make, name: 
     )
 
 
+def test_an_unknown_character_is_scored_where_numbers_become_words() -> None:
+    alphabet = Alphabet(("[PAD]", "|", "a", "[UNK]"), blank_id=0, delimiter_id=1)
+    normalize = build_hypothesis_normalizer(
+        ({"numbers_to_words": "en"}, "lowercase", "remove_punctuation"), SimpleNamespace(alphabet=alphabet)
+    )
+    assert normalize("Na[UNK]ve, 2 [UNK]") == "na[UNK]ve two [UNK]"
+
+
 def test_phones_are_words_of_their_own(make: Make) -> None:
     tokenizer, symbols = make("phones")
     [found] = build_search(tokenizer, len(symbols), hotwords={"ʈʰ oʊ": 3.0}).decode(sharpen([1, 0, 2, 2, 3], 6))
