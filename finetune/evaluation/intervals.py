@@ -16,6 +16,9 @@ LEVEL = 0.95
 RESAMPLES = 1000
 SEED = 0
 
+# Student's 97.5 % quantiles for the numbers of clusters whose percentiles would be too near to each other.
+_FEW_CLUSTERS = {2: 12.706, 3: 4.303, 4: 3.182}
+
 # Numbers drawn at once: 16 MB.
 _BLOCK = 2_000_000
 
@@ -60,7 +63,8 @@ def bootstrap(
     A few clusters vary less than their population, so the percentiles are expanded as in Hesterberg 2015 ("What
     teachers should know about the bootstrap", The American Statistician 69, expanded percentile interval). Measured on
     simulated speakers, an interval contains the true value in 92 of 100 cases with 6 speakers (86 without expansion),
-    94 with 10, 95 with 60; with fewer than 5 the intervals are too narrow.
+    94 with 10, 95 with 60. Of 2 to 4 clusters the intervals are Student's, which contain it in about 90: the
+    percentiles of two speakers are their own two rates, between which the true value is in 50.
 
     An utterance with an empty reference adds its insertions as errors and no reference words; a resample without
     reference words has no rate and is dropped. Without any error the interval is 0 to 0, although the true share of
@@ -75,8 +79,14 @@ def bootstrap(
     """
     clusters, resampled = cluster(counts, speakers)
     rates = error_rates(resample(clusters, resamples, seed)) if len(clusters) > 1 else np.empty((0, len(RATES)))
-    found = {name: find_interval(values, len(clusters)) for name, values in zip(RATES, rates.T, strict=True)}
+    found = {name: _find_rate(values, len(clusters)) for name, values in zip(RATES, rates.T, strict=True)}
     return Intervals(**found, resampled=resampled, clusters=len(clusters))
+
+
+def _find_rate(values: npt.NDArray[np.float64], clusters: int) -> Interval | None:
+    """The interval of a rate: not below 0, and above 1 only as far as it has been found there."""
+    found = find_interval(values, clusters)
+    return found and Interval(max(found.low, 0.0), min(found.high, max(1.0, float(np.nanmax(values)))))
 
 
 def cluster(counts: Counts, speakers: Sequence[str | None]) -> tuple[Counts, str]:
@@ -113,6 +123,11 @@ def find_interval(values: npt.NDArray[np.float64], clusters: int) -> Interval | 
     values = values[~np.isnan(values)]
     if not len(values):
         return None
+    if clusters in _FEW_CLUSTERS:
+        # Few clusters vary less than their population: see `tail_probability`.
+        error = float(values.std()) * math.sqrt(clusters / (clusters - 1))
+        margin, middle = _FEW_CLUSTERS[clusters] * error, float(values.mean())
+        return Interval(middle - margin, middle + margin)
     tail = tail_probability(clusters)
     low, high = np.quantile(values, [tail, 1 - tail]).tolist()
     return Interval(low, high)

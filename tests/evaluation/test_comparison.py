@@ -66,6 +66,13 @@ def test_both_tests_have_their_nominal_error_rate():
     assert max(called) < 13 and min(called) > 0
 
 
+@pytest.mark.parametrize("speakers", [2, 3])
+def test_few_speakers_do_not_make_equal_systems_differ(speakers):
+    pairs = [[recognise(0.2, 2 * trial + i, speakers, utterances=60) for i in (1, 2)] for trial in range(50)]
+    # By percentiles it would be half of the pairs with two speakers, whose differences have the same sign by chance.
+    assert sum(compare(a, b).overall.is_significant for a, b in pairs) < 9
+
+
 def test_pairing_finds_differences_that_two_intervals_do_not():
     """Utterances that are hard for both make each WER uncertain, but not their difference."""
     found = compare(recognise(0.3), recognise(0.24, seed=0))  # The same random numbers: B is correct wherever A is.

@@ -67,7 +67,7 @@ def test_tables_line_up_with_wide_characters():
 def test_scores_are_one_row_for_each_pair():
     lines = format_scores([("m", "d", analyse(A)), ("other", "d", analyse(A[:1]))]).splitlines()
     assert lines[0].split() == ["model", "data", "WER", "95", "%", "interval", "CER", "SER", "words", "utterances"]
-    assert lines[1].split() == ["m", "d", "40.0", "%", "0.0", "to", "66.7", "36.4", "%", "50.0", "%", "5", "2"]
+    assert lines[1].split() == ["m", "d", "40.0", "%", "0.0", "to", "100.0", "36.4", "%", "50.0", "%", "5", "2"]
     assert lines[2].split()[:5] == ["other", "d", "66.7", "%", "61.5"], "one utterance has no interval"
 
 
