@@ -6,12 +6,12 @@ from pathlib import PureWindowsPath
 from finetune.resources.addresses import public_address
 from finetune.resources.repositories import is_on_hub
 
-# The beginning of an absolute path. Not matched: "https://…", "owner/name", "and/or", "../", "</p>".
+# The beginning of an absolute path. Not matched: "https://…", "owner/name", "and/or", "../", "</p>", "[.,/!]".
 _START = (
     r"(?:file://"
     r"|(?<!\w)[A-Za-z]:[\\/](?!/)"  # C:\speech
     r"|(?<![\w/.<])~[\w.-]*/"  # ~/speech, ~me/speech
-    r"|(?<![\w/.~<])/(?!/)"  # /home/me
+    r"|(?<![\w/.~<])/(?=\.?\w|[~$])"  # /home/me
     r"|(?<![\w:/])//)"  # //server/speech
 )
 _WHOLE_PATH = re.compile(rf"{_START}.*", re.DOTALL)

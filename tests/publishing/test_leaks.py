@@ -77,6 +77,7 @@ def test_private_information_is_reported_with_its_position_and_not_repeated(tmp_
         "and/or, 3 / 4, km/h, </s>, data/train.csv",
         "https://huggingface.co/a/b/resolve/main/x.wav?download=true, (https://host/x?v=2&amp;raw=1).",
         "what is this? s3://speech/talk?.wav",
+        '{"steps": [{"replace": ["[.,/!?\\\\-]", ""]}]}',  # A regular expression of text_normalization.json.
     ],
 )
 def test_harmless_texts_are_not_reported(tmp_path, text):

@@ -34,6 +34,10 @@ def test_absolute_paths_are_shortened_to_their_last_part(text, public):
         "3 / 4",
         "data/a.tsv",
         "../a",
+        r"[.,/\-]",
+        "[/!?]",
+        r"\s*/\s*",
+        "/.*",
     ],
 )
 def test_other_texts_are_unchanged(text):
