@@ -93,6 +93,17 @@ class Trainer(TrainingRun):
             _LOGGER.info(f"no better validation WER in {training.patience} evaluations: training ends here")
         return Validation(goes_on=not stale, published=evaluation if pushed else None)
 
+    def score_best_again(self) -> None:
+        """Score the best weights so far on the validation split as it is now, so that later ones compare with them."""
+        steps = sorted(best.step for best in self.best.best)
+        self.best.best = []
+        for step in steps:
+            load_model([self.best.find_file(step)], self.components.model)
+            evaluation = self._evaluate(self.preparation.validation)
+            self.best.add(evaluation.scores, step, evaluation.statistics)
+            wer, cer = percent(evaluation.scores.wer), percent(evaluation.scores.cer)
+            _LOGGER.info(f"the weights of step {step} on the data as they are now: validation WER {wer}, CER {cer}")
+
     def publish(self, step: int, validation: Validation | None) -> None:
         """Have the weights of the checkpoint that was just written pushed, where `validation` is to be published."""
         if not (self.publisher and validation and validation.published):

@@ -48,6 +48,9 @@ if TYPE_CHECKING:  # The publishing room is imported where a card is written or 
 
 _LOGGER = logging.getLogger(__name__)
 
+# The parts of the fingerprint that a validation WER depends on.
+_SCORED = ("validation split", "vocabulary")
+
 
 class TrainingRun:
     """One run in steps: `train` trains, validates and saves; what is built, validated and written is the subclass's."""
@@ -112,6 +115,9 @@ class TrainingRun:
     def is_validated(self, step: int) -> bool:
         """Whether there is a validation to finish with after a step; called on the main process."""
         return bool(self.best.best)
+
+    def score_best_again(self) -> None:
+        """Score the best weights so far where what they are scored on has changed; called on every process."""
 
     def publish(self, step: int, validation: Validation | None) -> None:
         """Called when the checkpoint of a step is complete, on the main process."""
@@ -235,14 +241,16 @@ class TrainingRun:
         if checkpoint is None:
             self._require_same_data(self.begun, None)
         else:
-            self._require_same_data(read_progress(checkpoint), checkpoint)
+            progress = read_progress(checkpoint)
+            self._require_same_data(progress, checkpoint)
+            self.best.restore(checkpoint, progress["best"], progress.get("statistics", {}))
+            scored = {name: each for name, each in (progress.get("data") or {}).items() if name in _SCORED}
+            if list_changes(scored, {name: self.fingerprint[name] for name in _SCORED}):
+                self.score_best_again()
             components = self.components
-            progress = restore_checkpoint(
-                checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler
-            )
+            restore_checkpoint(checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler)
             components.scatter()
             step, seconds = progress["step"], progress["seconds"]
-            self.best.restore(checkpoint, progress["best"], progress.get("statistics", {}))
             self.batch_seconds = progress["batch_seconds"]
             self.rejected = [SkippedUtterance(**rejection) for rejection in progress["rejected"]]
             results = [StepResult(**result) for result in progress["results"]]

@@ -129,6 +129,24 @@ def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tm
     assert words and "ebe" in words and "dad" not in words
 
 
+def test_the_best_weights_are_scored_again_on_a_changed_validation_split(
+    finetune_run, interrupt_run, tmp_path, corpus_folder, capsys
+):
+    """Otherwise a WER on the old split decides, and nothing that is trained later may be taken."""
+    data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
+    sections = {**SECTIONS, "training": {**SECTIONS["training"], "keep_best": 3}}
+    interrupt_run("run", 6, **sections, data=data)
+    table = tmp_path / "corpus" / "validation" / "metadata.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *(row.replace(",", ",add dab cab ", 1) for row in rows)]))
+    resumed = finetune_run("run", **sections, data={**data, "allow_changes": True})
+    assert "the weights of step 4 on the data as they are now: validation WER" in capsys.readouterr().err
+    whole = finetune_run("whole", **sections, data=data)
+    best = [json.loads((run / "checkpoints/step-000010/progress.json").read_text())["best"] for run in (resumed, whole)]
+    assert len(best[0]) == 3 and best[0] == best[1]
+    assert (resumed / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+
+
 def test_a_vocabulary_of_another_size_is_not_to_be_allowed_after_a_checkpoint(
     finetune_run, interrupt_run, tmp_path, corpus_folder
 ):
