@@ -14,7 +14,7 @@ from finetune.decoding.beam import BeamSearch, Weights
 from finetune.errors import UserError
 from finetune.files import new_folder, partial_folder, restore_folder, write_json, write_text
 from finetune.resources.model_json import read_object
-from finetune.resources.storage import find_model_file
+from finetune.resources.storage import find_model_file, list_visible
 
 if TYPE_CHECKING:
     from finetune.decoding.greedy import GreedySearch
@@ -96,7 +96,7 @@ def load_language_model(folder: Path) -> NGramModel | HashedModel:
     from finetune.decoding.kenlm_binary import read_kenlm
     from finetune.decoding.ngram import NGramModel
 
-    files = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
+    files = [file for file in list_visible(folder) if file.is_file()] if folder.is_dir() else []
     readers: dict[str, Callable[[Path], NGramModel | HashedModel]] = {
         ".safetensors": NGramModel.load,
         ".arpa": read_arpa,

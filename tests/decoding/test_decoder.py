@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune.decoding.decoder import load_language_model
 from finetune.errors import UserError
 from finetune.inference.recogniser import Recogniser
 
@@ -27,6 +28,12 @@ def test_settings_are_read(model_folder: Path, tmp_path: Path) -> None:
     search = Recogniser.load(write(model_folder, tmp_path / "model", {"alpha": 0.7, "beta": 1}, settings), "cpu").search
     assert search is not None and search.beam_width == 30 and search.hotwords == {"bad": 2}
     assert search.weights.alpha == 0.7
+
+
+def test_what_macos_writes_beside_a_language_model_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    (tmp_path / "._lm.arpa").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert "ab" in load_language_model(tmp_path).words
 
 
 @pytest.mark.parametrize(
