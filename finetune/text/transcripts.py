@@ -16,7 +16,7 @@ from finetune.text.word_marks import WORD_MARKS, build_punctuation_removal, remo
 from finetune.text.word_units import join_han
 
 NORMALIZATION_FILE = "text_normalization.json"
-VERSION = 2  # Of the transforms' definitions; a file without a version has version 1.
+VERSION = 3  # Of the transforms' definitions; a file without a version has version 1.
 DEFAULT_TRANSFORMS: "tuple[Transform, ...]" = ("remove_invisible", "nfkc", "lowercase", "remove_punctuation")
 
 Transform = str | dict[str, Any]
@@ -40,6 +40,16 @@ def _remove_punctuation(text: str) -> str:
     text = text.translate(_APOSTROPHES)
     kept = "".join(c if c == "'" or unicodedata.category(c)[0] not in "PS" else " " for c in text)
     return " ".join(stripped for word in kept.split() if (stripped := word.strip("'")))
+
+
+def _nfkc(text: str) -> str:
+    # NFKC decomposes the vowel am of Thai and Lao, which is one letter in texts, and leaves tone marks out of order.
+    return _nfkc_2(text).replace("\u0e4d\u0e32", "\u0e33").replace("\u0ecd\u0eb2", "\u0eb3")
+
+
+def _nfkc_2(text: str) -> str:
+    # It would decompose the acute accent, which many keyboards use as an apostrophe, into a space and a mark.
+    return unicodedata.normalize("NFKC", text.replace("´", "'"))
 
 
 def _lowercase_in(language: str) -> Callable[[str], str]:
@@ -76,8 +86,8 @@ def _replace(pair: list[str]) -> Callable[[str], str]:
 
 PLAIN_TRANSFORMS: dict[str, Callable[[str], str]] = {
     "nfc": lambda text: unicodedata.normalize("NFC", text),
-    # NFKC would decompose the acute accent, which many keyboards use as an apostrophe, into a space and a mark.
-    "nfkc": lambda text: unicodedata.normalize("NFKC", text.replace("´", "'")),
+    "nfkc": _nfkc,
+    "nfkc_2": _nfkc_2,  # As in versions 1 and 2.
     "lowercase": str.lower,
     "uppercase": str.upper,
     "remove_invisible": remove_invisible,
@@ -207,13 +217,16 @@ def _read_version(version: int, transforms: tuple[Transform, ...]) -> tuple[Tran
         raise TransformError(
             f"they are of version {version}, and this package supports up to {VERSION}: install a newer one"
         )
-    if version == VERSION:
-        return transforms
-    first = {"numbers_to_words"}
-    return tuple(
-        {f"{_name(each)}_1": each[_name(each)]} if isinstance(each, dict) and _name(each) in first else each
-        for each in transforms
-    )
+    return transforms if version == VERSION else tuple(_read_older(each, version) for each in expand(transforms))
+
+
+def _read_older(transform: Transform, version: int) -> Transform:
+    """A transform of an older version under the name that it has now."""
+    if transform == "nfkc" and version < 3:
+        return "nfkc_2"
+    if isinstance(transform, dict) and _name(transform) == "numbers_to_words" and version < 2:
+        return {"numbers_to_words_1": transform["numbers_to_words"]}
+    return transform
 
 
 def guess_normalization(vocabulary: Iterable[str]) -> tuple[Transform, ...]:
