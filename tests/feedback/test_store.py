@@ -308,3 +308,10 @@ def test_audio_at_a_relative_place_is_found_from_another_folder(
         assert opened.read_audio(number) == make_audio()
         opened.erase([number], "ann")
     assert not search(tmp_path / "sounds", make_audio()[100:200])
+
+
+def test_a_folder_with_a_question_mark_has_its_own_database(tmp_path: Path) -> None:
+    for name in ("what?", "what?#100%", "what"):
+        with closing(Store.create(tmp_path / name)) as made:
+            assert made.add(make_utterance(), "ann", "hello").id == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["what", "what?", "what?#100%"]
