@@ -27,13 +27,15 @@ Offsets = Sequence[tuple[Partition, int, str]]
 class Delivery:
     """A record on its way, the partition it results from, and what to call when it is acknowledged.
 
-    `value` is what is sent, None where even the smaller value is too large.
+    In a transaction `on_acknowledged` comes first, since offsets are in it, too: `on_too_large` may follow, or
+    `on_written` when it is committed. `value` is what is sent, None where even the smaller value is too large.
     """
 
     record: Record
     partition: Partition
     on_acknowledged: Callable[[], object]
     on_too_large: Callable[[], object]
+    on_written: Callable[[], object] = lambda: None
     value: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -144,6 +146,7 @@ class PlainOutput(_Producing):
 
     def _acknowledge(self, delivery: Delivery) -> None:
         delivery.on_acknowledged()
+        delivery.on_written()
 
     def _handle_large(self, delivery: Delivery) -> None:
         delivery.shrink()
@@ -286,8 +289,11 @@ class TransactionalOutput(_Producing):
             self._try_again(error)
             return
         self._failing_since = None
-        self._is_open, self._sent = False, []
+        written, self._sent, self._is_open = self._sent, [], False
         self._committed.update({partition: (offset, metadata) for partition, offset, metadata in changed})
+        for delivery in written:
+            if delivery.value is not None:
+                delivery.on_written()
 
     def _try_again(self, error: Exception) -> None:
         """Abort the transaction and send all its records again, for `retry_seconds`."""
