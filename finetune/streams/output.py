@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from finetune.errors import UserError
 from finetune.streams.connection import Client, describe_failure
-from finetune.streams.results import Record
+from finetune.streams.results import Headers, Record
 from finetune.streams.settings import StreamSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ class Delivery:
 
     def __post_init__(self) -> None:
         self.value = self.record.value
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of what is sent."""
+        is_whole = self.value is self.record.value
+        return self.record.headers if is_whole else self.record.smaller_headers or self.record.headers
 
     def shrink(self) -> None:
         """Take the smaller value, or none, and then call `on_too_large`."""
@@ -82,7 +88,7 @@ class _Producing:
 
             try:
                 self._producer.produce(
-                    record.topic, value, record.key, headers=list(record.headers), on_delivery=report
+                    record.topic, value, record.key, headers=list(delivery.headers), on_delivery=report
                 )
                 self.num_bytes += len(value)
                 return

@@ -1,5 +1,6 @@
 """Outputs and a client that is made to fail: what is committed again, and what counts as written."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,11 @@ from members import make_settings
 from finetune.inference.live import LiveTranscriber
 from finetune.inference.transcript import Transcript
 from finetune.streams import output
-from finetune.streams.messages import Place, Recording
+from finetune.streams.messages import Place, Recording, Rejected
 from finetune.streams.metrics import StreamMetrics
 from finetune.streams.output import Delivery, PlainOutput, TransactionalOutput
 from finetune.streams.recordings import Job, Outcome
-from finetune.streams.results import Record
+from finetune.streams.results import Record, write_dead_letter
 from finetune.streams.work import Work
 
 OFFSETS = [(("speech", 0), 5, "ft1 0"), (("speech", 1), 7, "ft1 0")]
@@ -117,6 +118,22 @@ def test_records_behind_a_refused_one_are_sent_again_in_the_next_transaction() -
         *("begin_transaction", "produce", "produce", "poll"),
         *("consumer_group_metadata", "send_offsets_to_transaction", "commit_transaction"),
     ]
+
+
+@pytest.mark.parametrize("kind", [PlainOutput, TransactionalOutput])
+def test_a_dead_letter_that_became_a_reference_says_so(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, sent = FakeClient(limit=100), []
+    take = client.produce
+    monkeypatch.setattr(client, "produce", lambda *given, **named: (take(*given), sent.append((given[1], named))))
+    message = SimpleNamespace(value=lambda: bytes(500), headers=lambda: [("mine", b"1")])
+    place = Place("speech", 0, 7, None)
+    record = write_dead_letter("texts.dead", message, place, Rejected("audio", "no audio"), 900_000)
+    written = kind(client, client, make_settings("h:1", transactions=True))
+    written.send(Delivery(record, ("speech", 0), lambda: None, lambda: None))
+    [(value, named)] = sent
+    found = dict(named["headers"])
+    assert json.loads(value) == {"topic": "speech", "partition": 0, "offset": 7}
+    assert (found["mine"], found["finetune-value"]) == (b"1", b"reference")
 
 
 class LateClient(FakeClient):
