@@ -224,6 +224,16 @@ def test_after_a_kill_resume_goes_on_and_all_is_the_same(
     assert len(read(killed / "train" / "metadata.csv")) == 8
 
 
+def test_long_names_of_any_script_are_cut_by_their_bytes(tmp_path: Path) -> None:
+    """File systems allow 255 bytes: 85 characters of Chinese or Thai."""
+    talk = write_talk(tmp_path / "talks" / ("世" * 50) / f"{'界' * 60}.wav", SAID)
+    talk.with_suffix(".txt").write_text(WRITTEN, encoding="utf-8")
+    assert segment(tmp_path / "talks", "-o", tmp_path / "corpus") == 0
+    rows = read(tmp_path / "corpus" / "train" / "metadata.csv")
+    assert [row["text"] for row in rows] == UTTERANCES and rows[0]["file_name"].startswith("世" * 50 + "_界")
+    assert all((tmp_path / "corpus" / "train" / row["file_name"]).is_file() for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
