@@ -19,7 +19,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from finetune.errors import UserError, format_error
-from finetune.feedback.configuration import log_step
+from finetune.feedback.configuration import log_step, number_step
 from finetune.feedback.records import Forgotten, Utterance, now
 from finetune.feedback.schema import SNAPSHOT_UTTERANCES, SNAPSHOTS, UTTERANCES
 from finetune.feedback.store import Store
@@ -96,7 +96,8 @@ def export_snapshot(store: Store, folder: Path, who: str, name: str | None = Non
 def list_snapshots(store: Store) -> list[Snapshot]:
     """All snapshots, the oldest first."""
     with store.database.read() as connection:
-        rows = connection.execute(select(SNAPSHOTS).order_by(SNAPSHOTS.c.added_at)).all()
+        order = number_step("export", "snapshot " + SNAPSHOTS.c.name)
+        rows = connection.execute(select(SNAPSHOTS).order_by(order)).all()
     return [
         Snapshot(**{name: value for name, value in row._mapping.items() if name != "counts"}, **json.loads(row.counts))
         for row in rows

@@ -91,6 +91,19 @@ def test_what_a_snapshot_lacks_is_counted(store: Store, tmp_path: Path) -> None:
     assert (count_new(store), count_new(store, drifted=True)) == (4, 1)
 
 
+def test_the_newest_snapshot_is_the_last_one_also_after_the_clock_was_set_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise `finetune improve --watch` would train again and again on what the last snapshot has."""
+    fill(store, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "now", lambda: "2999-01-01T00:00:00.000000Z")
+        export_snapshot(store, tmp_path / "one", "me")
+    fill(store, 3, first=4)
+    export_snapshot(store, tmp_path / "two", "me")
+    assert [each.name for each in list_snapshots(store)] == ["one", "two"] and count_new(store) == 0
+
+
 def test_the_same_corrections_make_the_same_snapshot(tmp_path: Path) -> None:
     hashes = []
     for name in ("a", "b", "c"):
