@@ -129,7 +129,7 @@ def forget(store: Store, numbers: Sequence[int], who: str) -> Forgotten:
     for name, path, parts in _find_remains(store):
         try:
             _cut(Path(path), parts)
-        except OSError:
+        except (OSError, ValueError, csv.Error):  # People may have moved or edited its files.
             unreachable.append(f"{name} ({path})")
             continue
         changed.append(name)
@@ -286,7 +286,10 @@ def _find_remains(store: Store) -> list[tuple[str, str, list[tuple[int, str]]]]:
 
 
 def _cut(folder: Path, parts: Sequence[tuple[int, str]]) -> None:
-    """Delete utterances from the folder of a snapshot, and name them there; raises OSError."""
+    """Delete utterances from the folder of a snapshot, and name them there.
+
+    Raises OSError, and for tables that can't be read ValueError or csv.Error.
+    """
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     for split in _SPLITS:
         names = {file.partition("/")[2] for _, file in parts if file.startswith(f"{split}/")}
@@ -298,7 +301,7 @@ def _cut(folder: Path, parts: Sequence[tuple[int, str]]) -> None:
             new_file(table) as partial,
             partial.open("w", encoding="utf-8", newline="") as new,
         ):
-            csv.writer(new).writerows(row for row in csv.reader(old) if row[0] not in names)
+            csv.writer(new).writerows(row for row in csv.reader(old) if row and row[0] not in names)
         for name in names:
             (folder / split / name).unlink(missing_ok=True)
     holes = sorted({*description.get("holes", []), *(number for number, _ in parts)})

@@ -134,6 +134,23 @@ def test_what_is_forgotten_leaves_holes_with_a_name(store: Store, tmp_path: Path
     assert actions == ["export", "export", "forget", "make hole", "forget", "make hole"]
 
 
+def test_snapshots_that_were_edited_are_cut_or_named(store: Store, tmp_path: Path) -> None:
+    fill(store, 20)
+    tables = {}
+    for name in ("blank", "latin"):
+        export_snapshot(store, tmp_path / name, "me")
+        tables[name] = sorted((tmp_path / name).glob("*/metadata.csv"))
+    for table in tables["blank"]:
+        table.write_text(table.read_text() + "\n\n")
+    for table in tables["latin"]:
+        table.write_bytes(table.read_bytes() + "audio/x.wav,münchen,,default\n".encode("latin-1"))
+    forgotten = forget(store, store.find_speaker("speaker 4"), "me")
+    assert forgotten.snapshots == ("blank",) and forgotten.unreachable == (f"latin ({tmp_path / 'latin'})",)
+    assert len(list((tmp_path / "blank").rglob("*.wav"))) == 18
+    said = read(tmp_path / "blank")
+    assert not any("speaker 4" in speakers for speakers in said.values()) and not list(tmp_path.rglob("*.partial"))
+
+
 def test_an_export_that_was_killed_is_made_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, 5)
 
