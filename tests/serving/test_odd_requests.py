@@ -1,0 +1,18 @@
+"""What no client should send is answered, and is no fault of the service."""
+
+import pytest
+from speech_requests import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as open_socket
+
+
+def list_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("header", ["Host: [::1", "Host: localhost\r\nOrigin: http://[x"])
+def test_half_an_address_is_foreign(address: str, header: str, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(address) as client:
+        client.sendall(f"GET /v1/models HTTP/1.1\r\n{header}\r\n\r\n".encode())
+        assert b" 403 " in client.recv(4096).split(b"\r\n")[0]
+    assert list_errors(caplog) == []
