@@ -92,9 +92,11 @@ class LiveStream:
 
 async def send_json(socket: WebSocket, value: dict[str, Any]) -> None:
     """Send a message; a client that reads nothing for 20 s is disconnected."""
+    # Half a character, which a client may have sent, goes back as its JSON escape.
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     try:
         async with asyncio.timeout(_SEND_SECONDS):
-            await socket.send_text(json.dumps(value, ensure_ascii=False))
+            await socket.send_text(text)
     except TimeoutError as error:
         raise WebSocketDisconnect(1011, "the client does not read") from error
     except RuntimeError as error:  # It was closed meanwhile.

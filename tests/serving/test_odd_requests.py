@@ -1,8 +1,9 @@
 """What no client should send is answered, and is no fault of the service."""
 
+import json
+
 import pytest
 from speech_requests import connect
-from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
 
@@ -15,4 +16,16 @@ def test_half_an_address_is_foreign(address: str, header: str, caplog: pytest.Lo
     with connect(address) as client:
         client.sendall(f"GET /v1/models HTTP/1.1\r\n{header}\r\n\r\n".encode())
         assert b" 403 " in client.recv(4096).split(b"\r\n")[0]
+    assert list_errors(caplog) == []
+
+
+def test_odd_values_in_a_realtime_session_leave_it_open(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    with open_socket(f"ws{address[4:]}/v1/realtime?intent=transcription") as socket:
+        socket.recv()
+        for kind in ([], {}, 1):
+            given = {"audio": {"input": {"format": {"type": kind}}}}
+            socket.send(json.dumps({"type": "session.update", "session": given}))
+            assert json.loads(socket.recv())["error"]["param"] == "session.audio.input.format.type"
+        socket.send(json.dumps({"type": "none", "event_id": "\ud800"}))
+        assert json.loads(socket.recv())["error"]["event_id"] == "\ud800"
     assert list_errors(caplog) == []
