@@ -117,10 +117,11 @@ async def receive(socket: WebSocket, idle_seconds: float) -> dict[str, Any]:
 
 
 async def close(socket: WebSocket, code: int, reason: str = "") -> None:
-    """Close a connection, if it is open."""
+    """Close a connection, if it is open; a reason has at most 123 bytes."""
+    short = reason.encode("utf-8", "replace")[:123].decode(errors="ignore")
     if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                await socket.close(code, reason[:120])
+                await socket.close(code, short)
         except (TimeoutError, RuntimeError, WebSocketDisconnect):
             return

@@ -1,9 +1,11 @@
 """What no client should send is answered, and is no fault of the service."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 from speech_requests import connect
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
 
@@ -29,3 +31,16 @@ def test_odd_values_in_a_realtime_session_leave_it_open(address: str, caplog: py
         socket.send(json.dumps({"type": "none", "event_id": "\ud800"}))
         assert json.loads(socket.recv())["error"]["event_id"] == "\ud800"
     assert list_errors(caplog) == []
+
+
+def test_a_long_reason_in_any_script_closes_a_session(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The frame that closes a WebSocket has room for 123 bytes."""
+    model = "модель" * 12
+    with open_socket(f"ws{address[4:]}/v1/realtime?model={quote(model)}") as socket:
+        socket.recv()
+        socket.send('{"type": "input_audio_buffer.append", "audio": ""}')
+        assert model in json.loads(socket.recv())["error"]["message"]
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1013
+    assert closed.value.rcvd.reason.startswith("There is no model 'модель") and list_errors(caplog) == []
