@@ -203,6 +203,16 @@ def _open_microphone(device: str) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield rate, iter(lambda: bytes(stream.read(round(_CHUNK_SECONDS * rate))[0]), b"")
 
 
+def _take_end(text: str, columns: int) -> str:
+    """The end of a text that fits into so many columns of a terminal, of which Chinese characters take two."""
+    from tqdm.utils import disp_len
+
+    end = text[-max(columns, 1) :]
+    while end and disp_len(end) > columns:
+        end = end[1:]
+    return end
+
+
 class _Display:
     """Shows final texts as lines, and on a terminal the partial text below them."""
 
@@ -223,7 +233,7 @@ class _Display:
             elif isinstance(event, Partial):
                 unstable = event.text[len(event.stable) :]
                 shown = f"{event.stable}[{unstable}]" if unstable else event.stable
-                self._line.set_description_str(shown[2 - shutil.get_terminal_size().columns :])
+                self._line.set_description_str(_take_end(shown, shutil.get_terminal_size().columns - 2))
             elif isinstance(event, Final):
                 self._line.set_description_str("")
                 self._line.clear()

@@ -22,6 +22,8 @@ from finetune.text.lines import read_text
 
 _LOGGER = logging.getLogger(__name__)
 _TEXT_SUFFIX = ".txt"
+# Of the 255 that file systems allow; names of other files are longer by a split, a hash and a suffix.
+_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -177,5 +179,6 @@ def _fail(reason: str) -> Callable[[], NoReturn]:
 
 def _clean(name: str) -> str:
     """A name that every file system takes; one that is changed or cut gets a part of its hash."""
-    cleaned = re.sub(r"[^\w.\-]+", "_", name)[:100].strip(". ") or "recording"
+    short = re.sub(r"[^\w.\-]+", "_", name)[:100].encode()[:_NAME_BYTES].decode(errors="ignore")
+    cleaned = short.strip(". ") or "recording"
     return cleaned if cleaned == name else f"{cleaned}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"

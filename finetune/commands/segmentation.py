@@ -33,6 +33,8 @@ _LOGGER = logging.getLogger(__name__)
 TABLE, LEFT_OUT = "metadata.csv", "left_out.csv"
 # What is known of each finished recording, so that --resume leaves it out.
 _DONE = ".recordings"
+# A passage that is left out may have the text of hours; the default of the module is 131,072 characters.
+_CELL_CHARACTERS = 2**31 - 1
 # The first cells of rows: of utterances, of what is left out, and of recordings of which nothing is used.
 _USED, _UNUSED, _FAILED = "", "left out", "failed"
 _KEPT = ("file_name", "text", "speaker", "recording", "recording_start", "recording_end", "score")
@@ -114,6 +116,7 @@ def _segment_pair(segmenter: Segmenter, pair: Pair, output: Path, bar: Any) -> l
         key = hashlib.sha256(options.encode(errors="replace")).hexdigest()[:12]
         table = output / _DONE / f"{pair.split}.{pair.name}.{key}.csv"
         if table.is_file():
+            csv.field_size_limit(_CELL_CHARACTERS)
             with table.open(encoding="utf-8", newline="") as file:
                 return list(csv.reader(file))
         with fault_as_reason():

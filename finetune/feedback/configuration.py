@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from sqlalchemy import Connection, insert
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, insert, select
 
 from finetune.errors import UserError
 from finetune.feedback.database import has_password
@@ -35,6 +35,12 @@ def log_step(connection: Connection, who: str, action: str, subject: str, detail
     check_name(who, "who")
     values = {"at": now(), "who": who, "action": action, "subject": subject, "details": json.dumps(details)}
     connection.execute(insert(AUDIT).values(**values))
+
+
+def number_step(action: str, subject: ColumnElement[str]) -> ScalarSelect[int]:
+    """The number of the newest such step in the audit log; times are no order, since a clock may be set back."""
+    found = (AUDIT.c.action == action) & (AUDIT.c.subject == subject)
+    return select(func.max(AUDIT.c.id)).where(found).scalar_subquery()
 
 
 def check_name(name: str, what: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from finetune.errors import UserError, format_error
@@ -23,6 +23,7 @@ _PURGE_STEP_SECONDS = 0.05
 # Any number, so that one process at a time changes the tables in PostgreSQL.
 _ADVISORY_LOCK = 7_240_118
 _SCHEMES = ("postgresql", "postgres")
+_SQLITE = "sqlite:///"
 _EXPECTED = "postgresql://USER@HOST/NAME"
 
 
@@ -90,8 +91,8 @@ class Database:
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of an SQLite file."""
-    return f"sqlite:///{file.absolute()}"
+    """The URL of an SQLite file, whose path may have a ? in it."""
+    return f"{_SQLITE}{file.absolute()}"
 
 
 def check_url(url: str) -> None:
@@ -101,8 +102,9 @@ def check_url(url: str) -> None:
 
 
 def _create_engine(url: str) -> Engine:
-    if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
+    if url.startswith(_SQLITE):
+        place = URL.create("sqlite", database=url.removeprefix(_SQLITE))
+        engine = create_engine(place, connect_args={"timeout": _LOCK_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

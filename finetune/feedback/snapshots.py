@@ -19,7 +19,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from finetune.errors import UserError, format_error
-from finetune.feedback.configuration import log_step
+from finetune.feedback.configuration import log_step, number_step
 from finetune.feedback.records import Forgotten, Utterance, now
 from finetune.feedback.schema import SNAPSHOT_UTTERANCES, SNAPSHOTS, UTTERANCES
 from finetune.feedback.store import Store
@@ -96,7 +96,8 @@ def export_snapshot(store: Store, folder: Path, who: str, name: str | None = Non
 def list_snapshots(store: Store) -> list[Snapshot]:
     """All snapshots, the oldest first."""
     with store.database.read() as connection:
-        rows = connection.execute(select(SNAPSHOTS).order_by(SNAPSHOTS.c.added_at)).all()
+        order = number_step("export", "snapshot " + SNAPSHOTS.c.name)
+        rows = connection.execute(select(SNAPSHOTS).order_by(order)).all()
     return [
         Snapshot(**{name: value for name, value in row._mapping.items() if name != "counts"}, **json.loads(row.counts))
         for row in rows
@@ -128,7 +129,7 @@ def forget(store: Store, numbers: Sequence[int], who: str) -> Forgotten:
     for name, path, parts in _find_remains(store):
         try:
             _cut(Path(path), parts)
-        except OSError:
+        except (OSError, ValueError, csv.Error):  # People may have moved or edited its files.
             unreachable.append(f"{name} ({path})")
             continue
         changed.append(name)
@@ -285,7 +286,10 @@ def _find_remains(store: Store) -> list[tuple[str, str, list[tuple[int, str]]]]:
 
 
 def _cut(folder: Path, parts: Sequence[tuple[int, str]]) -> None:
-    """Delete utterances from the folder of a snapshot, and name them there; raises OSError."""
+    """Delete utterances from the folder of a snapshot, and name them there.
+
+    Raises OSError, and for tables that can't be read ValueError or csv.Error.
+    """
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     for split in _SPLITS:
         names = {file.partition("/")[2] for _, file in parts if file.startswith(f"{split}/")}
@@ -297,7 +301,7 @@ def _cut(folder: Path, parts: Sequence[tuple[int, str]]) -> None:
             new_file(table) as partial,
             partial.open("w", encoding="utf-8", newline="") as new,
         ):
-            csv.writer(new).writerows(row for row in csv.reader(old) if row[0] not in names)
+            csv.writer(new).writerows(row for row in csv.reader(old) if row and row[0] not in names)
         for name in names:
             (folder / split / name).unlink(missing_ok=True)
     holes = sorted({*description.get("holes", []), *(number for number, _ in parts)})

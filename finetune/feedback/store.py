@@ -45,6 +45,8 @@ from finetune.feedback.review_queue import read_page
 from finetune.feedback.row_writer import RowWriter
 from finetune.feedback.rows import RowReader, require_row
 from finetune.feedback.schema import AUDIT, SETTINGS, SNAPSHOT_UTTERANCES, UTTERANCES
+from finetune.files import expand_home
+from finetune.resources.storage import is_url
 
 _PAGE = 500
 
@@ -117,7 +119,9 @@ class Store:
                 if master_key is not None:
                     insert_key(connection, master_key)
         opened.close()
-        places = {"database": database, "audio": audio}
+        local = audio is not None and not is_url(audio)
+        # Another command may be called in another folder.
+        places = {"database": database, "audio": str(expand_home(str(audio)).absolute()) if local else audio}
         write_configuration(folder, {name: each for name, each in places.items() if each})
         return cls(folder, master_key)
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 from sqlalchemy import insert, select
 
 from finetune.errors import UserError, format_error
-from finetune.feedback.configuration import log_step
+from finetune.feedback.configuration import log_step, number_step
 from finetune.feedback.records import now
 from finetune.feedback.schema import MODELS
 from finetune.feedback.store import Store
@@ -93,7 +93,7 @@ class Versions:
     def all(self) -> list[Version]:
         """All versions, the oldest first."""
         with self._store.database.read() as connection:
-            rows = connection.execute(select(MODELS).order_by(MODELS.c.added_at)).all()
+            rows = connection.execute(select(MODELS).order_by(number_step("add version", MODELS.c.name))).all()
         return [Version(**{**row._mapping, "gate": json.loads(row.gate)}) for row in rows]
 
     def next_name(self) -> str:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -126,9 +126,9 @@ class _Guard:
         host = headers.get("host", "")
         origin = headers.get("origin")
         allowed = service.settings.allowed_origins
-        if urlsplit(f"//{host}").hostname not in (*_LOCAL_NAMES, service.settings.host):
+        if _split(f"//{host}").hostname not in (*_LOCAL_NAMES, service.settings.host):
             return Problem(403, "Without keys only localhost is served.", "foreign_host")
-        if origin is not None and origin not in allowed and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in allowed and _split(origin).netloc != host:
             return Problem(403, "Without keys pages of other origins are not served.", "foreign_origin")
         return None
 
@@ -149,6 +149,14 @@ class _Guard:
                 seconds=seconds,
                 model=state.get("model"),
             )
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; for what is none, such as half of an IPv6 address, they are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 class _Observed:

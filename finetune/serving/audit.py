@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class AuditLog:
@@ -18,14 +21,18 @@ class AuditLog:
         """Open the file; raises UserError if it can't be written."""
         self._lock = threading.Lock()
         try:
-            self._file = file.open("a", encoding="utf-8", buffering=1) if file else None
+            self._file = file.open("ab", buffering=0) if file else None
         except OSError as error:
             raise UserError(f"{file} can't be written: {error.strerror}.") from error
+        self._is_failing = self._is_cut = False
 
     def write(
         self, *, key: str, address: str | None, route: str, status: int, seconds: float, model: str | None = None
     ) -> None:
-        """Append a request: the name of its key, its route as a template, its status, and the hash of the model."""
+        """Append a request: the name of its key, its route as a template, its status, and the hash of the model.
+
+        Where that fails, as on a full disk, the request is left out, and the first one of these is logged.
+        """
         if self._file is None:
             return
         line = {
@@ -38,7 +45,14 @@ class AuditLog:
             "model": model,
         }
         with self._lock:
-            self._file.write(json.dumps(line) + "\n")
+            content = (b"\n" if self._is_cut else b"") + json.dumps(line).encode() + b"\n"
+            try:
+                self._is_cut = self._file.write(content) < len(content)  # The disk is full from there on.
+                self._is_failing = False
+            except OSError as error:
+                if not self._is_failing:
+                    _LOGGER.error(f"the audit log {self._file.name} lacks requests from now on: {error.strerror}")
+                self._is_failing = True
 
     def close(self) -> None:
         """Close the file."""

@@ -12,11 +12,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.errors import UserError
 from finetune.files import new_file
@@ -27,6 +27,9 @@ _LOGGER = logging.getLogger(__name__)
 _PREFIX = "ft-"
 # A changed file is noticed after this time.
 _LOOK_SECONDS = 1.0
+
+# A day that was written by hand, as `expires: 2027-12-31`, begins in UTC, as that of --expires.
+_Moment = Annotated[datetime, AfterValidator(lambda moment: moment if moment.tzinfo else moment.replace(tzinfo=UTC))]
 
 
 class Key(BaseModel):
@@ -41,8 +44,8 @@ class Key(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: tuple[Scope, ...]
     requests_per_minute: float | None = Field(default=None, gt=0)
-    created: datetime
-    expires: datetime | None = None
+    created: _Moment
+    expires: _Moment | None = None
 
     @property
     def expired(self) -> bool:

@@ -92,9 +92,11 @@ class LiveStream:
 
 async def send_json(socket: WebSocket, value: dict[str, Any]) -> None:
     """Send a message; a client that reads nothing for 20 s is disconnected."""
+    # Half a character, which a client may have sent, goes back as its JSON escape.
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     try:
         async with asyncio.timeout(_SEND_SECONDS):
-            await socket.send_text(json.dumps(value, ensure_ascii=False))
+            await socket.send_text(text)
     except TimeoutError as error:
         raise WebSocketDisconnect(1011, "the client does not read") from error
     except RuntimeError as error:  # It was closed meanwhile.
@@ -115,10 +117,11 @@ async def receive(socket: WebSocket, idle_seconds: float) -> dict[str, Any]:
 
 
 async def close(socket: WebSocket, code: int, reason: str = "") -> None:
-    """Close a connection, if it is open."""
+    """Close a connection, if it is open; a reason has at most 123 bytes."""
+    short = reason.encode("utf-8", "replace")[:123].decode(errors="ignore")
     if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                await socket.close(code, reason[:120])
+                await socket.close(code, short)
         except (TimeoutError, RuntimeError, WebSocketDisconnect):
             return

@@ -75,7 +75,7 @@ class SessionSettings:
         if given.get("format") is not None:
             form = _section(given["format"], "session.audio.input.format")
             kind = form.get("type", "audio/pcm")
-            if kind not in _FORMATS:
+            if not isinstance(kind, str) or kind not in _FORMATS:
                 raise _invalid("session.audio.input.format.type", kind, ", ".join(_FORMATS))
             rates = _FORMATS[kind][1]
             rate = form.get("rate") or rates[0]

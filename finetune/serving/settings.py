@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from finetune.errors import UserError
 
@@ -30,13 +30,13 @@ class Settings(BaseModel):
     behind_tls_proxy: bool = False
     insecure: bool = False
     allowed_origins: list[str] = []
-    max_file_mb: float = Field(default=25, gt=0)
+    max_file_mb: FiniteFloat = Field(default=25, gt=0)
     max_audio_seconds: float = Field(default=7200, gt=0)
     max_live: int = Field(default=8, ge=0)
     max_connections: int = Field(default=256, ge=1)
     queue: int = Field(default=32, ge=1)
     idle_seconds: float = Field(default=60, gt=0)
-    grace_seconds: float = Field(default=30, ge=0)
+    grace_seconds: FiniteFloat = Field(default=30, ge=0)
     latency: float | None = Field(default=None, gt=0)
     device: str = "auto"
     precision: str = "auto"

@@ -16,6 +16,7 @@ from finetune.serving.feedback_forms import find_suffix
 from finetune.serving.feedback_store import name_reviewer, require_store
 from finetune.serving.keys import Key
 from finetune.serving.models import Model
+from finetune.serving.problems import Problem
 from finetune.serving.service import Service
 from finetune.serving.uploads import AudioLimits, take_file
 
@@ -32,7 +33,7 @@ async def keep_transcribed(
 ) -> dict[str, str]:
     """Keep a recording that was transcribed if it is an utterance, and return headers that say what became of it.
 
-    Raises Problem where it can't be stored.
+    Where the store has failed the transcript, which is computed by now, is answered all the same.
     """
     if (windows := job.transcription.num_windows) != 1:
         why = "there is no speech in it" if windows == 0 else "it is longer than an utterance"
@@ -47,7 +48,12 @@ async def keep_transcribed(
         hypothesis=make_hypothesis(transcript, model),
         signals=find_signals(service, model),
     )
-    receipt = await require_store(service, key).add(new, name_reviewer(service, key, request))
+    try:
+        receipt = await require_store(service, key).add(new, name_reviewer(service, key, request))
+    except Problem as problem:
+        if problem.status != 503:
+            raise
+        return {"X-Feedback-Note": f"The recording was not kept: {problem.message}"}
     return {"X-Feedback-Id": str(receipt.id)}
 
 

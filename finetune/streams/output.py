@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from finetune.errors import UserError
 from finetune.streams.connection import Client, describe_failure
-from finetune.streams.results import Record
+from finetune.streams.results import Headers, Record
 from finetune.streams.settings import StreamSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,17 +27,25 @@ Offsets = Sequence[tuple[Partition, int, str]]
 class Delivery:
     """A record on its way, the partition it results from, and what to call when it is acknowledged.
 
-    `value` is what is sent, None where even the smaller value is too large.
+    In a transaction `on_acknowledged` comes first, since offsets are in it, too: `on_too_large` may follow, or
+    `on_written` when it is committed. `value` is what is sent, None where even the smaller value is too large.
     """
 
     record: Record
     partition: Partition
     on_acknowledged: Callable[[], object]
     on_too_large: Callable[[], object]
+    on_written: Callable[[], object] = lambda: None
     value: bytes | None = None
 
     def __post_init__(self) -> None:
         self.value = self.record.value
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of what is sent."""
+        is_whole = self.value is self.record.value
+        return self.record.headers if is_whole else self.record.smaller_headers or self.record.headers
 
     def shrink(self) -> None:
         """Take the smaller value, or none, and then call `on_too_large`."""
@@ -80,7 +88,7 @@ class _Producing:
 
             try:
                 self._producer.produce(
-                    record.topic, value, record.key, headers=list(record.headers), on_delivery=report
+                    record.topic, value, record.key, headers=list(delivery.headers), on_delivery=report
                 )
                 self.num_bytes += len(value)
                 return
@@ -144,6 +152,7 @@ class PlainOutput(_Producing):
 
     def _acknowledge(self, delivery: Delivery) -> None:
         delivery.on_acknowledged()
+        delivery.on_written()
 
     def _handle_large(self, delivery: Delivery) -> None:
         delivery.shrink()
@@ -286,8 +295,11 @@ class TransactionalOutput(_Producing):
             self._try_again(error)
             return
         self._failing_since = None
-        self._is_open, self._sent = False, []
+        written, self._sent, self._is_open = self._sent, [], False
         self._committed.update({partition: (offset, metadata) for partition, offset, metadata in changed})
+        for delivery in written:
+            if delivery.value is not None:
+                delivery.on_written()
 
     def _try_again(self, error: Exception) -> None:
         """Abort the transaction and send all its records again, for `retry_seconds`."""

@@ -21,13 +21,17 @@ Headers = list[tuple[str, bytes | None]]
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A message to be written: its topic, key, value and headers, and a smaller value where it is too large."""
+    """A message to be written: its topic, key, value and headers, and a smaller value where it is too large.
+
+    `smaller_headers` are those of the smaller value, None for the same.
+    """
 
     topic: str
     key: bytes | None
     value: bytes
     headers: Headers
     smaller: bytes | None = None
+    smaller_headers: Headers | None = None
 
 
 def write_recording(topic: str, place: Place, transcript: Transcript) -> Record:
@@ -63,16 +67,17 @@ def write_dead_letter(topic: str, message: Any, place: Place, rejected: Rejected
     ]
     if sum(len(name) + len(each or b"") for name, each in original) > _MAX_HEADER_BYTES:
         original = []
-    headers: Headers = [
+    common: Headers = [
         *original,
         ("finetune-reason", str(rejected).encode("utf-8", "replace")[:1000]),
         ("finetune-code", rejected.code.encode()),
         ("finetune-topic", place.topic.encode()),
         ("finetune-partition", str(place.partition).encode()),
         ("finetune-offset", str(place.offset).encode()),
-        ("finetune-value", b"original" if fits else b"reference"),
     ]
-    return Record(topic, place.key, value if fits else reference, headers, reference)
+    whole: Headers = [*common, ("finetune-value", b"original")]
+    smaller: Headers = [*common, ("finetune-value", b"reference")]
+    return Record(topic, place.key, *((value, whole) if fits else (reference, smaller)), reference, smaller)
 
 
 def is_shown(event: Event, partials: bool) -> bool:

@@ -134,12 +134,7 @@ class Work:
         if segment < session.unit.num_repeated:  # The previous owner has written it.
             return
         record = write_event(self._settings.results, session.place, segment, event)
-
-        def count() -> None:
-            if isinstance(event, Final):
-                session.unit.num_written += 1
-
-        self._send(record, session.place, session.unit, count)
+        self._send(record, session.place, session.unit, lambda: None, num_texts=int(isinstance(event, Final)))
 
     def _end_session(self, session: Session) -> None:
         session.unit.closed = True
@@ -178,13 +173,15 @@ class Work:
         unit: Unit,
         count: Callable[[], object],
         give_up: Callable[[], object] | None = None,
+        *,
+        num_texts: int = 0,
     ) -> None:
-        """Write a record of a unit, and call `count` once it is acknowledged."""
+        """Write a record of a unit with so many final texts, and call `count` once it is there to be read."""
         unit.unacknowledged += 1
         waits = [True]  # In a transaction a record is acknowledged first, and may turn out to be too large later.
 
         def acknowledge() -> None:
-            count()
+            unit.num_written += num_texts
             waits.clear()
             unit.unacknowledged -= 1
             self._settle(place, unit)
@@ -197,7 +194,7 @@ class Work:
                 _LOGGER.warning(f"a result of {place.topic}/{place.partition}/{place.offset} is too large: left out")
                 self._settle(place, unit)
 
-        self._output.send(Delivery(record, (place.topic, place.partition), acknowledge, abandon))
+        self._output.send(Delivery(record, (place.topic, place.partition), acknowledge, abandon, count))
 
     def _settle(self, place: Place, unit: Unit) -> None:
         ledger = self._ledgers.get((place.topic, place.partition))

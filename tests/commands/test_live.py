@@ -186,6 +186,22 @@ def test_ctrl_c_in_the_middle_of_computing_waits_for_it(
     assert len(calls) == 5, "after the third partial text, that of the last audio, and the final text"
 
 
+@pytest.mark.parametrize(("letter", "count"), [("a", 36), ("世", 18), ("ש", 36)])
+def test_the_newest_part_of_a_long_partial_text_fits_into_the_terminal(
+    letter: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.commands.live import _Display
+    from finetune.inference.events import Partial
+
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((40, 20)))
+    shown: list[str] = []
+    display = _Display("text")
+    monkeypatch.setattr(display._line, "set_description_str", shown.append)
+    display.show([Partial(letter * 100 + "。", letter * 100 + "。", 0.0, 1.0, ())])
+    display.close()
+    assert shown == [letter * count + "。"]
+
+
 def test_a_pipe_without_audio_is_one_sentence(live: Live) -> None:
     code, _, said = live("-", "--rate", 8000, stdin=b"")
     assert code == 2 and said == "finetune: Standard input: audio of zero length.\n"

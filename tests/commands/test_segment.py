@@ -16,6 +16,7 @@ from finetune.cli import main
 from finetune.data.corpus import AudioSpec, prepare_split
 from finetune.data.sources import Source, load_splits, select_table
 from finetune.inference.recogniser import Recogniser
+from finetune.inference.segmentation import Passage
 from finetune.text.transcripts import DEFAULT_TRANSFORMS
 
 TESTS = Path(__file__).parents[1]
@@ -222,6 +223,32 @@ def test_after_a_kill_resume_goes_on_and_all_is_the_same(
     (talks / "2.txt").write_text(WRITTEN.replace("Bad, cab add!", ""), encoding="utf-8")
     assert main([*arguments, str(killed), "--resume"]) == 0 and listened == ["2.wav"]
     assert len(read(killed / "train" / "metadata.csv")) == 8
+
+
+def test_a_long_text_that_is_not_in_the_speech_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune.commands.segmentation import Segmenter
+
+    text = "cab " * 50_000  # Longer than a cell that Python's reader of CSV takes by default.
+    passages = [Passage(0.2, 1.0, "Bad cab.", 0.9, "bad cab"), Passage(1.0, 1.0, text, 0.0, "", "not in the speech")]
+    monkeypatch.setattr(Segmenter, "find_passages", lambda *_: passages)
+    talk = write_talk(tmp_path / "talk.wav", SAID)
+    (tmp_path / "talk.txt").write_text(f"Bad cab. {text}", encoding="utf-8")
+    before = csv.field_size_limit(131_072)
+    try:
+        for more in ((), ("--resume",)):
+            assert segment(talk, tmp_path / "talk.txt", "-o", tmp_path / "corpus", *more) == 0
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_long_names_of_any_script_are_cut_by_their_bytes(tmp_path: Path) -> None:
+    """File systems allow 255 bytes: 85 characters of Chinese or Thai."""
+    talk = write_talk(tmp_path / "talks" / ("世" * 50) / f"{'界' * 60}.wav", SAID)
+    talk.with_suffix(".txt").write_text(WRITTEN, encoding="utf-8")
+    assert segment(tmp_path / "talks", "-o", tmp_path / "corpus") == 0
+    rows = read(tmp_path / "corpus" / "train" / "metadata.csv")
+    assert [row["text"] for row in rows] == UTTERANCES and rows[0]["file_name"].startswith("世" * 50 + "_界")
+    assert all((tmp_path / "corpus" / "train" / row["file_name"]).is_file() for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,19 @@ def test_what_a_snapshot_lacks_is_counted(store: Store, tmp_path: Path) -> None:
     assert (count_new(store), count_new(store, drifted=True)) == (4, 1)
 
 
+def test_the_newest_snapshot_is_the_last_one_also_after_the_clock_was_set_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise `finetune improve --watch` would train again and again on what the last snapshot has."""
+    fill(store, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "now", lambda: "2999-01-01T00:00:00.000000Z")
+        export_snapshot(store, tmp_path / "one", "me")
+    fill(store, 3, first=4)
+    export_snapshot(store, tmp_path / "two", "me")
+    assert [each.name for each in list_snapshots(store)] == ["one", "two"] and count_new(store) == 0
+
+
 def test_the_same_corrections_make_the_same_snapshot(tmp_path: Path) -> None:
     hashes = []
     for name in ("a", "b", "c"):
@@ -119,6 +132,23 @@ def test_what_is_forgotten_leaves_holes_with_a_name(store: Store, tmp_path: Path
     assert len(list((tmp_path / "two").rglob("*.wav"))) == 18
     actions = [entry.action for entry in store.audit_log()]
     assert actions == ["export", "export", "forget", "make hole", "forget", "make hole"]
+
+
+def test_snapshots_that_were_edited_are_cut_or_named(store: Store, tmp_path: Path) -> None:
+    fill(store, 20)
+    tables = {}
+    for name in ("blank", "latin"):
+        export_snapshot(store, tmp_path / name, "me")
+        tables[name] = sorted((tmp_path / name).glob("*/metadata.csv"))
+    for table in tables["blank"]:
+        table.write_text(table.read_text() + "\n\n")
+    for table in tables["latin"]:
+        table.write_bytes(table.read_bytes() + "audio/x.wav,münchen,,default\n".encode("latin-1"))
+    forgotten = forget(store, store.find_speaker("speaker 4"), "me")
+    assert forgotten.snapshots == ("blank",) and forgotten.unreachable == (f"latin ({tmp_path / 'latin'})",)
+    assert len(list((tmp_path / "blank").rglob("*.wav"))) == 18
+    said = read(tmp_path / "blank")
+    assert not any("speaker 4" in speakers for speakers in said.values()) and not list(tmp_path.rglob("*.partial"))
 
 
 def test_an_export_that_was_killed_is_made_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

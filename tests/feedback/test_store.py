@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,25 @@ def test_shares_that_leave_no_training_are_refused(tmp_path: Path, shares: tuple
     with pytest.raises(UserError, match="expected 1 or more"):
         Store.create(tmp_path / "new", reviewers_wanted=0)
     assert not (tmp_path / "new").exists()
+
+
+def test_audio_at_a_relative_place_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it is written beside whoever calls, and `forget` leaves the file where it is."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with closing(Store.create(tmp_path / "store", audio="sounds")) as made:
+        number = made.add(make_utterance(), "ann", "hello").id
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with closing(Store(tmp_path / "store")) as opened:
+        assert opened.read_audio(number) == make_audio()
+        opened.erase([number], "ann")
+    assert not search(tmp_path / "sounds", make_audio()[100:200])
+
+
+def test_a_folder_with_a_question_mark_has_its_own_database(tmp_path: Path) -> None:
+    for name in ("what?", "what?#100%", "what"):
+        with closing(Store.create(tmp_path / name)) as made:
+            assert made.add(make_utterance(), "ann", "hello").id == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["what", "what?", "what?#100%"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import UserError
+from finetune.feedback import versions
 from finetune.feedback.store import Store
 from finetune.feedback.versions import Versions
 
@@ -56,6 +57,17 @@ def test_promotion_and_rollback_switch_the_champion(store: Store) -> None:
         ("you", "roll back", "b"),
     ]
     assert Versions(Store(store.folder)).champion == "a"
+
+
+def test_the_newest_candidate_waits_also_after_the_clock_was_set_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Versions(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "now", lambda: "2999-01-01T00:00:00.000000Z")
+        add(found, "old", gate={"passed": True})
+    add(found, "new", gate={"passed": True})
+    assert [each.name for each in found.all()] == ["old", "new"] and found.find_waiting() == "new"
 
 
 def test_a_candidate_needs_its_proof(store: Store) -> None:

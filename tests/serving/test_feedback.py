@@ -345,6 +345,10 @@ def test_a_failed_store_is_answered_without_its_place(serve: Serve, store: Store
         assert answer.status_code == 503 and "nothing was changed" in answer.json()["error"]["message"]
         assert ask(address, "/v1/feedback/1").status_code == 503
         assert ask(address, "/v1/audio/transcriptions", None, make_wav("ab")).json()["text"] == "ab"
+        answer = ask(address, "/v1/audio/transcriptions", None, make_wav("ab"), feedback_consent="true")
+        assert answer.status_code == 200 and answer.json()["text"] == "ab"
+        assert answer.headers["x-feedback-note"].startswith("The recording was not kept: The feedback store can't")
+        assert 'feedback_failures_total{reason="store"} 3.0' in httpx2.get(f"{address}/metrics").text
 
 
 def test_agreement(store: Store) -> None:

@@ -250,6 +250,13 @@ def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) ->
         read_keys(file)
 
 
+@pytest.mark.parametrize("name", ["max_file_mb", "grace_seconds"])
+def test_a_limit_that_is_a_size_or_a_deadline_is_finite(name: str) -> None:
+    """Infinity has no number of bytes and no time: with it each upload, or the start, was a fault of the service."""
+    with pytest.raises(UserError, match=f"can't be started: {name}: Input should be a finite number"):
+        load_settings({"models": ["m"]}, None, {f"FINETUNE_SERVE_{name.upper()}": "inf"})
+
+
 def test_it_speaks_tls(serve: Any, tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(

@@ -1,5 +1,6 @@
 """Outputs and a client that is made to fail: what is committed again, and what counts as written."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,15 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from members import make_settings
 
+from finetune.inference.live import LiveTranscriber
+from finetune.inference.transcript import Transcript
 from finetune.streams import output
+from finetune.streams.messages import Place, Recording, Rejected
+from finetune.streams.metrics import StreamMetrics
 from finetune.streams.output import Delivery, PlainOutput, TransactionalOutput
-from finetune.streams.results import Record
+from finetune.streams.recordings import Job, Outcome
+from finetune.streams.results import Record, write_dead_letter
+from finetune.streams.work import Work
 
 OFFSETS = [(("speech", 0), 5, "ft1 0"), (("speech", 1), 7, "ft1 0")]
 
@@ -56,7 +63,6 @@ def test_a_partition_whose_commit_failed_is_committed_again() -> None:
 
 def test_a_failed_commit_of_one_partition_is_counted() -> None:
     from finetune.streams.consumer import StreamConsumer
-    from finetune.streams.metrics import StreamMetrics
 
     metrics, client = StreamMetrics(), FakeClient()
     consumer = StreamConsumer(None, make_settings("h:1"), metrics)  # type: ignore[arg-type]
@@ -112,3 +118,72 @@ def test_records_behind_a_refused_one_are_sent_again_in_the_next_transaction() -
         *("begin_transaction", "produce", "produce", "poll"),
         *("consumer_group_metadata", "send_offsets_to_transaction", "commit_transaction"),
     ]
+
+
+@pytest.mark.parametrize("kind", [PlainOutput, TransactionalOutput])
+def test_a_dead_letter_that_became_a_reference_says_so(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, sent = FakeClient(limit=100), []
+    take = client.produce
+    monkeypatch.setattr(client, "produce", lambda *given, **named: (take(*given), sent.append((given[1], named))))
+    message = SimpleNamespace(value=lambda: bytes(500), headers=lambda: [("mine", b"1")])
+    place = Place("speech", 0, 7, None)
+    record = write_dead_letter("texts.dead", message, place, Rejected("audio", "no audio"), 900_000)
+    written = kind(client, client, make_settings("h:1", transactions=True))
+    written.send(Delivery(record, ("speech", 0), lambda: None, lambda: None))
+    [(value, named)] = sent
+    found = dict(named["headers"])
+    assert json.loads(value) == {"topic": "speech", "partition": 0, "offset": 7}
+    assert (found["mine"], found["finetune-value"]) == (b"1", b"reference")
+
+
+class LateClient(FakeClient):
+    """Takes all records, and tells when it is asked that those above the limit are refused; the commit fails then."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.reports: list[Any] = []
+        self.topics: list[str] = []
+        self.broken = False
+
+    def produce(self, topic: str, value: bytes, *_: Any, on_delivery: Any, **__: Any) -> None:
+        large = len(value) > self.limit
+        self.broken |= large
+        self.topics.append(topic)
+        self.reports.append(lambda: on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE) if large else None, None))
+
+    def poll(self, _: float) -> None:
+        reports, self.reports = self.reports, []
+        for report in reports:
+            report()
+
+    def commit_transaction(self, _: float) -> None:
+        if self.broken:
+            self.broken = False
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "", False, False, True))
+
+
+def test_a_result_that_is_refused_late_in_its_transaction_is_counted_once(live: LiveTranscriber) -> None:
+    metrics, client = StreamMetrics(), LateClient(limit=150)
+    settings = make_settings("h:1", transactions=True)
+    written = TransactionalOutput(client, client, settings)
+    work = Work(live, settings, written, metrics)
+    work.begin_partition(("speech", 0), None, None)
+    place, unit = Place("speech", 0, 7, None, 1), work._ledgers["speech", 0].begin(7)
+    message = SimpleNamespace(value=lambda: b"", headers=list)
+    job = Job(place, unit, Recording(b""), message)
+    try:
+        work._write_outcome(Outcome(job, Transcript((), 200.0)))
+        for _ in range(4):
+            written._next = 0.0
+            written.advance(work.offsets)
+    finally:
+        work.stop()
+    counts = {
+        outcome: metrics.registry.get_sample_value(
+            "finetune_stream_messages_total", {"kind": "recording", "outcome": outcome}
+        )
+        for outcome in ("result", "dead_letter")
+    }
+    assert client.topics == ["texts", "texts.dead"] and not work._ledgers["speech", 0].open
+    assert counts == {"result": None, "dead_letter": 1}
+    assert metrics.registry.get_sample_value("finetune_stream_seconds_count") == 0
