@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -185,7 +186,7 @@ def _show_queue(options: argparse.Namespace) -> None:
     if options.limit < 1:
         raise UserError(f"--limit is {options.limit}; expected 1 or more.")
     with open_store(options) as store:
-        queue = store.queue(options.limit)
+        queue = store.queue(min(options.limit, sys.maxsize))
         if options.label_studio:
             from finetune.feedback.label_studio_tasks import write_tasks
 

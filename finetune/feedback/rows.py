@@ -12,6 +12,8 @@ from finetune.feedback.records import Hypothesis, Review, Utterance
 from finetune.feedback.schema import HYPOTHESES, REVIEWS, UTTERANCES
 from finetune.feedback.sealing import Seal
 
+_LARGEST_NUMBER = 2**63 - 1  # That a database has; a driver refuses larger ones with an error of its own.
+
 
 class RowReader:
     """Reads rows; all methods raise UserError for what can't be decrypted."""
@@ -64,7 +66,7 @@ def require_row(connection: Connection, number: int, *, forgotten: bool = False)
     query = select(UTTERANCES).where(UTTERANCES.c.id == number)
     if connection.get_execution_options().get("writes"):
         query = query.with_for_update()  # PostgreSQL: one at a time for each utterance.
-    row = connection.execute(query).first()
+    row = connection.execute(query).first() if 0 < number <= _LARGEST_NUMBER else None
     if row is None:
         raise UserError(f"The store has no utterance {number}.")
     if row.status == "forgotten" and not forgotten:
