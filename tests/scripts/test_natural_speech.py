@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ def test_shards_can_be_made_in_any_number_of_runs(
     assert make_natural_speech.make_shard(1) == hours[1] and make_natural_speech.make_shard(2) is None
     with pytest.raises(SynthesisError, match="no shards were found"):
         make_natural_speech.read_shards(studio.folder / "validation")
+
+
+def test_the_share_of_running_text_can_be_chosen(
+    studio: make_natural_speech.Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_only = dataclasses.replace(studio, shares=make_natural_speech.Shares(sentences=1.0))
+    monkeypatch.setattr(make_natural_speech, "_studio", text_only)
+    make_natural_speech.make_shard(0)
+    rows = [row for _, row in make_natural_speech.read_shards(studio.folder / "train")]
+    assert {row["source"] for row in rows} == {"sentence"} and len(rows) == 12
 
 
 def test_the_share_of_hibari_can_be_chosen() -> None:
