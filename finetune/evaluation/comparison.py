@@ -28,6 +28,7 @@ from finetune.evaluation.slices import partition
 from finetune.text.word_units import split_words
 
 MOST = 50  # utterances or words that got better or worse
+FEWEST_FOR_NORMAL = 50  # segments that differ
 
 _WER = RATES.index("wer")
 
@@ -178,16 +179,23 @@ def matched_pairs_p_value(errors_a: Counts, errors_b: Counts) -> float | None:
 
     Gillick and Cox 1989 ("Some statistical issues in the comparison of speech recognition algorithms", ICASSP), as
     NIST's sclite does (MAPSSWE), but with utterances as segments. The test assumes that the mean difference over its
-    standard error is normally distributed, which needs about fifty segments, and that segments are independent. Those
-    of one speaker are not, so prefer the bootstrap over speakers. None for a single segment.
+    standard error is normally distributed, which needs about fifty segments that differ; with fewer, the p-value is
+    that of the exact permutation test instead: the share of all ways to swap A and B in them whose difference is at
+    least as large. Both assume that segments are independent. Those of one speaker are not, so prefer the bootstrap
+    over speakers. None for a single segment.
     """
     differences = errors_a - errors_b
     if len(differences) < 2:
         return None
-    if not differences.any():
-        return 1.0
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return math.erfc(abs(float(differences.mean())) / error / math.sqrt(2)) if error else 0.0
+    differing = np.abs(differences[differences != 0]).tolist()
+    if len(differing) >= FEWEST_FOR_NORMAL:
+        error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        return math.erfc(abs(float(differences.mean())) / error / math.sqrt(2)) if error else 0.0
+    chances = np.ones(1)  # of each sum of differences, from the lowest to the highest
+    for size in differing:
+        chances = (np.pad(chances, (0, 2 * size)) + np.pad(chances, (2 * size, 0))) / 2
+    sums = np.arange(len(chances)) - sum(differing)
+    return float(chances[np.abs(sums) >= abs(differences.sum())].sum())
 
 
 def format_p_value(p_value: float) -> str:

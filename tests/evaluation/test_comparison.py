@@ -80,13 +80,26 @@ def test_pairing_finds_differences_that_two_intervals_do_not():
 
 
 def test_matched_pairs_by_hand():
-    # Differences 1, 0, 1, 0: mean 0.5, deviation sqrt(1/3), standard error sqrt(1/12), W = sqrt(3).
-    p_value = matched_pairs_p_value(np.array([2, 1, 1, 0]), np.array([1, 1, 0, 0]))
-    assert p_value == pytest.approx(math.erfc(math.sqrt(3) / math.sqrt(2)))
-    assert p_value == pytest.approx(0.0833, abs=1e-4)
-    assert matched_pairs_p_value(np.array([1, 0]), np.array([1, 0])) == 1.0
-    assert matched_pairs_p_value(np.array([1, 1]), np.array([0, 0])) == 0.0
+    # 50 differences of 1 and 50 of 0: mean 1/2, deviation sqrt(25/99), standard error sqrt(25/99)/10, W = sqrt(99).
+    few = np.tile([0, 1], 50)
+    assert matched_pairs_p_value(few + 1, np.ones_like(few)) == pytest.approx(math.erfc(math.sqrt(99 / 2)))
+    # 30 differences of 1 and 20 of -1: mean 0.2, deviation sqrt(48/49), standard error 0.13997, W = 1.4289.
+    mixed = np.repeat([1, -1], [30, 20])
+    assert matched_pairs_p_value(mixed, np.zeros_like(mixed)) == pytest.approx(0.1530, abs=1e-4)
+
+
+def test_matched_pairs_of_few_segments_are_swapped_in_all_ways():
+    def p_value(*differences):
+        return matched_pairs_p_value(np.array(differences) + 3, np.full(len(differences), 3))
+
+    assert p_value(1, 0, 1, 0) == 2 / 4 and p_value(1, 1) == 2 / 4 and p_value(0, 0) == 1
+    assert p_value(3, -1) == 1  # The sums are 4, 2, -2 and -4; this one is 2.
+    assert p_value(3, 2, -1) == 4 / 8  # ±6, ±4, ±2 and 0 twice; this one is 4.
+    assert p_value(*[1] * 10) == 2 / 1024
     assert matched_pairs_p_value(np.array([1]), np.array([0])) is None
+    # The same answer on both sides of the bound: 49 and 51 differences, about as lopsided.
+    exact, normal = (p_value(*np.repeat([1, -1], counts)) for counts in ((30, 19), (31, 20)))
+    assert exact == pytest.approx(normal, abs=0.04)
 
 
 def test_improvements_and_degradations_are_listed():
