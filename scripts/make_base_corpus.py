@@ -131,11 +131,15 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invente
     )
 
 
-def say(split: str, rng: np.random.Generator, sources: Sources) -> tuple[Waveform, str, str, str]:
-    """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source."""
+def say(split: str, index: int, rng: np.random.Generator, sources: Sources) -> tuple[Waveform, str, str, str]:
+    """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source.
+
+    A natural one goes by its number in turn, so that none waits while another is used twice.
+    """
     # Only drawn where there is any, so that a corpus without it stays what it was.
     if sources.natural and rng.random() < sources.natural.share:
-        return say_naturally(rng, sources.natural.utterances[split])
+        utterances = sources.natural.utterances[split]
+        return say_naturally(rng, *utterances[index % len(utterances)])
     script, source = write_script(rng, sources.clauses)
     vocal_tract = float(rng.uniform(0.82, 1.2))
     voice = draw_voice(split, rng, vocal_tract, sources.invented)
@@ -150,11 +154,8 @@ def say(split: str, rng: np.random.Generator, sources: Sources) -> tuple[Wavefor
     return trim_silence(waveform, SAMPLING_RATE), script.lower(), speaker, source
 
 
-def say_naturally(
-    rng: np.random.Generator, utterances: list[tuple[Path, dict[str, str]]]
-) -> tuple[Waveform, str, str, str]:
-    """Return one of the utterances with another vocal tract, like `say`."""
-    path, row = utterances[int(rng.integers(len(utterances)))]
+def say_naturally(rng: np.random.Generator, path: Path, row: dict[str, str]) -> tuple[Waveform, str, str, str]:
+    """Return an utterance with another vocal tract, like `say`."""
     samples, _ = soundfile.read(path, dtype="float32")
     if rng.random() < 0.5:
         samples = warp_formants(samples, float(rng.uniform(0.88, 1.14)))
@@ -168,7 +169,7 @@ def make_utterance(job: tuple[str, int]) -> Utterance:
     split, index = job
     rng = np.random.default_rng([_studio.seed, SPLIT_NUMBERS[split], index])
     for _ in range(50):
-        dry, text, speaker, source = say(split, rng, _studio.sources)
+        dry, text, speaker, source = say(split, index, rng, _studio.sources)
         waveform = record(dry, SAMPLING_RATE, rng, _studio.babble_clips)
         seconds = len(waveform) / SAMPLING_RATE
         if MIN_SECONDS <= seconds <= MAX_SECONDS:
@@ -185,7 +186,7 @@ def open_studio(folder: Path, seed: int, sources: Sources) -> None:
     clips = []
     for number in range(24):
         rng = np.random.default_rng([seed, SPLIT_NUMBERS["babble"], number])
-        clip = say("train", rng, sources)[0]
+        clip = say("train", number, rng, sources)[0]
         clips.append(clip / max(1e-6, float(np.std(clip))))
     _studio = Studio(folder, seed, sources, clips)
 
