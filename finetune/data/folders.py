@@ -146,7 +146,10 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
 
 
 def _place_in_time(row: Row) -> None:
-    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file."""
+    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file.
+
+    A duration of -1 is unknown: the utterance goes on to the recording's end.
+    """
     if "offset" not in row or "duration" not in row:
         return
     try:
@@ -154,7 +157,7 @@ def _place_in_time(row: Row) -> None:
     except (TypeError, ValueError, OverflowError):  # Shown when the row is skipped.
         row["start"], row["end"] = row["offset"], row["duration"]
     else:
-        row["start"], row["end"] = str(start), str(start + seconds)
+        row["start"], row["end"] = str(start), "" if seconds == -1 else str(start + seconds)
 
 
 def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:

@@ -232,11 +232,12 @@ def test_nemo_manifests(tmp_path: Path, suffix: str) -> None:
         {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.25, "text": "one"},
         {"audio_filepath": "a.wav", "duration": 3.0, "text": "whole"},
         {"audio_filepath": "a.wav", "offset": "soon", "duration": 1, "text": "never"},
+        {"audio_filepath": "a.wav", "offset": 1, "duration": -1, "text": "of unknown length"},
     ]
     manifest = write(tmp_path / f"list{suffix}", "".join(json.dumps(row) + "\n" for row in rows))
     table = table_of(manifest)
     assert table.recording(0) == Recording(str(tmp_path / "a.wav"), None, 0.5, 1.75)
-    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [1.25, 3.0]
+    assert [read_seconds(table.recording(row)) for row in (0, 1, 3)] == [1.25, 3.0, 2.0]
     with pytest.raises(AudioError, match="impossible segment: its start is 'soon', not a number of seconds"):
         table.recording(2)
 
