@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.audio.waveforms import CONTAINERS, SUFFIXES
-from finetune.data.file_names import find_file, spell, use_slashes
+from finetune.data.file_names import find_file, is_on_windows, spell, use_slashes
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
@@ -139,6 +139,8 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     if not place or is_url(str(place)):
         row[column] = place and str(place)
         return
+    if is_on_windows(str(place)):
+        row.setdefault(PROBLEM, f"absolute path of Windows (expected one from the table's folder): {place}")
     found = files.find(str(place))
     if len(found) > 1:
         row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
