@@ -61,6 +61,21 @@ def test_a_kaldi_segment_to_minus_one_goes_on_to_the_end(tmp_path: Path) -> None
         read_seconds(table.recording(2))
 
 
+@pytest.mark.parametrize("folder", ["train", "data/train", "dump/raw/org/train"])
+def test_kaldi_paths_are_relative_to_a_folder_above(tmp_path: Path, folder: str) -> None:
+    """Kaldi's and ESPnet's scripts write them as they are where the scripts run."""
+    for name in ("a", "b"):
+        write_tone(tmp_path / "wavs" / f"{name}.wav")
+    write(tmp_path / folder / "wav.scp", "a wavs/a.wav\nb wavs/b.wav\nc wavs/c.wav\n")
+    write(tmp_path / folder / "text", "a one\nb two\nc three\n")
+    table = table_of(tmp_path / folder, allow_outside=True)
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [1.0, 1.0]
+    with pytest.raises(AudioError, match=r"no such file: .*/wavs/c\.wav"):
+        read_seconds(table.recording(2))
+    with pytest.raises(AudioError, match="outside the corpus"):
+        table_of(tmp_path / folder).recording(0)
+
+
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_a_duplicate_kaldi_id_is_reported(tmp_path: Path, with_segments: bool) -> None:
     for name in ("a", "b"):
