@@ -210,7 +210,10 @@ def _chapter_rows(file: Path) -> Iterator[Row]:
 
 
 def read_ljspeech(root: Path) -> Splits | None:
-    """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav."""
+    """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav.
+
+    An empty normalised text is the text.
+    """
     file = root / "metadata.csv"
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
@@ -227,8 +230,8 @@ def _is_ljspeech(root: Path, rows: Sequence[Sequence[str]]) -> bool:
         return False
     if "/" in use_slashes(first[0]) and not Path(_wav(root, first[0])).is_file():  # The path of a file, not an id.
         return False
-    pairs = [cells[1:] for cells in rows if len(cells) == 3]
-    return len(first) == 2 or 2 * sum(_are_similar(*pair) for pair in pairs) >= len(pairs)
+    pairs = [cells[1:] for cells in rows if len(cells) == 3 and cells[2].strip()]
+    return len(first) == 2 or 0 < len(pairs) <= 2 * sum(_are_similar(*pair) for pair in pairs)
 
 
 def _are_similar(text: str, normalised: str) -> bool:
@@ -248,7 +251,7 @@ def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     row: Row = {"id": name, "audio": _wav(root, name)}
     if len(texts) not in (1, 2):
         return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
-    return row | {"text": texts[-1]}
+    return row | {"text": texts[-1] if texts[-1].strip() else texts[0]}
 
 
 _COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")

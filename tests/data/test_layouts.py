@@ -210,6 +210,15 @@ def test_normalised_texts_that_differ_are_ljspeech(tmp_path: Path, line: str) ->
     assert table_of(tmp_path).texts() == [each.rpartition("|")[2] for each in line.split("\n")]
 
 
+def test_an_empty_normalised_text_of_ljspeech_is_the_text(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    write(tmp_path / "metadata.csv", "a|No. five|number five\na|as it is|\na|so is it| \n")
+    assert table_of(tmp_path).texts() == ["number five", "as it is", "so is it"]
+    write(tmp_path / "metadata.csv", "a|as it is|\na|so is it|\na|and this|ann\n")  # Speakers.
+    with pytest.raises(UserError, match="no column text"):
+        table_of(tmp_path)
+
+
 def test_paths_of_files_and_texts_with_bars_are_a_table(tmp_path: Path) -> None:
     write_tone(tmp_path / "wavs" / "a.wav")
     write(tmp_path / "metadata.csv", "wavs/a.wav|one\n")
