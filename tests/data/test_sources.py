@@ -256,6 +256,33 @@ def test_parquet_files_and_splits_can_have_any_name(
         assert found == {name.partition("/")[0]: [name] for name in names}
 
 
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (["en/train-0.parquet", "de/train-0.parquet", "de/test-0.parquet"], "the split train is read from several"),
+        (["data/train-00000-of-00003.parquet", "data/train-00002-of-00003.parquet"], "only 2 of the 3 files"),
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "test/0.parquet"], None),
+    ],
+)
+def test_parquet_files_of_several_folders_and_missing_ones_are_noted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    names: list[str],
+    noted: str | None,
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in names:
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"audio": [b"x"], "text": [name]}), tmp_path / "x" / name)
+    splits = load_splits(Source(str(tmp_path / "x")))
+    assert sorted(row["text"] for rows in splits.values() for row in rows) == sorted(names)
+    assert [record.getMessage()[: len(noted or "")] for record in caplog.records] == ([noted] if noted else [])
+
+
 def test_parquet_reads_no_file_outside_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
     import pyarrow.parquet
