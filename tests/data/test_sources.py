@@ -305,6 +305,34 @@ def test_a_file_with_only_the_suffix_of_parquet_is_refused(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (b"", r"train-1\.parquet can't be read as Parquet: Parquet file size is 0 bytes"),
+        (b"<html>" * 10, r"train-1\.parquet can't be read as Parquet: Parquet magic bytes not found"),
+        (
+            ["audio", "text", "extra"],
+            r"train-1\.parquet has the columns audio, text, extra, and .*train-0\.parquet audio, ",
+        ),
+    ],
+)
+def test_the_parquet_file_that_is_at_fault_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bytes | list[str], words: str
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    files = [tmp_path / f"train-{number}.parquet" for number in range(2)]
+    for file, columns in zip(files, (["audio", "text"], second), strict=True):
+        if isinstance(columns, bytes):
+            file.write_bytes(columns)
+        else:
+            pyarrow.parquet.write_table(pyarrow.table({name: ["x"] for name in columns}), file)
+    with pytest.raises(UserError, match=words):
+        load_splits(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
     ("roots", "prefixes"),
     [
         (["/data/a"], [""]),
