@@ -35,10 +35,13 @@ class AudioFiles:
         self._listed: dict[str, _Listing] = {}
 
     def find(self, name: str) -> list[str]:
-        """The paths of all files that a cell can refer to; an exact path is the only one."""
+        """The paths of all files that a cell can refer to; an exact path is the only one.
+
+        Spaces around a name are of the table, unless a file has them, too.
+        """
         if not self.folders or name.startswith("/"):
             return [find_file(self.table.parent, name)]
-        return next(filter(None, map(self._find, spell(name))), [])
+        return next(filter(None, map(self._find, [*spell(name), *spell(name.strip())])), [])
 
     def _find(self, name: str) -> list[str]:
         exact = str(self.table.parent / name)
@@ -286,5 +289,5 @@ def describe_missing(root: Path) -> str:
         f"The folder {root} has no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
         "file_name and text beside the audio, one such folder for each split, or train.csv and test.csv."
     )
-    tables = [str(file) for file in _find_tables(root)][:3]
-    return f"{sentence} A table with another name is given by its path (data.root={tables[0]})." if tables else sentence
+    table = next((file for file in _find_tables(root) if not _is_description(file)), None)
+    return f"{sentence} A table with another name is given by its path (data.root={table})." if table else sentence
