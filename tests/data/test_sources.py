@@ -105,6 +105,13 @@ def test_audio_outside_the_corpus_is_read_only_if_allowed(tmp_path: Path, path: 
         assert allowed == (path if path.startswith("/") else str(tmp_path / "corpus" / path))
 
 
+@pytest.mark.parametrize("header", ["Path,Transcript,Speaker", "FILE_NAME,text,speaker,Text,SPEAKER"])
+def test_usual_names_of_columns_are_found_in_any_case(tmp_path: Path, header: str) -> None:
+    (tmp_path / "metadata.csv").write_text(f"{header}\na.wav,one,ann" + 2 * ",x" * (header.count(",") // 4) + "\n")
+    table = table_of(tmp_path)
+    assert (table.name(0), table.texts(), table.speakers()) == ("a.wav", ["one"], ["ann"])
+
+
 def test_an_empty_speaker_cell_is_an_unknown_speaker(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,text,speaker\na.wav,one,\nb.wav,two,  \nc.wav,three,ann\n")
     assert table_of(tmp_path).speakers() == [None, None, "ann"]
