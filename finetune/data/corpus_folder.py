@@ -1,12 +1,14 @@
 """A folder that is a corpus itself: a known layout, tars, Parquet files or tables, of which it may have one kind."""
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finetune.data.archives import find_archives, read_archives
+from finetune.data.archives import find_archives, read_archives, split_of
 from finetune.data.folders import Columns, find_split_tables, find_unread_tables, read_table, read_tables
 from finetune.data.layouts import read_layout
 from finetune.data.manifests import CLEAN
@@ -17,6 +19,7 @@ from finetune.resources.storage import is_url, list_visible
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = 3
+_SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 
 
 def load_corpus(root: Path, columns: Columns) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def load_corpus(root: Path, columns: Columns) -> dict[str, Any]:
         below = _find_corpora_below(root) if any(binary.values()) and not tables else []
         _require_one_kind(root, {"tables": tables, "corpora in folders": below, **binary})
         loaded = load_parquet(parquet) if parquet else {}
+        _note_parts(root, [file for files in binary.values() for file in files])
         rows = read_archives(root, archives) if archives else {} if parquet else read_tables(root, columns)
         if rows or loaded:
             known = "train.csv, test.csv …, or metadata.csv"
@@ -76,6 +80,24 @@ def _require_one_kind(root: Path, found: Mapping[str, Sequence[Path]]) -> None:
 def _note_unread(root: Path, files: Sequence[Path], reason: str) -> None:
     if files:
         _LOGGER.warning(f"not read in {root}: {_list_files(files, root)}; {reason}", extra={"once": True})
+
+
+def _note_parts(root: Path, files: Sequence[Path]) -> None:
+    """Log a split that is read from several folders, which may be languages, and a split without some of its files."""
+    folders: dict[str, list[Path]] = {}
+    for file in files:
+        folders.setdefault(split_of(file, root), []).append(file.parent)
+    for split, found in folders.items():
+        if len(several := sorted(set(found))) > 1:
+            _LOGGER.warning(
+                f"the split {split} is read from several folders of {root} ({_list_files(several, root)}); "
+                f"for one of them: data.root={several[0]}",
+                extra={"once": True},
+            )
+    shards = Counter((file.parent / part[1], int(part[2])) for file in files if (part := _SHARD.fullmatch(file.name)))
+    for (name, number), there in shards.items():
+        if there < number:
+            _LOGGER.warning(f"only {there} of the {number} files {name}-* are there", extra={"once": True})
 
 
 def _list_files(files: Sequence[Path], root: Path) -> str:

@@ -1,9 +1,12 @@
 """Names of files as corpora write them: with the backslashes of Windows, and in either Unicode normal form."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+
+_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def spell(name: str) -> Iterator[str]:
@@ -22,6 +25,11 @@ def spell(name: str) -> Iterator[str]:
 def use_slashes(name: str) -> str:
     """A name with slashes in the place of backslashes."""
     return name.replace("\\", "/")
+
+
+def is_on_windows(name: str) -> bool:
+    r"""Whether a name is an absolute path on Windows, C:\a.wav or \\server\a.wav, and this is another system."""
+    return os.name != "nt" and _WINDOWS_ROOT.match(name) is not None
 
 
 def find_file(folder: Path, name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.audio.waveforms import CONTAINERS, SUFFIXES
-from finetune.data.file_names import find_file, spell, use_slashes
+from finetune.data.file_names import find_file, is_on_windows, spell, use_slashes
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
@@ -35,10 +35,13 @@ class AudioFiles:
         self._listed: dict[str, _Listing] = {}
 
     def find(self, name: str) -> list[str]:
-        """The paths of all files that a cell can refer to; an exact path is the only one."""
+        """The paths of all files that a cell can refer to; an exact path is the only one.
+
+        Spaces around a name are of the table, unless a file has them, too.
+        """
         if not self.folders or name.startswith("/"):
             return [find_file(self.table.parent, name)]
-        return next(filter(None, map(self._find, spell(name))), [])
+        return next(filter(None, map(self._find, [*spell(name), *spell(name.strip())])), [])
 
     def _find(self, name: str) -> list[str]:
         exact = str(self.table.parent / name)
@@ -139,6 +142,8 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     if not place or is_url(str(place)):
         row[column] = place and str(place)
         return
+    if is_on_windows(str(place)):
+        row.setdefault(PROBLEM, f"absolute path of Windows (expected one from the table's folder): {place}")
     found = files.find(str(place))
     if len(found) > 1:
         row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
@@ -146,7 +151,10 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
 
 
 def _place_in_time(row: Row) -> None:
-    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file."""
+    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file.
+
+    A duration of -1 is unknown: the utterance goes on to the recording's end.
+    """
     if "offset" not in row or "duration" not in row:
         return
     try:
@@ -154,7 +162,7 @@ def _place_in_time(row: Row) -> None:
     except (TypeError, ValueError, OverflowError):  # Shown when the row is skipped.
         row["start"], row["end"] = row["offset"], row["duration"]
     else:
-        row["start"], row["end"] = str(start), str(start + seconds)
+        row["start"], row["end"] = str(start), "" if seconds == -1 else str(start + seconds)
 
 
 def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
@@ -281,5 +289,5 @@ def describe_missing(root: Path) -> str:
         f"The folder {root} has no transcripts: expected a metadata.csv or metadata.jsonl with the columns "
         "file_name and text beside the audio, one such folder for each split, or train.csv and test.csv."
     )
-    tables = [str(file) for file in _find_tables(root)][:3]
-    return f"{sentence} A table with another name is given by its path (data.root={tables[0]})." if tables else sentence
+    table = next((file for file in _find_tables(root) if not _is_description(file)), None)
+    return f"{sentence} A table with another name is given by its path (data.root={table})." if table else sentence

@@ -5,6 +5,8 @@ the utterance is a segment of a longer recording.
 """
 
 import difflib
+import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +20,10 @@ from finetune.text.lines import read_text, split_lines
 
 Splits = dict[str, list[Row]]
 
-# Rows of a table, and characters of their texts, that show whether its last column repeats the one before.
+# The first rows of a table, and characters of their texts, that are compared to find what it names.
 _LOOKED_AT, _COMPARED = 100, 200
+# Levels above a Kaldi folder in which audio is searched: ESPnet's dump/raw/org/train has four.
+_HIGHEST = 4
 
 # Names of splits in the folder builders of `datasets` (SPLIT_KEYWORDS in its data_files.py), in its order.
 _NAMES = {
@@ -98,6 +102,7 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
                 f"{folder / 'wav.scp'} creates the audio of {recording} with a command, and commands are not run: "
                 "expected the path of a file; write the command's output to a file."
             )
+    base = _find_base(folder, recordings.values())
     utterance_lines = recording_lines if segment_lines is None else segment_lines
     seen: set[str] = set()
     for utterance, place in utterance_lines:
@@ -106,12 +111,12 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
             row[PROBLEM] = f"duplicate id: {utterance}"
         seen.add(utterance)
         if segment_lines is None:
-            row["audio"] = find_file(folder, place)
+            row["audio"] = find_file(base, place)
         else:
             recording, start, end, channel = [*place.split(), "", "", "", ""][:4]
             # A segment without a known recording or without times is an unusable row, and is listed as such.
             file = recordings.get(recording)
-            row |= {"audio": find_file(folder, file) if file else None, "start": start}
+            row |= {"audio": find_file(base, file) if file else None, "start": start}
             row["end"] = "" if _TO_THE_END.fullmatch(end) else end
             if channel and not channel.startswith("-"):  # -1 is all channels.
                 row[CHANNEL] = channel
@@ -126,6 +131,18 @@ def _kaldi_rows(folder: Path) -> Iterator[Row]:
     for name, keys in repeated:
         for key in keys:
             yield {"id": key, PROBLEM: f"duplicate id: {key} occurs earlier in {name}"}
+
+
+def _find_base(folder: Path, recordings: Iterable[str]) -> Path:
+    """The folder that paths in wav.scp are relative to: this one, or one above, in which Kaldi's scripts were run.
+
+    It is the first in which one of the first recordings exists.
+    """
+    first = list(itertools.islice(recordings, _LOOKED_AT))
+    for base in (folder, *list(folder.parents)[:_HIGHEST]):
+        if any(os.path.exists(find_file(base, recording)) for recording in first):  # noqa: PTH110
+            return base
+    return folder
 
 
 def _keyed_lines(file: Path) -> list[tuple[str, str]]:
@@ -193,7 +210,10 @@ def _chapter_rows(file: Path) -> Iterator[Row]:
 
 
 def read_ljspeech(root: Path) -> Splits | None:
-    """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav."""
+    """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav.
+
+    An empty normalised text is the text.
+    """
     file = root / "metadata.csv"
     if not file.is_file() or not (root / "wavs").is_dir():
         return None
@@ -210,8 +230,8 @@ def _is_ljspeech(root: Path, rows: Sequence[Sequence[str]]) -> bool:
         return False
     if "/" in use_slashes(first[0]) and not Path(_wav(root, first[0])).is_file():  # The path of a file, not an id.
         return False
-    pairs = [cells[1:] for cells in rows if len(cells) == 3]
-    return len(first) == 2 or 2 * sum(_are_similar(*pair) for pair in pairs) >= len(pairs)
+    pairs = [cells[1:] for cells in rows if len(cells) == 3 and cells[2].strip()]
+    return len(first) == 2 or 0 < len(pairs) <= 2 * sum(_are_similar(*pair) for pair in pairs)
 
 
 def _are_similar(text: str, normalised: str) -> bool:
@@ -231,7 +251,7 @@ def _ljspeech_row(root: Path, number: int, line: str) -> Row:
     row: Row = {"id": name, "audio": _wav(root, name)}
     if len(texts) not in (1, 2):
         return row | {PROBLEM: f"ragged row: line {number} has {len(texts) + 1} cells; expected 2 or 3"}
-    return row | {"text": texts[-1]}
+    return row | {"text": texts[-1] if texts[-1].strip() else texts[0]}
 
 
 _COMMON_VOICE = ("train", "dev", "test", "validated", "other", "invalidated")

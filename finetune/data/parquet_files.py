@@ -9,7 +9,7 @@ from typing import Any
 from finetune.data.archives import split_of
 from finetune.errors import UserError, format_error
 from finetune.resources.addresses import public_address
-from finetune.resources.storage import is_plain, list_visible
+from finetune.resources.storage import is_plain, list_visible, open_file
 
 _NAME = re.compile(r"\w+(\.\w+)*")
 
@@ -36,9 +36,30 @@ def load_parquet(files: Mapping[str, Sequence[Path]], streaming: bool = False) -
         places = {names[split]: [_as_pattern(file) for file in found] for split, found in files.items()}
         loaded = datasets.load_dataset("parquet", data_files=places, streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = public_address(format_error(error))
-        raise UserError(f"{next(iter(files.values()))[0]} can't be read as Parquet: {reason}") from error
+        found = [file for split in files.values() for file in split]
+        reason = _find_fault(found) or f"{found[0]} can't be read as Parquet: {format_error(error)}"
+        raise UserError(public_address(reason)) from error
     return {split: loaded[name] for split, name in names.items()}
+
+
+def _find_fault(files: Sequence[Path]) -> str | None:
+    """What is wrong with the first file that is damaged or has other columns than the first file; None if none is."""
+    import pyarrow
+    import pyarrow.parquet
+
+    expected: list[str] = []
+    for file in files:
+        try:
+            with open_file(str(file)) as opened:
+                columns = pyarrow.parquet.read_schema(opened).names
+        except (OSError, pyarrow.ArrowException) as error:
+            return f"{file} can't be read as Parquet: {format_error(error)}"
+        expected = expected or columns
+        if set(columns) != set(expected):
+            return (
+                f"{file} has the columns {', '.join(columns)}, and {files[0]} {', '.join(expected)}: expected the same."
+            )
+    return None
 
 
 def _as_pattern(file: Path) -> str:

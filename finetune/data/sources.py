@@ -260,7 +260,7 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
         raise UserError(f"No row of the split '{split}' of {source.name} can be used: {rows[0][PROBLEM]}.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
     text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source) if source.transcribed else None
-    speaker = source.speaker_column or next((c for c in SPEAKER_COLUMNS if c in rows.column_names), None)
+    speaker = source.speaker_column or _find_usual(rows.column_names, SPEAKER_COLUMNS)
     if speaker is not None:
         speaker = _find_column(rows, speaker, (), "speaker", source)
     for column in source.columns:
@@ -358,8 +358,14 @@ def _read_time(cell: object, role: str) -> float | None:
     return seconds
 
 
+def _find_usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column with the first of the usual names, in lower case or, where there is none, in another."""
+    found = {column.lower(): column for column in columns} | {column: column for column in columns}
+    return next((found[name] for name in usual if name in found), None)
+
+
 def _find_column(rows: Any, wanted: str | None, usual: tuple[str, ...], role: str, source: Source) -> str:
-    column = wanted or next((c for c in usual if c in rows.column_names), None)
+    column = wanted or _find_usual(rows.column_names, usual)
     if column is None or column not in rows.column_names:
         raise UserError(
             f"{source.name} has no column {column or ' or '.join(usual)} for the {role}; "

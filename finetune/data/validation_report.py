@@ -176,11 +176,16 @@ def _find_outliers(role: str, split: Split) -> Iterator[Finding]:
             yield _finding(kind, role, f"{len(worst)} utterances {words}", [spoken[i] for i in worst])
 
 
+def _segment(utterance: Utterance) -> tuple[Any, ...] | None:
+    """Equal for the same segment of a file, by whichever path; None for audio that is in no file of its own."""
+    return utterance.audio_key and (utterance.recording, *utterance.audio_key[1:])
+
+
 def _find_duplicates(role: str, split: Split) -> Iterator[Finding]:
     audio: dict[Any, list[Utterance]] = {}
     for utterance in split.utterances:
-        if utterance.audio_key:
-            audio.setdefault(utterance.audio_key, []).append(utterance)
+        if key := _segment(utterance):
+            audio.setdefault(key, []).append(utterance)
     if twice := [same for same in audio.values() if len(same) > 1]:
         sentence = f"{len(twice)} audio segments occur more than once"
         yield _finding("duplicate audio", role, sentence, [same[1] for same in twice])
@@ -262,8 +267,8 @@ def _find_leaks(role: str, split: Split, train: Split) -> Iterator[Finding]:
     if shared := ({u.speaker for u in split.utterances} & {u.speaker for u in train.utterances}) - {None}:
         sentence = f"{len(shared)} speakers of {role} are also in train, so its WER is too low for new speakers"
         yield _finding("shared speakers", role, sentence, [u for u in split.utterances if u.speaker in shared])
-    keys = {u.audio_key for u in train.utterances} - {None}
-    same = [u for u in split.utterances if u.audio_key in keys]
+    keys = {_segment(u) for u in train.utterances} - {None}
+    same = [u for u in split.utterances if _segment(u) in keys]
     if same:
         yield _finding("shared audio", role, f"{len(same)} recordings of {role} are also in train", same)
     # Short transcripts such as commands repeat; a longer sentence that is also in train makes the WER too low.

@@ -1,7 +1,7 @@
 """The text of each column of the logits, shared by greedy decoding, beam search and alignment."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,8 @@ class Alphabet:
     - `blank_id`: the CTC blank;
     - `delimiter_id`: the word delimiter; None where there is none;
     - `silent_ids`: columns without text, which separate equal symbols as the blank does;
-    - `symbols_are_words`: whether each symbol is a word, as in models that write phones.
+    - `symbols_are_words`: whether each symbol is a word, as in models that write phones;
+    - `clean_up`: removes spaces from a text, as before full stops; None where the tokenizer keeps them.
     """
 
     symbols: tuple[str, ...]
@@ -30,6 +31,7 @@ class Alphabet:
     delimiter_id: int | None
     silent_ids: frozenset[int] = frozenset()
     symbols_are_words: bool = False
+    clean_up: Callable[[str], str] | None = None
 
     @cached_property
     def letters(self) -> dict[str, list[int]]:
@@ -71,7 +73,8 @@ def read_alphabet(tokenizer: Any, num_symbols: int) -> Alphabet:
     Symbols are written as Transformers' pipeline writes them: of any number of characters, in lower case where the
     tokenizer has `do_lower_case`, and the unknown token and others such as `<s>` by their names. Words are separated
     by the tokenizer's word delimiter or, where the head has no column for it, by a symbol that is a space. A
-    `Wav2Vec2PhonemeCTCTokenizer` writes phones separated by spaces, and has no word delimiter.
+    `Wav2Vec2PhonemeCTCTokenizer` writes phones separated by spaces, and has no word delimiter. With
+    `clean_up_tokenization_spaces` a tokenizer removes spaces, as those of "it 's .".
     """
     symbols = tokenizer.convert_ids_to_tokens(list(range(num_symbols)))
     columns = {symbol: number for number, symbol in enumerate(symbols)}
@@ -83,6 +86,7 @@ def read_alphabet(tokenizer: Any, num_symbols: int) -> Alphabet:
         None if phones else delimiter,
         frozenset([delimiter]) if phones and delimiter is not None else frozenset(),
         phones,
+        tokenizer.clean_up_tokenization if getattr(tokenizer, "clean_up_tokenization_spaces", False) else None,
     )
 
 

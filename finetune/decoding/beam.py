@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from finetune.decoding.alphabet import Alphabet
 from finetune.decoding.hotwords import build_hotwords, spell_phrase
-from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, build_word, check_logits
+from finetune.decoding.hypotheses import (
+    SECONDS_PER_FRAME,
+    Character,
+    Hypothesis,
+    build_word,
+    check_logits,
+    clean_words,
+)
 from finetune.decoding.lexicon import build_model_lexicon
 from finetune.errors import UserError
 from finetune.resources.machine import count_threads
@@ -93,6 +100,7 @@ class BeamSearch:
         delimiter_id: int | None,
         special_ids: Iterable[int] = (),
         symbols_are_words: bool = False,
+        clean_up: Callable[[str], str] | None = None,
         language_model: NGramModel | HashedModel | None = None,
         weights: Weights = Weights(),
         hotwords: Mapping[str, float] | None = None,
@@ -104,11 +112,12 @@ class BeamSearch:
         """Prepare a search; with a language model of 200,000 words this takes half a second.
 
         `symbols` has the text of each column of the logits, of any number of characters; those in `special_ids` count
-        as blanks, and `symbols_are_words` is as in `Alphabet`. Without a `delimiter_id`, as for a language that is
-        written without spaces, a text is one word, hotwords are found anywhere in it, and a language model can't be
-        used. `hotwords` maps words, or phrases with spaces, to boosts, natural logarithms; their words are never
-        unknown. `beam_prune_logp` drops prefixes that are worse than the best by more than this, `token_min_logp` drops
-        symbols that are less likely in a frame (both are 0 or less; the defaults are pyctcdecode's).
+        as blanks, and `symbols_are_words` and `clean_up` are as in `Alphabet`. Without a `delimiter_id`, as for a
+        language that is written without spaces, a text is one word, hotwords are found anywhere in it, and a language
+        model can't be used. `hotwords` maps words, or phrases with spaces, to boosts, natural logarithms; their words
+        are never unknown. `beam_prune_logp` drops prefixes that are worse than the best by more than this,
+        `token_min_logp` drops symbols that are less likely in a frame (both are 0 or less; the defaults are
+        pyctcdecode's).
 
         A wider beam never returns a text with a lower score. A single wider beam could, since additional prefixes can
         displace the one that wins in the end. So the widths 1, 3, 10, 30 and so on up to `beam_width` are searched
@@ -118,7 +127,7 @@ class BeamSearch:
         Raises UserError for hotwords with characters outside the alphabet, a language model of another alphabet, and
         settings that are out of range.
         """
-        alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words)
+        alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words, clean_up)
         if language_model is not None and delimiter_id is None:
             raise UserError(
                 "A word language model needs a model with a word delimiter: this one's vocabulary has none."
@@ -342,7 +351,8 @@ class BeamSearch:
             characters = map(Character, texts[span], starts[span], ends[span], posteriors[span].tolist())
             delimiter_frame = ends[begin - 1] if begin and self.delimiter_id is not None else None
             words.append(build_word(tuple(characters), self.seconds_per_frame, delimiter_frame))
-        return Hypothesis(" ".join(word.text for word in words), tuple(words), ended.logit_score, ended.lm_score)
+        cleaned = clean_words(words, self.alphabet.clean_up, self.seconds_per_frame)
+        return Hypothesis(" ".join(word.text for word in cleaned), cleaned, ended.logit_score, ended.lm_score)
 
 
 class _Ended(NamedTuple):

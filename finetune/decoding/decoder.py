@@ -60,6 +60,7 @@ def _name_columns(tokenizer: Any, num_symbols: int) -> dict[str, Any]:
         "delimiter_id": alphabet.delimiter_id,
         "special_ids": alphabet.silent_ids,
         "symbols_are_words": alphabet.symbols_are_words,
+        "clean_up": alphabet.clean_up,
     }
 
 

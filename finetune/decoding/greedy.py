@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from finetune.decoding.alphabet import Alphabet
-from finetune.decoding.hypotheses import SECONDS_PER_FRAME, Character, Hypothesis, Word, build_word, check_logits
+from finetune.decoding.hypotheses import (
+    SECONDS_PER_FRAME,
+    Character,
+    Hypothesis,
+    Word,
+    build_word,
+    check_logits,
+    clean_words,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,10 +97,12 @@ class GreedySearch:
         delimiter_id: int | None,
         special_ids: Iterable[int] = (),
         symbols_are_words: bool = False,
+        clean_up: Callable[[str], str] | None = None,
         seconds_per_frame: float = SECONDS_PER_FRAME,
     ) -> None:
         """The arguments are as for `BeamSearch`; without a `delimiter_id` a text is one word."""
-        self.alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, frozenset(special_ids), symbols_are_words)
+        special = frozenset(special_ids)
+        self.alphabet = Alphabet(tuple(symbols), blank_id, delimiter_id, special, symbols_are_words, clean_up)
         self.symbols = self.alphabet.symbols
         self.blank_id, self.delimiter_id = blank_id, delimiter_id
         self.seconds_per_frame = seconds_per_frame
@@ -129,7 +139,8 @@ class GreedySearch:
         ended = replace(state, words=list(state.words), characters=list(state.characters))
         self._emit(ended, ended.num_frames)
         self._end_word(ended)
-        return [Hypothesis(" ".join(word.text for word in ended.words), tuple(ended.words), ended.score, 0.0)]
+        words = clean_words(ended.words, self.alphabet.clean_up, self.seconds_per_frame)
+        return [Hypothesis(" ".join(word.text for word in words), words, ended.score, 0.0)]
 
     def _emit(self, state: GreedyState, end_frame: int) -> None:
         """Append the symbol of the last frames to the text."""

@@ -1,6 +1,6 @@
 """The results of decoding: texts with scores, their words and characters with times."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,25 @@ def build_word(characters: Sequence[Character], seconds_per_frame: float, delimi
         characters=tuple(characters),
         delimiter_frame=delimiter_frame,
     )
+
+
+def clean_words(
+    words: Sequence[Word], clean_up: Callable[[str], str] | None, seconds_per_frame: float
+) -> tuple[Word, ...]:
+    """Words joined where `clean_up` removes the space between them; None joins none."""
+    if clean_up is None:
+        return tuple(words)
+    text, place = clean_up(" ".join(word.text for word in words)), 0
+    joined: list[Word] = []
+    for word in words:
+        if joined and not text.startswith(" ", place):
+            before = joined.pop()
+            joined.append(build_word(before.characters + word.characters, seconds_per_frame, before.delimiter_frame))
+        else:
+            place += len(joined) > 0  # The space.
+            joined.append(word)
+        place += len(word.text)
+    return tuple(joined)
 
 
 def check_logits(logits: Any, num_symbols: int, name: str, first_frame: int) -> NDArray[np.float32]:

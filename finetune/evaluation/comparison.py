@@ -55,8 +55,13 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
+        """Whether the interval excludes zero and the matched-pairs test agrees.
+
+        The interval alone is too narrow where few clusters differ by about the same amount: of clusters that all differ
+        equally it has no width.
+        """
+        excludes_zero = self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
+        return excludes_zero and self.p_value is not None and self.p_value < 1 - LEVEL
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the interval as [low, high]."""

@@ -24,8 +24,8 @@ class TrainingSection(Section):
     batch_seconds: Literal["auto"] | Annotated[float, Field(gt=0)] = 80.0
     """Seconds of audio, with padding, that one process computes at once. `auto`: what fits into the GPU, or into half
     of the CPU's free memory, up to 80 s."""
-    accumulation: int = Field(1, gt=0)
-    """Micro-batches in an optimizer step of each process."""
+    accumulation: int = Field(1, gt=0, le=1000)
+    """Micro-batches in an optimizer step of each process, which are all in memory."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW."""
     head_learning_rate: float | None = Field(None, gt=0)

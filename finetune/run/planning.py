@@ -11,6 +11,7 @@ from torch import nn
 
 from finetune.audio.waveforms import AudioError
 from finetune.data.batching import Key, SpeechBatches
+from finetune.data.corpus import Split
 from finetune.inference.recogniser import Recogniser
 from finetune.recipe.load import Recipe
 from finetune.resources.machine import (
@@ -104,6 +105,8 @@ def plan_run(
         steps_per_epoch=per_epoch,
         validation_seconds=preparation.validation.seconds / processes,
         final_seconds=scored.seconds / processes,
+        longest_trained=_find_longest(preparation.train),
+        longest_scored=max(map(_find_longest, (preparation.validation, scored))),
         frozen_steps=training.freeze_transformer_steps,
         max_minutes=training.max_minutes,
         keep_checkpoints=training.keep_checkpoints,
@@ -121,6 +124,10 @@ def _measure(preparation: Preparation, epoch: list[list[Key]]) -> tuple[list[flo
     order = sorted(range(len(epoch)), key=longest.__getitem__)
     chosen = list(dict.fromkeys(order[int(share * len(order))] for share in _TIMED))
     return [seconds * len(batch) for seconds, batch in zip(longest, epoch, strict=True)], chosen
+
+
+def _find_longest(split: Split) -> float:
+    return max((utterance.seconds for utterance in split.utterances), default=0.0)
 
 
 def _load(data: SpeechBatches, keys: list[Key]) -> Any:

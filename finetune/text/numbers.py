@@ -1,7 +1,8 @@
 """Numbers in transcripts as words; numbers that can be said in several ways are reported instead.
 
-num2words writes cardinals, English ordinals and decades. Its decimals are wrong in some languages (a final 0 is lost,
-Italian loses the whole fraction), so decimals, minus and percent are composed here from a table.
+num2words writes cardinals, English ordinals and decades. Years become cardinals, since 1998 may be a number, too. Its
+decimals are wrong in some languages (a final 0 is lost, Italian loses the whole fraction), so decimals, minus and
+percent are composed here from a table.
 """
 
 import functools

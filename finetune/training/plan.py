@@ -23,6 +23,8 @@ _EVALUATIONS, _MIN_EVAL_STEPS, _MAX_EVAL_STEPS = 10, 200, 2000
 # take at most `MIN_STEPS`.
 _MANY_EPOCHS = 200
 _LONG_HOURS = {"cpu": 24, "cuda": 72}
+# Attention over a minute is 3,000 frames: with 12 heads in float32, 0.4 GB where it is not computed in pieces.
+_LONG_SECONDS = 60
 # Of all memory; the rest is for the system.
 _MEMORY_SHARE = 0.9
 
@@ -84,7 +86,8 @@ class Plan:
 
     `key` is the recipe's key for its length. A step has `step_seconds` of audio over all processes, padding included,
     and an epoch `steps_per_epoch` (None for a stream). One process scores `validation_seconds` of audio at each
-    evaluation, and `final_seconds` at the end.
+    evaluation, and `final_seconds` at the end. The longest utterances that are trained and scored have
+    `longest_trained` and `longest_scored` seconds.
     """
 
     length: Length
@@ -94,6 +97,8 @@ class Plan:
     steps_per_epoch: float | None
     validation_seconds: float
     final_seconds: float
+    longest_trained: float
+    longest_scored: float
     frozen_steps: int
     max_minutes: float | None
     keep_checkpoints: int
@@ -191,6 +196,12 @@ class Plan:
                 f"a step needs about {format_bytes(memory)} of memory, and there are {format_bytes(self.room.memory)}: "
                 "lower training.batch_seconds and raise training.accumulation, or set "
                 "training.gradient_checkpointing=true"
+            )
+        if self.longest_scored > max(_LONG_SECONDS, self.longest_trained):
+            yield (
+                f"an utterance of {self.longest_scored:.0f} s is scored, and none longer than "
+                f"{self.longest_trained:.0f} s is trained: it may need more memory than a step; "
+                "cut it with `finetune segment --corpus`"
             )
         if self.disk_bytes > self.room.free + self.room.written:
             yield (

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,17 @@ def test_segments_of_one_recording_are_not_parted(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text,start,end", *rows]))
     _, held = hold_out_of(read_table(tmp_path))
     assert held[1] == held[0] + 1 and held[0] % 2 == 0 and len(held) == 2
+
+
+def test_a_recording_in_two_corpora_is_not_parted(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    write_utterances(one, {f"{i}.wav": (1.0, "a") for i in range(4)})
+    for file in one.iterdir():
+        (other / file.name).symlink_to(file)
+    _, held = hold_out_of(JoinedTables([read_table(one), replace(read_table(other), inside=None)]))
+    assert len(held) == 2 and held[1] == held[0] + 4
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -60,6 +60,13 @@ def test_backslashes_lead_to_no_file_outside_the_corpus(tmp_path: Path, name: st
         read(tmp_path / "corpus", "x/b.wav", {"metadata.csv": f"file_name,text\n{name},one\n"})
 
 
+@pytest.mark.parametrize("name", ["C:\\x\\a.wav", "C:/x/a.wav", "\\\\server\\x\\a.wav"])
+def test_absolute_paths_of_windows_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AudioError) as raised:
+        read(tmp_path, "x/a.wav", {"metadata.csv": f"file_name,text\n{name},one\n"})
+    assert str(raised.value) == f"absolute path of Windows (expected one from the table's folder): {name}"
+
+
 @pytest.mark.parametrize(("on_disk", "written"), [(composed, decomposed), (decomposed, composed)])
 @pytest.mark.parametrize(
     ("audio", "texts"),

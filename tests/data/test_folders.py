@@ -189,7 +189,14 @@ def test_a_description_with_the_name_of_a_table_is_ignored(tmp_path: Path, name:
         read(tmp_path)
 
 
-AUDIO = {"clips/a.mp3": "", "audios/b.wav": "", "audio/train/c.flac": "", "d.1.wav": "", "wavs/x/e.ogg": ""}
+AUDIO = {
+    "clips/a.mp3": "",
+    "audios/b.wav": "",
+    "audio/train/c.flac": "",
+    "d.1.wav": "",
+    "wavs/x/e.ogg": "",
+    " spaced.wav": "",
+}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +212,8 @@ AUDIO = {"clips/a.mp3": "", "audios/b.wav": "", "audio/train/c.flac": "", "d.1.w
         ("a.wav", "a.wav"),
         ("nowhere", "nowhere"),
         ("y" * 400, "y" * 400),
+        (" a.mp3 ", "clips/a.mp3"),
+        (" spaced.wav", " spaced.wav"),
     ],
 )
 def test_audio_is_found_in_usual_folders_and_without_its_suffix(tmp_path: Path, cell: str, place: str) -> None:
@@ -232,6 +241,7 @@ def test_an_ambiguous_name_is_reported(tmp_path: Path) -> None:
         ("one;a\ntwo;b\n", {}, [("clips/a.mp3", "one"), ("audios/b.wav", "two")]),
         ("a|one, two\nb|two\n", {}, [("clips/a.mp3", "one, two"), ("audios/b.wav", "two")]),
         ("id,text\na,one\n", {}, [("clips/a.mp3", "one")]),
+        ("a \t one\nb \t two\n", {}, [("clips/a.mp3", " one"), ("audios/b.wav", " two")]),
         ("id,words\na,one\n", {"text_column": "words"}, [("clips/a.mp3", "one")]),
         ("s1,a.mp3,one,x\n", {"text_column": "column3"}, [("clips/a.mp3", "one")]),
         ("a.mp3,b.wav,one\n", {"audio_column": "column2", "text_column": "column3"}, [("audios/b.wav", "one")]),
@@ -280,6 +290,9 @@ def test_a_folder_with_several_corpora_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_with_another_name_is_suggested(tmp_path: Path) -> None:
+    make(tmp_path, {"dataset_info.json": '{"license": "CC0"}'})
+    with pytest.raises(UserError, match=r"has no transcripts: .*train\.csv and test\.csv\.$"):
+        read(tmp_path)
     make(tmp_path, {"transcripts.csv": "file_name,text\na.wav,one\n"})
     with pytest.raises(UserError, match=r"has no transcripts: .*given by its path \(data\.root=.*transcripts\.csv\)"):
         read(tmp_path)

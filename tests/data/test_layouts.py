@@ -61,6 +61,21 @@ def test_a_kaldi_segment_to_minus_one_goes_on_to_the_end(tmp_path: Path) -> None
         read_seconds(table.recording(2))
 
 
+@pytest.mark.parametrize("folder", ["train", "data/train", "dump/raw/org/train"])
+def test_kaldi_paths_are_relative_to_a_folder_above(tmp_path: Path, folder: str) -> None:
+    """Kaldi's and ESPnet's scripts write them as they are where the scripts run."""
+    for name in ("a", "b"):
+        write_tone(tmp_path / "wavs" / f"{name}.wav")
+    write(tmp_path / folder / "wav.scp", "a wavs/a.wav\nb wavs/b.wav\nc wavs/c.wav\n")
+    write(tmp_path / folder / "text", "a one\nb two\nc three\n")
+    table = table_of(tmp_path / folder, allow_outside=True)
+    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [1.0, 1.0]
+    with pytest.raises(AudioError, match=r"no such file: .*/wavs/c\.wav"):
+        read_seconds(table.recording(2))
+    with pytest.raises(AudioError, match="outside the corpus"):
+        table_of(tmp_path / folder).recording(0)
+
+
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_a_duplicate_kaldi_id_is_reported(tmp_path: Path, with_segments: bool) -> None:
     for name in ("a", "b"):
@@ -195,6 +210,15 @@ def test_normalised_texts_that_differ_are_ljspeech(tmp_path: Path, line: str) ->
     assert table_of(tmp_path).texts() == [each.rpartition("|")[2] for each in line.split("\n")]
 
 
+def test_an_empty_normalised_text_of_ljspeech_is_the_text(tmp_path: Path) -> None:
+    write_tone(tmp_path / "wavs" / "a.wav")
+    write(tmp_path / "metadata.csv", "a|No. five|number five\na|as it is|\na|so is it| \n")
+    assert table_of(tmp_path).texts() == ["number five", "as it is", "so is it"]
+    write(tmp_path / "metadata.csv", "a|as it is|\na|so is it|\na|and this|ann\n")  # Speakers.
+    with pytest.raises(UserError, match="no column text"):
+        table_of(tmp_path)
+
+
 def test_paths_of_files_and_texts_with_bars_are_a_table(tmp_path: Path) -> None:
     write_tone(tmp_path / "wavs" / "a.wav")
     write(tmp_path / "metadata.csv", "wavs/a.wav|one\n")
@@ -232,11 +256,12 @@ def test_nemo_manifests(tmp_path: Path, suffix: str) -> None:
         {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.25, "text": "one"},
         {"audio_filepath": "a.wav", "duration": 3.0, "text": "whole"},
         {"audio_filepath": "a.wav", "offset": "soon", "duration": 1, "text": "never"},
+        {"audio_filepath": "a.wav", "offset": 1, "duration": -1, "text": "of unknown length"},
     ]
     manifest = write(tmp_path / f"list{suffix}", "".join(json.dumps(row) + "\n" for row in rows))
     table = table_of(manifest)
     assert table.recording(0) == Recording(str(tmp_path / "a.wav"), None, 0.5, 1.75)
-    assert [read_seconds(table.recording(row)) for row in (0, 1)] == [1.25, 3.0]
+    assert [read_seconds(table.recording(row)) for row in (0, 1, 3)] == [1.25, 3.0, 2.0]
     with pytest.raises(AudioError, match="impossible segment: its start is 'soon', not a number of seconds"):
         table.recording(2)
 

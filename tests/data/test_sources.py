@@ -105,6 +105,13 @@ def test_audio_outside_the_corpus_is_read_only_if_allowed(tmp_path: Path, path: 
         assert allowed == (path if path.startswith("/") else str(tmp_path / "corpus" / path))
 
 
+@pytest.mark.parametrize("header", ["Path,Transcript,Speaker", "FILE_NAME,text,speaker,Text,SPEAKER"])
+def test_usual_names_of_columns_are_found_in_any_case(tmp_path: Path, header: str) -> None:
+    (tmp_path / "metadata.csv").write_text(f"{header}\na.wav,one,ann" + 2 * ",x" * (header.count(",") // 4) + "\n")
+    table = table_of(tmp_path)
+    assert (table.name(0), table.texts(), table.speakers()) == ("a.wav", ["one"], ["ann"])
+
+
 def test_an_empty_speaker_cell_is_an_unknown_speaker(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,text,speaker\na.wav,one,\nb.wav,two,  \nc.wav,three,ann\n")
     assert table_of(tmp_path).speakers() == [None, None, "ann"]
@@ -256,6 +263,33 @@ def test_parquet_files_and_splits_can_have_any_name(
         assert found == {name.partition("/")[0]: [name] for name in names}
 
 
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (["en/train-0.parquet", "de/train-0.parquet", "de/test-0.parquet"], "the split train is read from several"),
+        (["data/train-00000-of-00003.parquet", "data/train-00002-of-00003.parquet"], "only 2 of the 3 files"),
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "test/0.parquet"], None),
+    ],
+)
+def test_parquet_files_of_several_folders_and_missing_ones_are_noted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    names: list[str],
+    noted: str | None,
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in names:
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"audio": [b"x"], "text": [name]}), tmp_path / "x" / name)
+    splits = load_splits(Source(str(tmp_path / "x")))
+    assert sorted(row["text"] for rows in splits.values() for row in rows) == sorted(names)
+    assert [record.getMessage()[: len(noted or "")] for record in caplog.records] == ([noted] if noted else [])
+
+
 def test_parquet_reads_no_file_outside_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -274,6 +308,34 @@ def test_a_file_with_only_the_suffix_of_parquet_is_refused(tmp_path: Path, monke
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.parquet").write_text("file_name,text\n")
     with pytest.raises(UserError, match=r"train\.parquet can't be read as Parquet"):
+        load_splits(Source(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (b"", r"train-1\.parquet can't be read as Parquet: Parquet file size is 0 bytes"),
+        (b"<html>" * 10, r"train-1\.parquet can't be read as Parquet: Parquet magic bytes not found"),
+        (
+            ["audio", "text", "extra"],
+            r"train-1\.parquet has the columns audio, text, extra, and .*train-0\.parquet audio, ",
+        ),
+    ],
+)
+def test_the_parquet_file_that_is_at_fault_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bytes | list[str], words: str
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    files = [tmp_path / f"train-{number}.parquet" for number in range(2)]
+    for file, columns in zip(files, (["audio", "text"], second), strict=True):
+        if isinstance(columns, bytes):
+            file.write_bytes(columns)
+        else:
+            pyarrow.parquet.write_table(pyarrow.table({name: ["x"] for name in columns}), file)
+    with pytest.raises(UserError, match=words):
         load_splits(Source(str(tmp_path)))
 
 

@@ -108,6 +108,20 @@ def test_the_same_audio_twice_or_in_two_splits_is_found(tmp_path: Path) -> None:
     assert found(report)["shared audio", "validation"] == 4
 
 
+def test_audio_of_two_corpora_is_the_same_by_whichever_path(tmp_path: Path) -> None:
+    train = write_split(tmp_path, "train", sentences(4, "anna"))
+    (tmp_path / "linked" / "test").mkdir(parents=True)
+    (tmp_path / "linked" / "wavs").symlink_to(tmp_path / "train")
+    (tmp_path / "linked" / "test" / "single.wav").symlink_to(tmp_path / "train" / "02.wav")
+    names = ["../wavs/00.wav", "../../train/00.wav", "../../train/01.wav", "single.wav"]
+    rows = [json.dumps({"file_name": name, "text": "one", "speaker": "ben"}) + "\n" for name in names]
+    (tmp_path / "linked" / "test" / "metadata.jsonl").write_text("".join(rows))
+    source = Source(str(tmp_path / "linked"), allow_outside=True)
+    test = prepare_split("test", select_table(load_splits(source), "test", source), ("lowercase",), LIMITS)
+    report = validate_splits({"train": train, "test": test}, "abcdefghinorstuvw")
+    assert found(report) == {("duplicate audio", "test"): 1, ("shared audio", "test"): 4}
+
+
 def test_implausible_speaking_rates_are_found(tmp_path: Path) -> None:
     rows = sentences(40, "anna")
     rows[7] = ("07.wav", 0.3, "one two three seven one two three seven", "anna")

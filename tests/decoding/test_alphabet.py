@@ -76,6 +76,25 @@ def test_searches_write_what_the_pipeline_writes(make: Make, name: str) -> None:
     assert decode_greedy(torch.zeros(1, 5, len(symbols)), [0], tokenizer) == [""]
 
 
+@pytest.mark.parametrize("text", ["it 's fine .", "a ' b , a", "do n't ' ' . . b", "'s ' a 's", "fine"])
+@pytest.mark.parametrize("clean_up", [True, False])
+def test_searches_clean_up_spaces_where_the_tokenizer_does(tmp_path: Path, text: str, clean_up: bool) -> None:
+    symbols = ["<pad>", "|", *"abdefinost'.,"]
+    (tmp_path / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(symbols)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), clean_up_tokenization_spaces=clean_up)
+    ids = [number for letter in text.replace(" ", "|") for number in (symbols.index(letter), 0)]
+    logits = sharpen(ids, len(symbols))
+    [expected] = decode_greedy(torch.tensor(logits[None]), [len(ids)], tokenizer)
+    assert (expected == text) is (not clean_up or text == "fine")
+    letters = [number for number in ids if number > 1]
+    for search in build_greedy_search(tokenizer, len(symbols)), build_search(tokenizer, len(symbols)):
+        [found] = search.finish(search.advance(search.start(), logits))
+        assert found.text == expected and [word.text for word in found.words] == expected.split()
+        characters = [each for word in found.words for each in word.characters]
+        assert [ids[each.start_frame] for each in characters] == letters
+        assert [word.end_frame for word in found.words] == [word.characters[-1].end_frame for word in found.words]
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_alignment_finds_the_frames_of_the_greedy_text(make: Make, name: str) -> None:
     tokenizer, symbols = make(name)

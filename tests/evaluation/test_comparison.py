@@ -73,6 +73,19 @@ def test_few_speakers_do_not_make_equal_systems_differ(speakers):
     assert sum(compare(a, b).overall.is_significant for a, b in pairs) < 9
 
 
+@pytest.mark.parametrize(("number", "expected"), [(2, False), (3, False), (5, False), (6, True)])
+@pytest.mark.parametrize("speaker", ["s{}", None])
+def test_few_equal_differences_are_not_significant(number, expected, speaker):
+    """Their interval has no width; of five signs all are equal by chance once in 16 times."""
+    names = [speaker and speaker.format(i) for i in range(number)]
+    a, b = ([Result(f"{i}.wav", "it rained", heard, "", 1.0, s) for i, s in enumerate(names)] for heard in ("it", ""))
+    found = compare(a, b)
+    assert found.overall.interval.low == found.overall.interval.high == 0.5
+    assert found.overall.is_significant is expected
+    start = "A is better by 50.0 points" if expected else "no significant difference: WER 50.0 % of A, 100.0 % of B"
+    assert found.sentence().startswith(start) and f"p = {2 / 2**number:.3f}" in found.sentence()
+
+
 def test_pairing_finds_differences_that_two_intervals_do_not():
     """Utterances that are hard for both make each WER uncertain, but not their difference."""
     found = compare(recognise(0.3), recognise(0.24, seed=0))  # The same random numbers: B is correct wherever A is.

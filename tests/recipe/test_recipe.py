@@ -149,6 +149,7 @@ def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, content: bytes, 
     [
         ("training: {seed: 100000000000000000000}", "training.seed: found 1.*0; expected a whole number of 64 bits"),
         ("training: {learning_rate: .inf}", "training.learning_rate: found inf; expected a finite number"),
+        ("training: {accumulation: 100000}", "training.accumulation: found 100000; input should be less than or equal"),
         ("training: {max_epochs: 1e308}", r"training.max_epochs: found 1e\+308; input should be less than"),
         ("training: {batch_seconds: .nan}", "training.batch_seconds: found nan; expected a finite number"),
         ("augmentation: {gain_db: [0, 1e999]}", "augmentation.gain_db.1: found inf; expected a finite number"),

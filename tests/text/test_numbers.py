@@ -25,6 +25,7 @@ NO_BREAK, NARROW = "\u00a0", "\u202f"
         ("en_IN", "1,00,000", "one lakh"),
         ("en", "the 1st, 22nd and 13th", "the first, twenty-second and thirteenth"),
         ("en", "the 1990s, ’80s and 2010s", "the nineteen nineties, eighties and twenty tens"),
+        ("en", "in 1998", "in one thousand, nine hundred and ninety-eight"),
         ("en", "50% or 50 % of 2.50", "fifty percent or fifty percent of two point five zero"),
         ("en", "½ a cup, 2½", "one half a cup, two and a half"),
         ("en", "007", "zero zero seven"),

@@ -26,6 +26,8 @@ def plan(**changes: Any) -> Plan:
         "steps_per_epoch": 50.0,
         "validation_seconds": 100.0,
         "final_seconds": 200.0,
+        "longest_trained": 20.0,
+        "longest_scored": 40.0,
         "frozen_steps": 0,
         "max_minutes": None,
         "keep_checkpoints": 2,
@@ -142,6 +144,11 @@ ROOM = plan().room
             "training.accumulation, or set training.gradient_checkpointing=true",
         ),
         (
+            {"longest_scored": 150.0},
+            "an utterance of 150 s is scored, and none longer than 20 s is trained: it may need more memory than a "
+            "step; cut it with `finetune segment --corpus`",
+        ),
+        (
             {"room": dataclasses.replace(ROOM, free=20 * GB)},
             "checkpoints and model need up to 30.0 GB, and runs has 20.0 GB free: lower training.keep_checkpoints, or "
             "train with --output on a larger disk",
@@ -157,6 +164,7 @@ def test_estimates_in_proportion_have_no_note() -> None:
         {"steps_per_epoch": 3.0},  # 333 epochs, but no more than a small folder has by default.
         {"length": Length(10_000, 400)},
         {"max_minutes": 60.0},
+        {"longest_trained": 200.0, "longest_scored": 200.0},
         {"room": dataclasses.replace(ROOM, free=20 * GB, written=10 * GB)},  # A run that goes on replaces its files.
     ]
     for each in changes:
