@@ -183,6 +183,20 @@ def test_the_work_of_a_client_that_goes_is_dropped(serve: Any) -> None:
         wait_for(lambda: engine.num_jobs == 0)
 
 
+def test_a_stream_is_dropped_before_its_first_event(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as address:
+        engine = serve.services[-1].engine
+        monkeypatch.setattr("finetune.serving.engine._MAX_HELD_SECONDS", 60)
+        monkeypatch.setattr(engine, "_must_wait", lambda: True)
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(address + ROUTE, files={"file": ("a", make_wav())}, data={"stream": "true"}, timeout=0.5)
+        (job,) = engine._open
+        wait_for(job.gone.is_set)
+        monkeypatch.undo()
+        wait_for(lambda: engine.num_jobs == 0)
+        assert job.computed_seconds == 0
+
+
 def test_keys_open_what_their_scope_says(serve: Any, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     full = add_key(file, "full", ["transcribe", "live", "admin"])
