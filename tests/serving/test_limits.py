@@ -181,6 +181,7 @@ def test_the_work_of_a_client_that_goes_is_dropped(serve: Any) -> None:
         with httpx2.stream("POST", address + ROUTE, files={"file": ("a", body)}, data={"stream": "true"}) as answer:
             next(answer.iter_lines())
         wait_for(lambda: engine.num_jobs == 0)
+        wait_for(lambda: b"finetune_queue_length 0.0" in serve.services[-1].metrics.render())
 
 
 def test_a_stream_is_dropped_before_its_first_event(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
