@@ -331,6 +331,19 @@ def test_silence_keeps_a_session_open_and_its_last_word_is_not_lost(small: str) 
     assert " ".join(text for text in texts if text) == "bad cab"
 
 
+def test_an_end_that_takes_too_long_is_told(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from websockets.sync.client import connect as open_socket
+
+    monkeypatch.setattr("finetune.serving.live_stream._FINISH_SECONDS", 0.5)
+    with serve() as address:
+        monkeypatch.setattr(serve.services[-1].models.find("tones").engine, "step", lambda: False)
+        with open_socket(f"ws{address[4:]}/") as client:
+            client.send(bytes(6400))
+            assert json.loads(client.recv()) == {"partial": ""}
+            client.send('{"eof": 1}')
+            assert json.loads(client.recv()) == {"error": "The end was not computed within 0.5 s."}
+
+
 def test_sessions_are_limited_and_not_computed_one_after_another(serve: Any) -> None:
     from websockets.sync.client import connect as open_socket
 
