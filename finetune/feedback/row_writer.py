@@ -83,8 +83,8 @@ class RowWriter:
             require_words(text)
         before = self._reader.reviews(connection, number)
         last = next((each for each in reversed(before) if each.reviewer == review.reviewer), None)
-        same = last is not None and last.action == review.action and normalize(last.text or "") == text
-        if same:
+        said = review.action, text, normalize(review.reason or "")
+        if last is not None and (last.action, normalize(last.text or ""), normalize(last.reason or "")) == said:
             repeated = f"{review.reviewer} has said the same of utterance {number} before: nothing was added."
             return self.settle(connection, number, is_new=is_new, note=repeated)
         values = {

@@ -26,6 +26,7 @@ from finetune.inference.timing import place_words
 from finetune.inference.transcriber import Computation, Returned, Transcriber
 from finetune.inference.transcript import Transcript, Word
 from finetune.inference.windows import Window, WindowCutter
+from finetune.text.word_units import join_han
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -315,16 +316,18 @@ class _Segment:
             self._next_frame = stable_end
         stable = self._shown[1]
         hypotheses = self._search.finish(self._state, _HYPOTHESES)
-        agreed = _common_prefix(one.text for one in hypotheses if one.score >= hypotheses[0].score - _MARGIN)
+        likely = (join_han(one.text) for one in hypotheses if one.score >= hypotheses[0].score - _MARGIN)
+        agreed = _common_prefix(likely).rstrip()  # Between Han characters a space goes when the next one is known.
         stable = agreed if agreed.startswith(stable) else stable
         rest = self._take(logits, frames, frames + len(logits))
         best = self._search.finish(self._search.advance(copy.deepcopy(self._state), rest))[0]
-        text = best.text if best.text.startswith(stable) else stable
+        best_text = join_han(best.text)
+        text = best_text if best_text.startswith(stable) else stable
         if (text, stable) == self._shown:
             return None
         self._shown = (text, stable)
         start = self.start / rate
-        words = place_words(best.words, stride / rate, (end - self.start) / rate) if text == best.text else ()
+        words = place_words(best.words, stride / rate, (end - self.start) / rate) if text == best_text else ()
         return Partial(text, stable, start, self._next_frame * stride / rate, tuple(_shift(words, start)))
 
     def _compute(self, waveform: Waveform, first_frame: int) -> Computation[tuple[int, NDArray[np.float32]]]:

@@ -20,6 +20,9 @@ from finetune.resources.machine import describe_machine
 from finetune.text.training_words import FILE as TRAINING_WORDS
 from finetune.text.training_words import save_training_words
 
+SCORES = ("validation_wer", "validation_cer", "blank_ratio")
+"""The values of metrics.jsonl that are measured on the validation split."""
+
 
 def check_output(output: Path, recipe: Recipe) -> bool:
     """Whether `output` holds an unfinished run of this recipe, which can be resumed; False when it is empty.
@@ -126,11 +129,25 @@ def _ask_git(*arguments: str) -> str | None:
         return None
 
 
-def cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines of steps that will be repeated, and a line that a full disk or a power cut left incomplete."""
+def cut_metrics(file: Path, step: int, scored_again: Mapping[int, Mapping[str, float]] | None = None) -> None:
+    """Drop the lines of steps that will be repeated, and a line that a full disk or a power cut left incomplete.
+
+    `scored_again` are the values of the steps whose weights were scored on another validation split. What was measured
+    on the split before gets names with `earlier_`, since later values do not compare with it.
+    """
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     lines = [line for line in text.splitlines() if _step_of(line) <= step]
+    if scored_again is not None:
+        lines = [_replace_scores(line, scored_again) for line in lines]
     write_text(file, "".join(line + "\n" for line in lines))
+
+
+def _replace_scores(line: str, scored_again: Mapping[int, Mapping[str, float]]) -> str:
+    values = json.loads(line)
+    if "validation_wer" not in values:
+        return line
+    earlier = {f"earlier_{name}": values.pop(name) for name in SCORES if name in values}
+    return json.dumps(values | earlier | scored_again.get(values["step"], {}))
 
 
 def _step_of(line: str) -> float:

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ class RunLog:
     def __init__(self, output: Path, accelerator: Accelerator) -> None:
         self._file, self._curves, self._accelerator = output / "metrics.jsonl", output / "curves.png", accelerator
 
-    def cut(self, step: int) -> None:
-        """Drop what was logged after the step from which the run is resumed."""
+    def cut(self, step: int, scored_again: Mapping[int, Mapping[str, float]] | None = None) -> None:
+        """Drop what was logged after the step from which the run is resumed; see `cut_metrics`."""
         if self._accelerator.is_main_process:
-            cut_metrics(self._file, step)
+            cut_metrics(self._file, step, scored_again)
 
     def add(
         self, step: int, values: dict[str, float], max_steps: int, examples: Sequence[tuple[str, str]] = ()

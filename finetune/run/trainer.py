@@ -25,6 +25,7 @@ from finetune.run.best_checkpoints import rank
 from finetune.run.components import RecogniserComponents, build_components
 from finetune.run.planning import score_some
 from finetune.run.preparation import Preparation
+from finetune.run.run_directory import SCORES
 from finetune.run.training_run import TrainingRun
 from finetune.text.training_words import load_training_words
 from finetune.training.checkpoints import load_model, prune_checkpoints
@@ -74,9 +75,8 @@ class Trainer(TrainingRun):
         evaluation = self._evaluate(self.preparation.validation)
         self.rejected += evaluation.rejected if self.accelerator.is_main_process else []
         scores = evaluation.scores
-        wer, cer = rank(scores)
         examples = [(result.reference, result.hypothesis) for result in evaluation.results[:EXAMPLES]]
-        self._log(step, {"validation_wer": wer, "validation_cer": cer, "blank_ratio": evaluation.blank_ratio}, examples)
+        self._log(step, _list_values(evaluation), examples)
         if self.accelerator.is_main_process:
             with self._saving():
                 verdict = self.log.judge(self.length.max_steps)
@@ -93,16 +93,18 @@ class Trainer(TrainingRun):
             _LOGGER.info(f"no better validation WER in {training.patience} evaluations: training ends here")
         return Validation(goes_on=not stale, published=evaluation if pushed else None)
 
-    def score_best_again(self) -> None:
+    def score_best_again(self) -> dict[int, dict[str, float]]:
         """Score the best weights so far on the validation split as it is now, so that later ones compare with them."""
         steps = sorted(best.step for best in self.best.best)
-        self.best.best = []
+        self.best.best, found = [], {}
         for step in steps:
             load_model([self.best.find_file(step)], self.components.model)
             evaluation = self._evaluate(self.preparation.validation)
             self.best.add(evaluation.scores, step, evaluation.statistics)
+            found[step] = _list_values(evaluation)
             wer, cer = percent(evaluation.scores.wer), percent(evaluation.scores.cer)
             _LOGGER.info(f"the weights of step {step} on the data as they are now: validation WER {wer}, CER {cer}")
+        return found
 
     def publish(self, step: int, validation: Validation | None) -> None:
         """Have the weights of the checkpoint that was just written pushed, where `validation` is to be published."""
@@ -208,3 +210,8 @@ class Trainer(TrainingRun):
         if self.components.is_sharded:
             model.cpu()  # Its memory on the GPU is needed in training.
         return evaluation
+
+
+def _list_values(evaluation: Evaluation) -> dict[str, float]:
+    """The values of an evaluation for the log."""
+    return dict(zip(SCORES, (*rank(evaluation.scores), evaluation.blank_ratio), strict=True))

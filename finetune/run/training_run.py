@@ -116,8 +116,12 @@ class TrainingRun:
         """Whether there is a validation to finish with after a step; called on the main process."""
         return bool(self.best.best)
 
-    def score_best_again(self) -> None:
-        """Score the best weights so far where what they are scored on has changed; called on every process."""
+    def score_best_again(self) -> dict[int, dict[str, float]] | None:
+        """Score the best weights so far where what they are scored on has changed; called on every process.
+
+        Returns their values for the log by step; None where nothing is scored.
+        """
+        return None
 
     def publish(self, step: int, validation: Validation | None) -> None:
         """Called when the checkpoint of a step is complete, on the main process."""
@@ -237,7 +241,7 @@ class TrainingRun:
     def _restore(self) -> tuple[int, list[StepResult]]:
         """The step to go on from, and the results of earlier steps that are not logged yet."""
         checkpoint = decide(partial(choose_checkpoint, self.checkpoints))
-        step, results, seconds = 0, [], 0.0
+        step, results, seconds, scored_again = 0, [], 0.0, None
         if checkpoint is None:
             self._require_same_data(self.begun, None)
         else:
@@ -246,7 +250,7 @@ class TrainingRun:
             self.best.restore(checkpoint, progress["best"], progress.get("statistics", {}))
             scored = {name: each for name, each in (progress.get("data") or {}).items() if name in _SCORED}
             if list_changes(scored, {name: self.fingerprint[name] for name in _SCORED}):
-                self.score_best_again()
+                scored_again = self.score_best_again()
             components = self.components
             restore_checkpoint(checkpoint, components.model, components.saved_optimizer, self.accelerator.scaler)
             components.scatter()
@@ -258,7 +262,7 @@ class TrainingRun:
             if (processes := progress["processes"]) != self.accelerator.num_processes:
                 _LOGGER.warning(f"this run was begun on {processes} processes, so its steps now hold other batches")
         self.started = time.monotonic() - seconds
-        self.log.cut(step)
+        self.log.cut(step, scored_again)
         return step, results
 
     def _require_same_data(self, before: Mapping[str, Any], checkpoint: Path | None) -> None:

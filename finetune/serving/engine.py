@@ -170,7 +170,9 @@ class FileEngine:
     def _choose(self) -> list[Job]:
         """Take the jobs of the next step out of those that wait: one, or on a GPU several of the same model."""
         order = sorted(
-            self._waiting, key=lambda job: (self._work[job.key], job.computed_seconds + job.start, job.arrived)
+            self._waiting,
+            # Who has gone gives its place free first, which takes no time.
+            key=lambda job: (not job.gone.is_set(), self._work[job.key], job.computed_seconds + job.start, job.arrived),
         )
         first = order[0].recogniser
         most = 1 if first.device.type == "cpu" else _GPU_RECORDINGS
@@ -182,7 +184,7 @@ class FileEngine:
     def _step(self, jobs: Sequence[Job]) -> None:
         """Compute the next windows of each job, and put those that go on back."""
         began, audio_seconds = time.monotonic(), 0.0
-        read = [job for job in jobs if job.windows or self._read(job)]
+        read = [job for job in jobs if (job.windows and not job.gone.is_set()) or self._read(job)]
         computed = self._compute(read)
         for job in computed:
             seconds = sum(map(len, job.windows)) / job.recogniser.sampling_rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -75,14 +74,12 @@ class LiveStream:
         """End the stream, and return its last events."""
         self.end()
         events: list[Event] = []
-        deadline = time.monotonic() + _FINISH_SECONDS
-        while not self._session.ended:
-            if time.monotonic() > deadline:
-                raise Problem(503, f"The end was not computed within {_FINISH_SECONDS:g} s.", "too_slow")
-            self._ready.clear()
-            events += self.events()
-            if not self._session.ended:
-                await asyncio.wait_for(self._ready.wait(), _FINISH_SECONDS)
+        try:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                while not self._session.ended:
+                    events += await self.wait()
+        except TimeoutError as error:
+            raise Problem(503, f"The end was not computed within {_FINISH_SECONDS:g} s.", "too_slow") from error
         return events + self.events()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from anyio import CancelScope
 from starlette.requests import HTTPConnection
 
 from finetune.audio.waveforms import AudioError
@@ -191,8 +192,8 @@ class Service:
             yield
         finally:
             job.gone.set()
-            with suppress(Exception):
-                await asyncio.shield(asyncio.wrap_future(job.done))
+            with CancelScope(shield=True), suppress(Exception):  # Starlette cancels each await of who has gone.
+                await asyncio.wrap_future(job.done)
             self.metrics.queued(self.engine.num_jobs)
 
 

@@ -100,7 +100,8 @@ def build_router(service: Service) -> APIRouter:
             await held.enter_async_context(service.keep(job))
             if stream is not None:
                 events = stream.events(service.result(job, model))
-                first = await anext(events)  # Before it there is no status yet.
+                async with drop_with_client(request, job):
+                    first = await anext(events)  # Before it there is no status yet.
                 return StreamingResponse(_send(first, events, held.pop_all()), media_type="text/event-stream")
             async with drop_with_client(request, job):
                 transcript = await service.result(job, model)

@@ -58,6 +58,11 @@ class Chunk:
     ends: bool
     message: Any
 
+    @property
+    def seconds(self) -> float:
+        """How long its audio is."""
+        return len(self.audio) / {"s16le": 2, "f32le": 4}.get(self.encoding, 1) / self.sampling_rate
+
 
 def locate(message: Any) -> Place:
     """The place of a message of confluent_kafka."""

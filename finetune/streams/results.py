@@ -12,6 +12,7 @@ from finetune.inference.events import Event, Final, Partial
 from finetune.inference.formats import describe_event, describe_transcript
 from finetune.inference.transcript import Transcript
 from finetune.streams.messages import Place, Rejected
+from finetune.text.word_units import join_words
 
 SCHEMA = 1
 # Of the original headers a dead letter keeps so many bytes.
@@ -52,7 +53,7 @@ def write_event(topic: str, place: Place, segment: int, event: Final | Partial) 
 
 def write_end(topic: str, place: Place, texts: Sequence[str], reason: str, failure: str | None) -> Record:
     """The end of a live session, with the text of all segments; `reason` is end or idle."""
-    text = " ".join(each for each in texts if each)
+    text = join_words(each for each in texts if each)
     document = {**_begin("end", place), "segments": len(texts), "text": text, "reason": reason, "error": failure}
     return _record(topic, place, document, {**document, "text": None})
 

@@ -50,9 +50,12 @@ class Session:
 class LiveSessions:
     """The open sessions and the threads that compute them; all methods are for one thread."""
 
-    def __init__(self, live: LiveTranscriber, max_sessions: int, idle_seconds: float) -> None:
+    def __init__(
+        self, live: LiveTranscriber, max_sessions: int, idle_seconds: float, on_audio: Callable[[float], object]
+    ) -> None:
+        """`on_audio` is called with the seconds of each chunk that a session has taken."""
         self._engine = LiveEngine(live, max_sessions=max_sessions)
-        self._max_sessions, self._idle_seconds = max_sessions, idle_seconds
+        self._max_sessions, self._idle_seconds, self._on_audio = max_sessions, idle_seconds, on_audio
         self._sessions: dict[tuple[str, int, bytes], Session] = {}
         self._ending: list[Session] = []  # They take no more chunks.
         self._rejected: list[tuple[Session, Chunk, Rejected]] = []
@@ -214,7 +217,7 @@ class LiveSessions:
         try:
             while engine and session.waiting and engine.lag_seconds <= _MAX_LAG_SECONDS and not engine.ended:
                 engine.feed(session.waiting[0].audio)
-                session.waiting.popleft()
+                self._on_audio(session.waiting.popleft().seconds)
         except AudioError as error:
             self._fail(session, Rejected("audio", f"the session's audio can't be used: {error}"))
         except Overloaded:  # It is fed again.

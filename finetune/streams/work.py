@@ -32,7 +32,9 @@ class Work:
     def __init__(self, live: LiveTranscriber, settings: StreamSettings, output: Output, metrics: StreamMetrics) -> None:
         self._settings, self._output, self._metrics = settings, output, metrics
         self._ledgers: dict[Partition, Ledger] = {}
-        self._sessions = LiveSessions(live, settings.max_live, settings.idle_seconds)
+        self._sessions = LiveSessions(
+            live, settings.max_live, settings.idle_seconds, lambda seconds: metrics.audio("live", seconds)
+        )
         self._recordings = RecordingThread(live.transcriber, self._sessions.give_way)
 
     def begin_partition(self, partition: Partition, offset: int | None, metadata: str | None) -> None:
@@ -83,9 +85,6 @@ class Work:
         except Rejected as error:
             assert session
             self._dead_letter(session.unit, chunk.message, place, error, "chunk")
-            return
-        size = {"s16le": 2, "f32le": 4}.get(chunk.encoding, 1)
-        self._metrics.audio("live", len(chunk.audio) / size / chunk.sampling_rate)
 
     def _open_session(self, unit: Unit, place: Place, chunk: Chunk) -> None:
         try:

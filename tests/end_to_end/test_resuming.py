@@ -130,7 +130,7 @@ def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tm
 
 
 def test_the_best_weights_are_scored_again_on_a_changed_validation_split(
-    finetune_run, interrupt_run, tmp_path, corpus_folder, capsys
+    finetune_run, interrupt_run, tmp_path, corpus_folder, capsys, read_lines
 ):
     """Otherwise a WER on the old split decides, and nothing that is trained later may be taken."""
     data = {"root": str(shutil.copytree(corpus_folder, tmp_path / "corpus"))}
@@ -144,6 +144,10 @@ def test_the_best_weights_are_scored_again_on_a_changed_validation_split(
     whole = finetune_run("whole", **sections, data=data)
     best = [json.loads((run / "checkpoints/step-000010/progress.json").read_text())["best"] for run in (resumed, whole)]
     assert len(best[0]) == 3 and best[0] == best[1]
+    logs = [[line for line in read_lines(run / "metrics.jsonl") if "blank_ratio" in line] for run in (resumed, whole)]
+    kept = ("step", "validation_wer", "validation_cer", "blank_ratio")  # Plots and verdicts take the best one of these.
+    assert [[line[key] for key in kept] for line in logs[0]] == [[line[key] for key in kept] for line in logs[1]]
+    assert "earlier_validation_wer" in logs[0][0]
     assert (resumed / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 

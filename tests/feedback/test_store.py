@@ -65,6 +65,11 @@ def test_a_rejection_counts_as_a_text_does(store: Store) -> None:
     number = store.add(make_utterance(), "ann").id
     assert store.review(number, Review(reviewer="bob", action="reject", reason="noise")).status == "rejected"
     assert store.get(number).reviews[0].reason == "noise"
+    again = store.review(number, Review(reviewer="bob", action="reject", reason="noise "))
+    assert again.note == f"bob has said the same of utterance {number} before: nothing was added."
+    other = store.review(number, Review(reviewer="bob", action="reject", reason="two speakers"))
+    assert other.note == f"This replaces what bob said of utterance {number} before."
+    assert [each.reason for each in store.get(number).reviews] == ["noise", "two speakers"]
     assert store.review(number, edit("eve", "hello")).status == "conflict"
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from finetune.audio.resampling import resample
 from finetune.audio.waveforms import AudioError
+from finetune.decoding.beam import BeamSearch
+from finetune.decoding.greedy import GreedySearch
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted
 from finetune.inference.live import LiveContext, LiveTranscriber
 from finetune.inference.recogniser import Recogniser
@@ -151,6 +153,20 @@ def test_stable_text_of_a_beam_search_keeps_up(build: Callable[[str], LiveTransc
     samples, words = say([0.0] * 6)
     shown = [event for event in stream(build("beam"), [samples]) if isinstance(event, Partial)]
     assert len(shown[-1].stable.split()) >= len(words) - 2
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+def test_partial_texts_have_the_spaces_of_their_script_as_final_ones_have(
+    build: Callable[[str], LiveTranscriber], decoder: str
+) -> None:
+    live, (samples, _) = build(decoder), say([1.0])
+    kind = GreedySearch if decoder == "greedy" else BeamSearch
+    live.transcriber.search = kind(("", "|", "你", "好", "我", "们", ""), blank_id=0, delimiter_id=1, special_ids=[6])
+    events = stream(live, divide(samples, [1600] * (len(samples) // 1600)))
+    final = next(event.text for event in events if isinstance(event, Final))
+    shown = [event for event in events if isinstance(event, Partial)]
+    assert len(final) > 6 and " " not in final
+    assert all(final.startswith(event.stable) and " " not in event.text for event in shown) and shown[-1].stable
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])

@@ -167,6 +167,21 @@ def test_what_fails_or_goes_ends_alone(engine: FileEngine, transcriber: Transcri
     assert len(slow.lengths) < 50
 
 
+def test_who_goes_leaves_before_others_are_computed(engine: FileEngine, transcriber: Transcriber) -> None:
+    slow = SlowRecogniser(transcriber.recogniser)
+    long, *others = (make_job(transcriber, "a", talk(count, 0)[0], slow) for count in (60, *[10] * 7))
+    engine.submit(long)
+    while long.computed_seconds < 60:
+        time.sleep(0.001)
+    for job in others:
+        engine.submit(job)
+    while not others[0].computed_seconds:
+        time.sleep(0.001)
+    long.gone.set()
+    assert isinstance(long.done.exception(30), Cancelled)
+    assert sum(job.computed_seconds > 0 for job in others) < 5
+
+
 def test_a_bug_ends_its_recording_and_not_the_engine(transcriber: Transcriber) -> None:
     engine = FileEngine(1, 8, on_step=lambda step: 1 / 0)
     first, second = (make_job(transcriber, "a", talk(2, n)[0]) for n in range(2))

@@ -181,6 +181,21 @@ def test_the_work_of_a_client_that_goes_is_dropped(serve: Any) -> None:
         with httpx2.stream("POST", address + ROUTE, files={"file": ("a", body)}, data={"stream": "true"}) as answer:
             next(answer.iter_lines())
         wait_for(lambda: engine.num_jobs == 0)
+        wait_for(lambda: b"finetune_queue_length 0.0" in serve.services[-1].metrics.render())
+
+
+def test_a_stream_is_dropped_before_its_first_event(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as address:
+        engine = serve.services[-1].engine
+        monkeypatch.setattr("finetune.serving.engine._MAX_HELD_SECONDS", 60)
+        monkeypatch.setattr(engine, "_must_wait", lambda: True)
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(address + ROUTE, files={"file": ("a", make_wav())}, data={"stream": "true"}, timeout=0.5)
+        (job,) = engine._open
+        wait_for(job.gone.is_set)
+        monkeypatch.undo()
+        wait_for(lambda: engine.num_jobs == 0)
+        assert job.computed_seconds == 0
 
 
 def test_keys_open_what_their_scope_says(serve: Any, tmp_path: Path) -> None:
@@ -314,6 +329,19 @@ def test_silence_keeps_a_session_open_and_its_last_word_is_not_lost(small: str) 
         client.send('{"eof": 1}')
         texts.append(json.loads(client.recv()).get("text"))
     assert " ".join(text for text in texts if text) == "bad cab"
+
+
+def test_an_end_that_takes_too_long_is_told(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from websockets.sync.client import connect as open_socket
+
+    monkeypatch.setattr("finetune.serving.live_stream._FINISH_SECONDS", 0.5)
+    with serve() as address:
+        monkeypatch.setattr(serve.services[-1].models.find("tones").engine, "step", lambda: False)
+        with open_socket(f"ws{address[4:]}/") as client:
+            client.send(bytes(6400))
+            assert json.loads(client.recv()) == {"partial": ""}
+            client.send('{"eof": 1}')
+            assert json.loads(client.recv()) == {"error": "The end was not computed within 0.5 s."}
 
 
 def test_sessions_are_limited_and_not_computed_one_after_another(serve: Any) -> None:

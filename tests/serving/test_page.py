@@ -212,30 +212,6 @@ def test_edited_text_is_in_all_downloads(window: Window, address: str, folder: P
     assert all(left["end"] <= right["start"] for left, right in pairwise(words))
 
 
-def test_edited_words_keep_the_times_that_are_known(window: Window, address: str) -> None:
-    window.open(address)
-    script = """
-        const {retime, joinWords} = await import("/page/formats.js"), [heard, text] = given;
-        const words = heard.map((word, i) => ({word, start: i, end: i + 1}));
-        const edited = retime({start: 0, end: heard.length, heard: words}, text);
-        return [edited.map(({word, start, end}) => [word, start, end]), joinWords(edited.map((each) => each.word))];
-    """
-    cases: list[tuple[str, str, list[tuple[str, float, float]]]] = [
-        ("a b c", "a b c", [("a", 0, 1), ("b", 1, 2), ("c", 2, 3)]),
-        ("a b c", "a x c", [("a", 0, 1), ("x", 1, 2), ("c", 2, 3)]),
-        ("a b c", "a c", [("a", 0, 1), ("c", 2, 3)]),
-        ("a b c", "x yyy c", [("x", 0, 0.5), ("yyy", 0.5, 2), ("c", 2, 3)]),
-        ("a a", "a a a", [("a", 0, 1), ("a", 1, 2), ("a", 2, 2)]),
-        ("a b", "", []),
-        ("", "a b", [("a", 0, 0), ("b", 0, 0)]),
-        ("你 好", "你们好 ok", [("你", 0, 1), ("们", 1, 1.25), ("好", 1.25, 1.5), ("ok", 1.5, 2)]),
-    ]
-    for heard, text, expected in cases:
-        words, joined = window.run_async(script, heard.split(), text)
-        assert [tuple(word) for word in words] == expected
-        assert joined == text
-
-
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(window: Window, locked: tuple[str, str], folder: Path) -> None:
     address, key = locked
     window.open(address)

@@ -81,6 +81,7 @@ def test_what_can_not_be_used_becomes_a_dead_letter_with_the_reason(mock: MockCl
     ends = {each["key"]: each["error"] for each in mock.results() if each["kind"] == "end"}
     assert "expected chunk 0" in ends["k9"] and "can't be used" in ends["k10"]
     assert member.count("errors_total", reason="headers") == 6
+    assert member.count("audio_seconds_total", kind="live") == 0
     positions = {each.partition(): each.offset() + 1 for each in sorted(sent.values(), key=lambda each: each.offset())}
     assert mock.committed("speech") == positions
 
@@ -153,8 +154,10 @@ def test_a_session_over_the_limit_is_refused_whole(mock: MockCluster, live: Live
     first = make_chunks("one", SPEECH, ends=False)
     second = make_chunks("two", SPEECH)
     mock.write("speech", [*first, *second], partition=0)
-    with joined(mock, live, max_live=1):
+    with joined(mock, live, max_live=1) as member:
         wait_for(lambda: len(mock.read("texts.dead")) == len(second))
         wait_for(lambda: any(each["kind"] == "end" for each in mock.results()))
     assert {dict(each.headers())["finetune-code"] for each in mock.read("texts.dead")} == {b"too_many_sessions"}
     assert [each.value() for each in mock.read("texts.dead")] == [each[1] for each in second]
+    taken = sum(len(each[1] or b"") for each in first) / 2 / 16000
+    assert member.count("audio_seconds_total", kind="live") == pytest.approx(taken)

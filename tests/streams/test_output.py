@@ -15,7 +15,7 @@ from finetune.streams.messages import Place, Recording, Rejected
 from finetune.streams.metrics import StreamMetrics
 from finetune.streams.output import Delivery, PlainOutput, TransactionalOutput
 from finetune.streams.recordings import Job, Outcome
-from finetune.streams.results import Record, write_dead_letter
+from finetune.streams.results import Record, write_dead_letter, write_end
 from finetune.streams.work import Work
 
 OFFSETS = [(("speech", 0), 5, "ft1 0"), (("speech", 1), 7, "ft1 0")]
@@ -187,3 +187,13 @@ def test_a_result_that_is_refused_late_in_its_transaction_is_counted_once(live: 
     assert client.topics == ["texts", "texts.dead"] and not work._ledgers["speech", 0].open
     assert counts == {"result": None, "dead_letter": 1}
     assert metrics.registry.get_sample_value("finetune_stream_seconds_count") == 0
+
+
+def test_the_text_of_a_session_has_the_spaces_of_its_script() -> None:
+    def join(*texts: str) -> str:
+        value = json.loads(write_end("texts", Place("speech", 0, 7, b"a", 1), texts, "end", None).value)
+        return str(value["text"])
+
+    assert join("bad cab", "", "add") == "bad cab add"
+    assert join("你好", "", "我们", "ok", "再见") == "你好我们 ok 再见"
+    assert join("สวัสดี", "ครับ") == "สวัสดี ครับ"  # Thai has spaces between phrases.

@@ -31,12 +31,19 @@ function spread(words, start, end) {
 
 /** A time as 1:02 or 1:00:02. */
 export function formatTime(seconds) {
-  const [hours, minutes, rest] = new Date(1000 * Math.floor(seconds)).toISOString().slice(11, 19).split(":");
-  return hours === "00" ? `${Number(minutes)}:${rest}` : `${Number(hours)}:${minutes}:${rest}`;
+  const hours = Math.floor(seconds / 3600);
+  const [minutes, rest] = new Date(1000 * Math.floor(seconds)).toISOString().slice(14, 19).split(":");
+  return hours ? `${hours}:${minutes}:${rest}` : `${Number(minutes)}:${rest}`;
 }
 
 const milliseconds = (seconds) => Math.round(1000 * seconds) / 1000;
-const stamp = (seconds) => new Date(Math.round(1000 * seconds)).toISOString().slice(11, 23);
+
+/** A time as 01:00:02.345; a Date begins again after 24 hours. */
+function stamp(seconds) {
+  const rounded = Math.round(1000 * seconds), hours = Math.floor(rounded / 3_600_000);
+  return `${String(hours).padStart(2, "0")}:${new Date(rounded).toISOString().slice(14, 23)}`;
+}
+
 const spoken = (segments) => segments.filter((each) => each.words.length);
 
 function makeCues(segments) {
@@ -49,7 +56,8 @@ function makeCues(segments) {
       else cues.push((cue = { text: word, start, end }));
     }
   }
-  return cues.map((cue) => ({ ...cue, text: breakLine(cue.text) }));
+  // A blank line would end the cue.
+  return cues.map((cue) => ({ ...cue, text: breakLine(joinWords(splitWords(cue.text))) }));
 }
 
 /** A long text as two lines, broken at the space that is nearest to its middle. */
@@ -65,7 +73,7 @@ const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").r
 export const FORMATS = {
   txt: (segments) => spoken(segments).map((each) => `${textOf(each)}\n`).join(""),
   srt: (segments) => makeCues(segments).map(({ start, end, text }, i) =>
-    `${i + 1}\n${stamp(start)} --> ${stamp(end)}\n`.replaceAll(".", ",") + `${text}\n\n`).join(""),
+    `${i + 1}\n${stamp(start)} --> ${stamp(end)}\n`.replaceAll(".", ",") + `${text.replaceAll("-->", "→")}\n\n`).join(""),
   vtt: (segments) => "WEBVTT\n\n" + makeCues(segments).map(({ start, end, text }) =>
     `${stamp(start)} --> ${stamp(end)}\n${escape(text)}\n\n`).join(""),
   json: (segments) => JSON.stringify({
