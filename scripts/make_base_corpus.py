@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
 import os
 import shutil
@@ -131,15 +132,18 @@ def draw_voice(split: str, rng: np.random.Generator, vocal_tract: float, invente
     )
 
 
-def say(split: str, index: int, rng: np.random.Generator, sources: Sources) -> tuple[Waveform, str, str, str]:
-    """Return a random dry utterance at SAMPLING_RATE with its text, speaker and source.
+def find_turn(index: int, share: float) -> int | None:
+    """The number of the natural utterance whose turn it is, where a share of all are natural; None for another one."""
+    before, after = math.floor(index * share), math.floor((index + 1) * share)
+    return before if after > before else None
 
-    A natural one goes by its number in turn, so that none waits while another is used twice.
-    """
-    # Only drawn where there is any, so that a corpus without it stays what it was.
-    if sources.natural and rng.random() < sources.natural.share:
+
+def say(split: str, index: int, rng: np.random.Generator, sources: Sources) -> tuple[Waveform, str, str, str]:
+    """Return a dry utterance at SAMPLING_RATE with its text, speaker and source: natural in turn, or made here."""
+    turn = find_turn(index, sources.natural.share) if sources.natural else None
+    if sources.natural and turn is not None:
         utterances = sources.natural.utterances[split]
-        return say_naturally(rng, *utterances[index % len(utterances)])
+        return say_naturally(rng, *utterances[turn % len(utterances)])
     script, source = write_script(rng, sources.clauses)
     vocal_tract = float(rng.uniform(0.82, 1.2))
     voice = draw_voice(split, rng, vocal_tract, sources.invented)

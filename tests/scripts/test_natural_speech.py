@@ -157,6 +157,13 @@ def test_the_base_corpus_takes_utterances_from_shards(
     assert len(both["train"]) == 2 * len(shards) and len(both["validation"]) == len(shards)
 
 
+def test_natural_utterances_come_in_turn_among_others() -> None:
+    assert [make_base_corpus.find_turn(index, 0.6) for index in range(5)] == [None, 0, None, 1, 2]
+    turns = [make_base_corpus.find_turn(index, 0.8) for index in range(1000)]
+    assert [turn for turn in turns if turn is not None] == list(range(800))  # None is left out or comes twice.
+    assert [make_base_corpus.find_turn(index, 0.0) for index in range(3)] == [None] * 3
+
+
 def test_a_corpus_gets_a_column_of_phonemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "espeak-ng"
     program.parent.mkdir()
