@@ -60,8 +60,12 @@ class Difference:
         The interval alone is too narrow where few clusters differ by about the same amount: of clusters that all differ
         equally it has no width.
         """
-        excludes_zero = self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
-        return excludes_zero and self.p_value is not None and self.p_value < 1 - LEVEL
+        return self.excludes_zero and self.p_value is not None and self.p_value < 1 - LEVEL
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero is outside the interval."""
+        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the interval as [low, high]."""
@@ -127,6 +131,8 @@ class Comparison:
         assert found.difference is not None  # `compare` requires reference words.
         rates = f"WER {percent(found.wer_a)} of A, {percent(found.wer_b)} of B"
         test = "" if found.p_value is None else f"; matched-pairs test p {format_p_value(found.p_value)}"
+        if found.excludes_zero and not found.is_significant:
+            test += f", expected below {1 - LEVEL:.2f}"
         resampled = f"{count(found.clusters, found.resampled.removesuffix('s'))}{test}"
         points, interval = 100 * found.difference, found.interval
         if interval is None:

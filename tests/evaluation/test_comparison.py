@@ -82,6 +82,7 @@ def test_few_equal_differences_are_not_significant(number, expected, speaker):
     found = compare(a, b)
     assert found.overall.interval.low == found.overall.interval.high == 0.5
     assert found.overall.is_significant is expected
+    assert (", expected below 0.05" in found.sentence()) is not expected
     start = "A is better by 50.0 points" if expected else "no significant difference: WER 50.0 % of A, 100.0 % of B"
     assert found.sentence().startswith(start) and f"p = {2 / 2**number:.3f}" in found.sentence()
 
