@@ -233,7 +233,8 @@ def _identify(recording: Recording) -> tuple[str | None, tuple[int, int] | None]
         return xxhash.xxh3_128_hexdigest(recording.data), recording.piece
     with suppress(OSError, ValueError):  # A URL, a missing file, or none.
         status = os.stat(recording.path or "")  # noqa: PTH116 (takes a tenth of the time)
-        return f"{status.st_dev} {status.st_ino}", recording.piece
+        if status.st_ino:  # Some network disks number no file.
+            return f"{status.st_dev} {status.st_ino}", recording.piece
     return recording.path, recording.piece
 
 

@@ -1,9 +1,11 @@
 """Each utterance is used or listed with a reason; held-out speakers are not in the kept part."""
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -191,6 +193,19 @@ def test_a_recording_in_two_corpora_is_not_parted(tmp_path: Path) -> None:
         (other / file.name).symlink_to(file)
     _, held = hold_out_of(JoinedTables([read_table(one), replace(read_table(other), inside=None)]))
     assert len(held) == 2 and held[1] == held[0] + 4
+
+
+def test_files_without_numbers_are_told_apart_by_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_utterances(tmp_path, {f"{i}.wav": (1.0, "a") for i in range(4)})
+    stat = os.stat
+
+    def number_none(path: Any, **options: Any) -> os.stat_result:
+        found = stat(path, **options)
+        return os.stat_result((found.st_mode, 0, *found[2:]))
+
+    monkeypatch.setattr(os, "stat", number_none)
+    _, held = hold_out_of(JoinedTables([read_table(tmp_path)]))
+    assert len(held) == 1  # As one recording, none of them could be held out.
 
 
 @pytest.mark.parametrize("named", [True, False])
