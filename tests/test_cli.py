@@ -171,6 +171,23 @@ def test_an_empty_split(
     (tmp_path / "speech" / "test" / "metadata.csv").write_text("file_name,text\n")
     recipe = write_recipe(tmp_path, data={"root": "speech", "allow_outside": True})
     assert "The split 'test'" in (sentence := refuse(command, recipe)) and "is empty" in sentence
+    assert "(train, validation) with data.train_split" in sentence and "to train without a test, move its" in sentence
+
+
+def test_a_damaged_saved_data_set(refuse: Refusal, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"audio": ["a.wav"], "text": ["one"]}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    sentence = refuse("check", write_recipe(tmp_path, data={"root": "saved"}))
+    assert "saved can't be read as save_to_disk of `datasets` writes it: KeyError '_data_files'; copy the" in sentence
+
+
+def test_times_that_are_no_segments(refuse: Refusal, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "list.csv").write_text("file_name,start_time,text\na.wav,0.2,one\na.wav,0.6,two\n")
+    sentence = refuse("check", write_recipe(tmp_path, data={"root": "list.csv"}))
+    assert "2 × incomplete segment. The first: a start at 0.2 s, and no column end or duration. Seg" in sentence
 
 
 @pytest.mark.parametrize("command", ["train", "check"])

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
                 key = f"{each.role}_split: {each.split} beside root: {each.source.name} in data.sources"
             print(f"{each.file}: {len(each.rows)} utterances; use it with {key}")
         if num_embedded:
-            print(f"{num_embedded} utterances are in Parquet files, tars or at URLs, and in no clean manifest")
+            print(f"{num_embedded} utterances are in Parquet, Arrow or tar files or at URLs, and in no clean manifest")
     if options.html:
         from finetune.data.html_report import write_html_report
 

@@ -29,8 +29,8 @@ class CleanManifest:
 def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Finding]) -> tuple[list[CleanManifest], int]:
     """Write the usable rows of each local source, with their unnormalised transcripts, and its names of columns.
 
-    Returns the manifests, and the number of utterances that are in no file of their own (in Parquet files, tars or at
-    URLs) and so in no manifest. Raises UserError if a file exists; nothing else is changed.
+    Returns the manifests, and the number of utterances that are in no file of their own (in Parquet, Arrow or
+    tar files or at URLs) and so in no manifest. Raises UserError if a file exists; nothing else is changed.
     """
     unusable = {(finding.split, row) for finding in findings if finding.unusable for row, _ in finding.utterances}
     manifests: dict[tuple[str, int], CleanManifest] = {}
@@ -50,7 +50,7 @@ def write_clean_manifests(splits: Mapping[str, Split], findings: Iterable[Findin
     if not manifests:
         raise UserError(
             "There is no clean manifest to write: expected a local corpus whose utterances are files, or segments of "
-            "files; those in Parquet files and tars, on a hub or at URLs can't be listed in one."
+            "files; those in Parquet, Arrow and tar files, on a hub or at URLs can't be listed in one."
         )
     for manifest in manifests.values():
         if manifest.file.exists():

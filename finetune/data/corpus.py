@@ -264,6 +264,11 @@ def require_any(split: Split, longer_by: str | None = None) -> None:
                 f" There is no {missing}, nor such a file in {', '.join(AUDIO_FOLDERS)} beside a table: put the audio "
                 "there, or name the column with its paths with data.audio_column (--audio-column)."
             )
+        if segment := next((r.detail for r in split.rejected if "segment" in r.reason), None):
+            places += (
+                f" The first: {segment}. Segments have seconds of their recording in columns start and end, or offset "
+                "and duration: rename such columns if they mean something else."
+            )
         if longer_by and "too long" in counts:
             places += f" To use longer ones, {longer_by}."
         raise UserError(f"Every utterance of the split '{split.name}' was left out: {reasons}.{places}")

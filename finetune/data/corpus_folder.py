@@ -1,4 +1,4 @@
-"""A folder that is a corpus itself: a known layout, tars, Parquet files or tables, of which it may have one kind."""
+"""A folder that is a corpus itself: a known layout, tars, Parquet or Arrow files, or tables, but of one kind."""
 
 import logging
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.archives import find_archives, read_archives, split_of
+from finetune.data.arrow_folders import find_saved, load_saved
 from finetune.data.folders import Columns, find_split_tables, find_unread_tables, read_table, read_tables
 from finetune.data.layouts import read_layout
 from finetune.data.manifests import CLEAN
@@ -28,8 +29,9 @@ def load_corpus(root: Path, columns: Columns) -> dict[str, Any]:
     Raises UserError if it has transcripts of several kinds, since one of them would be ignored.
     """
     layout, tables = read_layout(root), find_split_tables(root)
-    archives, parquet = find_archives(root), find_parquet(root)
-    binary = {"tars": archives, "Parquet files": [file for files in parquet.values() for file in files]}
+    archives, parquet, saved = find_archives(root), find_parquet(root), find_saved(root)
+    shards = {"tars": archives, "Parquet files": [file for files in parquet.values() for file in files]}
+    binary = {**shards, "Arrow files": saved}
     loaded: dict[str, Any] = {}
     if layout is not None:
         rows = layout.splits
@@ -44,9 +46,9 @@ def load_corpus(root: Path, columns: Columns) -> dict[str, Any]:
         # A download beside the folder that was unpacked from it.
         below = _find_corpora_below(root) if any(binary.values()) and not tables else []
         _require_one_kind(root, {"tables": tables, "corpora in folders": below, **binary})
-        loaded = load_parquet(parquet) if parquet else {}
-        _note_parts(root, [file for files in binary.values() for file in files])
-        rows = read_archives(root, archives) if archives else {} if parquet else read_tables(root, columns)
+        loaded = load_parquet(parquet) if parquet else load_saved(saved) if saved else {}
+        _note_parts(root, [file for files in shards.values() for file in files])
+        rows = read_archives(root, archives) if archives else {} if loaded else read_tables(root, columns)
         if rows or loaded:
             known = "train.csv, test.csv …, or metadata.csv"
             _note_unread(root, find_unread_tables(root), f"tables of the corpus are {known}, or named by data.root")

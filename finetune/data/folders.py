@@ -11,6 +11,7 @@ from finetune.data.file_names import find_file, is_on_windows, spell, use_slashe
 from finetune.data.layouts import Splits, is_split, name_splits, split_name
 from finetune.data.manifests import AUDIO_COLUMNS, CLEAN, PROBLEM, TEXT_COLUMNS, Row, is_header, read_manifest
 from finetune.data.manifests import SUFFIXES as TABLE_SUFFIXES
+from finetune.data.segment_times import find_time_columns, place_in_time
 from finetune.errors import UserError, describe_fault
 from finetune.resources.storage import is_url, list_visible
 from finetune.text.lines import read_text
@@ -115,12 +116,13 @@ def read_table(file: Path, columns: Columns = (None, None)) -> list[Row]:
         for row in rows:
             row[audio] = row.get(found)
     text = columns[1] or next((name for name in TEXT_COLUMNS if any(name in row for row in rows)), "")
+    times = find_time_columns(set().union(*rows))
     for row in rows:
         try:
             if isinstance(row.get(text), dict | list):
                 shown = json.dumps(row[text], ensure_ascii=False)[:80]
                 row.setdefault(PROBLEM, f"no text: its {text} is {shown}")
-            _place_in_time(row)
+            place_in_time(row, times)
             if audio is not None:
                 _place_audio(row, audio, files)
         except Exception as error:
@@ -148,21 +150,6 @@ def _place_audio(row: Row, column: str, files: AudioFiles) -> None:
     if len(found) > 1:
         row.setdefault(PROBLEM, f"ambiguous audio: {place} may be {' or '.join(found)}")
     row[column] = found[0] if found else str(files.table.parent / use_slashes(str(place)))
-
-
-def _place_in_time(row: Row) -> None:
-    """NeMo's `offset` and `duration` as `start` and `end`; a duration without offset is that of the whole file.
-
-    A duration of -1 is unknown: the utterance goes on to the recording's end.
-    """
-    if "offset" not in row or "duration" not in row:
-        return
-    try:
-        start, seconds = float(row["offset"]), float(row["duration"])
-    except (TypeError, ValueError, OverflowError):  # Shown when the row is skipped.
-        row["start"], row["end"] = row["offset"], row["duration"]
-    else:
-        row["start"], row["end"] = str(start), "" if seconds == -1 else str(start + seconds)
 
 
 def read_tables(root: Path, columns: Columns = (None, None)) -> Splits:
@@ -244,16 +231,20 @@ def _require_one(tables: Sequence[Path]) -> Path:
 def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
     """The rows of one table for all splits: by its column `split`, or by the folders train/, test/ … of the audio.
 
-    If one cell of that column is the usual name of a split, other values are splits too. Unreadable rows belong to the
-    first split. Raises UserError if only some rows have a split.
+    If one cell of that column is the usual name of a split, other values are splits too. Unreadable rows that have no
+    such split belong to the first one. Raises UserError if only some of the others have a split.
     """
     rows = read_table(file, columns)
     audio = columns[0] or next((name for name in AUDIO_COLUMNS if any(name in row for row in rows)), "")
     sound = [row for row in rows if PROBLEM not in row]
-    names = [str(row.get("split") or "").strip() for row in sound]
-    by_column = any(map(is_split, names))
-    if not by_column:
-        names = ["" if is_split(file.stem) else _find_split(str(row.get(audio) or ""), file.parent) for row in sound]
+    by_column = any(is_split(_read_split(row)) for row in sound)
+
+    def find_split(row: Row) -> str:
+        if by_column:
+            return _read_split(row)
+        return "" if is_split(file.stem) else _find_split(str(row.get(audio) or ""), file.parent)
+
+    names = [find_split(row) for row in sound]
     if not any(names):
         return {"train": rows}
     if not all(names):
@@ -268,12 +259,14 @@ def read_whole(file: Path, columns: Columns = (None, None)) -> Splits:
             f"outside of them, as {other.get(audio)}: say in a column named split which rows are train, validation "
             "and test."
         )
-    of_rows = iter([split_name(name) for name in names])
-    first = split_name(names[0])
-    splits: Splits = {}
+    splits: Splits = {split_name(name): [] for name in names}
     for row in rows:
-        splits.setdefault(first if PROBLEM in row else next(of_rows), []).append(row)
+        splits.get(split_name(find_split(row)), splits[split_name(names[0])]).append(row)
     return splits
+
+
+def _read_split(row: Row) -> str:
+    return str(row.get("split") or "").strip()
 
 
 def _find_split(place: str, root: Path) -> str:

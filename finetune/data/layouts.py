@@ -6,17 +6,21 @@ the utterance is a segment of a longer recording.
 
 import difflib
 import itertools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune.audio.recordings import SUFFIXES
 from finetune.data.file_names import find_file, use_slashes
 from finetune.data.manifests import CHANNEL, PROBLEM, Row, is_header, read_manifest
 from finetune.errors import UserError
-from finetune.resources.storage import list_visible
+from finetune.resources.storage import find_place, is_plain, list_visible, open_file
 from finetune.text.lines import read_text, split_lines
+
+_LOGGER = logging.getLogger(__name__)
 
 Splits = dict[str, list[Row]]
 
@@ -209,6 +213,98 @@ def _chapter_rows(file: Path) -> Iterator[Row]:
         yield {"id": utterance, "audio": audio, "text": text, "speaker": file.parent.parent.name}
 
 
+# SPEAKER_BOOK_NUMBER, as in the names of its files.
+_MLS_ID = re.compile(r"(\d+)_(\d+)_\d+")
+
+
+def read_multilingual_librispeech(root: Path) -> Splits | None:
+    """Multilingual LibriSpeech: SPLIT/transcripts.txt, and SPLIT/audio/SPEAKER/BOOK/SPEAKER_BOOK_NUMBER.flac or .opus.
+
+    The folder may also be that of a split.
+    """
+    files = list_visible(root, "transcripts.txt") or list_visible(root, "*/transcripts.txt")
+    if not any(map(_begins_as_mls, files)):
+        return None
+    splits = name_splits(file.parent.name for file in files)
+    if files[0].parent == root and not is_split(root.name):
+        splits = {root.name: "train"}
+    return {splits[file.parent.name]: _mls_rows(file) for file in files}
+
+
+def _begins_as_mls(file: Path) -> bool:
+    if not is_plain(file):
+        return False
+    with open_file(str(file)) as opened:
+        name, separator, _ = opened.readline(_COMPARED).decode("ascii", "replace").partition("\t")
+    return bool(separator and _MLS_ID.fullmatch(name))
+
+
+def _mls_rows(file: Path) -> list[Row]:
+    """The rows of a split, with the suffix of the first audio file that there is."""
+    rows: list[Row] = []
+    for name, text in _keyed_lines(file):
+        speaker, book = match.groups() if (match := _MLS_ID.fullmatch(name)) else ("", "")
+        audio = f"{file.parent}/audio/{speaker}/{book}/{name}"
+        rows.append({"id": name, "audio": audio, "text": text, "speaker": speaker})
+        if match is None:
+            rows[-1][PROBLEM] = f"no audio: {name} is not SPEAKER_BOOK_NUMBER"
+    places = (f"{row['audio']}{suffix}" for row in rows[:_LOOKED_AT] for suffix in (".flac", ".opus"))
+    suffix = next((Path(place).suffix for place in places if find_place(place).is_file()), ".flac")
+    return [row | {"audio": f"{row['audio']}{suffix}"} for row in rows]
+
+
+# The folder of VCTK's audio in version 0.92 and in older ones.
+_VCTK_AUDIO = ("wav48_silence_trimmed", "wav48")
+_MICROPHONE = re.compile(r"(.+?)(?:_(mic\d))?")
+
+
+def read_vctk(root: Path) -> Splits | None:
+    """VCTK: txt/SPEAKER/ID.txt with wav48_silence_trimmed/SPEAKER/ID_mic1.flac, in older versions wav48/SPEAKER/ID.wav.
+
+    `train` has each utterance once, from the first microphone; those of another are a split with its name, `mic2`.
+    """
+    folders = [root / name for name in _VCTK_AUDIO if (root / name).is_dir()]
+    if not folders or not (root / "txt").is_dir():
+        return None
+    if len(folders) > 1:
+        raise UserError(f"{folders[0]} and {folders[1]} are two versions of VCTK: move one to another folder.")
+    texts = {(file.parent.name, file.stem): file for file in list_visible(root / "txt", "*/*.txt")}
+    microphones: dict[str, dict[tuple[str, str], list[Path]]] = {}
+    for file in list_visible(folders[0], "*/*"):
+        match = _MICROPHONE.fullmatch(file.stem)
+        if match and file.suffix.lower() in SUFFIXES:
+            microphones.setdefault(match[2] or "mic1", {}).setdefault((file.parent.name, match[1]), []).append(file)
+    first, *others = sorted(microphones) or ["mic1"]
+    if others:
+        _LOGGER.warning(
+            f"{root} has recordings of an utterance by several microphones: those of {first} are the split train, the "
+            f"others {', '.join(others)}",
+            extra={"once": True},
+        )
+    unheard: dict[tuple[str, str], list[Path]] = {key: [] for key in texts.keys() - microphones.get(first, {}).keys()}
+    heard = {"train": microphones.get(first, {}) | unheard, **{name: microphones[name] for name in others}}
+    read = {key: _read_text_of(file) for key, file in texts.items()}
+    return {
+        split: [_vctk_row(key, files[key], read.get(key, {})) for key in sorted(files)]
+        for split, files in heard.items()
+    }
+
+
+def _read_text_of(file: Path) -> Row:
+    try:
+        return {"text": read_text(file).strip()}
+    except UserError as error:
+        return {PROBLEM: f"no text: {error}"}
+
+
+def _vctk_row(key: tuple[str, str], files: Sequence[Path], text: Row) -> Row:
+    speaker, name = key
+    row = {"id": name, "audio": str(files[0]) if files else None, "text": None, "speaker": speaker} | text
+    if len(files) != 1:
+        row[PROBLEM] = f"ambiguous audio: {' or '.join(map(str, files))}" if files else f"no audio: of {speaker}/{name}"
+    return row
+
+
 def read_ljspeech(root: Path) -> Splits | None:
     """LJSpeech: `metadata.csv` with lines ID|TEXT|NORMALISED TEXT without a header, and wavs/ID.wav.
 
@@ -279,4 +375,6 @@ _READERS: tuple[tuple[str, Callable[[Path], Splits | None], Sequence[str]], ...]
     ("LJSpeech", read_ljspeech, ("metadata.csv",)),
     ("Common Voice", read_common_voice, [f"{name}.tsv" for name in _COMMON_VOICE]),
     ("LibriSpeech", read_librispeech, ()),
+    ("Multilingual LibriSpeech", read_multilingual_librispeech, ()),
+    ("VCTK", read_vctk, ()),
 )

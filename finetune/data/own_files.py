@@ -1,4 +1,4 @@
-"""Files that rows of a data set may refer to: only those in the data set's own place, besides embedded bytes."""
+"""Audio that rows of a data set may have: files in the data set's own place, and embedded bytes."""
 
 import os
 import posixpath
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.errors import UserError
 from finetune.resources.storage import find_place, is_url
 
 # `datasets` names a member of an archive as in zip://a.wav::hf://datasets/USER/NAME@COMMIT/audio.zip.
@@ -66,3 +67,15 @@ def undecoded(rows: Any) -> Any:
         if isinstance(feature, datasets.Audio):
             rows = rows.cast_column(name, datasets.Audio(decode=False))
     return rows.remove_columns([name for name, feature in rows.features.items() if require_decoding(feature)])
+
+
+def require_encoded(rows: Any, audio: str, name: str) -> None:
+    """Raise UserError where the audio of a data set with this name is lists of samples, as its `map` can leave it."""
+    import datasets
+
+    feature = (rows.features or {}).get(audio)
+    if isinstance(feature, datasets.List | datasets.LargeList) or (isinstance(feature, dict) and "array" in feature):
+        raise UserError(
+            f"The audio of {name} is samples in its column {audio}: expected files or encoded bytes; save the data set "
+            f"again before its audio is decoded, or with rows.cast_column('{audio}', datasets.Audio())."
+        )

@@ -14,7 +14,7 @@ from finetune.data.archives import read_archive
 from finetune.data.corpus_folder import load_corpus, read_clean
 from finetune.data.folders import Columns, describe_missing, read_table, read_whole
 from finetune.data.manifests import AUDIO_COLUMNS, CHANNEL, PROBLEM, SPEAKER_COLUMNS, TEXT_COLUMNS
-from finetune.data.own_files import lies_in, own_places, undecoded
+from finetune.data.own_files import lies_in, own_places, require_encoded, undecoded
 from finetune.data.parquet_files import find_parquet, load_parquet
 from finetune.data.rows import build_dataset
 from finetune.data.untranscribed import read_recordings
@@ -28,6 +28,9 @@ from finetune.resources.storage import StorageError, find_place, list_visible, r
 _DEEPEST = 2
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+
+# What a run does without a split.
+_WITHOUT = {"validation": "to hold out a part of the training split", "test": "to train without a test"}
 
 
 @dataclass(frozen=True)
@@ -255,10 +258,11 @@ def select_table(splits: dict[str, Any], split: str, source: Source) -> Table:
         )
     rows = undecoded(splits[split])
     if len(rows) == 0:
-        raise UserError(f"The split '{split}' of {source.name} is empty.")
+        raise UserError(_describe_empty(split, sorted(splits.keys() - {split}), source))
     if rows.column_names == [PROBLEM]:
         raise UserError(f"No row of the split '{split}' of {source.name} can be used: {rows[0][PROBLEM]}.")
     audio = _find_column(rows, source.audio_column, AUDIO_COLUMNS, "audio", source)
+    require_encoded(rows, audio, source.name)
     text = _find_column(rows, source.text_column, TEXT_COLUMNS, "text", source) if source.transcribed else None
     speaker = source.speaker_column or _find_usual(rows.column_names, SPEAKER_COLUMNS)
     if speaker is not None:
@@ -289,6 +293,15 @@ def _build_table(source: Source, rows: Any, audio: str, text: str | None, speake
     inside = None if source.allow_outside else own_places(source.root)
     start, end = ("start", "end") if {"start", "end"} <= set(rows.column_names) else (None, None)
     return Table(source, rows, audio=audio, text=text, speaker=speaker, start=start, end=end, inside=inside)
+
+
+def _describe_empty(split: str, others: Sequence[str], source: Source) -> str:
+    named = f" ({', '.join(others)})" if others else ""
+    away = f", or, {_WITHOUT[split]}, move its empty table to another folder" if split in _WITHOUT else ""
+    return (
+        f"The split '{split}' of {source.name} is empty: name another{named} with data.train_split, "
+        f"data.validation_split, data.test_split or --split{away}."
+    )
 
 
 def _columns(source: Source) -> Columns:
@@ -334,6 +347,8 @@ def _load_file(file: Path, source: Source) -> dict[str, Any]:
         return {"train": build_dataset(read_archive(file))}
     if file.suffix == ".parquet":
         return load_parquet({"train": [file]})
+    if file.suffix == ".arrow":
+        raise UserError(f"{file} is a part of a data set: name its folder, {file.parent}, or the one above it.")
     splits = read_whole(file, _columns(source))
     return {split: build_dataset(rows) for split, rows in splits.items()} | read_clean(file, _columns(source))
 

@@ -102,7 +102,10 @@ def test_utterances_that_are_in_no_clean_manifest_are_counted(
     roots = [str(tmp_path / "files"), str(tmp_path / "packed")]
     recipe = write_recipe(tmp_path, data={"root": None, "sources": roots, "validation_fraction": 0.3})
     assert main(["check", str(recipe), "--fix"]) == 0
-    assert "\n3 utterances are in Parquet files, tars or at URLs, and in no clean manifest" in capsys.readouterr().out
+    assert (
+        "\n3 utterances are in Parquet, Arrow or tar files or at URLs, and in no clean manifest"
+        in capsys.readouterr().out
+    )
     recipe = write_recipe(tmp_path, data={"root": roots[1], "validation_fraction": 0.3})
     assert main(["check", str(recipe), "--fix"]) == 2
     assert "no clean manifest to write: expected a local corpus whose utterances are files" in capsys.readouterr().err

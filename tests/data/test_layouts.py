@@ -161,6 +161,119 @@ def test_one_subset_of_librispeech(tmp_path: Path) -> None:
     assert list(load_splits(Source(str(tmp_path / "train-other-500")))) == ["train"]
 
 
+def make_mls(root: Path, suffix: str = ".flac") -> Path:
+    """The folders and files of mls_german, whose audio an opus download has as .opus."""
+    for number, split in enumerate(("train", "dev", "test")):
+        names = [f"{9876 + number}_5432_{place:06}" for place in range(2)]
+        texts = "".join(f"{name}\tguten tag nummer {place}\n" for place, name in enumerate(names))
+        write(root / split / "transcripts.txt", texts)
+        write(root / split / "segments.txt", f"{names[0]}\thttps://archive.org/a.mp3\t1.0\t2.0\n")
+        write(root / split / "audio" / str(9876 + number) / "5432" / f"{names[0]}{suffix}", "")
+        write_tone(root / split / "audio" / str(9876 + number) / "5432" / f"{names[1]}.wav").rename(
+            root / split / "audio" / str(9876 + number) / "5432" / f"{names[1]}{suffix}"
+        )
+    write(root / "train" / "limited_supervision" / "9hr" / "handles.txt", "9876_5432_000000\n")
+    write(root / "metainfo.txt", "SPEAKER | GENDER | PARTITION | MINUTES | BOOK ID | TITLE | CHAPTER\n")
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".opus"])
+def test_multilingual_librispeech(tmp_path: Path, suffix: str) -> None:
+    source = Source(str(tmp_path))  # The folder that the archive is unpacked in.
+    root = make_mls(tmp_path / "mls_german", suffix)
+    splits = load_splits(source)
+    assert sorted(splits) == ["test", "train", "validation"]
+    table = select_table(splits, "validation", source)
+    assert rows_of(table) == [
+        (f"9877_5432_000000{suffix}", "guten tag nummer 0", "9877"),
+        (f"9877_5432_000001{suffix}", "guten tag nummer 1", "9877"),
+    ]
+    assert table.recording(1).path == str(root / "dev" / "audio" / "9877" / "5432" / f"9877_5432_000001{suffix}")
+    assert read_seconds(table.recording(1)) == 1.0
+
+
+def test_one_split_of_multilingual_librispeech(tmp_path: Path) -> None:
+    make_mls(tmp_path)
+    assert list(load_splits(Source(str(tmp_path / "dev")))) == ["validation"]
+    (tmp_path / "train").rename(tmp_path / "hours")
+    assert list(load_splits(Source(str(tmp_path / "hours")))) == ["train"]
+
+
+def test_a_line_of_multilingual_librispeech_without_an_id_is_named(tmp_path: Path) -> None:
+    make_mls(tmp_path)
+    lines = (tmp_path / "train" / "transcripts.txt").read_text(encoding="utf-8")
+    write(tmp_path / "train" / "transcripts.txt", f"{lines}../x\tund mehr\n9876_5432_000009\tfehlt\n")
+    table = table_of(tmp_path)
+    assert len(table) == 4
+    with pytest.raises(AudioError, match=r"no audio: \.\./x is not SPEAKER_BOOK_NUMBER"):
+        table.recording(2)
+    with pytest.raises(AudioError, match=r"no such file: .*/audio/9876/5432/9876_5432_000009\.flac"):
+        read_seconds(table.recording(3))
+
+
+def test_other_transcripts_txt_are_not_multilingual_librispeech(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "transcripts.txt", "a.wav\tone\n")
+    write(tmp_path / "train" / "metadata.csv", "file_name,text\na.wav,one\n")
+    assert rows_of(table_of(tmp_path)) == [("a.wav", "one", None)]
+
+
+def make_vctk(root: Path, audio: str = "wav48_silence_trimmed/{0}/{1}_mic{2}.flac") -> Path:
+    """The folders and files of VCTK 0.92, or of a version with one file for each utterance."""
+    for speaker in ("p225", "s5"):
+        for number in (1, 2):
+            write(root / "txt" / speaker / f"{speaker}_00{number}.txt", f"Please call Stella {number}.\n")
+            for microphone in (1, 2):
+                write_tone(root / audio.format(speaker, f"{speaker}_00{number}", microphone))
+    write(root / "speaker-info.txt", "ID  AGE  GENDER  ACCENTS  REGION COMMENTS\np225  23  F    English\n")
+    write(root / Path(audio).parts[0] / "log.txt", "p225_001_mic1\n")
+    return root
+
+
+def test_vctk_has_each_utterance_once_and_the_second_microphone_as_a_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_vctk(tmp_path)
+    (tmp_path / "wav48_silence_trimmed" / "s5" / "s5_002_mic2.flac").unlink()
+    source = Source(str(tmp_path))
+    splits = load_splits(source)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} has recordings of an utterance by several microphones: those of mic1 are the split train, the "
+        "others mic2"
+    ]
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "mic2": 3}
+    table = select_table(splits, "train", source)
+    assert rows_of(table)[0] == ("p225_001_mic1.flac", "Please call Stella 1.", "p225")
+    assert rows_of(table)[3] == ("s5_002_mic1.flac", "Please call Stella 2.", "s5")
+    assert read_seconds(table.recording(3)) == 1.0
+    assert rows_of(select_table(splits, "mic2", source))[2] == ("s5_001_mic2.flac", "Please call Stella 1.", "s5")
+
+
+def test_an_older_vctk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_vctk(tmp_path / "VCTK-Corpus", "wav48/{0}/{1}.wav")
+    assert rows_of(table_of(tmp_path))[1] == ("p225_002.wav", "Please call Stella 2.", "p225")
+    assert len(table_of(tmp_path)) == 4 and not caplog.records
+    (tmp_path / "VCTK-Corpus" / "wav48_silence_trimmed").mkdir()
+    with pytest.raises(UserError, match=r"wav48_silence_trimmed and .*wav48 are two versions of VCTK: move one to"):
+        table_of(tmp_path)
+
+
+def test_each_text_and_each_recording_of_vctk_is_a_row(tmp_path: Path) -> None:
+    """The texts of p315 are lost, and others lack a recording."""
+    make_vctk(tmp_path)
+    audio = tmp_path / "wav48_silence_trimmed"
+    write_tone(audio / "p315" / "p315_001_mic1.flac")
+    write_tone(audio / "p225" / "p225_001_mic1.wav")
+    (audio / "p225" / "p225_002_mic1.flac").unlink()
+    (tmp_path / "txt" / "s5" / "s5_001.txt").write_bytes("Grüße".encode("latin-1"))
+    table = table_of(tmp_path)
+    assert [table.texts()[row] for row in (0, 1, 2)] == ["Please call Stella 1.", "Please call Stella 2.", None]
+    assert read_seconds(table.recording(2)) == 1.0 and len(table) == 5
+    faults = {0: "ambiguous audio: .*mic1.flac or .*mic1.wav", 1: "no audio: of p225/p225_002", 3: "no text: .*UTF-8"}
+    for row, fault in faults.items():
+        with pytest.raises(AudioError, match=fault):
+            table.recording(row)
+
+
 @pytest.mark.parametrize(
     ("line", "text"), [("LJ1|Printing, in 1440|Printing, in fourteen forty", "fourteen forty"), ("LJ1|a, b", "a, b")]
 )
@@ -241,6 +354,24 @@ def test_common_voice(tmp_path: Path) -> None:
     assert read_seconds(table.recording(0)) == 1.0
 
 
+def test_a_table_of_common_voice_without_rows_is_refused_with_advice(tmp_path: Path) -> None:
+    """As dev.tsv and test.tsv of languages with few recordings."""
+    header = "client_id\tpath\tsentence\taccents\n"
+    (tmp_path / "clips").mkdir()
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"{name}.tsv", header + ("c1\tcv_1.mp3\tEins.\t\n" if name == "train" else ""))
+    with pytest.raises(
+        UserError,
+        match=r"'validation' of .* is empty: name another \(test, train\) with .*validation_split, .* or --split, or, "
+        r"to hold out a part of the training split, move its empty table to another folder\.",
+    ):
+        table_of(tmp_path, "validation")
+    with pytest.raises(UserError, match="or, to train without a test, move"):
+        table_of(tmp_path, "test")
+    (tmp_path / "dev.tsv").unlink()
+    assert sorted(load_splits(Source(str(tmp_path)))) == ["test", "train"]
+
+
 def test_tables_with_a_clips_folder_are_common_voice_only_with_its_columns(tmp_path: Path) -> None:
     write_tone(tmp_path / "clips" / "a.wav")
     write(tmp_path / "train.tsv", "client_id\tclip\twords\nc1\ta.wav\tone\n")
@@ -262,7 +393,7 @@ def test_nemo_manifests(tmp_path: Path, suffix: str) -> None:
     table = table_of(manifest)
     assert table.recording(0) == Recording(str(tmp_path / "a.wav"), None, 0.5, 1.75)
     assert [read_seconds(table.recording(row)) for row in (0, 1, 3)] == [1.25, 3.0, 2.0]
-    with pytest.raises(AudioError, match="impossible segment: its start is 'soon', not a number of seconds"):
+    with pytest.raises(AudioError, match="impossible segment: its offset is 'soon', not a number of seconds"):
         table.recording(2)
 
 

@@ -463,7 +463,7 @@ def test_a_url_is_reported_without_its_secrets(tmp_path: Path) -> None:
 def test_an_unexpected_exception_affects_only_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "list.csv").write_text("file_name,text\na.wav,one\na.wav,bad\na.wav,two\n")
-    monkeypatch.setattr("finetune.data.folders._place_in_time", lambda row: 1 // (row["text"] != "bad"))
+    monkeypatch.setattr("finetune.data.folders.place_in_time", lambda row, _: 1 // (row["text"] != "bad"))
     split = read(tmp_path / "list.csv")
     assert texts_of(split) == ["one", "two"] and "ZeroDivisionError in finetune/" in split.rejected[0].reason
 
