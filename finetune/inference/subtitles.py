@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from finetune.inference.transcript import Transcript
+from finetune.inference.transcript import Transcript, count_milliseconds
 from finetune.text.word_units import join_words, split_words
 
 LINE_COLUMNS = 42
@@ -84,7 +84,7 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     They have all words that are in the audio, and break words in scripts without spaces only. A word longer than a line
     makes the line too long; if speech is faster than people can read, cues are too fast.
     """
-    total = int(transcript.seconds * 1000)
+    total = count_milliseconds(transcript.seconds)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
     groups = [pieces[first:last] for first, last in pairwise(_choose_cuts(pieces, total))]
     times = _set_times(groups, total)
@@ -103,9 +103,9 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
             else:
                 seconds = (word.end - word.start) / length
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
-            first = min(max(int(start * 1000), 0), total)
+            first = min(max(count_milliseconds(start), 0), total)
             spaced = place == 0 and " " in join_words((before.get(word.channel, "a"), part))
-            last = min(max(int(end * 1000), first), total)
+            last = min(max(count_milliseconds(end), first), total)
             yield _Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced)
             before[word.channel] = part
             place += len(part)

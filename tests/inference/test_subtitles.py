@@ -35,7 +35,7 @@ def find_faults(cues: list[Cue], seconds: float) -> list[str]:
             faults.append(said + "not one or two lines of text")
         if any(columns(text) > 42 and " " in text for text in texts):
             faults.append(said + "a line is too long")
-        if cue.start_milliseconds < 0 or cue.end_milliseconds > seconds * 1000 or duration <= 0:
+        if cue.start_milliseconds < 0 or cue.end_milliseconds > round(1000 * round(seconds, 3)) or duration <= 0:
             faults.append(said + "outside the audio")
         if duration > 7000 or (duration < 5000 / 6 and not crowded):
             faults.append(said + f"shown for {duration} ms")
