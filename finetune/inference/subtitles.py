@@ -8,8 +8,8 @@ cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -91,8 +91,9 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     return [Cue(start, end, _break_lines(group)) for group, (start, end) in zip(groups, times, strict=True)]
 
 
-def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
-    before: dict[int, str] = {}  # The last part of each channel.
+def _cut_words(transcript: Transcript, total: int) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    latest: dict[int, int] = {}  # The place of the last piece of each channel.
     for word in transcript.words:
         parts = _cut_word(word.text) if word.found else []
         place, length = 0, sum(map(len, parts))
@@ -104,22 +105,33 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
                 seconds = (word.end - word.start) / length
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
             first = min(max(count_milliseconds(start), 0), total)
-            spaced = place == 0 and " " in join_words((before.get(word.channel, "a"), part))
             last = min(max(count_milliseconds(end), first), total)
-            yield _Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced)
-            before[word.channel] = part
+            before = pieces[latest[word.channel]].text if word.channel in latest else None
+            spaced = place == 0 and " " in join_words((before or "a", part))
+            if before is not None and not spaced and _belong_together(before, part):
+                # Punctuation of scripts without spaces can be a word of its own.
+                whole = replace(pieces[latest[word.channel]], text=before + part, end=last)
+                pieces[latest[word.channel]] = whole
+            else:
+                latest[word.channel] = len(pieces)
+                pieces.append(_Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced))
             place += len(part)
+    return pieces
 
 
 def _cut_word(text: str) -> list[str]:
     """A word as one part, or in scripts without spaces its characters, with the signs that belong to them."""
     parts: list[str] = []
     for part in split_words("".join(text.split())):
-        if parts and (_leans_back(part) or _leans_forward(parts[-1])):
+        if parts and _belong_together(parts[-1], part):
             parts[-1] += part
         else:
             parts.append(part)
     return parts
+
+
+def _belong_together(before: str, part: str) -> bool:
+    return _leans_back(part) or _leans_forward(before)
 
 
 def _leans_back(part: str) -> bool:

@@ -169,6 +169,14 @@ def test_scripts_without_spaces_are_broken_between_characters_but_not_before_sig
     assert [len(line.text) for line in cue.lines] == [9, 8]
 
 
+def test_punctuation_that_is_a_word_of_its_own_never_begins_a_line() -> None:
+    text = "我们昨天晚上一起去看了一部电影，真的很好看，你应该也去「看」一看。"
+    cues = build_cues(place(list(text), [0.2] * len(text), [0.05] * len(text)))
+    lines = [line.text for cue in cues for line in cue.lines]
+    assert "".join(lines) == text and len(lines) > 2 and find_faults(cues, 9.0) == []
+    assert not any(line[0] in "，。」" or line[-1] == "「" for line in lines)
+
+
 @pytest.mark.parametrize(
     ("word", "first", "last"),
     [
