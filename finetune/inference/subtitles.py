@@ -106,12 +106,12 @@ def _cut_words(transcript: Transcript, total: int) -> list[_Piece]:
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
             first = min(max(count_milliseconds(start), 0), total)
             last = min(max(count_milliseconds(end), first), total)
-            before = pieces[latest[word.channel]].text if word.channel in latest else None
-            spaced = place == 0 and " " in join_words((before or "a", part))
-            if before is not None and not spaced and _belong_together(before, part):
+            before = pieces[latest[word.channel]] if word.channel in latest else None
+            spaced = place == 0 and " " in join_words((before.text if before else "a", part))
+            near = before is not None and first - before.end <= _MAX_PAUSE_MILLISECONDS
+            if before and near and not spaced and _belong_together(before.text, part):
                 # Punctuation of scripts without spaces can be a word of its own.
-                whole = replace(pieces[latest[word.channel]], text=before + part, end=last)
-                pieces[latest[word.channel]] = whole
+                pieces[latest[word.channel]] = replace(before, text=before.text + part, end=last)
             else:
                 latest[word.channel] = len(pieces)
                 pieces.append(_Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced))

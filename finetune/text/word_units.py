@@ -60,7 +60,7 @@ def classify_characters(characters: Iterable[str]) -> list[tuple[bool, bool, boo
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Join the words of `split_timed_words`: with spaces, but none between Han characters, kana and their punctuation."""
+    """Join the words of `split_timed_words`: with spaces, but none between Han characters, kana and their marks."""
     return _NEEDLESS_SPACE.sub("", " ".join(words))
 
 

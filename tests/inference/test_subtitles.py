@@ -175,6 +175,8 @@ def test_punctuation_that_is_a_word_of_its_own_never_begins_a_line() -> None:
     lines = [line.text for cue in cues for line in cue.lines]
     assert "".join(lines) == text and len(lines) > 2 and find_faults(cues, 9.0) == []
     assert not any(line[0] in "，。」" or line[-1] == "「" for line in lines)
+    late = place(["好", "。", "好"], [0.5, 0.2, 0.5], [0.0, 9.0, 0.5])
+    assert [cue.lines[0].text for cue in build_cues(late)] == ["好", "。好"]
 
 
 @pytest.mark.parametrize(
