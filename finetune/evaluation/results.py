@@ -1,6 +1,7 @@
 """The result of each utterance, written as JSON lines that can be read and compared later."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -86,10 +87,16 @@ def _read_result(values: Any) -> Result:
     names = {each.name for each in fields(Result)}
     # Older reports have fewer fields.
     result = Result(**{name: value for name, value in values.items() if name in names})
-    texts = (result.name, result.reference, result.hypothesis, result.raw_reference, result.speaker or "")
-    if not all(isinstance(text, str) for text in texts) or not isinstance(result.columns, dict):
+    texts = (result.name, result.reference, result.hypothesis, result.raw_reference, result.source)
+    if not all(isinstance(text, str) for text in (*texts, result.speaker or "")) or not isinstance(
+        result.columns, dict
+    ):
         raise TypeError("a value that is not a text")
+    if any(isinstance(cell, list | dict) for cell in result.columns.values()):
+        raise TypeError("a cell that is not a text")
     for number in (result.seconds, result.snr_db or 0.0):
         if not isinstance(number, int | float):
             raise TypeError(f"{number!r} instead of a number")
+    if not math.isfinite(result.seconds):
+        raise TypeError(f"{result.seconds} seconds")
     return result

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
 from finetune.inference.subtitles import Cue, build_cues
-from finetune.inference.transcript import Character, Transcript, Word
+from finetune.inference.transcript import Character, Transcript, Word, count_milliseconds
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _write_ctm(transcript: Transcript, name: str) -> str:
 
 def _write_textgrid(transcript: Transcript, name: str) -> str:
     """Praat's long text format: a tier of words and one of characters for each channel, without gaps."""
-    total = round(transcript.seconds * 1000)
+    total = count_milliseconds(transcript.seconds)
     tiers: list[tuple[str, list[tuple[int, int, str]]]] = []
     for channel in range(1, transcript.channels + 1):
         words = [word for word in _found(transcript) if word.channel == channel]
@@ -155,10 +155,10 @@ def _fill_tier(parts: Iterable[Word | Character], total: int) -> list[tuple[int,
     intervals: list[tuple[int, int, str]] = []
     behind = 0
     # A part shorter than a millisecond is merged with the next interval, or at the end with the last one.
-    for end, same in groupby(parts, key=lambda part: min(round(part.end * 1000), total)):
+    for end, same in groupby(parts, key=lambda part: min(count_milliseconds(part.end), total)):
         spoken = list(same)
         text = " ".join(" ".join(part.text.split()) for part in spoken)
-        start = max(behind, round(spoken[0].start * 1000))
+        start = max(behind, count_milliseconds(spoken[0].start))
         if start >= end:
             end = min(start + 1, total)
         if start >= end:

@@ -8,12 +8,12 @@ cost of bad cuts, as TeX breaks a paragraph into lines (Knuth and Plass 1981).
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from finetune.inference.transcript import Transcript
+from finetune.inference.transcript import Transcript, count_milliseconds
 from finetune.text.word_units import join_words, split_words
 
 LINE_COLUMNS = 42
@@ -84,15 +84,16 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     They have all words that are in the audio, and break words in scripts without spaces only. A word longer than a line
     makes the line too long; if speech is faster than people can read, cues are too fast.
     """
-    total = int(transcript.seconds * 1000)
+    total = count_milliseconds(transcript.seconds)
     pieces = sorted(_cut_words(transcript, total), key=lambda piece: (piece.start, piece.channel))
     groups = [pieces[first:last] for first, last in pairwise(_choose_cuts(pieces, total))]
     times = _set_times(groups, total)
     return [Cue(start, end, _break_lines(group)) for group, (start, end) in zip(groups, times, strict=True)]
 
 
-def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
-    before: dict[int, str] = {}  # The last part of each channel.
+def _cut_words(transcript: Transcript, total: int) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    latest: dict[int, int] = {}  # The place of the last piece of each channel.
     for word in transcript.words:
         parts = _cut_word(word.text) if word.found else []
         place, length = 0, sum(map(len, parts))
@@ -103,23 +104,34 @@ def _cut_words(transcript: Transcript, total: int) -> Iterator[_Piece]:
             else:
                 seconds = (word.end - word.start) / length
                 start, end = word.start + seconds * place, word.start + seconds * (place + len(part))
-            first = min(max(int(start * 1000), 0), total)
-            spaced = place == 0 and " " in join_words((before.get(word.channel, "a"), part))
-            last = min(max(int(end * 1000), first), total)
-            yield _Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced)
-            before[word.channel] = part
+            first = min(max(count_milliseconds(start), 0), total)
+            last = min(max(count_milliseconds(end), first), total)
+            before = pieces[latest[word.channel]] if word.channel in latest else None
+            spaced = place == 0 and " " in join_words((before.text if before else "a", part))
+            near = before is not None and first - before.end <= _MAX_PAUSE_MILLISECONDS
+            if before and near and not spaced and _belong_together(before.text, part):
+                # Punctuation of scripts without spaces can be a word of its own.
+                pieces[latest[word.channel]] = replace(before, text=before.text + part, end=last)
+            else:
+                latest[word.channel] = len(pieces)
+                pieces.append(_Piece(text=part, start=first, end=last, channel=word.channel, spaced=spaced))
             place += len(part)
+    return pieces
 
 
 def _cut_word(text: str) -> list[str]:
     """A word as one part, or in scripts without spaces its characters, with the signs that belong to them."""
     parts: list[str] = []
     for part in split_words("".join(text.split())):
-        if parts and (_leans_back(part) or _leans_forward(parts[-1])):
+        if parts and _belong_together(parts[-1], part):
             parts[-1] += part
         else:
             parts.append(part)
     return parts
+
+
+def _belong_together(before: str, part: str) -> bool:
+    return _leans_back(part) or _leans_forward(before)
 
 
 def _leans_back(part: str) -> bool:

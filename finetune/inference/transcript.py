@@ -74,3 +74,13 @@ class Transcript:
             for word in sorted(self.words, key=lambda word: (word.channel, word.start))
         )
         return f"<p>{words or '<i>no words</i>'} <small>({self.seconds:.1f} s)</small></p>"
+
+
+def count_milliseconds(seconds: float) -> int:
+    """A time in whole milliseconds, rounded as `round(seconds, 3)` is in JSON.
+
+    >>> from finetune.inference.transcript import count_milliseconds
+    >>> count_milliseconds(0.57), int(0.57 * 1000)
+    (570, 569)
+    """
+    return round(1000 * round(seconds, 3))

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from finetune.audio.waveforms import Waveform
-from finetune.evaluation.comparison import Comparison, compare
+from finetune.evaluation.comparison import Comparison, compare, format_p_value, is_significant
 from finetune.evaluation.intervals import Interval, bootstrap
 from finetune.evaluation.results import Result, count_results
 from finetune.evaluation.scores import Scores, count, count_errors, count_reference_words, percent
@@ -55,8 +55,8 @@ class Check:
 class WerChange:
     """WERs of a set of utterances before (champion) and after (candidate), and their difference, with 95 % intervals.
 
-    Rates are fractions; the difference is from the paired bootstrap, and below zero the candidate is better. None is
-    unknown: a set without words, or of a single utterance.
+    Rates are fractions; the difference's interval is from the paired bootstrap and `p_value` from the matched-pairs
+    test, and below zero the candidate is better. None is unknown: a set without words, or of a single utterance.
     """
 
     name: str
@@ -67,6 +67,7 @@ class WerChange:
     after_interval: Interval | None
     difference: float | None
     interval: Interval | None
+    p_value: float | None = None
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "WerChange":
@@ -108,7 +109,15 @@ def measure_change(name: str, before: Sequence[Result], after: Sequence[Result])
     intervals = [bootstrap(count_results(each), [one.speaker for one in each]).wer for each in (before, after)]
     found = comparison.overall
     return WerChange(
-        name, found.utterances, found.wer_a, intervals[0], found.wer_b, intervals[1], found.difference, found.interval
+        name=name,
+        utterances=found.utterances,
+        before=found.wer_a,
+        before_interval=intervals[0],
+        after=found.wer_b,
+        after_interval=intervals[1],
+        difference=found.difference,
+        interval=found.interval,
+        p_value=found.p_value,
     )
 
 
@@ -154,7 +163,10 @@ def measure_speeds(
 
 
 def check_golden(change: WerChange, limits: GateLimits) -> Check:
-    """Whether the golden set is no worse by more than the margin, with 95 % confidence."""
+    """Whether the golden set is no worse by more than the margin, with 95 % confidence.
+
+    The interval decides alone: the p-value is of a difference of 0, and tells nothing about a margin.
+    """
     expected = f"the upper end of the 95 % interval of the WER difference is at most {_points(limits.margin)} points"
     enough = change.utterances >= limits.min_utterances and change.interval is not None
     passed = enough and change.interval is not None and change.interval.high <= limits.margin
@@ -162,11 +174,14 @@ def check_golden(change: WerChange, limits: GateLimits) -> Check:
 
 
 def check_snapshot(change: WerChange, limits: GateLimits) -> Check:
-    """Whether the snapshot's test split is better with 95 % confidence."""
+    """Whether the snapshot's test split is significantly better, as `finetune compare` says it."""
     enough = change.utterances >= limits.min_utterances and change.interval is not None
-    passed = enough and change.interval is not None and change.interval.high < 0
-    expected = "the whole 95 % interval of the WER difference is below 0"
+    better = change.difference is not None and change.difference < 0
+    passed = enough and better and is_significant(change.interval, change.p_value)
+    expected = "the whole 95 % interval of the WER difference is below 0, and the matched-pairs test's p below 0.05"
     found = _describe_change(change, limits)
+    if enough and change.p_value is not None:
+        found += f", p {format_p_value(change.p_value)}"
     if enough and not passed and (needed := _count_needed(change)):
         found += f"; with some {needed} utterances, of as many more speakers, such a difference would be certain"
     return Check("corrections better", passed, found, expected)
@@ -174,7 +189,7 @@ def check_snapshot(change: WerChange, limits: GateLimits) -> Check:
 
 def _count_needed(change: WerChange) -> int | None:
     """How many utterances would make an improvement certain, as an interval's width falls with their root."""
-    if change.difference is None or change.interval is None or change.difference >= 0:
+    if change.difference is None or change.interval is None or change.difference >= 0 or change.interval.high < 0:
         return None
     needed = change.utterances * ((change.interval.high - change.difference) / change.difference) ** 2
     return math.ceil(needed / 10) * 10

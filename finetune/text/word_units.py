@@ -24,6 +24,13 @@ def _compile(unspaced: str) -> regex.Pattern[str]:
 _WORD, _TIMED_WORD = _compile(_HAN + _SOUTHEAST_ASIAN), _compile(_HAN)
 _UNSPACED = regex.compile(f"[{_HAN}{_SOUTHEAST_ASIAN}]")
 _BETWEEN_HAN = regex.compile(rf"(?<=[{_HAN}])\s+(?=[{_HAN}])")
+# Punctuation as wide as Han characters, which has its space in itself, and signs that it shares with other scripts.
+_WIDE_PUNCTUATION = "\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_SHARED_PUNCTUATION = "\u2018\u2019\u201c\u201d\u2026"
+_NEEDLESS_SPACE = regex.compile(
+    rf"(?<=[{_HAN}])\s+(?=[{_HAN}{_SHARED_PUNCTUATION}])|(?<=[{_SHARED_PUNCTUATION}])\s+(?=[{_HAN}])"
+    rf"|(?<=[{_WIDE_PUNCTUATION}])\s+|\s+(?=[{_WIDE_PUNCTUATION}])"
+)
 
 
 def split_words(text: str) -> list[str]:
@@ -53,8 +60,8 @@ def classify_characters(characters: Iterable[str]) -> list[tuple[bool, bool, boo
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Join the words of `split_timed_words`: with spaces, but none between Han characters and kana."""
-    return join_han(" ".join(words))
+    """Join the words of `split_timed_words`: with spaces, but none between Han characters, kana and their marks."""
+    return _NEEDLESS_SPACE.sub("", " ".join(words))
 
 
 def join_han(text: str) -> str:

@@ -38,7 +38,7 @@ class Timing:
     """Seconds that a step of one process takes: forward pass, backward pass, update of the weights, and loading.
 
     `evaluation_rate` is the seconds to score one second of audio (None: not measured), and `memory` the bytes of a step
-    without the optimizer's state.
+    without the optimizer's state: on a CPU with the audio of all its batches, which are loaded before the first pass.
     """
 
     forward: float
@@ -103,13 +103,14 @@ def time_step(
     """
     with training_unchanged(objective, device):
         try:
-            passes, loading = _time_passes(objective, samples, device)
+            passes, loading, audio_bytes = _time_passes(objective, samples, device)
             rate = _time_evaluation(evaluate, objective) if evaluate else None
         except torch.OutOfMemoryError:
             return None
         trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
         largest = max(sample.seconds for sample in samples)
+        loaded = 0.0 if device.type == "cuda" else seconds * audio_bytes
         return Timing(
             forward=seconds * passes.forward,
             backward=seconds * passes.backward,
@@ -117,18 +118,19 @@ def time_step(
             loading=seconds * loading,
             num_workers=num_workers,
             device_type=device.type,
-            memory=round(_measure_memory(device) + largest * passes.memory) + gradients,
+            memory=round(_measure_memory(device) + largest * passes.memory + loaded) + gradients,
             evaluation_rate=rate,
         )
 
 
-def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[_Pass, float]:
-    """The passes per second of padded audio, and the seconds to load it.
+def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[_Pass, float, float]:
+    """The passes per second of padded audio, the seconds to load it, and its bytes.
 
     Whole batches are timed as time and memory allow, which is estimated from a piece of the first batch.
     """
     began, resident = time.perf_counter(), _measure_memory(device)
     first, seconds = samples[0].load(), samples[0].seconds
+    audio_bytes = (first.input_values.nbytes + first.attention_mask.nbytes) / seconds
     while seconds > _PROBE_SECONDS and len(first.num_frames) > 1:
         half = first.halves()[0]
         first, seconds = half, seconds * len(half.num_frames) / len(first.num_frames)
@@ -151,7 +153,7 @@ def _time_passes(objective: nn.Module, samples: Sequence[Sample], device: torch.
             passes.append(_time_twice(objective, batch, device, resident).per_second(sample.seconds))
     passes = passes or [probe]
     mean = _Pass(*(sum(values) / len(passes) for values in zip(*passes, strict=True)))
-    return mean._replace(memory=max(each.memory for each in passes)), sum(loading) / len(loading)
+    return mean._replace(memory=max(each.memory for each in passes)), sum(loading) / len(loading), audio_bytes
 
 
 def _time_twice(objective: nn.Module, batch: Batch, device: torch.device, resident: int) -> _Pass:

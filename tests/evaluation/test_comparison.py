@@ -76,15 +76,44 @@ def test_few_speakers_do_not_make_equal_systems_differ(speakers):
 @pytest.mark.parametrize(("number", "expected"), [(2, False), (3, False), (5, False), (6, True)])
 @pytest.mark.parametrize("speaker", ["s{}", None])
 def test_few_equal_differences_are_not_significant(number, expected, speaker):
-    """Their interval has no width; of five signs all are equal by chance once in 16 times."""
+    """They have no variance; of five signs all are equal by chance once in 16 times."""
     names = [speaker and speaker.format(i) for i in range(number)]
     a, b = ([Result(f"{i}.wav", "it rained", heard, "", 1.0, s) for i, s in enumerate(names)] for heard in ("it", ""))
     found = compare(a, b)
-    assert found.overall.interval.low == found.overall.interval.high == 0.5
-    assert found.overall.is_significant is expected
-    assert (", expected below 0.05" in found.sentence()) is not expected
+    # The largest share q of units that may differ otherwise has (1 - q)^n = 0.025.
+    low = 0.5 * (2 * 0.025 ** (1 / number) - 1)
+    assert (found.overall.interval.low, found.overall.interval.high) == (pytest.approx(low), 0.5)
+    assert (low > 0) is expected and found.overall.is_significant is expected
     start = "A is better by 50.0 points" if expected else "no significant difference: WER 50.0 % of A, 100.0 % of B"
     assert found.sentence().startswith(start) and f"p = {2 / 2**number:.3f}" in found.sentence()
+    other = compare(b, a).overall.interval
+    assert (other.low, other.high) == (-0.5, pytest.approx(-low))
+
+
+def test_an_interval_that_few_utterances_do_not_confirm_is_not_significant():
+    a = [Result(f"{i}.wav", "it rained", "it rained", "", 1.0, f"s{i}") for i in range(5)]
+    b = [replace(each, hypothesis=heard) for each, heard in zip(a, ["it", "", "it", "it", "it"], strict=True)]
+    found = compare(a, b)
+    assert found.overall.excludes_zero and not found.overall.is_significant
+    assert found.sentence().endswith("(5 speakers; matched-pairs test p = 0.062, expected below 0.05).")
+
+
+@pytest.mark.parametrize("number", [3, 7])
+def test_speakers_that_differ_equally_by_chance_have_an_interval_as_wide_as_their_utterances(number):
+    """Each speaker has two utterances that got worse and one that got better."""
+    utterances = [(f"s{i}", *heard) for i in range(number) for heard in (("a", ""), ("a", ""), ("", "a"))]
+    a = [Result(f"{i}.wav", "a", heard, "", 1.0, name) for i, (name, heard, _) in enumerate(utterances)]
+    b = [replace(each, hypothesis=heard) for each, (_, _, heard) in zip(a, utterances, strict=True)]
+    found = compare(a, b).overall
+    alone = compare(*([replace(each, speaker=None) for each in results] for results in (a, b))).overall
+    assert found.interval.low <= alone.interval.low < found.difference < alone.interval.high <= found.interval.high
+    assert (found.resampled, found.clusters, found.is_significant) == ("speakers", number, False)
+
+
+def test_equal_systems_of_few_speakers_are_seldom_told_apart_by_the_interval_alone():
+    """The bootstrap over five speakers alone excludes zero in 14 of 150 pairs, whose utterances are independent."""
+    pairs = [[recognise(0.2, 2 * trial + i, speakers=5, utterances=100) for i in (1, 2)] for trial in range(150)]
+    assert sum(compare(a, b).overall.excludes_zero for a, b in pairs) < 11
 
 
 def test_pairing_finds_differences_that_two_intervals_do_not():

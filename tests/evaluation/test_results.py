@@ -34,6 +34,9 @@ def test_a_report_with_fewer_fields_is_read(tmp_path):
         ("[1]", "is damaged: expected"),
         (format_results([RESULT], count_results([RESULT])).replace('"a b"', "7"), "is damaged: expected"),
         (format_results([RESULT], count_results([RESULT])).replace("1.5", '"long"'), "is damaged: expected"),
+        (format_results([RESULT], count_results([RESULT])).replace("1.5", "NaN"), "is damaged: expected"),
+        (format_results([RESULT], count_results([RESULT])).replace('"corpus"', "[1]"), "is damaged: expected"),
+        (format_results([RESULT], count_results([RESULT])).replace('"Scots"', "[1]"), "is damaged: expected"),
     ],
 )
 def test_damaged_results_are_refused(tmp_path, text, words):

@@ -190,6 +190,20 @@ def test_files_for_silence_are_empty_and_valid(form: str, text: str) -> None:
     assert json.loads(format_transcript(Transcript((), 3.0), "json"))["words"] == []
 
 
+@pytest.mark.parametrize("samples", [(9120, 25_600), (16_008, 40_040), (1, 40_056), (16_072, 32_088)])
+def test_times_are_the_same_in_all_formats(samples: tuple[int, int]) -> None:
+    """0.57 × 1000 is less than 570 in floating point; 1.0045 s is in the middle of two milliseconds."""
+    start, end = (each / 16_000 for each in samples)
+    transcript = Transcript((Word("ja", start, end, 0.9),), end)
+    (word,) = json.loads(format_transcript(transcript, "json"))["words"]
+    ((first, last, _),) = read_srt(format_transcript(transcript, "srt"))
+    assert (first / 1000, last / 1000) == (word["start"], word["end"])
+    assert f"00:00:{word['start']:06.3f} --> 00:00:{word['end']:06.3f}" in format_transcript(transcript, "vtt")
+    (*_, spoken) = read_textgrid(format_transcript(transcript, "textgrid"))["words"]
+    assert spoken == (word["start"], word["end"], "ja")
+    assert format_transcript(transcript, "ctm").startswith(f"audio 1 {word['start']:.3f} ")
+
+
 def test_ten_hours_and_more() -> None:
     transcript = Transcript((Word("late", 36_061.5, 36_062.25, 0.9),), 36_070.0)
     assert "10:01:01,500 --> 10:01:02,334" in format_transcript(transcript, "srt")

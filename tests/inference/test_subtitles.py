@@ -35,7 +35,7 @@ def find_faults(cues: list[Cue], seconds: float) -> list[str]:
             faults.append(said + "not one or two lines of text")
         if any(columns(text) > 42 and " " in text for text in texts):
             faults.append(said + "a line is too long")
-        if cue.start_milliseconds < 0 or cue.end_milliseconds > seconds * 1000 or duration <= 0:
+        if cue.start_milliseconds < 0 or cue.end_milliseconds > round(1000 * round(seconds, 3)) or duration <= 0:
             faults.append(said + "outside the audio")
         if duration > 7000 or (duration < 5000 / 6 and not crowded):
             faults.append(said + f"shown for {duration} ms")
@@ -167,6 +167,16 @@ def test_scripts_without_spaces_are_broken_between_characters_but_not_before_sig
     assert find_faults(cues, 12.0) == []
     (cue,) = build_cues(Transcript((Word("あいうえおかきくーけこさしすせそた", 1.0, 5.0, 0.9),), 9.0))
     assert [len(line.text) for line in cue.lines] == [9, 8]
+
+
+def test_punctuation_that_is_a_word_of_its_own_never_begins_a_line() -> None:
+    text = "我们昨天晚上一起去看了一部电影，真的很好看，你应该也去「看」一看。"
+    cues = build_cues(place(list(text), [0.2] * len(text), [0.05] * len(text)))
+    lines = [line.text for cue in cues for line in cue.lines]
+    assert "".join(lines) == text and len(lines) > 2 and find_faults(cues, 9.0) == []
+    assert not any(line[0] in "，。」" or line[-1] == "「" for line in lines)
+    late = place(["好", "。", "好"], [0.5, 0.2, 0.5], [0.0, 9.0, 0.5])
+    assert [cue.lines[0].text for cue in build_cues(late)] == ["好", "。好"]
 
 
 @pytest.mark.parametrize(

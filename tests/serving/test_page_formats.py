@@ -49,3 +49,22 @@ def test_subtitles_go_on_after_a_day_and_no_text_breaks_them(window: Window) -> 
     assert srt == "1\n25:01:01,500 --> 25:01:04,000\na → b c\n\n"
     assert vtt == "WEBVTT\n\n25:01:01.500 --> 25:01:04.000\na --&gt; b c\n\n"
     assert shown == "25:01:01"
+
+
+def test_lines_of_scripts_without_spaces_are_broken_too(window: Window) -> None:
+    script = """
+        const {FORMATS, splitWords} = await import("/page/formats.js"), [text] = given;
+        const words = splitWords(text).map((word, i) => ({word, start: i / 10, end: (i + 1) / 10}));
+        return [FORMATS.srt([{words}]), FORMATS.txt([{words}])];
+    """
+    for text, columns in (
+        ("我们昨天晚上一起去看了一部电影，真的很好看，你应该也去「看」一看。我们 ok，走吧", 16),
+        ("あいうえおかきくーけこさしすせそたちつてとなにぬねの", 16),
+        ("when the rain had stopped at last, we went down to the river again, and so did they", 42),
+    ):
+        srt, txt = window.run_async(script, text)
+        cues = [block.split("\n")[2:] for block in srt.rstrip("\n").split("\n\n")]
+        lines = [line for cue in cues for line in cue]
+        assert txt == f"{text}\n" and "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert all(len(cue) <= 2 for cue in cues) and all(len(line) <= columns for line in lines), lines
+        assert not any(line[0] in "，。」ー" or line[-1] == "「" for line in lines)

@@ -37,3 +37,18 @@ def test_one_wrong_character_of_a_thai_sentence_is_one_error() -> None:
     reference, hypothesis = "สวัสดีครับ", "สวัสดี ครัก"
     scores = score([reference], [hypothesis])
     assert (scores.words.errors, scores.words.reference_length) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "你好，世界。我們 ok，好",
+        "他说：“你好”……好",
+        "「はい」と言った。",
+        "ok，ok 好",
+        "“yes” “no” he said…",
+        "안녕, 세계",
+    ],
+)
+def test_punctuation_has_no_spaces_beside_han_characters(text):
+    assert join_words(split_timed_words(text)) == text

@@ -60,6 +60,17 @@ def test_times_are_for_as_much_audio_as_a_step_has(make_batch) -> None:
     assert found is not None and found.forward == pytest.approx(0.2, rel=0.5)
 
 
+def test_the_memory_of_a_step_has_the_audio_of_all_its_batches(make_batch) -> None:
+    batch = make_batch(0, 1)
+    audio = batch.input_values.nbytes + batch.attention_mask.nbytes
+    small, large = (
+        time_step(Slow(), [Sample(2.0, lambda: batch)], 2.0 * batches, num_workers=0, device=CPU)
+        for batches in (1, 10_001)
+    )
+    assert small is not None and large is not None
+    assert large.memory - small.memory == pytest.approx(10_000 * audio, rel=0.1)
+
+
 def test_a_slow_device_is_timed_by_one_pass_over_a_piece(make_batch, monkeypatch) -> None:
     monkeypatch.setattr(timing, "_SLOW_SECONDS", 0.01)
     monkeypatch.setattr(timing, "_BUDGET_SECONDS", 0.03)

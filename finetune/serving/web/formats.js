@@ -3,11 +3,21 @@
 
 // Han characters and kana: each is a word, and no spaces are between them. As in finetune/text/word_units.py.
 const HAN = "\\u3005\\u3007\\u3041-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3134f}";
-const WORDS = new RegExp(`[${HAN}]|[^\\s${HAN}]+`, "gu"), BETWEEN_HAN = new RegExp(`(?<=[${HAN}])\\s+(?=[${HAN}])`, "gu");
-const CUE_CHARACTERS = 84, LINE_CHARACTERS = 42, CUE_SECONDS = 7;
+// Punctuation as wide as Han characters, and signs that it shares with other scripts.
+const MARKS = "\\u3001-\\u3003\\u3008-\\u3011\\u3014-\\u301f\\uff01-\\uff0f\\uff1a-\\uff20\\uff3b-\\uff40\\uff5b-\\uff65";
+const SHARED = "\\u2018\\u2019\\u201c\\u201d\\u2026";
+const WORDS = new RegExp(`[${HAN}]|[^\\s${HAN}]+`, "gu");
+const NEEDLESS_SPACE = new RegExp(
+  `(?<=[${HAN}])\\s+(?=[${HAN}${SHARED}])|(?<=[${SHARED}])\\s+(?=[${HAN}])|(?<=[${MARKS}])\\s+|\\s+(?=[${MARKS}])`, "gu");
+
+// As in finetune/inference/subtitles.py: 42 characters fill a line, or 16 wide ones, and some never begin or end one.
+const LINE_COLUMNS = 42, WIDE_COLUMNS = LINE_COLUMNS / 16, CUE_SECONDS = 7;
+const WIDE = new RegExp(`[${HAN}${MARKS}\\u1100-\\u115f\\u2e80-\\u303e\\u3100-\\u33ff\\uac00-\\ud7a3\\uffe0-\\uffe6]`, "u");
+const WITHOUT_WIDTH = /[\p{Mn}\p{Me}\p{Cf}]/gu, NEVER_LAST = /[\p{Ps}\p{Pi}]$/u;
+const NEVER_FIRST = /^[々ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ\p{M}\p{Pe}\p{Pf}\p{Po}\p{Pd}\p{Pc}]/u;
 
 export const splitWords = (text) => text.match(WORDS) ?? [];
-export const joinWords = (words) => words.join(" ").replace(BETWEEN_HAN, "");
+export const joinWords = (words) => words.join(" ").replace(NEEDLESS_SPACE, "");
 export const textOf = (segment) => joinWords(segment.words.map((each) => each.word));
 
 /** The words of an edited text. Those before and after the changes keep their times, the others share the time between. */
@@ -46,26 +56,51 @@ function stamp(seconds) {
 
 const spoken = (segments) => segments.filter((each) => each.words.length);
 
+/** Cues of at most two lines; a single word can be longer than a line. */
 function makeCues(segments) {
   const cues = [];
   for (const { words } of segments) {
-    let cue = null;
-    for (const { word, start, end } of words) {
-      const text = cue && joinWords([cue.text, word]);
-      if (cue && text.length <= CUE_CHARACTERS && end - cue.start <= CUE_SECONDS) Object.assign(cue, { text, end });
-      else cues.push((cue = { text: word, start, end }));
+    let pieces = [];
+    for (const piece of makePieces(words)) {
+      const more = [...pieces, piece];
+      const fits = breakLines(more).every((line) => measure(line) <= LINE_COLUMNS);
+      if (pieces.length && fits && piece.end - pieces[0].start <= CUE_SECONDS) pieces.push(piece);
+      else cues.push((pieces = [piece]));
     }
   }
-  // A blank line would end the cue.
-  return cues.map((cue) => ({ ...cue, text: breakLine(joinWords(splitWords(cue.text))) }));
+  return cues.map((pieces) => ({
+    start: pieces[0].start,
+    end: pieces.at(-1).end,
+    text: breakLines(pieces).map((line) => joinWords(line.map((each) => each.text))).join("\n"),
+  }));
 }
 
-/** A long text as two lines, broken at the space that is nearest to its middle. */
-function breakLine(text) {
-  if (text.length <= LINE_CHARACTERS) return text;
-  const middle = text.length / 2, before = text.lastIndexOf(" ", middle), behind = text.indexOf(" ", middle);
-  const place = behind < 0 || (before > 0 && middle - before < behind - middle) ? before : behind;
-  return place > 0 ? `${text.slice(0, place)}\n${text.slice(place + 1)}` : text;
+/** Words with their widths; a sign that belongs to a word without a space before it is a part of it. */
+function makePieces(words) {
+  const pieces = [];
+  for (const { word, start, end } of words) {
+    const text = joinWords(splitWords(word)), before = pieces.at(-1); // A blank line would end the cue.
+    const spaced = !before || joinWords([before.text, text]).includes(" ", before.text.length);
+    if (!spaced && (NEVER_FIRST.test(text) || NEVER_LAST.test(before.text))) Object.assign(before, { text: before.text + text, end });
+    else if (text) pieces.push({ text, start, end, spaced });
+  }
+  for (const piece of pieces)
+    piece.columns = [...piece.text.replace(WITHOUT_WIDTH, "")].reduce((sum, each) => sum + (WIDE.test(each) ? WIDE_COLUMNS : 1), 0);
+  return pieces;
+}
+
+const measure = (pieces) => pieces.reduce((sum, { columns, spaced }, i) => sum + columns + (i && spaced ? 1 : 0), 0);
+
+/** The pieces of a line, or of two lines that are as short as can be. */
+function breakLines(pieces) {
+  const whole = measure(pieces);
+  let upper = 0, place = 0, least = Infinity;
+  for (let i = 1; i < pieces.length && whole > LINE_COLUMNS; i++) {
+    upper = upper + pieces[i - 1].columns + (i > 1 && pieces[i - 1].spaced ? 1 : 0);
+    const longest = Math.max(upper, whole - upper - (pieces[i].spaced ? 1 : 0));
+    if (longest < least) [least, place] = [longest, i];
+  }
+  return place ? [pieces.slice(0, place), pieces.slice(place)] : [pieces];
 }
 
 const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
