@@ -234,14 +234,15 @@ def make_split(folder: Path, split: str, sentences: list[str], seed: int, neural
 def make_corpus(output: Path, seed: int, voices: Path, utterances: Mapping[str, int]) -> None:
     """Make all splits beside `output` and rename them into it; a README.md that is there stays."""
     require_program("espeak-ng")
-    fetch_voices(voices)
     there = [split for split in UTTERANCES if (output / split).exists()]
     if there:
         raise SynthesisError(f"{output / there[0]} exists already; remove it or choose another folder")
+    fetch_voices(voices)
+    neural = NeuralSynthesizer(voices)
     folder = output.with_name(output.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
     for split, sentences in write_sentences(seed, utterances).items():
-        make_split(folder, split, sentences, seed, NeuralSynthesizer(voices))
+        make_split(folder, split, sentences, seed, neural)
     output.mkdir(parents=True, exist_ok=True)
     for split in UTTERANCES:
         (folder / split).rename(output / split)
