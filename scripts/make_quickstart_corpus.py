@@ -1,11 +1,12 @@
-"""Make the small corpus of the quickstart recipe: written sentences read by espeak-ng.
+"""Make the small corpus of the quickstart recipe: written sentences read by neural voices and by espeak-ng.
 
-    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus [--seed 0] [--validation 60] [--test 100]
+    python scripts/make_quickstart_corpus.py recipes/quickstart/corpus --voices DIR [--seed 0] [--test 100]
 
-The result is a Hugging Face `audiofolder`: train/, validation/ and test/, each with files in several formats,
-sampling rates and channel counts and a metadata.csv of file_name, text and speaker. No voice is in two splits,
-no sentence is said twice, and every word of validation and test also stands in train. The same seed makes the
-same texts and samples; OGG files still differ between runs in the random serial number of their streams.
+DIR is where neural_voices.py put its voices, or will be. The result is a Hugging Face `audiofolder`: train/,
+validation/, test/ (neural voices) and test_formant/ (espeak-ng), each with files in several formats, sampling rates and
+channel counts and a metadata.csv of file_name, text and speaker. No voice is in two splits, alone or in a blend, no
+sentence is said twice, and every word of the other splits also stands in train. The same seed makes the same texts and
+samples; OGG files still differ between runs in the random serial number of their streams.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from acoustics import Waveform, add_noise, make_noise, resample, trim_silence
+from neural_voices import (
+    QUICKSTART_TEST_VOICES,
+    QUICKSTART_TRAIN_VOICES,
+    QUICKSTART_VALIDATION_VOICES,
+    NeuralSynthesizer,
+    draw_hibari_voice,
+    draw_kokoro_voice,
+    fetch_voices,
+)
 from sentences import pick
 from synthesis import (
     QUICKSTART_TEST_VARIANTS,
@@ -32,17 +43,29 @@ from synthesis import (
     speak,
 )
 
-SPLITS = {
+UTTERANCES = {"train": 800, "validation": 50, "test": 100, "test_formant": 40}
+SPLIT_NUMBERS = {"train": 0, "validation": 1, "test": 2, "test_formant": 3}
+FORMANT_VOICES = {
     "train": QUICKSTART_TRAIN_VARIANTS,
     "validation": QUICKSTART_VALIDATION_VARIANTS,
-    "test": QUICKSTART_TEST_VARIANTS,
+    "test_formant": QUICKSTART_TEST_VARIANTS,
 }
-UTTERANCES = {"train": 460, "validation": 60, "test": 100}
-SPLIT_NUMBERS = {"train": 0, "validation": 1, "test": 2}
+KOKORO_VOICES = {
+    "train": QUICKSTART_TRAIN_VOICES,
+    "validation": QUICKSTART_VALIDATION_VOICES,
+    "test": QUICKSTART_TEST_VOICES,
+}
+# How often each synthesiser speaks; an utterance of hibari has a throat of its own (throats.py).
+SYNTHESIZERS = {
+    "train": ("espeak-ng",) * 2 + ("kokoro",) * 5 + ("hibari",) * 3,
+    "validation": ("espeak-ng", "kokoro", "kokoro", "kokoro", "kokoro"),
+    "test": ("kokoro",),
+    "test_formant": ("espeak-ng",),
+}
 
 # (suffix, libsndfile subtype, sampling rate, channels) and its share; OGG is small enough to be committed.
 RECORDINGS = {
-    ("ogg", "OPUS", 16000, 1): 0.50,
+    ("ogg", "OPUS", 16000, 1): 0.53,
     ("ogg", "OPUS", 48000, 1): 0.10,
     ("ogg", "OPUS", 8000, 1): 0.06,
     ("ogg", "OPUS", 48000, 2): 0.05,
@@ -50,11 +73,13 @@ RECORDINGS = {
     ("ogg", "VORBIS", 22050, 1): 0.08,
     ("ogg", "VORBIS", 44100, 1): 0.03,
     ("ogg", "VORBIS", 44100, 2): 0.02,
-    ("flac", "PCM_16", 16000, 1): 0.025,
-    ("flac", "PCM_16", 11025, 1): 0.02,
-    ("wav", "PCM_16", 8000, 1): 0.02,
+    ("ogg", "OPUS", 24000, 1): 0.018,
+    ("flac", "PCM_16", 16000, 1): 0.006,
+    ("flac", "PCM_16", 11025, 1): 0.005,
+    ("wav", "PCM_16", 8000, 1): 0.005,
 }
-COMPRESSION = {"OPUS": 0.94, "VORBIS": 0.95}  # Opus at about 24 kbit/s: small, and speech stays clear
+COMPRESSION = {"OPUS": 0.97, "VORBIS": 0.95}  # Opus at about 17 kbit/s: small, and speech stays clear
+PACES = (0.85, 1.2)  # of the neural voices, as espeak-ng's words a minute: people who read to be understood
 
 # Some eighty words in all: two minutes of training must be enough for a small model to learn them.
 PEOPLE = ("Anna", "Peter", "Maria", "David", "Emma", "Robert")
@@ -149,11 +174,26 @@ def draw_recordings(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
     yield from (filled[int(place)] for place in rng.permutation(count))
 
 
-def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int, rng: np.random.Generator) -> Waveform:
-    """Return a sentence said by a variant: (samples,) or, in stereo, (samples, 2)."""
-    accent = "en-gb" if variant in ("m4", "f2", "m8", "quincy") else "en-us"
-    voice = Voice("espeak-ng", f"{accent}+{variant}", rng.uniform(130, 175), int(rng.integers(35, 66)))
-    dry, native_rate = speak(sentence, voice)
+def say(
+    sentence: str, split: str, index: int, rng: np.random.Generator, neural: NeuralSynthesizer
+) -> tuple[Waveform, int, str]:
+    """Return a sentence said by a voice of the split, the sampling rate, and the speaker."""
+    synthesizers = SYNTHESIZERS[split]
+    synthesizer = synthesizers[index % len(synthesizers)]
+    if synthesizer == "espeak-ng":
+        variant = pick(rng, FORMANT_VOICES[split])
+        accent = "en-gb" if variant in ("m4", "f2", "m8", "quincy") else "en-us"
+        voice = Voice("espeak-ng", f"{accent}+{variant}", rng.uniform(130, 175), int(rng.integers(35, 66)))
+        return *speak(sentence, voice), variant
+    if synthesizer == "hibari":
+        return *neural.speak(sentence, draw_hibari_voice(rng), rng), f"throat-{index:03d}"
+    drawn = replace(draw_kokoro_voice(rng, KOKORO_VOICES[split]), speed=round(rng.uniform(*PACES), 2))
+    speaker = "+".join(sorted(drawn.weights))
+    return *neural.speak(sentence, drawn, rng), speaker
+
+
+def record(dry: Waveform, native_rate: int, sampling_rate: int, channels: int, rng: np.random.Generator) -> Waveform:
+    """Return what was said as a recording: (samples,) or, in stereo, (samples, 2)."""
     dry = trim_silence(dry, native_rate)
     dry = np.pad(dry, [int(rng.uniform(0.1, 0.35) * native_rate) for _ in range(2)])
     dry = dry * np.float32(rng.uniform(0.35, 0.8) / np.max(np.abs(dry)))
@@ -166,18 +206,17 @@ def read_aloud(sentence: str, variant: str, sampling_rate: int, channels: int, r
     return waveform
 
 
-def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> None:
+def make_split(folder: Path, split: str, sentences: list[str], seed: int, neural: NeuralSynthesizer) -> None:
     """Write the recordings of one split and its metadata.csv."""
     (folder / split).mkdir(parents=True)
-    variants = SPLITS[split]
     rows = []
     kinds = draw_recordings(len(sentences), np.random.default_rng([seed, SPLIT_NUMBERS[split]]))
     for index, (sentence, kind) in enumerate(zip(sentences, kinds, strict=True)):
         suffix, subtype, sampling_rate, channels = kind
         rng = np.random.default_rng([seed, SPLIT_NUMBERS[split], index])
-        variant = variants[index % len(variants)]
-        file_name = f"{index:03d}-{variant}.{suffix}"
-        waveform = read_aloud(sentence, variant, sampling_rate, channels, rng)
+        dry, native_rate, speaker = say(sentence, split, index, rng, neural)
+        file_name = f"{index:03d}-{speaker}.{suffix}"
+        waveform = record(dry, native_rate, sampling_rate, channels, rng)
         soundfile.write(
             folder / split / file_name,
             np.clip(waveform, -1.0, 1.0),
@@ -185,25 +224,27 @@ def make_split(folder: Path, split: str, sentences: list[str], seed: int) -> Non
             subtype=subtype,
             compression_level=COMPRESSION.get(subtype),
         )
-        rows.append((file_name, sentence, variant))
+        rows.append((file_name, sentence, speaker))
     with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file_name", "text", "speaker"))
         writer.writerows(rows)
 
 
-def make_corpus(output: Path, seed: int, utterances: Mapping[str, int]) -> None:
+def make_corpus(output: Path, seed: int, voices: Path, utterances: Mapping[str, int]) -> None:
     """Make all splits beside `output` and rename them into it; a README.md that is there stays."""
     require_program("espeak-ng")
-    there = [split for split in SPLITS if (output / split).exists()]
+    there = [split for split in UTTERANCES if (output / split).exists()]
     if there:
         raise SynthesisError(f"{output / there[0]} exists already; remove it or choose another folder")
+    fetch_voices(voices)
+    neural = NeuralSynthesizer(voices)
     folder = output.with_name(output.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
     for split, sentences in write_sentences(seed, utterances).items():
-        make_split(folder, split, sentences, seed)
+        make_split(folder, split, sentences, seed, neural)
     output.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
+    for split in UTTERANCES:
         (folder / split).rename(output / split)
     folder.rmdir()
 
@@ -212,12 +253,14 @@ def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("output", type=Path)
+    parser.add_argument("--voices", type=Path, required=True, help="folder of the neural voices")
     parser.add_argument("--seed", type=int, default=0)
-    for split, utterances in UTTERANCES.items():
-        parser.add_argument(f"--{split}", type=int, default=utterances, metavar="N")
+    for split, count in UTTERANCES.items():
+        parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=count, metavar="N")
     arguments = parser.parse_args()
     try:
-        make_corpus(arguments.output, arguments.seed, {split: getattr(arguments, split) for split in UTTERANCES})
+        utterances = {split: getattr(arguments, split) for split in UTTERANCES}
+        make_corpus(arguments.output, arguments.seed, arguments.voices, utterances)
     except SynthesisError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

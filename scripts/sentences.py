@@ -28,12 +28,25 @@ def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def collect_texts() -> list[str]:
-    """Return WordNet's examples and Python's documentation as clauses, sorted; raise SynthesisError without WordNet."""
+def collect_texts(more: Path | None = None) -> list[str]:
+    """Return WordNet's examples and Python's documentation as clauses, sorted, with `more` (see `read_sentences`).
+
+    Raises SynthesisError without WordNet.
+    """
     examples = collect_examples()
     if not examples:
         raise SynthesisError("WordNet's texts were not found; install them, e.g. with: apt-get install wordnet-base")
-    return sorted(examples + collect_clauses())
+    return sorted(examples + collect_clauses() + (read_sentences(more) if more else []))
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Return a file's lines of 2 to 14 words that look natural, sorted (make_english_text.py makes such files)."""
+    if not path.is_file():
+        raise SynthesisError(f"{path} is no file; expected sentences, one a line (scripts/make_english_text.py)")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    counts = Counter(word for words in lines for word in words)
+    natural = {word for word in counts if len(word) < 15 and _WORD.fullmatch(word) and _looks_natural(word, counts)}
+    return sorted({" ".join(words) for words in lines if 2 <= len(words) <= 14 and natural.issuperset(words)})
 
 
 def collect_clauses() -> list[str]:

@@ -10,7 +10,7 @@
 
 # %% [markdown]
 # # Fine-tune a recogniser
-# Trains the quickstart's recipe with 240 of its 540 steps: one to two minutes on two cores. `finetune train` does the
+# Trains the quickstart's recipe with 240 of its 1,070 steps: one to two minutes on two cores. `finetune train` does the
 # same from a terminal.
 
 # %%

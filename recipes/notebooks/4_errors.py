@@ -44,8 +44,8 @@ analysis
 slices = sorted(analysis.slices["speaker"], key=lambda each: each.scores.wer)
 plt.figure(figsize=(8, 3))
 for place, each in enumerate(slices):
-    interval = each.intervals.wer
-    plt.plot([100 * interval.low, 100 * interval.high], [place, place], color="#3b6ea8")
+    if interval := each.intervals.wer:  # A single utterance has none.
+        plt.plot([100 * interval.low, 100 * interval.high], [place, place], color="#3b6ea8")
     plt.plot(100 * each.scores.wer, place, "o", color="#3b6ea8")
 plt.yticks(range(len(slices)), [each.value for each in slices])
 plt.xlabel("WER, %")

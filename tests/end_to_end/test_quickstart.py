@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.cli import main
 from finetune.recipe.load import load_recipe
 from finetune.run.experiment import run
 
@@ -27,14 +28,27 @@ def test_base_is_an_ordinary_wav2vec2_with_a_head_for_letters() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("overrides", "bounds"),
-    [([], (0.0, 0.10)), (["model.random_weights=true", "model.freeze_feature_encoder=false"], (0.60, 1.1))],
+    ("overrides", "bounds", "formant_bounds"),
+    [
+        ([], (0.0, 0.10), (0.0, 0.20)),
+        (["model.random_weights=true", "model.freeze_feature_encoder=false"], (0.60, 1.1), (0.60, 1.1)),
+    ],
     ids=["pretrained", "random"],
 )
 def test_quickstart_learns_because_of_its_base(
-    overrides: list[str], bounds: tuple[float, float], tmp_path: Path
+    overrides: list[str], bounds: tuple[float, float], formant_bounds: tuple[float, float], tmp_path: Path
 ) -> None:
     scores = run(load_recipe(QUICKSTART / "recipe.yaml", overrides), tmp_path / "run").scores
     assert scores.wer is not None
     assert bounds[0] <= scores.wer <= bounds[1]
     assert scores.utterances == 100
+    formant = [
+        "--data",
+        str(QUICKSTART / "corpus"),
+        "--split",
+        "test_formant",
+        "--json",
+        str(tmp_path / "formant.json"),
+    ]
+    assert main(["evaluate", str(tmp_path / "run" / "model"), *formant]) == 0
+    assert formant_bounds[0] <= json.loads((tmp_path / "formant.json").read_text())["wer"] <= formant_bounds[1]

@@ -184,3 +184,16 @@ def test_a_corpus_gets_a_column_of_phonemes(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in table.parent.iterdir()] == ["metadata.csv"]
     with pytest.raises(SynthesisError, match="make a corpus with"):
         write_phonemes.add_phonemes(tmp_path / "none", 1)
+
+
+def test_further_sentences_are_plain_words_that_are_common(tmp_path: Path) -> None:
+    common = ["press the button"] * 3 + [
+        "press the button now and then " * 3,
+        "the now",
+        "now the now",
+        "the xq",
+        "stop",
+    ]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join([*common, "the xq now", "xq the", "Press the button", "the button 2"]), encoding="utf-8")
+    assert sentences.read_sentences(text) == ["now the now", "press the button", "the now"]
