@@ -2,8 +2,8 @@
 
     python scripts/make_english_text.py DIR
 
-DIR gets the packages, unpacked, and text.txt: a sentence a line in lower case, each once, sorted. Needs apt-get
-and dpkg-deb, but no rights, and installs nothing. The manuals keep their licences (DIR/*/usr/share/doc).
+DIR gets the packages, unpacked, and text.txt: a sentence a line in lower case, each once, sorted. Needs apt-get,
+dpkg-deb and WordNet's texts (wordnet-base); the manuals are not installed, and keep their licences (in usr/share/doc).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,6 +41,7 @@ _CODE = {"pre", "code", "screen", "programlisting", "literal", "command"}
 _PROSE = {".html", ".htm", ".xhtml", ".xml", ".docbook", ".page"}
 # The end of a name that is the code of a language: nl, pt-BR, guide-nl.
 _LANGUAGE = re.compile(r"(.*-)?(?!en|us)[a-z]{2}([-_@][A-Za-z]+)?")
+_PUNCTUATION = re.compile(r"[,.;:!?()\"“”…]+(?=\s|$)|(?<!\S)[(\"“]+")
 _SENTENCE = re.compile(r"[a-z]+('[a-z]+)*( [a-z]+('[a-z]+)*){0,39}")
 
 
@@ -68,10 +70,7 @@ class Prose(HTMLParser):
 def find_sentences(prose: str) -> Iterator[str]:
     """Yield the sentences of 1 to 40 plain English words, in lower case, without punctuation."""
     for part in re.split(r"\n\s*\n|(?<=[.!?;:])\s", prose.replace("\n%\n", "\n\n")):
-        words = re.sub(r"[,.;:!?()\"“”…]+(?=\s|$)|(?<!\S)[(\"“]+", " ", part.lower().replace("’", "'")).replace(
-            "-", " "
-        )
-        sentence = " ".join(words.split())
+        sentence = " ".join(_PUNCTUATION.sub(" ", part.lower().replace("’", "'")).replace("-", " ").split())
         if _SENTENCE.fullmatch(sentence):
             yield sentence
 
@@ -98,11 +97,11 @@ def unpack(package: str, folder: Path) -> Path:
     """Fetch a package of Debian and unpack it; return where it lies now."""
     target = folder / package
     if not target.is_dir():
-        subprocess.run(["apt-get", "-q", "download", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        (file,) = folder.glob(f"{package}_*.deb")
-        subprocess.run(["dpkg-deb", "-x", file, target.with_suffix(".partial")], check=True)
-        target.with_suffix(".partial").rename(target)
-        file.unlink()
+        with tempfile.TemporaryDirectory(dir=folder) as fetched:
+            subprocess.run(["apt-get", "-q", "download", package], cwd=fetched, check=True, stdout=subprocess.DEVNULL)
+            (file,) = Path(fetched).glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", file, Path(fetched, package)], check=True)
+            Path(fetched, package).rename(target)
     return target
 
 
