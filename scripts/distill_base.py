@@ -5,13 +5,16 @@
 is `finetune train RECIPE data.root=CORPUS OVERRIDE ... --output DIR` with a second loss: a linear layer on top of the
 encoder predicts the features that teacher_features.py wrote into CORPUS/teacher, normalised in each dimension, and the
 mean of the squared error over dimensions is added for each frame (like DistilHuBERT, Chang et al. 2022, with one layer
-and without its cosine). Augmentation must not change the length. The layer is removed from the model in the end.
+and without its cosine). Whisper adds absolute positions to its input, which wav2vec2 cannot know; what a linear map of
+them predicts of the features is subtracted first. Augmentation must not change the length. The layer begins as the
+identity where the model is as wide as the teacher, and is removed from the model in the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,17 +27,33 @@ from finetune.data.batching import Batch
 from finetune.models.build import CTCObjective
 
 NUM_STATISTICS_FRAMES = 200_000
+RIDGE = 1e-4  # of the number of frames
+
+
+def sinusoids(num_frames: int, width: int) -> torch.Tensor:
+    """Whisper's positions and a constant, (num_frames, width // 2 * 2 + 1)."""
+    rates = torch.exp(-math.log(10000) / max(width // 2 - 1, 1) * torch.arange(width // 2))
+    angles = torch.arange(num_frames)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos(), torch.ones(num_frames, 1)], dim=1)
 
 
 class Teacher:
-    """The features of a corpus, normalised in each dimension."""
+    """The features of a corpus without what their position tells, normalised in each dimension."""
 
     def __init__(self, folder: Path) -> None:
         self._features = np.load(folder / "features.npy", mmap_mode="r")
         self._ends = np.load(folder / "ends.npy")
+        self.width = self._features.shape[1]
+        lengths = np.diff(self._ends, prepend=0)
+        positions = sinusoids(int(lengths.max()), self.width)
         sample = torch.from_numpy(np.array(self._features[:NUM_STATISTICS_FRAMES], dtype=np.float32))
-        self._mean, self._deviation = sample.mean(0), sample.std(0)
-        self.width = len(self._mean)
+        places = torch.from_numpy(np.concatenate([np.arange(count) for count in lengths])[: len(sample)])
+        known = positions[places]
+        ridge = RIDGE * len(sample) * torch.eye(known.shape[1])
+        weights = torch.linalg.solve(known.T @ known + ridge, known.T @ sample)
+        self._expected = positions @ weights
+        residual = sample - self._expected[places]
+        self.mean, self.deviation = sample.mean(0), residual.std(0)
 
     def features(self, row: int, num_frames: int) -> torch.Tensor:
         """The features of a row, (num_frames, width); raises ValueError if its audio has another length."""
@@ -42,7 +61,17 @@ class Teacher:
         if not 0 <= end - begin - num_frames <= 2:
             raise ValueError(f"row {row} has {num_frames} frames, but the teacher has {end - begin}")
         raw = torch.from_numpy(np.array(self._features[begin : begin + num_frames], dtype=np.float32))
-        return (raw - self._mean) / self._deviation
+        return (raw - self._expected[:num_frames]) / self.deviation
+
+
+def make_head(hidden_size: int, teacher: Teacher) -> nn.Linear:
+    """The layer that predicts the teacher's features from the encoder's output."""
+    head = nn.Linear(hidden_size, teacher.width)
+    if hidden_size == teacher.width:
+        with torch.no_grad():
+            head.weight.copy_(torch.diag(1 / teacher.deviation))
+            head.bias.copy_(-teacher.mean / teacher.deviation)
+    return head
 
 
 def make_objective(teacher: Teacher, weight: float) -> type[CTCObjective]:
@@ -79,7 +108,7 @@ def main() -> int:
 
     def build_with_head(*arguments: Any, **named: Any) -> nn.Module:
         model: Any = build_model(*arguments, **named)
-        model.teacher_head = nn.Linear(model.config.hidden_size, teacher.width)
+        model.teacher_head = make_head(model.config.hidden_size, teacher)
         return model
 
     components.build_model = build_with_head
@@ -89,11 +118,12 @@ def main() -> int:
     from finetune.cli import main as run
 
     overrides = [f"data.root={options.corpus}", *options.overrides]
-    code = run(["train", options.recipe, *overrides, "--output", str(options.output)])
+    if code := run(["train", options.recipe, *overrides, "--output", str(options.output)]):
+        return code
     weights = options.output / "model" / "model.safetensors"
     kept = {name: weight for name, weight in load_file(weights).items() if not name.startswith("teacher_head.")}
     save_file(kept, weights, {"format": "pt"})
-    return code or 0
+    return 0
 
 
 if __name__ == "__main__":

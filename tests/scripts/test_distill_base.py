@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill_base import Teacher
+from distill_base import Teacher, make_head, sinusoids
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "distill_base.py"
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "distill_base.py"
 
 @pytest.fixture(scope="module")
 def taught_corpus(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus of tones, with random features of 8 dimensions."""
+    """The corpus of tones, with features of 8 dimensions: random content, and much that the position tells."""
     root = tmp_path_factory.mktemp("taught")
     for split in ("train", "validation", "test"):
         (root / split).symlink_to(corpus_folder / split)
@@ -28,22 +28,35 @@ def taught_corpus(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory)
         lengths = [soundfile.info(root / "train" / row["file_name"]).frames // 320 for row in csv.DictReader(file)]
     (root / "teacher").mkdir()
     np.save(root / "teacher" / "ends.npy", np.cumsum(lengths))
-    features = np.random.default_rng(0).normal(3, 2, (sum(lengths), 8)).astype(np.float16)
-    np.save(root / "teacher" / "features.npy", features)
+    generator = np.random.default_rng(0)
+    content = generator.normal(3, 2, (sum(lengths), 8))
+    positions = np.concatenate([sinusoids(length, 8).numpy() for length in lengths])
+    np.save(root / "content.npy", content)
+    features = content + positions @ generator.normal(0, 5, (9, 8))
+    np.save(root / "teacher" / "features.npy", features.astype(np.float16))
     return root
 
 
-def test_features_are_normalised_and_belong_to_their_row(taught_corpus: Path) -> None:
+def test_features_lack_positions_are_normalised_and_belong_to_their_row(taught_corpus: Path) -> None:
     teacher = Teacher(taught_corpus / "teacher")
     ends = np.load(taught_corpus / "teacher" / "ends.npy")
-    rows = [teacher.features(row, int(count) - 1) for row, count in enumerate(np.diff(ends, prepend=0))]
+    rows = [teacher.features(row, int(count)) for row, count in enumerate(np.diff(ends, prepend=0))]
     joined = torch.cat(rows)
     assert joined.mean().abs() < 0.05 and (joined.std() - 1).abs() < 0.05 and teacher.width == 8
-    raw = np.load(taught_corpus / "teacher" / "features.npy")
-    expected = (raw[ends[4] : ends[5] - 1].astype(np.float32) - raw.mean(0, np.float32)) / raw.astype(np.float32).std(0)
-    assert np.allclose(rows[5].numpy(), expected, atol=0.05)
+    content, raw = np.load(taught_corpus / "content.npy"), np.load(taught_corpus / "teacher" / "features.npy")
+    for column in range(8):
+        assert np.corrcoef(joined[:, column], content[:, column])[0, 1] > 0.98
+        assert np.corrcoef(raw[:, column], content[:, column])[0, 1] < 0.9
+    assert torch.equal(teacher.features(5, len(rows[5]) - 1), rows[5][:-1])
     with pytest.raises(ValueError, match="row 3 has 5 frames"):
         teacher.features(3, 5)
+
+
+def test_a_student_as_wide_as_the_teacher_begins_with_its_features(taught_corpus: Path) -> None:
+    teacher = Teacher(taught_corpus / "teacher")
+    raw = torch.from_numpy(np.load(taught_corpus / "teacher" / "features.npy").astype(np.float32))
+    assert torch.allclose(make_head(8, teacher)(raw).std(0) * teacher.deviation, raw.std(0), rtol=1e-3)
+    assert make_head(4, teacher).weight.shape == (8, 4)
 
 
 @pytest.mark.slow
