@@ -22,19 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from whisper_encoder import fit_linear
 
 from finetune.data.batching import Batch
 from finetune.models.build import CTCObjective
 
 NUM_STATISTICS_FRAMES = 200_000
-RIDGE = 1e-4  # of the number of frames
+RIDGE = 1e-4
 
 
 def sinusoids(num_frames: int, width: int) -> torch.Tensor:
-    """Whisper's positions and a constant, (num_frames, width // 2 * 2 + 1)."""
+    """Whisper's positions, (num_frames, width // 2 * 2)."""
     rates = torch.exp(-math.log(10000) / max(width // 2 - 1, 1) * torch.arange(width // 2))
     angles = torch.arange(num_frames)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos(), torch.ones(num_frames, 1)], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Teacher:
@@ -48,10 +49,7 @@ class Teacher:
         positions = sinusoids(int(lengths.max()), self.width)
         sample = torch.from_numpy(np.array(self._features[:NUM_STATISTICS_FRAMES], dtype=np.float32))
         places = torch.from_numpy(np.concatenate([np.arange(count) for count in lengths])[: len(sample)])
-        known = positions[places]
-        ridge = RIDGE * len(sample) * torch.eye(known.shape[1])
-        weights = torch.linalg.solve(known.T @ known + ridge, known.T @ sample)
-        self._expected = positions @ weights
+        self._expected = nn.functional.linear(positions, *fit_linear(positions[places], sample, RIDGE))
         residual = sample - self._expected[places]
         self.mean, self.deviation = sample.mean(0), residual.std(0)
 

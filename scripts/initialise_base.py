@@ -38,7 +38,7 @@ NUM_STATISTICS_FILES = 150
 NUM_HELD_OUT = 40
 RIDGE = 5e-4
 SILENCE_SECONDS = 0.5  # behind an utterance, for Whisper
-MAX_POSITION = 600  # 12 seconds
+MAX_POSITION, MAX_SECONDS = 600, 15  # 12 + 15 of the 30 seconds that have positions
 BATCH_SIZE = 10
 PEAK_LEARNING_RATE = 1e-3
 WARMUP_RATIO = 0.05
@@ -65,11 +65,11 @@ class Statistics:
 
 
 def read(path: Path) -> torch.Tensor:
-    """The samples of a recording; raises SynthesisError for another sampling rate."""
+    """The samples of a recording, at most MAX_SECONDS; raises SynthesisError for another sampling rate."""
     samples, sampling_rate = soundfile.read(path, dtype="float32")
     if sampling_rate != SAMPLING_RATE:
         raise SynthesisError(f"{path} has a sampling rate of {sampling_rate} Hz; expected {SAMPLING_RATE}")
-    return torch.from_numpy(samples)
+    return torch.from_numpy(samples[: MAX_SECONDS * SAMPLING_RATE])
 
 
 def normalise(samples: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ def taught_corpus(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     content = generator.normal(3, 2, (sum(lengths), 8))
     positions = np.concatenate([sinusoids(length, 8).numpy() for length in lengths])
     np.save(root / "content.npy", content)
-    features = content + positions @ generator.normal(0, 5, (9, 8))
+    features = content + positions @ generator.normal(0, 5, (8, 8))
     np.save(root / "teacher" / "features.npy", features.astype(np.float16))
     return root
 
