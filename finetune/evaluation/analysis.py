@@ -49,7 +49,7 @@ class Analysis:
             f"{count(words.deletions, 'deletion')}, {count(words.insertions, 'insertion')} "
             f"in {count(words.reference_length, 'word')}), CER {percent(scores.cer)}, "
             f"SER {percent(scores.ser)} of {count(scores.utterances, 'utterance')}{format_wordless(self.wordless)}, "
-            f"{scores.audio_seconds / 60:.1f} minutes"
+            f"{scores.audio_seconds / 60:.1f} minutes of audio"
         )
 
     def _repr_html_(self) -> str:
