@@ -193,7 +193,7 @@ def test_the_newest_part_of_a_long_partial_text_fits_into_the_terminal(
     from finetune.commands.live import _Display
     from finetune.inference.events import Partial
 
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((40, 20)))
+    monkeypatch.setenv("COLUMNS", "40")
     shown: list[str] = []
     display = _Display("text")
     monkeypatch.setattr(display._line, "set_description_str", shown.append)
