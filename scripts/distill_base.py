@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers.models.whisper.modeling_whisper import sinusoids
 from whisper_encoder import fit_linear
 
 from finetune.data.batching import Batch
@@ -29,13 +29,6 @@ from finetune.models.build import CTCObjective
 
 NUM_STATISTICS_FRAMES = 200_000
 RIDGE = 1e-4
-
-
-def sinusoids(num_frames: int, width: int) -> torch.Tensor:
-    """Whisper's positions, (num_frames, width // 2 * 2)."""
-    rates = torch.exp(-math.log(10000) / max(width // 2 - 1, 1) * torch.arange(width // 2))
-    angles = torch.arange(num_frames)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Teacher:

@@ -65,7 +65,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class WhisperEncoder:
-    """The encoder: `stem` is its two convolutions, `layers` what follows."""
+    """The encoder: `stem` is its two convolutions, `layers` what follows.
+
+    Transformers' `WhisperEncoder` takes 30 seconds at once, and positions from zero only.
+    """
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         from transformers import WhisperFeatureExtractor

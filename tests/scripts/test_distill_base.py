@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill_base import Teacher, make_head, sinusoids
+from distill_base import Teacher, make_head
 from safetensors.torch import load_file
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "distill_base.py"
 
