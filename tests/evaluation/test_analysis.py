@@ -19,7 +19,7 @@ def test_utterances_without_words_are_counted_with_their_insertions():
     noise = [Result("c", " ", heard, "", 1.0, None) for heard in ("", "u", "v w")]
     summary = analyse([*RESULTS, *noise]).summary()
     assert "4 insertions in 5 words" in summary
-    assert "of 5 utterances (3 without words in the reference, where 3 words were added), 1.6 minutes of audio" in summary
+    assert "of 5 utterances (3 without words in the reference, where 3 words were added), 1.6 minutes" in summary
     values = analyse([*RESULTS, *noise]).to_json()
     assert (values["utterances_without_words"], values["insertions_without_words"]) == (3, 3)
     assert analyse(noise).to_json()["wer"] is None and "WER unknown" in analyse(noise).summary()
