@@ -68,6 +68,7 @@ def test_keys_of_a_bucket_write_nothing_outside(outside: Outside, work: Path, mo
     outside.require_untouched(work)
 
 
+@pytest.mark.long
 def test_one_row_of_everything_and_the_others_are_used(outside: Outside, work: Path, base_folder: Path) -> None:
     rows = [
         *("[" * 100_000, '{"a":' * 50_000, '["a.wav"]', "\0", "\ud800"),

@@ -152,6 +152,7 @@ def test_a_wav_longer_than_its_header_allows_is_read(tmp_path: Path) -> None:
     file.unlink()
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     program = (
         "import resource, sys\n"

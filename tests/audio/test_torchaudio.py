@@ -102,6 +102,7 @@ assert "torchaudio" not in sys.modules
 """
 
 
+@pytest.mark.long
 def test_nothing_needs_torchaudio() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -60,6 +60,7 @@ def find_actors() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.long
 def test_files_failures_and_exit_code_are_those_of_the_plain_command(
     nodes: Nodes, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +89,7 @@ def test_files_failures_and_exit_code_are_those_of_the_plain_command(
     assert not find_actors()
 
 
+@pytest.mark.long
 def test_recordings_at_urls_are_fetched_where_they_are_computed(
     nodes: Nodes, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +121,7 @@ def test_recordings_at_urls_are_fetched_where_they_are_computed(
     assert len([line for line in asked if "/2.wav" in line and "GET" in line]) >= 2
 
 
+@pytest.mark.long
 def test_bad_input_is_one_sentence(
     nodes: Nodes, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_bash_completes(line: str, expected: set[str], environment: dict[str, st
     assert {each.strip() for each in found.stdout.splitlines()} == expected, found.stderr
 
 
+@pytest.mark.long
 def test_fish_completes(environment: dict[str, str], tmp_path: Path) -> None:
     fish = find_shell("fish")
     for line, expected in LINES:

@@ -207,6 +207,7 @@ def test_a_pipe_without_audio_is_one_sentence(live: Live) -> None:
     assert code == 2 and said == "finetune: Standard input: audio of zero length.\n"
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_with_the_last_words(model: Path, speech: Path) -> None:
     """In a process of its own, whose pipe stays open; events come before the audio ends."""
     with wave.open(str(speech)) as file:

@@ -101,6 +101,7 @@ def run_installed(installed: Path, *arguments: str, cwd: Path) -> str:
     return found.stdout
 
 
+@pytest.mark.long
 def test_the_wheel_holds_all_that_is_needed(installed, tmp_path):
     package, recipes = ROOT / "finetune", find_recipes()
     expected = {

@@ -193,6 +193,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.long
 def test_after_a_kill_resume_goes_on_and_all_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_a_folder_where_a_file_must_be_is_no_result(talks: Path, transcribe: Tra
     assert code == 2 and "one.wav: can't be written: Is a directory" in said and "2 of 3 recordings, " in said
 
 
+@pytest.mark.long
 def test_who_stops_reading_what_is_printed(talks: Path, model: Path) -> None:
     command = f"{sys.executable} -m finetune transcribe {model} {talks / 'one.wav'}; echo $? >&2"
     with started(["sh", "-c", f"({command}) | true"]) as running:
@@ -346,6 +347,7 @@ def test_the_text_is_that_of_any_batches(talks: Path, transcribe: Transcribe) ->
         assert written(Path(seconds)) == written(talks)
 
 
+@pytest.mark.long
 def test_a_terminal_is_told_how_far_it_is(talks: Path, transcribe: Transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -368,6 +370,7 @@ def test_a_terminal_is_told_how_far_it_is(talks: Path, transcribe: Transcribe, m
     assert rest.startswith("finetune: 1 of 61 recordings can't be transcribed:\n  many/bad.wav: unreadable audio")
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_it_and_leaves_nothing_half_written(talks: Path, model: Path, transcribe: Transcribe) -> None:
     write_noise(Path("many/a.wav"), 0.5)
     write_noise(Path("many/b.wav"), 15.0)
@@ -392,6 +395,7 @@ sys.exit(code)
     assert len(written(Path("many"))) == 6
 
 
+@pytest.mark.long
 def test_after_ctrl_c_what_is_done_is_there_and_the_rest_follows(
     talks: Path, model: Path, transcribe: Transcribe
 ) -> None:

@@ -54,6 +54,7 @@ USABLE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.long
 def test_each_kind_of_broken_audio_is_reported_and_the_run_continues(
     tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:

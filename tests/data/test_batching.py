@@ -243,6 +243,7 @@ class Endless(torch.utils.data.Dataset):
         return index
 
 
+@pytest.mark.long
 def test_a_closed_loader_leaves_no_worker_even_a_stuck_one():
     """Workers ignore the signal that torch sends, so Python would wait for them at exit forever."""
     before = set(multiprocessing.active_children())

@@ -323,6 +323,7 @@ KEYS = [
 ODD_ROWS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size=1)
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.lists(ODD_ROWS, max_size=3), array=st.booleans())
 def test_any_content_of_one_object_leaves_the_others_usable(

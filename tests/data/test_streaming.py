@@ -104,6 +104,7 @@ def test_two_processes_share_the_batches_of_one(preparation: Preparation) -> Non
         assert all(map(same, whole[rank::2], mine))
 
 
+@pytest.mark.long
 def test_a_run_streams_and_copies_nothing(
     shards: Path, tmp_path: Path, write_recipe: Callable[..., Path], logged: list[str]
 ) -> None:
@@ -134,6 +135,7 @@ def test_local_files_of_other_formats_are_not_streamed(
     assert "can't be streamed" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_stream_is_mixed_with_local_data_by_weight(
     shards: Path,
     corpus_folder: Path,

@@ -63,6 +63,7 @@ def best_score(log_probs: NDArray[np.float64], words: Sequence[Sequence[int]], c
     return best
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cells", "stretches"), [(2**22, 64), (8, 3), (1, 2)])
 def test_the_path_is_optimal_for_any_division_into_stretches(
     monkeypatch: pytest.MonkeyPatch, cells: int, stretches: int
@@ -139,6 +140,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
         align_text(np.full((3, len(SYMBOLS)), np.nan, np.float32), "a")
 
 
+@pytest.mark.long
 def test_memory_grows_with_the_logits_and_the_text_only() -> None:
     """Ten minutes with 8,000 symbols: storing all scores would take 3.8 GB."""
     program = """

@@ -45,6 +45,7 @@ def run(package: Path, home: Path) -> tuple[int, int]:
     return returned, hits
 
 
+@pytest.mark.long
 def test_an_edit_of_a_called_function_in_another_module_is_seen_by_the_next_process(
     package: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_an_edit_of_a_called_function_in_another_module_is_seen_by_the_next_proc
         assert sorted(file.name for file in package.rglob("*.nb?")) == names
 
 
+@pytest.mark.long
 def test_compiled_code_is_cached_in_the_users_folder_or_nowhere_where_the_module_is_read_only(
     package: Path, tmp_path: Path
 ) -> None:

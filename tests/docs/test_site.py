@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from diagrams import PATHS, draw_layers, draw_paths, read_layers
 from generated import list_commands, list_keys, list_routes
 from list_versions import list_versions
@@ -44,6 +45,7 @@ def read(site: Path, page: str) -> _Page:
     return _Page((site / "scripts/docs" / f"{page}.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.long
 def test_each_link_within_the_site_leads_to_a_page_and_to_a_heading_of_it(site: Path) -> None:
     pages = {
         file: _Page(file.read_text(encoding="utf-8")) for file in site.rglob("*.html") if "_static" not in str(file)

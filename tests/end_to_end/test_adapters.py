@@ -110,6 +110,7 @@ def test_adapter_alone_gives_the_merged_models_logits(lora_run, base_folder, cor
     assert {key: scores[1][key] for key in scores[0]} == scores[0]
 
 
+@pytest.mark.long
 def test_adapter_alone_passes_the_parity_gate(lora_run, corpus_folder):
     waveform = soundfile.read(corpus_folder / "test/00.wav", dtype="float32")[0]
     (text,) = Recogniser.load(str(lora_run / "adapter"), "cpu").recognise([waveform])
@@ -191,6 +192,7 @@ def test_saved_language_loads_in_each_way_that_transformers_has(run_language, mm
         assert torch.equal(weight, named[name]) and torch.equal(weight, base[name]), name
 
 
+@pytest.mark.long
 def test_run_of_a_language_is_a_base_for_the_next(run_language, finetune_run, capsys):
     first = run_language("deu")
     model = {"base": str(first / "model"), "language_adapter": "deu"}

@@ -196,6 +196,7 @@ def test_speed_names_the_device_and_the_processes():
     assert speed.to_json()["real_time_factor"] == 0.05
 
 
+@pytest.mark.long
 def test_full_disk_is_one_sentence_and_leaves_no_half_of_a_report(learned_run, corpus_folder, tmp_path):
     """As with a full disk no file grows beyond a limit."""
     program = """

@@ -18,6 +18,7 @@ def exported(learned_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.long
 def test_it_is_evaluated_and_transcribes_as_any_model(
     exported: Path, learned_run: Path, corpus_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_it_is_evaluated_and_transcribes_as_any_model(
     assert texts[0] == texts[1] != "\n"
 
 
+@pytest.mark.long
 def test_one_that_is_worse_is_refused_and_nothing_is_left(
     learned_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

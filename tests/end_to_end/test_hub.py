@@ -60,6 +60,7 @@ def finetune(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedPro
     return run
 
 
+@pytest.mark.long
 def test_a_run_keeps_to_the_commits_that_it_was_begun_with(
     hub: Hub,
     finetune: Callable[..., "subprocess.CompletedProcess[str]"],
@@ -125,6 +126,7 @@ def test_a_run_keeps_to_the_commits_that_it_was_begun_with(
     assert fetched and all(f"/resolve/{first}/" in path for path in fetched)
 
 
+@pytest.mark.long
 def test_a_data_set_is_streamed_without_being_fetched_whole(
     hub: Hub,
     finetune: Callable[..., "subprocess.CompletedProcess[str]"],
@@ -142,6 +144,7 @@ def test_a_data_set_is_streamed_without_being_fetched_whole(
     assert not kept
 
 
+@pytest.mark.long
 def test_what_the_hub_does_not_have_is_one_sentence(
     finetune: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:

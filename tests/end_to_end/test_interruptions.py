@@ -69,6 +69,7 @@ def whole(finetune_run_in, tmp_path_factory):
     return finetune_run_in(tmp_path_factory.mktemp("whole"), "whole", **SECTIONS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_checkpoint_and_the_run_is_resumed(
     number, write_recipe, finetune_run, whole, read_lines, tmp_path
@@ -89,6 +90,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_is_resumed(
     assert_same_result(finetune_run("run", **SECTIONS), whole, read_lines)
 
 
+@pytest.mark.long
 def test_a_closed_terminal_stops_a_run_like_a_signal(write_recipe, tmp_path):
     run, recipe = tmp_path / "run", write_recipe(tmp_path, **SECTIONS)
     terminal, end = pty.openpty()
@@ -144,6 +146,7 @@ def test_signal_handlers_are_restored_after_training():
     signal.signal(signal.SIGHUP, hangup)
 
 
+@pytest.mark.long
 def test_a_run_is_locked_and_an_interrupted_beginning_is_resumed(
     write_recipe, finetune_run, whole, read_lines, tmp_path, capsys
 ):
@@ -168,6 +171,7 @@ def can_mount() -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
     write_recipe, finetune_run, whole, read_lines, tmp_path
 ):

@@ -134,6 +134,7 @@ def test_report_names_each_test_utterance_once(learned_run, read_lines, scores):
     assert scores["utterances"] == 6
 
 
+@pytest.mark.long
 def test_same_recipe_gives_the_same_run(finetune_run):
     first, again = (finetune_run(name) for name in ("first", "again"))
     for file in ("model/model.safetensors", "report/utterances.jsonl"):
@@ -207,6 +208,7 @@ def test_training_ends_after_its_time_with_a_score(finetune_run, read_lines):
     assert (folder / "report" / "scores.json").exists()
 
 
+@pytest.mark.long
 def test_average_of_the_best_checkpoints_is_taken_where_it_is_no_worse(finetune_run, capsys):
     from safetensors.torch import load_file
 

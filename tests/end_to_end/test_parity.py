@@ -64,6 +64,7 @@ def texts_of_transcribe(model, files, folder, *options):
     return {file.name: json.loads((folder / f"{file.stem}.json").read_text())["text"] for file in files}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_pipeline_evaluate_and_transcribe_give_the_same_texts(
     norm, learned_run, finetune_run, group_norm_base_folder, corpus_folder, tmp_path

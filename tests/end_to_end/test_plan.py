@@ -24,6 +24,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_with_a_plan_and_without_one(
     finetune_run: Callable[..., Path], write_recipe: Callable[..., Path], tmp_path: Path, logged: list[str]
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_run_is_the_same_with_a_plan_and_without_one(
         assert (planned / file).read_bytes() == (plain / file).read_bytes(), file
 
 
+@pytest.mark.long
 def test_epochs_become_steps_that_a_resumed_run_keeps(
     finetune_run: Callable[..., Path],
     interrupt_run: Callable[..., None],

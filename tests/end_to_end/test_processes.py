@@ -84,6 +84,7 @@ def test_layers_are_dropped_and_a_signal_stops_both_processes_and_one_goes_on(wr
     assert json.loads((run / "report" / "scores.json").read_text())["utterances"] == 6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_number_of_processes_is_read_from_every_form_of_the_launcher(launcher, tmp_path):
     (tmp_path / "probe.py").write_text(

@@ -93,6 +93,7 @@ def pushed(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield tmp_path / "pushed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["group", "lora", "language"])
 def test_each_evaluations_model_is_whole_and_the_last_is_the_finished_one(
     kind: str,
@@ -149,6 +150,7 @@ def test_weights_are_not_written_again(pushed: Path, finetune_run: Callable[...,
     assert links == [True]
 
 
+@pytest.mark.long
 def test_only_the_best_so_far_is_pushed_and_by_default_none_before_the_end(
     pushed: Path, finetune_run: Callable[..., Path]
 ) -> None:
@@ -161,6 +163,7 @@ def test_only_the_best_so_far_is_pushed_and_by_default_none_before_the_end(
             path.rename(pushed.parent / f"seen-{path.name}")
 
 
+@pytest.mark.long
 def test_interrupted_training_ends_its_push_and_the_same_command_takes_it_up(
     hub: Hub, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

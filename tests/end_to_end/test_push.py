@@ -94,6 +94,7 @@ def test_a_report_s_scores_go_into_the_card_that_is_there(
         assert "are for models" in errors
 
 
+@pytest.mark.long
 def test_a_dry_run_says_everything_and_sends_nothing(
     hub: Hub, finetune: Callable[..., tuple[int, str, str]], learned_run: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_dry_run_says_everything_and_sends_nothing(
     assert "comparing 6 of 6 utterances of validation" in errors
 
 
+@pytest.mark.long
 def test_a_model_alone_is_checked_on_speech_that_is_named(
     hub: Hub,
     finetune: Callable[..., tuple[int, str, str]],
@@ -125,6 +127,7 @@ def test_a_model_alone_is_checked_on_speech_that_is_named(
     assert "comparing 4 of 6 utterances of validation" in errors
 
 
+@pytest.mark.long
 def test_a_model_that_others_would_hear_other_texts_from_is_not_sent(
     hub: Hub,
     finetune: Callable[..., tuple[int, str, str]],

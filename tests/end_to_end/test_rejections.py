@@ -41,6 +41,7 @@ def read_rejected(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_corrupt_files_among_good_ones_are_listed_and_the_run_finishes(corpus, finetune_run):
     splits = ("train", "validation", "test")
     headers = {(split, break_header(corpus, split, 0)) for split in splits}

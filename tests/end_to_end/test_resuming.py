@@ -46,6 +46,7 @@ def whole(finetune_run_in, tmp_path_factory):
     return finetune_run_in(tmp_path_factory.mktemp("whole"), "whole", **SECTIONS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "interruptions", [[6], [1], [6, 9]], ids=["after a checkpoint", "before the first checkpoint", "twice"]
 )

@@ -129,6 +129,7 @@ def runs(request, write_recipe, group_norm_base_folder, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_sharded_run_equals_ddp_and_is_resumed_with_and_without_sharding(runs, read_lines):
     sharded = runs / "sharded"
     for name in ("whole", "resumed whole"):

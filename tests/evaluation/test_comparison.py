@@ -110,6 +110,7 @@ def test_speakers_that_differ_equally_by_chance_have_an_interval_as_wide_as_thei
     assert (found.resampled, found.clusters, found.is_significant) == ("speakers", number, False)
 
 
+@pytest.mark.long
 def test_equal_systems_of_few_speakers_are_seldom_told_apart_by_the_interval_alone():
     """The bootstrap over five speakers alone excludes zero in 14 of 150 pairs, whose utterances are independent."""
     pairs = [[recognise(0.2, 2 * trial + i, speakers=5, utterances=100) for i in (1, 2)] for trial in range(150)]

@@ -34,6 +34,7 @@ print(json.dumps(rates))
 """
 
 
+@pytest.mark.long
 def test_metrics_load_and_count_offline(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     # In another folder: the script must import the installed package.

@@ -73,6 +73,7 @@ def check_writers(store: Store, count: int) -> None:
         assert store.get(id).text == f"said {number}" and store.read_audio(id) == make_audio(number)
 
 
+@pytest.mark.long
 def test_services_and_reviewers_write_at_once(make_store: MakeStore) -> None:
     check_writers(make_store(reviewers_wanted=2), 200)
 

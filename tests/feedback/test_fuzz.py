@@ -49,6 +49,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> None:
     value[path[-1]] = new
 
 
+@pytest.mark.long
 def test_any_value_in_any_place(store: Store, tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "one.wav").write_bytes(make_audio(0, 1.0))

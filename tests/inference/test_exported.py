@@ -60,6 +60,7 @@ def export(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return write
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.03)])
 def test_exported_logits_are_those_of_the_model_for_any_length(
     original: Path, export: Callable[[bool], Path], int8: bool, tolerance: float

@@ -129,6 +129,7 @@ def test_however_a_stream_is_divided_its_events_are_the_same(
         assert live.transcriber.transcribe(piece, sampling_rate=SAMPLING_RATE).text == final.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("longest", "utterances"),
     [
@@ -257,6 +258,7 @@ def test_what_cannot_be_heard_ends_its_session_alone(live: LiveTranscriber) -> N
     assert live.session(SAMPLING_RATE).finish() == []
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_and_dropped_sessions_leave_nothing(live: LiveTranscriber) -> None:
     samples, _ = say([0.7] * 10)
     session = live.session(SAMPLING_RATE)

@@ -70,6 +70,7 @@ def test_in_a_pause_that_windows_share_symbols_come_late() -> None:
     assert cut("____a___", "_______b") == "c____a__bc"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["greedy", "beam"])
 def test_words_are_separated_by_a_pause_and_keep_their_frames(kind: str) -> None:
     assert decode(kind, (10, "_ab", True), (100, "ca_", True)) == [("ab", 11, 13), ("ca", 100, 102)]

@@ -284,6 +284,7 @@ for minutes in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.long
 def test_hours_take_no_more_memory_than_minutes(model_folder: Path) -> None:
     program = [sys.executable, "-c", _MEASURE, str(model_folder), "5", "60"]
     said = subprocess.run(program, capture_output=True, text=True, timeout=120, check=True).stdout.split()

@@ -145,6 +145,7 @@ def test_the_pipeline_cuts_long_recordings_where_the_model_has_frames(tmp_path):
     assert 9.5 < text["chunks"][-1]["timestamp"][1] <= 10.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lstm", "cnn"])
 def test_an_export_is_equal_for_any_length_and_leaves_the_model_as_it_is(kind, tmp_path):
     model = build(kind, features="mfcc", num_coefficients=20)
@@ -226,6 +227,7 @@ def test_a_wide_model_without_its_weights_takes_no_memory(tmp_path):
         load_ctc_model(str(folder), "it", new=["lm_head."], config=config)
 
 
+@pytest.mark.long
 def test_the_package_that_registers_them_needs_nothing_else_of_finetune():
     code = "import sys, finetune.models.baselines; print(*(n for n in sys.modules if n.startswith('finetune')))"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -107,6 +107,7 @@ def test_missing_languages_are_errors_and_codes_are_suggested(
     assert suggest_language("sw", ()) == ["swh"]
 
 
+@pytest.mark.long
 def test_commands_take_a_language(
     mms_base_folder: Path, corpus_folder: Path, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

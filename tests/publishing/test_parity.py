@@ -67,6 +67,7 @@ def test_ordinary_models_pass(norm: str, evaluate: Evaluate, tmp_path: Path) -> 
         require_parity(folder, [*right, (name, waveform, text + "b")])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lstm", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_a_baseline_passes_with_the_package_that_registers_it(kind: str, evaluate: Evaluate, tmp_path: Path) -> None:
     import torch
@@ -89,6 +90,7 @@ def test_a_baseline_passes_with_the_package_that_registers_it(kind: str, evaluat
         require_parity(tmp_path, evaluate(tmp_path))
 
 
+@pytest.mark.long
 def test_tampered_tokenizer_is_refused_with_the_lines_that_differ(
     model: Path, evaluate: Evaluate, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_tampered_tokenizer_is_refused_with_the_lines_that_differ(
     assert lines == [*itertools.chain.from_iterable(expected), f"  … and {len(wrong) - 5} more"]
 
 
+@pytest.mark.long
 def test_model_that_does_not_load_is_one_sentence(model: Path, evaluate: Evaluate, tmp_path: Path) -> None:
     utterances = evaluate(model)
     folder = tmp_path / "broken"

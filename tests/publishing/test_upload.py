@@ -114,6 +114,7 @@ def test_existing_files_are_not_sent_again(hub: Hub, tmp_path: Path, logged: lis
     assert len(sent(hub)) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("for_good", [False, True])
 def test_a_repository_has_the_old_or_the_new_commit_wherever_the_connection_is_cut(
     for_good: bool, hub: Hub, tmp_path: Path
@@ -207,6 +208,7 @@ def test_a_hub_without_xet_and_a_gitignore_in_the_repository(
     assert newest == contents(tmp_path / "1")
 
 
+@pytest.mark.long
 def test_after_a_kill_the_next_push_sends_the_missing_files(hub: Hub, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "1", 1)
     (folder / "model-00002-of-00002.safetensors").write_bytes(random.Random(0).randbytes(400_000))

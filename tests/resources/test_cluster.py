@@ -78,6 +78,7 @@ def test_all_nodes_work_and_nothing_is_left(nodes: Nodes, tmp_path: Path, monkey
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_an_actor_and_a_node_that_are_killed_lose_nothing(nodes: Nodes, tmp_path: Path) -> None:
     (node,) = nodes.restore()
     killed: list[str] = []
@@ -142,6 +143,7 @@ def test_actors_that_all_end_are_not_started_for_ever(
     assert len(read_log(tmp_path)) < 30
 
 
+@pytest.mark.long
 def test_a_node_without_the_model_is_left_out_with_its_name(nodes: Nodes, tmp_path: Path, logged: list[str]) -> None:
     (node,) = nodes.restore()
     answered, lost = compute(Squares(str(tmp_path), pause=0.05, nodes=2, broken=node.node_id), 60)

@@ -301,6 +301,7 @@ class _Groups:
         return next((int(file.read_text()) for file in files if file.exists()), 0)
 
 
+@pytest.mark.long
 def test_half_a_core_and_2_gib_are_detected_and_enough(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     """`finetune env`, a training with all that is automatic, and a transcription in one limited process."""
     recipe = write_recipe(tmp_path, training={"batch_seconds": "auto", "num_workers": "auto"})

@@ -75,6 +75,7 @@ def test_a_folder_of_a_bucket_is_a_corpus(corpus_folder: Path, bucket: str) -> N
         )
 
 
+@pytest.mark.long
 def test_training_reads_from_a_bucket_in_its_worker(
     corpus_folder: Path, bucket: str, tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:

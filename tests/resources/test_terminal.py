@@ -108,6 +108,7 @@ def test_arguments_are_escaped(
     assert code == 2 and "\x1b" not in said and "\x9b" not in said and r"\x1b]52;c;" in said
 
 
+@pytest.mark.long
 def test_the_vocabulary_of_a_corpus_only_shows_on_a_real_terminal(
     tmp_path: Path, make_corpus: Callable[..., Path], write_recipe: Callable[..., Path]
 ) -> None:

@@ -37,6 +37,7 @@ def test_models_of_other_weights_are_refused(other, sentence):
         average_weights({"a": torch.zeros(2)}, other, 0.5)
 
 
+@pytest.mark.long
 def test_models_of_other_alphabets_are_refused(champion, tmp_path):
     other = shutil.copytree(champion, tmp_path / "other")
     vocabulary = (other / "vocab.json").read_text().replace('"b"', '"x"')
@@ -46,6 +47,7 @@ def test_models_of_other_alphabets_are_refused(champion, tmp_path):
         write_average(champion, other, 0.5, tmp_path / "new")
 
 
+@pytest.mark.long
 def test_an_average_is_written_with_the_candidates_other_files(champion, tmp_path):
     candidate = shutil.copytree(champion, tmp_path / "candidate")
     weights = load_file(champion / "model.safetensors")

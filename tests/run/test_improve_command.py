@@ -30,6 +30,7 @@ def fill(store: Store, number: int) -> None:
     (store.folder / "spoken.wav").unlink()
 
 
+@pytest.mark.long
 def test_corrections_become_a_champion_and_can_be_rolled_back(
     champion: Path, improve_recipe: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

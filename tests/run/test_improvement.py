@@ -23,6 +23,8 @@ from finetune.run.gate import GateLimits
 from finetune.run.improvement import ImproveOptions, Version, improve, read_improvement, read_version
 from finetune.run.preparation import prepare
 
+pytestmark = pytest.mark.long
+
 # The tiny models take milliseconds, of which ratios are chance; their test sets are small.
 LIMITS = GateLimits(max_slowdown=5, margin=0.25)
 OPTIONS = ImproveOptions(replay_share=0.6, limits=LIMITS)

@@ -23,6 +23,7 @@ def address(serve: Callable[..., Any], tmp_path: Path) -> Iterator[str]:
         yield where
 
 
+@pytest.mark.long
 def test_answers_are_as_described(address: str) -> None:
     document = httpx2.get(f"{address}/openapi.json").json()
     assert {"/v1/audio/transcriptions", "/models/{name}", "/health/ready", "/metrics"} <= set(document["paths"])

@@ -248,6 +248,7 @@ def test_without_a_key_the_page_says_what_is_missing(window: Window, locked: tup
     assert window.run("return q('#message').role") in ("status", None)
 
 
+@pytest.mark.long
 def test_a_busy_service_is_asked_again(window: Window, locked: tuple[str, str], folder: Path) -> None:
     address, key = locked
     window.open(address)

@@ -19,6 +19,7 @@ from finetune.serving.models import read_sources
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
+@pytest.mark.long
 def test_sigterm_finishes_what_has_begun_and_refuses_the_rest(tone_folder: Path) -> None:
     with run_service(tone_folder) as (process, address):
         answers: list[httpx2.Response] = []
@@ -37,6 +38,7 @@ def test_sigterm_finishes_what_has_begun_and_refuses_the_rest(tone_folder: Path)
         assert answers[0].status_code == 200 and answers[0].json()["text"] and late == 503
 
 
+@pytest.mark.long
 def test_a_model_is_replaced_without_dropping_a_request(tone_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tones"
     shutil.copytree(tone_folder, folder)
@@ -72,6 +74,7 @@ def _model(address: str) -> Any:
     return model["created"], model["finetune_digest"]
 
 
+@pytest.mark.long
 def test_after_kill_9_it_starts_again_on_the_same_port(tone_folder: Path) -> None:
     with run_service(tone_folder) as (process, address):
         outcomes: list[int] = []
@@ -94,6 +97,7 @@ def test_after_kill_9_it_starts_again_on_the_same_port(tone_folder: Path) -> Non
             assert again == address and post(again, make_wav()).json()["text"] == "bad cab"
 
 
+@pytest.mark.long
 def test_what_cannot_start_says_why(tone_folder: Path, tmp_path: Path, address: str) -> None:
     def fail(*arguments: str) -> str:
         command = [sys.executable, "-m", "finetune", "serve", *arguments]

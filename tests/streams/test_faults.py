@@ -109,6 +109,7 @@ def test_options_that_make_no_sense(mock: MockCluster, capsys: pytest.CaptureFix
     assert "--max-live is 0" in consume(mock.address, "m", capsys, "--max-live", "0")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("transactions", [False, True])
 def test_a_broker_that_stays_away_ends_the_consumer_and_loses_nothing(
     transactions: bool, broker: BrokerProcess, live: LiveTranscriber
@@ -209,6 +210,7 @@ def test_what_is_too_large_in_any_form_is_committed_without_a_record(
         assert not broker.read("tiny")
 
 
+@pytest.mark.long
 def test_messages_that_are_deleted_before_they_were_done_are_told(
     mock: MockCluster, live: LiveTranscriber, caplog: pytest.LogCaptureFixture
 ) -> None:

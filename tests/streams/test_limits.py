@@ -38,6 +38,7 @@ def test_a_blocked_consumer_pauses_and_its_memory_is_bounded(broker: BrokerProce
     process.join()
 
 
+@pytest.mark.long
 def test_partitions_are_paused_and_resumed(
     broker: BrokerProcess, live: LiveTranscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:

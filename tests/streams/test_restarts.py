@@ -84,6 +84,7 @@ def test_an_open_session_is_heard_again_by_the_next_owner(
     assert 0 < len(first) < len(hear(live, SPEECH))
 
 
+@pytest.mark.long
 def test_a_rebalance_hands_a_session_over_while_it_is_spoken(mock: MockCluster, live: LiveTranscriber) -> None:
     chunks = {str(number): make_chunks(str(number), SPEECH, seconds=0.25) for number in range(4)}
     half = len(chunks["0"]) // 2
@@ -109,6 +110,7 @@ def test_a_rebalance_hands_a_session_over_while_it_is_spoken(mock: MockCluster, 
         assert {each["offset"] for each in mine} == {0}
 
 
+@pytest.mark.long
 def test_transactions_leave_no_double_after_a_kill(broker: BrokerProcess, live: LiveTranscriber) -> None:
     keys = [f"k{number}" for number in range(120)]
     broker.write("speech", [(key, make_wav(), []) for key in keys])

@@ -120,6 +120,7 @@ def read_result(bucket: str, name: str) -> dict[str, Any]:
     return json.loads(boto3.resource("s3").Object(bucket, name).get()["Body"].read())
 
 
+@pytest.mark.long
 def test_recordings_of_a_bucket_and_of_a_url_become_text(bucket: Any, tone_folder: Path, tmp_path: Path) -> None:
     bucket.upload(tone_folder, "models/tones")
     bucket.put("calls/first call.wav", make_wav())
