@@ -1,25 +1,23 @@
 """Make a wav2vec2 of the encoder of a Whisper model, as a start for training with CTC.
 
-    python scripts/initialise_base.py WHISPER SPEECH OUTPUT [--base BASE] [--inner 512] [--steps 300]
+    python scripts/initialise_base.py WHISPER SPEECH OUTPUT [--base BASE] [--inner 512] [--steps 1100]
 
 WHISPER is a model in CTranslate2's format (float16), SPEECH a folder of recordings at 16 kHz without transcripts, and
-BASE a small wav2vec2 with a head, whose convolutions and vocabulary are used. Written is a folder that
-`model.base=OUTPUT` reads.
+BASE a wav2vec2 with a head, whose alphabet is used. Written is a folder that `model.base=OUTPUT` reads; its head is
+random.
 
 Whisper's layers and those of a wav2vec2 with `do_stable_layer_norm` compute the same; only what comes before differs.
-1. A linear map of the base's convolutions imitates the output of Whisper's convolutions (least squares).
+1. Its convolutions are made to imitate Whisper's spectrum and convolutions (whisper_convolutions.py).
 2. The layers are copied. In each feed-forward part the `--inner` units that contribute most variance are kept, and the
    output of all is fitted to theirs (least squares).
 3. Whisper adds absolute positions to its input, which a wav2vec2 cannot know, and its attention depends on them. So the
-   student is trained for a few minutes to predict Whisper's features, at random positions, from the waveform; what a
-   linear map of the positions alone predicts of them is subtracted. Its head learns the base's probabilities of letters
-   in each frame meanwhile: CTC alone begins with hundreds of steps in which all is blank.
+   student is trained to predict Whisper's features, at random positions, from the waveform; what a linear map of the
+   positions alone predicts of them is subtracted. The student hears rooms, noise and telephones where Whisper does not.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import random
 import sys
 import time
@@ -27,39 +25,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from synthesis import SynthesisError, report
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
+from whisper_convolutions import FRAME_OFFSET, Crops, describe_convolutions, fit_convolutions, hear, normalise
 from whisper_encoder import SAMPLING_RATE, WhisperEncoder, explained, fit_linear, read_weights
+
+from finetune.audio.augmentation import Augmentation
 
 NUM_STATISTICS_FILES = 150
 NUM_HELD_OUT = 40
 RIDGE = 5e-4
-SILENCE_SECONDS = 0.5  # behind an utterance, for Whisper
 MAX_POSITION, MAX_SECONDS = 600, 15  # 12 + 15 of the 30 seconds that have positions
-BATCH_SIZE = 10
-PEAK_LEARNING_RATE = 1e-3
-WARMUP_RATIO = 0.05
-INNER_WEIGHT = 0.3  # of the losses of inner layers, where that of the last one is 1
-LETTER_WEIGHT = 2.0  # of the divergence from the base's probabilities
+BATCH_SECONDS = 24
+PEAK_LEARNING_RATE = 3e-4
+WARMUP_RATIO = 0.04
+INNER_WEIGHT = 0.2  # of the losses of inner layers, where that of the last one is 1
 POSITION_KERNEL, POSITION_GROUPS = 64, 16
+DROPOUTS = (
+    "activation_dropout",
+    "attention_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
+    "hidden_dropout",
+    "layerdrop",
+    "mask_time_prob",
+)
+VOICE = Augmentation(speed=(0.85, 1.2), formant_perturbation=0.15)  # that Whisper hears, too
+ROOM = Augmentation(
+    reverb_seconds=(0.1, 0.6),
+    reverb_probability=0.4,
+    noise_snr_db=(5, 35),
+    noise_probability=0.6,
+    telephone_probability=0.15,
+)
+ROOM_PROBABILITY = 0.75  # of a batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Linear maps fitted to some speech.
+    """Linear maps fitted to what Whisper makes of some speech.
 
     `positions` gives for each output of Whisper's layers the map that predicts it from positions, and `deviations` what
-    remains; `stem` maps the base's convolutions to Whisper's, `probe` the base's last layer to Whisper's features;
-    `kept` and `inner` are for each layer the kept units and the map from them to the output of all.
+    remains; `kept` and `inner` are for each layer the kept units and the map from them to the output of all.
     """
 
     positions: list[tuple[torch.Tensor, torch.Tensor]]
     deviations: list[torch.Tensor]
-    stem: tuple[torch.Tensor, torch.Tensor]
-    probe: tuple[torch.Tensor, torch.Tensor]
     kept: list[torch.Tensor]
     inner: list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -72,43 +87,25 @@ def read(path: Path) -> torch.Tensor:
     return torch.from_numpy(samples[: MAX_SECONDS * SAMPLING_RATE])
 
 
-def normalise(samples: torch.Tensor) -> torch.Tensor:
-    """What wav2vec2's feature extractor does, (samples,) or (batch, samples)."""
-    variance, mean = torch.var_mean(samples, dim=-1, keepdim=True, correction=0)
-    return (samples - mean) / (variance + 1e-7).sqrt()
-
-
-def hear(teacher: WhisperEncoder, samples: torch.Tensor) -> torch.Tensor:
-    """The output of Whisper's convolutions, for (batch, samples)."""
-    return teacher.stem(nn.functional.pad(samples, (0, int(SILENCE_SECONDS * SAMPLING_RATE))))
-
-
 def place(teacher: WhisperEncoder, offset: int, num_frames: int) -> torch.Tensor:
-    """Positions of frames from `offset` on, (frames, width)."""
-    return teacher.positions[offset : offset + num_frames]
+    """Positions of the student's frames in an utterance that begins at position `offset`, (frames, width)."""
+    return teacher.positions[offset + FRAME_OFFSET :][:num_frames]
 
 
 @torch.no_grad()
-def collect(teacher: WhisperEncoder, base: Any, paths: list[Path], inner: int, seed: int) -> Statistics:
-    """Hear recordings with both models, and fit the linear maps."""
+def collect(teacher: WhisperEncoder, paths: list[Path], inner: int, seed: int) -> Statistics:
+    """Let Whisper hear recordings, and fit the linear maps."""
     generator = random.Random(seed)
     inside: list[list[torch.Tensor]] = [[] for _ in range(teacher.num_layers)]
     outputs: list[list[torch.Tensor]] = [[] for _ in range(teacher.num_layers + 1)]
-    places, stems, convolved, hidden = [], [], [], []
+    places = []
     for path in paths:
         samples = read(path)[None]
-        features = base.wav2vec2.feature_extractor(normalise(samples)).transpose(1, 2)[0]
-        count = len(features)
-        stem, offset = hear(teacher, samples), generator.randrange(MAX_POSITION)
-        heard = teacher.layers(
-            stem + place(teacher, offset, stem.shape[1]), lambda layer, values: inside[layer].append(values[0])
-        )
+        stem = hear(teacher, samples)
+        places.append(place(teacher, generator.randrange(MAX_POSITION), stem.shape[1]))
+        heard = teacher.layers(stem + places[-1], lambda layer, values: inside[layer].append(values[0]))
         for values, output in zip(outputs, heard, strict=True):
-            values.append(output[0, :count])
-        places.append(place(teacher, offset, count))
-        stems.append(stem[0, :count])
-        convolved.append(nn.functional.layer_norm(features, features.shape[-1:]))
-        hidden.append(base.wav2vec2(normalise(samples)).last_hidden_state[0])
+            values.append(output[0])
     place_of = torch.cat(places)
     positions = [fit_linear(place_of, torch.cat(values), RIDGE) for values in outputs]
     left = [torch.cat(v) - nn.functional.linear(place_of, *p) for v, p in zip(outputs, positions, strict=True)]
@@ -117,36 +114,33 @@ def collect(teacher: WhisperEncoder, base: Any, paths: list[Path], inner: int, s
         active, weight = torch.cat(values), teacher.weights[f"layer_{layer}/ffn/linear_1/weight"]
         kept.append((active.var(0) * weight.square().sum(0)).topk(inner).indices)
         maps.append(fit_linear(active[:, kept[-1]], active @ weight.T, RIDGE))
-    return Statistics(
-        positions=positions,
-        deviations=[values.std(0) for values in left],
-        stem=fit_linear(torch.cat(convolved), torch.cat(stems), RIDGE),
-        probe=fit_linear(torch.cat(hidden), left[-1], RIDGE),
-        kept=kept,
-        inner=maps,
-    )
+    return Statistics(positions=positions, deviations=[values.std(0) for values in left], kept=kept, inner=maps)
 
 
 @torch.no_grad()
-def build_student(teacher: WhisperEncoder, base: Any, statistics: Statistics) -> Any:
-    """A `Wav2Vec2ForCTC` with the base's convolutions and Whisper's layers, and a random head."""
-    from transformers import Wav2Vec2ForCTC
+def build_student(teacher: WhisperEncoder, tokenizer: Any, statistics: Statistics) -> Any:
+    """A `Wav2Vec2ForCTC` with Whisper's layers; its convolutions and its head, of the tokenizer's size, are random."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-    config = copy.deepcopy(base.config)
-    config.update(
-        {
-            "hidden_size": teacher.width,
-            "num_attention_heads": teacher.num_heads,
-            "intermediate_size": len(statistics.kept[0]),
-            "num_hidden_layers": teacher.num_layers,
-            "num_conv_pos_embeddings": POSITION_KERNEL,
-            "num_conv_pos_embedding_groups": POSITION_GROUPS,
-        }
+    config = Wav2Vec2Config(
+        **describe_convolutions(teacher),
+        do_stable_layer_norm=True,
+        hidden_size=teacher.width,
+        num_attention_heads=teacher.num_heads,
+        intermediate_size=len(statistics.kept[0]),
+        num_hidden_layers=teacher.num_layers,
+        num_conv_pos_embeddings=POSITION_KERNEL,
+        num_conv_pos_embedding_groups=POSITION_GROUPS,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=None,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+        **dict.fromkeys(DROPOUTS, 0.0),
     )
     student: Any = Wav2Vec2ForCTC(config)
     encoder = student.wav2vec2.encoder
-    student.wav2vec2.feature_extractor.load_state_dict(base.wav2vec2.feature_extractor.state_dict())
-    _copy(student.wav2vec2.feature_projection.projection, *statistics.stem)
     for number, layer in enumerate(encoder.layers):
         part, attention = f"layer_{number}/self_attention", layer.attention
         joined = [teacher.weights[f"{part}/linear_0/{name}"].chunk(3) for name in ("weight", "bias")]
@@ -174,60 +168,63 @@ def _copy_normalisation(norm: nn.LayerNorm, teacher: WhisperEncoder, name: str) 
     norm.bias.copy_(teacher.weights[f"{name}/beta"])
 
 
+@torch.no_grad()
 def make_targets(
-    teacher: WhisperEncoder, statistics: Statistics, samples: torch.Tensor, offset: int, num_frames: int
+    teacher: WhisperEncoder, statistics: Statistics, samples: torch.Tensor, offset: int
 ) -> list[torch.Tensor]:
     """Whisper's features of each layer and after the last normalisation without what positions tell of them."""
-    with torch.no_grad():
-        stem = hear(teacher, samples)
-        outputs = teacher.layers(stem + place(teacher, offset, stem.shape[1]))
-        places = place(teacher, offset, num_frames)
-        return [
-            output[:, :num_frames] - nn.functional.linear(places, *position)
-            for output, position in zip(outputs, statistics.positions, strict=True)
-        ]
+    stem = hear(teacher, samples)
+    places = place(teacher, offset, stem.shape[1])
+    outputs = teacher.layers(stem + places)
+    return [
+        output - nn.functional.linear(places, *position)
+        for output, position in zip(outputs, statistics.positions, strict=True)
+    ]
 
 
-def imitate(
-    student: Any,
-    base: Any,
-    teacher: WhisperEncoder,
-    statistics: Statistics,
-    paths: list[Path],
-    num_steps: int,
-    seed: int,
-) -> nn.Linear:
-    """Train the student to predict the teacher's features and the base's letters.
+class Utterances:
+    """Draws batches of recordings of similar lengths, as two people hear them: close by, and in some room."""
 
-    Returns the layer that predicts the features from the student's output.
+    def __init__(self, paths: list[Path], seed: int) -> None:
+        self._lengths = {path: soundfile.info(path).frames for path in paths}
+        self._paths = sorted(paths, key=lambda path: self._lengths[path])
+        self._generator = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Two waveforms of each, both (batch, samples), and a position."""
+        first = int(self._generator.integers(len(self._paths)))
+        longest = min(self._lengths[self._paths[first]], MAX_SECONDS * SAMPLING_RATE)
+        chosen = self._paths[first : first + max(1, BATCH_SECONDS * SAMPLING_RATE // longest)]
+        spoken = [VOICE.apply(read(path).numpy(), self._generator) for path in chosen]
+        spoken = [samples[: min(len(other) for other in spoken)] for samples in spoken]
+        near = torch.from_numpy(np.stack(spoken))
+        far = near
+        if self._generator.random() < ROOM_PROBABILITY:
+            far = torch.from_numpy(np.stack([ROOM.apply(samples, self._generator) for samples in spoken]))
+        return near, far.float(), int(self._generator.integers(MAX_POSITION))
+
+
+def imitate(student: Any, teacher: WhisperEncoder, statistics: Statistics, speech: Utterances, num_steps: int) -> Any:
+    """Train the student to predict the teacher's features.
+
+    Returns the layer that predicts the last ones from the student's output.
     """
-    generator = random.Random(seed)
-    inner = [layer for layer in range(teacher.num_layers - 1) if layer % 2]
-    heads = [nn.Linear(teacher.width, teacher.width) for _ in (*inner, -1)]
+    layers = [*range(teacher.num_layers - 1), -1]
+    heads = [nn.Linear(teacher.width, teacher.width) for _ in layers]
     for head in heads:
         nn.init.eye_(head.weight)
         nn.init.zeros_(head.bias)
-    parameters = [*student.parameters(), *nn.ModuleList(heads).parameters()]
+    parameters = [*student.wav2vec2.parameters(), *nn.ModuleList(heads).parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    warmup_steps = max(1, round(WARMUP_RATIO * num_steps))
-    schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, num_steps)
-    by_length = sorted(paths, key=lambda path: soundfile.info(path).frames)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, round(WARMUP_RATIO * num_steps)), num_steps)
     started = time.monotonic()
     for step in range(num_steps):
-        first = generator.randrange(max(1, len(by_length) - BATCH_SIZE + 1))
-        chosen = [read(path) for path in by_length[first : first + BATCH_SIZE]]
-        shortest = min(len(samples) for samples in chosen)
-        samples = torch.stack([utterance[:shortest] for utterance in chosen])
-        result = student.wav2vec2(normalise(samples), output_hidden_states=True)
-        predictions = [result.hidden_states[layer + 1] for layer in inner] + [result.last_hidden_state]
-        num_frames = predictions[-1].shape[1]
-        targets = make_targets(teacher, statistics, samples, generator.randrange(MAX_POSITION), num_frames)
-        with torch.no_grad():
-            letters = base(normalise(samples)).logits.log_softmax(-1)
-        written = student.lm_head(predictions[-1]).log_softmax(-1)
-        divergence = nn.functional.kl_div(written, letters, reduction="none", log_target=True).sum(-1).mean()
-        loss = LETTER_WEIGHT * divergence
-        for head, layer, predicted in zip(heads, (*inner, -1), predictions, strict=True):
+        near, far, offset = speech.draw()
+        result = student.wav2vec2(normalise(far), output_hidden_states=True)
+        predictions = [result.hidden_states[layer + 1] for layer in layers[:-1]] + [result.last_hidden_state]
+        targets = make_targets(teacher, statistics, near, offset)
+        loss = torch.zeros(())
+        for head, layer, predicted in zip(heads, layers, predictions, strict=True):
             error = ((head(predicted) - targets[layer]) / statistics.deviations[layer]).square().mean()
             loss = loss + (error if layer == -1 else INNER_WEIGHT * error)
         optimizer.zero_grad()
@@ -242,23 +239,19 @@ def imitate(
 
 
 @torch.no_grad()
-def measure(
-    student: Any, head: nn.Linear, base: Any, teacher: WhisperEncoder, statistics: Statistics, paths: list[Path]
-) -> str:
-    """The share of the variance of Whisper's features that the student explains, and a linear map of the base."""
-    targets, by_student, by_base = [], [], []
+def measure(student: Any, head: Any, teacher: WhisperEncoder, statistics: Statistics, paths: list[Path]) -> float:
+    """The share of the variance of Whisper's features that the student explains."""
+    targets, predicted = [], []
     for path in paths:
         samples = read(path)[None]
-        by_student.append(head(student.wav2vec2(normalise(samples)).last_hidden_state[0]))
-        by_base.append(nn.functional.linear(base.wav2vec2(normalise(samples)).last_hidden_state[0], *statistics.probe))
-        targets.append(make_targets(teacher, statistics, samples, 100, len(by_student[-1]))[-1][0])
-    shares = explained(by_student, targets), explained(by_base, targets)
-    return f"variance of Whisper's features explained: {shares[0]:.2f} (by a linear map of the base: {shares[1]:.2f})"
+        predicted.append(head(student.wav2vec2(normalise(samples)).last_hidden_state[0]))
+        targets.append(make_targets(teacher, statistics, samples, 100)[-1][0])
+    return explained(predicted, targets)
 
 
 def initialise(options: argparse.Namespace) -> str:
     """Write the new base, and return a summary."""
-    from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+    from transformers import Wav2Vec2Processor
 
     paths = sorted(path for path in options.speech.rglob("*") if path.suffix in (".flac", ".wav"))
     if len(paths) <= NUM_HELD_OUT:
@@ -269,17 +262,21 @@ def initialise(options: argparse.Namespace) -> str:
     held_out, paths = paths[:NUM_HELD_OUT], paths[NUM_HELD_OUT:]
     torch.manual_seed(options.seed)
     teacher = WhisperEncoder(read_weights(options.whisper / "model.bin"))
-    base: Any = Wav2Vec2ForCTC.from_pretrained(options.base).eval()
-    statistics = collect(teacher, base, paths[:NUM_STATISTICS_FILES], options.inner, options.seed)
-    student = build_student(teacher, base, statistics)
-    head = imitate(student, base, teacher, statistics, paths, options.steps, options.seed)
+    processor: Any = Wav2Vec2Processor.from_pretrained(options.base)
+    statistics = collect(teacher, paths[:NUM_STATISTICS_FILES], options.inner, options.seed)
+    student = build_student(teacher, processor.tokenizer, statistics)
+    share = fit_convolutions(student, teacher, Crops(paths, options.seed), options.spectrum_steps)
+    print(f"variance of Whisper's convolutions explained: {share:.2f}", file=sys.stderr)
+    student.train()
+    head = imitate(student, teacher, statistics, Utterances(paths, options.seed), options.steps)
     student.eval()
-    summary = measure(student, head, base, teacher, statistics, held_out)
+    share = measure(student, head, teacher, statistics, held_out)
     partial = options.output.with_name(f".{options.output.name}.partial")
     student.save_pretrained(partial)
-    Wav2Vec2Processor.from_pretrained(options.base).save_pretrained(partial)
+    processor.save_pretrained(partial)
     partial.rename(options.output)
-    return f"{sum(p.numel() for p in student.parameters()) / 1e6:.1f} million parameters; {summary}"
+    parameters = sum(p.numel() for p in student.parameters()) / 1e6
+    return f"{parameters:.1f} million parameters; variance of Whisper's features explained: {share:.2f}"
 
 
 def main() -> int:
@@ -290,7 +287,8 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "recipes/quickstart/base")
     parser.add_argument("--inner", type=int, default=512, help="units in each feed-forward part (default: 512)")
-    parser.add_argument("--steps", type=int, default=300, help=f"of {BATCH_SIZE} utterances (default: 300)")
+    parser.add_argument("--spectrum-steps", type=int, default=1700, help="of 24 s of speech (default: 1700)")
+    parser.add_argument("--steps", type=int, default=1100, help=f"of {BATCH_SECONDS} s of speech (default: 1100)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     return report(lambda: initialise(options))

@@ -78,7 +78,8 @@ class WhisperEncoder:
         self.positions = weights["position_encodings/encodings"]  # (frames, width)
         self.width = self.positions.shape[1]
         self.num_layers = sum(key.endswith("self_attention/layer_norm/gamma") for key in weights)
-        extractor = WhisperFeatureExtractor(feature_size=weights["conv1/weight"].shape[1])
+        self.num_bands = weights["conv1/weight"].shape[1]
+        extractor = WhisperFeatureExtractor(feature_size=self.num_bands)
         self._filters = torch.from_numpy(extractor.mel_filters.T.astype(np.float32))  # (mels, WINDOW // 2 + 1)
         self._window = torch.hann_window(WINDOW)
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from initialise_base import build_student, collect, main
+from initialise_base import build_student, collect, main, read
 from synthesis import SynthesisError
 from torch.nn import functional
 from transformers import (
-    Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -23,7 +22,8 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
-from whisper_encoder import WhisperEncoder, read_weights
+from whisper_convolutions import Crops, fit_convolutions, hear, normalise
+from whisper_encoder import WhisperEncoder, explained, read_weights
 
 WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 64
 
@@ -97,33 +97,20 @@ def teacher(whisper: Any, tmp_path_factory: pytest.TempPathFactory) -> WhisperEn
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings of a second of changing tones."""
+    """Recordings of changing tones."""
     folder = tmp_path_factory.mktemp("speech")
     generator = np.random.default_rng(0)
     for number in range(44):
-        pitch = np.repeat(generator.uniform(200, 3000, 8), 2000)
-        samples = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16000) + 0.01 * generator.normal(size=16000)
+        pitch = np.repeat(generator.uniform(200, 3000, 18), 2000)
+        samples = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16000) + 0.01 * generator.normal(size=36000)
         soundfile.write(folder / f"{number}.wav", samples, 16000)
     return folder
 
 
 @pytest.fixture(scope="module")
-def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "base"
-    torch.manual_seed(1)
-    config = Wav2Vec2Config(
-        conv_dim=[8] * 7,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-        vocab_size=6,
-    )
-    Wav2Vec2ForCTC(config).save_pretrained(folder)
+def alphabet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A processor of letters, without a model."""
+    folder = tmp_path_factory.mktemp("base")
     (folder / "vocab.json").write_text('{"<pad>": 0, "|": 1, "a": 2, "b": 3}')
     tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), pad_token="<pad>", unk_token="<pad>")
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
@@ -140,12 +127,15 @@ def test_the_encoder_computes_what_whisper_does(whisper: Any, teacher: WhisperEn
     assert (found - expected).abs().max() < 1e-3
 
 
-def test_all_units_kept_the_student_computes_what_whisper_does(
-    teacher: WhisperEncoder, speech: Path, small_base: Path
-) -> None:
-    base = Wav2Vec2ForCTC.from_pretrained(small_base).eval()
-    statistics = collect(teacher, base, sorted(speech.glob("*.wav")), INNER, 0)
-    student = build_student(teacher, base, statistics).eval()
+@pytest.fixture(scope="module")
+def student(teacher: WhisperEncoder, speech: Path, alphabet: Path) -> Any:
+    """With all units kept, and nothing trained."""
+    tokenizer = Wav2Vec2Processor.from_pretrained(alphabet).tokenizer
+    statistics = collect(teacher, sorted(speech.glob("*.wav")), INNER, 0)
+    return build_student(teacher, tokenizer, statistics).eval()
+
+
+def test_layers_compute_what_whisper_does(teacher: WhisperEncoder, student: Any) -> None:
     hidden = torch.randn(1, 30, WIDTH)
     with torch.no_grad():
         expected = teacher.layers(hidden)
@@ -157,25 +147,43 @@ def test_all_units_kept_the_student_computes_what_whisper_does(
     assert functional.mse_loss(found, expected[-2]) < 0.02 * expected[-2].var()
 
 
+def test_convolutions_hear_what_whisper_does_at_the_same_time(
+    teacher: WhisperEncoder, student: Any, speech: Path
+) -> None:
+    paths = sorted(speech.glob("*.wav"))
+    torch.manual_seed(0)
+    assert fit_convolutions(student, teacher, Crops(paths, 0), 60) > 0.6
+    samples = read(paths[0])[None, :32000]
+    with torch.no_grad():
+        features = student.wav2vec2.feature_extractor(normalise(samples)).transpose(1, 2)
+        found = student.wav2vec2.feature_projection(features)[0][0]
+        shares = [
+            explained([found[2:-2]], [hear(teacher, functional.pad(samples, (shift, 0)))[0][2 : len(found) - 2]])
+            for shift in (0, 160, 320)
+        ]
+    assert shares[0] > max(shares[1:]) + 0.1, shares
+
+
 def test_a_file_of_another_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(struct.pack("<I", 6) + _text("TransformerSpec") + bytes(20))
     with pytest.raises(SynthesisError, match=r"is TransformerSpec of version 6; expected WhisperSpec"):
         read_weights(tmp_path / "model.bin")
 
 
+@pytest.mark.long
 def test_it_learns_and_writes_a_base(
-    whisper: Any, speech: Path, small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    whisper: Any, speech: Path, alphabet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     write_whisper(tmp_path / "whisper" / "model.bin", whisper)
     shares = []
     for steps in ("2", "60"):
         command = ["initialise_base.py", str(tmp_path / "whisper"), str(speech), str(tmp_path / f"base-{steps}")]
-        options = ["--base", str(small_base), "--inner", "16", "--steps", steps]
+        options = ["--base", str(alphabet), "--inner", "16", "--spectrum-steps", "20", "--steps", steps]
         monkeypatch.setattr("sys.argv", [*command, *options])
         assert main() == 0
         shares.append(float(capsys.readouterr().out.split("explained: ")[1].split()[0]))
     assert shares[1] > shares[0] + 0.1, shares
     written = Wav2Vec2ForCTC.from_pretrained(tmp_path / "base-60")
     assert written.config.hidden_size == WIDTH and written.config.intermediate_size == 16
-    assert written.config.vocab_size == 6
+    assert written.config.vocab_size == 6  # with the ends of sentences
     Wav2Vec2Processor.from_pretrained(tmp_path / "base-60")
