@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +48,29 @@ class Teacher:
         residual = sample - self._expected[places]
         self.mean, self.deviation = sample.mean(0), residual.std(0)
 
-    def features(self, row: int, num_frames: int) -> torch.Tensor:
-        """The features of a row, (num_frames, width); raises ValueError if its audio has another length."""
+    def features(self, row: int, num_frames: int, offset: int) -> torch.Tensor:
+        """The features of a row from frame `offset` on, if it has so many, (num_frames, width).
+
+        Raises ValueError if its audio has another length.
+        """
         begin, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
-        if not 0 <= end - begin - num_frames <= 2:
+        spare = end - begin - num_frames
+        if not 0 <= spare <= offset + 2:
             raise ValueError(f"row {row} has {num_frames} frames, but the teacher has {end - begin}")
-        raw = torch.from_numpy(np.array(self._features[begin : begin + num_frames], dtype=np.float32))
-        return (raw - self._expected[:num_frames]) / self.deviation
+        first = min(offset, spare)
+        raw = np.array(self._features[begin + first :][:num_frames], dtype=np.float32)
+        return (torch.from_numpy(raw) - self._expected[first : first + num_frames]) / self.deviation
+
+
+def count_offset(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """The number of the teacher's frame whose centre is nearest to that of the student's first one.
+
+    The first frames of Whisper have their centre at the begin of the audio.
+    """
+    span = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        span = (span - 1) * stride + kernel
+    return round(span / 2 / math.prod(strides))
 
 
 def make_head(hidden_size: int, teacher: Teacher) -> nn.Linear:
@@ -75,9 +93,10 @@ def make_objective(teacher: Teacher, weight: float) -> type[CTCObjective]:
             loss, without_loss = super()._compute(batch, frozen)
             hook.remove()
             total = torch.zeros(())
+            offset = count_offset(self.model.config.conv_kernel, self.model.config.conv_stride)
             for states, row, count in zip(hidden[0], batch.without_loss, batch.num_frames.tolist(), strict=True):
                 predicted = self.model.teacher_head(states[:count]).float()
-                total = total + (predicted - teacher.features(row.row, count)).square().mean(-1).sum()
+                total = total + (predicted - teacher.features(row.row, count, offset)).square().mean(-1).sum()
             # The loop divides by the number of labels; a second has some 12 of them and 50 frames.
             return loss + weight * total / 4, without_loss
 

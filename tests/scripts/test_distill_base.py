@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill_base import Teacher, make_head
+from distill_base import Teacher, count_offset, make_head
 from safetensors.torch import load_file
 from transformers.models.whisper.modeling_whisper import sinusoids
 
@@ -41,16 +41,23 @@ def taught_corpus(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_features_lack_positions_are_normalised_and_belong_to_their_row(taught_corpus: Path) -> None:
     teacher = Teacher(taught_corpus / "teacher")
     ends = np.load(taught_corpus / "teacher" / "ends.npy")
-    rows = [teacher.features(row, int(count)) for row, count in enumerate(np.diff(ends, prepend=0))]
+    rows = [teacher.features(row, int(count), 0) for row, count in enumerate(np.diff(ends, prepend=0))]
     joined = torch.cat(rows)
     assert joined.mean().abs() < 0.05 and (joined.std() - 1).abs() < 0.05 and teacher.width == 8
     content, raw = np.load(taught_corpus / "content.npy"), np.load(taught_corpus / "teacher" / "features.npy")
     for column in range(8):
         assert np.corrcoef(joined[:, column], content[:, column])[0, 1] > 0.98
         assert np.corrcoef(raw[:, column], content[:, column])[0, 1] < 0.9
-    assert torch.equal(teacher.features(5, len(rows[5]) - 1), rows[5][:-1])
+    assert torch.equal(teacher.features(5, len(rows[5]) - 1, 0), rows[5][:-1])
+    assert torch.equal(teacher.features(5, len(rows[5]) - 1, 2), rows[5][1:])
     with pytest.raises(ValueError, match="row 3 has 5 frames"):
-        teacher.features(3, 5)
+        teacher.features(3, 5, 0)
+
+
+def test_frames_begin_where_the_students_convolutions_have_their_centre() -> None:
+    published = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
+    assert count_offset(*published) == 1  # 400 samples every 320: the first has its centre at 200.
+    assert count_offset([400, 1, 3, 3], [160, 1, 1, 2]) == 2  # 1,040 samples
 
 
 def test_a_student_as_wide_as_the_teacher_begins_with_its_features(taught_corpus: Path) -> None:
