@@ -4,7 +4,7 @@
 
 WHISPER is a model in CTranslate2's format (float16), SPEECH a folder of recordings at 16 kHz without transcripts, and
 BASE a wav2vec2 with a head, whose alphabet is used. Written is a folder that `model.base=OUTPUT` reads; its head is
-random.
+random. `finetune transcribe` does not accept it yet: a frame needs 65 ms of audio, and 50 ms must be enough.
 
 Whisper's layers and those of a wav2vec2 with `do_stable_layer_norm` compute the same; only what comes before differs.
 1. Its convolutions are made to imitate Whisper's spectrum and convolutions (whisper_convolutions.py).
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ import soundfile
 import torch
 from synthesis import SynthesisError, report
 from torch import nn
+from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
-from whisper_convolutions import FRAME_OFFSET, Crops, describe_convolutions, fit_convolutions, hear, normalise
+from whisper_convolutions import FRAME_OFFSET, Crops, describe_convolutions, fit_convolutions, hear, normalise, read
 from whisper_encoder import SAMPLING_RATE, WhisperEncoder, explained, fit_linear, read_weights
 
 from finetune.audio.augmentation import Augmentation
@@ -39,6 +39,7 @@ from finetune.audio.augmentation import Augmentation
 NUM_STATISTICS_FILES = 150
 NUM_HELD_OUT = 40
 RIDGE = 5e-4
+MIN_SECONDS = 1.0
 MAX_POSITION, MAX_SECONDS = 600, 15  # 12 + 15 of the 30 seconds that have positions
 BATCH_SECONDS = 24
 PEAK_LEARNING_RATE = 3e-4
@@ -79,14 +80,6 @@ class Statistics:
     inner: list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def read(path: Path) -> torch.Tensor:
-    """The samples of a recording, at most MAX_SECONDS; raises SynthesisError for another sampling rate."""
-    samples, sampling_rate = soundfile.read(path, dtype="float32")
-    if sampling_rate != SAMPLING_RATE:
-        raise SynthesisError(f"{path} has a sampling rate of {sampling_rate} Hz; expected {SAMPLING_RATE}")
-    return torch.from_numpy(samples[: MAX_SECONDS * SAMPLING_RATE])
-
-
 def place(teacher: WhisperEncoder, offset: int, num_frames: int) -> torch.Tensor:
     """Positions of the student's frames in an utterance that begins at position `offset`, (frames, width)."""
     return teacher.positions[offset + FRAME_OFFSET :][:num_frames]
@@ -100,7 +93,7 @@ def collect(teacher: WhisperEncoder, paths: list[Path], inner: int, seed: int) -
     outputs: list[list[torch.Tensor]] = [[] for _ in range(teacher.num_layers + 1)]
     places = []
     for path in paths:
-        samples = read(path)[None]
+        samples = read(path, MAX_SECONDS)[None]
         stem = hear(teacher, samples)
         places.append(place(teacher, generator.randrange(MAX_POSITION), stem.shape[1]))
         heard = teacher.layers(stem + places[-1], lambda layer, values: inside[layer].append(values[0]))
@@ -195,13 +188,12 @@ class Utterances:
         first = int(self._generator.integers(len(self._paths)))
         longest = min(self._lengths[self._paths[first]], MAX_SECONDS * SAMPLING_RATE)
         chosen = self._paths[first : first + max(1, BATCH_SECONDS * SAMPLING_RATE // longest)]
-        spoken = [VOICE.apply(read(path).numpy(), self._generator) for path in chosen]
+        spoken = [VOICE.apply(read(path, MAX_SECONDS).numpy(), self._generator) for path in chosen]
         spoken = [samples[: min(len(other) for other in spoken)] for samples in spoken]
-        near = torch.from_numpy(np.stack(spoken))
-        far = near
+        near = far = torch.from_numpy(np.stack(spoken)).float()
         if self._generator.random() < ROOM_PROBABILITY:
-            far = torch.from_numpy(np.stack([ROOM.apply(samples, self._generator) for samples in spoken]))
-        return near, far.float(), int(self._generator.integers(MAX_POSITION))
+            far = torch.from_numpy(np.stack([ROOM.apply(samples, self._generator) for samples in spoken])).float()
+        return near, far, int(self._generator.integers(MAX_POSITION))
 
 
 def imitate(student: Any, teacher: WhisperEncoder, statistics: Statistics, speech: Utterances, num_steps: int) -> Any:
@@ -217,8 +209,7 @@ def imitate(student: Any, teacher: WhisperEncoder, statistics: Statistics, speec
     parameters = [*student.wav2vec2.parameters(), *nn.ModuleList(heads).parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, max(1, round(WARMUP_RATIO * num_steps)), num_steps)
-    started = time.monotonic()
-    for step in range(num_steps):
+    for _ in (progress := tqdm(range(num_steps), "features", disable=None)):
         near, far, offset = speech.draw()
         result = student.wav2vec2(normalise(far), output_hidden_states=True)
         predictions = [result.hidden_states[layer + 1] for layer in layers[:-1]] + [result.last_hidden_state]
@@ -232,9 +223,7 @@ def imitate(student: Any, teacher: WhisperEncoder, statistics: Statistics, speec
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % 25 == 0:
-            left = (time.monotonic() - started) / (step + 1) * (num_steps - step - 1) / 60
-            print(f"step {step + 1}/{num_steps}: loss {loss.item():.3f}, {left:.1f} min left", file=sys.stderr)
+        progress.set_postfix(loss=loss.item())
     return heads[-1]
 
 
@@ -243,7 +232,7 @@ def measure(student: Any, head: Any, teacher: WhisperEncoder, statistics: Statis
     """The share of the variance of Whisper's features that the student explains."""
     targets, predicted = [], []
     for path in paths:
-        samples = read(path)[None]
+        samples = read(path, MAX_SECONDS)[None]
         predicted.append(head(student.wav2vec2(normalise(samples)).last_hidden_state[0]))
         targets.append(make_targets(teacher, statistics, samples, 100)[-1][0])
     return explained(predicted, targets)
@@ -253,9 +242,12 @@ def initialise(options: argparse.Namespace) -> str:
     """Write the new base, and return a summary."""
     from transformers import Wav2Vec2Processor
 
-    paths = sorted(path for path in options.speech.rglob("*") if path.suffix in (".flac", ".wav"))
+    found = sorted(path for path in options.speech.rglob("*") if path.suffix in (".flac", ".wav"))
+    paths = [path for path in found if soundfile.info(path).duration >= MIN_SECONDS]
     if len(paths) <= NUM_HELD_OUT:
-        raise SynthesisError(f"{options.speech} has {len(paths)} recordings; expected more than {NUM_HELD_OUT}")
+        raise SynthesisError(
+            f"{options.speech} has {len(paths)} recordings of {MIN_SECONDS} s; expected more than {NUM_HELD_OUT}"
+        )
     if options.output.exists():
         raise SynthesisError(f"{options.output} exists already; remove it or choose another folder")
     random.Random(options.seed).shuffle(paths)
@@ -267,6 +259,8 @@ def initialise(options: argparse.Namespace) -> str:
     student = build_student(teacher, processor.tokenizer, statistics)
     share = fit_convolutions(student, teacher, Crops(paths, options.seed), options.spectrum_steps)
     print(f"variance of Whisper's convolutions explained: {share:.2f}", file=sys.stderr)
+    if len(found) > len(paths) + len(held_out):
+        print(f"{len(found) - len(paths) - len(held_out)} recordings are shorter and not used", file=sys.stderr)
     student.train()
     head = imitate(student, teacher, statistics, Utterances(paths, options.seed), options.steps)
     student.eval()

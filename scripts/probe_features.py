@@ -16,17 +16,17 @@ import csv
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jiwer
-import soundfile
 import torch
 from synthesis import SynthesisError, report
 from torch import nn
 from torch.nn import functional
-from whisper_convolutions import SILENCE_SECONDS, normalise
+from transformers import get_linear_schedule_with_warmup
+from whisper_convolutions import SILENCE_SECONDS, normalise, read
 from whisper_encoder import SAMPLING_RATE, WhisperEncoder, read_weights
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -79,25 +79,20 @@ def read_table(path: Path, encode: Encode) -> list[Utterance]:
     utterances = []
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            samples, sampling_rate = soundfile.read(path.parent / row["file_name"], dtype="float32")
-            if sampling_rate != SAMPLING_RATE:
-                raise SynthesisError(f"{row['file_name']} has {sampling_rate} Hz; expected {SAMPLING_RATE}")
-            utterances.append((encode(torch.from_numpy(samples)), row["text"].lower()))
+            utterances.append((encode(read(path.parent / row["file_name"])), row["text"].lower()))
     if not utterances:
         raise SynthesisError(f"{path} has no rows")
     return utterances
 
 
-def train(reader: Reader, utterances: list[Utterance], alphabet: str, num_epochs: int, seed: int) -> Any:
+def train(reader: Reader, utterances: list[Utterance], alphabet: str, num_epochs: int, seed: int) -> Iterator[int]:
     """Train, and yield the number of each epoch that is done."""
     generator = random.Random(seed)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.01)
     by_length = sorted(utterances, key=lambda utterance: len(utterance[0]))
     batches = [by_length[first : first + BATCH_SIZE] for first in range(0, len(by_length), BATCH_SIZE)]
     num_steps = num_epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / num_steps)
-    )
+    schedule = get_linear_schedule_with_warmup(optimizer, min(WARMUP_STEPS, num_steps), num_steps)
     for epoch in range(num_epochs):
         generator.shuffle(batches)
         for batch in batches:

@@ -18,11 +18,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from synthesis import SynthesisError
 from torch import nn
 from torch.nn import functional
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from whisper_encoder import HOP, SAMPLING_RATE, WINDOW, WhisperEncoder, explained, fit_linear
 
 NUM_PHASES, NUM_LEVELS, NUM_BENT = 4, 16, 320
@@ -36,7 +40,7 @@ FRAME_OFFSET = math.ceil(RECEPTIVE_FIELD / 2 / STRIDE)
 LEAD = FRAME_OFFSET * STRIDE - RECEPTIVE_FIELD // 2
 SILENCE_SECONDS = 0.5  # behind an utterance, for Whisper
 CROP_SECONDS, NUM_CROPS = 2, 12
-PEAK_LEARNING_RATE = 3e-3
+PEAK_LEARNING_RATE, WARMUP_RATIO = 3e-3, 0.05
 NOISE_DB = (10.0, 40.0)
 RIDGE = 5e-4
 
@@ -62,6 +66,14 @@ class Crops:
                 piece = piece + level * torch.randn(length, generator=self._noise)
             pieces.append(piece)
         return torch.stack(pieces)
+
+
+def read(path: Path, max_seconds: int | None = None) -> torch.Tensor:
+    """The samples of a recording, at most `max_seconds`; raises SynthesisError for another sampling rate."""
+    samples, sampling_rate = soundfile.read(path, dtype="float32")
+    if sampling_rate != SAMPLING_RATE:
+        raise SynthesisError(f"{path} has a sampling rate of {sampling_rate} Hz; expected {SAMPLING_RATE}")
+    return torch.from_numpy(samples[: max_seconds * SAMPLING_RATE] if max_seconds else samples)
 
 
 def normalise(samples: torch.Tensor) -> torch.Tensor:
@@ -121,9 +133,8 @@ def fit_convolutions(student: Any, teacher: WhisperEncoder, crops: Crops, num_st
 @torch.no_grad()
 def _design_filters(layer: Any, num_bands: int, crops: Crops) -> None:
     """Filters on the mel scale, as loud as each other on speech, and channels with a bias alone."""
-    lowest, highest = (2595 * math.log10(1 + hertz / 700) for hertz in (LOWEST_HZ, HIGHEST_HZ))
-    step = (highest - lowest) / (num_bands + 1)
-    edges = [700 * (10 ** ((lowest + step * number) / 2595) - 1) for number in range(num_bands + 2)]
+    lowest, highest = (hertz_to_mel(hertz) for hertz in (LOWEST_HZ, HIGHEST_HZ))
+    edges = mel_to_hertz(np.linspace(lowest, highest, num_bands + 2)).tolist()
     time = (torch.arange(WINDOW) - (WINDOW - 1) / 2) / SAMPLING_RATE
     nn.init.normal_(layer.conv.weight, std=0.02)
     nn.init.zeros_(layer.conv.bias)
@@ -168,10 +179,8 @@ def _train_spectrum(
         variance = spectrum.var((0, 2)).sum()
     parameters = [*lower.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, total_steps=num_steps + 1, pct_start=0.05, anneal_strategy="linear"
-    )
-    for _ in range(num_steps):
+    schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP_RATIO * num_steps), num_steps)
+    for _ in tqdm(range(num_steps), "spectrum", disable=None):
         hidden, spectrum = pairs()
         loss = (readout(hidden) - spectrum).square().sum(1).mean() / variance
         optimizer.zero_grad()

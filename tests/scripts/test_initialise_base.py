@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from initialise_base import build_student, collect, main, read
+from initialise_base import build_student, collect, main
 from synthesis import SynthesisError
 from torch.nn import functional
 from transformers import (
@@ -22,7 +22,7 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
-from whisper_convolutions import Crops, fit_convolutions, hear, normalise
+from whisper_convolutions import Crops, fit_convolutions, hear, normalise, read
 from whisper_encoder import WhisperEncoder, explained, read_weights
 
 WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 64

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import tiny_config
 from probe_features import main
 from transformers import Wav2Vec2ForCTC
@@ -19,8 +20,6 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def test_it_learns_to_read_and_says_how_well(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    import torch
-
     torch.manual_seed(0)
     Wav2Vec2ForCTC(tiny_config("layer")).save_pretrained(tmp_path / "encoder")
     tables = [str(corpus_folder / split / "metadata.csv") for split in ("train", "validation")]
