@@ -19,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from programs import read_output
 
 # Groups of tests change quickly; the defaults are for machines that are far away.
 QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300, "max.poll.interval.ms": 6000}
@@ -207,8 +208,7 @@ class Run:
         self.process, self._log = process, log
 
     def said(self) -> str:
-        self._log.seek(0)
-        return str(self._log.read())
+        return read_output(self._log)
 
     def stop(self, seconds: float = 60) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -17,6 +17,14 @@ import psutil
 _OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_")
 
 
+def read_output(file: IO[Any]) -> str:
+    """All that a program has written so far into a file that is its output.
+
+    Not by `seek`: both have one position, and the program would go on writing at the one that is set here.
+    """
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+
+
 class Program:
     """A started command with all processes that it starts in turn."""
 
@@ -26,8 +34,7 @@ class Program:
 
     def said(self) -> str:
         """All that was written so far, to either stream."""
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")
+        return read_output(self._output)
 
     def wait(self, seconds: float = 600) -> str:
         """What was said, once all has ended; each process that has not by then says where it is."""

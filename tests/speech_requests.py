@@ -16,6 +16,7 @@ import httpx2
 import numpy as np
 import soundfile
 from conftest import SAMPLING_RATE, speak
+from programs import read_output
 
 ROUTE = "/v1/audio/transcriptions"
 
@@ -62,8 +63,7 @@ def run_service(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[su
         process = subprocess.Popen(command, stderr=log)
 
         def read() -> str:
-            log.seek(0)
-            return log.read()
+            return read_output(log)
 
         try:
             wait_for(lambda: "serving on " in read() or process.poll() is not None, 60)
