@@ -23,7 +23,7 @@ from finetune.decoding.greedy import GreedySearch, count_blanks, measure_confide
 from finetune.errors import UserError
 from finetune.evaluation.results import Result, add_up, count_results
 from finetune.evaluation.scores import Counts, Scores
-from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.utterance_statistics import Distribution, UtteranceStatistics
 from finetune.models.configuration import encoder_convolutions
 from finetune.resources.cluster import ClusterOptions, join_cluster
@@ -202,7 +202,8 @@ def open_model(
     tables = [select_table(*each) for each in zip(splits, names, sources, strict=True)]
     recogniser = Recogniser.load(model, str(device), options.precision, options.language)
     steps = recogniser.normalization if options.normalization is None else tuple(options.normalization)
-    spec = AudioSpec(recogniser.sampling_rate, encoder_convolutions(recogniser.model.config), min_seconds=MIN_SECONDS)
+    convolutions = encoder_convolutions(recogniser.model.config)
+    spec = AudioSpec(recogniser.sampling_rate, convolutions, min_seconds=recogniser.min_seconds)
     preprocessing = load_preprocessing(model)
     prepared = (
         prepare_split(name, table, steps, replace(spec, max_seconds=each.max_seconds), preprocessing=preprocessing)

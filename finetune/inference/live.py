@@ -21,7 +21,7 @@ from finetune.audio.speech_activity import build_detector
 from finetune.audio.waveforms import CANCELLED, mix_channels
 from finetune.errors import UserError
 from finetune.inference.events import Event, Final, Partial, SpeechEnded, SpeechStarted, average_confidence
-from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.timing import place_words
 from finetune.inference.transcriber import Computation, Returned, Transcriber
 from finetune.inference.transcript import Transcript, Word
@@ -264,7 +264,7 @@ class LiveSession:
 
     def _transcribe(self, start: int, end: int) -> Computation[Transcript]:
         piece = self._held[start - self._first : end - self._first]
-        if len(piece) < MIN_SECONDS * self._rate:
+        if len(piece) < self._live.recogniser.min_seconds * self._rate:
             return Transcript((), len(piece) / self._rate)
         return (yield from self._live.transcriber.transcribe_in_steps(piece))
 
@@ -307,7 +307,7 @@ class _Segment:
         context, stride, rate = self._live.context, self._stride, self._rate
         end = first + len(held)
         begin = max(self.start, self._next_frame * stride - round(context.left * rate)) // stride * stride
-        if end - begin < MIN_SECONDS * rate:
+        if end - begin < self._live.recogniser.min_seconds * rate:
             return None
         frames, logits = yield from self._compute(held[begin - first :], begin // stride)
         stable_end = min((end - round(context.right * rate)) // stride, frames + len(logits))
@@ -334,7 +334,7 @@ class _Segment:
         """The number of the first frame that has logits, and these: (frames, vocabulary)."""
         prepared, gone = self._live.preprocess(waveform)
         first_frame += round(gone / self._stride)
-        if len(prepared) < MIN_SECONDS * self._rate:
+        if len(prepared) < self._live.recogniser.min_seconds * self._rate:
             return first_frame, np.empty((0, self._live.recogniser.num_symbols), np.float32)
         return first_frame, (yield prepared)
 

@@ -17,7 +17,7 @@ from finetune.errors import PICKLED, UserError, format_error
 from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
-from finetune.models.configuration import load_config
+from finetune.models.configuration import encoder_convolutions, load_config, shortest_seconds
 from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.processors import choose_language, load_processor
 from finetune.models.relatives import get_relative
@@ -25,8 +25,8 @@ from finetune.resources.machine import choose_precision, length_step
 from finetune.resources.repositories import fetch_model, name_model
 from finetune.text import transcripts
 
-# Shorter audio gives the encoder no frame, and its convolutions fail.
-MIN_SECONDS = 0.05
+# Of audio, in which a model must find a frame. Shorter audio gives the encoder none, and its convolutions fail.
+_MAX_SHORTEST_SECONDS = 0.1
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,6 +61,7 @@ class Recogniser:
         self.device = device
         self.dtype = torch.float32  # of the model's input
         self.sampling_rate: int = feature_extractor.sampling_rate
+        self.min_seconds = shortest_seconds(encoder_convolutions(model.config), self.sampling_rate)
         self.search: BeamSearch | None = None  # None decodes greedily.
         # The steps for recordings before `logits`, and for reference texts before they are compared.
         self.preprocessing: tuple[preprocessing.Transform, ...] = ()
@@ -179,12 +180,12 @@ class Recogniser:
 
 
 def _require_frames(name: str, model: Any, sampling_rate: int) -> None:
-    """Raise UserError for a model whose convolutions output no frame for the shortest accepted audio."""
-    samples = round(MIN_SECONDS * sampling_rate)
+    """Raise UserError for a model whose convolutions need more audio for a frame than recordings may have."""
+    samples = round(_MAX_SHORTEST_SECONDS * sampling_rate)
     if int(model._get_feat_extract_output_lengths(torch.tensor(samples))) < 1:
         raise UserError(
-            f"The convolutions of {name} find no frame in {MIN_SECONDS:g} s of audio, which are {samples} samples: "
-            "expected smaller conv_kernel and conv_stride in its config.json."
+            f"The convolutions of {name} find no frame in {_MAX_SHORTEST_SECONDS:g} s of audio, which are {samples} "
+            "samples: expected smaller conv_kernel and conv_stride in its config.json."
         )
 
 

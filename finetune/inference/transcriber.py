@@ -17,7 +17,7 @@ from finetune.decoding.beam import BeamSearch
 from finetune.decoding.decoder import build_greedy_search, build_search, choose_search, load_language_model
 from finetune.decoding.greedy import GreedySearch
 from finetune.inference.reading import Item, Reader, RecordingState, read_ahead
-from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.stitching import Piece, RecordingDecoder, stitch
 from finetune.inference.timing import place_words
 from finetune.inference.transcript import Transcript
@@ -86,7 +86,7 @@ class Transcriber:
             sampling_rate=rate,
             stride=self.stride,
             lengths=model.trained_lengths,
-            min_seconds=MIN_SECONDS,
+            min_seconds=model.min_seconds,
         )
         on_cpu = model.device.type == "cpu"
         self.batch_seconds = batch_seconds or (_CPU_WINDOWS_SECONDS if on_cpu else _GPU_WINDOWS_SECONDS)

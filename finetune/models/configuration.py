@@ -19,6 +19,8 @@ _RANGES = {
     "initializer_range": (0, 1),
 }
 _MOST_OTHERWISE, _MOST_LISTED = 10_000_000, 100
+# Shorter recordings are not accepted, even where the convolutions would find a frame in them.
+_MIN_SECONDS = 0.05
 # Telephone speech has 8 kHz, and no audio interface records above 768 kHz.
 _SAMPLING_RATES = (1000, 768_000)
 
@@ -243,6 +245,14 @@ def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
 
         return (WINDOW_SAMPLES, HOP_SAMPLES), (1, STACKED), (1, adapter_stride(config))
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def shortest_seconds(convolutions: tuple[tuple[int, int], ...], sampling_rate: int) -> float:
+    """The shortest audio in which convolutions, (kernel, stride) each, find a frame, and at least 0.05 s."""
+    samples = 1
+    for kernel, stride in reversed(convolutions):
+        samples = (samples - 1) * stride + kernel
+    return max(_MIN_SECONDS, samples / sampling_rate)
 
 
 def adapter_stride(config: Any) -> int:

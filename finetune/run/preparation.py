@@ -24,7 +24,6 @@ from finetune.data.sources import JoinedTables, Source, Table, load_splits, pref
 from finetune.data.streaming import SAMPLE, Stream, StreamedBatches, keep_in_memory
 from finetune.data.validation_report import Listen, ValidationReport, validate_splits
 from finetune.errors import UserError
-from finetune.inference.recogniser import MIN_SECONDS
 from finetune.models.adapters import find_language_adapter, require_peft
 from finetune.models.configuration import (
     build_config,
@@ -32,6 +31,7 @@ from finetune.models.configuration import (
     encoder_convolutions,
     load_config,
     load_feature_extractor,
+    shortest_seconds,
 )
 from finetune.models.vocabulary import load_base_vocabulary
 from finetune.recipe.load import Recipe
@@ -235,7 +235,7 @@ def _limit_scoring(audio_spec: AudioSpec) -> AudioSpec:
     """The audio that is scored, with the limits of `finetune evaluate`."""
     return replace(
         audio_spec,
-        min_seconds=MIN_SECONDS,
+        min_seconds=shortest_seconds(audio_spec.encoder, audio_spec.sampling_rate),
         max_seconds=MAX_UTTERANCE_SECONDS,
         longer_by="cut them with `finetune segment --corpus`",
     )

@@ -13,7 +13,7 @@ from finetune.audio.speech_activity import build_detector
 from finetune.audio.stream import open_stream
 from finetune.audio.waveforms import AudioError, Waveform
 from finetune.inference import reading
-from finetune.inference.recogniser import MIN_SECONDS, Recogniser
+from finetune.inference.recogniser import Recogniser
 from finetune.inference.transcriber import Transcriber
 from finetune.inference.windows import Lengths, WindowCutter
 
@@ -21,6 +21,7 @@ LENGTHS = Lengths(2.0, 5.0)
 FOUR_WINDOWS = round(4 * LENGTHS.longest * SAMPLING_RATE)
 STRIDE = FRAME = 320
 KINDS = ("speech", "silence", "click", "noise")
+MIN_SECONDS = 0.05
 SECOND = np.zeros(SAMPLING_RATE, np.float32)
 
 Hear = Callable[..., list[str]]
