@@ -63,6 +63,7 @@ def test_each_link_within_the_site_leads_to_a_page_and_to_a_heading_of_it(site: 
     assert len(pages) > 45 and not broken
 
 
+@pytest.mark.long
 def test_each_page_is_on_the_site_and_nothing_else_is(site: Path) -> None:
     written = {file.relative_to(site).with_suffix("").as_posix() for file in site.rglob("*.html")}
     pages = {name_of(page).removesuffix(".md") for page in PAGES} - {"README"}

@@ -53,6 +53,7 @@ def test_one_that_is_worse_is_refused_and_nothing_is_left(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_cannot_be_exported_is_said(
     exported: Path, learned_run: Path, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

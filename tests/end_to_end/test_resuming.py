@@ -80,6 +80,7 @@ def test_killed_run_equals_the_uninterrupted_one(finetune_run, write_recipe, rea
     assert_same_run(finetune_run("killed", **sections), finetune_run("whole", **sections), read_lines)
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(
     finetune_run, interrupt_run, whole, read_lines, tmp_path, capsys
 ):
@@ -130,6 +131,7 @@ def test_changed_data_are_refused_unless_allowed(finetune_run, interrupt_run, tm
     assert words and "ebe" in words and "dad" not in words
 
 
+@pytest.mark.long
 def test_the_best_weights_are_scored_again_on_a_changed_validation_split(
     finetune_run, interrupt_run, tmp_path, corpus_folder, capsys, read_lines
 ):
@@ -152,6 +154,7 @@ def test_the_best_weights_are_scored_again_on_a_changed_validation_split(
     assert (resumed / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_a_vocabulary_of_another_size_is_not_to_be_allowed_after_a_checkpoint(
     finetune_run, interrupt_run, tmp_path, corpus_folder
 ):

@@ -76,6 +76,7 @@ def test_exported_logits_are_those_of_the_model_for_any_length(
         assert not int8 or float(difference) > 1e-5
 
 
+@pytest.mark.long
 def test_only_products_of_weights_are_in_8_bits(export: Callable[[bool], Path]) -> None:
     folder = export(True)
     kinds = [node.op_type for node in onnx.load(folder / FILE).graph.node]
@@ -101,6 +102,7 @@ def _multiply_without_vnni(activations: np.ndarray, weight: np.ndarray) -> np.nd
     return np.clip(pairs, -(2**15), 2**15 - 1).sum(1)  # type: ignore[no-any-return]
 
 
+@pytest.mark.long
 def test_no_product_saturates_on_cpus_without_vnni(export: Callable[[bool], Path], tmp_path: Path) -> None:
     def saturates(file: Path) -> bool:
         weights = _read_weights(file)
@@ -182,6 +184,7 @@ def test_a_precision_other_than_that_of_the_export_is_refused(export: Callable[[
         Recogniser.load(export(False), precision="bfloat16")
 
 
+@pytest.mark.long
 def test_a_graph_with_a_loop_is_refused(export: Callable[[bool], Path], tmp_path: Path) -> None:
     """A loop may not end, also in a function or a branch."""
     endless = helper.make_node("Loop", ["", "go", "zero"], ["logits"], body=helper.make_graph([], "body", [], []))
@@ -195,6 +198,7 @@ def test_a_graph_with_a_loop_is_refused(export: Callable[[bool], Path], tmp_path
             Recogniser.load(folder, "cpu")
 
 
+@pytest.mark.long
 def test_operators_are_those_that_onnx_finds(export: Callable[[bool], Path]) -> None:
     for int8 in (False, True):
         file = export(int8) / FILE

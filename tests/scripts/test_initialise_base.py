@@ -147,6 +147,7 @@ def test_layers_compute_what_whisper_does(teacher: WhisperEncoder, student: Any)
     assert functional.mse_loss(found, expected[-2]) < 0.02 * expected[-2].var()
 
 
+@pytest.mark.long
 def test_convolutions_hear_what_whisper_does_at_the_same_time(
     teacher: WhisperEncoder, student: Any, speech: Path
 ) -> None:

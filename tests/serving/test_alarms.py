@@ -167,6 +167,7 @@ def require_alerts(promtool: Any, service: Service, folder: Path, expected: Mapp
     promtool("test", "rules", folder / "test.yaml")
 
 
+@pytest.mark.long
 def test_a_normal_week_is_quiet(promtool: Any, tmp_path: Path) -> None:
     """Days and nights, single errors, and a restart."""
     service = Service(np.random.default_rng(1))

@@ -96,6 +96,7 @@ def test_prometheus_takes_its_configuration_with_our_rules(promtool: Any, tmp_pa
     assert source["type"] == "prometheus" and source["isDefault"]
 
 
+@pytest.mark.long
 def test_health_check_knows_a_service_that_is_ready(tone_folder: Path) -> None:
     command = [sys.executable, str(IMAGES / "check_health.py")]
     with run_service(tone_folder) as (_, address):
