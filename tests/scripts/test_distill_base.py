@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from distill_base import Teacher, count_offset, make_head
+from distill_base import Guide, Teacher, count_offset, make_head
 from safetensors.torch import load_file
+from transformers import Wav2Vec2ForCTC
 from transformers.models.whisper.modeling_whisper import sinusoids
+
+from finetune.data.batching import Batch
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "distill_base.py"
 
@@ -67,18 +71,41 @@ def test_a_student_as_wide_as_the_teacher_begins_with_its_features(taught_corpus
     assert make_head(4, teacher).weight.shape == (8, 4)
 
 
+def test_a_guide_weighs_all_alignments_of_the_labels(model_folder: Path) -> None:
+    """Against the sum over all paths of four frames."""
+    samples, labels = 400 + 3 * 320, [2, 3]
+    values = torch.randn(2, samples + 500, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, samples + 500, dtype=torch.long)
+    mask[0, samples:] = 0
+    values[0, samples:] = 0
+    lengths = torch.tensor([2, 1])
+    batch = Batch(values, mask, 0, torch.tensor([4, 5]), None, None, torch.tensor([*labels, 4]), lengths, ())
+    found = Guide(model_folder).align(batch)
+    model = Wav2Vec2ForCTC.from_pretrained(model_folder).eval()
+    probabilities = model(values[:1, :samples]).logits.softmax(-1)[0].detach()
+    expected = torch.zeros_like(probabilities)
+    for path in itertools.product(range(probabilities.shape[1]), repeat=4):
+        if [token for token, _ in itertools.groupby(path) if token] == labels:
+            likelihood = probabilities[range(4), path].prod()
+            expected[range(4), path] += likelihood
+    assert torch.allclose(found[0, :4], expected / expected[0].sum(), atol=1e-4)
+    assert torch.allclose(found.sum(-1), torch.ones(found.shape[:2]), atol=1e-4)
+
+
 @pytest.mark.slow
-def test_the_teacher_changes_the_encoder_and_leaves_no_weights(
+def test_the_teacher_and_the_guide_change_the_encoder_and_leave_no_weights(
     taught_corpus: Path, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, model={"freeze_feature_encoder": False})
     weights = []
-    for weight in (0.0, 1.0):
-        output = tmp_path / f"run-{weight}"
+    guide = tmp_path / "run-0" / "model"
+    for number, more in enumerate((["--teacher-weight", "0"], [], ["--guide", str(guide)])):
+        output = tmp_path / f"run-{number}"
         command = [sys.executable, str(SCRIPT), str(taught_corpus), str(recipe), "--output", str(output)]
-        done = subprocess.run([*command, "--teacher-weight", str(weight)], capture_output=True, text=True)
+        done = subprocess.run([*command, *more], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         weights.append(load_file(output / "model" / "model.safetensors"))
-    assert weights[0].keys() == weights[1].keys() and not any("teacher" in name for name in weights[0])
     changed = "wav2vec2.encoder.layers.0.attention.k_proj.weight"
-    assert not torch.equal(weights[0][changed], weights[1][changed])
+    for one, other in itertools.pairwise(weights):
+        assert one.keys() == other.keys() and not any("teacher" in name for name in one)
+        assert not torch.equal(one[changed], other[changed])
