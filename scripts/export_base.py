@@ -1,25 +1,38 @@
 """Make a run's model a base for other runs: its weights, its feature extractor and its vocabulary.
 
-python scripts/export_base.py runs/base/model recipes/quickstart/base
+python scripts/export_base.py runs/base/model recipes/quickstart/base [--half]
+
+With --half the weights are stored in half precision, and its config.json says that they are loaded in float32.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def export_base(model: Path, output: Path) -> None:
-    """Write a `Wav2Vec2ForCTC` and its processor in float32, without what belongs to the run alone.
+def export_base(model: Path, output: Path, half: bool = False) -> None:
+    """Write a `Wav2Vec2ForCTC` and its processor, without what belongs to the run alone.
 
-    A README.md that stands in `output` is kept; anything else there is replaced.
+    A README.md that stands in `output` is kept; anything else is replaced. Raises OverflowError if a weight is too
+    large for half precision.
     """
     import torch
     from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32).save_pretrained(partial)
+    base: Any = Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32)
+    if half:
+        base.half()
+        for name, weight in base.named_parameters():
+            if not weight.isfinite().all():
+                raise OverflowError(f"{name} of {model} has weights above {torch.finfo(torch.half).max:g}")
+    base.save_pretrained(partial)
+    config = partial / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
     if (output / "README.md").is_file():
         shutil.copy(output / "README.md", partial)
@@ -32,11 +45,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path, help="a run's model folder")
     parser.add_argument("output", type=Path, help="where the base goes")
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
         print(f"export_base: {options.model} is no model folder: expected one with a config.json.", file=sys.stderr)
         return 2
-    export_base(options.model, options.output)
+    export_base(options.model, options.output, options.half)
     return 0
 
 
