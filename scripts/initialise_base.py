@@ -4,7 +4,7 @@
 
 WHISPER is a model in CTranslate2's format (float16), SPEECH a folder of recordings at 16 kHz without transcripts, and
 BASE a wav2vec2 with a head, whose alphabet is used. Written is a folder that `model.base=OUTPUT` reads; its head is
-random. `finetune transcribe` does not accept it yet: a frame needs 65 ms of audio, and 50 ms must be enough.
+random (distill_base.py goes on from there). A frame needs 65 ms of audio, where wav2vec2's need 25.
 
 Whisper's layers and those of a wav2vec2 with `do_stable_layer_norm` compute the same; only what comes before differs.
 1. Its convolutions are made to imitate Whisper's spectrum and convolutions (whisper_convolutions.py).
