@@ -33,6 +33,7 @@ from whisper_encoder import fit_linear
 from finetune.data.batching import Batch
 from finetune.errors import UserError
 from finetune.models.build import CTCObjective
+from finetune.models.configuration import receptive_field
 from finetune.models.padding import ignore_padding
 
 NUM_STATISTICS_FRAMES = 200_000
@@ -73,10 +74,7 @@ def count_offset(kernels: Sequence[int], strides: Sequence[int]) -> int:
 
     The first frames of Whisper have their centre at the begin of the audio.
     """
-    span = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        span = (span - 1) * stride + kernel
-    return round(span / 2 / math.prod(strides))
+    return round(receptive_field(tuple(zip(kernels, strides, strict=True))) / 2 / math.prod(strides))
 
 
 def make_head(hidden_size: int, teacher: Teacher) -> nn.Linear:

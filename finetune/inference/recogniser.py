@@ -25,7 +25,7 @@ from finetune.resources.machine import choose_precision, length_step
 from finetune.resources.repositories import fetch_model, name_model
 from finetune.text import transcripts
 
-# Of audio, in which a model must find a frame. Shorter audio gives the encoder none, and its convolutions fail.
+# A model must find a frame in so much audio.
 _MAX_SHORTEST_SECONDS = 0.1
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

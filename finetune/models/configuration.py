@@ -247,12 +247,17 @@ def encoder_convolutions(config: Any) -> tuple[tuple[int, int], ...]:
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
-def shortest_seconds(convolutions: tuple[tuple[int, int], ...], sampling_rate: int) -> float:
-    """The shortest audio in which convolutions, (kernel, stride) each, find a frame, and at least 0.05 s."""
+def receptive_field(convolutions: tuple[tuple[int, int], ...]) -> int:
+    """How many samples a frame of convolutions, (kernel, stride) each, hears."""
     samples = 1
     for kernel, stride in reversed(convolutions):
         samples = (samples - 1) * stride + kernel
-    return max(_MIN_SECONDS, samples / sampling_rate)
+    return samples
+
+
+def shortest_seconds(convolutions: tuple[tuple[int, int], ...], sampling_rate: int) -> float:
+    """The shortest audio in which convolutions find a frame, and at least 0.05 s."""
+    return max(_MIN_SECONDS, receptive_field(convolutions) / sampling_rate)
 
 
 def adapter_stride(config: Any) -> int:
