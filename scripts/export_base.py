@@ -1,4 +1,4 @@
-"""Make a run's model a base for other runs: its weights, its feature extractor and its vocabulary.
+"""Make a run's model a base for other runs: its weights, feature extractor, vocabulary and normalisation of text.
 
 python scripts/export_base.py runs/base/model recipes/quickstart/base [--half]
 
@@ -14,13 +14,15 @@ from typing import Any
 
 
 def export_base(model: Path, output: Path, half: bool = False) -> None:
-    """Write a `Wav2Vec2ForCTC` and its processor, without what belongs to the run alone.
+    """Write a `Wav2Vec2ForCTC`, its processor and how its texts are normalised, without what belongs to the run alone.
 
-    A README.md that stands in `output` is kept; anything else is replaced. Raises OverflowError if a weight is too
-    large for half precision.
+    A README.md and licences that stand in `output` are kept; anything else is replaced. Raises OverflowError if a weight
+    is too large for half precision.
     """
     import torch
     from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    from finetune.text.transcripts import NORMALIZATION_FILE
 
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -34,8 +36,8 @@ def export_base(model: Path, output: Path, half: bool = False) -> None:
     config = partial / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
-    if (output / "README.md").is_file():
-        shutil.copy(output / "README.md", partial)
+    for kept in (*model.glob(NORMALIZATION_FILE), *output.glob("README.md"), *output.glob("LICENSE*")):
+        shutil.copy(kept, partial)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
 

@@ -10,7 +10,7 @@
 
 # %% [markdown]
 # # Fine-tune a recogniser
-# Trains the quickstart's recipe with 240 of its 1,070 steps: one to two minutes on two cores. `finetune train` does the
+# Trains the quickstart's recipe with 120 of its 400 steps: one to two minutes on two cores. `finetune train` does the
 # same from a terminal.
 
 # %%
@@ -34,7 +34,7 @@ from finetune.run.run_report import read_run
 RECIPE, OUTPUT = Path("quickstart/recipe.yaml"), Path("runs/notebook")
 if not RECIPE.exists():
     copy_recipe("quickstart", Path())
-recipe = load_recipe(RECIPE, ["training.max_steps=240", "training.eval_steps=80"])
+recipe = load_recipe(RECIPE, ["training.max_steps=120", "training.eval_steps=40"])
 
 # %% [markdown]
 # An interrupted run goes on where it stopped. A finished one is not trained again.

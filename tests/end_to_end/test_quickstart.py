@@ -8,6 +8,7 @@ import pytest
 from finetune.cli import main
 from finetune.recipe.load import load_recipe
 from finetune.run.experiment import run
+from finetune.text.transcripts import load_normalization
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
@@ -20,10 +21,11 @@ def test_base_is_an_ordinary_wav2vec2_with_a_head_for_letters() -> None:
     letters = AutoProcessor.from_pretrained(QUICKSTART / "base").tokenizer.get_vocab()
     assert set("abcdefghijklmnopqrstuvwxyz'|") == {token for token in letters if len(token) == 1}
     assert (QUICKSTART / "base" / "model.safetensors").stat().st_size <= 25e6
+    assert load_normalization(QUICKSTART / "base")  # `finetune lm build --model` reads it.
     model = AutoModel.from_pretrained(QUICKSTART / "base")
-    # 20 ms a frame: the published models' stride of 320 samples, and their receptive field of 400.
-    assert int(model._get_feat_extract_output_lengths(400 + 320)) == 2
-    assert int(model._get_feat_extract_output_lengths(399)) == 0
+    # 20 ms a frame, as the published models; a receptive field of five of Whisper's windows, 10 ms apart.
+    assert int(model._get_feat_extract_output_lengths(1040 + 320)) == 2
+    assert int(model._get_feat_extract_output_lengths(1039)) == 0
 
 
 @pytest.mark.slow

@@ -8,15 +8,19 @@ from export_base import export_base, main
 from safetensors.torch import load_file
 from transformers import Wav2Vec2ForCTC
 
+from finetune.text.transcripts import load_normalization
+
 
 def test_what_is_stored_in_half_precision_is_loaded_in_float32(model_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "base"
     output.mkdir()
-    (output / "README.md").write_text("kept")
+    for name in ("README.md", "LICENSE.other"):
+        (output / name).write_text("kept")
     (output / "optimizer.bin").touch()
     export_base(model_folder, output, half=True)
     assert {weight.dtype for weight in load_file(output / "model.safetensors").values()} == {torch.float16}
-    assert (output / "README.md").read_text() == "kept" and not (output / "optimizer.bin").exists()
+    assert (output / "README.md").read_text() == (output / "LICENSE.other").read_text() == "kept"
+    assert not (output / "optimizer.bin").exists()
     loaded, before = (Wav2Vec2ForCTC.from_pretrained(folder).state_dict() for folder in (output, model_folder))
     assert {weight.dtype for weight in loaded.values()} == {torch.float32}
     assert all(torch.equal(weight, before[name].half().float()) for name, weight in loaded.items())
@@ -24,6 +28,7 @@ def test_what_is_stored_in_half_precision_is_loaded_in_float32(model_folder: Pat
 
 def test_without_it_every_bit_stays(model_folder: Path, tmp_path: Path) -> None:
     export_base(model_folder, tmp_path / "base")
+    assert load_normalization(tmp_path / "base") == load_normalization(model_folder) is not None
     loaded, before = (load_file(folder / "model.safetensors") for folder in (tmp_path / "base", model_folder))
     assert loaded.keys() == before.keys() and all(torch.equal(loaded[name], before[name]) for name in before)
 
