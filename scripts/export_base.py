@@ -16,7 +16,7 @@ from typing import Any
 def export_base(model: Path, output: Path, half: bool = False) -> None:
     """Write a `Wav2Vec2ForCTC`, its processor and how its texts are normalised, without what belongs to the run alone.
 
-    A README.md and licences that stand in `output` are kept; anything else is replaced. Raises OverflowError if a weight
+    A README.md and licences that stand in `output` are kept; any other file goes. Raises OverflowError if a weight
     is too large for half precision.
     """
     import torch

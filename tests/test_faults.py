@@ -69,10 +69,10 @@ def break_placing(patched: pytest.MonkeyPatch, error: BaseException) -> None:
 
     place_words = transcriber.place_words
 
-    def fail(words: Any, frame_seconds: float, seconds: float, channel: int) -> Any:
+    def fail(words: Any, frame_seconds: float, seconds: float, *others: Any) -> Any:
         if seconds == BAD_SAMPLES / SAMPLING_RATE:
             raise error
-        return place_words(words, frame_seconds, seconds, channel)
+        return place_words(words, frame_seconds, seconds, *others)
 
     patched.setattr(transcriber, "place_words", fail)
 

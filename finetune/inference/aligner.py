@@ -70,7 +70,7 @@ def align_text(
     )
     found = iter(aligned.words)
     written = [_write(word.text, list(islice(found, len(word.said))), frames, frame_seconds) for word in words]
-    return Transcript(place_words(written, frame_seconds, seconds), seconds)
+    return Transcript(place_words(written, frame_seconds, seconds, lead_seconds=recogniser.lead_seconds), seconds)
 
 
 def measure_mismatches(

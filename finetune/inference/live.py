@@ -327,7 +327,8 @@ class _Segment:
             return None
         self._shown = (text, stable)
         start = self.start / rate
-        words = place_words(best.words, stride / rate, (end - self.start) / rate) if text == best_text else ()
+        lead, seconds = self._live.recogniser.lead_seconds, (end - self.start) / rate
+        words = place_words(best.words, stride / rate, seconds, lead_seconds=lead) if text == best_text else ()
         return Partial(text, stable, start, self._next_frame * stride / rate, tuple(_shift(words, start)))
 
     def _compute(self, waveform: Waveform, first_frame: int) -> Computation[tuple[int, NDArray[np.float32]]]:

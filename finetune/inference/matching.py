@@ -83,6 +83,7 @@ def match_text(
         raise UserError("empty text: it has no words that the model can recognise")
     pieces, seconds = transcriber.compute_logits(audio, on_progress=on_progress)
     frame_seconds = transcriber.stride / recogniser.sampling_rate
+    delay = _DELAY_SECONDS - recogniser.lead_seconds
     heard = _recognise(transcriber, pieces)
     logits, frames = join_pieces(pieces, len(alphabet.symbols))
     pieces.clear()
@@ -96,13 +97,13 @@ def match_text(
         found = all(part.characters for part in parts)
         symbols = [symbol for part in parts for symbol in part.characters] if found else []
         rows = [symbol.start_frame for symbol in symbols]
-        times = tuple(max(0.0, float(frames[row]) * frame_seconds - _DELAY_SECONDS) for row in rows)
+        times = tuple(max(0.0, float(frames[row]) * frame_seconds - delay) for row in rows)
         count = sum(map(len, word.said))
         cost = sum(_measure_cost(logits, part, alphabet) for part in parts) if found else Costs().skip * count
         matched.append(MatchedWord(word.text, times, cost, count))
         if symbols:
             spans.append((int(frames[rows[0]]), int(frames[symbols[-1].end_frame - 1])))
-    return Match(tuple(matched), tuple(_place_heard(heard, spans, frame_seconds)), seconds)
+    return Match(tuple(matched), tuple(_place_heard(heard, spans, frame_seconds, delay)), seconds)
 
 
 def _recognise(transcriber: Transcriber, pieces: Sequence[Piece]) -> list[Word]:
@@ -163,7 +164,9 @@ def _measure_cost(logits: NDArray[np.float32], word: Word, alphabet: Alphabet) -
     return float((rows.max(axis=1) - path).sum())
 
 
-def _place_heard(heard: Sequence[Word], spans: Sequence[tuple[int, int]], frame_seconds: float) -> list[HeardSymbol]:
+def _place_heard(
+    heard: Sequence[Word], spans: Sequence[tuple[int, int]], frame_seconds: float, delay: float
+) -> list[HeardSymbol]:
     """The recognised symbols; `spans` are the first and last frames of the words of the text that were found."""
     starts = [first for first, _ in spans]
     symbols: list[HeardSymbol] = []
@@ -171,6 +174,6 @@ def _place_heard(heard: Sequence[Word], spans: Sequence[tuple[int, int]], frame_
         for symbol in word.characters:
             before = int(np.searchsorted(starts, symbol.start_frame + 1, side="right")) - 1
             inside = before >= 0 and symbol.start_frame <= spans[before][1] + 1
-            time = max(0.0, symbol.start_frame * frame_seconds - _DELAY_SECONDS)
+            time = max(0.0, symbol.start_frame * frame_seconds - delay)
             symbols.append(HeardSymbol(symbol.text, time, number, not inside))
     return symbols

@@ -17,7 +17,7 @@ from finetune.errors import PICKLED, UserError, format_error
 from finetune.inference.exported import ExportedModel
 from finetune.inference.loading import load_model, require_head_size
 from finetune.inference.windows import Lengths
-from finetune.models.configuration import encoder_convolutions, load_config, shortest_seconds
+from finetune.models.configuration import encoder_convolutions, lead_seconds, load_config, shortest_seconds
 from finetune.models.cpu_operations import use_cpu_operations
 from finetune.models.processors import choose_language, load_processor
 from finetune.models.relatives import get_relative
@@ -61,7 +61,9 @@ class Recogniser:
         self.device = device
         self.dtype = torch.float32  # of the model's input
         self.sampling_rate: int = feature_extractor.sampling_rate
-        self.min_seconds = shortest_seconds(encoder_convolutions(model.config), self.sampling_rate)
+        convolutions = encoder_convolutions(model.config)
+        self.min_seconds = shortest_seconds(convolutions, self.sampling_rate)
+        self.lead_seconds = lead_seconds(convolutions, self.sampling_rate)
         self.search: BeamSearch | None = None  # None decodes greedily.
         # The steps for recordings before `logits`, and for reference texts before they are compared.
         self.preprocessing: tuple[preprocessing.Transform, ...] = ()

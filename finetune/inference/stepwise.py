@@ -38,6 +38,7 @@ class StepwiseTranscription:
         """Prepare to read a recording; `on_block` is that of `Reader.read`, `search` replaces the transcriber's."""
         self._search = search or transcriber.search
         self._frame_seconds = transcriber.stride / transcriber.recogniser.sampling_rate
+        self._lead = transcriber.recogniser.lead_seconds
         self._items: Iterator[Item] = transcriber.reader.read([(None, audio)], False, None, on_block)
         self._by_segment = by_segment
         self._waiting: list[Window] = []
@@ -111,6 +112,7 @@ class StepwiseTranscription:
     def _close(self, seconds: float) -> list[Word]:
         """End a segment, none of whose words ends later than `seconds`."""
         decoder, self._decoder = self._decoder, None
-        words = [] if decoder is None else list(place_words(decoder.finish(), self._frame_seconds, seconds))
-        self._words += words
+        words = decoder.finish() if decoder else []
+        placed = list(place_words(words, self._frame_seconds, seconds, lead_seconds=self._lead))
+        self._words += placed
         return words

@@ -26,16 +26,21 @@ _SHORTEST_PAUSE = 0.13
 
 
 def place_words(
-    words: Iterable[hypotheses.Word], frame_seconds: float, audio_seconds: float, channel: int = 1
+    words: Iterable[hypotheses.Word],
+    frame_seconds: float,
+    audio_seconds: float,
+    channel: int = 1,
+    lead_seconds: float = 0.0,
 ) -> tuple[Word, ...]:
     """The words with times in seconds, in order and within the audio.
 
     A character lasts until the next one begins, and so does a word without a pause after it. A word without characters
-    was not found; it is placed between its neighbours. `frame_seconds` is the step from one frame to the next.
+    was not found; it is placed between its neighbours. `frame_seconds` is the step from one frame to the next,
+    `lead_seconds` how much later than in wav2vec2 the middle of what a frame hears is.
     """
     words = list(words)
     spoken = [word for word in words if word.characters]
-    characters = iter(_place_characters(spoken, frame_seconds, audio_seconds))
+    characters = iter(_place_characters(spoken, frame_seconds, audio_seconds, lead_seconds))
     placed: list[Word] = []
     for word in words:
         own = tuple(islice(characters, len(word.characters)))
@@ -53,14 +58,16 @@ def place_words(
     return tuple(placed)
 
 
-def _place_characters(words: Sequence[hypotheses.Word], frame_seconds: float, audio_seconds: float) -> list[Character]:
+def _place_characters(
+    words: Sequence[hypotheses.Word], frame_seconds: float, audio_seconds: float, lead_seconds: float
+) -> list[Character]:
     if not words:
         return []
     emitted = [character for word in words for character in word.characters]
     spans = np.array([(character.start_frame, character.end_frame) for character in emitted]) * frame_seconds
     firsts = np.cumsum([len(word.characters) for word in words])[:-1]
     delimiters = np.array([word.delimiter_frame or np.nan for word in words[1:]], np.float64) * frame_seconds
-    times = np.clip(_correct(spans, firsts, delimiters), 0.0, audio_seconds)
+    times = np.clip(_correct(spans, firsts, delimiters) + lead_seconds, 0.0, audio_seconds)
     times = np.maximum.accumulate(times.ravel()).reshape(-1, 2)  # Symbols out of order have no duration.
     return [
         Character(text=character.text, start=start, end=end, confidence=character.confidence)

@@ -229,11 +229,11 @@ class Transcriber:
         return None if item.window else recording.error
 
     def _finish(self, recording: RecordingState, decoders: Sequence[RecordingDecoder]) -> Transcript:
-        frame_seconds = self.stride / self.recogniser.sampling_rate
+        frame_seconds, lead = self.stride / self.recogniser.sampling_rate, self.recogniser.lead_seconds
         words = [
             word
             for channel, decoder in enumerate(decoders, 1)
-            for word in place_words(decoder.finish(), frame_seconds, recording.seconds, channel)
+            for word in place_words(decoder.finish(), frame_seconds, recording.seconds, channel, lead)
         ]
         words.sort(key=lambda word: (word.start, word.channel))
         return Transcript(tuple(words), recording.seconds, recording.tracks)

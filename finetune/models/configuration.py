@@ -21,6 +21,7 @@ _RANGES = {
 _MOST_OTHERWISE, _MOST_LISTED = 10_000_000, 100
 # Shorter recordings are not accepted, even where the convolutions would find a frame in them.
 _MIN_SECONDS = 0.05
+_RECEPTIVE_FIELD = 400  # in samples, of the published models
 # Telephone speech has 8 kHz, and no audio interface records above 768 kHz.
 _SAMPLING_RATES = (1000, 768_000)
 
@@ -258,6 +259,11 @@ def receptive_field(convolutions: tuple[tuple[int, int], ...]) -> int:
 def shortest_seconds(convolutions: tuple[tuple[int, int], ...], sampling_rate: int) -> float:
     """The shortest audio in which convolutions find a frame, and at least 0.05 s."""
     return max(_MIN_SECONDS, receptive_field(convolutions) / sampling_rate)
+
+
+def lead_seconds(convolutions: tuple[tuple[int, int], ...], sampling_rate: int) -> float:
+    """How much later than in wav2vec2 the middle of what a frame hears is."""
+    return (receptive_field(convolutions) - _RECEPTIVE_FIELD) / 2 / sampling_rate
 
 
 def adapter_stride(config: Any) -> int:

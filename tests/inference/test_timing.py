@@ -1,5 +1,6 @@
 """The times of words from the frames of their symbols."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,14 @@ def test_symbols_are_spoken_before_they_are_emitted() -> None:
     assert times == [(0.3, 0.457), (0.457, 0.545), (0.9, 1.005)]
     first, second = words[0].characters
     assert first.end == second.start and round(first.end, 3) == 0.377
+
+
+def test_what_a_frame_hears_later_is_said_later() -> None:
+    words = [make_word((20, 21), (24, 25)), make_word((28, 29)), make_word((50, 52))]
+    usual, wide = (place_words(words, 0.02, 1.01, lead_seconds=lead) for lead in (0.0, 0.02))
+    moments = np.array([(word.start, word.end) for word in usual])
+    assert np.allclose([(word.start, word.end) for word in wide], np.minimum(moments + 0.02, 1.01))
+    assert moments[-1, 1] + 0.02 > 1.01  # A word ends with the audio at the latest.
 
 
 def test_the_delimiter_sets_the_beginning_of_a_word() -> None:

@@ -40,6 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recordings_are_transcribed_from_its_first_frame_on(model: Path) -> None:
     recogniser = Recogniser.load(model, "cpu")
     assert recogniser.min_seconds == SHORTEST / SAMPLING_RATE
+    assert recogniser.lead_seconds == 0.02  # The middle of 1,040 samples is 320 later than that of 400.
     recogniser.trained_lengths = Lengths(1.0, 2.0)
     transcriber = Transcriber(recogniser)
     samples = speak("abba dad cab", np.random.default_rng(0))
