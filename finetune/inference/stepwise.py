@@ -112,7 +112,7 @@ class StepwiseTranscription:
     def _close(self, seconds: float) -> list[Word]:
         """End a segment, none of whose words ends later than `seconds`."""
         decoder, self._decoder = self._decoder, None
-        words = decoder.finish() if decoder else []
-        placed = list(place_words(words, self._frame_seconds, seconds, lead_seconds=self._lead))
-        self._words += placed
+        heard = [] if decoder is None else decoder.finish()
+        words = list(place_words(heard, self._frame_seconds, seconds, lead_seconds=self._lead))
+        self._words += words
         return words
