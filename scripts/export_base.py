@@ -22,6 +22,7 @@ def export_base(model: Path, output: Path, half: bool = False) -> None:
     import torch
     from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
+    from finetune.files import replace_folder
     from finetune.text.transcripts import NORMALIZATION_FILE
 
     partial = output.with_name(f".{output.name}.partial")
@@ -38,8 +39,7 @@ def export_base(model: Path, output: Path, half: bool = False) -> None:
     Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
     for kept in (*model.glob(NORMALIZATION_FILE), *output.glob("README.md"), *output.glob("LICENSE*")):
         shutil.copy(kept, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    replace_folder(partial, output)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Reading recordings and cutting them into windows, in a thread of its own, while the model computes."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -107,7 +108,8 @@ class Reader:
             if stream.seconds is not None and 0 < seconds - stream.seconds < 1 / self._rate:
                 seconds = stream.seconds
         if seconds < self._min_seconds:
-            raise AudioError(f"too short: {seconds:.3f} s; expected {self._min_seconds} s or more")
+            found = math.floor(seconds * 1000) / 1000  # Rounded it could be what is expected.
+            raise AudioError(f"too short: {found:.3f} s; expected {self._min_seconds} s or more")
         for track, cutter in enumerate(cutters):
             yield from self._prepare(recording, track, cutter.finish())
         recording.seconds = seconds

@@ -21,6 +21,8 @@ def test_what_is_stored_in_half_precision_is_loaded_in_float32(model_folder: Pat
     assert {weight.dtype for weight in load_file(output / "model.safetensors").values()} == {torch.float16}
     assert (output / "README.md").read_text() == (output / "LICENSE.other").read_text() == "kept"
     assert not (output / "optimizer.bin").exists()
+    modes = {file.stat().st_mode for file in output.iterdir()}
+    assert modes == {(output / "README.md").stat().st_mode}, "others cannot read what safetensors writes by itself"
     loaded, before = (Wav2Vec2ForCTC.from_pretrained(folder).state_dict() for folder in (output, model_folder))
     assert {weight.dtype for weight in loaded.values()} == {torch.float32}
     assert all(torch.equal(weight, before[name].half().float()) for name, weight in loaded.items())
