@@ -22,24 +22,22 @@ def export_base(model: Path, output: Path, half: bool = False) -> None:
     import torch
     from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
-    from finetune.files import replace_folder
+    from finetune.files import new_folder
     from finetune.text.transcripts import NORMALIZATION_FILE
 
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     base: Any = Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32)
     if half:
         base.half()
         for name, weight in base.named_parameters():
             if not weight.isfinite().all():
                 raise OverflowError(f"{name} of {model} has weights above {torch.finfo(torch.half).max:g}")
-    base.save_pretrained(partial)
-    config = partial / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
-    for kept in (*model.glob(NORMALIZATION_FILE), *output.glob("README.md"), *output.glob("LICENSE*")):
-        shutil.copy(kept, partial)
-    replace_folder(partial, output)
+    with new_folder(output) as partial:
+        base.save_pretrained(partial)
+        config = partial / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+        Wav2Vec2Processor.from_pretrained(model).save_pretrained(partial)
+        for kept in (*model.glob(NORMALIZATION_FILE), *output.glob("README.md"), *output.glob("LICENSE*")):
+            shutil.copy(kept, partial)
 
 
 def main() -> int:
